@@ -1,0 +1,141 @@
+"""Memory that changes at a known rate and knows what it should hold.
+
+Each page is a header (page, version, CRC-32 of the body) and a body cut from a seeded pool at a place that depends on
+page and version; `versions` is the log of what was written. STATUS compares every byte of every page with that log, so
+a page that is lost, stale or another's is found, and so is one whose log entry is.
+"""
+
+import argparse
+import mmap
+import random
+import select
+import signal
+import struct
+import sys
+import time
+import zlib
+from array import array
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING or __package__:
+    from tests.workloads.status import LineServer, status_answer, tcp_listener
+else:
+    from status import LineServer, status_answer, tcp_listener
+
+PAGE_BYTES = 4096
+HEADER = struct.Struct("<QII")  # page, version, CRC-32 of the body
+BODY_BYTES = PAGE_BYTES - HEADER.size
+BODIES = 4096  # different bodies, cut from the pool BODY_STEP_BYTES apart
+BODY_STEP_BYTES = 64
+TICK_S = 0.005
+MAX_CATCH_UP_S = 0.1  # after a freeze go on at the rate, do not make up for the time away
+MAX_ERRORS = 20
+
+
+class Pages:
+    """An anonymous mapping and the version that each of its pages must hold."""
+
+    def __init__(self, memory_bytes: int, *, shared: bool, seed: int = 1) -> None:
+        self.count = memory_bytes // PAGE_BYTES
+        kind = mmap.MAP_SHARED if shared else mmap.MAP_PRIVATE
+        self.memory = mmap.mmap(-1, self.count * PAGE_BYTES, flags=kind | mmap.MAP_ANONYMOUS)
+        self.versions = array("I", bytes(4 * self.count))
+        self.writes = 0
+        pool = random.Random(seed).randbytes(BODIES * BODY_STEP_BYTES + PAGE_BYTES)  # noqa: S311 - test data
+        self._pool = pool
+        self._checksums = [
+            zlib.crc32(pool[at : at + BODY_BYTES]) for at in range(0, BODIES * BODY_STEP_BYTES, BODY_STEP_BYTES)
+        ]
+        for page in range(self.count):
+            self.write(page)
+
+    def _content(self, page: int, version: int) -> bytes:
+        body = (page * 40503 + version * 1021) % BODIES
+        start = body * BODY_STEP_BYTES
+        return HEADER.pack(page, version, self._checksums[body]) + self._pool[start : start + BODY_BYTES]
+
+    def write(self, page: int) -> None:
+        version = self.versions[page] + 1
+        at = page * PAGE_BYTES
+        self.memory[at : at + PAGE_BYTES] = self._content(page, version)
+        self.versions[page] = version
+        self.writes += 1
+
+    def check(self) -> list[str]:
+        """Compare all pages with the log; at most MAX_ERRORS findings."""
+        errors: list[str] = []
+        if sum(self.versions) != self.writes:
+            errors.append(f"log holds {sum(self.versions)} writes, {self.writes} were made")
+        for page, version in enumerate(self.versions):
+            found = self.memory[page * PAGE_BYTES : (page + 1) * PAGE_BYTES]
+            if found == self._content(page, version):
+                continue
+            found_page, found_version, checksum = HEADER.unpack_from(found)
+            torn = "" if checksum == zlib.crc32(found[HEADER.size :]) else ", body not as its checksum"
+            errors.append(
+                f"page {page}: expected version {version}, found page {found_page} version {found_version}{torn}"
+            )
+            if len(errors) >= MAX_ERRORS:
+                break
+        return errors
+
+
+class Dirtier:
+    """Writes pages in a scattered order, so that dirty memory is not one run of neighbours."""
+
+    def __init__(self, pages: Pages, *, hot_pages: int, bytes_per_second: float) -> None:
+        self._pages = pages
+        self._hot_pages = hot_pages
+        self._pages_per_second = bytes_per_second / PAGE_BYTES
+        self._cursor = 0
+        self._owed = 0.0
+        self._last_s = time.monotonic()
+        self._errors: list[str] = []  # sticky
+
+    def tick(self) -> None:
+        now_s = time.monotonic()
+        elapsed_s = min(max(now_s - self._last_s, 0.0), MAX_CATCH_UP_S)
+        self._last_s = now_s
+        self._owed += elapsed_s * self._pages_per_second
+        while self._owed >= 1:
+            # 7919 is prime: the walk meets every page unless their number is a multiple of it.
+            self._cursor = (self._cursor + 7919) % self._hot_pages
+            self._pages.write(self._cursor)
+            self._owed -= 1
+
+    def report(self) -> dict[str, object]:
+        if len(self._errors) < MAX_ERRORS:
+            self._errors += self._pages.check()
+        self._last_s = time.monotonic()  # the time of the check is not owed
+        return {
+            "ok": not self._errors,
+            "pages": self._pages.count,
+            "writes": self._pages.writes,
+            "errors": self._errors[:MAX_ERRORS],
+        }
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description="dirty a known part of memory at a known rate, verify it on STATUS")
+    parser.add_argument("--host", default="0.0.0.0")  # noqa: S104 - inside a container
+    parser.add_argument("--port", type=int, default=7106)
+    parser.add_argument("--mib", type=int, default=64, help="memory held")
+    parser.add_argument("--hot-mib", type=int, help="part of it that is dirtied (default: all)")
+    parser.add_argument("--mb-per-second", type=float, default=20, help="rate of dirtying, in 10^6 bytes; 0: none")
+    parser.add_argument("--shared", action="store_true", help="shared anonymous memory instead of private")
+    args = parser.parse_args()
+    pages = Pages(args.mib << 20, shared=args.shared)
+    hot_mib = args.mib if args.hot_mib is None else max(1, min(args.hot_mib, args.mib))
+    dirtier = Dirtier(pages, hot_pages=(hot_mib << 20) // PAGE_BYTES, bytes_per_second=args.mb_per_second * 1e6)
+    # Init of a container has no default action for SIGTERM: without a handler it would be ignored.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
+    epoll = select.epoll()
+    server = LineServer(epoll, tcp_listener(args.host, args.port), status_answer(dirtier.report))
+    while True:
+        for fd, events in epoll.poll(TICK_S):
+            server.handle(fd, events)
+        dirtier.tick()
+
+
+if __name__ == "__main__":
+    sys.exit(main())
