@@ -1,0 +1,1 @@
+"""Mechanism on one host: CRIU, runtimes, images, network, rootfs. Knows nothing of other hosts."""

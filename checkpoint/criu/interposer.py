@@ -1,0 +1,247 @@
+"""Stand between a container runtime and CRIU.
+
+Every OCI runtime starts `criu swrk FD` found on PATH and speaks protobuf RPC (CRIU images/rpc.proto)
+over a SEQPACKET socket. Our shim (shim.py) hands that socket to the Interposer, which relays the
+conversation message by message to the real CRIU and lets a `Role` edit requests, and hold the
+conversation at a request or a notification until it is told how to go on.
+
+If our process dies, both sockets close: CRIU takes that as a failed notification (it thaws what it
+froze, or kills what it restored) and the runtime sees its peer gone. Nothing outlives us half done.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import select
+import socket
+import struct
+import threading
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Protocol
+
+from checkpoint.criu import rpc
+from checkpoint.errors import ConversationLost
+
+MAX_MESSAGE = 1 << 22
+MAX_FDS = 8
+#: Requests name directories by descriptor numbers of the runtime; CRIU resolves them in
+#: /proc/<creator of its socket>/fd (criu/cr-service.c), which is us. Hence opened and renumbered.
+DIRECTORY_FIELDS = ("images_dir_fd", "work_dir_fd")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Stamp:
+    """One message of a conversation. `at_ns` is CLOCK_MONOTONIC."""
+
+    at_ns: int
+    name: str
+
+
+class Gate:
+    """A point of a conversation that waits to be told how to go on.
+
+    The conversation's thread calls `arrive` and blocks; the owner's thread calls `wait_reached`,
+    then `open` (go on) or `refuse` (CRIU is told the step failed; a held request is never sent).
+    """
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+        self._condition = threading.Condition()
+        self._reached = False
+        self._verdict: bool | None = None
+        self._lost: str | None = None
+
+    def arrive(self) -> bool:
+        """Block until opened (True) or refused (False)."""
+        with self._condition:
+            self._reached = True
+            self._condition.notify_all()
+            self._condition.wait_for(lambda: self._verdict is not None)
+            return bool(self._verdict)
+
+    def wait_reached(self, timeout_s: float) -> None:
+        """Block until the conversation has arrived here.
+
+        Raises ConversationLost when it ended first, or did not come within `timeout_s`.
+        """
+        with self._condition:
+            self._condition.wait_for(lambda: self._reached or self._lost is not None, timeout_s)
+            if not self._reached:
+                raise ConversationLost(self._lost or f"did not reach {self.name} within {timeout_s:g} s")
+
+    def open(self) -> None:
+        """Let the conversation go on."""
+        self._decide(True)
+
+    def refuse(self) -> None:
+        """Make the step fail. Has no effect on a gate that was already opened."""
+        self._decide(False)
+
+    def lose(self, reason: str) -> None:
+        """The conversation ended: wake whoever waits for it to arrive."""
+        with self._condition:
+            self._lost = reason
+            self._condition.notify_all()
+
+    def _decide(self, verdict: bool) -> None:
+        with self._condition:
+            if self._verdict is None:
+                self._verdict = verdict
+                self._condition.notify_all()
+
+
+@dataclass
+class Conversation:
+    """One `criu swrk`: the runtime's socket, ours to CRIU, and when each message passed."""
+
+    runtime: socket.socket
+    criu: socket.socket
+    runtime_pid: int
+    stamps: list[Stamp] = field(default_factory=list)
+    opened_fds: list[int] = field(default_factory=list)
+
+    def stamp(self, name: str) -> None:
+        self.stamps.append(Stamp(at_ns=time.monotonic_ns(), name=name))
+
+    def close(self) -> None:
+        self.runtime.close()
+        self.criu.close()
+        while self.opened_fds:
+            os.close(self.opened_fds.pop())
+
+
+class Role(Protocol):
+    """What to do in conversations. Calls come from the conversation's own thread and may block."""
+
+    def fds_for_criu(self, kind: str) -> dict[int, int]:
+        """{descriptor number in CRIU: our descriptor} for a conversation that starts with `kind`."""
+
+    def request(self, kind: str, message: rpc.Message) -> bool:
+        """Edit a request in place. False: do not send it, end the conversation."""
+
+    def notify(self, script: str, pid: int) -> bool:
+        """False: answer CRIU that the step failed, without asking the runtime."""
+
+    def ended(self, conversation: Conversation, kind: str) -> None:
+        """The conversation that started with `kind` is over."""
+
+
+class Interposer:
+    """Serves shims on a unix socket at `path`, each conversation in a thread. Use as a context."""
+
+    def __init__(self, path: Path, role: Role) -> None:
+        self.path = path
+        self._role = role
+        self._listener = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        self._threads: list[threading.Thread] = []
+
+    def __enter__(self) -> Interposer:
+        self._listener.bind(str(self.path))
+        self.path.chmod(0o600)
+        self._listener.listen(8)
+        self._spawn(self._accept)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        # shutdown, not only close: a thread in accept() does not notice a close.
+        self._listener.shutdown(socket.SHUT_RDWR)
+        self._listener.close()
+        self.path.unlink(missing_ok=True)
+
+    def _spawn(self, target: object, *args: object) -> None:
+        threading.Thread(target=target, args=args, name="interposer", daemon=True).start()  # type: ignore[arg-type]
+
+    def _accept(self) -> None:
+        while True:
+            try:
+                shim, _ = self._listener.accept()
+            except OSError:
+                return
+            self._spawn(self._serve, shim)
+
+    def _serve(self, shim: socket.socket) -> None:
+        with shim:
+            _, fds, _, _ = socket.recv_fds(shim, 64, 1)
+            if not fds:
+                return
+            runtime = socket.socket(fileno=fds[0])
+            first, ancillary, _, _ = socket.recv_fds(runtime, MAX_MESSAGE, MAX_FDS)
+            if not first:
+                runtime.close()
+                return
+            kind = rpc.kind_of(rpc.parse_request(first))
+            conversation = self._introduce(shim, runtime, kind)
+        try:
+            if self._to_criu(conversation, first, ancillary):
+                self._relay(conversation)
+        except OSError:
+            # A reset instead of an end: CRIU or the runtime was killed. `ended` tells the role.
+            pass
+        finally:
+            conversation.stamp("end")
+            conversation.close()
+            self._role.ended(conversation, kind)
+
+    def _introduce(self, shim: socket.socket, runtime: socket.socket, kind: str) -> Conversation:
+        """Give the shim its end of a socketpair, and the descriptors this kind of conversation needs."""
+        credentials = runtime.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, struct.calcsize("3i"))
+        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        extra = self._role.fds_for_criu(kind)
+        with theirs, contextlib.suppress(OSError):
+            numbers = " ".join(map(str, extra)).encode()
+            socket.send_fds(shim, [numbers or b" "], [theirs.fileno(), *extra.values()])
+        for fd in extra.values():
+            os.close(fd)
+        return Conversation(runtime=runtime, criu=ours, runtime_pid=struct.unpack("3i", credentials)[0])
+
+    def _relay(self, conversation: Conversation) -> None:
+        pairs = {conversation.runtime: self._to_criu, conversation.criu: self._to_runtime}
+        while True:
+            for ready in select.select(list(pairs), [], [])[0]:
+                data, fds, _, _ = socket.recv_fds(ready, MAX_MESSAGE, MAX_FDS)
+                if not data or not pairs[ready](conversation, data, fds):
+                    return
+
+    def _to_criu(self, conversation: Conversation, data: bytes, fds: list[int]) -> bool:
+        message = rpc.parse_request(data)
+        kind = rpc.kind_of(message)
+        if message.HasField("opts"):
+            self._renumber(conversation, message.opts)
+        if kind != "NOTIFY" and not self._role.request(kind, message):
+            return False
+        conversation.stamp(f"request {kind}" if kind != "NOTIFY" else "go on")
+        _forward(conversation.criu, message.SerializeToString(), fds)
+        return True
+
+    def _to_runtime(self, conversation: Conversation, data: bytes, fds: list[int]) -> bool:
+        message = rpc.parse_response(data)
+        kind = rpc.kind_of(message)
+        if kind == "NOTIFY":
+            conversation.stamp(message.notify.script)
+            if not self._role.notify(message.notify.script, message.notify.pid):
+                answer = rpc.request("NOTIFY", notify_success=False)
+                _forward(conversation.criu, answer.SerializeToString(), [])
+                return True
+        else:
+            conversation.stamp(f"response {kind} {'ok' if message.success else 'failed'}")
+        _forward(conversation.runtime, data, fds)
+        return True
+
+    def _renumber(self, conversation: Conversation, options: rpc.Message) -> None:
+        for name in DIRECTORY_FIELDS:
+            number = getattr(options, name) if options.HasField(name) else -1
+            if number >= 0:
+                fd = os.open(f"/proc/{conversation.runtime_pid}/fd/{number}", os.O_RDONLY | os.O_DIRECTORY)
+                conversation.opened_fds.append(fd)
+                setattr(options, name, fd)
+
+
+def _forward(to: socket.socket, data: bytes, fds: list[int]) -> None:
+    try:
+        socket.send_fds(to, [data], fds)
+    finally:
+        for fd in fds:
+            os.close(fd)

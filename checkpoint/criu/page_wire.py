@@ -1,0 +1,107 @@
+"""CRIU's page-server protocol, spoken by us on the server's side (CRIU criu/page-xfer.c).
+
+A command is `struct page_server_iov` in host byte order. Up to CRIU 4.1 that is
+{u32 cmd, u32 nr_pages, u64 vaddr, u64 dst_id}; from 4.2 `nr_pages` is a u64 and 4 bytes of padding
+come before it. There is no handshake, so the version must be known beforehand.
+`cmd` = flags << 16 | code; `dst_id` = image id << 8 | type.
+"""
+
+from __future__ import annotations
+
+import socket
+import struct
+from dataclasses import dataclass
+from typing import Protocol
+
+from checkpoint.errors import ImageError
+
+PAGE_SIZE = 4096
+#: Pages are handed on in pieces of at most this size, whatever CRIU's own extents are.
+PIECE_BYTES = 1 << 20
+
+OPEN2 = 4
+PARENT = 5
+ADD_F = 6
+CLOSE = 0x1023
+FORCE_CLOSE = 0x1024
+
+#: Flags of a pagemap entry (CRIU criu/include/pagemap.h).
+PE_PARENT = 1
+PE_LAZY = 2
+PE_PRESENT = 4
+
+TYPE_PROCESS = 1
+TYPE_SHMEM = 2
+
+
+class Sink(Protocol):
+    """Where pages go."""
+
+    def extent(self, dst_id: int, vaddr: int, pages: int, flags: int, data: memoryview) -> None:
+        """Pages [vaddr, vaddr + pages * PAGE_SIZE) of an image. `data` is valid during the call only.
+
+        `data` is empty for an entry without PE_PRESENT: CRIU notes that the pages exist elsewhere.
+        """
+
+
+@dataclass
+class Totals:
+    """What a page-server session carried."""
+
+    pages: int = 0
+    extents: int = 0
+
+
+def wire_struct(criu_version: int) -> struct.Struct:
+    """The layout of page_server_iov for a CRIU version (40201 is 4.2.1)."""
+    return struct.Struct("=I4xQQQ") if criu_version >= 40200 else struct.Struct("=IIQQ")
+
+
+def serve(sock: socket.socket, layout: struct.Struct, sink: Sink) -> Totals:
+    """Answer one CRIU until it closes the session, handing its pages to `sink`.
+
+    Raises ImageError when the stream ends early or holds a command that a dump never sends.
+    """
+    totals = Totals()
+    header = memoryview(bytearray(layout.size))
+    piece = memoryview(bytearray(PIECE_BYTES))
+    while True:
+        _read(sock, header)
+        word, pages, vaddr, dst_id = layout.unpack(header)
+        code, flags = word & 0xFFFF, word >> 16
+        if code == ADD_F:
+            totals.extents += 1
+            if flags & PE_PRESENT:
+                totals.pages += pages
+                _take(sock, piece, sink, (dst_id, vaddr, pages, flags))
+            else:
+                sink.extent(dst_id, vaddr, pages, flags, piece[:0])
+        elif code == OPEN2:
+            sock.sendall(b"\0")  # no parent images: every page is sent
+        elif code == PARENT:
+            sock.sendall(struct.pack("=i", 0))
+        elif code in (CLOSE, FORCE_CLOSE):
+            sock.sendall(struct.pack("=i", 0))
+            return totals
+        else:
+            raise ImageError(f"page server: unknown command {word:#x}")
+
+
+def _take(sock: socket.socket, piece: memoryview, sink: Sink, extent: tuple[int, int, int, int]) -> None:
+    dst_id, vaddr, pages, flags = extent
+    while pages:
+        count = min(pages, PIECE_BYTES // PAGE_SIZE)
+        data = piece[: count * PAGE_SIZE]
+        _read(sock, data)
+        sink.extent(dst_id, vaddr, count, flags, data)
+        vaddr += count * PAGE_SIZE
+        pages -= count
+
+
+def _read(sock: socket.socket, into: memoryview) -> None:
+    done = 0
+    while done < len(into):
+        got = sock.recv_into(into[done:], 0, socket.MSG_WAITALL)
+        if not got:
+            raise ImageError("page server: CRIU closed the stream before it said CLOSE")
+        done += got

@@ -1,0 +1,142 @@
+"""The two roles the tool plays in CRIU conversations: the dump it holds, the restore it holds."""
+
+from __future__ import annotations
+
+import socket
+import threading
+from dataclasses import dataclass
+
+from checkpoint.criu import rpc
+from checkpoint.criu.interposer import Conversation, Gate, Stamp
+from checkpoint.errors import ConversationLost
+
+#: Where CRIU finds the page-server socket. High, so that it meets no descriptor of the runtime's.
+PAGE_SERVER_FD = 200
+LOG_LEVEL_WARNING = 2
+
+
+@dataclass(frozen=True, kw_only=True)
+class Edits:
+    """What we change in a runtime's request, the same on both hosts.
+
+    `nftables`: lock the network with nft; CRIU's default runs iptables-restore and ip6tables-restore.
+    `runtime_has_cgroups`: the runtime starts CRIU inside the container's cgroups, and one cgroup is
+    all the container has; then CRIU need not move tasks, which waits for RCU once per v1 hierarchy.
+    """
+
+    nftables: bool
+    runtime_has_cgroups: bool
+
+    def apply(self, options: rpc.Message) -> None:
+        options.log_level = LOG_LEVEL_WARNING
+        if self.nftables:
+            options.network_lock = rpc.network_lock_nftables()
+        if self.runtime_has_cgroups:
+            options.manage_cgroups = False
+            options.manage_cgroups_mode = rpc.cgroups_ignore()
+
+
+class _HeldRole:
+    """Holds one kind of request, and that conversation once more at one notification."""
+
+    kind: str
+    held_notification: str
+
+    def __init__(self, edits: Edits) -> None:
+        self.edits = edits
+        self.request_gate = Gate(f"the {self.kind} request")
+        self.done_gate = Gate(self.held_notification)
+        self.stamps: list[Stamp] = []
+
+    def fds_for_criu(self, kind: str) -> dict[int, int]:
+        return {}
+
+    def request(self, kind: str, message: rpc.Message) -> bool:
+        if kind != self.kind:
+            return True
+        self.edit(message.opts)
+        return self.request_gate.arrive()
+
+    def edit(self, options: rpc.Message) -> None:
+        self.edits.apply(options)
+
+    def notify(self, script: str, pid: int) -> bool:
+        return self.done_gate.arrive() if script == self.held_notification else True
+
+    def ended(self, conversation: Conversation, kind: str) -> None:
+        if kind == self.kind:
+            self.stamps = conversation.stamps
+            last = conversation.stamps[-2].name if len(conversation.stamps) > 1 else "nothing"
+            self.lose(f"the conversation ended after {last!r}")
+
+    def lose(self, reason: str) -> None:
+        """Wake waiters: the runtime is gone, no (further) gate will be reached."""
+        self.request_gate.lose(reason)
+        self.done_gate.lose(reason)
+
+    def refuse(self) -> None:
+        """Give up at whichever gate holds the conversation."""
+        self.done_gate.refuse()
+        self.request_gate.refuse()
+
+
+class DumpRole(_HeldRole):
+    """Source side. Opened: frozen at `done_gate`, images written, network locked.
+
+    Refusing `done_gate` makes CRIU thaw every task and unlock the network; the runtime then reports
+    that its checkpoint failed and still shows the container running.
+    `pages` is our end of the page-server socket (CRIU criu/page-xfer.c speaks it on the other end).
+    """
+
+    kind = "DUMP"
+    held_notification = "post-dump"
+
+    def __init__(self, edits: Edits) -> None:
+        super().__init__(edits)
+        self.pages, self._criu_pages = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
+        _widen(self._criu_pages)
+
+    def fds_for_criu(self, kind: str) -> dict[int, int]:
+        if kind != self.kind:
+            return {}
+        return {PAGE_SERVER_FD: self._criu_pages.detach()}
+
+    def edit(self, options: rpc.Message) -> None:
+        super().edit(options)
+        # The cgroup freezer is polled in 100 ms steps; ptrace freezes in well under one.
+        options.ClearField("freeze_cgroup")
+        options.ps.fd = PAGE_SERVER_FD
+
+
+class RestoreRole(_HeldRole):
+    """Target side. Opened: at `done_gate` tasks are restored, stopped, and the network is locked.
+
+    Refusing `done_gate` makes CRIU kill what it restored and the runtime clean up after itself.
+    `pid` is the restored init, known from `post-restore` on.
+    """
+
+    kind = "RESTORE"
+    held_notification = "post-restore"
+
+    def __init__(self, edits: Edits) -> None:
+        super().__init__(edits)
+        self.pid = 0
+        self._resumed = threading.Event()
+
+    def notify(self, script: str, pid: int) -> bool:
+        if script == self.held_notification:
+            self.pid = pid
+        if script == "post-resume":
+            self._resumed.set()
+        return super().notify(script, pid)
+
+    def wait_resumed(self, timeout_s: float) -> None:
+        """Block until the tasks run. Raises ConversationLost when CRIU does not say so in time."""
+        if not self._resumed.wait(timeout_s):
+            raise ConversationLost(f"CRIU did not resume the container within {timeout_s:g} s")
+
+
+def _widen(sock: socket.socket, size_bytes: int = 8 << 20) -> None:
+    """Let CRIU write ahead of our reading. On a unix socket the sender's buffer is the one that counts."""
+    so_sndbufforce = 32  # include/uapi/asm-generic/socket.h; the socket module does not name it
+    sock.setsockopt(socket.SOL_SOCKET, so_sndbufforce, size_bytes)

@@ -1,0 +1,55 @@
+#!/usr/bin/python3 -IS
+"""The `criu` that runtimes find first on PATH when the tool drives them.
+
+With MIGRATE_CRIU_SOCKET set and asked for `swrk FD`, it hands FD (the runtime's RPC socket) to the
+interposer by SCM_RIGHTS, takes the descriptors it gets back, and becomes the real CRIU: the same
+process, so CRIU stays the runtime's child (`rst_sibling` needs that). Without the variable, or for
+any other sub-command, it is exactly `criu`. It is installed as a lone file: standard library only.
+"""
+
+import os
+import socket
+import sys
+
+SOCKET_VARIABLE = "MIGRATE_CRIU_SOCKET"
+MAX_FDS = 8
+
+
+def real_criu() -> str:
+    """The next `criu` on PATH that is not this file."""
+    own = os.stat(__file__)
+    for directory in [*os.environ.get("PATH", os.defpath).split(":"), "/usr/local/sbin", "/usr/sbin", "/sbin"]:
+        path = os.path.join(directory or ".", "criu")
+        if os.access(path, os.X_OK) and not os.path.samestat(os.stat(path), own):
+            return path
+    sys.exit("criu: not found on PATH")
+
+
+def hand_over(rpc_fd: int, socket_path: str) -> None:
+    """Swap the runtime's RPC socket for the interposer's; further descriptors go where it says.
+
+    The answer's text lists the descriptor numbers CRIU is to see, in the order of the descriptors.
+    """
+    with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as peer:
+        peer.connect(socket_path)
+        socket.send_fds(peer, [b"swrk"], [rpc_fd])
+        text, fds, _, _ = socket.recv_fds(peer, 256, MAX_FDS)
+    numbers = [rpc_fd, *map(int, text.split())]
+    if len(numbers) != len(fds):
+        sys.exit("criu: the interposer went away")
+    for fd, number in zip(fds, numbers):  # noqa: B905  (lengths were just compared)
+        os.dup2(fd, number, inheritable=True)
+        os.close(fd)
+
+
+def main() -> None:
+    """Become CRIU."""
+    criu, arguments = real_criu(), sys.argv[1:]
+    socket_path = os.environ.get(SOCKET_VARIABLE)
+    if socket_path and len(arguments) == 2 and arguments[0] == "swrk":
+        hand_over(int(arguments[1]), socket_path)
+    os.execv(criu, [criu, *arguments])
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,69 @@
+"""What can go wrong on one host.
+
+CheckpointError
+├── CommandFailed            a program we ran ended badly
+├── ContainerNotFound        the runtime knows no container of that name
+├── ContainerNotRunning      it does, but there is nothing to move
+├── NotMovable               something in the container cannot be dumped or rebuilt
+├── ConversationLost         CRIU or the runtime left before the point we waited for
+├── CriuFailed               CRIU said so; carries the errors of its log
+├── ImageError               an image or page stream is not what the format says
+└── NetworkError             a namespace, link or address could not be read or made
+    └── AddressInUse
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+
+class CheckpointError(Exception):
+    """Base of this package's errors."""
+
+
+class CommandFailed(CheckpointError):
+    """A program ended with a status it should not have had."""
+
+    def __init__(self, argv: Sequence[str], status: int, stderr: str) -> None:
+        self.argv = tuple(argv)
+        self.status = status
+        self.stderr = stderr.strip()
+        last = self.stderr.splitlines()[-1] if self.stderr else "no message"
+        super().__init__(f"{' '.join(self.argv[:3])} ended with status {status}: {last}")
+
+
+class ContainerNotFound(CheckpointError):
+    """The runtime has no state for this name."""
+
+
+class ContainerNotRunning(CheckpointError):
+    """The container exists but is created, paused or stopped."""
+
+
+class NotMovable(CheckpointError):
+    """The container holds something that CRIU or the target cannot rebuild."""
+
+
+class ConversationLost(CheckpointError):
+    """The runtime or CRIU went away before reaching the point that was waited for."""
+
+
+class CriuFailed(CheckpointError):
+    """CRIU reported failure. `log` has the error lines of its log, oldest first."""
+
+    def __init__(self, stage: str, log: Sequence[str]) -> None:
+        self.stage = stage
+        self.log = tuple(log)
+        super().__init__(f"CRIU failed in {stage}: {'; '.join(self.log[-3:]) or 'it left no error in its log'}")
+
+
+class ImageError(CheckpointError):
+    """A CRIU image or page stream breaks its format."""
+
+
+class NetworkError(CheckpointError):
+    """A network namespace, link, address or route could not be read or made."""
+
+
+class AddressInUse(NetworkError):
+    """Another station answers for an address the container brings along."""

@@ -1,0 +1,68 @@
+"""The one door to other programs: argv lists, never a shell, children always reaped."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from checkpoint.errors import CommandFailed
+
+
+def run(
+    argv: Sequence[str],
+    *,
+    stdin: str | None = None,
+    timeout_s: float = 60.0,
+    env: Mapping[str, str] | None = None,
+) -> str:
+    """Run a short command to its end and return its standard output.
+
+    Raises CommandFailed when it cannot be started, times out or ends with a status other than 0.
+    """
+    try:
+        done = subprocess.run(
+            argv, input=stdin, stdin=None if stdin is not None else subprocess.DEVNULL,
+            capture_output=True, text=True, timeout=timeout_s, env=env, check=False,
+        )
+    except OSError as error:
+        raise CommandFailed(argv, 127, error.strerror or str(error)) from error
+    except subprocess.TimeoutExpired as error:
+        raise CommandFailed(argv, 124, f"no end after {timeout_s:g} s") from error
+    if done.returncode != 0:
+        raise CommandFailed(argv, done.returncode, done.stderr)
+    return done.stdout
+
+
+def start(
+    argv: Sequence[str],
+    *,
+    stdin: int = subprocess.DEVNULL,
+    stdout: int = subprocess.DEVNULL,
+    stderr: int = subprocess.DEVNULL,
+    env: Mapping[str, str] | None = None,
+    cwd: str | Path | None = None,
+    pass_fds: Sequence[int] = (),
+) -> subprocess.Popen[bytes]:
+    """Start a program in its own session, so that a Ctrl-C at our terminal is ours alone to handle."""
+    try:
+        return subprocess.Popen(
+            argv, stdin=stdin, stdout=stdout, stderr=stderr, env=env, cwd=cwd,
+            pass_fds=pass_fds, start_new_session=True,
+        )
+    except OSError as error:
+        raise CommandFailed(argv, 127, error.strerror or str(error)) from error
+
+
+def find_program(name: str, *, path: str | None = None) -> Path | None:
+    """The first executable of that name on PATH and the sbin directories, or None.
+
+    A non-login shell over SSH often has no sbin on its PATH; CRIU and iproute2 live there.
+    """
+    wanted = (path if path is not None else os.environ.get("PATH", os.defpath)).split(":")
+    for directory in [*wanted, "/usr/local/sbin", "/usr/sbin", "/sbin"]:
+        candidate = Path(directory or ".") / name
+        if candidate.is_file() and os.access(candidate, os.X_OK):
+            return candidate
+    return None

@@ -1,0 +1,147 @@
+"""The switch-over itself, by ioctl and raw frames: microseconds, nothing to start."""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import fcntl
+import os
+import select
+import socket
+import struct
+import threading
+import time
+from collections.abc import Callable, Iterator
+from typing import TypeVar
+
+from checkpoint.errors import NetworkError
+from checkpoint.network.model import Network
+
+T = TypeVar("T")
+
+#: include/uapi/linux/sockios.h, include/uapi/linux/if.h, include/uapi/linux/if_ether.h, sched.h
+SIOCGIFFLAGS, SIOCSIFFLAGS, IFF_UP = 0x8913, 0x8914, 0x1
+ETH_P_ARP, ETH_P_IPV6, ETH_P_ALL = 0x0806, 0x86DD, 0x0003
+CLONE_NEWNET = 0x40000000
+BROADCAST = b"\xff" * 6
+ARP_REQUEST, ARP_REPLY = 1, 2
+
+
+def set_link(name: str, *, up: bool) -> None:
+    """Bring a link of this process's namespace up or down (netdevice(7)). Raises NetworkError."""
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as control:
+        try:
+            request = struct.pack("16sH14x", name.encode(), 0)
+            flags = struct.unpack("16sH14x", fcntl.ioctl(control, SIOCGIFFLAGS, request))[1]
+            flags = flags | IFF_UP if up else flags & ~IFF_UP
+            fcntl.ioctl(control, SIOCSIFFLAGS, struct.pack("16sH14x", name.encode(), flags))
+        except OSError as error:
+            raise NetworkError(f"cannot set link {name} {'up' if up else 'down'}: {error.strerror}") from error
+
+
+class Announcer:
+    """Frames that tell the neighbourhood where a container now lives, ready to be sent.
+
+    The sockets are opened inside the container's namespace beforehand; `announce` only sends.
+    """
+
+    def __init__(self, network: Network) -> None:
+        self._frames: list[tuple[socket.socket, list[bytes]]] = []
+        for interface in network.interfaces:
+            frames = [_announcement(interface.mac, address.split("/")[0]) for address in interface.addresses]
+            opened = in_netns(network.path, lambda name=interface.name: _packet_socket(name, ETH_P_ARP))  # type: ignore[misc]
+            self._frames.append((opened, frames))
+
+    def announce(self) -> None:
+        """Send a gratuitous ARP (RFC 5227, 3) or unsolicited NA (RFC 4861, 7.2.6) for each address."""
+        for sock, frames in self._frames:
+            for frame in frames:
+                # A full or not yet carrying queue: the peer's own traffic will teach it instead.
+                with contextlib.suppress(OSError):
+                    sock.send(frame)
+
+    def close(self) -> None:
+        for sock, _ in self._frames:
+            sock.close()
+
+
+def stations_using(address: str, link: str, wait_s: float = 0.25) -> set[str]:
+    """MAC addresses on `link`'s network that answer an ARP probe (RFC 5227, 2.1.1) for an IPv4 address."""
+    found: set[str] = set()
+    with _packet_socket(link, ETH_P_ARP) as sock:
+        own = sock.getsockname()[4]
+        wanted = socket.inet_aton(address)
+        sock.send(_arp(own, b"\0" * 4, wanted))
+        for frame in _frames_until(sock, time.monotonic() + wait_s):
+            operation, sender_mac, sender_ip = struct.unpack("!6xH6s4s", frame[14:32])
+            if operation == ARP_REPLY and sender_ip == wanted:
+                found.add(sender_mac.hex(":"))
+    return found
+
+
+def in_netns(path: str, action: Callable[[], T]) -> T:
+    """Run `action` in a thread that has entered the namespace bound at `path` (setns(2) is per thread)."""
+    outcome: list[T] = []
+    failure: list[BaseException] = []
+
+    def body() -> None:
+        try:
+            fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+            try:
+                libc = ctypes.CDLL(None, use_errno=True)
+                if libc.setns(fd, CLONE_NEWNET) != 0:
+                    error = ctypes.get_errno()
+                    raise OSError(error, os.strerror(error), path)
+            finally:
+                os.close(fd)
+            outcome.append(action())
+        except BaseException as error:  # noqa: BLE001  (re-raised in the caller's thread)
+            failure.append(error)
+
+    thread = threading.Thread(target=body, name="netns")
+    thread.start()
+    thread.join()
+    if failure:
+        raise NetworkError(f"in {path}: {failure[0]}") from failure[0]
+    return outcome[0]
+
+
+def _packet_socket(link: str, protocol: int) -> socket.socket:
+    sock = socket.socket(socket.AF_PACKET, socket.SOCK_RAW, socket.htons(protocol))
+    sock.bind((link, protocol))
+    return sock
+
+
+def _frames_until(sock: socket.socket, deadline: float) -> Iterator[bytes]:
+    while (left := deadline - time.monotonic()) > 0:
+        if select.select([sock], [], [], left)[0]:
+            yield sock.recv(128)
+
+
+def _arp(mac: bytes, sender: bytes, target: bytes) -> bytes:
+    """An ARP request in an Ethernet frame (RFC 826)."""
+    ethernet = BROADCAST + mac + struct.pack("!H", ETH_P_ARP)
+    return ethernet + struct.pack("!HHBBH6s4s6s4s", 1, 0x0800, 6, 4, ARP_REQUEST, mac, sender, b"\0" * 6, target)
+
+
+def _announcement(mac_text: str, address: str) -> bytes:
+    mac = bytes.fromhex(mac_text.replace(":", ""))
+    if ":" not in address:
+        packed = socket.inet_aton(address)
+        return _arp(mac, packed, packed)
+    source, all_nodes = socket.inet_pton(socket.AF_INET6, address), socket.inet_pton(socket.AF_INET6, "ff02::1")
+    # Neighbour advertisement, Override flag, with the target link-layer address option.
+    body = struct.pack("!BBHI16sBB6s", 136, 0, 0, 0x20000000, source, 2, 1, mac)
+    pseudo = source + all_nodes + struct.pack("!II", len(body), 58)
+    body = body[:2] + struct.pack("!H", _checksum(pseudo + body)) + body[4:]
+    header = struct.pack("!IHBB", 6 << 28, len(body), 58, 255) + source + all_nodes
+    return bytes.fromhex("333300000001") + mac + struct.pack("!H", ETH_P_IPV6) + header + body
+
+
+def _checksum(data: bytes) -> int:
+    """The Internet checksum (RFC 1071) of an even number of bytes."""
+    total = sum(struct.unpack(f"!{len(data) // 2}H", data))
+    while total >> 16:
+        total = (total & 0xFFFF) + (total >> 16)
+    return ~total & 0xFFFF
+

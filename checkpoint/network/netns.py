@@ -1,0 +1,165 @@
+"""Read, make and remove a container's network namespace, with iproute2."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+from checkpoint.errors import CommandFailed, NetworkError, NotMovable
+from checkpoint.host.run import run
+from checkpoint.network.model import Interface, Network, Route
+
+IP_NETNS_DIRECTORIES = (Path("/run/netns"), Path("/var/run/netns"))
+
+
+def read(path: str) -> Network:
+    """Read the namespace bound at `path`.
+
+    Raises NotMovable for an interface that is neither `lo` nor a veth whose other end is on this host.
+    """
+    host_links = {link["ifindex"]: link for link in _ip("link")}
+    interfaces = [
+        _interface(link, host_links)
+        for link in _ip("address", netns=path)
+        if link["link_type"] != "loopback" and not _is_kernel_fallback(link)
+    ]
+    routes = [route for family in (4, 6) for route in _routes(path, family)]
+    return Network(path=path, interfaces=tuple(interfaces), routes=tuple(routes))
+
+
+def create(network: Network) -> None:
+    """Make the namespace with its interfaces, addresses and routes; links to the host stay down.
+
+    Raises NetworkError, with nothing left behind, when a name is taken or a bridge is missing.
+    """
+    links = {link["ifname"]: link for link in _ip("link")}
+    for interface in network.interfaces:
+        if interface.host_name in links:
+            raise NetworkError(f"there already is a link named {interface.host_name}")
+        if interface.bridge and interface.bridge not in links:
+            raise NetworkError(f"there is no bridge named {interface.bridge} for {interface.host_name}")
+    if Path(network.path).exists():
+        raise NetworkError(f"the network namespace {network.path} exists already")
+    try:
+        _bind_new(Path(network.path))
+        for interface in network.interfaces:
+            _make_veth(interface, network.path)
+        _in(network.path, "link set lo up\n" + "".join(map(_route_command, network.routes)))
+    except CommandFailed as error:
+        remove(network)
+        raise NetworkError(f"cannot build the network of {network.path}: {error.stderr}") from error
+
+
+def remove(network: Network) -> None:
+    """Remove the namespace and its links; what is already gone is no error."""
+    present = {link["ifname"] for link in _ip("link")}
+    for interface in network.interfaces:
+        if interface.host_name in present:
+            # The namespace may have gone with its last process and taken the pair along.
+            with contextlib.suppress(CommandFailed):
+                run(["ip", "link", "delete", interface.host_name])
+    path = Path(network.path)
+    if path.exists():
+        if path.parent in IP_NETNS_DIRECTORIES:
+            run(["ip", "netns", "delete", path.name])
+        else:
+            run(["umount", "--lazy", str(path)])
+            path.unlink()
+
+
+def _ip(*words: str, netns: str | None = None) -> list[dict[str, Any]]:
+    """`ip -json` with its output parsed. iproute2 prints nothing, not [], where there is nothing."""
+    argv = ["ip", "-json", "-details", *words]
+    if netns is not None:
+        argv = ["nsenter", f"--net={netns}", "--", *argv]
+    try:
+        found = json.loads(run(argv) or "[]")
+    except CommandFailed as error:
+        raise NetworkError(f"cannot read {' '.join(words)} of {netns or 'the host'}: {error.stderr}") from error
+    return [entry for entry in found if entry]
+
+
+def _interface(link: dict[str, Any], host_links: dict[int, dict[str, Any]]) -> Interface:
+    name = link["ifname"]
+    kind = link.get("linkinfo", {}).get("info_kind", link["link_type"])
+    if kind != "veth":
+        raise NotMovable(f"interface {name} is of type {kind}; only veth interfaces can be moved")
+    peer = host_links.get(link.get("link_index", -1))
+    if peer is None:
+        raise NotMovable(f"interface {name} has its other end in a namespace this host's root does not see")
+    return Interface(
+        name=name,
+        mac=link["address"],
+        mtu=link["mtu"],
+        addresses=tuple(
+            f"{a['local']}/{a['prefixlen']}" for a in link.get("addr_info", []) if a["scope"] == "global"
+        ),
+        host_name=peer["ifname"],
+        bridge=peer.get("master"),
+    )
+
+
+def _is_kernel_fallback(link: dict[str, Any]) -> bool:
+    """tunl0, sit0 ...: devices the kernel puts into every namespace while their module is loaded."""
+    return "UP" not in link["flags"] and not link.get("addr_info") and link["link_type"] in ("ipip", "sit", "gre", "tunnel6")
+
+
+def _routes(path: str, family: int) -> list[Route]:
+    """Routes somebody added; the kernel makes its own again when addresses are added."""
+    argv = ["nsenter", f"--net={path}", "--", "ip", f"-{family}", "-json", "route", "show"]
+    return [
+        Route(
+            family=family, destination=entry["dst"], gateway=entry.get("gateway"),
+            interface=entry["dev"], metric=entry.get("metric") if family == 4 else None,
+        )
+        for entry in json.loads(run(argv) or "[]")
+        if entry.get("protocol") != "kernel" and "dev" in entry
+    ]
+
+
+def _bind_new(path: Path) -> None:
+    if path.parent in IP_NETNS_DIRECTORIES:
+        run(["ip", "netns", "add", path.name])
+        return
+    path.parent.mkdir(parents=True, exist_ok=True)
+    os.close(os.open(path, os.O_CREAT | os.O_EXCL, 0o444))
+    run(["unshare", f"--net={path}", "true"])
+
+
+def _make_veth(interface: Interface, netns: str) -> None:
+    """A pair whose inner end is up and whose host end is down: addresses are there, no frame passes."""
+    # ip(8) takes a namespace by name or by the pid of a process in it; a path needs nsenter, and the
+    # host end is then pushed out to the namespace of our own process.
+    pair = f"link add {interface.name} address {interface.mac} mtu {interface.mtu} type veth"
+    _in(netns, f"{pair} peer name {interface.host_name} mtu {interface.mtu} netns {os.getpid()}\n")
+    if interface.bridge:
+        run(["ip", "link", "set", interface.host_name, "master", interface.bridge])
+    commands = [f"link set {interface.name} up"]
+    # nodad: the address is in use, by the very container that is about to arrive with it.
+    commands += [f"address add {a} dev {interface.name}{' nodad' if ':' in a else ''}" for a in interface.addresses]
+    _in(netns, "\n".join(commands) + "\n")
+
+
+def _route_command(route: Route) -> str:
+    via = f" via {route.gateway}" if route.gateway else ""
+    metric = f" metric {route.metric}" if route.metric is not None else ""
+    return f"-{route.family} route add {route.destination}{via} dev {route.interface}{metric} onlink\n" if via else (
+        f"-{route.family} route add {route.destination} dev {route.interface}{metric}\n"
+    )
+
+
+def _in(netns: str, commands: str) -> None:
+    """Run lines of `ip -batch` inside a namespace. A line may begin with a family option."""
+    for family in ("-4", "-6", ""):
+        lines = [line for line in commands.splitlines() if _family(line) == family]
+        if lines:
+            text = "".join(line.removeprefix(family).strip() + "\n" for line in lines)
+            argv = ["nsenter", f"--net={netns}", "--", "ip", *([family] if family else []), "-batch", "-"]
+            run(argv, stdin=text)
+
+
+def _family(line: str) -> str:
+    return line[:2] if line.startswith(("-4", "-6")) else ""

@@ -1,0 +1,3 @@
+"""Policy: what happens when, and which host may run the container."""
+
+VERSION = "0.1.0"

@@ -1,0 +1,1 @@
+"""Bytes between hosts: framed streams over SSH. Knows nothing of containers."""
