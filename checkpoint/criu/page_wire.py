@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import socket
 import struct
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -57,9 +58,12 @@ def wire_struct(criu_version: int) -> struct.Struct:
     return struct.Struct("=I4xQQQ") if criu_version >= 40200 else struct.Struct("=IIQQ")
 
 
-def serve(sock: socket.socket, layout: struct.Struct, sink: Sink) -> Totals:
+def serve(
+    sock: socket.socket, layout: struct.Struct, sink: Sink, before_close: Callable[[], None] = lambda: None
+) -> Totals:
     """Answer one CRIU until it closes the session, handing its pages to `sink`.
 
+    `before_close` runs before CRIU is told that all pages are safe.
     Raises ImageError when the stream ends early or holds a command that a dump never sends.
     """
     totals = Totals()
@@ -81,6 +85,7 @@ def serve(sock: socket.socket, layout: struct.Struct, sink: Sink) -> Totals:
         elif code == PARENT:
             sock.sendall(struct.pack("=i", 0))
         elif code in (CLOSE, FORCE_CLOSE):
+            before_close()
             sock.sendall(struct.pack("=i", 0))
             return totals
         else:

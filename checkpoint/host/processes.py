@@ -1,0 +1,117 @@
+"""Processes of a container, seen from the host through /proc (proc(5))."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import select
+import signal
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+#: include/linux/sched.h: the task is in do_exit() and will not run user code again.
+PF_EXITING = 0x4
+
+
+def in_pid_namespace_of(init: int) -> list[int]:
+    """All processes of the pid namespace whose init this is, init first.
+
+    A container that shares the host's pid namespace is not told apart from the host: only its init
+    and that one's descendants are returned.
+    """
+    namespace = os.stat(f"/proc/{init}/ns/pid_for_children")
+    if os.path.samestat(namespace, os.stat("/proc/self/ns/pid")):
+        return _descendants(init)
+    found = [init]
+    for pid in _all_pids():
+        with contextlib.suppress(OSError):
+            if pid != init and os.path.samestat(os.stat(f"/proc/{pid}/ns/pid"), namespace):
+                found.append(pid)
+    return found
+
+
+def _all_pids() -> list[int]:
+    return [int(name) for name in os.listdir("/proc") if name.isdigit()]
+
+
+def _descendants(root: int) -> list[int]:
+    found = [root]
+    for pid in found:
+        with contextlib.suppress(OSError):
+            for task in os.listdir(f"/proc/{pid}/task"):
+                found += map(int, Path(f"/proc/{pid}/task/{task}/children").read_text().split())
+    return found
+
+
+@dataclass(frozen=True, kw_only=True)
+class OutsideFile:
+    """A descriptor open on a file that is in none of the container's mounts."""
+
+    pid: int
+    fd: int
+    path: str
+
+
+def open_outside(init: int, pids: list[int]) -> list[OutsideFile]:
+    """Descriptors CRIU would fail on with "Can't lookup mount": their mount is not the container's."""
+    mounts = {int(line.split()[0]) for line in Path(f"/proc/{init}/mountinfo").read_text().splitlines()}
+    found = []
+    for pid in pids:
+        with contextlib.suppress(FileNotFoundError, ProcessLookupError):
+            for name in os.listdir(f"/proc/{pid}/fd"):
+                with contextlib.suppress(FileNotFoundError, ProcessLookupError):
+                    path = os.readlink(f"/proc/{pid}/fd/{name}")
+                    if path.startswith("/") and not path.startswith(("/memfd:", "/dev/zero (")):
+                        mount = _mount_id(Path(f"/proc/{pid}/fdinfo/{name}"))
+                        if mount not in mounts:
+                            found.append(OutsideFile(pid=pid, fd=int(name), path=path))
+    return found
+
+
+def _mount_id(fdinfo: Path) -> int:
+    for line in fdinfo.read_text().splitlines():
+        key, _, value = line.partition(":")
+        if key == "mnt_id":
+            return int(value)
+    return -1
+
+
+class Init:
+    """A container's init, held by a pidfd so that its number cannot come to mean another process."""
+
+    def __init__(self, pid: int) -> None:
+        self.pid = pid
+        self._pidfd = os.pidfd_open(pid)
+
+    def kill(self) -> None:
+        """SIGKILL it, and with it everything in its pid namespace. Already dead is no error."""
+        with contextlib.suppress(ProcessLookupError):
+            signal.pidfd_send_signal(self._pidfd, signal.SIGKILL)
+
+    def is_dead(self) -> bool:
+        """Whether it can never run user code again.
+
+        Exited, or in do_exit(): while CRIU traces the others of its namespace, init waits for them
+        in the kernel (zap_pid_ns_processes) and is reaped only when CRIU lets go.
+        """
+        if select.select([self._pidfd], [], [], 0)[0]:
+            return True
+        try:
+            text = Path(f"/proc/{self.pid}/stat").read_text()
+        except (FileNotFoundError, ProcessLookupError):
+            return True
+        state, flags = (fields := text.rpartition(")")[2].split())[0], int(fields[6])
+        return state in "ZX" or bool(flags & PF_EXITING)
+
+    def wait_dead(self, timeout_s: float) -> bool:
+        """Poll `is_dead`; dying takes microseconds, so it is looked at often."""
+        deadline = time.monotonic() + timeout_s
+        while not self.is_dead():
+            if time.monotonic() > deadline:
+                return False
+            time.sleep(0.0002)
+        return True
+
+    def close(self) -> None:
+        os.close(self._pidfd)

@@ -1,0 +1,97 @@
+"""Which files of a tree changed since a moment, found by looking, not by guessing from mtime."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import stat
+import time
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+#: (mode, size, mtime_ns, ctime_ns, inode, uid, gid)
+Signature = tuple[int, int, int, int, int, int, int]
+#: File time stamps may be that much older than the clock (one tick at HZ=100, before Linux 6.13).
+TICK_NS = 20_000_000
+
+
+@dataclass(frozen=True, kw_only=True)
+class Snapshot:
+    """The state of a tree: relative path -> signature. `taken_ns` is CLOCK_REALTIME before the walk."""
+
+    root: Path
+    taken_ns: int
+    files: dict[str, Signature]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Changes:
+    """Relative paths, parents before children. Directories stand in `changed` for their own metadata."""
+
+    changed: tuple[str, ...]
+    removed: tuple[str, ...]
+
+    def __bool__(self) -> bool:
+        return bool(self.changed or self.removed)
+
+
+def snapshot(root: Path) -> Snapshot:
+    """Walk `root` without leaving its file system. What vanishes during the walk is left out."""
+    taken_ns = time.time_ns()
+    files: dict[str, Signature] = {}
+    device = root.stat().st_dev
+    pending = [""]
+    while pending:
+        directory = pending.pop()
+        with contextlib.suppress(FileNotFoundError), os.scandir(root / directory) as entries:
+            for entry in entries:
+                with contextlib.suppress(FileNotFoundError):
+                    found = entry.stat(follow_symlinks=False)
+                    path = f"{directory}/{entry.name}" if directory else entry.name
+                    files[path] = _signature(found)
+                    if stat.S_ISDIR(found.st_mode) and found.st_dev == device:
+                        pending.append(path)
+    return Snapshot(root=root, taken_ns=taken_ns, files=files)
+
+
+def changes(before: Snapshot, after: Snapshot, always: Iterable[str] = ()) -> Changes:
+    """What to copy and what to delete so that a copy made since `before` was taken equals `after`.
+
+    `always` names files that may have changed without a trace in their time stamps.
+    """
+    recent_ns = before.taken_ns - TICK_NS
+    changed = {
+        path
+        for path, signature in after.files.items()
+        if before.files.get(path) != signature or signature[3] >= recent_ns
+    }
+    changed |= set(always) & after.files.keys()
+    removed = before.files.keys() - after.files.keys()
+    # A name that changed its type must go first: rsync does not replace a full directory by a file.
+    retyped = {
+        path for path in changed & before.files.keys()
+        if stat.S_IFMT(before.files[path][0]) != stat.S_IFMT(after.files[path][0])
+    }
+    return Changes(changed=tuple(sorted(changed)), removed=tuple(sorted(removed | retyped)))
+
+
+def written_through_mappings(pids: Iterable[int]) -> set[str]:
+    """Files mapped shared and writable by these processes, relative to their root.
+
+    Stores through such a mapping need not touch a file's time stamps (on tmpfs they never do).
+    """
+    found = set()
+    for pid in pids:
+        with contextlib.suppress(OSError):
+            for line in Path(f"/proc/{pid}/maps").read_text(errors="surrogateescape").splitlines():
+                fields = line.split(None, 5)
+                if len(fields) == 6 and fields[1].startswith("rw") and fields[1][3] == "s":
+                    found.add(fields[5].lstrip("/"))
+    return found
+
+
+def _signature(found: os.stat_result) -> Signature:
+    return (
+        found.st_mode, found.st_size, found.st_mtime_ns, found.st_ctime_ns, found.st_ino, found.st_uid, found.st_gid,
+    )

@@ -1,0 +1,102 @@
+"""The coordinator's end of the agent: send it, ask it, stream to it."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Sequence
+from typing import TypeVar
+
+from migrate import protocol
+from migrate.agent import zipapp
+from migrate.clock import Offset, Sample, estimate
+from migrate.protocol import Message
+from transport.errors import StreamError
+from transport.framing import FrameStream
+from transport.ssh import Connection, RemoteProcess
+
+A = TypeVar("A", bound=Message)
+CLOCK_SAMPLES = 16
+
+
+class AgentFailed(Exception):
+    """The agent answered a request with Failed. `kind` is the class of the error over there."""
+
+    def __init__(self, kind: str, text: str, detail: Sequence[str]) -> None:
+        self.kind, self.text, self.detail = kind, text, tuple(detail)
+        super().__init__(text)
+
+
+class AgentGone(Exception):
+    """The channel to the agent ended. `said` is the last of its standard error, `status` its exit status."""
+
+    def __init__(self, reason: str, said: str, status: int | None) -> None:
+        self.said, self.status = said, status
+        super().__init__(f"{reason}{': ' + said if said else ''}")
+
+
+class AgentClient:
+    """An agent running on the target."""
+
+    def __init__(self, connection: Connection, log: Callable[[str], None]) -> None:
+        self._process: RemoteProcess = connection.run(zipapp.COMMAND)
+        self._frames = FrameStream(self._process)
+        self._log = log
+        self._said: list[str] = []
+        self._drain = threading.Thread(target=self._read_errors, name="agent stderr", daemon=True)
+        self._drain.start()
+        self._process.write(zipapp.pack())
+
+    def request(self, message: Message, expect: type[A]) -> A:
+        """Send a request and return its answer. Raises AgentFailed or AgentGone."""
+        try:
+            self.stream(message)
+            while True:
+                answer = protocol.decode(*self._frames.receive(), protocol.ANSWERS)
+                if isinstance(answer, protocol.Log):
+                    self._log(answer.text)
+                    continue
+                break
+        except StreamError as error:
+            raise self._gone(str(error)) from error
+        if isinstance(answer, protocol.Failed):
+            raise AgentFailed(answer.kind, answer.text, answer.detail)
+        if not isinstance(answer, expect):
+            raise protocol.ProtocolError(f"{message.type} was answered by {answer.type}")
+        return answer
+
+    def stream(self, message: Message, parts: Sequence[bytes | memoryview] = ()) -> None:
+        """Send without waiting. `parts` joined are the payload. Raises AgentGone."""
+        try:
+            self._frames.send(protocol.encode(message), parts)
+        except StreamError as error:
+            raise self._gone(str(error)) from error
+
+    @property
+    def sent_bytes(self) -> int:
+        """Bytes of frames sent so far, before encryption."""
+        return self._frames.sent_bytes
+
+    def clock_offset(self) -> Offset:
+        """Estimate the target's clock against ours."""
+        samples = []
+        for _ in range(CLOCK_SAMPLES):
+            asked = time.monotonic_ns()
+            theirs = self.request(protocol.Ping(), protocol.Clock).monotonic_ns
+            samples.append(Sample(asked_ns=asked, answered_ns=time.monotonic_ns(), theirs_ns=theirs))
+        return estimate(samples)
+
+    def close(self) -> None:
+        """End the channel; an agent that holds no container cleans up and ends."""
+        self._frames.close()
+
+    def _read_errors(self) -> None:
+        while text := self._process.read_errors(4096):
+            for line in text.decode(errors="replace").splitlines():
+                self._said = [*self._said[-9:], line]
+                self._log(f"agent: {line}")
+
+    def _gone(self, reason: str) -> AgentGone:
+        self._drain.join(1.0)
+        status = self._process.wait() if self._process.ended() else None
+        return AgentGone(reason, self._said[-1] if self._said else "", status)

@@ -1,0 +1,42 @@
+"""Find out the facts of the host this runs on."""
+
+from __future__ import annotations
+
+import os
+import platform
+import re
+
+from checkpoint.criu import features, rpc
+from checkpoint.errors import CommandFailed
+from checkpoint.host import memory
+from checkpoint.host.run import find_program, run
+from checkpoint.runtimes.base import ContainerRuntime
+from migrate.facts import Facts
+
+
+def collect(runtime: ContainerRuntime, container_id: str) -> Facts:
+    """The facts of this host, with regard to one container's name."""
+    return Facts(
+        hostname=platform.node(),
+        kernel=platform.release(),
+        machine=platform.machine(),
+        python=platform.python_version(),
+        uid=os.geteuid(),
+        criu_version=features.version(),
+        pycriu_error=rpc.WHY_MISSING,
+        runtime=runtime.name,
+        runtime_version=_runtime_version(runtime.name),
+        container_exists=runtime.exists(container_id),
+        nftables=features.has("network_lock_nftables"),
+        rsync=find_program("rsync") is not None,
+        iproute2=find_program("ip") is not None,
+        available_bytes=memory.available_bytes(),
+    )
+
+
+def _runtime_version(name: str) -> str | None:
+    try:
+        match = re.search(r"version (\S+)", run([name, "--version"]))
+    except CommandFailed:
+        return None
+    return match[1] if match else None

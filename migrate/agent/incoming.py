@@ -1,0 +1,287 @@
+"""One container on its way in: every request of the coordinator, and how each is undone."""
+
+from __future__ import annotations
+
+import contextlib
+import gc
+import json
+import os
+import shutil
+import subprocess
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from checkpoint.criu import log as criu_log
+from checkpoint.criu.interposer import Interposer
+from checkpoint.criu.session import Edits, RestoreRole
+from checkpoint.criu.shim_install import install_shim
+from checkpoint.errors import CheckpointError, ConversationLost, CriuFailed, ImageError
+from checkpoint.images import batch
+from checkpoint.images.directory import ram_directory
+from checkpoint.images.pagemap import PageImages
+from checkpoint.network import link, netns
+from checkpoint.network.model import Network
+from checkpoint.runtimes import stdio
+from checkpoint.runtimes.registry import runtime_named
+from migrate import protocol
+from migrate.agent.collect import collect
+from migrate.agent.recover import control_path
+from migrate.protocol import Message
+
+ARM_TIMEOUT_S = 30.0
+RESTORE_TIMEOUT_S = 120.0
+RESUME_TIMEOUT_S = 30.0
+#: Lies in a bundle that a move left behind: this tree may be overwritten by the next one.
+MARKER = ".migrated-away"
+
+
+class AgentRefusal(Exception):
+    """Something the coordinator has its own error for. `kind` names it."""
+
+    def __init__(self, kind: str, text: str, detail: list[Any] | None = None) -> None:
+        self.kind = kind
+        self.detail = detail or []
+        super().__init__(text)
+
+
+class Incoming:
+    """The target's half of a move.
+
+    `_undo` restores the host to what it was; `_tidy` removes what only the move needed. An abort runs
+    both, a finished move the second.
+    """
+
+    def __init__(self, migration_id: str, runtime: str, container_id: str) -> None:
+        self._id = migration_id
+        self._container_id = container_id
+        self._runtime = runtime_named(runtime)
+        self._undo = contextlib.ExitStack()
+        self._tidy = contextlib.ExitStack()
+        self.control_path = control_path(migration_id)
+        self.holds_container = False
+        self._network: Network | None = None
+        self._restore: subprocess.Popen[bytes] | None = None
+
+    # --- requests, in the order of a move ---------------------------------------------------------
+
+    def handle(self, request: Message) -> Message:
+        """Do what is asked; the answer says when and with what result."""
+        handlers: dict[type[Message], Callable[[Any], Message]] = {
+            protocol.CheckAddresses: self._check_addresses,
+            protocol.CheckPaths: self._check_paths,
+            protocol.Prepare: self._prepare,
+            protocol.Arm: self._arm,
+            protocol.ImageChunk: self._image_chunk,
+            protocol.Pages: self._pages,
+            protocol.Remove: self._remove,
+            protocol.Restore: self._restore_and_hold,
+            protocol.Go: lambda _: self.go(),
+            protocol.Abort: self._abort,
+            protocol.Finish: self._finish,
+        }
+        return handlers[type(request)](request)
+
+    def welcome(self) -> protocol.Welcome:
+        """Answer to Hello."""
+        facts = collect(self._runtime, self._container_id)
+        return protocol.Welcome(version=protocol.PROTOCOL_VERSION, facts=facts.to_wire())
+
+    def _check_addresses(self, request: protocol.CheckAddresses) -> Message:
+        taken = [
+            [address, mac]
+            for address, own_mac, bridge in request.addresses
+            for mac in link.stations_using(address, bridge)
+            if mac != own_mac
+        ]
+        return protocol.AddressesFound(taken=taken)
+
+    def _check_paths(self, request: protocol.CheckPaths) -> Message:
+        probe = Path(request.probe)
+        shared = probe.is_file() and probe.read_text() == request.probe_token
+        return protocol.PathsFound(missing=[p for p in request.required if not Path(p).exists()], shared=shared)
+
+    def _prepare(self, request: protocol.Prepare) -> Message:
+        self._directory = self._tidy.enter_context(ram_directory(self._id))
+        self._images = self._directory / "images"
+        self._images.mkdir(mode=0o700)
+        self._page_images = self._tidy.enter_context(PageImages(self._images))
+        self._bundle, self._rootfs = Path(request.bundle), Path(request.rootfs)
+        if not request.shared:
+            self._make_bundle()
+        (self._bundle / "config.json").write_text(json.dumps(request.config))
+        if request.network is not None:
+            self._network = Network.from_wire(request.network)
+            netns.create(self._network)
+            self._undo.callback(netns.remove, self._network)
+        return protocol.Done()
+
+    def _make_bundle(self) -> None:
+        for path in (self._bundle, self._rootfs):
+            leftover = (self._bundle / MARKER).exists()
+            if path.exists() and any(path.iterdir()) and not leftover:
+                raise AgentRefusal("PathTaken", f"{path} is not empty", [str(path)])
+        if not self._bundle.exists():
+            self._bundle.mkdir(parents=True, mode=0o711)
+            self._undo.callback(shutil.rmtree, self._bundle, ignore_errors=True)
+        (self._bundle / MARKER).touch()
+        if not self._rootfs.exists():
+            self._rootfs.mkdir(parents=True)
+            self._undo.callback(shutil.rmtree, self._rootfs, ignore_errors=True)
+
+    def _arm(self, request: protocol.Arm) -> Message:
+        (self._images / "descriptors.json").write_text(json.dumps(request.descriptors))
+        self._role = RestoreRole(
+            Edits(nftables=request.nftables, runtime_has_cgroups=request.runtime_has_cgroups)
+        )
+        env = install_shim(self._directory)
+        self._tidy.enter_context(Interposer(Path(env["MIGRATE_CRIU_SOCKET"]), self._role))
+        streams = stdio.rebuild(self._container_id, request.descriptors)
+        try:
+            self._restore = self._runtime.restore(self._container_id, self._bundle, self._images, env, streams)
+        finally:
+            for fd in streams:
+                os.close(fd)
+        self._undo.callback(self._drop_restored)
+        threading.Thread(target=self._watch_runtime, args=(self._restore,), daemon=True).start()
+        try:
+            self._role.request_gate.wait_reached(ARM_TIMEOUT_S)
+        except ConversationLost as error:
+            raise self._why(error, "arming the restore") from error
+        # What follows is the blackout: no collector pause in it.
+        gc.collect()
+        gc.freeze()
+        gc.disable()
+        return protocol.Done()
+
+    def _image_chunk(self, request: protocol.ImageChunk) -> Message:
+        if "/" in request.name or request.name.startswith("."):
+            raise ImageError(f"{request.name!r} is not the name of an image")
+        fd = os.open(self._images / request.name, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
+        try:
+            view = memoryview(request.payload)
+            while view:
+                view = view[os.write(fd, view) :]
+        finally:
+            os.close(fd)
+        return protocol.Done()
+
+    def _pages(self, request: protocol.Pages) -> Message:
+        for extent in batch.unpack(request.extents, request.payload, request.encoding, request.digest):
+            self._page_images.extent(*extent)
+        return protocol.Done()
+
+    def _remove(self, request: protocol.Remove) -> Message:
+        for path in reversed(request.paths):
+            victim = self._rootfs / path
+            if victim.is_dir() and not victim.is_symlink():
+                shutil.rmtree(victim, ignore_errors=True)
+            else:
+                victim.unlink(missing_ok=True)
+        return protocol.Done()
+
+    def _restore_and_hold(self, request: protocol.Restore) -> Message:
+        received = time.monotonic_ns()
+        self._page_images.write_pagemaps()
+        self._check_complete(request)
+        if self._network is not None:
+            self._announcer = self._tidy.enter_context(contextlib.closing(link.Announcer(self._network)))
+        released = time.monotonic_ns()
+        self._role.request_gate.open()
+        try:
+            self._role.done_gate.wait_reached(RESTORE_TIMEOUT_S)
+        except ConversationLost as error:
+            raise self._why(error, "restore") from error
+        self.holds_container = True
+        return protocol.Done(
+            stamps=[["images complete", received], ["restore released", released], ["held", time.monotonic_ns()]]
+        )
+
+    def _check_complete(self, request: protocol.Restore) -> None:
+        files = [path for path in self._images.iterdir() if path.suffix == ".img"]
+        pages = sum(path.stat().st_size for path in files if path.name.startswith("pages-")) // 4096
+        named = sum(1 for path in files if not path.name.startswith(("pages-", "pagemap-")))
+        if pages != request.pages or named != request.image_files:
+            raise ImageError(
+                f"{named} images and {pages} pages arrived of {request.image_files} and {request.pages}"
+            )
+
+    # --- the two ends of a held restore; also reached from the control socket -----------------------
+
+    def go(self) -> Message:
+        """Resume the held container and make it reachable."""
+        stamps: list[list[Any]] = [["go", time.monotonic_ns()]]
+        self.holds_container = False
+        self._set_links(up=True)
+        self._role.done_gate.open()
+        self._role.wait_resumed(RESUME_TIMEOUT_S)
+        stamps.append(["resumed", time.monotonic_ns()])
+        if self._network is not None:
+            self._announcer.announce()
+        self._undo.pop_all()
+        (self._bundle / MARKER).unlink(missing_ok=True)
+        self._wait_runtime(RESUME_TIMEOUT_S)
+        stamps += [[stamp.name, stamp.at_ns] for stamp in self._role.stamps]
+        return protocol.Done(stamps=stamps)
+
+    def abort(self) -> None:
+        """Drop the held container and everything made for it."""
+        self.holds_container = False
+        try:
+            self._undo.close()
+        finally:
+            self._tidy.close()
+
+    def describe(self) -> str:
+        return f"container {self._container_id!r} is held here, restored but not running"
+
+    def _abort(self, _: protocol.Abort) -> Message:
+        self.abort()
+        return protocol.Done()
+
+    def _finish(self, _: protocol.Finish) -> Message:
+        self._tidy.close()
+        return protocol.Done()
+
+    def close(self) -> None:
+        """The channel ended: what was not committed is undone."""
+        self.abort()
+
+    # --- parts ---------------------------------------------------------------------------------------
+
+    def _set_links(self, *, up: bool) -> None:
+        if self._network is not None:
+            for interface in self._network.interfaces:
+                link.set_link(interface.host_name, up=up)
+            self._announcer.announce()
+
+    def _watch_runtime(self, restore: subprocess.Popen[bytes]) -> None:
+        status = restore.wait()
+        self._role.lose(f"{self._runtime.name} restore ended with status {status}")
+
+    def _wait_runtime(self, timeout_s: float) -> None:
+        if self._restore is not None:
+            try:
+                status = self._restore.wait(timeout_s)
+            except subprocess.TimeoutExpired as error:
+                raise ConversationLost(f"{self._runtime.name} did not end {timeout_s:g} s after the resume") from error
+            if status != 0:
+                raise ConversationLost(f"{self._runtime.name} restore ended with status {status}")
+
+    def _drop_restored(self) -> None:
+        """Let CRIU kill what it restored and the runtime clean up; then make sure of it."""
+        self._role.refuse()
+        if self._restore is not None:
+            try:
+                self._restore.wait(RESUME_TIMEOUT_S)
+            except subprocess.TimeoutExpired:
+                self._restore.kill()
+                self._restore.wait()
+        self._runtime.delete(self._container_id)
+
+    def _why(self, error: ConversationLost, stage: str) -> CheckpointError:
+        """CRIU's and the runtime's own words are better than ours."""
+        errors = criu_log.errors(self._images / "restore.log") or criu_log.runtime_errors(self._images / "runc.log")
+        return CriuFailed(stage, errors) if errors else error

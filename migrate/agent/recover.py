@@ -1,0 +1,96 @@
+"""The control socket of an agent that holds a container: how `migratectl recover` ends it by hand."""
+
+from __future__ import annotations
+
+import os
+import select
+import socket
+import sys
+from pathlib import Path
+from typing import Protocol
+
+from checkpoint.errors import CheckpointError
+from checkpoint.images.directory import RUN
+
+GO, ABORT, STATUS = "go", "abort", "status"
+GO_FENCED = "go --source-is-dead"
+
+
+class Held(Protocol):
+    """What can be done with a held container."""
+
+    def go(self) -> object:
+        """Resume it."""
+
+    def abort(self) -> None:
+        """Drop it."""
+
+    def describe(self) -> str:
+        """One line about it."""
+
+
+def control_path(migration_id: str) -> Path:
+    """Where the agent of a migration listens."""
+    return RUN / f"{migration_id}.control"
+
+
+class ControlSocket:
+    """A root-only unix socket that takes one word and answers one line. Use as a context."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._listener = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+
+    def __enter__(self) -> ControlSocket:
+        self._path.unlink(missing_ok=True)
+        self._listener.bind(str(self._path))
+        self._path.chmod(0o600)
+        self._listener.listen(1)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._listener.close()
+        self._path.unlink(missing_ok=True)
+
+    def fileno(self) -> int:
+        return self._listener.fileno()
+
+    def answer(self, held: Held, *, link_alive: bool) -> bool:
+        """Take one word. True when the container is no longer held."""
+        peer, _ = self._listener.accept()
+        with peer:
+            if not select.select([peer], [], [], 5)[0]:
+                return False
+            text, ended = _obey(held, peer.recv(64).decode(errors="replace"), link_alive)
+            try:
+                peer.send(text.encode())
+            except OSError as error:
+                print(f"migrate agent: control: {error}", file=sys.stderr)
+            return ended
+
+
+def _obey(held: Held, word: str, link_alive: bool) -> tuple[str, bool]:
+    try:
+        if word == STATUS:
+            link = "the coordinator is still connected" if link_alive else "the coordinator is gone"
+            return f"{held.describe()}; {link}", False
+        if link_alive and word != GO_FENCED:
+            return "refused: the coordinator is still connected and decides (or say --source-is-dead)", False
+        if word in (GO, GO_FENCED):
+            held.go()
+            return "ok: the container runs here", True
+        if word == ABORT:
+            held.abort()
+            return "ok: the container was dropped here", True
+    except CheckpointError as error:
+        return f"failed: {error}", True
+    return f"refused: {word!r} is not a request", False
+
+
+def ask(path: Path, word: str, timeout_s: float = 30.0) -> str:
+    """Send one word to the agent that listens at `path`. Raises OSError when none does."""
+    with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as peer:
+        peer.settimeout(timeout_s)
+        peer.connect(os.fspath(path))
+        peer.send(word.encode())
+        return peer.recv(4096).decode()

@@ -1,0 +1,137 @@
+"""The agent's main loop: one request after the other, until the channel ends.
+
+Standard output is the protocol. Whatever a library or a child prints goes to standard error.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import select
+import signal
+import sys
+import time
+
+from checkpoint.criu.interposer import Stamp
+from checkpoint.errors import CheckpointError, CriuFailed
+from migrate import protocol
+from migrate.agent.incoming import AgentRefusal, Incoming
+from migrate.agent.recover import ControlSocket
+from migrate.protocol import Message
+from transport.errors import StreamError
+from transport.framing import FrameStream
+
+
+class Descriptors:
+    """A ByteStream over two descriptors."""
+
+    def __init__(self, reader: int, writer: int) -> None:
+        self._reader, self._writer = reader, writer
+
+    def read(self, size: int) -> bytes:
+        return os.read(self._reader, min(size, 1 << 20))
+
+    def write(self, data: bytes | memoryview) -> None:
+        view = memoryview(data)
+        while view:
+            view = view[os.write(self._writer, view) :]
+
+    def close(self) -> None:
+        os.close(self._reader)
+        os.close(self._writer)
+
+
+class Server:
+    """Answers one coordinator, and after it is gone whoever recovers what it left."""
+
+    def __init__(self, stream: FrameStream, reader: int) -> None:
+        self._stream = stream
+        self._reader = reader
+        self._incoming: Incoming | None = None
+        self._failure: Exception | None = None
+
+    def serve(self) -> None:
+        """Serve until the channel ends, then leave nothing behind but a container that must not be lost."""
+        try:
+            while self._serve_one():
+                pass
+        except (StreamError, OSError, protocol.ProtocolError) as error:
+            print(f"migrate agent: {error}", file=sys.stderr)
+        if self._incoming is not None:
+            if self._incoming.holds_container:
+                self._hold(self._incoming)
+            self._incoming.close()
+
+    def _serve_one(self) -> bool:
+        if self._incoming is not None and self._incoming.holds_container:
+            self._wait_for_word(self._incoming)
+            if not self._incoming.holds_container:
+                return False
+        request = protocol.decode(*self._stream.receive(), protocol.REQUESTS)
+        streamed = isinstance(request, protocol.ImageChunk | protocol.Pages)
+        try:
+            if self._failure is not None and not isinstance(request, protocol.Abort):
+                raise self._failure
+            answer = self._handle(request)
+        except (CheckpointError, AgentRefusal, OSError, protocol.ProtocolError) as error:
+            # Nobody waits for an answer to streamed data: the next request's answer tells.
+            self._failure = error
+            answer = _failed(error)
+        if not streamed:
+            self._stream.send(protocol.encode(answer))
+        return not isinstance(request, protocol.Finish | protocol.Abort)
+
+    def _handle(self, request: Message) -> Message:
+        if isinstance(request, protocol.Ping):
+            return protocol.Clock(monotonic_ns=time.monotonic_ns())
+        if isinstance(request, protocol.Hello):
+            if request.version != protocol.PROTOCOL_VERSION:
+                raise protocol.ProtocolError(f"agent speaks version {protocol.PROTOCOL_VERSION}, not {request.version}")
+            self._incoming = Incoming(request.migration_id, request.runtime, request.container_id)
+            return self._incoming.welcome()
+        if self._incoming is None:
+            raise protocol.ProtocolError("the first message must be Hello")
+        return self._incoming.handle(request)
+
+    def _wait_for_word(self, incoming: Incoming) -> None:
+        """Held: the next word may come from the coordinator or from an operator at the control socket."""
+        with ControlSocket(incoming.control_path) as control:
+            while True:
+                ready, _, _ = select.select([self._reader, control], [], [])
+                if self._reader in ready:
+                    return
+                if control.answer(incoming, link_alive=True):
+                    return
+
+    def _hold(self, incoming: Incoming) -> None:
+        """The link is gone. Neither resume nor drop: only an operator ends this."""
+        with ControlSocket(incoming.control_path) as control:
+            while not control.answer(incoming, link_alive=False):
+                pass
+
+
+def _failed(error: Exception) -> protocol.Failed:
+    detail = list(error.log) if isinstance(error, CriuFailed) else list(getattr(error, "detail", ()))
+    kind = error.kind if isinstance(error, AgentRefusal) else type(error).__name__
+    return protocol.Failed(kind=kind, text=str(error), detail=detail)
+
+
+def stamps_to_wire(stamps: list[Stamp]) -> list[list[object]]:
+    """[[name, monotonic_ns], ...]"""
+    return [[stamp.name, stamp.at_ns] for stamp in stamps]
+
+
+def main() -> None:
+    """Entry point of the zipapp."""
+    # The session must outlive its terminal and its connection: it may be holding a container.
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    with contextlib.suppress(PermissionError):  # sshd made us leader of one already
+        os.setsid()
+    reader, writer = os.dup(0), os.dup(1)
+    null = os.open(os.devnull, os.O_RDONLY)
+    os.dup2(null, 0)
+    os.dup2(2, 1)
+    os.close(null)
+    Server(FrameStream(Descriptors(reader, writer)), reader).serve()
+
+

@@ -1,0 +1,48 @@
+"""Pack the agent, and the command line that receives and starts it.
+
+The target needs python3 and what CRIU brings; nothing of ours is installed or left there.
+"""
+
+from __future__ import annotations
+
+import io
+import shlex
+import zipfile
+from pathlib import Path
+
+#: What the agent imports, relative to the directory that holds our packages.
+CONTENTS = (
+    "migrate/__init__.py", "migrate/errors.py", "migrate/facts.py", "migrate/protocol.py", "migrate/agent/*.py",
+    "checkpoint/*.py", "checkpoint/*/*.py", "transport/__init__.py", "transport/errors.py", "transport/framing.py",
+)
+#: Reads {u32 size, zip} from stdin by bare read(2), so that not a byte of the protocol is swallowed,
+#: into a memfd (which is a file to zipimport), and runs the server from it.
+RECEIVER = """
+import os, sys
+def take(size):
+    data = b""
+    while len(data) < size:
+        piece = os.read(0, size - len(data))
+        if not piece:
+            sys.exit("migrate agent: the connection ended while it was sent")
+        data += piece
+    return data
+code = os.memfd_create("migrate-agent")
+os.write(code, take(int.from_bytes(take(4), "big")))
+sys.path.insert(0, "/proc/self/fd/%d" % code)
+from migrate.agent.server import main
+main()
+"""
+COMMAND = f"exec python3 -Ic {shlex.quote(RECEIVER)}"
+
+
+def pack() -> bytes:
+    """The zipapp, preceded by its size, as RECEIVER reads it."""
+    root = Path(__file__).parent.parent.parent
+    data = io.BytesIO()
+    with zipfile.ZipFile(data, "w", zipfile.ZIP_DEFLATED) as archive:
+        for pattern in CONTENTS:
+            for path in sorted(root.glob(pattern)):
+                archive.write(path, path.relative_to(root))
+    packed = data.getvalue()
+    return len(packed).to_bytes(4, "big") + packed

@@ -1,0 +1,46 @@
+"""`migratectl`: look after moves that ended in the middle."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+
+from migrate import VERSION
+from migrate.agent import recover
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Entry point. Returns the exit code."""
+    arguments = _parser().parse_args(argv)
+    word = recover.STATUS
+    if arguments.go:
+        word = recover.GO_FENCED if arguments.source_is_dead else recover.GO
+    elif arguments.abort:
+        word = recover.ABORT
+    try:
+        answer = recover.ask(recover.control_path(arguments.id), word)
+    except OSError as error:
+        print(
+            f"migratectl: no agent on this host holds a container for migration {arguments.id}"
+            f" ({error.strerror or error}); nothing was changed; run this on the target host",
+            file=sys.stderr,
+        )
+        return 61
+    print(f"migratectl: {answer}")
+    return 0 if answer.startswith(("ok:", "container ")) else 62
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="migratectl", description=__doc__)
+    parser.add_argument("--version", action="version", version=f"migratectl {VERSION}")
+    commands = parser.add_subparsers(required=True)
+    command = commands.add_parser("recover", help="end a migration whose coordinator is gone, on the target host")
+    command.add_argument("id", help="the migration's id, from the coordinator's output or log")
+    how = command.add_mutually_exclusive_group()
+    how.add_argument("--go", action="store_true", help="the source's container is dead: run it here")
+    how.add_argument("--abort", action="store_true", help="the source's container lives: drop it here")
+    command.add_argument(
+        "--source-is-dead", action="store_true", help="with --go: even though the link to the source seems alive"
+    )
+    return parser

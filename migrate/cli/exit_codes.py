@@ -1,0 +1,37 @@
+"""The exit code of each error. Only this package knows numbers; docs/exit-codes.md lists them."""
+
+from __future__ import annotations
+
+import signal
+
+from migrate import errors
+
+CODES: dict[type[errors.MigrateError], int] = {
+    errors.BadRequest: 2,
+    errors.NoSuchContainer: 10,
+    errors.NotRunning: 11,
+    errors.OpenFileOutside: 12,
+    errors.NotMovableError: 13,
+    errors.TargetUnreachable: 20,
+    errors.AuthenticationFailed: 21,
+    errors.UnknownHostKey: 22,
+    errors.ChangedHostKey: 23,
+    errors.NotRoot: 30,
+    errors.MissingOnHost: 31,
+    errors.CriuTooOld: 32,
+    errors.CriuWireMismatch: 33,
+    errors.NameTaken: 40,
+    errors.PathTaken: 41,
+    errors.NotEnoughMemory: 42,
+    errors.AddressTaken: 43,
+    errors.Refused: 49,
+    errors.RolledBack: 50,
+    errors.Undecided: 60,
+}
+
+
+def exit_code(error: errors.MigrateError) -> int:
+    """The code of the nearest class in the tree; 128 + signal for an interruption, as shells have it."""
+    if isinstance(error, errors.Interrupted):
+        return 128 + signal.Signals(error.signal_number)
+    return next(CODES[kind] for kind in type(error).__mro__ if kind in CODES)

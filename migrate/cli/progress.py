@@ -1,0 +1,61 @@
+"""What a person sees while a move goes on: a live line on a terminal, plain lines elsewhere."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+from typing import TextIO
+
+from rich.console import Console
+
+from migrate.events import Observer
+from migrate.state import State
+
+
+class Lines:
+    """Plain lines, one per event."""
+
+    def __init__(self, out: TextIO) -> None:
+        self._out = out
+
+    def phase(self, name: str) -> None: ...
+
+    def sent(self, total_bytes: int, expected_bytes: int) -> None: ...
+
+    def state(self, state: State) -> None:
+        print(f"migrate: {state.value}", file=self._out, flush=True)
+
+    def note(self, text: str) -> None:
+        print(f"migrate: {text}", file=self._out, flush=True)
+
+
+class Live(Lines):
+    """A status line that changes in place; notes scroll above it."""
+
+    def __init__(self, out: TextIO) -> None:
+        super().__init__(out)
+        self._console = Console(file=out)
+        self._status = self._console.status("planning")
+
+    def __enter__(self) -> Live:
+        self._status.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._status.stop()
+
+    def state(self, state: State) -> None:
+        self._status.update(state.value)
+
+    def note(self, text: str) -> None:
+        self._console.print(text, highlight=False, markup=False)
+
+
+@contextlib.contextmanager
+def observer_for(out: TextIO) -> Iterator[Observer]:
+    """The observer that suits where output goes."""
+    if out.isatty():
+        with Live(out) as live:
+            yield live
+    else:
+        yield Lines(out)

@@ -1,0 +1,82 @@
+"""What a move knows and holds while it goes on; handed from phase to phase."""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from checkpoint.criu.session import DumpRole, Edits
+from checkpoint.host.processes import Init
+from checkpoint.network.model import Network
+from checkpoint.runtimes.base import Container, ContainerRuntime
+from migrate.agent.client import AgentClient
+from migrate.clock import Offset
+from migrate.events import Observer
+from migrate.facts import Facts
+from migrate.rootfs_sync import RootfsSync
+from migrate.report import Phase, Report, Stage
+from migrate.state import REVERSIBLE, State, check_move
+from transport.ssh import Connection
+
+
+@dataclass(kw_only=True)
+class Context:
+    """One move. `undo` runs when it is rolled back, `tidy` however it ends."""
+
+    migration_id: str
+    runtime: ContainerRuntime
+    container: Container
+    pids: list[int]
+    init: Init
+    network: Network | None
+    observer: Observer
+    report: Report
+    connection: Connection
+    agent: AgentClient
+    source: Facts
+    target: Facts
+    edits: Edits
+    shared_rootfs: bool
+    clock: Offset
+    started_ns: int
+    state: State = State.PLANNED
+    undo: contextlib.ExitStack = field(default_factory=contextlib.ExitStack)
+    tidy: contextlib.ExitStack = field(default_factory=contextlib.ExitStack)
+    # Set by `prepare` and `arm`.
+    directory: Path = Path()
+    rootfs: RootfsSync | None = None
+    dump: DumpRole | None = None
+
+    @property
+    def reversible(self) -> bool:
+        """Whether the source may still run the container."""
+        return self.state in REVERSIBLE
+
+    def advance(self, state: State) -> None:
+        """Enter a state. Raises InvalidMove."""
+        check_move(self.state, state)
+        self.state = state
+        self.observer.state(state)
+
+    @contextlib.contextmanager
+    def phase(self, name: str) -> Iterator[None]:
+        """Time a step of the move for the report."""
+        start = time.monotonic_ns()
+        try:
+            yield
+        finally:
+            length = time.monotonic_ns() - start
+            self.report.phases.append(
+                Phase(name=name, host="source", start_us=self._since_start(start), length_us=length // 1000)
+            )
+
+    def stage(self, name: str, host: str, at_ns: int) -> None:
+        """Note an instant of the freeze; `at_ns` is that host's own clock."""
+        ours = at_ns if host == "source" else self.clock.to_ours(at_ns)
+        self.report.freeze.append(Stage(name=name, host=host, at_us=self._since_start(ours)))
+
+    def _since_start(self, at_ns: int) -> int:
+        return (at_ns - self.started_ns) // 1000

@@ -1,0 +1,208 @@
+"""What a user can be told. Each error says what happened, where the container runs, what to do next.
+
+MigrateError
+├── Refused                  nothing was changed on either host
+│   ├── BadRequest           the command line
+│   ├── NoSuchContainer, NotRunning, NotMovableError, OpenFileOutside
+│   ├── TargetUnreachable, AuthenticationFailed, UnknownHostKey, ChangedHostKey
+│   ├── NotRoot, MissingOnHost, CriuTooOld, CriuWireMismatch
+│   └── NameTaken, PathTaken, NotEnoughMemory, AddressTaken
+├── RolledBack               the move failed; the container goes on where it was
+│   └── Interrupted          ... because the user said so
+└── Undecided                the source is dead and the target was not heard of since
+"""
+
+from __future__ import annotations
+
+import enum
+
+
+class Where(enum.Enum):
+    """Which end of a move a host is."""
+
+    SOURCE = "source"
+    TARGET = "target"
+
+
+def mib(size_bytes: int) -> str:
+    """A size for people."""
+    return f"{size_bytes / (1 << 20):,.0f} MiB"
+
+
+class MigrateError(Exception):
+    """Base. `advice` is what to do next."""
+
+    def __init__(self, what: str, *, where: str, advice: str) -> None:
+        self.what = what
+        self.where = where
+        self.advice = advice
+        super().__init__(f"{what}; {where}; {advice}")
+
+
+class Refused(MigrateError):
+    """Found before anything was changed."""
+
+    def __init__(self, what: str, advice: str) -> None:
+        super().__init__(what, where="nothing was changed", advice=advice)
+
+
+class BadRequest(Refused):
+    """The command line makes no sense."""
+
+
+class NoSuchContainer(Refused):
+    """The runtime does not know the name."""
+
+    def __init__(self, container: str, runtime: str) -> None:
+        super().__init__(f"{runtime} has no container named {container!r} here", f"see '{runtime} list'")
+
+
+class NotRunning(Refused):
+    """There is a container, but nothing that runs."""
+
+    def __init__(self, reason: str) -> None:
+        super().__init__(reason, "only a running container can be moved; start or resume it first")
+
+
+class NotMovableError(Refused):
+    """The container has something that cannot come along."""
+
+
+class OpenFileOutside(Refused):
+    """A process holds a file that is in none of the container's mounts."""
+
+    def __init__(self, pid: int, fd: int, path: str) -> None:
+        self.pid, self.fd, self.path = pid, fd, path
+        super().__init__(
+            f"process {pid} of the container has fd {fd} open on {path}, which is outside the container",
+            "start the container with its standard streams on pipes or /dev/null, and no host files passed in",
+        )
+
+
+class TargetUnreachable(Refused):
+    """No SSH server answered."""
+
+    def __init__(self, reason: str) -> None:
+        super().__init__(reason, "check the name, the port and that sshd runs there")
+
+
+class AuthenticationFailed(Refused):
+    """The target's sshd took none of our keys."""
+
+    def __init__(self, reason: str) -> None:
+        super().__init__(reason, "try 'ssh -v' to the same host; load the key into your agent or name it in ssh_config")
+
+
+class UnknownHostKey(Refused):
+    """Nobody vouches for the target."""
+
+    def __init__(self, reason: str) -> None:
+        super().__init__(reason, "compare the key's fingerprint, then connect once with ssh to record it")
+
+
+class ChangedHostKey(Refused):
+    """The target shows another key than before."""
+
+    def __init__(self, reason: str) -> None:
+        super().__init__(reason, "find out why; if the host was reinstalled, 'ssh-keygen -R' its old key")
+
+
+class NotRoot(Refused):
+    """CRIU needs root on both ends."""
+
+    def __init__(self, where: Where, host: str) -> None:
+        self.side = where
+        super().__init__(
+            f"not root on the {where.value} {host}",
+            "run as root" if where is Where.SOURCE else "log in there as root (user@host, or User in ssh_config)",
+        )
+
+
+class MissingOnHost(Refused):
+    """A program or module that the move needs is not there."""
+
+    def __init__(self, where: Where, host: str, program: str, reason: str = "not found") -> None:
+        self.side, self.program = where, program
+        super().__init__(f"no usable {program} on the {where.value} {host} ({reason})", f"install {program} there")
+
+
+class CriuTooOld(Refused):
+    """This CRIU does not work on this kernel."""
+
+    def __init__(self, where: Where, host: str, found: str, kernel: str, needed: str, why: str) -> None:
+        self.side = where
+        super().__init__(
+            f"CRIU {found} on the {where.value} {host} is too old for its kernel {kernel}: {why}",
+            f"install CRIU {needed} or newer there",
+        )
+
+
+class CriuWireMismatch(Refused):
+    """The two CRIUs do not read each other's pages."""
+
+    def __init__(self, source: str, target: str) -> None:
+        super().__init__(
+            f"CRIU {source} here and {target} on the target write memory differently (it changed in 4.2)",
+            "install the same CRIU version on both hosts",
+        )
+
+
+class NameTaken(Refused):
+    """The target already has a container of that name."""
+
+    def __init__(self, container: str, host: str, runtime: str) -> None:
+        super().__init__(f"{host} already has a {runtime} container named {container!r}", f"remove it there ('{runtime} delete')")
+
+
+class PathTaken(Refused):
+    """The target has something else where the container's files must go."""
+
+    def __init__(self, path: str, host: str) -> None:
+        super().__init__(f"{path} exists on {host} and was not left there by an earlier move", "move it away, or share it")
+
+
+class NotEnoughMemory(Refused):
+    """The target could not hold the container and its images."""
+
+    def __init__(self, host: str, needed_bytes: int, available_bytes: int) -> None:
+        self.needed_bytes, self.available_bytes = needed_bytes, available_bytes
+        super().__init__(
+            f"{host} has {mib(available_bytes)} of RAM to give, this move needs {mib(needed_bytes)} there",
+            "free memory on the target or choose another one",
+        )
+
+
+class AddressTaken(Refused):
+    """Somebody else answers for the container's address where it is to go."""
+
+    def __init__(self, address: str, mac: str, host: str) -> None:
+        super().__init__(
+            f"address {address} is already in use by {mac} on the network of {host}", "free the address or move elsewhere"
+        )
+
+
+class RolledBack(MigrateError):
+    """The move failed before the point of no return."""
+
+    def __init__(self, what: str, advice: str, cause: BaseException | None = None) -> None:
+        self.cause = cause
+        super().__init__(what, where="the container runs on the source, as before", advice=advice)
+
+
+class Interrupted(RolledBack):
+    """Ctrl-C or SIGTERM. `signal_number` is which."""
+
+    def __init__(self, signal_number: int) -> None:
+        self.signal_number = signal_number
+        super().__init__("interrupted", "run the command again when it suits")
+
+
+class Undecided(MigrateError):
+    """The source was killed and the target's word is missing. It holds the container, it does not drop it."""
+
+    def __init__(self, migration_id: str, host: str, reason: str) -> None:
+        super().__init__(
+            f"the link to {host} was lost after the source had been stopped ({reason})",
+            where=f"the container is held on {host}, restored but not running",
+            advice=f"on {host}, as root, run 'migratectl recover {migration_id} --go'",
+        )

@@ -1,0 +1,35 @@
+"""What a move tells whoever watches it."""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+from migrate.state import State
+
+
+class Observer(Protocol):
+    """Told synchronously, but never inside the freeze except by `state`; must not raise."""
+
+    def phase(self, name: str) -> None:
+        """A phase begins."""
+
+    def state(self, state: State) -> None:
+        """The move has reached a state."""
+
+    def sent(self, total_bytes: int, expected_bytes: int) -> None:
+        """Progress of the memory transfer."""
+
+    def note(self, text: str) -> None:
+        """A line a person may want to read: decisions and why."""
+
+
+class Silent:
+    """Watches nothing."""
+
+    def phase(self, name: str) -> None: ...
+
+    def state(self, state: State) -> None: ...
+
+    def sent(self, total_bytes: int, expected_bytes: int) -> None: ...
+
+    def note(self, text: str) -> None: ...

@@ -1,0 +1,108 @@
+"""What the two hosts are, and whether a container can go from one to the other. No I/O here."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from migrate.errors import (
+    CriuTooOld,
+    CriuWireMismatch,
+    MissingOnHost,
+    NameTaken,
+    NotEnoughMemory,
+    NotRoot,
+    Where,
+)
+
+#: CRIU 4.2 changed its page-server wire and pagemap entries.
+WIRE_CHANGED = 40200
+#: Oldest CRIU that works per kernel, newest first, with what breaks below it.
+NEEDED_CRIU = (
+    ((6, 16), 40200, "SO_PASSCRED and SO_PASSSEC are refused on inet sockets since Linux 6.16"),
+    ((6, 13), 40100, "the layout of the vdso changed in Linux 6.13"),
+    ((0, 0), 31600, "older ones cannot hold a restore the way this tool needs"),
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Facts:
+    """One host, as its agent (or the coordinator) found it. Versions are CRIU's numbers: 40201 is 4.2.1.
+
+    `criu_version` and `runtime_version` are None where the program is missing, `pycriu_error` is None
+    where pycriu works. `available_bytes` is RAM that can be allocated now.
+    """
+
+    hostname: str
+    kernel: str
+    machine: str
+    python: str
+    uid: int
+    criu_version: int | None
+    pycriu_error: str | None
+    runtime: str
+    runtime_version: str | None
+    container_exists: bool
+    nftables: bool
+    rsync: bool
+    iproute2: bool
+    available_bytes: int
+
+    def to_wire(self) -> dict[str, Any]:
+        return asdict(self)
+
+    @classmethod
+    def from_wire(cls, data: dict[str, Any]) -> Facts:
+        return cls(**data)
+
+
+def version_text(criu_version: int) -> str:
+    """40201 -> "4.2.1"."""
+    major, minor, sub = criu_version // 10000, criu_version // 100 % 100, criu_version % 100
+    return f"{major}.{minor}" + (f".{sub}" if sub else "")
+
+
+def kernel_tuple(release: str) -> tuple[int, int]:
+    """"6.18.44-cloud" -> (6, 18)."""
+    numbers = release.split("-")[0].split(".")
+    return int(numbers[0]), int(numbers[1])
+
+
+def check_host(facts: Facts, where: Where) -> None:
+    """Raise the error for the first thing this host lacks."""
+    if facts.uid != 0:
+        raise NotRoot(where, facts.hostname)
+    if facts.criu_version is None:
+        raise MissingOnHost(where, facts.hostname, "criu")
+    if facts.pycriu_error is not None:
+        raise MissingOnHost(where, facts.hostname, "pycriu", facts.pycriu_error)
+    if facts.runtime_version is None:
+        raise MissingOnHost(where, facts.hostname, facts.runtime)
+    if not facts.rsync:
+        raise MissingOnHost(where, facts.hostname, "rsync")
+    if not facts.iproute2:
+        raise MissingOnHost(where, facts.hostname, "iproute2")
+    kernel = kernel_tuple(facts.kernel)
+    needed, why = next((criu, why) for since, criu, why in NEEDED_CRIU if kernel >= since)
+    if facts.criu_version < needed:
+        raise CriuTooOld(
+            where, facts.hostname, version_text(facts.criu_version), facts.kernel, version_text(needed), why
+        )
+
+
+def check_pair(source: Facts, target: Facts, *, container: str, memory_bytes: int) -> None:
+    """Raise the error for the first thing that keeps a container of that size from moving."""
+    assert source.criu_version is not None
+    assert target.criu_version is not None
+    if (source.criu_version >= WIRE_CHANGED) != (target.criu_version >= WIRE_CHANGED):
+        raise CriuWireMismatch(version_text(source.criu_version), version_text(target.criu_version))
+    if target.container_exists:
+        raise NameTaken(container, target.hostname, target.runtime)
+    if target.available_bytes < (needed := memory_needed(memory_bytes)):
+        raise NotEnoughMemory(target.hostname, needed, target.available_bytes)
+
+
+def memory_needed(memory_bytes: int) -> int:
+    """RAM a restore takes: the memory itself, its images beside it until the restore has read them,
+    and 64 MiB for image metadata and the programs that run."""
+    return 2 * memory_bytes + (64 << 20)

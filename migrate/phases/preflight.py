@@ -1,0 +1,114 @@
+"""Find out whether the container can go to that host, without changing anything on either."""
+
+from __future__ import annotations
+
+import contextlib
+import secrets
+from pathlib import Path
+
+from checkpoint.errors import ContainerNotFound, ContainerNotRunning, NotMovable
+from checkpoint.host import memory, processes
+from checkpoint.network import netns
+from checkpoint.network.model import Network
+from checkpoint.runtimes.base import Container, ContainerRuntime
+from migrate import protocol
+from migrate.agent.client import AgentClient
+from migrate.agent.collect import collect
+from migrate.errors import (
+    AddressTaken,
+    NoSuchContainer,
+    NotMovableError,
+    NotRunning,
+    OpenFileOutside,
+    Where,
+)
+from migrate.facts import Facts, check_host, check_pair
+
+
+def find_container(runtime: ContainerRuntime, container_id: str) -> Container:
+    """The running container of that name. Raises NoSuchContainer or NotRunning."""
+    try:
+        return runtime.inspect(container_id)
+    except ContainerNotFound as error:
+        raise NoSuchContainer(container_id, runtime.name) from error
+    except ContainerNotRunning as error:
+        raise NotRunning(str(error)) from error
+
+
+def check_source(runtime: ContainerRuntime, container_id: str) -> Facts:
+    """The facts of this host. Raises the error for what it lacks."""
+    facts = collect(runtime, container_id)
+    check_host(facts, Where.SOURCE)
+    return facts
+
+
+def check_open_files(container: Container, pids: list[int]) -> None:
+    """Raise OpenFileOutside for a descriptor that CRIU could not dump."""
+    for outside in processes.open_outside(container.pid, pids):
+        raise OpenFileOutside(outside.pid, outside.fd, outside.path)
+
+
+def read_network(container: Container) -> Network | None:
+    """The network namespace the container was given, or None when it owns one that CRIU moves whole."""
+    path = container.network_namespace
+    try:
+        return netns.read(path) if path else None
+    except NotMovable as error:
+        raise NotMovableError(str(error), "see the limits in README.md") from error
+
+
+def check_target(agent: AgentClient, target: Facts, source: Facts, container: Container, memory_bytes: int) -> None:
+    """Raise the error for what the target lacks."""
+    check_host(target, Where.TARGET)
+    check_pair(source, target, container=container.id, memory_bytes=memory_bytes)
+
+
+def check_addresses(agent: AgentClient, network: Network | None, host: str) -> None:
+    """Raise AddressTaken when another station than the container answers for one of its addresses."""
+    questions = [
+        [address.split("/")[0], interface.mac, interface.bridge]
+        for interface in (network.interfaces if network else ())
+        for address in interface.addresses
+        if interface.bridge and ":" not in address
+    ]
+    if questions:
+        answer = agent.request(protocol.CheckAddresses(addresses=questions), protocol.AddressesFound)
+        for address, mac in answer.taken:
+            raise AddressTaken(address, mac, host)
+
+
+def check_paths(agent: AgentClient, container: Container, host: str) -> bool:
+    """Whether both hosts see the same rootfs. Raises NotMovableError for what the target cannot see."""
+    with _probe(container.rootfs) as (probe, token):
+        sources = [source for source, _ in container.bind_mounts]
+        question = protocol.CheckPaths(required=sources, probe=str(probe), probe_token=token)
+        answer = agent.request(question, protocol.PathsFound)
+    for source in answer.missing:
+        raise NotMovableError(f"{source}, bind-mounted into the container, does not exist on {host}", "create it there")
+    for source, writable in container.bind_mounts:
+        if writable and not answer.shared:
+            raise NotMovableError(
+                f"{source} is bind-mounted writable and not shared with {host}", "share it, or mount it read-only"
+            )
+    return answer.shared
+
+
+@contextlib.contextmanager
+def _probe(rootfs: Path):  # type: ignore[no-untyped-def]
+    """A file with a secret beside the rootfs' content, for the time of one question."""
+    token = secrets.token_hex(16)
+    probe = rootfs / f".migrate-probe-{token[:8]}"
+    try:
+        probe.write_text(token)
+    except OSError:
+        token = "unwritable"
+    try:
+        yield probe, token
+    finally:
+        with contextlib.suppress(OSError):
+            probe.unlink(missing_ok=True)
+
+
+def memory_of(pids: list[int]) -> int:
+    """Bytes of RAM the container's processes use."""
+    return memory.resident_bytes(pids)

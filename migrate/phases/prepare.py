@@ -1,0 +1,101 @@
+"""Make everything on the target that can be made while the container still runs, and arm both runtimes."""
+
+from __future__ import annotations
+
+import gc
+import json
+import subprocess
+import threading
+from pathlib import Path
+
+from checkpoint.criu.interposer import Interposer
+from checkpoint.criu.session import DumpRole
+from checkpoint.criu.shim_install import install_shim
+from checkpoint.images.directory import ram_directory
+from checkpoint.runtimes.base import Container
+from migrate import protocol
+from migrate.context import Context
+from migrate.rootfs_sync import RootfsSync
+from migrate.state import State
+
+ARM_TIMEOUT_S = 30.0
+
+
+def prepare(move: Context) -> None:
+    """The target gets the bundle, the network and a first copy of the rootfs."""
+    with move.phase("prepare"):
+        container = move.container
+        move.directory = move.tidy.enter_context(ram_directory(move.migration_id))
+        move.agent.request(
+            protocol.Prepare(
+                bundle=str(container.bundle),
+                rootfs=str(container.rootfs),
+                shared=move.shared_rootfs,
+                config=config_for_target(container),
+                network=move.network.to_wire() if move.network else None,
+            ),
+            protocol.Done,
+        )
+        if not move.shared_rootfs:
+            move.rootfs = RootfsSync(move.connection, container.rootfs, container.rootfs, move.directory)
+            move.tidy.callback(move.rootfs.close)
+            move.report.add_bytes("rootfs", move.rootfs.copy_whole())
+    move.advance(State.PREPARED)
+
+
+def arm(move: Context) -> None:
+    """Start `checkpoint` here and `restore` there; both wait at the door, all start-up is behind them."""
+    with move.phase("arm"):
+        images = move.directory / "images"
+        images.mkdir(mode=0o700)
+        dump = move.dump = DumpRole(move.edits)
+        move.undo.callback(dump.refuse)
+        env = install_shim(move.directory)
+        move.tidy.enter_context(Interposer(Path(env["MIGRATE_CRIU_SOCKET"]), dump))
+        checkpoint = move.runtime.checkpoint(move.container.id, images, env)
+        move.tidy.callback(_reap, checkpoint, dump)
+        threading.Thread(target=_watch, args=(checkpoint, dump), daemon=True).start()
+        dump.request_gate.wait_reached(ARM_TIMEOUT_S)
+        descriptors = json.loads((images / "descriptors.json").read_text())
+        move.agent.request(
+            protocol.Arm(
+                descriptors=descriptors,
+                nftables=move.edits.nftables,
+                runtime_has_cgroups=move.edits.runtime_has_cgroups,
+            ),
+            protocol.Done,
+        )
+        if move.rootfs is not None:
+            move.rootfs.arm()
+        # From here to the resume no collector pause.
+        gc.collect()
+        gc.freeze()
+        gc.disable()
+        move.tidy.callback(gc.enable)
+    move.advance(State.ARMED)
+
+
+def config_for_target(container: Container) -> dict[str, object]:
+    """The bundle's config.json with the limits in force now, which `update` may have changed."""
+    config = json.loads(json.dumps(container.config))
+    resources = config.setdefault("linux", {}).setdefault("resources", {})
+    for section, values in container.resources.items():
+        resources.setdefault(section, {}).update(values)
+    return dict(config)
+
+
+def _watch(checkpoint: subprocess.Popen[bytes], dump: DumpRole) -> None:
+    status = checkpoint.wait()
+    dump.lose(f"the runtime's checkpoint ended with status {status}")
+
+
+def _reap(checkpoint: subprocess.Popen[bytes], dump: DumpRole) -> None:
+    """However the move ended, the runtime's checkpoint must have ended too."""
+    dump.refuse()
+    try:
+        checkpoint.wait(30)
+    except subprocess.TimeoutExpired:
+        checkpoint.kill()
+        checkpoint.wait()
+    if checkpoint.stderr is not None:
+        checkpoint.stderr.close()

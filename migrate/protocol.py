@@ -1,0 +1,238 @@
+"""The messages between coordinator and agent: typed, allow-listed, versioned data. No I/O here.
+
+A message is one frame: a JSON object {"type": ..., fields...} as its header, and for the few
+messages that carry bytes, a payload. Anything else than what is declared below is refused.
+Requests are answered in order; `ImageChunk` and `Pages` are not answered at all, so that they can be
+streamed: what goes wrong with one is told in the answer to the next request.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import json
+from dataclasses import dataclass
+from typing import Any, ClassVar, TypeVar, get_type_hints
+
+PROTOCOL_VERSION = 1
+
+_REGISTRY: dict[str, type[Message]] = {}
+
+
+class ProtocolError(Exception):
+    """The peer sent something that is not a message of this protocol."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Message:
+    """Base: subclasses declare fields of the JSON types str, int, bool, float, list, dict, or None."""
+
+    type: ClassVar[str]
+    payload: bytes | memoryview = dataclasses.field(default=b"", repr=False)
+
+    def __init_subclass__(cls) -> None:
+        cls.type = cls.__name__
+        _REGISTRY[cls.type] = cls
+
+
+# --- coordinator to agent -----------------------------------------------------------------------
+
+
+@dataclass(frozen=True, kw_only=True)
+class Hello(Message):
+    """First message. The agent refuses a version that is not its own."""
+
+    version: int
+    migration_id: str
+    runtime: str
+    container_id: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Ping(Message):
+    """Asks for the agent's clock."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class CheckAddresses(Message):
+    """Does anybody but the container (`mac` on `link`) use these IPv4 addresses?"""
+
+    addresses: list  # type: ignore[type-arg]  # of [address, mac, bridge]
+
+
+@dataclass(frozen=True, kw_only=True)
+class CheckPaths(Message):
+    """Which of these bind-mount sources are missing on the target, and is the tree shared?"""
+
+    required: list  # type: ignore[type-arg]
+    probe: str
+    probe_token: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Prepare(Message):
+    """Make the bundle and the network. `network` is Network.to_wire() or None, `config` the OCI spec."""
+
+    bundle: str
+    rootfs: str
+    shared: bool
+    config: dict  # type: ignore[type-arg]
+    network: dict | None  # type: ignore[type-arg]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Arm(Message):
+    """Start the runtime's restore and hold it at its RESTORE request."""
+
+    descriptors: list  # type: ignore[type-arg]
+    nftables: bool
+    runtime_has_cgroups: bool
+
+
+@dataclass(frozen=True, kw_only=True)
+class ImageChunk(Message):
+    """A piece of an image file, to be appended. Not answered. The payload is the piece."""
+
+    name: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Pages(Message):
+    """Memory. Not answered. The payload is a batch as checkpoint/images/batch.py defines it."""
+
+    extents: list  # type: ignore[type-arg]
+    encoding: str
+    digest: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Remove(Message):
+    """Delete files of the rootfs that are gone on the source."""
+
+    paths: list  # type: ignore[type-arg]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Restore(Message):
+    """All images were sent: this many files, this many pages. Restore, and hold the result."""
+
+    image_files: int
+    pages: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class Go(Message):
+    """The source is dead. Link up, announce, resume."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Abort(Message):
+    """Undo everything; the container stays on the source."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Finish(Message):
+    """Nothing more is to come: clean up what only the move needed, and end."""
+
+
+# --- agent to coordinator -----------------------------------------------------------------------
+
+
+@dataclass(frozen=True, kw_only=True)
+class Welcome(Message):
+    """Answer to Hello. `facts` is Facts.to_wire()."""
+
+    version: int
+    facts: dict  # type: ignore[type-arg]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Clock(Message):
+    """Answer to Ping: CLOCK_MONOTONIC of the agent's host, in ns."""
+
+    monotonic_ns: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class Done(Message):
+    """Answer to a request that has nothing else to say. `stamps` are [name, monotonic_ns]."""
+
+    stamps: list = dataclasses.field(default_factory=list)  # type: ignore[type-arg]
+
+
+@dataclass(frozen=True, kw_only=True)
+class AddressesFound(Message):
+    """Answer to CheckAddresses: [address, mac] of stations that are not the container."""
+
+    taken: list  # type: ignore[type-arg]
+
+
+@dataclass(frozen=True, kw_only=True)
+class PathsFound(Message):
+    """Answer to CheckPaths."""
+
+    missing: list  # type: ignore[type-arg]
+    shared: bool
+
+
+@dataclass(frozen=True, kw_only=True)
+class Failed(Message):
+    """Answer to a request that failed. `kind` is the class name of the error; `detail` may be empty."""
+
+    kind: str
+    text: str
+    detail: list = dataclasses.field(default_factory=list)  # type: ignore[type-arg]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Log(Message):
+    """A line for the log of the migration. May come at any time."""
+
+    level: str
+    text: str
+
+
+M = TypeVar("M", bound=Message)
+
+
+def encode(message: Message) -> bytes:
+    """The header of a message's frame. Its payload is `message.payload`."""
+    fields = {f.name: getattr(message, f.name) for f in dataclasses.fields(message) if f.name != "payload"}
+    return json.dumps({"type": message.type, **fields}, separators=(",", ":")).encode()
+
+
+def decode(header: bytes, payload: bytes, allowed: tuple[type[Message], ...]) -> Message:
+    """The message of a frame. Raises ProtocolError unless it is well formed and one of `allowed`."""
+    try:
+        fields: dict[str, Any] = json.loads(header)
+        name = fields.pop("type")
+    except (ValueError, KeyError, AttributeError, TypeError) as error:
+        raise ProtocolError("a frame without a message") from error
+    kind = _REGISTRY.get(name) if isinstance(name, str) else None
+    if kind is None or kind not in allowed:
+        raise ProtocolError(f"message {str(name)[:40]!r} is not allowed here")
+    _check_fields(kind, fields)
+    return kind(payload=payload, **fields)
+
+
+@functools.cache
+def _hints(kind: type[Message]) -> dict[str, Any]:
+    return get_type_hints(kind)
+
+
+def _check_fields(kind: type[Message], fields: dict[str, Any]) -> None:
+    hints = _hints(kind)
+    known = {f.name: f for f in dataclasses.fields(kind) if f.name != "payload"}
+    for name, value in fields.items():
+        # bool is an int to isinstance; on this wire it is not.
+        if name not in known or not isinstance(value, hints[name]) or (hints[name] is int and value is True):
+            raise ProtocolError(f"{kind.type}: field {name[:40]!r} is not as declared")
+    required = {n for n, f in known.items() if f.default_factory is dataclasses.MISSING}
+    if missing := required - fields.keys():
+        raise ProtocolError(f"{kind.type}: field {min(missing)!r} is missing")
+
+
+REQUESTS: tuple[type[Message], ...] = (
+    Hello, Ping, CheckAddresses, CheckPaths, Prepare, Arm, ImageChunk, Pages, Remove, Restore, Go, Abort, Finish,
+)
+ANSWERS: tuple[type[Message], ...] = (Welcome, Clock, Done, AddressesFound, PathsFound, Failed, Log)

@@ -1,0 +1,81 @@
+"""The report of a move: what happened when, on one clock, and what it cost. No I/O here.
+
+docs/report.md describes the schema; SCHEMA changes with it.
+"""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+SCHEMA = 1
+
+
+@dataclass(frozen=True, kw_only=True)
+class Phase:
+    """One step. `start_us` counts from the start of the move, on the source's clock."""
+
+    name: str
+    host: str
+    start_us: int
+    length_us: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class Stage:
+    """One instant inside the freeze, as CRIU or we stamped it. Same clock."""
+
+    name: str
+    host: str
+    at_us: int
+
+
+@dataclass(kw_only=True)
+class Report:
+    """Everything a move leaves to be read. Fields are filled as it goes."""
+
+    migration_id: str
+    container: str
+    source: str
+    target: str
+    mode: str = "stop-copy"
+    outcome: str = "under way"
+    error: str | None = None
+    started_unix_ns: int = 0
+    total_us: int = 0
+    downtime_us: int | None = None
+    clock_error_us: int | None = None
+    memory_bytes: int = 0
+    rounds: int = 0
+    pages: int = 0
+    pages_zero: int = 0
+    bytes_sent: dict[str, int] = field(default_factory=dict)
+    frozen_bytes_sent: int = 0
+    versions: dict[str, dict[str, Any]] = field(default_factory=dict)
+    phases: list[Phase] = field(default_factory=list)
+    freeze: list[Stage] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+
+    def add_bytes(self, kind: str, count: int) -> None:
+        """Account bytes that went to the target."""
+        self.bytes_sent[kind] = self.bytes_sent.get(kind, 0) + count
+
+    def to_json(self) -> dict[str, Any]:
+        """The versioned form that --json prints."""
+        return {"schema": SCHEMA, **asdict(self)}
+
+
+def summary(report: Report) -> list[str]:
+    """A few lines for people."""
+    lines = [f"{report.container}: {report.source} -> {report.target}: {report.outcome}"]
+    if report.downtime_us is not None:
+        sent = sum(report.bytes_sent.values())
+        lines.append(
+            f"downtime {report.downtime_us / 1000:.1f} ms"
+            f" (clock error up to {(report.clock_error_us or 0) / 1000:.1f} ms),"
+            f" {report.memory_bytes / (1 << 20):.0f} MiB of memory, {sent / (1 << 20):.1f} MiB sent,"
+            f" {report.frozen_bytes_sent / (1 << 20):.1f} MiB of it while frozen"
+        )
+    for phase in report.phases:
+        lines.append(f"  {phase.name:<12} {phase.length_us / 1000:>9.1f} ms")
+    return lines

@@ -1,0 +1,128 @@
+"""Keep the target's rootfs equal to the source's: once while running, again what changed, while frozen."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import select
+import socket
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+from checkpoint.criu.shim_install import install_program
+from checkpoint.rootfs.changes import Changes, changes, snapshot, written_through_mappings
+from checkpoint.rootfs.rsync import Rsync
+from transport.errors import StreamError
+from transport.ssh import Connection, RemoteProcess
+
+WHOLE_TIMEOUT_S = 3600.0
+FROZEN_TIMEOUT_S = 300.0
+PIECE = 1 << 18
+
+
+class RootfsSync:
+    """Two passes of rsync over the SSH connection of the move."""
+
+    def __init__(self, connection: Connection, root: Path, destination: Path, directory: Path) -> None:
+        self._root, self._destination = root, destination
+        self._rsh = install_program("checkpoint.rootfs", "rsh", directory / "bin" / "rsh")
+        self._bridge = Bridge(connection, directory / "rsync.sock")
+        self._before = snapshot(root)
+        self._armed: Rsync | None = None
+
+    def copy_whole(self) -> int:
+        """First pass, while the container runs. Returns bytes sent."""
+        # Taken before the copy: what changes during it shows up as changed since.
+        self._before = snapshot(self._root)
+        return Rsync.whole(self._root, self._destination, self._rsh, self._bridge.path).finish(WHOLE_TIMEOUT_S)
+
+    def arm(self) -> None:
+        """Start the second pass; both its ends wait for the list of files."""
+        self._armed = Rsync.armed(self._root, self._destination, self._rsh, self._bridge.path)
+
+    def find_changes(self, pids: list[int]) -> Changes:
+        """What the second pass must copy and delete. The container must be frozen."""
+        return changes(self._before, snapshot(self._root), written_through_mappings(pids))
+
+    def copy_changes(self, found: Changes) -> int:
+        """Second pass. Returns bytes sent."""
+        assert self._armed is not None
+        self._armed.send_list(found.changed)
+        return self._armed.finish(FROZEN_TIMEOUT_S)
+
+    def close(self) -> None:
+        """End what still runs."""
+        if self._armed is not None:
+            self._armed.kill()
+        self._bridge.close()
+
+
+class Bridge:
+    """Runs, over SSH, the remote commands that rsync asks its remote shell (rsh.py) for."""
+
+    def __init__(self, connection: Connection, path: Path) -> None:
+        self.path = path
+        self._connection = connection
+        self._listener = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        self._listener.bind(str(path))
+        path.chmod(0o600)
+        self._listener.listen(2)
+        threading.Thread(target=self._accept, name="rsync bridge", daemon=True).start()
+
+    def close(self) -> None:
+        with contextlib.suppress(OSError):
+            self._listener.shutdown(socket.SHUT_RDWR)
+        self._listener.close()
+        self.path.unlink(missing_ok=True)
+
+    def _accept(self) -> None:
+        while True:
+            try:
+                shell, _ = self._listener.accept()
+            except OSError:
+                return
+            threading.Thread(target=self._serve, args=(shell,), name="rsync bridge", daemon=True).start()
+
+    def _serve(self, shell: socket.socket) -> None:
+        with shell:
+            command, fds, _, _ = socket.recv_fds(shell, 1 << 16, 2)
+            if len(fds) != 2:
+                return
+            with _closing(fds) as (from_rsync, to_rsync):
+                try:
+                    remote = self._connection.run(command.decode())
+                    _pump(remote, from_rsync, to_rsync)
+                    status = remote.wait()
+                except StreamError:
+                    status = 255
+            with contextlib.suppress(OSError):
+                shell.send(str(status).encode())
+
+
+@contextlib.contextmanager
+def _closing(fds: list[int]) -> Iterator[tuple[int, int]]:
+    try:
+        yield fds[0], fds[1]
+    finally:
+        for fd in fds:
+            os.close(fd)
+
+
+def _pump(remote: RemoteProcess, from_rsync: int, to_rsync: int) -> None:
+    """Carry both directions until the remote command closes its output."""
+
+    def upstream() -> None:
+        with contextlib.suppress(OSError, StreamError):
+            while select.select([from_rsync], [], [])[0] and (data := os.read(from_rsync, PIECE)):
+                remote.write(data)
+        remote.end_input()
+
+    thread = threading.Thread(target=upstream, name="rsync upstream", daemon=True)
+    thread.start()
+    with contextlib.suppress(OSError):
+        while data := remote.read(PIECE):
+            view = memoryview(data)
+            while view:
+                view = view[os.write(to_rsync, view) :]
+    thread.join(1.0)

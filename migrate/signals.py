@@ -1,0 +1,40 @@
+"""Ctrl-C and SIGTERM: they interrupt a move, but not its point of no return and not its roll-back."""
+
+from __future__ import annotations
+
+import contextlib
+import signal
+from collections.abc import Iterator
+from types import FrameType
+
+from migrate.errors import Interrupted
+
+
+class Signals:
+    """Turns the two signals into Interrupted, raised in the main thread. Use as a context."""
+
+    def __init__(self) -> None:
+        self._shielded = False
+        self.received: int | None = None
+
+    def __enter__(self) -> Signals:
+        self._previous = {number: signal.signal(number, self._handle) for number in (signal.SIGINT, signal.SIGTERM)}
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for number, handler in self._previous.items():
+            signal.signal(number, handler)
+
+    @contextlib.contextmanager
+    def shielded(self) -> Iterator[None]:
+        """Inside, signals are only noted."""
+        self._shielded = True
+        try:
+            yield
+        finally:
+            self._shielded = False
+
+    def _handle(self, number: int, frame: FrameType | None) -> None:
+        self.received = number
+        if not self._shielded:
+            raise Interrupted(number)

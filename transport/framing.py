@@ -1,0 +1,79 @@
+"""Frames: a bounded JSON-sized header and a bounded payload, over any ordered byte stream.
+
+A frame is {u32 header length, u32 payload length} in network order, then both. What they mean is
+not this module's business.
+"""
+
+from __future__ import annotations
+
+import struct
+import threading
+from collections.abc import Sequence
+from typing import Protocol
+
+from transport.errors import EndOfStream, FrameInvalid, IncompleteFrame
+
+PREFIX = struct.Struct("!II")
+MAX_HEADER = 1 << 20
+MAX_PAYLOAD = 16 << 20
+
+
+class ByteStream(Protocol):
+    """Both directions of a connection. Reads may return less than asked for; b"" is the end."""
+
+    def read(self, size: int) -> bytes:
+        """Up to `size` bytes."""
+
+    def write(self, data: bytes | memoryview) -> None:
+        """All of `data`, in order."""
+
+    def close(self) -> None:
+        """End both directions."""
+
+
+class FrameStream:
+    """Frames over a ByteStream. Several threads may send; one reads."""
+
+    def __init__(self, stream: ByteStream) -> None:
+        self._stream = stream
+        self._sending = threading.Lock()
+        self.sent_bytes = 0
+
+    def send(self, header: bytes, parts: Sequence[bytes | memoryview] = ()) -> None:
+        """Send one frame whose payload is `parts` joined. Raises FrameInvalid when it is too large."""
+        size = sum(map(len, parts))
+        if len(header) > MAX_HEADER or size > MAX_PAYLOAD:
+            raise FrameInvalid(f"frame of {len(header)} + {size} bytes is over the bound")
+        with self._sending:
+            self._stream.write(PREFIX.pack(len(header), size) + header)
+            for part in parts:
+                self._stream.write(part)
+            self.sent_bytes += PREFIX.size + len(header) + size
+
+    def receive(self) -> tuple[bytes, bytes]:
+        """The next frame's header and payload.
+
+        Raises EndOfStream when the peer is done, IncompleteFrame or FrameInvalid when it broke off
+        or sent something else.
+        """
+        prefix = self._read(PREFIX.size, boundary=True)
+        header_size, payload_size = PREFIX.unpack(prefix)
+        if header_size > MAX_HEADER or payload_size > MAX_PAYLOAD:
+            raise FrameInvalid(f"peer announces a frame of {header_size} + {payload_size} bytes")
+        return self._read(header_size), self._read(payload_size)
+
+    def close(self) -> None:
+        self._stream.close()
+
+    def _read(self, size: int, *, boundary: bool = False) -> bytes:
+        chunks: list[bytes] = []
+        left = size
+        while left:
+            chunk = self._stream.read(left)
+            if not chunk:
+                if boundary and left == size:
+                    raise EndOfStream("the peer closed the stream")
+                raise IncompleteFrame(f"the stream ended {left} bytes before the end of a frame")
+            chunks.append(chunk)
+            left -= len(chunk)
+        return chunks[0] if len(chunks) == 1 else b"".join(chunks)

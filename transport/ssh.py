@@ -1,0 +1,215 @@
+"""SSH, through the one door to paramiko.
+
+Host keys are always verified, ssh_config and the agent are honoured, and the cipher that is twice
+as fast as paramiko's default comes first.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import getpass
+import shlex
+import socket
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import paramiko
+
+from transport.destination import Destination
+from transport.errors import (
+    AuthenticationRefused,
+    HostKeyChanged,
+    HostKeyUnknown,
+    IncompleteFrame,
+    Unreachable,
+)
+
+FIRST_CIPHERS = ("aes128-gcm@openssh.com", "aes256-gcm@openssh.com")
+SYSTEM_CONFIG = Path("/etc/ssh/ssh_config")
+SYSTEM_KNOWN_HOSTS = Path("/etc/ssh/ssh_known_hosts")
+DEFAULT_PORT = 22
+
+
+@dataclass(frozen=True, kw_only=True)
+class Endpoint:
+    """A destination with ssh_config applied. `key_name` is what known_hosts lists it under."""
+
+    address: str
+    port: int
+    user: str
+    key_name: str
+    known_hosts: tuple[Path, ...]
+    key_files: tuple[str, ...]
+    proxy_command: str | None
+
+    @classmethod
+    def of(cls, destination: Destination, home: Path | None = None) -> Endpoint:
+        """Apply ~/.ssh/config and then /etc/ssh/ssh_config, as ssh_config(5) orders them."""
+        home = home or Path.home()
+        options = _lookup(destination.name, (home / ".ssh/config", SYSTEM_CONFIG))
+        port = destination.port or int(options.get("port", DEFAULT_PORT))
+        key_name = options.get("hostkeyalias") or (
+            destination.name if port == DEFAULT_PORT else f"[{destination.name}]:{port}"
+        )
+        listed = options.get("userknownhostsfile", str(home / ".ssh/known_hosts"))
+        proxy = options.get("proxycommand")
+        if proxy is None and options.get("proxyjump", "none") != "none":
+            address = options.get("hostname", destination.name)
+            proxy = f"ssh -W {address}:{port} {shlex.quote(options['proxyjump'])}"
+        return cls(
+            address=options.get("hostname", destination.name),
+            port=port,
+            user=destination.user or options.get("user") or getpass.getuser(),
+            key_name=key_name,
+            known_hosts=(*(Path(path).expanduser() for path in listed.split()), SYSTEM_KNOWN_HOSTS),
+            key_files=tuple(options.get("identityfile", [])),
+            proxy_command=None if proxy in (None, "none") else proxy,
+        )
+
+    def __str__(self) -> str:
+        return f"{self.user}@{self.address}:{self.port}"
+
+
+class RemoteProcess:
+    """A command on the other host; its stdin and stdout are a ByteStream."""
+
+    def __init__(self, channel: paramiko.Channel) -> None:
+        self._channel = channel
+
+    def read(self, size: int) -> bytes:
+        try:
+            return self._channel.recv(size)
+        except OSError as error:
+            raise IncompleteFrame(f"the SSH connection broke: {error}") from error
+
+    def write(self, data: bytes | memoryview) -> None:
+        try:
+            self._channel.sendall(data)  # type: ignore[arg-type]
+        except OSError as error:
+            raise IncompleteFrame(f"the SSH connection broke: {error}") from error
+
+    def read_errors(self, size: int) -> bytes:
+        """Up to `size` bytes of its stderr; b"" at the end."""
+        return self._channel.recv_stderr(size)
+
+    def end_input(self) -> None:
+        """Close its stdin."""
+        with contextlib.suppress(OSError):
+            self._channel.shutdown_write()
+
+    def ended(self) -> bool:
+        """Whether the server has told its exit status."""
+        return self._channel.exit_status_ready()
+
+    def wait(self) -> int:
+        """Its exit status; -1 when the server did not say."""
+        return self._channel.recv_exit_status()
+
+    def close(self) -> None:
+        self._channel.close()
+
+
+class Connection:
+    """An authenticated SSH connection."""
+
+    def __init__(self, client: paramiko.SSHClient, endpoint: Endpoint) -> None:
+        self._client = client
+        self.endpoint = endpoint
+
+    def run(self, command: str) -> RemoteProcess:
+        """Start a command, given as one string for the remote login shell."""
+        channel = self._transport().open_session()
+        channel.exec_command(command)
+        return RemoteProcess(channel)
+
+    def _transport(self) -> paramiko.Transport:
+        transport = self._client.get_transport()
+        if transport is None:
+            raise IncompleteFrame("the SSH connection is closed")
+        return transport
+
+
+@contextlib.contextmanager
+def connect(endpoint: Endpoint, timeout_s: float = 10.0) -> Iterator[Connection]:
+    """An SSH connection for the length of the block. Raises ConnectError's sub-classes."""
+    client = paramiko.SSHClient()
+    for path in endpoint.known_hosts:
+        if path.exists():
+            client.load_host_keys(str(path)) if path is endpoint.known_hosts[0] else client.load_system_host_keys(str(path))
+    client.set_missing_host_key_policy(paramiko.RejectPolicy())
+    try:
+        _connect(client, endpoint, timeout_s)
+        yield Connection(client, endpoint)
+    finally:
+        client.close()
+
+
+def _connect(client: paramiko.SSHClient, endpoint: Endpoint, timeout_s: float) -> None:
+    known = any(client.get_host_keys().lookup(endpoint.key_name) or {}) or any(
+        client._system_host_keys.lookup(endpoint.key_name) or {}  # type: ignore[attr-defined]
+    )
+    if not known:
+        files = ", ".join(str(path) for path in endpoint.known_hosts)
+        raise HostKeyUnknown(f"no key of {endpoint.key_name} in {files}")
+    try:
+        client.connect(
+            # known_hosts is searched by this name; the socket says where we really go.
+            endpoint.key_name,
+            username=endpoint.user,
+            sock=_open_socket(endpoint, timeout_s),
+            key_filename=[path for path in endpoint.key_files if Path(path).expanduser().exists()],
+            timeout=timeout_s,
+            banner_timeout=timeout_s,
+            auth_timeout=timeout_s,
+            transport_factory=_transport,
+        )
+    except paramiko.BadHostKeyException as error:
+        raise HostKeyChanged(f"the key of {endpoint.key_name} is not the one in known_hosts") from error
+    except paramiko.AuthenticationException as error:
+        raise AuthenticationRefused(f"{endpoint} accepts none of the keys offered") from error
+    except (paramiko.SSHException, OSError, EOFError) as error:
+        if "not found in known_hosts" in str(error):
+            raise HostKeyUnknown(str(error)) from error
+        raise Unreachable(f"no SSH connection to {endpoint}: {error}") from error
+
+
+def _open_socket(endpoint: Endpoint, timeout_s: float) -> Any:
+    if endpoint.proxy_command:
+        replaced = endpoint.proxy_command.replace("%h", endpoint.address).replace("%p", str(endpoint.port))
+        return paramiko.ProxyCommand(replaced.replace("%r", endpoint.user))
+    try:
+        sock = socket.create_connection((endpoint.address, endpoint.port), timeout_s)
+    except OSError as error:
+        raise Unreachable(f"{endpoint.address} port {endpoint.port}: {error.strerror or error}") from error
+    # Every message of the switch-over is smaller than a segment and must not wait for the next one.
+    sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    return sock
+
+
+def _transport(sock: Any, **kwargs: Any) -> paramiko.Transport:
+    transport = paramiko.Transport(sock, **kwargs)
+    options = transport.get_security_options()
+    available = list(options.ciphers)
+    first = [name for name in FIRST_CIPHERS if name in available]
+    options.ciphers = tuple(first + [name for name in available if name not in first])
+    return transport
+
+
+def _lookup(name: str, files: Sequence[Path]) -> dict[str, Any]:
+    """Options for a host. The first file to set one wins; identity files add up."""
+    merged: dict[str, Any] = {}
+    for path in files:
+        if path.exists():
+            with path.open() as text:
+                config = paramiko.SSHConfig()
+                config.parse(text)
+            for key, value in config.lookup(name).items():
+                if key == "hostname" and value == name:
+                    continue  # paramiko fills it in when the file does not say
+                if key == "identityfile":
+                    merged.setdefault(key, []).extend(value)
+                else:
+                    merged.setdefault(key, value)
+    return merged
