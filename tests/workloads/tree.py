@@ -1,0 +1,359 @@
+"""A tree of processes that check each other: one wrong byte, lost message or stopped timer is an error for good.
+
+    root -pipe-> signals -pipe-> threads -socketpair-> sleeper -pipe-> poller -seqpacket pair-> root
+
+`sleeper` is a child of `threads`, the others of `root`. Numbered tokens go round that ring. Each stage checks number,
+place, content and checksum of each token, and with each token verifies and rewrites a page of its private memory. One
+token at a time is the baton: whoever holds it, and nobody else, may raise the counter in shared memory, and the baton
+says what the counter must be. `sleeper` lags on purpose, so that bytes are in flight whenever the freeze comes.
+
+What has stopped is found by counting root's own periods, not by a clock: a freeze stops all of them alike.
+"""
+
+import argparse
+import contextlib
+import os
+import queue
+import select
+import signal
+import socket
+import sys
+import threading
+import time
+from collections.abc import Callable
+from typing import TYPE_CHECKING, NoReturn
+
+if TYPE_CHECKING or __package__:
+    from tests.workloads.status import LineServer, status_answer, tcp_listener
+    from tests.workloads.tree_stage import (
+        POLLER,
+        ROOT,
+        SIGNALS,
+        SLEEPER,
+        STAGES,
+        THREADS,
+        TOKEN_BYTES,
+        Shared,
+        Stage,
+        pack_token,
+    )
+else:
+    from status import LineServer, status_answer, tcp_listener
+    from tree_stage import (
+        POLLER,
+        ROOT,
+        SIGNALS,
+        SLEEPER,
+        STAGES,
+        THREADS,
+        TOKEN_BYTES,
+        Shared,
+        Stage,
+        pack_token,
+    )
+
+IN_FLIGHT = 32  # at most: all of them fit in one pipe, so that no stage can block for ever on a full one
+PERIOD_S = 0.004
+ALARM_S = 0.01
+SLEEP_S = 0.01
+STALLED_PERIODS = 2500  # about 10 s
+MAX_ERRORS = 20
+
+
+def read_token(fd: int) -> bytes:
+    """One token, or b"" at the end of the stream."""
+    token = b""
+    while len(token) < TOKEN_BYTES:
+        data = os.read(fd, TOKEN_BYTES - len(token))
+        if not data:
+            return b""
+        token += data
+    return token
+
+
+def relay_signals(stage: Stage, shared: Shared, source: int, sink: int) -> None:
+    """Relay while SIGALRM from an interval timer interrupts every system call sooner or later."""
+    signal.signal(signal.SIGALRM, lambda *_: shared.add(stage.place, Shared.TICKS))
+    signal.setitimer(signal.ITIMER_REAL, ALARM_S, ALARM_S)
+    while token := read_token(source):
+        os.write(sink, stage.forward(token))
+
+
+def relay_threads(stage: Stage, shared: Shared, source: int, sink: int) -> None:
+    """Relay through two more threads, handing over by queues (futexes)."""
+    first: queue.SimpleQueue[bytes] = queue.SimpleQueue()
+    second: queue.SimpleQueue[bytes] = queue.SimpleQueue()
+
+    def check() -> None:
+        while token := first.get():
+            second.put(stage.forward(token))
+
+    def write() -> None:
+        while token := second.get():
+            try:
+                os.write(sink, token)
+            except OSError as error:
+                if not shared.stopping:
+                    stage.fail(f"write: {error}")
+                os._exit(1)
+
+    for work in (check, write):
+        threading.Thread(target=work, daemon=True).start()
+    while token := read_token(source):
+        first.put(token)
+
+
+def relay_sleeper(stage: Stage, shared: Shared, source: int, sink: int) -> None:
+    """Relay in batches, asleep in between: what comes meanwhile waits in the socket."""
+    while token := read_token(source):
+        os.write(sink, stage.forward(token))
+        if shared.get(stage.place, Shared.PASSED) % 4 == 0:
+            time.sleep(SLEEP_S)
+
+
+def relay_poller(stage: Stage, shared: Shared, source: int, sink: int) -> None:
+    """Relay by epoll with a short timeout, so that the timeout matters too."""
+    epoll = select.epoll()
+    epoll.register(source, select.EPOLLIN)
+    while True:
+        if not epoll.poll(PERIOD_S / 2):
+            shared.add(stage.place, Shared.TICKS)
+            continue
+        token = read_token(source)
+        if not token:
+            return
+        os.write(sink, stage.forward(token))
+
+
+Relay = Callable[[Stage, Shared, int, int], None]
+RELAYS: dict[int, Relay] = {
+    SIGNALS: relay_signals,
+    THREADS: relay_threads,
+    SLEEPER: relay_sleeper,
+    POLLER: relay_poller,
+}
+
+
+class Links:
+    """The ring's edges: `source(i)` is where stage i reads, `sink(i)` where it writes."""
+
+    def __init__(self) -> None:
+        from_threads, to_sleeper = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
+        from_poller, to_root = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        pipes = {place: os.pipe() for place in (ROOT, SIGNALS, SLEEPER)}
+        self._sinks = {place: pipe[1] for place, pipe in pipes.items()}
+        self._sources = {place + 1: pipe[0] for place, pipe in pipes.items()}
+        self._sinks |= {THREADS: from_threads.detach(), POLLER: from_poller.detach()}
+        self._sources |= {SLEEPER: to_sleeper.detach(), ROOT: to_root.detach()}
+
+    def take(self, place: int) -> tuple[int, int]:
+        """Keep one stage's ends and close all others: only so does a death show as the end of a stream."""
+        source, sink = self._sources[place], self._sinks[place]
+        for fd in {*self._sources.values(), *self._sinks.values()} - {source, sink}:
+            os.close(fd)
+        return source, sink
+
+
+def child_main(place: int, shared: Shared, links: Links, memory_bytes: int) -> NoReturn:
+    """A relay's life. It ends with the stream it reads, so no process outlives the one before it in the ring."""
+    code = 1
+    try:
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
+        if place == THREADS:
+            fork_stage(SLEEPER, shared, links, memory_bytes)  # while there is only one thread
+        source, sink = links.take(place)
+        stage = Stage(shared, place, memory_bytes)
+        try:
+            RELAYS[place](stage, shared, source, sink)
+            if not shared.stopping:
+                stage.fail("the stage before is gone")
+            code = 0
+        except OSError as error:
+            if not shared.stopping:
+                stage.fail(f"the stage after is gone: {error}")
+    finally:
+        os._exit(code)
+
+
+def fork_stage(place: int, shared: Shared, links: Links, memory_bytes: int) -> int:
+    pid = os.fork()
+    if pid == 0:
+        child_main(place, shared, links, memory_bytes)
+    return pid
+
+
+class PeriodTimer:
+    """A tick each PERIOD_S: a timerfd where Python has it, epoll's timeout where not."""
+
+    def __init__(self, epoll: select.epoll) -> None:
+        self._fd = -1
+        self._next_s = time.monotonic() + PERIOD_S
+        if sys.version_info >= (3, 13):
+            self._fd = os.timerfd_create(time.CLOCK_MONOTONIC)
+            os.timerfd_settime(self._fd, initial=PERIOD_S, interval=PERIOD_S)
+            epoll.register(self._fd, select.EPOLLIN)
+
+    def timeout_s(self) -> float | None:
+        return None if self._fd >= 0 else max(0.0, self._next_s - time.monotonic())
+
+    def is_due(self, events: list[tuple[int, int]]) -> bool:
+        if self._fd >= 0:
+            if due := any(fd == self._fd for fd, _ in events):
+                os.read(self._fd, 8)
+            return due
+        now_s = time.monotonic()
+        if now_s < self._next_s:
+            return False
+        self._next_s = now_s + PERIOD_S
+        return True
+
+
+class Root:
+    """The first process: starts the others, feeds the ring, watches, answers STATUS."""
+
+    def __init__(self, memory_bytes: int) -> None:
+        self._shared = Shared()
+        links = Links()
+        # Before any epoll or listener exists, so that no child inherits one.
+        self._children = {
+            fork_stage(place, self._shared, links, memory_bytes): place for place in (SIGNALS, THREADS, POLLER)
+        }
+        self._source, self._sink = links.take(ROOT)
+        self._stage = Stage(self._shared, ROOT, memory_bytes)
+        self._errors: list[str] = []
+        self._sent = self._returned = self._periods = 0
+        self._baton_counter = -1  # what the baton on its way said when it left; -1: it is here
+        self._last_progress = [0, 0, 0]
+        self._last_progress_period = [0, 0, 0]
+        while not all(self._shared.get(place, Shared.PID) for place in range(len(STAGES))):
+            self._reap()
+            if self._errors:
+                break
+            time.sleep(0.001)
+
+    def run(self, host: str, port: int) -> None:
+        epoll = select.epoll()
+        server = LineServer(epoll, tcp_listener(host, port), status_answer(self.report))
+        timer = PeriodTimer(epoll)
+        epoll.register(self._source, select.EPOLLIN)
+        while True:
+            events = epoll.poll(timer.timeout_s())
+            for fd, event in events:
+                if fd != self._source:
+                    server.handle(fd, event)
+                elif not self._take_token():
+                    epoll.unregister(fd)
+            if timer.is_due(events):
+                self._period()
+
+    def _fail(self, error: str) -> None:
+        if len(self._errors) < MAX_ERRORS and error not in self._errors:
+            self._errors.append(error)
+
+    def _period(self) -> None:
+        self._periods += 1
+        self._reap()
+        self._watch_progress()
+        if self._sink < 0 or self._sent - self._returned >= IN_FLIGHT:
+            return
+        baton = self._baton_counter < 0
+        if baton:
+            self._baton_counter = self._shared.counter
+        self._sent += 1
+        try:
+            os.write(self._sink, pack_token(self._sent, 0, baton, self._baton_counter if baton else 0))
+        except OSError as error:
+            self._fail(f"root: the ring is broken: {error}")
+            self._close_sink()
+
+    def _take_token(self) -> bool:
+        token = read_token(self._source)
+        if not token:
+            self._fail("root: the ring has ended")
+            return False
+        _, baton, counter = self._stage.receive(token, POLLER)
+        self._returned += 1
+        if baton:
+            raised = counter - self._baton_counter
+            if raised != len(STAGES) - 1:
+                self._fail(f"root: the baton's counter was raised {raised} times")
+            self._baton_counter = -1
+        return True
+
+    def _reap(self) -> None:
+        """As init of a container root also reaps strangers, such as `sleeper` once `threads` is gone."""
+        with contextlib.suppress(ChildProcessError):
+            while True:
+                pid, status = os.waitpid(-1, os.WNOHANG)
+                if pid == 0:
+                    return
+                place = self._children.pop(pid, None)
+                if place is not None:
+                    self._fail(f"{STAGES[place]} ({pid}) died: exit code {os.waitstatus_to_exitcode(status)}")
+
+    def _watch_progress(self) -> None:
+        ticks = [self._shared.get(place, Shared.TICKS) for place in (SIGNALS, POLLER)]
+        names = ("the ring", "SIGALRM", "the epoll timeout")
+        for index, now in enumerate((self._returned, *ticks)):
+            if now < self._last_progress[index]:
+                self._fail(f"{names[index]} went back from {self._last_progress[index]} to {now}")
+            if now != self._last_progress[index]:
+                self._last_progress[index] = now
+                self._last_progress_period[index] = self._periods
+            elif self._periods - self._last_progress_period[index] > STALLED_PERIODS:
+                self._fail(f"{names[index]} has stopped at {now}")
+
+    def _processes(self) -> int:
+        count = 1 + len(self._children)
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(self._shared.get(SLEEPER, Shared.PID), 0)
+            count += 1
+        return count
+
+    def report(self) -> dict[str, object]:
+        self._reap()
+        errors = [*self._errors, *self._shared.errors()]
+        stages = range(len(STAGES))
+        return {
+            "ok": not errors,
+            "rounds": self._returned,
+            "ticks": self._shared.get(SIGNALS, Shared.TICKS),
+            "processes": self._processes(),
+            "sweeps": min(self._shared.get(place, Shared.SWEEPS) for place in stages),  # of all memory, by all
+            "counter": self._shared.counter,
+            "pids": {STAGES[place]: self._shared.get(place, Shared.PID) for place in stages},
+            "errors": errors,
+        }
+
+    def _close_sink(self) -> None:
+        if self._sink >= 0:
+            os.close(self._sink)
+            self._sink = -1
+
+    def close(self) -> None:
+        """End root's children; `sleeper` ends with the stream it reads."""
+        self._shared.stop()
+        self._close_sink()
+        for pid in self._children:
+            os.kill(pid, signal.SIGKILL)
+            os.waitpid(pid, 0)
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description="a tree of five processes that check each other, verified on STATUS")
+    parser.add_argument("--host", default="0.0.0.0")  # noqa: S104 - inside a container
+    parser.add_argument("--port", type=int, default=7101)
+    parser.add_argument("--mib", type=int, default=2, help="private memory of each process")
+    args = parser.parse_args()
+    root = Root(args.mib << 20)
+    # Init of a container has no default action for SIGTERM: without a handler it would be ignored.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
+    try:
+        root.run(args.host, args.port)
+    finally:
+        root.close()
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
