@@ -1,0 +1,142 @@
+"""A cgroup of its own for each node, in every hierarchy of this machine (v1, v2, or both).
+
+A node enters its cgroups before it unshares the cgroup namespace, so that it sees them as roots and containers of one
+name on two nodes do not meet.
+"""
+
+import contextlib
+import os
+import signal
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from tests.rig.errors import RigError
+
+MOUNT_TABLE = Path("/proc/self/mountinfo")
+PATIENCE_S = 20.0
+POLL_S = 0.01
+CPUSET_FILES = ("cpuset.cpus", "cpuset.mems")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Hierarchy:
+    """A mounted cgroup hierarchy; options are what a mount of it needs (controllers, or the name of a v1 one)."""
+
+    path: Path
+    version: int
+    options: str
+
+    @property
+    def has_controllers(self) -> bool:
+        return self.version == 1 or bool((self.path / "cgroup.controllers").read_text().split())
+
+    def inner(self, group: str) -> Path:
+        """Where a node's processes are: a v2 group that gives controllers to its children may hold none itself."""
+        if self.version == 2 and self.has_controllers:
+            return self.path / group / "init"
+        return self.path / group
+
+
+def hierarchies() -> Sequence[Hierarchy]:
+    """Those mounted here, each once."""
+    found = []
+    for line in MOUNT_TABLE.read_text().splitlines():
+        before, _, after = line.partition(" - ")
+        kind, _, super_options = after.split(" ", 2)
+        if kind in ("cgroup", "cgroup2"):
+            options = [word for word in super_options.split(",") if word not in ("rw", "ro", "xattr", "release_agent")]
+            found.append(
+                Hierarchy(
+                    path=Path(before.split(" ")[4]),
+                    version=1 if kind == "cgroup" else 2,
+                    options=_v1_options(options) if kind == "cgroup" else "",
+                )
+            )
+    if not found:
+        raise RigError("no cgroup hierarchy is mounted on this machine")
+    return found
+
+
+def _v1_options(super_options: Sequence[str]) -> str:
+    """A hierarchy without controllers is found by its name, and must be said to have none."""
+    controllers = [word for word in super_options if "=" not in word]
+    names = [word for word in super_options if word.startswith("name=")]
+    return ",".join(controllers or ["none", *names])
+
+
+def create(group: str) -> None:
+    for hierarchy in hierarchies():
+        hierarchy.inner(group).mkdir(parents=True, exist_ok=True)
+        if "cpuset" in hierarchy.options.split(","):
+            for name in CPUSET_FILES:
+                (hierarchy.path / group / name).write_text((hierarchy.path / name).read_text())
+
+
+def delegate(group: str) -> None:
+    """Give a v2 group's controllers to its children; whatever still sits in the group itself moves out of the way."""
+    for hierarchy in hierarchies():
+        inner = hierarchy.inner(group)
+        if inner == hierarchy.path / group:
+            continue
+        for pid in _read_pids(inner.parent):
+            with contextlib.suppress(ProcessLookupError):
+                (inner / "cgroup.procs").write_text(str(pid))
+        for directory in (hierarchy.path, inner.parent):
+            for controller in (directory / "cgroup.controllers").read_text().split():
+                # Some cannot be delegated everywhere (cpu beside real-time tasks); runtimes then go without.
+                with contextlib.suppress(OSError):
+                    (directory / "cgroup.subtree_control").write_text(f"+{controller}")
+
+
+def roots(group: str) -> Sequence[Path]:
+    """The group itself in each hierarchy: what the node is to see as its root."""
+    return [hierarchy.path / group for hierarchy in hierarchies()]
+
+
+def entrances(group: str) -> Sequence[Path]:
+    """Where a process that joins a running node must be entered."""
+    return [hierarchy.inner(group) for hierarchy in hierarchies()]
+
+
+def pids(group: str) -> set[int]:
+    """The group's processes, those of its children included."""
+    return {pid for directory in _subtrees(group) for pid in _read_pids(directory)}
+
+
+def remove(group: str) -> None:
+    """Kill the group's processes and remove it from every hierarchy."""
+    deadline = time.monotonic() + PATIENCE_S
+    while True:
+        for pid in pids(group):
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+        for directory in _subtrees(group):
+            # A frozen v1 group dies only when thawed.
+            with contextlib.suppress(FileNotFoundError):
+                if (directory / "freezer.state").exists():
+                    (directory / "freezer.state").write_text("THAWED")
+        for directory in _subtrees(group):
+            with contextlib.suppress(OSError):  # busy until the last process is gone
+                directory.rmdir()
+        left = list(_subtrees(group))
+        if not left:
+            return
+        if time.monotonic() > deadline:
+            raise RigError(f"{left[0]} cannot be removed: processes {sorted(pids(group))} do not die")
+        time.sleep(POLL_S)
+
+
+def _subtrees(group: str) -> Iterator[Path]:
+    """The group's directories, deepest first."""
+    for hierarchy in hierarchies():
+        for directory, _, _ in os.walk(hierarchy.path / group, topdown=False):
+            yield Path(directory)
+
+
+def _read_pids(directory: Path) -> Sequence[int]:
+    try:
+        return [int(word) for word in (directory / "cgroup.procs").read_text().split()]
+    except OSError:  # removed since it was listed
+        return []

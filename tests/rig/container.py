@@ -1,0 +1,106 @@
+"""A container on a node: a bundle, a network namespace on the node's bridge, and runc."""
+
+from __future__ import annotations
+
+import json
+import tempfile
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+from typing import TYPE_CHECKING
+
+from tests.rig import names, network
+from tests.rig.bundle import parse_size, write_bundle
+from tests.rig.errors import BadUsage, CommandFailed, RigError
+from tests.rig.node_init import CHECKOUT_IN_NODE, PYTHON_IN_NODE
+from tests.rig.tree import node_tree
+
+if TYPE_CHECKING:
+    from tests.rig.node import Node
+
+BUNDLES = PurePosixPath("/srv/containers")
+LOGS = PurePosixPath("/var/log/containers")
+DETACHED = CHECKOUT_IN_NODE / "tests/rig/detached.py"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Container:
+    """A container by name on a node; it need not be running."""
+
+    node: Node
+    name: str
+    address: str
+
+    @classmethod
+    def start(cls, node: Node, name: str, *, address: str, argv: Sequence[str], memory: str | None) -> Container:
+        names.check_container_name(name)
+        names.check_address(address)
+        if not argv:
+            raise BadUsage("no command given for the container")
+        memory_bytes = None if memory is None else parse_size(memory)
+        container = cls(node=node, name=name, address=address)
+        if node.run(["test", "-e", str(container.bundle)], check=False).returncode == 0:
+            raise BadUsage(f"{node.name} already has a container {name}")
+        try:
+            with tempfile.TemporaryDirectory(prefix="rig-bundle-") as scratch:
+                write_bundle(
+                    Path(scratch), tree=node_tree(), name=name, address=address, argv=argv, memory_bytes=memory_bytes
+                )
+                node.copy(scratch, str(container.bundle))
+            container.plug()
+            container.runc("run", "-d", "--bundle", str(container.bundle))
+        except RigError:
+            container.remove()
+            raise
+        return container
+
+    @property
+    def bundle(self) -> PurePosixPath:
+        return BUNDLES / self.name
+
+    @property
+    def log(self) -> PurePosixPath:
+        """Where the container's output is appended, in the node."""
+        return LOGS / f"{self.name}.log"
+
+    @property
+    def status(self) -> str | None:
+        """What runc says (running, stopped, ...); None if it does not know the container."""
+        state = self._state()
+        return None if state is None else str(state["status"])
+
+    @property
+    def pid(self) -> int:
+        """The PID, in the node, of the container's init."""
+        state = self._state()
+        if state is None or state["status"] != "running":
+            raise RigError(f"container {self.name} is not running on {self.node.name}")
+        return int(str(state["pid"]))
+
+    def plug(self) -> None:
+        """Make the container's network in the node."""
+        network.plug_container(lambda argv, text: self.node.run(argv, input=text), self.name, self.address)
+
+    def runc(self, verb: str, *options: str) -> None:
+        """Run a runc command that leaves the container behind (run -d, restore -d), its output going to the log."""
+        argv = [PYTHON_IN_NODE, "-I", "-B", str(DETACHED), str(self.log), "runc", verb, *options, self.name]
+        try:
+            self.node.run(argv)
+        except CommandFailed as error:
+            # runc wrote its reason where the container's output goes.
+            log = self.node.run(["tail", "-n", "20", str(self.log)], check=False).stdout
+            raise CommandFailed(["runc", verb, *options, self.name], error.status, "", error.stderr + log) from error
+
+    def remove(self) -> None:
+        """Kill it and remove its traces from the node, its log excepted; nothing happens if there are none."""
+        self.node.run(["runc", "delete", "--force", self.name], check=False)
+        if self.node.run(["test", "-e", f"/run/netns/{self.name}"], check=False).returncode == 0:
+            self.node.run(["ip", "netns", "delete", self.name])
+        self.node.run(["rm", "-rf", "--one-file-system", str(self.bundle)])
+
+    def _state(self) -> dict[str, object] | None:
+        answer = self.node.run(["runc", "state", self.name], check=False)
+        if answer.returncode != 0:
+            return None
+        state: dict[str, object] = json.loads(answer.stdout)
+        return state

@@ -1,0 +1,99 @@
+"""Network namespaces and the wires between them, made by ip(8).
+
+    switch:  br0 10.77.0.1 -- p-alpha ... p-beta         the rack switch; test clients live here too
+    node:    eth0 (uplink) -- br0 10.77.0.11 -- v-NAME   one port per container
+    container netns NAME, inside the node: eth0
+"""
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from tests.rig import names
+from tests.rig.process import run
+
+NETNS_DIRECTORY = Path("/run/netns")
+PLAIN_BRIDGE = "type bridge stp_state 0 forward_delay 0 mcast_snooping 0"
+
+
+def netns_path(name: str) -> Path:
+    return NETNS_DIRECTORY / name
+
+
+def create_switch(rig: str) -> None:
+    switch = names.member(rig, names.SWITCH)
+    _ip(["ip"], [f"netns add {switch}"])
+    address = names.SWITCH_ADDRESS
+    _ip(["ip", "-n", switch], [*_loopback(), *_bridge(address)])
+
+
+def create_uplink(rig: str, node: str) -> None:
+    """The node's network namespace, plugged into the switch. Links are born in their namespaces: none passes here."""
+    netns, switch = names.member(rig, node), names.member(rig, names.SWITCH)
+    port = names.switch_port(node)
+    _ip(
+        ["ip"],
+        [f"netns add {netns}", f"link add eth0 netns {netns} type veth peer name {port} netns {switch}"],
+    )
+    _ip(
+        ["ip", "-n", netns],
+        [
+            *_loopback(),
+            *_bridge(names.node_address(node)),
+            *_up("eth0", f"master {names.BRIDGE}"),
+            f"route add default via {names.SWITCH_ADDRESS}",
+        ],
+    )
+    _ip(["ip", "-n", switch], _up(port, f"master {names.BRIDGE}"))
+
+
+def plug_container(in_node: Callable[[Sequence[str], str], object], container: str, address: str) -> None:
+    """Make a container's network in a node; in_node runs a command there with some input."""
+    port = names.host_interface(container)
+    pair = f"type veth peer name eth0 netns {container} address {names.mac_address(address)}"
+    outside = [f"netns add {container}", f"link add {port} {pair}", *_up(port, f"master {names.BRIDGE}")]
+    inside = [
+        *_loopback(),
+        f"addr add {names.with_prefix(address)} brd + dev eth0",
+        *_up("eth0"),
+        f"route add default via {names.SWITCH_ADDRESS}",
+    ]
+    in_node(["ip", "-batch", "-"], "\n".join(outside))
+    in_node(["ip", "-n", container, "-batch", "-"], "\n".join(inside))
+
+
+def pids(netns: str) -> set[int]:
+    """Processes in a network namespace of this machine."""
+    if not netns_path(netns).exists():
+        return set()
+    listed = run(["ip", "netns", "pids", netns], check=False)
+    return {int(word) for word in listed.stdout.split()}
+
+
+def remove(netns: str) -> None:
+    """Its links go with it, once no process is left in it."""
+    if netns_path(netns).exists():
+        run(["ip", "netns", "delete", netns], keep_lock=True)
+
+
+def _loopback() -> Sequence[str]:
+    return ["link set lo up"]
+
+
+def _bridge(address: str) -> Sequence[str]:
+    """A fixed MAC: a bridge otherwise takes one of its ports', which change as containers come and go."""
+    bridge = names.BRIDGE
+    return [
+        f"link add {bridge} address {names.mac_address(address)} {PLAIN_BRIDGE}",
+        f"addr add {names.with_prefix(address)} brd + dev {bridge}",
+        *_up(bridge),
+    ]
+
+
+def _up(interface: str, settings: str = "") -> Sequence[str]:
+    """Without an IPv6 address of the kernel's own making, so without its traffic."""
+    quiet = [f"link set {interface} addrgenmode none"] if Path("/proc/sys/net/ipv6").exists() else []
+    return [*quiet, f"link set {interface} {settings} up"]
+
+
+def _ip(command: Sequence[str], lines: Sequence[str]) -> None:
+    run([*command, "-batch", "-"], input="\n".join(lines), keep_lock=True)

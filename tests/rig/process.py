@@ -1,0 +1,79 @@
+"""The one door for subprocesses.
+
+Output is captured in unnamed files, not pipes: a container or daemon that a command leaves behind inherits its
+standard streams, and reading a pipe to its end would then wait as long as that lives.
+"""
+
+import os
+import subprocess
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+from typing import IO
+
+from tests.rig.errors import CommandFailed, CommandTimedOut
+
+DEFAULT_TIMEOUT_S = 60.0
+
+Stream = IO[str] | IO[bytes] | int | None
+
+
+def run(
+    argv: Sequence[str | os.PathLike[str]],
+    *,
+    check: bool = True,
+    input: str | None = None,  # noqa: A002 - subprocess's own name for it
+    timeout: float | None = DEFAULT_TIMEOUT_S,
+    keep_lock: bool = False,
+) -> subprocess.CompletedProcess[str]:
+    """Run a command to its end; with check, a status other than 0 raises CommandFailed.
+
+    keep_lock lets the command inherit the rig's lock (lock.py), so that it counts as part of `rig up` even if that
+    is killed: for the rig's own short steps only.
+    """
+    words = [os.fspath(word) for word in argv]
+    with tempfile.TemporaryFile() as stdout, tempfile.TemporaryFile() as stderr, _stdin(input) as stdin:
+        with subprocess.Popen(words, stdin=stdin, stdout=stdout, stderr=stderr, close_fds=not keep_lock) as process:
+            timed_out = False
+            try:
+                status = process.wait(timeout)
+            except subprocess.TimeoutExpired:
+                timed_out = True
+            except BaseException:
+                process.kill()
+                raise
+            if timed_out:
+                process.kill()
+                status = process.wait()
+        output, errors = _text(stdout), _text(stderr)
+    if timed_out:
+        raise CommandTimedOut(words, status, output, errors)
+    if check and status != 0:
+        raise CommandFailed(words, status, output, errors)
+    return subprocess.CompletedProcess(words, status, output, errors)
+
+
+def popen(
+    argv: Sequence[str | os.PathLike[str]],
+    *,
+    stdin: Stream = subprocess.DEVNULL,
+    stdout: Stream = None,
+    stderr: Stream = None,
+) -> subprocess.Popen[str]:
+    """Start a command that the caller will wait for."""
+    words = [os.fspath(word) for word in argv]
+    return subprocess.Popen(words, stdin=stdin, stdout=stdout, stderr=stderr, text=True, errors="replace")
+
+
+def _stdin(text: str | None) -> IO[bytes]:
+    if text is None:
+        return Path(os.devnull).open("rb")
+    stream = tempfile.TemporaryFile()
+    stream.write(text.encode())
+    stream.seek(0)
+    return stream
+
+
+def _text(stream: IO[bytes]) -> str:
+    stream.seek(0)
+    return stream.read().decode(errors="replace")

@@ -1,0 +1,88 @@
+"""The files in which the nodes of one rig differ from their Debian tree: names, SSH keys, launchers."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from tests.rig import names
+from tests.rig.node_init import CHECKOUT_IN_NODE, PYTHON_IN_NODE
+from tests.rig.process import run
+
+LAUNCHERS = {"migrate": "migrate.cli.move", "migratectl": "migrate.cli.ctl"}
+LAUNCHER = f"""\
+#!{PYTHON_IN_NODE} -B
+import os
+import sys
+
+os.environ["PYTHONDONTWRITEBYTECODE"] = "1"
+sys.path.insert(0, "{CHECKOUT_IN_NODE}")
+from {{module}} import main
+
+sys.exit(main())
+"""
+SSHD_CONFIG = """\
+HostKey /etc/ssh/ssh_host_ed25519_key
+PermitRootLogin prohibit-password
+PasswordAuthentication no
+UseDNS no
+MaxStartups 100
+"""
+ROOT_KEY = "root_key"
+
+
+def write_seed(directory: Path, nodes: Sequence[str], node: str, keys: Path) -> None:
+    """Lay out the files of one node under directory; host keys of all nodes are in keys."""
+    _write(directory / "etc/hostname", f"{node}\n")
+    _write(directory / "etc/hosts", _hosts(nodes, node))
+    _write(directory / "etc/resolv.conf", "")  # nothing outside the rig is reachable: fail at once
+    ssh = directory / "etc/ssh"
+    _write(ssh / "sshd_config.d/rig.conf", SSHD_CONFIG)
+    _write(ssh / "ssh_known_hosts", _known_hosts(nodes, keys))
+    _write(ssh / "ssh_host_ed25519_key", (keys / node).read_text(), 0o600)
+    _write(ssh / "ssh_host_ed25519_key.pub", _public_key(keys / node))
+    root = directory / "root"
+    _write(root / ".ssh/id_ed25519", (keys / ROOT_KEY).read_text(), 0o600)
+    _write(root / ".ssh/id_ed25519.pub", _public_key(keys / ROOT_KEY))
+    _write(root / ".ssh/authorized_keys", _public_key(keys / ROOT_KEY))
+    (root / ".ssh").chmod(0o700)
+    root.chmod(0o700)
+    for launcher, module in LAUNCHERS.items():
+        _write(directory / "usr/local/bin" / launcher, LAUNCHER.format(module=module), 0o755)
+    (directory / "srv/containers").mkdir(parents=True)
+    (directory / "var/log/containers").mkdir(parents=True)
+
+
+def make_keys(nodes: Sequence[str], keys: Path) -> None:
+    """A host key for each node, and one key with which root is let in everywhere."""
+    keys.mkdir(mode=0o700)
+    _generate_key(keys / ROOT_KEY, "rig")
+    for node in nodes:
+        _generate_key(keys / node, node)
+
+
+def host_key(node: str, keys: Path) -> str:
+    return _public_key(keys / node).split()[1]
+
+
+def _known_hosts(nodes: Sequence[str], keys: Path) -> str:
+    return "".join(
+        f"{node},{names.node_address(node)} ssh-ed25519 {host_key(node, keys)}\n" for node in nodes
+    )
+
+
+def _hosts(nodes: Sequence[str], node: str) -> str:
+    lines = ["127.0.0.1 localhost", *(f"{names.node_address(name)} {name}" for name in nodes)]
+    return "\n".join(lines) + "\n"
+
+
+def _generate_key(path: Path, comment: str) -> None:
+    run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-C", comment, "-f", path], keep_lock=True)
+
+
+def _public_key(path: Path) -> str:
+    return path.with_suffix(".pub").read_text()
+
+
+def _write(path: Path, text: str, mode: int = 0o644) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(text)
+    path.chmod(mode)
