@@ -85,9 +85,9 @@ def pivot(spec: Spec) -> None:
     command("mount", "-o", "remount,bind,ro", checkout)
     (root / SPEC_IN_NODE.relative_to("/")).write_text(spec.to_json())
     os.chdir(root)
-    command("pivot_root", ".", ".")  # the old root now lies over the new one (pivot_root(2)): take it off
-    command("umount", "--lazy", ".")
+    command("pivot_root", ".", "mnt")  # moves this process too (pivot_root(2))
     os.chdir("/")
+    command("umount", "--lazy", "/mnt")
     here = Path(__file__).resolve().relative_to(spec.checkout)
     become(*python(PYTHON_IN_NODE, str(CHECKOUT_IN_NODE / here), "serve", str(SPEC_IN_NODE)))
 
