@@ -50,7 +50,7 @@ class Spec:
 
 
 def command(*argv: str) -> None:
-    subprocess.run(argv, check=True, stdin=subprocess.DEVNULL)
+    subprocess.run(argv, check=True)
 
 
 def join(spec: Spec, spec_path: str) -> None:
@@ -84,6 +84,7 @@ def pivot(spec: Spec) -> None:
     command("mount", "--bind", spec.checkout, checkout)
     command("mount", "-o", "remount,bind,ro", checkout)
     (root / SPEC_IN_NODE.relative_to("/")).write_text(spec.to_json())
+    command("mount", "-t", "proc", "proc", str(root / "proc"))  # umount(8) needs it
     os.chdir(root)
     command("pivot_root", ".", "mnt")  # moves this process too (pivot_root(2))
     os.chdir("/")
@@ -106,7 +107,6 @@ def serve(spec: Spec) -> None:
 
 
 def mount_api_file_systems() -> None:
-    command("mount", "-t", "proc", "proc", "/proc")
     command("mount", "-t", "sysfs", "sysfs", "/sys")
     for path, options in (("/run", "mode=755"), ("/tmp", "mode=1777"), ("/dev", "mode=755")):  # noqa: S108
         command("mount", "-t", "tmpfs", "-o", options, "tmpfs", path)
