@@ -59,7 +59,7 @@ def run_container(rig: Rig, arguments: argparse.Namespace) -> None:
 
 def parser() -> argparse.ArgumentParser:
     top = argparse.ArgumentParser(prog="scripts/rig", description="Hosts made of namespaces, on one machine.")
-    top.add_argument("--name", default=names.DEFAULT_RIG, help="which rig (default: %(default)s)")
+    top.add_argument("--name", dest="rig", default=names.DEFAULT_RIG, help="which rig (default: %(default)s)")
     verbs = top.add_subparsers(required=True, metavar="VERB")
 
     verb = verbs.add_parser("up", help="make the rig")
@@ -97,7 +97,7 @@ def main(argv: Sequence[str]) -> int:
     arguments = parser().parse_args(words[:cut])
     arguments.command = words[cut + 1 :]
     try:
-        arguments.action(Rig(arguments.name), arguments)
+        arguments.action(Rig(arguments.rig), arguments)
     except RigError as error:
         print(f"rig: {error}", file=sys.stderr)
         return EXIT_USAGE if isinstance(error, BadUsage) else EXIT_FAILED

@@ -97,7 +97,7 @@ class Rig:
         expected = {names.node_address(node): node for node in nodes}
         deadline = time.monotonic() + START_TIMEOUT_S
         while True:
-            scan = self.switch.run(["ssh-keyscan", "-q", "-t", "ed25519", *expected], check=False)
+            scan = self.switch.run(["ssh-keyscan", "-t", "ed25519", *expected], check=False)
             keys = {line.split()[0]: line.split()[2] for line in scan.stdout.splitlines()}
             silent = [
                 node for address, node in expected.items() if keys.get(address) != seed.host_key(node, self.keys)
