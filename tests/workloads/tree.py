@@ -56,7 +56,7 @@ IN_FLIGHT = 32  # at most: all of them fit in one pipe, so that no stage can blo
 PERIOD_S = 0.004
 ALARM_S = 0.01
 SLEEP_S = 0.01
-STALLED_PERIODS = 2500  # about 10 s
+STALLED_PERIODS = 2500  # about 10 s of root not being frozen
 MAX_ERRORS = 20
 
 
@@ -211,7 +211,8 @@ class PeriodTimer:
 class Root:
     """The first process: starts the others, feeds the ring, watches, answers STATUS."""
 
-    def __init__(self, memory_bytes: int) -> None:
+    def __init__(self, memory_bytes: int, stalled_periods: int = STALLED_PERIODS) -> None:
+        self._stalled_periods = stalled_periods
         self._shared = Shared()
         links = Links()
         # Before any epoll or listener exists, so that no child inherits one.
@@ -300,7 +301,7 @@ class Root:
             if now != self._last_progress[index]:
                 self._last_progress[index] = now
                 self._last_progress_period[index] = self._periods
-            elif self._periods - self._last_progress_period[index] > STALLED_PERIODS:
+            elif self._periods - self._last_progress_period[index] > self._stalled_periods:
                 self._fail(f"{names[index]} has stopped at {now}")
 
     def _processes(self) -> int:
@@ -344,8 +345,9 @@ def main() -> int:
     parser.add_argument("--host", default="0.0.0.0")  # noqa: S104 - inside a container
     parser.add_argument("--port", type=int, default=7101)
     parser.add_argument("--mib", type=int, default=2, help="private memory of each process")
+    parser.add_argument("--stalled-periods", type=int, default=STALLED_PERIODS, help="periods of 4 ms without progress")
     args = parser.parse_args()
-    root = Root(args.mib << 20)
+    root = Root(args.mib << 20, args.stalled_periods)
     # Init of a container has no default action for SIGTERM: without a handler it would be ignored.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
     try:
