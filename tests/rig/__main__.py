@@ -32,15 +32,18 @@ def status(rig: Rig, arguments: argparse.Namespace) -> None:
         if not node.is_running():
             print(f"  {node.name:8} {node.address:12} not running")
             continue
-        containers = node.run(["runc", "list", "--quiet"]).stdout.split()
+        # runc knows of no directory of containers before the first.
+        containers = node.run(["runc", "list", "--quiet"], check=False).stdout.split()
         print(f"  {node.name:8} {node.address:12} pid {node.pid}  containers: {' '.join(containers) or 'none'}")
 
 
 def execute(rig: Rig, arguments: argparse.Namespace) -> None:
     """Becomes the command, so its streams, signals and status are this process's."""
     place = rig.switch if arguments.node == names.SWITCH and rig.nodes else rig.node(arguments.node)
-    command = [os.fspath(word) for word in place.command(arguments.command)]
-    os.execvp(command[0], command)
+    if not arguments.command:
+        raise BadUsage("no command given: write it after --")
+    command = [*place.way_in, *arguments.command]
+    os.execvp(command[0], command)  # noqa: S606
 
 
 def copy(rig: Rig, arguments: argparse.Namespace) -> None:

@@ -19,19 +19,28 @@ ENVIRONMENT = [
 ]
 # Those docker gives by default.
 CAPABILITIES = [
-    f"CAP_{name}"
-    for name in (
-        "CHOWN DAC_OVERRIDE FSETID FOWNER MKNOD NET_RAW SETGID SETUID SETFCAP SETPCAP NET_BIND_SERVICE SYS_CHROOT "
-        "KILL AUDIT_WRITE"
-    ).split()
+    "CAP_AUDIT_WRITE",
+    "CAP_CHOWN",
+    "CAP_DAC_OVERRIDE",
+    "CAP_FOWNER",
+    "CAP_FSETID",
+    "CAP_KILL",
+    "CAP_MKNOD",
+    "CAP_NET_BIND_SERVICE",
+    "CAP_NET_RAW",
+    "CAP_SETFCAP",
+    "CAP_SETGID",
+    "CAP_SETPCAP",
+    "CAP_SETUID",
+    "CAP_SYS_CHROOT",
 ]
 MASKED_PATHS = ["/proc/kcore", "/proc/keys", "/proc/timer_list", "/proc/scsi", "/sys/firmware"]
 READ_ONLY_PATHS = ["/proc/bus", "/proc/fs", "/proc/irq", "/proc/sys", "/proc/sysrq-trigger"]
 
-EMPTY_DIRECTORIES = "data dev etc opt proc root run srv sys usr var/log var/tmp".split()
+EMPTY_DIRECTORIES = ["data", "dev", "etc", "opt", "proc", "root", "run", "srv", "sys", "usr", "var/log", "var/tmp"]
 USR_MERGE = {"bin": "usr/bin", "sbin": "usr/sbin", "lib": "usr/lib", "lib64": "usr/lib64"}
 # What programs look up in the node's /etc; the alternatives are links that /usr/bin goes through.
-FROM_ETC = "passwd group nsswitch.conf ld.so.cache ld.so.conf ld.so.conf.d alternatives".split()
+FROM_ETC = ["passwd", "group", "nsswitch.conf", "ld.so.cache", "ld.so.conf", "ld.so.conf.d", "alternatives"]
 
 
 def parse_size(text: str) -> int:
@@ -47,12 +56,12 @@ def write_bundle(
 ) -> None:
     """Lay out config.json and rootfs under directory."""
     rootfs = directory / "rootfs"
-    for path in EMPTY_DIRECTORIES:
-        (rootfs / path).mkdir(parents=True)
+    for empty in EMPTY_DIRECTORIES:
+        (rootfs / empty).mkdir(parents=True)
     (rootfs / "tmp").mkdir()
     (rootfs / "tmp").chmod(0o1777)
-    for link, target in USR_MERGE.items():
-        (rootfs / link).symlink_to(target)
+    for link, leads_to in USR_MERGE.items():
+        (rootfs / link).symlink_to(leads_to)
     for entry in FROM_ETC:
         source, target = tree / "etc" / entry, rootfs / "etc" / entry
         if source.is_dir():
@@ -78,7 +87,7 @@ def spec(name: str, argv: Sequence[str], memory_bytes: int | None) -> Mapping[st
             "args": list(argv),
             "env": ENVIRONMENT,
             "cwd": "/",
-            "capabilities": {kind: CAPABILITIES for kind in ("bounding", "effective", "permitted")},
+            "capabilities": dict.fromkeys(("bounding", "effective", "permitted"), CAPABILITIES),
             "noNewPrivileges": False,
         },
         "mounts": _mounts(),

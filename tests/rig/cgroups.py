@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from tests.rig.errors import RigError
+from tests.rig.node_init import CGROUP_BASE
 
 MOUNT_TABLE = Path("/proc/self/mountinfo")
 PATIENCE_S = 20.0
@@ -29,14 +30,13 @@ class Hierarchy:
     options: str
 
     @property
-    def has_controllers(self) -> bool:
-        return self.version == 1 or bool((self.path / "cgroup.controllers").read_text().split())
+    def is_only_one(self) -> bool:
+        """On a machine of cgroups v2 alone, runtimes want controllers from it."""
+        return self.version == 2 and self.path == CGROUP_BASE
 
     def inner(self, group: str) -> Path:
         """Where a node's processes are: a v2 group that gives controllers to its children may hold none itself."""
-        if self.version == 2 and self.has_controllers:
-            return self.path / group / "init"
-        return self.path / group
+        return self.path / group / "init" if self.is_only_one else self.path / group
 
 
 def hierarchies() -> Sequence[Hierarchy]:
@@ -77,9 +77,9 @@ def create(group: str) -> None:
 def delegate(group: str) -> None:
     """Give a v2 group's controllers to its children; whatever still sits in the group itself moves out of the way."""
     for hierarchy in hierarchies():
-        inner = hierarchy.inner(group)
-        if inner == hierarchy.path / group:
+        if not hierarchy.is_only_one:
             continue
+        inner = hierarchy.inner(group)
         for pid in _read_pids(inner.parent):
             with contextlib.suppress(ProcessLookupError):
                 (inner / "cgroup.procs").write_text(str(pid))

@@ -51,7 +51,7 @@ def become(command: list[str]) -> None:
     signal.signal(signal.SIGPIPE, signal.SIG_DFL)
     signal.signal(signal.SIGINT, signal.SIG_DFL)
     try:
-        os.execvpe(command[0], command, ENVIRONMENT)
+        os.execvpe(command[0], command, ENVIRONMENT)  # noqa: S606
     except OSError as error:
         print(f"{command[0]}: {error.strerror}", file=sys.stderr, flush=True)
         os._exit(127 if isinstance(error, FileNotFoundError) else 126)

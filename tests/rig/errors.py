@@ -1,9 +1,9 @@
 """What can go wrong in the rig.
 
-    RigError                 the rig cannot do what was asked
-    ├── BadUsage             the request itself is wrong (unknown node, name too long, ...)
-    └── CommandFailed        a command ended with a status other than 0
-        └── CommandTimedOut  ... or was killed because it did not end in time
+RigError                 the rig cannot do what was asked
+├── BadUsage             the request itself is wrong (unknown node, name too long, ...)
+└── CommandFailed        a command ended with a status other than 0
+    └── CommandTimedOut  ... or was killed because it did not end in time
 """
 
 from collections.abc import Sequence

@@ -1,7 +1,7 @@
 """One command at a time changes a rig.
 
-The lock is inherited by the rig's own steps (process.run(keep_lock=True)) and by a node until it has entered its cgroups
-(node_init.py). So a `down` that follows a killed `up` waits for what that left running, and then finds it all.
+The lock is inherited by the rig's own steps (process.run(keep_lock=True)) and by a node until it has entered its
+cgroups (node_init.py). So a `down` that follows a killed `up` waits for what that left running, and then finds it all.
 """
 
 import contextlib

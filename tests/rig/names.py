@@ -9,10 +9,7 @@ from tests.rig.errors import BadUsage
 
 RUN_DIRECTORY = Path("/run/migrate-rig")
 DEFAULT_RIG = "rig"
-NODE_NAMES = (
-    "alpha beta gamma delta epsilon zeta eta theta iota kappa lambda mu "
-    "nu xi omicron pi rho sigma tau upsilon phi chi psi omega"
-).split()
+NODE_NAMES = ("alpha", "beta", "gamma", "delta", "epsilon", "zeta", "eta", "theta", "iota", "kappa", "lambda", "mu")
 SWITCH = "switch"
 
 SUBNET = ipaddress.IPv4Network("10.77.0.0/24")

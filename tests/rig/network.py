@@ -1,8 +1,8 @@
 """Network namespaces and the wires between them, made by ip(8).
 
-    switch:  br0 10.77.0.1 -- p-alpha ... p-beta         the rack switch; test clients live here too
-    node:    eth0 (uplink) -- br0 10.77.0.11 -- v-NAME   one port per container
-    container netns NAME, inside the node: eth0
+switch:  br0 10.77.0.1 -- p-alpha ... p-beta         the rack switch; test clients live here too
+node:    eth0 (uplink) -- br0 10.77.0.11 -- v-NAME   one port per container
+container netns NAME, inside the node: eth0
 """
 
 from collections.abc import Callable, Sequence

@@ -56,29 +56,28 @@ class Node:
         )
         spec_path = directory / f"{self.name}.json"
         spec_path.write_text(spec.to_json())
-        init = [sys.executable, "-I", "-B", HERE / "node_init.py", "join", spec_path]
+        init: list[str | PathLike[str]] = [sys.executable, "-I", "-B", HERE / "node_init.py", "join", spec_path]
         process.run(init, keep_lock=True)
 
     def log(self, directory: Path) -> Path:
         return directory / f"{self.name}.log"
 
-    def command(self, argv: Sequence[str | PathLike[str]]) -> Sequence[str | PathLike[str]]:
-        """The command as this machine must run it."""
-        if not argv:
-            raise BadUsage("no command given")
-        entrances = cgroups.entrances(self.group)
-        return [sys.executable, "-I", "-S", "-B", HERE / "enter.py", str(self.pid), *entrances, "--", *argv]
+    @property
+    def way_in(self) -> Sequence[str]:
+        """What to put before a command to have it run here (see enter.py)."""
+        entrances = [str(path) for path in cgroups.entrances(self.group)]
+        return [sys.executable, "-I", "-S", "-B", str(HERE / "enter.py"), str(self.pid), *entrances, "--"]
 
     def run(
         self,
         argv: Sequence[str | PathLike[str]],
         *,
         check: bool = True,
-        input: str | None = None,  # noqa: A002 - subprocess's own name for it
+        input: str | None = None,
         timeout: float | None = process.DEFAULT_TIMEOUT_S,
     ) -> subprocess.CompletedProcess[str]:
         """Run a command in the node to its end."""
-        return process.run(self.command(argv), check=check, input=input, timeout=timeout)
+        return process.run(argv, through=self.way_in, check=check, input=input, timeout=timeout)
 
     def popen(
         self,
@@ -89,7 +88,7 @@ class Node:
         stderr: process.Stream = None,
     ) -> subprocess.Popen[str]:
         """Start a command in the node; signals sent to the process reach it, and killing it kills the command."""
-        return process.popen(self.command(argv), stdin=stdin, stdout=stdout, stderr=stderr)
+        return process.popen(argv, through=self.way_in, stdin=stdin, stdout=stdout, stderr=stderr)
 
     def copy(self, source: Path | str, target: str) -> None:
         """Copy a file, or what a directory holds, to a path in the node."""
@@ -110,9 +109,7 @@ class Node:
             if unpacking.wait() != 0 or tar.wait() != 0:
                 raise RigError(f"copying {source} to {self.name}:{target} failed")
 
-    def start_container(
-        self, name: str, *, ip: str, argv: Sequence[str], memory: str | None = None
-    ) -> Container:
+    def start_container(self, name: str, *, ip: str, argv: Sequence[str], memory: str | None = None) -> Container:
         """Run a container that goes on after this returns (see container.py)."""
         return Container.start(self, name, address=ip, argv=argv, memory=memory)
 

@@ -54,7 +54,10 @@ def command(*argv: str) -> None:
 
 
 def join(spec: Spec, spec_path: str) -> None:
-    """Let the caller go on, and become a process outside its session, in the node's cgroups, then the node."""
+    """Enter the cgroups; then let the caller go on, and become a process outside its session, then the node."""
+    for root in spec.cgroup_roots:
+        (Path(root) / "cgroup.procs").write_text("0")
+    os.close(spec.lock_fd)  # from here on `down` finds this process by its cgroups
     if os.fork() != 0:
         os._exit(0)
     os.setsid()
@@ -62,10 +65,7 @@ def join(spec: Spec, spec_path: str) -> None:
     null = os.open(os.devnull, os.O_RDONLY)
     for source, target in ((null, 0), (log, 1), (log, 2)):
         os.dup2(source, target)
-    for root in spec.cgroup_roots:
-        (Path(root) / "cgroup.procs").write_text("0")
-    os.close(spec.lock_fd)  # from here on `down` finds this process by its cgroups
-    unshare = "unshare --mount --pid --uts --ipc --cgroup --fork --kill-child".split()
+    unshare = ["unshare", "--mount", "--pid", "--uts", "--ipc", "--cgroup", "--fork", "--kill-child"]
     become("nsenter", f"--net={spec.netns}", *unshare, *python(sys.executable, __file__, "pivot", spec_path))
 
 
@@ -154,7 +154,7 @@ def python(interpreter: str, *arguments: str) -> list[str]:
 
 
 def become(*argv: str) -> None:
-    os.execvp(argv[0], argv)
+    os.execvp(argv[0], argv)  # noqa: S606
 
 
 def main() -> None:

@@ -99,9 +99,7 @@ class Rig:
         while True:
             scan = self.switch.run(["ssh-keyscan", "-t", "ed25519", *expected], check=False)
             keys = {line.split()[0]: line.split()[2] for line in scan.stdout.splitlines()}
-            silent = [
-                node for address, node in expected.items() if keys.get(address) != seed.host_key(node, self.keys)
-            ]
+            silent = [node for address, node in expected.items() if keys.get(address) != seed.host_key(node, self.keys)]
             if not silent:
                 return
             for name in silent:

@@ -14,19 +14,20 @@ class Switch:
         self.netns = names.member(rig, names.SWITCH)
         self.address = names.SWITCH_ADDRESS
 
-    def command(self, argv: Sequence[str | PathLike[str]]) -> Sequence[str | PathLike[str]]:
-        """The command as this machine must run it; it becomes the process, so it gets its signals."""
-        return ["nsenter", f"--net={network.netns_path(self.netns)}", "--", *argv]
+    @property
+    def way_in(self) -> Sequence[str]:
+        """What to put before a command to have it run here; it becomes the process, so it gets its signals."""
+        return ["nsenter", f"--net={network.netns_path(self.netns)}", "--"]
 
     def run(
         self,
         argv: Sequence[str | PathLike[str]],
         *,
         check: bool = True,
-        input: str | None = None,  # noqa: A002 - subprocess's own name for it
+        input: str | None = None,
         timeout: float | None = process.DEFAULT_TIMEOUT_S,
     ) -> subprocess.CompletedProcess[str]:
-        return process.run(self.command(argv), check=check, input=input, timeout=timeout)
+        return process.run(argv, through=self.way_in, check=check, input=input, timeout=timeout)
 
     def popen(
         self,
@@ -36,4 +37,4 @@ class Switch:
         stdout: process.Stream = None,
         stderr: process.Stream = None,
     ) -> subprocess.Popen[str]:
-        return process.popen(self.command(argv), stdin=stdin, stdout=stdout, stderr=stderr)
+        return process.popen(argv, through=self.way_in, stdin=stdin, stdout=stdout, stderr=stderr)
