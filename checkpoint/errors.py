@@ -7,6 +7,7 @@ CheckpointError
 ├── NotMovable               something in the container cannot be dumped or rebuilt
 ├── ConversationLost         CRIU or the runtime left before the point we waited for
 ├── CriuFailed               CRIU said so; carries the errors of its log
+├── TrackingUnavailable      this process's writes cannot be tracked; its memory is copied while frozen
 ├── ImageError               an image or page stream is not what the format says
 └── NetworkError             a namespace, link or address could not be read or made
     └── AddressInUse
@@ -55,6 +56,10 @@ class CriuFailed(CheckpointError):
         self.stage = stage
         self.log = tuple(log)
         super().__init__(f"CRIU failed in {stage}: {'; '.join(self.log[-3:]) or 'it left no error in its log'}")
+
+
+class TrackingUnavailable(CheckpointError):
+    """Writes of a process cannot be tracked. Never fatal: the freeze then carries its memory."""
 
 
 class ImageError(CheckpointError):

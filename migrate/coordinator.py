@@ -28,7 +28,7 @@ from migrate.errors import (
 )
 from migrate.events import Observer
 from migrate.facts import Facts
-from migrate.phases import commit, freeze, preflight, prepare
+from migrate.phases import commit, freeze, precopy, preflight, prepare
 from migrate.phases.rollback import roll_back
 from migrate.report import Report
 from migrate.signals import Signals
@@ -68,10 +68,11 @@ def _go_through(move: Context, signals: Signals) -> None:
     try:
         prepare.prepare(move)
         prepare.arm(move)
+        ahead = precopy.pre_copy(move)
         frozen_ns, sent_before = time.monotonic_ns(), move.agent.sent_bytes
-        freeze.freeze(move)
-        image_files = freeze.transfer(move)
-        freeze.restore(move, image_files)
+        sent = freeze.freeze(move, ahead)
+        freeze.transfer(move, ahead, sent)
+        freeze.restore(move, sent)
         move.report.frozen_bytes_sent = move.agent.sent_bytes - sent_before
         with signals.shielded():
             commit.commit(move)

@@ -98,11 +98,15 @@ class ImageChunk(Message):
 
 @dataclass(frozen=True, kw_only=True)
 class Pages(Message):
-    """Memory. Not answered. The payload is a batch as checkpoint/images/batch.py defines it."""
+    """Memory. Not answered. The payload is a batch as checkpoint/images/batch.py defines it.
+
+    `final` pages are the dump's own and go into the images; others go to the page store.
+    """
 
     extents: list  # type: ignore[type-arg]
     encoding: str
     digest: str
+    final: bool
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -114,10 +118,11 @@ class Remove(Message):
 
 @dataclass(frozen=True, kw_only=True)
 class Restore(Message):
-    """All images were sent: this many files, this many pages. Restore, and hold the result."""
+    """Everything was sent: this many image files and bytes, this many batches. Restore, and hold it."""
 
     image_files: int
-    pages: int
+    image_bytes: int
+    batches: int
 
 
 @dataclass(frozen=True, kw_only=True)

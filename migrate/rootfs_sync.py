@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-import select
 import socket
 import threading
 from collections.abc import Iterator
@@ -90,14 +89,14 @@ class Bridge:
             if len(fds) != 2:
                 return
             with _closing(fds) as (from_rsync, to_rsync):
-                try:
-                    remote = self._connection.run(command.decode())
-                    _pump(remote, from_rsync, to_rsync)
-                    status = remote.wait()
-                except StreamError:
-                    status = 255
-            with contextlib.suppress(OSError):
-                shell.send(str(status).encode())
+                remote = self._connection.run(command.decode())
+                upstream = _carry_upstream(remote, from_rsync)
+                _carry_downstream(remote, to_rsync)
+                status = remote.wait()
+                # Only when its remote shell has ended does rsync end, and with it what upstream reads.
+                with contextlib.suppress(OSError):
+                    shell.send(str(status).encode())
+                upstream.join()
 
 
 @contextlib.contextmanager
@@ -109,20 +108,22 @@ def _closing(fds: list[int]) -> Iterator[tuple[int, int]]:
             os.close(fd)
 
 
-def _pump(remote: RemoteProcess, from_rsync: int, to_rsync: int) -> None:
-    """Carry both directions until the remote command closes its output."""
-
-    def upstream() -> None:
+def _carry_upstream(remote: RemoteProcess, from_rsync: int) -> threading.Thread:
+    def carry() -> None:
         with contextlib.suppress(OSError, StreamError):
-            while select.select([from_rsync], [], [])[0] and (data := os.read(from_rsync, PIECE)):
+            while data := os.read(from_rsync, PIECE):
                 remote.write(data)
-        remote.end_input()
+            remote.end_input()
 
-    thread = threading.Thread(target=upstream, name="rsync upstream", daemon=True)
+    thread = threading.Thread(target=carry, name="rsync upstream", daemon=True)
     thread.start()
+    return thread
+
+
+def _carry_downstream(remote: RemoteProcess, to_rsync: int) -> None:
+    """Until the remote command closes its output."""
     with contextlib.suppress(OSError):
         while data := remote.read(PIECE):
             view = memoryview(data)
             while view:
                 view = view[os.write(to_rsync, view) :]
-    thread.join(1.0)

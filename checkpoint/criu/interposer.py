@@ -14,6 +14,7 @@ from __future__ import annotations
 import contextlib
 import os
 import select
+import signal
 import socket
 import struct
 import threading
@@ -100,15 +101,22 @@ class Conversation:
     runtime: socket.socket
     criu: socket.socket
     runtime_pid: int
+    criu_pidfd: int
     stamps: list[Stamp] = field(default_factory=list)
     opened_fds: list[int] = field(default_factory=list)
 
     def stamp(self, name: str) -> None:
         self.stamps.append(Stamp(at_ns=time.monotonic_ns(), name=name))
 
+    def kill_criu(self) -> None:
+        """SIGKILL CRIU. It then undoes nothing: right only when nothing may be undone."""
+        with contextlib.suppress(ProcessLookupError):
+            signal.pidfd_send_signal(self.criu_pidfd, signal.SIGKILL)
+
     def close(self) -> None:
         self.runtime.close()
         self.criu.close()
+        os.close(self.criu_pidfd)
         while self.opened_fds:
             os.close(self.opened_fds.pop())
 
@@ -118,6 +126,9 @@ class Role(Protocol):
 
     def fds_for_criu(self, kind: str) -> dict[int, int]:
         """{descriptor number in CRIU: our descriptor} for a conversation that starts with `kind`."""
+
+    def begun(self, conversation: Conversation, kind: str) -> None:
+        """A conversation starts, with a request of `kind`."""
 
     def request(self, kind: str, message: rpc.Message) -> bool:
         """Edit a request in place. False: do not send it, end the conversation."""
@@ -174,6 +185,7 @@ class Interposer:
                 return
             kind = rpc.kind_of(rpc.parse_request(first))
             conversation = self._introduce(shim, runtime, kind)
+        self._role.begun(conversation, kind)
         try:
             if self._to_criu(conversation, first, ancillary):
                 self._relay(conversation)
@@ -187,7 +199,8 @@ class Interposer:
 
     def _introduce(self, shim: socket.socket, runtime: socket.socket, kind: str) -> Conversation:
         """Give the shim its end of a socketpair, and the descriptors this kind of conversation needs."""
-        credentials = runtime.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, struct.calcsize("3i"))
+        # The shim becomes CRIU without changing its pid.
+        criu_pidfd = os.pidfd_open(_peer_pid(shim))
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         extra = self._role.fds_for_criu(kind)
         with theirs, contextlib.suppress(OSError):
@@ -195,7 +208,7 @@ class Interposer:
             socket.send_fds(shim, [numbers or b" "], [theirs.fileno(), *extra.values()])
         for fd in extra.values():
             os.close(fd)
-        return Conversation(runtime=runtime, criu=ours, runtime_pid=struct.unpack("3i", credentials)[0])
+        return Conversation(runtime=runtime, criu=ours, runtime_pid=_peer_pid(runtime), criu_pidfd=criu_pidfd)
 
     def _relay(self, conversation: Conversation) -> None:
         pairs = {conversation.runtime: self._to_criu, conversation.criu: self._to_runtime}
@@ -237,6 +250,13 @@ class Interposer:
                 fd = os.open(f"/proc/{conversation.runtime_pid}/fd/{number}", os.O_RDONLY | os.O_DIRECTORY)
                 conversation.opened_fds.append(fd)
                 setattr(options, name, fd)
+
+
+def _peer_pid(peer: socket.socket) -> int:
+    """The pid of whoever connected, or made the pair (unix(7), SO_PEERCRED)."""
+    layout = struct.Struct("3i")
+    credentials = peer.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, layout.size)
+    return int(layout.unpack(credentials)[0])
 
 
 def _forward(to: socket.socket, data: bytes, fds: list[int]) -> None:

@@ -47,6 +47,12 @@ class _HeldRole:
         self.request_gate = Gate(f"the {self.kind} request")
         self.done_gate = Gate(self.held_notification)
         self.stamps: list[Stamp] = []
+        self._conversation: Conversation | None = None
+
+    def begun(self, conversation: Conversation, kind: str) -> None:
+        if kind == self.kind:
+            self._conversation = conversation
+            self.stamps = conversation.stamps
 
     def fds_for_criu(self, kind: str) -> dict[int, int]:
         return {}
@@ -55,7 +61,12 @@ class _HeldRole:
         if kind != self.kind:
             return True
         self.edit(message.opts)
-        return self.request_gate.arrive()
+        opened = self.request_gate.arrive()
+        self.last_edit(message.opts)
+        return opened
+
+    def last_edit(self, options: rpc.Message) -> None:
+        """What is known only when the request is let go."""
 
     def edit(self, options: rpc.Message) -> None:
         self.edits.apply(options)
@@ -65,7 +76,7 @@ class _HeldRole:
 
     def ended(self, conversation: Conversation, kind: str) -> None:
         if kind == self.kind:
-            self.stamps = conversation.stamps
+            self._conversation = None
             last = conversation.stamps[-2].name if len(conversation.stamps) > 1 else "nothing"
             self.lose(f"the conversation ended after {last!r}")
 
@@ -86,6 +97,8 @@ class DumpRole(_HeldRole):
     Refusing `done_gate` makes CRIU thaw every task and unlock the network; the runtime then reports
     that its checkpoint failed and still shows the container running.
     `pages` is our end of the page-server socket (CRIU criu/page-xfer.c speaks it on the other end).
+    With `lazy` CRIU leaves private anonymous memory to us and the socket is not used; were such a dump
+    let go on, CRIU would serve that memory to whoever connects, so it must be ended by `bury`.
     """
 
     kind = "DUMP"
@@ -93,6 +106,7 @@ class DumpRole(_HeldRole):
 
     def __init__(self, edits: Edits) -> None:
         super().__init__(edits)
+        self.lazy = False
         self.pages, self._criu_pages = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
         _widen(self._criu_pages)
 
@@ -105,7 +119,22 @@ class DumpRole(_HeldRole):
         super().edit(options)
         # The cgroup freezer is polled in 100 ms steps; ptrace freezes in well under one.
         options.ClearField("freeze_cgroup")
-        options.ps.fd = PAGE_SERVER_FD
+
+    def bury(self) -> None:
+        """The container's processes are dead: end CRIU where it stands.
+
+        Told of success it would serve a lazy dump's pages; told of failure it would unlock the network
+        and close the dead processes' sockets, whose peers the target now serves.
+        """
+        if self._conversation is not None:
+            self._conversation.kill_criu()
+        self.refuse()
+
+    def last_edit(self, options: rpc.Message) -> None:
+        if self.lazy:
+            options.lazy_pages = True
+        else:
+            options.ps.fd = PAGE_SERVER_FD
 
 
 class RestoreRole(_HeldRole):

@@ -22,6 +22,7 @@ from checkpoint.errors import CheckpointError, ConversationLost, CriuFailed, Ima
 from checkpoint.images import batch
 from checkpoint.images.directory import ram_directory
 from checkpoint.images.pagemap import PageImages
+from checkpoint.memory.store import PageStore
 from checkpoint.network import link, netns
 from checkpoint.network.model import Network
 from checkpoint.runtimes import stdio
@@ -63,6 +64,7 @@ class Incoming:
         self.control_path = control_path(migration_id)
         self.holds_container = False
         self._network: Network | None = None
+        self._image_files = self._image_bytes = self._batches = 0
         self._restore: subprocess.Popen[bytes] | None = None
 
     # --- requests, in the order of a move ---------------------------------------------------------
@@ -108,6 +110,7 @@ class Incoming:
         self._images = self._directory / "images"
         self._images.mkdir(mode=0o700)
         self._page_images = self._tidy.enter_context(PageImages(self._images))
+        self._store = self._tidy.enter_context(PageStore(self._images))
         self._bundle, self._rootfs = Path(request.bundle), Path(request.rootfs)
         if not request.shared:
             self._make_bundle()
@@ -159,7 +162,10 @@ class Incoming:
     def _image_chunk(self, request: protocol.ImageChunk) -> Message:
         if "/" in request.name or request.name.startswith("."):
             raise ImageError(f"{request.name!r} is not the name of an image")
-        fd = os.open(self._images / request.name, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
+        path = self._images / request.name
+        self._image_files += not path.exists()
+        self._image_bytes += len(request.payload)
+        fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
         try:
             view = memoryview(request.payload)
             while view:
@@ -170,7 +176,12 @@ class Incoming:
 
     def _pages(self, request: protocol.Pages) -> Message:
         for extent in batch.unpack(request.extents, request.payload, request.encoding, request.digest):
-            self._page_images.extent(*extent)
+            if request.final:
+                self._page_images.extent(*extent)
+            else:
+                dst_id, vaddr, _, _, data = extent
+                self._store.put(dst_id >> 8, vaddr, data)
+        self._batches += 1
         return protocol.Done()
 
     def _remove(self, request: protocol.Remove) -> Message:
@@ -184,8 +195,9 @@ class Incoming:
 
     def _restore_and_hold(self, request: protocol.Restore) -> Message:
         received = time.monotonic_ns()
-        self._page_images.write_pagemaps()
         self._check_complete(request)
+        self._page_images.write_pagemaps()
+        self._store.fold()
         if self._network is not None:
             self._announcer = self._tidy.enter_context(contextlib.closing(link.Announcer(self._network)))
         released = time.monotonic_ns()
@@ -200,13 +212,10 @@ class Incoming:
         )
 
     def _check_complete(self, request: protocol.Restore) -> None:
-        files = [path for path in self._images.iterdir() if path.suffix == ".img"]
-        pages = sum(path.stat().st_size for path in files if path.name.startswith("pages-")) // 4096
-        named = sum(1 for path in files if not path.name.startswith(("pages-", "pagemap-")))
-        if pages != request.pages or named != request.image_files:
-            raise ImageError(
-                f"{named} images and {pages} pages arrived of {request.image_files} and {request.pages}"
-            )
+        arrived = (self._image_files, self._image_bytes, self._batches)
+        announced = (request.image_files, request.image_bytes, request.batches)
+        if arrived != announced:
+            raise ImageError(f"(images, their bytes, batches of pages): {arrived} arrived of {announced}")
 
     # --- the two ends of a held restore; also reached from the control socket -----------------------
 

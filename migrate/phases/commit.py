@@ -50,12 +50,9 @@ def clean_up(move: Context) -> None:
 
 
 def leave_source(move: Context) -> None:
-    """Let CRIU and the runtime bury the dead container; then take down its network.
-
-    CRIU is told that its dump succeeded, so it does not unlock connections that live elsewhere now.
-    """
+    """Bury the dead container and take down its network."""
     assert move.dump is not None
-    move.dump.done_gate.open()
+    move.dump.bury()
     move.tidy.close()
     move.runtime.delete(move.container.id)
     if move.network is not None:

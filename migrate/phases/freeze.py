@@ -2,63 +2,104 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
 
 from checkpoint.criu import log as criu_log
 from checkpoint.criu.page_wire import wire_struct
+from checkpoint.criu.session import DumpRole
 from checkpoint.errors import ConversationLost, CriuFailed
 from migrate import protocol
 from migrate.context import Context
+from migrate.page_batches import PageBatches
 from migrate.page_relay import PageRelay
+from migrate.phases.precopy import PreCopy
 from migrate.state import State
 
 DUMP_TIMEOUT_S = 600.0
 CHUNK = 1 << 20
 
 
-def freeze(move: Context) -> None:
-    """Let CRIU freeze and dump; its pages go to the target while it writes them."""
+@dataclass
+class Sent:
+    """What went over while frozen; the target compares it with what arrived."""
+
+    image_files: int = 0
+    image_bytes: int = 0
+    batches: int = 0
+
+
+def freeze(move: Context, ahead: PreCopy | None) -> Sent:
+    """Let CRIU freeze and dump. Without pre-copy its pages go to the target while it writes them."""
     assert move.dump is not None
-    assert move.source.criu_version is not None
     with move.phase("dump"):
-        relay = PageRelay(move.dump.pages, wire_struct(move.source.criu_version), move.agent)
-        relay.start()
-        move.dump.request_gate.open()
-        try:
-            move.dump.done_gate.wait_reached(DUMP_TIMEOUT_S)
-        except ConversationLost as error:
-            log = criu_log.errors(move.directory / "images" / "dump.log")
-            raise (CriuFailed("dump", log) if log else error) from error
-        relay.join()
-        move.report.pages, move.report.pages_zero = relay.pages, relay.pages_zero
-        move.report.add_bytes("pages", relay.sent_bytes)
+        if ahead is not None:
+            move.dump.lazy = True
+            _run_dump(move, move.dump)
+            sent = Sent()
+        else:
+            sent = _dump_through_relay(move, move.dump)
     move.advance(State.FROZEN)
+    return sent
 
 
-def transfer(move: Context) -> int:
-    """Send image files, and what changed in the rootfs since the first copy. Returns image files sent."""
+def transfer(move: Context, ahead: PreCopy | None, sent: Sent) -> None:
+    """Send the pages written last, the image files, and what changed in the rootfs."""
+    images = move.directory / "images"
     with move.phase("transfer"):
-        files = [p for p in sorted((move.directory / "images").iterdir()) if p.suffix == ".img"]
-        for path in files:
-            _send_image(move, path)
+        if ahead is not None:
+            move.report.notes.append(f"{ahead.send_last(images)} pages were left for the freeze")
+            sent.batches = ahead.batches.count
+            _account(move, ahead.batches)
+        for path in sorted(images.iterdir()):
+            if path.suffix == ".img":
+                _send_image(move, path, sent)
         if move.rootfs is not None and (found := move.rootfs.find_changes(move.pids)):
             if found.removed:
                 move.agent.request(protocol.Remove(paths=list(found.removed)), protocol.Done)
             move.report.add_bytes("rootfs", move.rootfs.copy_changes(found))
-    return len(files)
 
 
-def restore(move: Context, image_files: int) -> None:
+def restore(move: Context, sent: Sent) -> None:
     """Release the armed restore; it comes back held: restored, stopped, network locked."""
     with move.phase("restore"):
-        question = protocol.Restore(image_files=image_files, pages=move.report.pages)
+        question = protocol.Restore(
+            image_files=sent.image_files, image_bytes=sent.image_bytes, batches=sent.batches
+        )
         for name, at_ns in move.agent.request(question, protocol.Done).stamps:
             move.stage(name, "target", at_ns)
     move.advance(State.HELD)
 
 
-def _send_image(move: Context, path: Path) -> None:
+def _run_dump(move: Context, dump: DumpRole) -> None:
+    dump.request_gate.open()
+    try:
+        dump.done_gate.wait_reached(DUMP_TIMEOUT_S)
+    except ConversationLost as error:
+        log = criu_log.errors(move.directory / "images" / "dump.log")
+        raise (CriuFailed("dump", log) if log else error) from error
+
+
+def _dump_through_relay(move: Context, dump: DumpRole) -> Sent:
+    assert move.source.criu_version is not None
+    batches = PageBatches(move.agent, final=True)
+    relay = PageRelay(dump.pages, wire_struct(move.source.criu_version), batches)
+    relay.start()
+    _run_dump(move, dump)
+    relay.join()
+    _account(move, batches)
+    return Sent(batches=batches.count)
+
+
+def _account(move: Context, batches: PageBatches) -> None:
+    move.report.pages, move.report.pages_zero = batches.pages, batches.pages_zero
+    move.report.add_bytes("pages", batches.sent_bytes)
+
+
+def _send_image(move: Context, path: Path, sent: Sent) -> None:
     data = memoryview(path.read_bytes())
     for start in range(0, max(len(data), 1), CHUNK):
         move.agent.stream(protocol.ImageChunk(name=path.name), [data[start : start + CHUNK]])
+    sent.image_files += 1
+    sent.image_bytes += len(data)
     move.report.add_bytes("images", len(data))

@@ -1,0 +1,226 @@
+#!/usr/bin/python3 -IS
+"""Get a userfaultfd that belongs to another process's memory: run userfaultfd(2) inside it by ptrace.
+
+A lone program on purpose. For about half a millisecond a thread of the target is in our hands with
+foreign registers; were we killed then, the target would be, too. So this runs in a small child of
+its own that blocks signals and asks the OOM killer to look elsewhere, and does nothing else.
+
+Usage: inject.py PID SOCKET_FD. Sends {"stopped_us"} with the descriptor by SCM_RIGHTS, or {"error"}.
+x86_64 only. See ptrace(2), userfaultfd(2), rseq(2).
+"""
+
+import contextlib
+import ctypes
+import json
+import os
+import platform
+import signal
+import socket
+import struct
+import sys
+import time
+
+PTRACE_GETREGS, PTRACE_SETREGS, PTRACE_DETACH, PTRACE_SYSCALL = 12, 13, 17, 24
+PTRACE_SEIZE, PTRACE_INTERRUPT = 0x4206, 0x4207
+PTRACE_GETSIGMASK, PTRACE_SETSIGMASK, PTRACE_GET_RSEQ_CONFIGURATION = 0x420A, 0x420B, 0x420F
+O_TRACESYSGOOD, O_SUSPEND_SECCOMP = 1, 1 << 21
+WALL = 0x40000000
+SYS_CLOSE, SYS_RESTART_SYSCALL, SYS_USERFAULTFD, SYS_PIDFD_GETFD = 3, 219, 323, 438
+UFFD_USER_MODE_ONLY = 1
+M64 = (1 << 64) - 1
+#: struct user_regs_struct (arch/x86/include/asm/user_64.h)
+REGISTERS = struct.Struct("27Q")
+NAMES = (
+    "r15 r14 r13 r12 rbp rbx r11 r10 r9 r8 rax rcx rdx rsi rdi orig_rax rip cs eflags rsp ss fs_base gs_base ds es fs gs"
+).split()
+USER_CS_64 = 0x33
+SYSCALL_INSTRUCTION = b"\x0f\x05"
+#: Kernel-internal "to be restarted" results (include/linux/errno.h); a tracer sees them in rax.
+ERESTARTSYS, ERESTARTNOINTR, ERESTARTNOHAND, ERESTART_RESTARTBLOCK = 512, 513, 514, 516
+STOP_TIMEOUT_S = 0.5
+ATTEMPTS = 20
+
+libc = ctypes.CDLL(None, use_errno=True)
+libc.ptrace.restype = ctypes.c_long
+libc.ptrace.argtypes = [ctypes.c_long, ctypes.c_long, ctypes.c_void_p, ctypes.c_void_p]
+libc.syscall.restype = ctypes.c_long
+
+
+class InjectError(Exception):
+    """The target was left as it was; no descriptor was made."""
+
+
+class InCriticalSection(InjectError):
+    """Stopped inside a restartable sequence; moving its rip would abort it behind its back. Try again."""
+
+
+def ptrace(request, tid, address=0, data=0):
+    """ptrace(2), raising OSError."""
+    result = libc.ptrace(request, tid, address, data)
+    if result == -1:
+        error = ctypes.get_errno()
+        raise OSError(error, f"ptrace {request:#x} of {tid}: {os.strerror(error)}")
+    return result
+
+
+def find_syscall(pid):
+    """Address of a syscall instruction in the target, best in the vdso, which every process has."""
+    with open(f"/proc/{pid}/maps") as maps, open(f"/proc/{pid}/mem", "rb", 0) as memory:
+        regions = [line.split() for line in maps]
+        regions.sort(key=lambda fields: fields[-1] != "[vdso]")
+        for fields in regions:
+            if "x" in fields[1] and fields[-1] != "[vsyscall]":
+                start, end = (int(x, 16) for x in fields[0].split("-"))
+                memory.seek(start)
+                offset = memory.read(min(end - start, 1 << 20)).find(SYSCALL_INSTRUCTION)
+                if offset >= 0:
+                    return start + offset
+    raise InjectError("no syscall instruction found in the process")
+
+
+def has_seccomp(tid):
+    """Whether a filter or strict mode is on (proc(5), Seccomp)."""
+    with open(f"/proc/{tid}/status") as status:
+        return any(line.startswith("Seccomp:") and line.split()[1] != "0" for line in status)
+
+
+class Stopped:
+    """One thread, stopped by ptrace for the length of the block, then exactly as it was."""
+
+    def __init__(self, tid):
+        self.tid = tid
+        self.instruction = find_syscall(tid)
+        self.options = O_TRACESYSGOOD | (O_SUSPEND_SECCOMP if has_seccomp(tid) else 0)
+
+    def __enter__(self):
+        ptrace(PTRACE_SEIZE, self.tid, 0, self.options)
+        self.since = time.perf_counter()
+        ptrace(PTRACE_INTERRUPT, self.tid)
+        status = self.wait_stop()
+        # A stop for a signal's delivery: the signal is handed on when we let go.
+        self.signal = os.WSTOPSIG(status) if status >> 16 == 0 else 0
+        self.saved = self.registers()
+        self.mask = ctypes.c_uint64()
+        ptrace(PTRACE_GETSIGMASK, self.tid, 8, ctypes.addressof(self.mask))
+        try:
+            self.check()
+            # No signal may be delivered on a foreign instruction pointer (SIGKILL, SIGSTOP cannot be held).
+            full = ctypes.c_uint64(M64 & ~(1 << signal.SIGKILL - 1 | 1 << signal.SIGSTOP - 1))
+            ptrace(PTRACE_SETSIGMASK, self.tid, 8, ctypes.addressof(full))
+        except BaseException:
+            ptrace(PTRACE_DETACH, self.tid, 0, self.signal)
+            raise
+        return self
+
+    def __exit__(self, *_):
+        self.set_registers(self.resumable())
+        ptrace(PTRACE_SETSIGMASK, self.tid, 8, ctypes.addressof(self.mask))
+        ptrace(PTRACE_DETACH, self.tid, 0, self.signal)
+        self.stopped_us = int((time.perf_counter() - self.since) * 1e6)
+
+    def wait_stop(self):
+        """The thread may sit in an uninterruptible wait; then we give up, and exiting detaches us."""
+        deadline = time.monotonic() + STOP_TIMEOUT_S
+        while time.monotonic() < deadline:
+            tid, status = os.waitpid(self.tid, WALL | os.WNOHANG)
+            if tid:
+                if not os.WIFSTOPPED(status):
+                    raise InjectError("the process ended")
+                return status
+        raise InjectError("the thread did not stop; it waits in the kernel")
+
+    def check(self):
+        if self.saved["cs"] != USER_CS_64:
+            raise InjectError("the process runs 32-bit code")
+        area = ctypes.create_string_buffer(32)
+        try:
+            size = ptrace(PTRACE_GET_RSEQ_CONFIGURATION, self.tid, 24, ctypes.addressof(area))
+        except OSError:
+            return  # the kernel has no rseq
+        pointer = struct.unpack_from("Q", area.raw)[0]
+        if size > 0 and pointer:
+            with open(f"/proc/{self.tid}/mem", "rb", 0) as memory:
+                memory.seek(pointer + 8)  # struct rseq: cpu_id_start, cpu_id, rseq_cs
+                if struct.unpack("Q", memory.read(8))[0]:
+                    raise InCriticalSection("stopped in a restartable sequence")
+
+    def registers(self):
+        buffer = ctypes.create_string_buffer(REGISTERS.size)
+        ptrace(PTRACE_GETREGS, self.tid, 0, ctypes.addressof(buffer))
+        return dict(zip(NAMES, REGISTERS.unpack(buffer.raw)))  # noqa: B905
+
+    def set_registers(self, values):
+        buffer = ctypes.create_string_buffer(REGISTERS.pack(*(values[name] for name in NAMES)), REGISTERS.size)
+        ptrace(PTRACE_SETREGS, self.tid, 0, ctypes.addressof(buffer))
+
+    def resumable(self):
+        """The saved registers; a system call the stop broke off is made to start again.
+
+        The kernel does that itself only on the way out of the very stop that interrupted the call,
+        which we have left by running calls of our own.
+        """
+        values = dict(self.saved)
+        interrupted = (M64 + 1 - values["rax"]) if values["orig_rax"] >> 63 == 0 else 0
+        if interrupted in (ERESTARTSYS, ERESTARTNOINTR, ERESTARTNOHAND):
+            values["rax"] = values["orig_rax"]
+            values["rip"] -= len(SYSCALL_INSTRUCTION)
+        elif interrupted == ERESTART_RESTARTBLOCK:
+            values["rax"] = SYS_RESTART_SYSCALL
+            values["rip"] -= len(SYSCALL_INSTRUCTION)
+        values["orig_rax"] = M64
+        return values
+
+    def call(self, number, *arguments):
+        """Run one system call in the thread; its result, negative errno on failure."""
+        values = dict(self.saved, rax=number, orig_rax=M64, rip=self.instruction)
+        values.update(zip(("rdi", "rsi", "rdx", "r10", "r8", "r9"), arguments))  # noqa: B905
+        self.set_registers(values)
+        for _ in ("entry", "exit"):
+            ptrace(PTRACE_SYSCALL, self.tid)
+            while os.WSTOPSIG(self.wait_stop()) != signal.SIGTRAP | 0x80:
+                ptrace(PTRACE_SYSCALL, self.tid)
+        result = self.registers()["rax"]
+        return result - (M64 + 1) if result >> 63 else result
+
+
+def userfaultfd_of(pid):
+    """(descriptor, microseconds a thread was stopped). Raises InjectError or OSError."""
+    pidfd = os.pidfd_open(pid)
+    with Stopped(pid) as thread:
+        number = thread.call(SYS_USERFAULTFD, os.O_CLOEXEC | os.O_NONBLOCK | UFFD_USER_MODE_ONLY)
+        if number < 0:
+            raise InjectError(f"userfaultfd in the process: {os.strerror(-number)}")
+        ours = libc.syscall(SYS_PIDFD_GETFD, pidfd, number, 0)
+        error = ctypes.get_errno()
+        thread.call(SYS_CLOSE, number)
+        if ours < 0:
+            raise InjectError(f"pidfd_getfd: {os.strerror(error)}")
+    return ours, thread.stopped_us
+
+
+def main():
+    """Do it, tell the parent."""
+    signal.pthread_sigmask(signal.SIG_BLOCK, set(signal.valid_signals()) - {signal.SIGCHLD})
+    with contextlib.suppress(OSError), open("/proc/self/oom_score_adj", "w") as score:
+        score.write("-1000")
+    pid, peer = int(sys.argv[1]), socket.socket(fileno=int(sys.argv[2]))
+    if platform.machine() != "x86_64":
+        peer.send(json.dumps({"error": f"not supported on {platform.machine()}"}).encode())
+        return
+    for _ in range(ATTEMPTS):
+        try:
+            fd, stopped_us = userfaultfd_of(pid)
+        except InCriticalSection as error:
+            last = error
+            time.sleep(0.001)
+        except (InjectError, OSError) as error:
+            last = error
+            break
+        else:
+            socket.send_fds(peer, [json.dumps({"stopped_us": stopped_us}).encode()], [fd])
+            return
+    peer.send(json.dumps({"error": str(last)}).encode())
+
+
+if __name__ == "__main__":
+    main()

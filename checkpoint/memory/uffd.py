@@ -1,0 +1,99 @@
+"""Write tracking by userfaultfd WP_ASYNC and PAGEMAP_SCAN (Linux 6.7 and newer).
+
+Kernel: Documentation/admin-guide/mm/{userfaultfd,pagemap}.rst, include/uapi/linux/{userfaultfd,fs}.h.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import fcntl
+import os
+import struct
+
+from checkpoint.memory.ranges import Range
+
+PAGE_SIZE = 4096
+#: Scanned up to here: the user half of the address space without its last page.
+TASK_END = (1 << 47) - PAGE_SIZE
+
+
+def _ioctl(direction: int, kind: int, number: int, size: int) -> int:
+    return direction << 30 | size << 16 | kind << 8 | number
+
+
+UFFDIO_API = _ioctl(3, 0xAA, 0x3F, 24)
+UFFDIO_REGISTER = _ioctl(3, 0xAA, 0x00, 32)
+PAGEMAP_SCAN = _ioctl(3, ord("f"), 16, 96)
+UFFD_API = 0xAA
+FEATURES = (1 << 0) | (1 << 13) | (1 << 15)  # PAGEFAULT_FLAG_WP, WP_UNPOPULATED, WP_ASYNC
+REGISTER_MODE_WP = 2
+IS_WRITTEN, IS_FILE, IS_PRESENT, IS_SWAPPED, IS_PFNZERO = 1 << 1, 1 << 2, 1 << 3, 1 << 4, 1 << 5
+SCAN_WP_MATCHING = 1
+SCAN_ARGUMENT = struct.Struct("12Q")
+REGIONS = 1 << 15
+#: Mappings that are not the process's own memory.
+SPECIAL = ("[vdso]", "[vvar]", "[vvar_vclock]", "[vsyscall]")
+
+
+def enable(uffd: int) -> None:
+    """UFFDIO_API with asynchronous write protection. Raises OSError where the kernel lacks it."""
+    fcntl.ioctl(uffd, UFFDIO_API, bytearray(struct.pack("3Q", UFFD_API, FEATURES, 0)))
+
+
+def private_mappings(pid: int) -> list[Range]:
+    """The private mappings of a process, whose pages CRIU may leave to us."""
+    found = []
+    with open(f"/proc/{pid}/maps") as maps:
+        for line in maps:
+            fields = line.split(None, 5)
+            start, end = (int(x, 16) for x in fields[0].split("-"))
+            if fields[1][3] == "p" and fields[-1].strip() not in SPECIAL and end <= TASK_END:
+                found.append((start, end))
+    return found
+
+
+def register(uffd: int, mappings: list[Range]) -> int:
+    """Watch mappings; registering one again is no error. Returns how many could not be watched.
+
+    One that another userfaultfd owns (EBUSY), or that went away meanwhile, is simply not watched: a
+    page of it counts as written, always.
+    """
+    failed = 0
+    for start, end in mappings:
+        try:
+            fcntl.ioctl(uffd, UFFDIO_REGISTER, bytearray(struct.pack("4Q", start, end - start, REGISTER_MODE_WP, 0)))
+        except OSError:
+            failed += 1
+    return failed
+
+
+def scan_written(pid: int, *, protect: bool) -> list[Range]:
+    """Pages with content that were written since they were last protected; all of an unwatched mapping.
+
+    With `protect` they are protected again in the same step, so no write is missed in between.
+    The page map is opened anew each time: after an exec the old one still shows the old memory.
+    """
+    found: list[Range] = []
+    regions = (ctypes.c_uint64 * (3 * REGIONS))()
+    flags = SCAN_WP_MATCHING if protect else 0
+    with contextlib.ExitStack() as stack:
+        pagemap = os.open(f"/proc/{pid}/pagemap", os.O_RDONLY | os.O_CLOEXEC)
+        stack.callback(os.close, pagemap)
+        start = 0
+        while start < TASK_END:
+            # Wanted: written, neither file-backed nor the zero page, and present or swapped out.
+            argument = bytearray(
+                SCAN_ARGUMENT.pack(
+                    SCAN_ARGUMENT.size, flags, start, TASK_END, 0, ctypes.addressof(regions), REGIONS, 0,
+                    IS_FILE | IS_PFNZERO, IS_WRITTEN | IS_FILE | IS_PFNZERO, IS_PRESENT | IS_SWAPPED, IS_WRITTEN,
+                )
+            )
+            count = fcntl.ioctl(pagemap, PAGEMAP_SCAN, argument)
+            words = memoryview(regions).cast("B").cast("Q")[: 3 * count].tolist()
+            found.extend(zip(words[0::3], words[1::3], strict=True))
+            walked = SCAN_ARGUMENT.unpack(argument)[4]
+            if walked <= start:
+                break
+            start = walked
+    return found

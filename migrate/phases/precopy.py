@@ -1,0 +1,108 @@
+"""Memory goes ahead of the container: rounds of what was written since the last, while it runs."""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from pathlib import Path
+
+from checkpoint.criu.page_wire import PAGE_SIZE, PE_LAZY, PE_PRESENT
+from checkpoint.errors import TrackingUnavailable
+from checkpoint.host import processes
+from checkpoint.images.pagemap import Pagemap
+from checkpoint.memory import ranges, tracker
+from checkpoint.memory.ranges import Range
+from checkpoint.memory.tracker import Tracker
+from migrate.context import Context
+from migrate.convergence import Round, Verdict, decide
+from migrate.page_batches import PageBatches
+
+
+class PreCopy:
+    """The trackers of a container's processes, and what each page's newest copy on the target covers."""
+
+    def __init__(self, move: Context) -> None:
+        self._move = move
+        self._trackers: dict[int, Tracker] = {}
+        self._refused: set[int] = set()
+        self._known: dict[int, list[Range]] = {}
+        self.batches = PageBatches(move.agent)
+
+    def attach(self) -> bool:
+        """Track every process that can be. Whether any is tracked."""
+        for pid in processes.in_pid_namespace_of(self._move.container.pid):
+            if pid not in self._trackers and pid not in self._refused:
+                try:
+                    self._trackers[pid] = Tracker(pid)
+                except (TrackingUnavailable, OSError) as error:
+                    self._refused.add(pid)
+                    self._move.observer.note(f"its memory is copied while frozen: {error}")
+        return bool(self._trackers)
+
+    def send_round(self) -> Round:
+        """Send what was written since the last round."""
+        started = time.monotonic_ns()
+        sent = 0
+        self.attach()
+        for pid, watched in list(self._trackers.items()):
+            # A process may end at any time; then the final dump does not ask for its pages.
+            with contextlib.suppress(OSError, TrackingUnavailable):
+                written = watched.written()
+                self._send(pid, written)
+                self._known[pid] = ranges.union(self._known.get(pid, []), written)
+                sent += ranges.size(written)
+        self.batches.flush()
+        return Round(bytes=sent, length_us=(time.monotonic_ns() - started) // 1000)
+
+    def send_last(self, images: Path) -> int:
+        """With the container frozen and dumped: send what the images want and the target has not, or has old.
+
+        Returns the number of pages. The pagemaps are the authority on which pages exist.
+        """
+        pages = 0
+        for pid in processes.in_pid_namespace_of(self._move.container.pid):
+            path = images / f"pagemap-{tracker.virtual_pid(pid)}.img"
+            if not path.exists():
+                continue  # a zombie has no memory
+            wanted = [
+                (e.vaddr, e.end) for e in Pagemap.load(path).entries if e.flags & PE_LAZY and not e.flags & PE_PRESENT
+            ]
+            stale = ranges.intersection(tracker.written_at_last(pid), wanted)
+            unknown = ranges.difference(wanted, self._known.get(pid, []))
+            last = ranges.union(stale, unknown)
+            pages += ranges.size(last) // PAGE_SIZE
+            self._send(pid, last)
+        self.batches.flush()
+        return pages
+
+    def close(self) -> None:
+        """Leave every process as it was."""
+        while self._trackers:
+            self._trackers.popitem()[1].close()
+
+    def _send(self, pid: int, written: list[Range]) -> None:
+        image = tracker.virtual_pid(pid)
+        for chunks in tracker.read_pages(pid, written):
+            for vaddr, data in chunks:
+                self.batches.add(image, vaddr, data)
+
+
+def pre_copy(move: Context) -> PreCopy | None:
+    """Send memory ahead until the decision is to freeze. None: nothing can be tracked, stop and copy."""
+    with move.phase("pre-copy"):
+        copying = PreCopy(move)
+        move.tidy.callback(copying.close)
+        if not copying.attach():
+            move.report.notes.append("stop-copy: no process's writes can be tracked")
+            return None
+        move.report.mode = "pre-copy"
+        rounds: list[Round] = []
+        while True:
+            rounds.append(copying.send_round())
+            decision = decide(rounds)
+            move.observer.note(decision.reason)
+            move.report.notes.append(decision.reason)
+            if decision.verdict is Verdict.FREEZE:
+                break
+        move.report.rounds = len(rounds)
+    return copying
