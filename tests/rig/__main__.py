@@ -11,6 +11,7 @@ from tests.rig.rig import Rig
 
 EXIT_FAILED = 1
 EXIT_USAGE = 2
+EXIT_INTERRUPTED = 130
 
 
 def up(rig: Rig, arguments: argparse.Namespace) -> None:
@@ -101,6 +102,8 @@ def main(argv: Sequence[str]) -> int:
     arguments.command = words[cut + 1 :]
     try:
         arguments.action(Rig(arguments.rig), arguments)
+    except KeyboardInterrupt:
+        return EXIT_INTERRUPTED
     except RigError as error:
         print(f"rig: {error}", file=sys.stderr)
         return EXIT_USAGE if isinstance(error, BadUsage) else EXIT_FAILED

@@ -6,18 +6,16 @@ name on two nodes do not meet.
 
 import contextlib
 import os
-import signal
-import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from tests.rig.errors import RigError
 from tests.rig.node_init import CGROUP_BASE
+from tests.rig.process import kill
+from tests.rig.wait import until
 
 MOUNT_TABLE = Path("/proc/self/mountinfo")
-PATIENCE_S = 20.0
-POLL_S = 0.01
 CPUSET_FILES = ("cpuset.cpus", "cpuset.mems")
 
 
@@ -107,25 +105,18 @@ def pids(group: str) -> set[int]:
 
 def remove(group: str) -> None:
     """Kill the group's processes and remove it from every hierarchy."""
-    deadline = time.monotonic() + PATIENCE_S
-    while True:
-        for pid in pids(group):
-            with contextlib.suppress(ProcessLookupError):
-                os.kill(pid, signal.SIGKILL)
-        for directory in _subtrees(group):
-            # A frozen v1 group dies only when thawed.
-            with contextlib.suppress(FileNotFoundError):
-                if (directory / "freezer.state").exists():
-                    (directory / "freezer.state").write_text("THAWED")
-        for directory in _subtrees(group):
-            with contextlib.suppress(OSError):  # busy until the last process is gone
-                directory.rmdir()
-        left = list(_subtrees(group))
-        if not left:
-            return
-        if time.monotonic() > deadline:
-            raise RigError(f"{left[0]} cannot be removed: processes {sorted(pids(group))} do not die")
-        time.sleep(POLL_S)
+    until(lambda: _is_removed(group), f"the processes in cgroup {group} to die")
+
+
+def _is_removed(group: str) -> bool:
+    kill(pids(group))
+    for directory in _subtrees(group):
+        with contextlib.suppress(OSError):  # not of the v1 freezer, where a frozen process dies only when thawed
+            (directory / "freezer.state").write_text("THAWED")
+    for directory in _subtrees(group):
+        with contextlib.suppress(OSError):  # busy until the last process is gone
+            directory.rmdir()
+    return not any(_subtrees(group))
 
 
 def _subtrees(group: str) -> Iterator[Path]:

@@ -81,6 +81,12 @@ class Container:
         """Make the container's network in the node."""
         network.plug_container(lambda argv, text: self.node.run(argv, input=text), self.name, self.address)
 
+    def unplug(self) -> None:
+        """Remove that network, if it is there."""
+        # The link first and by itself: with its namespace it would go at some later moment.
+        self.node.run(["ip", "link", "delete", names.host_interface(self.name)], check=False)
+        self.node.run(["ip", "netns", "delete", self.name], check=False)
+
     def runc(self, verb: str, *options: str) -> None:
         """Run a runc command that leaves the container behind (run -d, restore -d), its output going to the log."""
         argv = [PYTHON_IN_NODE, "-I", "-B", str(DETACHED), str(self.log), "runc", verb, *options, self.name]
@@ -94,8 +100,7 @@ class Container:
     def remove(self) -> None:
         """Kill it and remove its traces from the node, its log excepted; nothing happens if there are none."""
         self.node.run(["runc", "delete", "--force", self.name], check=False)
-        if self.node.run(["test", "-e", f"/run/netns/{self.name}"], check=False).returncode == 0:
-            self.node.run(["ip", "netns", "delete", self.name])
+        self.unplug()
         self.node.run(["rm", "-rf", "--one-file-system", str(self.bundle)])
 
     def _state(self) -> dict[str, object] | None:

@@ -7,39 +7,37 @@ cgroups (node_init.py). So a `down` that follows a killed `up` waits for what th
 import contextlib
 import fcntl
 import os
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
-from tests.rig.errors import RigError
-
-PATIENCE_S = 60.0
-POLL_S = 0.02
+from tests.rig.wait import until
 
 
 @contextlib.contextmanager
 def locked(path: Path) -> Iterator[int]:
     """Hold the lock; yields its descriptor, which is inheritable."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    deadline = time.monotonic() + PATIENCE_S
-    while True:
-        descriptor = os.open(path, os.O_CREAT | os.O_RDWR, 0o600)
-        os.set_inheritable(descriptor, True)
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            # `down` removes the file: a lock on a removed file excludes nobody.
-            if _is_still(path, descriptor):
-                break
-        except BlockingIOError:
-            if time.monotonic() > deadline:
-                os.close(descriptor)
-                raise RigError(f"another command has held {path} for {PATIENCE_S:.0f} s") from None
-            time.sleep(POLL_S)
-        os.close(descriptor)
+    descriptor = until(lambda: _try(path), f"another command to release {path}")
     try:
         yield descriptor
     finally:
         os.close(descriptor)
+
+
+def _try(path: Path) -> int | None:
+    """The lock's descriptor (above the standard ones, so never 0), or None if another process holds it."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    descriptor = os.open(path, os.O_CREAT | os.O_RDWR, 0o600)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        os.close(descriptor)
+        return None
+    # `down` removes the file, and a lock on a removed file excludes nobody.
+    if not _is_still(path, descriptor):
+        os.close(descriptor)
+        return None
+    os.set_inheritable(descriptor, True)
+    return descriptor
 
 
 def _is_still(path: Path, descriptor: int) -> bool:

@@ -9,7 +9,8 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from tests.rig import names
-from tests.rig.process import run
+from tests.rig.process import kill, run
+from tests.rig.wait import until
 
 NETNS_DIRECTORY = Path("/run/netns")
 PLAIN_BRIDGE = "type bridge stp_state 0 forward_delay 0 mcast_snooping 0"
@@ -59,20 +60,27 @@ def plug_container(in_node: Callable[[Sequence[str], str], object], container: s
     ]
     in_node(["ip", "-batch", "-"], "\n".join(outside))
     in_node(["ip", "-n", container, "-batch", "-"], "\n".join(inside))
+    # A container that was elsewhere before: have the switch learn its new port.
+    in_node(["ip", "netns", "exec", container, "arping", "-q", "-U", "-c", "1", "-I", "eth0", address], "")
 
 
 def pids(netns: str) -> set[int]:
     """Processes in a network namespace of this machine."""
-    if not netns_path(netns).exists():
-        return set()
-    listed = run(["ip", "netns", "pids", netns], check=False)
+    listed = run(["ip", "netns", "pids", netns], check=False, keep_lock=True)
     return {int(word) for word in listed.stdout.split()}
 
 
 def remove(netns: str) -> None:
-    """Its links go with it, once no process is left in it."""
+    """Kill the processes in a network namespace of this machine and remove it; its links go with it."""
     if netns_path(netns).exists():
+        until(lambda: _is_empty(netns), f"the processes in network namespace {netns} to die")
         run(["ip", "netns", "delete", netns], keep_lock=True)
+
+
+def _is_empty(netns: str) -> bool:
+    found = pids(netns)
+    kill(found)
+    return not found
 
 
 def _loopback() -> Sequence[str]:

@@ -4,10 +4,12 @@ Output is captured in unnamed files, not pipes: a container or daemon that a com
 standard streams, and reading a pipe to its end would then wait as long as that lives.
 """
 
+import contextlib
 import os
+import signal
 import subprocess
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import IO
 
@@ -67,6 +69,13 @@ def popen(
     """Start a command that the caller will wait for."""
     words = [os.fspath(word) for word in (*through, *argv)]
     return subprocess.Popen(words, stdin=stdin, stdout=stdout, stderr=stderr, text=True, errors="replace")
+
+
+def kill(pids: Iterable[int]) -> None:
+    """SIGKILL each that still lives."""
+    for pid in pids:
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGKILL)
 
 
 def _stdin(text: str | None) -> IO[bytes]:

@@ -4,9 +4,7 @@ import contextlib
 import json
 import os
 import shutil
-import signal
-import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from tests.rig import cgroups, names, network, seed
@@ -15,9 +13,7 @@ from tests.rig.lock import locked
 from tests.rig.node import CHECKOUT, Node
 from tests.rig.switch import Switch
 from tests.rig.tree import node_tree
-
-START_TIMEOUT_S = 60.0
-POLL_S = 0.02
+from tests.rig.wait import until
 
 
 class Rig:
@@ -94,31 +90,35 @@ class Rig:
 
     def _wait_for_sshd(self, nodes: Sequence[str]) -> None:
         """Until each node shows its host key at its address."""
-        expected = {names.node_address(node): node for node in nodes}
-        deadline = time.monotonic() + START_TIMEOUT_S
-        while True:
-            scan = self.switch.run(["ssh-keyscan", "-t", "ed25519", *expected], check=False)
-            keys = {line.split()[0]: line.split()[2] for line in scan.stdout.splitlines()}
-            silent = [node for address, node in expected.items() if keys.get(address) != seed.host_key(node, self.keys)]
-            if not silent:
-                return
-            for name in silent:
-                self._check_started(name, expired=time.monotonic() > deadline)
-            time.sleep(POLL_S)
+        silent = set(nodes)
 
-    def _check_started(self, name: str, *, expired: bool) -> None:
+        def all_answer() -> bool:
+            silent.difference_update(self._answering(silent))
+            for name in silent:
+                self._check_alive(name)
+            return not silent
+
+        until(all_answer, "sshd to answer on every node")
+
+    def _answering(self, nodes: Iterable[str]) -> Sequence[str]:
+        by_address = {names.node_address(node): node for node in nodes}
+        scan = self.switch.run(["ssh-keyscan", "-t", "ed25519", *by_address], check=False)
+        answers = (line.split() for line in scan.stdout.splitlines())
+        return [by_address[at] for at, _, key in answers if key == seed.host_key(by_address[at], self.keys)]
+
+    def _check_alive(self, name: str) -> None:
         node = Node(self.name, name)
-        if expired or not cgroups.pids(node.group):
+        if not cgroups.pids(node.group):
             log = node.log(self.directory)
-            output = tail(log.read_text()) if log.exists() else ""
-            raise RigError(f"node {name} did not start:\n{output}")
+            raise RigError(f"node {name} did not start:\n{tail(log.read_text()) if log.exists() else ''}")
 
     def _clean(self) -> None:
-        for group in names.members(self.name):
-            cgroups.remove(group)
-            _kill_all_in(group)
-            network.remove(group)
-        shutil.rmtree(self.directory, ignore_errors=True)
+        for member in names.members(self.name):
+            cgroups.remove(member)
+            # Some have no cgroup of the rig's, such as what was started in the switch.
+            network.remove(member)
+        if self.directory.exists():
+            shutil.rmtree(self.directory)
 
     def _state(self) -> list[str]:
         """Names of the nodes of a rig that was made to the end."""
@@ -136,18 +136,6 @@ class Rig:
 def existing() -> Sequence[str]:
     """Names of the rigs of which anything may be left: the lock is made first and removed last."""
     return sorted(path.stem for path in names.RUN_DIRECTORY.glob("*.lock"))
-
-
-def _kill_all_in(netns: str) -> None:
-    """End commands that were started in the switch (a node's die with their cgroups)."""
-    deadline = time.monotonic() + cgroups.PATIENCE_S
-    while pids := network.pids(netns):
-        for pid in pids:
-            with contextlib.suppress(ProcessLookupError):
-                os.kill(pid, signal.SIGKILL)
-        if time.monotonic() > deadline:
-            raise RigError(f"processes {sorted(pids)} in network namespace {netns} do not die")
-        time.sleep(POLL_S)
 
 
 def _must_be_root() -> None:

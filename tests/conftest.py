@@ -1,0 +1,40 @@
+"""Fixtures for every kind of test."""
+
+import os
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.rig import Rig
+from tests.rig.rig import existing
+
+# The name says whose rig it is: two test runs, or a test run and a developer, do not meet.
+RIG_OF_A_RUN = re.compile(r"test-(\d+)(-.*)?")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Whatever uses a rig is marked so."""
+    for item in items:
+        if {"rig", "rig_name"} & set(getattr(item, "fixturenames", ())):
+            item.add_marker("rig")
+
+
+@pytest.fixture(scope="session")
+def rig_name() -> str:
+    """A name for this run's rig; rigs of a test's own are named after it. Earlier runs' rigs are removed."""
+    for name in existing():
+        owner = RIG_OF_A_RUN.fullmatch(name)
+        if owner and not Path("/proc", owner[1]).exists():
+            Rig(name).down()
+    return f"test-{os.getpid()}"
+
+
+@pytest.fixture(scope="session")
+def rig(rig_name: str) -> Iterator[Rig]:
+    """Two nodes, alpha and beta, for the whole run."""
+    rig = Rig(rig_name)
+    rig.up(nodes=2)
+    yield rig
+    rig.down()
