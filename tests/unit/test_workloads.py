@@ -116,6 +116,7 @@ def test_tree_is_sound_and_ends_with_its_root() -> None:
         assert status["errors"] == []
         assert status["processes"] == 5
         assert status["counter"] > 0
+        assert all(count > 0 for count in status["timers"].values())
     deadline = time.monotonic() + LIMIT_S
     while alive := [pid for pid in status["pids"].values() if Path(f"/proc/{pid}").exists()]:
         assert time.monotonic() < deadline, f"left behind: {alive}"

@@ -56,7 +56,8 @@ IN_FLIGHT = 32  # at most: all of them fit in one pipe, so that no stage can blo
 PERIOD_S = 0.004
 ALARM_S = 0.01
 SLEEP_S = 0.01
-STALLED_PERIODS = 2500  # about 10 s of root not being frozen
+ONE_SHOT_S = 1.0  # longer than a dump, so that it is still to come when restored
+STALLED_PERIODS = 1000  # about 4 s of root not being frozen
 MAX_ERRORS = 20
 
 
@@ -112,7 +113,14 @@ def relay_sleeper(stage: Stage, shared: Shared, source: int, sink: int) -> None:
 
 
 def relay_poller(stage: Stage, shared: Shared, source: int, sink: int) -> None:
-    """Relay by epoll with a short timeout, so that the timeout matters too."""
+    """Relay by epoll with a short timeout, while a timer without an interval is set anew by its own signal."""
+
+    def ring(*_: object) -> None:
+        shared.add(stage.place, Shared.ONE_SHOTS)
+        signal.setitimer(signal.ITIMER_REAL, ONE_SHOT_S)
+
+    signal.signal(signal.SIGALRM, ring)
+    signal.setitimer(signal.ITIMER_REAL, ONE_SHOT_S)
     epoll = select.epoll()
     epoll.register(source, select.EPOLLIN)
     while True:
@@ -182,36 +190,19 @@ def fork_stage(place: int, shared: Shared, links: Links, memory_bytes: int) -> i
     return pid
 
 
-class PeriodTimer:
-    """A tick each PERIOD_S: a timerfd where Python has it, epoll's timeout where not."""
-
-    def __init__(self, epoll: select.epoll) -> None:
-        self._fd = -1
-        self._next_s = time.monotonic() + PERIOD_S
-        if sys.version_info >= (3, 13):
-            self._fd = os.timerfd_create(time.CLOCK_MONOTONIC)
-            os.timerfd_settime(self._fd, initial=PERIOD_S, interval=PERIOD_S)
-            epoll.register(self._fd, select.EPOLLIN)
-
-    def timeout_s(self) -> float | None:
-        return None if self._fd >= 0 else max(0.0, self._next_s - time.monotonic())
-
-    def is_due(self, events: list[tuple[int, int]]) -> bool:
-        if self._fd >= 0:
-            if due := any(fd == self._fd for fd, _ in events):
-                os.read(self._fd, 8)
-            return due
-        now_s = time.monotonic()
-        if now_s < self._next_s:
-            return False
-        self._next_s = now_s + PERIOD_S
-        return True
+def periodic_timerfd() -> int:
+    """A timerfd with an interval of PERIOD_S, or -1 where Python has none (before 3.13)."""
+    if sys.version_info < (3, 13):
+        return -1
+    fd = os.timerfd_create(time.CLOCK_MONOTONIC)
+    os.timerfd_settime(fd, initial=PERIOD_S, interval=PERIOD_S)
+    return fd
 
 
 class Root:
     """The first process: starts the others, feeds the ring, watches, answers STATUS."""
 
-    def __init__(self, memory_bytes: int, stalled_periods: int = STALLED_PERIODS) -> None:
+    def __init__(self, memory_bytes: int, *, stalled_periods: int, timerfd: bool) -> None:
         self._stalled_periods = stalled_periods
         self._shared = Shared()
         links = Links()
@@ -224,8 +215,8 @@ class Root:
         self._errors: list[str] = []
         self._sent = self._returned = self._periods = 0
         self._baton_counter = -1  # what the baton on its way said when it left; -1: it is here
-        self._last_progress = [0, 0, 0]
-        self._last_progress_period = [0, 0, 0]
+        self._progress: dict[str, tuple[int, int]] = {}  # what moves: its count, the period it last moved in
+        self._timerfd = periodic_timerfd() if timerfd else -1
         while not all(self._shared.get(place, Shared.PID) for place in range(len(STAGES))):
             self._reap()
             if self._errors:
@@ -235,16 +226,24 @@ class Root:
     def run(self, host: str, port: int) -> None:
         epoll = select.epoll()
         server = LineServer(epoll, tcp_listener(host, port), status_answer(self.report))
-        timer = PeriodTimer(epoll)
-        epoll.register(self._source, select.EPOLLIN)
+        for fd in (self._source, self._timerfd):
+            if fd >= 0:
+                epoll.register(fd, select.EPOLLIN)
+        next_s = time.monotonic()
         while True:
-            events = epoll.poll(timer.timeout_s())
-            for fd, event in events:
-                if fd != self._source:
+            for fd, event in epoll.poll(max(0.0, next_s - time.monotonic())):
+                if fd == self._source:
+                    if not self._take_token():
+                        epoll.unregister(fd)
+                elif fd == self._timerfd:
+                    os.read(fd, 8)
+                    self._shared.add(ROOT, Shared.TICKS)
+                else:
                     server.handle(fd, event)
-                elif not self._take_token():
-                    epoll.unregister(fd)
-            if timer.is_due(events):
+            # Not by the timerfd: what watches the timers must not be one of them.
+            now_s = time.monotonic()
+            if now_s >= next_s:
+                next_s = now_s + PERIOD_S
                 self._period()
 
     def _fail(self, error: str) -> None:
@@ -292,17 +291,23 @@ class Root:
                 if place is not None:
                     self._fail(f"{STAGES[place]} ({pid}) died: exit code {os.waitstatus_to_exitcode(status)}")
 
+    def _timers(self) -> dict[str, int]:
+        timers = {
+            "SIGALRM": self._shared.get(SIGNALS, Shared.TICKS),
+            "one-shot SIGALRM": self._shared.get(POLLER, Shared.ONE_SHOTS),
+            "epoll timeout": self._shared.get(POLLER, Shared.TICKS),
+        }
+        return timers if self._timerfd < 0 else {**timers, "timerfd": self._shared.get(ROOT, Shared.TICKS)}
+
     def _watch_progress(self) -> None:
-        ticks = [self._shared.get(place, Shared.TICKS) for place in (SIGNALS, POLLER)]
-        names = ("the ring", "SIGALRM", "the epoll timeout")
-        for index, now in enumerate((self._returned, *ticks)):
-            if now < self._last_progress[index]:
-                self._fail(f"{names[index]} went back from {self._last_progress[index]} to {now}")
-            if now != self._last_progress[index]:
-                self._last_progress[index] = now
-                self._last_progress_period[index] = self._periods
-            elif self._periods - self._last_progress_period[index] > self._stalled_periods:
-                self._fail(f"{names[index]} has stopped at {now}")
+        for name, now in {"the ring": self._returned, **self._timers()}.items():
+            last, period = self._progress.get(name, (0, 0))
+            if now < last:
+                self._fail(f"{name} went back from {last} to {now}")
+            if now != last:
+                self._progress[name] = now, self._periods
+            elif self._periods - period > self._stalled_periods:
+                self._fail(f"{name} has stopped at {now}")
 
     def _processes(self) -> int:
         count = 1 + len(self._children)
@@ -319,6 +324,7 @@ class Root:
             "ok": not errors,
             "rounds": self._returned,
             "ticks": self._shared.get(SIGNALS, Shared.TICKS),
+            "timers": self._timers(),
             "processes": self._processes(),
             "sweeps": min(self._shared.get(place, Shared.SWEEPS) for place in stages),  # of all memory, by all
             "counter": self._shared.counter,
@@ -346,8 +352,9 @@ def main() -> int:
     parser.add_argument("--port", type=int, default=7101)
     parser.add_argument("--mib", type=int, default=2, help="private memory of each process")
     parser.add_argument("--stalled-periods", type=int, default=STALLED_PERIODS, help="periods of 4 ms without progress")
+    parser.add_argument("--no-timerfd", action="store_true", help="CRIU 4.2 stops periodic ones (criu#3162)")
     args = parser.parse_args()
-    root = Root(args.mib << 20, args.stalled_periods)
+    root = Root(args.mib << 20, stalled_periods=args.stalled_periods, timerfd=not args.no_timerfd)
     # Init of a container has no default action for SIGTERM: without a handler it would be ignored.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
     try:

@@ -28,7 +28,7 @@ class Shared:
     """Anonymous memory shared by all: the counter, a stop flag, and a slot per stage that only that stage writes."""
 
     _SLOT_WORDS, _TEXT_BYTES = 8, 512
-    PID, PASSED, TICKS, SWEEPS, ERRORS = range(5)
+    PID, PASSED, TICKS, ONE_SHOTS, SWEEPS, ERRORS = range(6)
 
     def __init__(self) -> None:
         words = 2 + len(STAGES) * self._SLOT_WORDS
