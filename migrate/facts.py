@@ -44,6 +44,7 @@ class Facts:
     runtime_version: str | None
     container_exists: bool
     nftables: bool
+    lazy_pages: bool
     rsync: bool
     iproute2: bool
     available_bytes: int

@@ -140,6 +140,8 @@ class DumpRole(_HeldRole):
 class RestoreRole(_HeldRole):
     """Target side. Opened: at `done_gate` tasks are restored, stopped, and the network is locked.
 
+    With `lazy` a `criu lazy-pages` of the same work directory must be running by then (memory/fill.py).
+
     Refusing `done_gate` makes CRIU kill what it restored and the runtime clean up after itself.
     `pid` is the restored init, known from `post-restore` on.
     """
@@ -150,6 +152,7 @@ class RestoreRole(_HeldRole):
     def __init__(self, edits: Edits) -> None:
         super().__init__(edits)
         self.pid = 0
+        self.lazy = False
         self._resumed = threading.Event()
 
     def notify(self, script: str, pid: int) -> bool:
@@ -158,6 +161,9 @@ class RestoreRole(_HeldRole):
         if script == "post-resume":
             self._resumed.set()
         return super().notify(script, pid)
+
+    def last_edit(self, options: rpc.Message) -> None:
+        options.lazy_pages = self.lazy
 
     def wait_resumed(self, timeout_s: float) -> None:
         """Block until the tasks run. Raises ConversationLost when CRIU does not say so in time."""

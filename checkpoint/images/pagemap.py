@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from checkpoint.criu.page_wire import PAGE_SIZE, PE_PRESENT, TYPE_PROCESS, TYPE_SHMEM
+from checkpoint.criu.page_wire import PAGE_SIZE, PE_LAZY, PE_PRESENT, TYPE_PROCESS, TYPE_SHMEM
 from checkpoint.errors import ImageError
 
 #: IMG_COMMON_MAGIC and PAGEMAP_MAGIC of CRIU criu/include/magic.h.
@@ -72,6 +72,10 @@ class Pagemap:
 
     pages_id: int
     entries: tuple[Entry, ...]
+
+    def lazy_ranges(self) -> list[tuple[int, int]]:
+        """(start, end) of the pages whose content is not in the images."""
+        return [(e.vaddr, e.end) for e in self.entries if e.flags & PE_LAZY and not e.flags & PE_PRESENT]
 
     def save(self, path: Path) -> None:
         """Write it as CRIU would."""

@@ -28,6 +28,7 @@ def collect(runtime: ContainerRuntime, container_id: str) -> Facts:
         runtime_version=_runtime_version(runtime.name),
         container_exists=runtime.exists(container_id),
         nftables=features.has("network_lock_nftables"),
+        lazy_pages=features.has("uffd-noncoop"),
         rsync=find_program("rsync") is not None,
         iproute2=find_program("ip") is not None,
         available_bytes=memory.available_bytes(),

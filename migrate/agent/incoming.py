@@ -16,12 +16,14 @@ from typing import Any
 
 from checkpoint.criu import log as criu_log
 from checkpoint.criu.interposer import Interposer
+from checkpoint.criu.page_wire import wire_struct
 from checkpoint.criu.session import Edits, RestoreRole
 from checkpoint.criu.shim_install import install_shim
 from checkpoint.errors import CheckpointError, ConversationLost, CriuFailed, ImageError
 from checkpoint.images import batch
 from checkpoint.images.directory import ram_directory
 from checkpoint.images.pagemap import PageImages
+from checkpoint.memory.fill import Fill
 from checkpoint.memory.store import PageStore
 from checkpoint.network import link, netns
 from checkpoint.network.model import Network
@@ -35,6 +37,8 @@ from migrate.protocol import Message
 ARM_TIMEOUT_S = 30.0
 RESTORE_TIMEOUT_S = 120.0
 RESUME_TIMEOUT_S = 30.0
+#: A bound against waiting for ever, not a limit: memory is filled at hundreds of MB a second.
+FILL_TIMEOUT_S = 3600.0
 #: Lies in a bundle that a move left behind: this tree may be overwritten by the next one.
 MARKER = ".migrated-away"
 
@@ -63,9 +67,11 @@ class Incoming:
         self._tidy = contextlib.ExitStack()
         self.control_path = control_path(migration_id)
         self.holds_container = False
+        self._resumed = False
         self._network: Network | None = None
         self._image_files = self._image_bytes = self._batches = 0
         self._restore: subprocess.Popen[bytes] | None = None
+        self._fill: Fill | None = None
 
     # --- requests, in the order of a move ---------------------------------------------------------
 
@@ -110,7 +116,7 @@ class Incoming:
         self._images = self._directory / "images"
         self._images.mkdir(mode=0o700)
         self._page_images = self._tidy.enter_context(PageImages(self._images))
-        self._store = self._tidy.enter_context(PageStore(self._images))
+        self._store = self._tidy.enter_context(PageStore(self._directory))
         self._bundle, self._rootfs = Path(request.bundle), Path(request.rootfs)
         if not request.shared:
             self._make_bundle()
@@ -157,6 +163,7 @@ class Incoming:
         gc.collect()
         gc.freeze()
         gc.disable()
+        self._wire = wire_struct(request.criu_version)
         return protocol.Done()
 
     def _image_chunk(self, request: protocol.ImageChunk) -> Message:
@@ -197,7 +204,11 @@ class Incoming:
         received = time.monotonic_ns()
         self._check_complete(request)
         self._page_images.write_pagemaps()
-        self._store.fold()
+        self._store.check_complete(self._images)
+        if self._store:
+            self._role.lazy = True
+            self._fill = Fill(self._images, self._store, self._wire)
+            self._undo.callback(self._fill.kill)
         if self._network is not None:
             self._announcer = self._tidy.enter_context(contextlib.closing(link.Announcer(self._network)))
         released = time.monotonic_ns()
@@ -229,6 +240,7 @@ class Incoming:
         stamps.append(["resumed", time.monotonic_ns()])
         if self._network is not None:
             self._announcer.announce()
+        self._resumed = True
         self._undo.pop_all()
         (self._bundle / MARKER).unlink(missing_ok=True)
         self._wait_runtime(RESUME_TIMEOUT_S)
@@ -251,11 +263,17 @@ class Incoming:
         return protocol.Done()
 
     def _finish(self, _: protocol.Finish) -> Message:
+        stamps: list[list[Any]] = []
+        if self._fill is not None:
+            self._fill.wait(FILL_TIMEOUT_S)
+            stamps.append(["memory in place", self._fill.finished_ns])
         self._tidy.close()
-        return protocol.Done()
+        return protocol.Done(stamps=stamps)
 
     def close(self) -> None:
-        """The channel ended: what was not committed is undone."""
+        """The channel ended: what was not committed is undone, what was is finished."""
+        if self._resumed and self._fill is not None:
+            self._fill.wait(FILL_TIMEOUT_S)
         self.abort()
 
     # --- parts ---------------------------------------------------------------------------------------

@@ -45,7 +45,8 @@ def clean_up(move: Context) -> None:
     """Remove what the container leaves on the source, and what only the move needed on both hosts."""
     with move.phase("clean up"):
         leave_source(move)
-        move.agent.request(protocol.Finish(), protocol.Done)
+        for name, at_ns in move.agent.request(protocol.Finish(), protocol.Done).stamps:
+            move.stage(name, "target", at_ns)
     move.advance(State.DONE)
 
 

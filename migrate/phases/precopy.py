@@ -6,7 +6,7 @@ import contextlib
 import time
 from pathlib import Path
 
-from checkpoint.criu.page_wire import PAGE_SIZE, PE_LAZY, PE_PRESENT
+from checkpoint.criu.page_wire import PAGE_SIZE
 from checkpoint.errors import TrackingUnavailable
 from checkpoint.host import processes
 from checkpoint.images.pagemap import Pagemap
@@ -64,9 +64,7 @@ class PreCopy:
             path = images / f"pagemap-{tracker.virtual_pid(pid)}.img"
             if not path.exists():
                 continue  # a zombie has no memory
-            wanted = [
-                (e.vaddr, e.end) for e in Pagemap.load(path).entries if e.flags & PE_LAZY and not e.flags & PE_PRESENT
-            ]
+            wanted = Pagemap.load(path).lazy_ranges()
             stale = ranges.intersection(tracker.written_at_last(pid), wanted)
             unknown = ranges.difference(wanted, self._known.get(pid, []))
             last = ranges.union(stale, unknown)
@@ -89,6 +87,9 @@ class PreCopy:
 
 def pre_copy(move: Context) -> PreCopy | None:
     """Send memory ahead until the decision is to freeze. None: nothing can be tracked, stop and copy."""
+    if not (move.source.lazy_pages and move.target.lazy_pages):
+        move.report.notes.append("stop-copy: CRIU has no lazy pages on these kernels")
+        return None
     with move.phase("pre-copy"):
         copying = PreCopy(move)
         move.tidy.callback(copying.close)

@@ -60,6 +60,7 @@ def arm(move: Context) -> None:
         move.agent.request(
             protocol.Arm(
                 descriptors=descriptors,
+                criu_version=move.target.criu_version,
                 nftables=move.edits.nftables,
                 runtime_has_cgroups=move.edits.runtime_has_cgroups,
             ),
