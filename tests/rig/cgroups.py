@@ -16,6 +16,7 @@ from tests.rig.process import kill
 from tests.rig.wait import until
 
 MOUNT_TABLE = Path("/proc/self/mountinfo")
+GRACE_S = 2.0
 CPUSET_FILES = ("cpuset.cpus", "cpuset.mems")
 
 
@@ -105,14 +106,41 @@ def pids(group: str) -> set[int]:
 
 def remove(group: str) -> None:
     """Kill the group's processes and remove it from every hierarchy."""
+    inside = {pid for pid in pids(group) if is_in_a_node(pid)}
+    if inside:
+        kill(inside)
+        _thaw(group)
+        # Let their parents outside reap them, which then end too. Otherwise that falls to this machine's PID 1, and
+        # until it does so the node's init, though dead, cannot go either.
+        with contextlib.suppress(RigError):
+            until(lambda: not pids(group), "parents to end", timeout_s=GRACE_S)
     until(lambda: _is_removed(group), f"the processes in cgroup {group} to die")
+
+
+def is_in_a_node(pid: int) -> bool:
+    """Whether a process is in a PID namespace below this one."""
+    return len(pids_by_namespace(pid)) > len(pids_by_namespace(os.getpid()))
+
+
+def pids_by_namespace(pid: int) -> Sequence[int]:
+    """A process's number in each PID namespace from this one inwards; empty if it is gone."""
+    try:
+        status = Path(f"/proc/{pid}/status").read_text()
+    except OSError:
+        return []
+    return next([int(word) for word in line.split()[1:]] for line in status.splitlines() if line.startswith("NSpid:"))
+
+
+def _thaw(group: str) -> None:
+    """In the v1 freezer's hierarchy a frozen process does not even die."""
+    for directory in _subtrees(group):
+        with contextlib.suppress(OSError):  # another hierarchy's, or the freezer's root
+            (directory / "freezer.state").write_text("THAWED")
 
 
 def _is_removed(group: str) -> bool:
     kill(pids(group))
-    for directory in _subtrees(group):
-        with contextlib.suppress(OSError):  # not of the v1 freezer, where a frozen process dies only when thawed
-            (directory / "freezer.state").write_text("THAWED")
+    _thaw(group)
     for directory in _subtrees(group):
         with contextlib.suppress(OSError):  # busy until the last process is gone
             directory.rmdir()

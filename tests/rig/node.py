@@ -1,5 +1,6 @@
 """One node: a host of the rig, seen from this machine."""
 
+import os
 import subprocess
 import sys
 from collections.abc import Sequence
@@ -28,13 +29,22 @@ class Node:
     @property
     def pid(self) -> int:
         """This machine's PID of the node's init."""
-        for pid in sorted(cgroups.pids(self.group)):
-            if _pids_by_namespace(pid)[1:] == [1]:
-                return pid
-        raise RigError(f"node {self.name} of rig {self.rig} is not running")
+        pid = self._find_init()
+        if pid is None:
+            raise RigError(f"node {self.name} of rig {self.rig} is not running")
+        return pid
 
     def is_running(self) -> bool:
-        return any(_pids_by_namespace(pid)[1:] == [1] for pid in cgroups.pids(self.group))
+        return self._find_init() is not None
+
+    def _find_init(self) -> int | None:
+        """Among the node's processes (its containers' have inits too) that which is 1 one namespace down."""
+        depth = len(cgroups.pids_by_namespace(os.getpid())) + 1
+        for pid in cgroups.pids(self.group):
+            numbers = cgroups.pids_by_namespace(pid)
+            if len(numbers) == depth and numbers[-1] == 1:
+                return pid
+        return None
 
     def start(self, *, tree: Path, seed: Path, directory: Path, lock_fd: int) -> None:
         """Start the node's init; it is ready when its sshd answers."""
@@ -112,15 +122,6 @@ class Node:
     def start_container(self, name: str, *, ip: str, argv: Sequence[str], memory: str | None = None) -> Container:
         """Run a container that goes on after this returns (see container.py)."""
         return Container.start(self, name, address=ip, argv=argv, memory=memory)
-
-
-def _pids_by_namespace(pid: int) -> Sequence[int]:
-    """A process's number in each PID namespace from this machine's inwards; empty if it is gone."""
-    try:
-        status = Path(f"/proc/{pid}/status").read_text()
-    except OSError:
-        return []
-    return next([int(word) for word in line.split()[1:]] for line in status.splitlines() if line.startswith("NSpid:"))
 
 
 def _cgroup_mount(hierarchy: cgroups.Hierarchy) -> tuple[str, str, str]:
