@@ -16,8 +16,8 @@ from migrate.agent.client import AgentClient
 from migrate.clock import Offset
 from migrate.events import Observer
 from migrate.facts import Facts
-from migrate.rootfs_sync import RootfsSync
 from migrate.report import Phase, Report, Stage
+from migrate.rootfs_sync import RootfsSync
 from migrate.state import REVERSIBLE, State, check_move
 from transport.ssh import Connection
 

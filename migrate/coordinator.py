@@ -49,7 +49,10 @@ def move_container(container_id: str, destination: Destination, observer: Observ
     target holds it). A Refused or RolledBack leaves no trace on the target.
     """
     report = Report(
-        migration_id=secrets.token_hex(6), container=container_id, source="", target=destination.name,
+        migration_id=secrets.token_hex(6),
+        container=container_id,
+        source="",
+        target=destination.name,
         started_unix_ns=time.time_ns(),
     )
     with Signals() as signals, _planned(container_id, destination, observer, engine, report) as move:
@@ -101,7 +104,9 @@ def _rolled_back(error: BaseException, left: list[str]) -> MigrateError:
         return error
     advice = "; ".join(left) or "see the reason above, then try again"
     if isinstance(error, AgentFailed):
-        said = f"{error.text}{': ' + '; '.join(error.detail[-3:]) if error.detail and error.kind != 'CriuFailed' else ''}"
+        said = (
+            f"{error.text}{': ' + '; '.join(error.detail[-3:]) if error.detail and error.kind != 'CriuFailed' else ''}"
+        )
         return RolledBack(f"the target failed: {said}", advice)
     return RolledBack(f"the move failed: {error or type(error).__name__}", advice)
 
@@ -132,9 +137,21 @@ def _planned(
         clock = agent.clock_offset()
         report.clock_error_us = clock.error_ns // 1000
         yield Context(
-            migration_id=report.migration_id, runtime=runtime, container=container, pids=pids, init=init,
-            network=network, observer=observer, report=report, connection=connection, agent=agent,
-            source=source, target=target, shared_rootfs=shared, clock=clock, started_ns=started_ns,
+            migration_id=report.migration_id,
+            runtime=runtime,
+            container=container,
+            pids=pids,
+            init=init,
+            network=network,
+            observer=observer,
+            report=report,
+            connection=connection,
+            agent=agent,
+            source=source,
+            target=target,
+            shared_rootfs=shared,
+            clock=clock,
+            started_ns=started_ns,
             edits=Edits(
                 nftables=source.nftables and target.nftables, runtime_has_cgroups=in_one_cgroup(container.pid, pids)
             ),
@@ -143,7 +160,10 @@ def _planned(
 
 def _welcome(agent: AgentClient, report: Report, engine: str) -> Facts:
     hello = protocol.Hello(
-        version=protocol.PROTOCOL_VERSION, migration_id=report.migration_id, runtime=engine, container_id=report.container
+        version=protocol.PROTOCOL_VERSION,
+        migration_id=report.migration_id,
+        runtime=engine,
+        container_id=report.container,
     )
     try:
         return Facts.from_wire(agent.request(hello, protocol.Welcome).facts)
@@ -165,5 +185,3 @@ def _connected(destination: Destination) -> Iterator[ssh.Connection]:
         except ConnectError as error:
             raise told.get(type(error), TargetUnreachable)(str(error)) from error
         yield connection
-
-

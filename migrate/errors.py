@@ -151,14 +151,18 @@ class NameTaken(Refused):
     """The target already has a container of that name."""
 
     def __init__(self, container: str, host: str, runtime: str) -> None:
-        super().__init__(f"{host} already has a {runtime} container named {container!r}", f"remove it there ('{runtime} delete')")
+        super().__init__(
+            f"{host} already has a {runtime} container named {container!r}", f"remove it there ('{runtime} delete')"
+        )
 
 
 class PathTaken(Refused):
     """The target has something else where the container's files must go."""
 
     def __init__(self, path: str, host: str) -> None:
-        super().__init__(f"{path} exists on {host} and was not left there by an earlier move", "move it away, or share it")
+        super().__init__(
+            f"{path} exists on {host} and was not left there by an earlier move", "move it away, or share it"
+        )
 
 
 class NotEnoughMemory(Refused):
@@ -177,7 +181,8 @@ class AddressTaken(Refused):
 
     def __init__(self, address: str, mac: str, host: str) -> None:
         super().__init__(
-            f"address {address} is already in use by {mac} on the network of {host}", "free the address or move elsewhere"
+            f"address {address} is already in use by {mac} on the network of {host}",
+            "free the address or move elsewhere",
         )
 
 

@@ -64,7 +64,7 @@ def version_text(criu_version: int) -> str:
 
 
 def kernel_tuple(release: str) -> tuple[int, int]:
-    """"6.18.44-cloud" -> (6, 18)."""
+    """ "6.18.44-cloud" -> (6, 18)."""
     numbers = release.split("-")[0].split(".")
     return int(numbers[0]), int(numbers[1])
 

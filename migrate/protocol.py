@@ -9,7 +9,6 @@ streamed: what goes wrong with one is told in the answer to the next request.
 from __future__ import annotations
 
 import dataclasses
-import functools
 import json
 from dataclasses import dataclass
 from typing import Any, ClassVar, TypeVar, get_type_hints
@@ -17,6 +16,7 @@ from typing import Any, ClassVar, TypeVar, get_type_hints
 PROTOCOL_VERSION = 1
 
 _REGISTRY: dict[str, type[Message]] = {}
+_HINTS: dict[type[Message], dict[str, Any]] = {}
 
 
 class ProtocolError(Exception):
@@ -221,9 +221,10 @@ def decode(header: bytes, payload: bytes, allowed: tuple[type[Message], ...]) ->
     return kind(payload=payload, **fields)
 
 
-@functools.cache
 def _hints(kind: type[Message]) -> dict[str, Any]:
-    return get_type_hints(kind)
+    if kind not in _HINTS:
+        _HINTS[kind] = get_type_hints(kind)
+    return _HINTS[kind]
 
 
 def _check_fields(kind: type[Message], fields: dict[str, Any]) -> None:
@@ -239,6 +240,18 @@ def _check_fields(kind: type[Message], fields: dict[str, Any]) -> None:
 
 
 REQUESTS: tuple[type[Message], ...] = (
-    Hello, Ping, CheckAddresses, CheckPaths, Prepare, Arm, ImageChunk, Pages, Remove, Restore, Go, Abort, Finish,
+    Hello,
+    Ping,
+    CheckAddresses,
+    CheckPaths,
+    Prepare,
+    Arm,
+    ImageChunk,
+    Pages,
+    Remove,
+    Restore,
+    Go,
+    Abort,
+    Finish,
 )
 ANSWERS: tuple[type[Message], ...] = (Welcome, Clock, Done, AddressesFound, PathsFound, Failed, Log)

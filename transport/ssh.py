@@ -137,7 +137,9 @@ def connect(endpoint: Endpoint, timeout_s: float = 10.0) -> Iterator[Connection]
     client = paramiko.SSHClient()
     for path in endpoint.known_hosts:
         if path.exists():
-            client.load_host_keys(str(path)) if path is endpoint.known_hosts[0] else client.load_system_host_keys(str(path))
+            client.load_host_keys(str(path)) if path is endpoint.known_hosts[0] else client.load_system_host_keys(
+                str(path)
+            )
     client.set_missing_host_key_policy(paramiko.RejectPolicy())
     try:
         _connect(client, endpoint, timeout_s)
@@ -153,13 +155,14 @@ def _connect(client: paramiko.SSHClient, endpoint: Endpoint, timeout_s: float) -
     if not known:
         files = ", ".join(str(path) for path in endpoint.known_hosts)
         raise HostKeyUnknown(f"no key of {endpoint.key_name} in {files}")
+    keys: Any = [path for path in endpoint.key_files if Path(path).expanduser().exists()]
     try:
         client.connect(
             # known_hosts is searched by this name; the socket says where we really go.
             endpoint.key_name,
             username=endpoint.user,
             sock=_open_socket(endpoint, timeout_s),
-            key_filename=[path for path in endpoint.key_files if Path(path).expanduser().exists()],
+            key_filename=keys,
             timeout=timeout_s,
             banner_timeout=timeout_s,
             auth_timeout=timeout_s,

@@ -62,4 +62,3 @@ def network_lock_nftables() -> int:
 def cgroups_ignore() -> int:
     """The value of criu_opts.manage_cgroups_mode that leaves cgroups to the runtime."""
     return int(_rpc.IGNORE)
-

@@ -48,7 +48,7 @@ def main() -> None:
     socket_path = os.environ.get(SOCKET_VARIABLE)
     if socket_path and len(arguments) == 2 and arguments[0] == "swrk":
         hand_over(int(arguments[1]), socket_path)
-    os.execv(criu, [criu, *arguments])
+    os.execv(criu, [criu, *arguments])  # noqa: S606  (to become it is the point)
 
 
 if __name__ == "__main__":

@@ -23,8 +23,14 @@ def run(
     """
     try:
         done = subprocess.run(
-            argv, input=stdin, stdin=None if stdin is not None else subprocess.DEVNULL,
-            capture_output=True, text=True, timeout=timeout_s, env=env, check=False,
+            argv,
+            input=stdin,
+            stdin=None if stdin is not None else subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            timeout=timeout_s,
+            env=env,
+            check=False,
         )
     except OSError as error:
         raise CommandFailed(argv, 127, error.strerror or str(error)) from error
@@ -48,8 +54,14 @@ def start(
     """Start a program in its own session, so that a Ctrl-C at our terminal is ours alone to handle."""
     try:
         return subprocess.Popen(
-            argv, stdin=stdin, stdout=stdout, stderr=stderr, env=env, cwd=cwd,
-            pass_fds=pass_fds, start_new_session=True,
+            argv,
+            stdin=stdin,
+            stdout=stdout,
+            stderr=stderr,
+            env=env,
+            cwd=cwd,
+            pass_fds=pass_fds,
+            start_new_session=True,
         )
     except OSError as error:
         raise CommandFailed(argv, 127, error.strerror or str(error)) from error

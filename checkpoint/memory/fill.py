@@ -102,4 +102,3 @@ class Fill:
             self._ours.sendall(struct.pack("=i", 0))
             return False
         raise ImageError(f"lazy-pages sent an unknown command {word:#x}")
-

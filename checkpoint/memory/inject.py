@@ -9,6 +9,8 @@ Usage: inject.py PID SOCKET_FD. Sends {"stopped_us"} with the descriptor by SCM_
 x86_64 only. See ptrace(2), userfaultfd(2), rseq(2).
 """
 
+from __future__ import annotations
+
 import contextlib
 import ctypes
 import json
@@ -31,8 +33,26 @@ M64 = (1 << 64) - 1
 #: struct user_regs_struct (arch/x86/include/asm/user_64.h)
 REGISTERS = struct.Struct("27Q")
 NAMES = (
-    "r15 r14 r13 r12 rbp rbx r11 r10 r9 r8 rax rcx rdx rsi rdi orig_rax rip cs eflags rsp ss fs_base gs_base ds es fs gs"
-).split()
+    *(
+        "r15",
+        "r14",
+        "r13",
+        "r12",
+        "rbp",
+        "rbx",
+        "r11",
+        "r10",
+        "r9",
+        "r8",
+        "rax",
+        "rcx",
+        "rdx",
+        "rsi",
+        "rdi",
+        "orig_rax",
+    ),
+    *("rip", "cs", "eflags", "rsp", "ss", "fs_base", "gs_base", "ds", "es", "fs", "gs"),
+)
 USER_CS_64 = 0x33
 SYSCALL_INSTRUCTION = b"\x0f\x05"
 #: Kernel-internal "to be restarted" results (include/linux/errno.h); a tracer sees them in rax.
@@ -54,16 +74,16 @@ class InCriticalSection(InjectError):
     """Stopped inside a restartable sequence; moving its rip would abort it behind its back. Try again."""
 
 
-def ptrace(request, tid, address=0, data=0):
+def ptrace(request: int, tid: int, address: int = 0, data: int = 0) -> int:
     """ptrace(2), raising OSError."""
-    result = libc.ptrace(request, tid, address, data)
+    result = int(libc.ptrace(request, tid, address, data))
     if result == -1:
         error = ctypes.get_errno()
         raise OSError(error, f"ptrace {request:#x} of {tid}: {os.strerror(error)}")
     return result
 
 
-def find_syscall(pid):
+def find_syscall(pid: int) -> int:
     """Address of a syscall instruction in the target, best in the vdso, which every process has."""
     with open(f"/proc/{pid}/maps") as maps, open(f"/proc/{pid}/mem", "rb", 0) as memory:
         regions = [line.split() for line in maps]
@@ -78,7 +98,7 @@ def find_syscall(pid):
     raise InjectError("no syscall instruction found in the process")
 
 
-def has_seccomp(tid):
+def has_seccomp(tid: int) -> bool:
     """Whether a filter or strict mode is on (proc(5), Seccomp)."""
     with open(f"/proc/{tid}/status") as status:
         return any(line.startswith("Seccomp:") and line.split()[1] != "0" for line in status)
@@ -87,12 +107,12 @@ def has_seccomp(tid):
 class Stopped:
     """One thread, stopped by ptrace for the length of the block, then exactly as it was."""
 
-    def __init__(self, tid):
+    def __init__(self, tid: int) -> None:
         self.tid = tid
         self.instruction = find_syscall(tid)
         self.options = O_TRACESYSGOOD | (O_SUSPEND_SECCOMP if has_seccomp(tid) else 0)
 
-    def __enter__(self):
+    def __enter__(self) -> Stopped:
         ptrace(PTRACE_SEIZE, self.tid, 0, self.options)
         self.since = time.perf_counter()
         ptrace(PTRACE_INTERRUPT, self.tid)
@@ -112,13 +132,13 @@ class Stopped:
             raise
         return self
 
-    def __exit__(self, *_):
+    def __exit__(self, *_: object) -> None:
         self.set_registers(self.resumable())
         ptrace(PTRACE_SETSIGMASK, self.tid, 8, ctypes.addressof(self.mask))
         ptrace(PTRACE_DETACH, self.tid, 0, self.signal)
         self.stopped_us = int((time.perf_counter() - self.since) * 1e6)
 
-    def wait_stop(self):
+    def wait_stop(self) -> int:
         """The thread may sit in an uninterruptible wait; then we give up, and exiting detaches us."""
         deadline = time.monotonic() + STOP_TIMEOUT_S
         while time.monotonic() < deadline:
@@ -129,7 +149,7 @@ class Stopped:
                 return status
         raise InjectError("the thread did not stop; it waits in the kernel")
 
-    def check(self):
+    def check(self) -> None:
         if self.saved["cs"] != USER_CS_64:
             raise InjectError("the process runs 32-bit code")
         area = ctypes.create_string_buffer(32)
@@ -144,16 +164,16 @@ class Stopped:
                 if struct.unpack("Q", memory.read(8))[0]:
                     raise InCriticalSection("stopped in a restartable sequence")
 
-    def registers(self):
+    def registers(self) -> dict[str, int]:
         buffer = ctypes.create_string_buffer(REGISTERS.size)
         ptrace(PTRACE_GETREGS, self.tid, 0, ctypes.addressof(buffer))
         return dict(zip(NAMES, REGISTERS.unpack(buffer.raw)))  # noqa: B905
 
-    def set_registers(self, values):
+    def set_registers(self, values: dict[str, int]) -> None:
         buffer = ctypes.create_string_buffer(REGISTERS.pack(*(values[name] for name in NAMES)), REGISTERS.size)
         ptrace(PTRACE_SETREGS, self.tid, 0, ctypes.addressof(buffer))
 
-    def resumable(self):
+    def resumable(self) -> dict[str, int]:
         """The saved registers; a system call the stop broke off is made to start again.
 
         The kernel does that itself only on the way out of the very stop that interrupted the call,
@@ -170,7 +190,7 @@ class Stopped:
         values["orig_rax"] = M64
         return values
 
-    def call(self, number, *arguments):
+    def call(self, number: int, *arguments: int) -> int:
         """Run one system call in the thread; its result, negative errno on failure."""
         values = dict(self.saved, rax=number, orig_rax=M64, rip=self.instruction)
         values.update(zip(("rdi", "rsi", "rdx", "r10", "r8", "r9"), arguments))  # noqa: B905
@@ -183,7 +203,7 @@ class Stopped:
         return result - (M64 + 1) if result >> 63 else result
 
 
-def userfaultfd_of(pid):
+def userfaultfd_of(pid: int) -> tuple[int, int]:
     """(descriptor, microseconds a thread was stopped). Raises InjectError or OSError."""
     pidfd = os.pidfd_open(pid)
     with Stopped(pid) as thread:
@@ -198,7 +218,7 @@ def userfaultfd_of(pid):
     return ours, thread.stopped_us
 
 
-def main():
+def main() -> None:
     """Do it, tell the parent."""
     signal.pthread_sigmask(signal.SIG_BLOCK, set(signal.valid_signals()) - {signal.SIGCHLD})
     with contextlib.suppress(OSError), open("/proc/self/oom_score_adj", "w") as score:
@@ -207,6 +227,7 @@ def main():
     if platform.machine() != "x86_64":
         peer.send(json.dumps({"error": f"not supported on {platform.machine()}"}).encode())
         return
+    last: Exception | None = None
     for _ in range(ATTEMPTS):
         try:
             fd, stopped_us = userfaultfd_of(pid)

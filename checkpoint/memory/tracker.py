@@ -14,7 +14,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from checkpoint.errors import TrackingUnavailable
-from checkpoint.host.run import start
+from checkpoint.host import run
 from checkpoint.memory import inject, uffd
 from checkpoint.memory.ranges import Range
 from checkpoint.memory.uffd import PAGE_SIZE
@@ -28,7 +28,12 @@ Chunk = tuple[int, memoryview]
 _libc = ctypes.CDLL(None, use_errno=True)
 _libc.process_vm_readv.restype = ctypes.c_ssize_t
 _libc.process_vm_readv.argtypes = [
-    ctypes.c_int, ctypes.c_void_p, ctypes.c_ulong, ctypes.c_void_p, ctypes.c_ulong, ctypes.c_ulong,
+    ctypes.c_int,
+    ctypes.c_void_p,
+    ctypes.c_ulong,
+    ctypes.c_void_p,
+    ctypes.c_ulong,
+    ctypes.c_ulong,
 ]
 
 
@@ -131,7 +136,7 @@ def _inject(pid: int) -> tuple[int, int]:
     with ours:
         with theirs:
             argv = [sys.executable, "-IS", str(Path(inject.__file__)), str(pid), str(theirs.fileno())]
-            child = start(argv, pass_fds=[theirs.fileno()], stderr=subprocess.DEVNULL)
+            child = run.start(argv, pass_fds=[theirs.fileno()], stderr=subprocess.DEVNULL)
         ours.settimeout(INJECT_TIMEOUT_S)
         try:
             text, fds, _, _ = socket.recv_fds(ours, 4096, 1)
@@ -143,4 +148,3 @@ def _inject(pid: int) -> tuple[int, int]:
     if not fds:
         raise TrackingUnavailable(f"process {pid}: {answer.get('error', 'no descriptor came')}")
     return fds[0], answer["stopped_us"]
-

@@ -85,8 +85,18 @@ def scan_written(pid: int, *, protect: bool) -> list[Range]:
             # Wanted: written, neither file-backed nor the zero page, and present or swapped out.
             argument = bytearray(
                 SCAN_ARGUMENT.pack(
-                    SCAN_ARGUMENT.size, flags, start, TASK_END, 0, ctypes.addressof(regions), REGIONS, 0,
-                    IS_FILE | IS_PFNZERO, IS_WRITTEN | IS_FILE | IS_PFNZERO, IS_PRESENT | IS_SWAPPED, IS_WRITTEN,
+                    SCAN_ARGUMENT.size,
+                    flags,
+                    start,
+                    TASK_END,
+                    0,
+                    ctypes.addressof(regions),
+                    REGIONS,
+                    0,
+                    IS_FILE | IS_PFNZERO,
+                    IS_WRITTEN | IS_FILE | IS_PFNZERO,
+                    IS_PRESENT | IS_SWAPPED,
+                    IS_WRITTEN,
                 )
             )
             count = fcntl.ioctl(pagemap, PAGEMAP_SCAN, argument)

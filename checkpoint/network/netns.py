@@ -94,9 +94,7 @@ def _interface(link: dict[str, Any], host_links: dict[int, dict[str, Any]]) -> I
         name=name,
         mac=link["address"],
         mtu=link["mtu"],
-        addresses=tuple(
-            f"{a['local']}/{a['prefixlen']}" for a in link.get("addr_info", []) if a["scope"] == "global"
-        ),
+        addresses=tuple(f"{a['local']}/{a['prefixlen']}" for a in link.get("addr_info", []) if a["scope"] == "global"),
         host_name=peer["ifname"],
         bridge=peer.get("master"),
     )
@@ -104,7 +102,11 @@ def _interface(link: dict[str, Any], host_links: dict[int, dict[str, Any]]) -> I
 
 def _is_kernel_fallback(link: dict[str, Any]) -> bool:
     """tunl0, sit0 ...: devices the kernel puts into every namespace while their module is loaded."""
-    return "UP" not in link["flags"] and not link.get("addr_info") and link["link_type"] in ("ipip", "sit", "gre", "tunnel6")
+    return (
+        "UP" not in link["flags"]
+        and not link.get("addr_info")
+        and link["link_type"] in ("ipip", "sit", "gre", "tunnel6")
+    )
 
 
 def _routes(path: str, family: int) -> list[Route]:
@@ -112,8 +114,11 @@ def _routes(path: str, family: int) -> list[Route]:
     argv = ["nsenter", f"--net={path}", "--", "ip", f"-{family}", "-json", "route", "show"]
     return [
         Route(
-            family=family, destination=entry["dst"], gateway=entry.get("gateway"),
-            interface=entry["dev"], metric=entry.get("metric") if family == 4 else None,
+            family=family,
+            destination=entry["dst"],
+            gateway=entry.get("gateway"),
+            interface=entry["dev"],
+            metric=entry.get("metric") if family == 4 else None,
         )
         for entry in json.loads(run(argv) or "[]")
         if entry.get("protocol") != "kernel" and "dev" in entry
@@ -146,8 +151,10 @@ def _make_veth(interface: Interface, netns: str) -> None:
 def _route_command(route: Route) -> str:
     via = f" via {route.gateway}" if route.gateway else ""
     metric = f" metric {route.metric}" if route.metric is not None else ""
-    return f"-{route.family} route add {route.destination}{via} dev {route.interface}{metric} onlink\n" if via else (
-        f"-{route.family} route add {route.destination} dev {route.interface}{metric}\n"
+    return (
+        f"-{route.family} route add {route.destination}{via} dev {route.interface}{metric} onlink\n"
+        if via
+        else (f"-{route.family} route add {route.destination} dev {route.interface}{metric}\n")
     )
 
 

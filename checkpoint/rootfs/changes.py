@@ -70,7 +70,8 @@ def changes(before: Snapshot, after: Snapshot, always: Iterable[str] = ()) -> Ch
     removed = before.files.keys() - after.files.keys()
     # A name that changed its type must go first: rsync does not replace a full directory by a file.
     retyped = {
-        path for path in changed & before.files.keys()
+        path
+        for path in changed & before.files.keys()
         if stat.S_IFMT(before.files[path][0]) != stat.S_IFMT(after.files[path][0])
     }
     return Changes(changed=tuple(sorted(changed)), removed=tuple(sorted(removed | retyped)))
@@ -93,5 +94,11 @@ def written_through_mappings(pids: Iterable[int]) -> set[str]:
 
 def _signature(found: os.stat_result) -> Signature:
     return (
-        found.st_mode, found.st_size, found.st_mtime_ns, found.st_ctime_ns, found.st_ino, found.st_uid, found.st_gid,
+        found.st_mode,
+        found.st_size,
+        found.st_mtime_ns,
+        found.st_ctime_ns,
+        found.st_ino,
+        found.st_uid,
+        found.st_gid,
     )

@@ -25,7 +25,14 @@ class Rsync:
     def __init__(self, root: Path, destination: Path, options: Iterable[str], rsh: Path, socket_path: Path) -> None:
         # A trailing slash: the content of root, not root itself.
         self._argv = [
-            "rsync", *PRESERVE, *options, "--stats", "--rsh", str(rsh), f"{root}/", f"{PEER}:{destination}/",
+            "rsync",
+            *PRESERVE,
+            *options,
+            "--stats",
+            "--rsh",
+            str(rsh),
+            f"{root}/",
+            f"{PEER}:{destination}/",
         ]
         env = {**os.environ, SOCKET_VARIABLE: str(socket_path)}
         self._process = start(

@@ -31,7 +31,7 @@ class Container:
         """The path of a network namespace somebody else made for it, or None when it owns its own."""
         for namespace in self.config.get("linux", {}).get("namespaces", []):
             if namespace["type"] == "network":
-                return namespace.get("path")
+                return str(namespace["path"]) if namespace.get("path") else None
         return None
 
     @property

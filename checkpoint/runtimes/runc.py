@@ -70,8 +70,11 @@ def limits(cgroups: dict[str, Any]) -> dict[str, Any]:
     names = {
         "memory": {"limit": "memory", "reservation": "memory_reservation", "swap": "memory_swap"},
         "cpu": {
-            "shares": "cpu_shares", "quota": "cpu_quota", "period": "cpu_period",
-            "cpus": "cpuset_cpus", "mems": "cpuset_mems",
+            "shares": "cpu_shares",
+            "quota": "cpu_quota",
+            "period": "cpu_period",
+            "cpus": "cpuset_cpus",
+            "mems": "cpuset_mems",
         },
         "pids": {"limit": "pids_limit"},
     }

@@ -142,9 +142,7 @@ class Incoming:
 
     def _arm(self, request: protocol.Arm) -> Message:
         (self._images / "descriptors.json").write_text(json.dumps(request.descriptors))
-        self._role = RestoreRole(
-            Edits(nftables=request.nftables, runtime_has_cgroups=request.runtime_has_cgroups)
-        )
+        self._role = RestoreRole(Edits(nftables=request.nftables, runtime_has_cgroups=request.runtime_has_cgroups))
         env = install_shim(self._directory)
         self._tidy.enter_context(Interposer(Path(env["MIGRATE_CRIU_SOCKET"]), self._role))
         streams = stdio.rebuild(self._container_id, request.descriptors)

@@ -97,7 +97,7 @@ class Server:
         """Held: the next word may come from the coordinator or from an operator at the control socket."""
         with ControlSocket(incoming.control_path) as control:
             while True:
-                ready, _, _ = select.select([self._reader, control], [], [])
+                ready, _, _ = select.select([self._reader, control.fileno()], [], [])
                 if self._reader in ready:
                     return
                 if control.answer(incoming, link_alive=True):
@@ -133,5 +133,3 @@ def main() -> None:
     os.dup2(2, 1)
     os.close(null)
     Server(FrameStream(Descriptors(reader, writer)), reader).serve()
-
-

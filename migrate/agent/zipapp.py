@@ -12,8 +12,16 @@ from pathlib import Path
 
 #: What the agent imports, relative to the directory that holds our packages.
 CONTENTS = (
-    "migrate/__init__.py", "migrate/errors.py", "migrate/facts.py", "migrate/protocol.py", "migrate/agent/*.py",
-    "checkpoint/*.py", "checkpoint/*/*.py", "transport/__init__.py", "transport/errors.py", "transport/framing.py",
+    "migrate/__init__.py",
+    "migrate/errors.py",
+    "migrate/facts.py",
+    "migrate/protocol.py",
+    "migrate/agent/*.py",
+    "checkpoint/*.py",
+    "checkpoint/*/*.py",
+    "transport/__init__.py",
+    "transport/errors.py",
+    "transport/framing.py",
 )
 #: Reads {u32 size, zip} from stdin by bare read(2), so that not a byte of the protocol is swallowed,
 #: into a memfd (which is a file to zipimport), and runs the server from it.

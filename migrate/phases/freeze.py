@@ -63,9 +63,7 @@ def transfer(move: Context, ahead: PreCopy | None, sent: Sent) -> None:
 def restore(move: Context, sent: Sent) -> None:
     """Release the armed restore; it comes back held: restored, stopped, network locked."""
     with move.phase("restore"):
-        question = protocol.Restore(
-            image_files=sent.image_files, image_bytes=sent.image_bytes, batches=sent.batches
-        )
+        question = protocol.Restore(image_files=sent.image_files, image_bytes=sent.image_bytes, batches=sent.batches)
         for name, at_ns in move.agent.request(question, protocol.Done).stamps:
             move.stage(name, "target", at_ns)
     move.advance(State.HELD)

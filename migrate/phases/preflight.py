@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import secrets
+from collections.abc import Iterator
 from pathlib import Path
 
 from checkpoint.errors import ContainerNotFound, ContainerNotRunning, NotMovable
@@ -94,16 +95,15 @@ def check_paths(agent: AgentClient, container: Container, host: str) -> bool:
 
 
 @contextlib.contextmanager
-def _probe(rootfs: Path):  # type: ignore[no-untyped-def]
+def _probe(rootfs: Path) -> Iterator[tuple[Path, str]]:
     """A file with a secret beside the rootfs' content, for the time of one question."""
-    token = secrets.token_hex(16)
-    probe = rootfs / f".migrate-probe-{token[:8]}"
+    secret = secrets.token_hex(16)
+    probe = rootfs / f".migrate-probe-{secret[:8]}"
+    # A read-only tree cannot be probed and counts as not shared.
+    with contextlib.suppress(OSError):
+        probe.write_text(secret)
     try:
-        probe.write_text(token)
-    except OSError:
-        token = "unwritable"
-    try:
-        yield probe, token
+        yield probe, secret
     finally:
         with contextlib.suppress(OSError):
             probe.unlink(missing_ok=True)
