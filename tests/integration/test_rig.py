@@ -198,21 +198,24 @@ def test_a_container_moves_by_hand_with_its_client(rig: Rig, redis: Container) -
             alpha.run(["mkdir", "-p", "/srv/image", "/srv/work"])
             alpha.run(["runc", "checkpoint", *RUNC_DATA, redis.name])
             redis.unplug()
-            alpha.run(["rsync", "-a", "/srv/", "beta:/srv/"])
+            alpha.run(["rsync", "-aR", "/srv/image", str(redis.bundle), "beta:/"])
+            beta.run(["mkdir", "-p", "/srv/work"])
             moved.plug()
             moved.runc("restore", "-d", *RUNC_DATA, "--bundle", str(moved.bundle))
             assert ask("INCR counter") == ":2"
             assert (redis.status, moved.status) == (None, "running")
         finally:
             moved.remove()
+            for node in (alpha, beta):
+                node.run(["rm", "-rf", "/srv/image", "/srv/work"])
 
 
 def test_a_container_that_cannot_start_leaves_nothing(rig: Rig) -> None:
     alpha = rig.node("alpha")
     with pytest.raises(CommandFailed, match="no-such-program"):
         alpha.start_container("broken", ip="10.77.0.51", argv=["/no-such-program"])
-    assert alpha.run(["ls", "/srv/containers"]).stdout == ""
-    assert alpha.run(["ip", "netns"]).stdout == ""
+    for listing in (["ls", "/srv/containers"], ["ip", "netns"], ["ip", "link"], ["runc", "list"]):
+        assert "broken" not in alpha.run(listing).stdout
 
 
 def test_two_rigs_do_not_meet(rig: Rig, redis: Container, second_rig: Rig) -> None:
@@ -236,6 +239,8 @@ def test_down_leaves_nothing_and_may_be_repeated(second_rig: Rig) -> None:
     second_rig.up(nodes=1)
     alpha = second_rig.node("alpha")
     alpha.start_container("redis", ip="10.77.0.50", argv=REDIS)
+    alpha.start_container("frozen", ip="10.77.0.51", argv=REDIS)
+    alpha.run(["runc", "pause", "frozen"])
     with (
         second_rig.switch.popen(["sleep", "infinity"]) as client,
         alpha.popen(["sh", "-c", "echo ready; exec sleep infinity"], stdout=subprocess.PIPE) as command,
@@ -249,6 +254,19 @@ def test_down_leaves_nothing_and_may_be_repeated(second_rig: Rig) -> None:
     assert_no_trace(second_rig)
     second_rig.down()
     assert_no_trace(second_rig)
+
+
+def test_only_root_makes_rigs(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(os, "geteuid", lambda: 1000)
+    for verb in (Rig("unmade").up, Rig("unmade").down):
+        with pytest.raises(RigError, match="must be root"):
+            verb()
+
+
+@pytest.mark.parametrize("name", ["", "Upper", "a/b", "-a", "x" * 33])
+def test_a_rigs_name_is_checked(name: str) -> None:
+    with pytest.raises(BadUsage, match="is no name for a rig"):
+        Rig(name)
 
 
 HALF_WAY: Mapping[str, Callable[[Rig], bool]] = {
