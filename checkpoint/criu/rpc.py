@@ -16,8 +16,9 @@ if sys.version_info >= (3, 14):
 
 try:
     from pycriu import rpc_pb2 as _rpc
+    from pycriu.images import fdinfo_pb2 as _fdinfo
 except ImportError as error:
-    _rpc = None
+    _rpc = _fdinfo = None
     WHY_MISSING: str | None = str(error)
 else:
     WHY_MISSING = None
@@ -62,3 +63,8 @@ def network_lock_nftables() -> int:
 def cgroups_ignore() -> int:
     """The value of criu_opts.manage_cgroups_mode that leaves cgroups to the runtime."""
     return int(_rpc.IGNORE)
+
+
+def fdinfo() -> Any:
+    """The message classes of fdinfo.proto: file_entry and what is in it."""
+    return _fdinfo

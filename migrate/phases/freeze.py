@@ -8,6 +8,7 @@ from pathlib import Path
 from checkpoint.criu import log as criu_log
 from checkpoint.criu.page_wire import wire_struct
 from checkpoint.criu.session import DumpRole
+from checkpoint.images.repair import repaired
 from checkpoint.errors import ConversationLost, CriuFailed
 from migrate import protocol
 from migrate.context import Context
@@ -95,7 +96,7 @@ def _account(move: Context, batches: PageBatches) -> None:
 
 
 def _send_image(move: Context, path: Path, sent: Sent) -> None:
-    data = memoryview(path.read_bytes())
+    data = memoryview(repaired(path))
     for start in range(0, max(len(data), 1), CHUNK):
         move.agent.stream(protocol.ImageChunk(name=path.name), [data[start : start + CHUNK]])
     sent.image_files += 1

@@ -1,0 +1,95 @@
+"""Two hosts, and what every test of a move needs on them."""
+
+import contextlib
+import json
+import subprocess
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import pytest
+
+from tests.clients import REDIS_PORT, ask
+from tests.rig import Container, Node, Rig, RigError, until
+
+REDIS = ["redis-server", "--bind", "0.0.0.0", "--save", "", "--protected-mode", "no"]  # noqa: S104 - in the rig
+REDIS_ADDRESS = "10.77.0.50"
+WORKLOADS = "/opt/migrate/tests/workloads"
+MOVE_TIMEOUT_S = 120.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Hosts:
+    """alpha and beta, and the switch between them where clients live."""
+
+    rig: Rig
+    alpha: Node
+    beta: Node
+
+    def other(self, node: Node) -> Node:
+        return self.beta if node.name == self.alpha.name else self.alpha
+
+    def migrate(self, source: Node, *words: str) -> subprocess.CompletedProcess[str]:
+        """Run the tool as a user would; its exit status is the caller's to look at."""
+        return source.run(["migrate", *words], check=False, timeout=MOVE_TIMEOUT_S)
+
+    def move(self, container: Container, source: Node) -> tuple[Container, Mapping[str, Any]]:
+        """Move a container to the other host; the container there, and the report."""
+        target = self.other(source)
+        done = self.migrate(source, container.name, target.name, "--json")
+        assert done.returncode == 0, done.stderr
+        report: Mapping[str, Any] = json.loads(done.stdout)
+        return Container(node=target, name=container.name, address=container.address), report
+
+
+def traces(node: Node) -> Mapping[str, list[str]]:
+    """What a move could leave on a host. Containers of the test are removed before this is compared."""
+    lines = {
+        "mounts": "awk '$5 != \"/run/netns\" {print $5}' /proc/self/mountinfo",
+        "links": "ip -o link show | awk -F': ' '{print $2}'",
+        "netns": "ip netns list",
+        "cgroups": "find /sys/fs/cgroup -type d -not -path '*/init*'",
+        "processes": "ps -eo args --no-headers | grep -v -e '^ps ' -e '^sh -c' -e '^grep' -e 'sshd' -e enter.py | cat",
+        "files": "find /run/migrate /run/runc -mindepth 1 2>/dev/null | cat",
+        "rules": "nft list ruleset",
+    }
+    return {kind: sorted(node.run(["sh", "-c", script]).stdout.split("\n")) for kind, script in lines.items()}
+
+
+def new_traces(before: Mapping[str, list[str]], after: Mapping[str, list[str]]) -> Mapping[str, list[str]]:
+    """By kind, what is there now and was not before."""
+    new = {kind: sorted((Counter(after[kind]) - Counter(before[kind])).elements()) for kind in after}
+    return {kind: found for kind, found in new.items() if found}
+
+
+def settled(node: Node, before: Mapping[str, list[str]]) -> Mapping[str, list[str]]:
+    """New traces on a node, once they are gone or have stayed for a while.
+
+    Processes at the other end of a container's pipes take a moment to notice that it ended.
+    """
+    with contextlib.suppress(RigError):
+        until(lambda: not new_traces(before, traces(node)), "traces to go", timeout_s=5)
+    return new_traces(before, traces(node))
+
+
+@pytest.fixture
+def hosts(rig: Rig) -> Iterator[Hosts]:
+    """Both hosts, left by the test as it found them: anything else is the tool's fault and fails."""
+    both = Hosts(rig=rig, alpha=rig.node("alpha"), beta=rig.node("beta"))
+    before = {node.name: traces(node) for node in (both.alpha, both.beta)}
+    yield both
+    for node in (both.alpha, both.beta):
+        for name in json.loads(node.run(["runc", "list", "--format", "json"]).stdout) or []:
+            Container(node=node, name=name["id"], address="").remove()
+        node.run(["sh", "-c", "rm -rf --one-file-system /srv/containers/*"])
+    for node in (both.alpha, both.beta):
+        assert settled(node, before[node.name]) == {}
+
+
+@pytest.fixture
+def redis(hosts: Hosts) -> Container:
+    """redis on alpha."""
+    container = hosts.alpha.start_container("redis", ip=REDIS_ADDRESS, argv=REDIS)
+    until(lambda: ask(hosts.rig.switch, REDIS_ADDRESS, REDIS_PORT, "PING") == "+PONG", "redis to answer")
+    return container

@@ -1,0 +1,127 @@
+"""Containers move and go on, and nobody who talks to them is cut off."""
+
+import json
+
+import pytest
+
+from tests.clients import RedisClient, ask, redis_data, redis_digest, status
+from tests.integration.conftest import REDIS_ADDRESS, WORKLOADS, Hosts
+from tests.rig import Container, Node, until
+
+MOVES = 20
+ADDRESS = "10.77.0.60"
+
+
+def test_redis_keeps_its_one_client_over_twenty_moves(hosts: Hosts, redis: Container) -> None:
+    switch = hosts.rig.switch
+    redis_data(switch, REDIS_ADDRESS, "fill", "--mib", "128")
+    digest = redis_digest(switch, REDIS_ADDRESS)
+    assert digest["keys"] > 1000
+    with RedisClient(switch, REDIS_ADDRESS) as client:
+        here = redis
+        for number in range(MOVES):
+            here, report = hosts.move(here, here.node)
+            assert report["outcome"] == "done"
+            assert report["memory_bytes"] > 128 << 20
+            window = client.mark(str(number))
+            assert window["contiguous"], window
+        seen = client.finish()
+    assert seen["error"] is None
+    assert seen["contiguous"]
+    assert seen["reconnects"] == 0
+    assert redis_digest(switch, REDIS_ADDRESS) == digest
+    assert here.status == "running"
+
+
+def start(hosts: Hosts, name: str, *command: str, memory: str | None = None) -> Container:
+    argv = ["python3", "-B", f"{WORKLOADS}/{name}.py", *command]
+    return hosts.alpha.start_container(name, ip=ADDRESS, argv=argv, memory=memory)
+
+
+def test_a_process_tree_moves_there_and_back(hosts: Hosts) -> None:
+    switch = hosts.rig.switch
+    tree = start(hosts, "tree", "--port", "7101")
+    for _ in range(2):
+        before = status(switch, ADDRESS, 7101)
+        assert before["ok"], before
+        assert before["processes"] >= 5
+        tree, _ = hosts.move(tree, tree.node)
+        sweeps = status(switch, ADDRESS, 7101)["sweeps"]
+        # Two more sweeps: each process has checked all its memory again since it arrived.
+        after = until(lambda: _later(hosts, sweeps + 2), "two sweeps over all memory")
+        assert after["ok"], after
+        assert after["pids"] == before["pids"]
+        assert all(after["timers"][name] > before["timers"][name] for name in before["timers"]), (before, after)
+
+
+def _later(hosts: Hosts, sweeps: int) -> dict[str, object] | None:
+    now = dict(status(hosts.rig.switch, ADDRESS, 7101))
+    return now if now["sweeps"] >= sweeps or not now["ok"] else None
+
+
+def test_a_log_file_loses_no_line(hosts: Hosts) -> None:
+    switch = hosts.rig.switch
+    appender = start(hosts, "appender", "--port", "7102")
+    for _ in range(3):
+        written = status(switch, ADDRESS, 7102)["written"]
+        appender, _ = hosts.move(appender, appender.node)
+        until(lambda: status(switch, ADDRESS, 7102)["written"] > written, "lines to be written after the move")
+        verdict = status(switch, ADDRESS, 7102)
+        assert verdict["ok"], verdict
+    log = f"{appender.bundle}/rootfs/data/append.log"
+    appender.node.run(["python3", "-B", f"{WORKLOADS}/appender.py", "--verify", log])
+
+
+def test_an_idle_listener_listens_on(hosts: Hosts) -> None:
+    listener = start(hosts, "listener", "--port", "7103")
+    until(lambda: ask(hosts.rig.switch, ADDRESS, 7103, "PING a") == "PONG a 1", "the listener to answer")
+    hosts.move(listener, listener.node)
+    assert ask(hosts.rig.switch, ADDRESS, 7103, "PING b") == "PONG b 2"
+
+
+def test_the_container_is_the_targets_own_afterwards(hosts: Hosts) -> None:
+    """Its id, limits, host name, output and signals are as if it had been started there."""
+    appender = start(hosts, "appender", "--port", "7102", memory="96M")
+    hosts.alpha.run(["runc", "update", "--pids-limit", "77", "appender"])
+    moved, _ = hosts.move(appender, appender.node)
+    assert appender.status is None
+    assert [c["id"] for c in json.loads(hosts.beta.run(["runc", "list", "--format", "json"]).stdout)] == ["appender"]
+    assert hosts.beta.run(["runc", "exec", "appender", "hostname"]).stdout.strip() == "appender"
+    assert limit(moved.node, "memory.max", "memory/appender/memory.limit_in_bytes") == 96 << 20
+    assert limit(moved.node, "pids.max", "pids/appender/pids.max") == 77
+    init = hosts.beta.run(["readlink", f"/proc/{moved.pid}/fd/0", f"/proc/{moved.pid}/fd/1"]).stdout.split()
+    assert all(stream.startswith("pipe:") for stream in init)
+    hosts.beta.run(["runc", "kill", "appender", "KILL"])
+    until(lambda: moved.status == "stopped", "the container to be stopped")
+    hosts.beta.run(["runc", "delete", "appender"])
+    assert moved.status is None
+    moved.remove()
+
+
+def limit(node: Node, v2: str, v1: str) -> int:
+    script = f"cat /sys/fs/cgroup/{v1} 2>/dev/null || cat /sys/fs/cgroup/appender/{v2}"
+    return int(node.run(["sh", "-c", script]).stdout)
+
+
+def test_what_it_prints_goes_to_the_log_named_in_the_readme(hosts: Hosts) -> None:
+    talker = hosts.alpha.start_container(
+        "talker", ip=ADDRESS, argv=["sh", "-c", "n=0; while sleep 0.05; do n=$((n+1)); echo line $n; done"]
+    )
+    moved, _ = hosts.move(talker, talker.node)
+    log = "/var/log/migrate/talker.log"
+    lines = until(lambda: moved.node.run(["cat", log], check=False).stdout.splitlines(), "output on the target")
+    assert lines[0].startswith("line ")
+
+
+@pytest.mark.parametrize("flag", [[], ["--json"]])
+def test_output_is_for_people_or_for_programs(hosts: Hosts, redis: Container, flag: list[str]) -> None:
+    done = hosts.migrate(hosts.alpha, "redis", "root@beta:22", *flag)
+    assert done.returncode == 0, done.stderr
+    if flag:
+        report = json.loads(done.stdout)
+        assert report["schema"] == 1
+        assert report["downtime_us"] > 0
+        assert {phase["name"] for phase in report["phases"]} >= {"prepare", "arm", "dump", "restore", "commit"}
+    else:
+        assert "downtime" in done.stdout
+    assert "migrate: done" in done.stderr
