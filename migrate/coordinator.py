@@ -41,6 +41,9 @@ from transport.errors import (
     HostKeyUnknown,
 )
 
+#: How a POSIX shell ends when it finds no such program.
+COMMAND_NOT_FOUND = 127
+
 
 def move_container(container_id: str, destination: Destination, observer: Observer, *, engine: str = "runc") -> Report:
     """Move a container. Returns the report of a move that succeeded.
@@ -125,9 +128,8 @@ def _planned(
     network = preflight.read_network(container)
     report.source, report.memory_bytes = source.hostname, preflight.memory_of(pids)
     with _connected(destination) as connection, contextlib.ExitStack() as stack:
-        agent = AgentClient(connection, observer.note)
+        agent, target = _greet(connection, report, engine, observer)
         stack.callback(agent.close)
-        target = _welcome(agent, report, engine)
         report.target = target.hostname
         report.versions = {"source": source.to_wire(), "target": target.to_wire()}
         preflight.check_target(agent, target, source, container, report.memory_bytes)
@@ -158,7 +160,8 @@ def _planned(
         )
 
 
-def _welcome(agent: AgentClient, report: Report, engine: str) -> Facts:
+def _greet(connection: ssh.Connection, report: Report, engine: str, observer: Observer) -> tuple[AgentClient, Facts]:
+    """Start the agent and learn what host it is on."""
     hello = protocol.Hello(
         version=protocol.PROTOCOL_VERSION,
         migration_id=report.migration_id,
@@ -166,9 +169,10 @@ def _welcome(agent: AgentClient, report: Report, engine: str) -> Facts:
         container_id=report.container,
     )
     try:
-        return Facts.from_wire(agent.request(hello, protocol.Welcome).facts)
+        agent = AgentClient(connection, observer.note)
+        return agent, Facts.from_wire(agent.request(hello, protocol.Welcome).facts)
     except AgentGone as error:
-        if error.status == 127:
+        if error.status == COMMAND_NOT_FOUND:
             raise MissingOnHost(Where.TARGET, report.target, "python3") from error
         raise TargetUnreachable(f"no agent could be started on {report.target}: {error}") from error
     except AgentFailed as error:

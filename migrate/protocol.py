@@ -62,9 +62,10 @@ class CheckAddresses(Message):
 
 @dataclass(frozen=True, kw_only=True)
 class CheckPaths(Message):
-    """Which of these bind-mount sources are missing on the target, and is the tree shared?"""
+    """Which bind-mount sources are missing, is the tree shared, and are the container's own paths free?"""
 
     required: list  # type: ignore[type-arg]
+    own: list  # type: ignore[type-arg]
     probe: str
     probe_token: str
 
@@ -178,6 +179,7 @@ class PathsFound(Message):
     """Answer to CheckPaths."""
 
     missing: list  # type: ignore[type-arg]
+    taken: list  # type: ignore[type-arg]
     shared: bool
 
 

@@ -43,9 +43,13 @@ class AgentClient:
         self._frames = FrameStream(self._process)
         self._log = log
         self._said: list[str] = []
+        self._greeted = False
         self._drain = threading.Thread(target=self._read_errors, name="agent stderr", daemon=True)
         self._drain.start()
-        self._process.write(zipapp.pack())
+        try:
+            self._process.write(zipapp.pack())
+        except StreamError as error:
+            raise self._gone(str(error)) from error
 
     def request(self, message: Message, expect: type[A]) -> A:
         """Send a request and return its answer. Raises AgentFailed or AgentGone."""
@@ -59,6 +63,7 @@ class AgentClient:
                 break
         except StreamError as error:
             raise self._gone(str(error)) from error
+        self._greeted = True
         if isinstance(answer, protocol.Failed):
             raise AgentFailed(answer.kind, answer.text, answer.detail)
         if not isinstance(answer, expect):
@@ -94,7 +99,9 @@ class AgentClient:
         while text := self._process.read_errors(4096):
             for line in text.decode(errors="replace").splitlines():
                 self._said = [*self._said[-9:], line]
-                self._log(f"agent: {line}")
+                # Before it has greeted, what it says is the reason of the failure that follows.
+                if self._greeted:
+                    self._log(f"agent: {line}")
 
     def _gone(self, reason: str) -> AgentGone:
         self._drain.join(1.0)

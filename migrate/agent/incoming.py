@@ -43,15 +43,6 @@ FILL_TIMEOUT_S = 3600.0
 MARKER = ".migrated-away"
 
 
-class AgentRefusal(Exception):
-    """Something the coordinator has its own error for. `kind` names it."""
-
-    def __init__(self, kind: str, text: str, detail: list[Any] | None = None) -> None:
-        self.kind = kind
-        self.detail = detail or []
-        super().__init__(text)
-
-
 class Incoming:
     """The target's half of a move.
 
@@ -109,7 +100,11 @@ class Incoming:
     def _check_paths(self, request: protocol.CheckPaths) -> Message:
         probe = Path(request.probe)
         shared = probe.is_file() and probe.read_text() == request.probe_token
-        return protocol.PathsFound(missing=[p for p in request.required if not Path(p).exists()], shared=shared)
+        return protocol.PathsFound(
+            missing=[path for path in request.required if not Path(path).exists()],
+            taken=[] if shared else [path for path in request.own if _is_taken(Path(path), Path(request.own[0]))],
+            shared=shared,
+        )
 
     def _prepare(self, request: protocol.Prepare) -> Message:
         self._directory = self._tidy.enter_context(ram_directory(self._id))
@@ -128,10 +123,6 @@ class Incoming:
         return protocol.Done()
 
     def _make_bundle(self) -> None:
-        for path in (self._bundle, self._rootfs):
-            leftover = (self._bundle / MARKER).exists()
-            if path.exists() and any(path.iterdir()) and not leftover:
-                raise AgentRefusal("PathTaken", f"{path} is not empty", [str(path)])
         if not self._bundle.exists():
             self._bundle.mkdir(parents=True, mode=0o711)
             self._undo.callback(shutil.rmtree, self._bundle, ignore_errors=True)
@@ -310,3 +301,8 @@ class Incoming:
         """CRIU's and the runtime's own words are better than ours."""
         errors = criu_log.errors(self._images / "restore.log") or criu_log.runtime_errors(self._images / "runc.log")
         return CriuFailed(stage, errors) if errors else error
+
+
+def _is_taken(path: Path, bundle: Path) -> bool:
+    """Whether something is there that no earlier move left behind."""
+    return path.exists() and any(path.iterdir()) and not (bundle / MARKER).exists()

@@ -12,6 +12,7 @@ from typing import Protocol
 from checkpoint.errors import CheckpointError
 from checkpoint.images.directory import RUN
 
+SUFFIX = ".control"
 GO, ABORT, STATUS = "go", "abort", "status"
 GO_FENCED = "go --source-is-dead"
 
@@ -31,7 +32,7 @@ class Held(Protocol):
 
 def control_path(migration_id: str) -> Path:
     """Where the agent of a migration listens."""
-    return RUN / f"{migration_id}.control"
+    return RUN / f"{migration_id}{SUFFIX}"
 
 
 class ControlSocket:

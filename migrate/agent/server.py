@@ -15,7 +15,7 @@ import time
 from checkpoint.criu.interposer import Stamp
 from checkpoint.errors import CheckpointError, CriuFailed
 from migrate import protocol
-from migrate.agent.incoming import AgentRefusal, Incoming
+from migrate.agent.incoming import Incoming
 from migrate.agent.recover import ControlSocket
 from migrate.protocol import Message
 from transport.errors import StreamError
@@ -73,7 +73,7 @@ class Server:
             if self._failure is not None and not isinstance(request, protocol.Abort):
                 raise self._failure
             answer = self._handle(request)
-        except (CheckpointError, AgentRefusal, OSError, protocol.ProtocolError) as error:
+        except (CheckpointError, OSError, protocol.ProtocolError) as error:
             # Nobody waits for an answer to streamed data: the next request's answer tells.
             self._failure = error
             answer = _failed(error)
@@ -111,9 +111,8 @@ class Server:
 
 
 def _failed(error: Exception) -> protocol.Failed:
-    detail = list(error.log) if isinstance(error, CriuFailed) else list(getattr(error, "detail", ()))
-    kind = error.kind if isinstance(error, AgentRefusal) else type(error).__name__
-    return protocol.Failed(kind=kind, text=str(error), detail=detail)
+    detail = list(error.log) if isinstance(error, CriuFailed) else []
+    return protocol.Failed(kind=type(error).__name__, text=str(error), detail=detail)
 
 
 def stamps_to_wire(stamps: list[Stamp]) -> list[list[object]]:

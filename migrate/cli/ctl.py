@@ -6,6 +6,7 @@ import argparse
 import sys
 from collections.abc import Sequence
 
+from checkpoint.images.directory import RUN
 from migrate import VERSION
 from migrate.agent import recover
 
@@ -13,6 +14,19 @@ from migrate.agent import recover
 def main(argv: Sequence[str] | None = None) -> int:
     """Entry point. Returns the exit code."""
     arguments = _parser().parse_args(argv)
+    return int(arguments.run(arguments))
+
+
+def _status(_: argparse.Namespace) -> int:
+    for path in sorted(RUN.glob(f"*{recover.SUFFIX}")):
+        try:
+            print(f"{path.name.removesuffix(recover.SUFFIX)}: {recover.ask(path, recover.STATUS)}")
+        except OSError as error:
+            print(f"migratectl: {path}: {error.strerror or error}", file=sys.stderr)
+    return 0
+
+
+def _recover(arguments: argparse.Namespace) -> int:
     word = recover.STATUS
     if arguments.go:
         word = recover.GO_FENCED if arguments.source_is_dead else recover.GO
@@ -35,8 +49,11 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="migratectl", description=__doc__)
     parser.add_argument("--version", action="version", version=f"migratectl {VERSION}")
     commands = parser.add_subparsers(required=True)
+    status = commands.add_parser("status", help="containers this host holds, restored but not running")
+    status.set_defaults(run=_status)
     command = commands.add_parser("recover", help="end a migration whose coordinator is gone, on the target host")
     command.add_argument("id", help="the migration's id, from the coordinator's output or log")
+    command.set_defaults(run=_recover)
     how = command.add_mutually_exclusive_group()
     how.add_argument("--go", action="store_true", help="the source's container is dead: run it here")
     how.add_argument("--abort", action="store_true", help="the source's container lives: drop it here")

@@ -8,8 +8,8 @@ from pathlib import Path
 from checkpoint.criu import log as criu_log
 from checkpoint.criu.page_wire import wire_struct
 from checkpoint.criu.session import DumpRole
-from checkpoint.images.repair import repaired
 from checkpoint.errors import ConversationLost, CriuFailed
+from checkpoint.images.repair import repaired
 from migrate import protocol
 from migrate.context import Context
 from migrate.page_batches import PageBatches

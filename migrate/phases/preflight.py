@@ -21,6 +21,7 @@ from migrate.errors import (
     NotMovableError,
     NotRunning,
     OpenFileOutside,
+    PathTaken,
     Where,
 )
 from migrate.facts import Facts, check_host, check_pair
@@ -79,11 +80,14 @@ def check_addresses(agent: AgentClient, network: Network | None, host: str) -> N
 
 
 def check_paths(agent: AgentClient, container: Container, host: str) -> bool:
-    """Whether both hosts see the same rootfs. Raises NotMovableError for what the target cannot see."""
+    """Whether both hosts see the same rootfs. Raises PathTaken or NotMovableError for what is in the way."""
     with _probe(container.rootfs) as (probe, token):
         sources = [source for source, _ in container.bind_mounts]
-        question = protocol.CheckPaths(required=sources, probe=str(probe), probe_token=token)
+        own = [str(container.bundle), str(container.rootfs)]
+        question = protocol.CheckPaths(required=sources, own=own, probe=str(probe), probe_token=token)
         answer = agent.request(question, protocol.PathsFound)
+    for path in answer.taken:
+        raise PathTaken(path, host)
     for source in answer.missing:
         raise NotMovableError(f"{source}, bind-mounted into the container, does not exist on {host}", "create it there")
     for source, writable in container.bind_mounts:

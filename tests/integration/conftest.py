@@ -43,18 +43,26 @@ class Hosts:
         return Container(node=target, name=container.name, address=container.address), report
 
 
+#: What a move could leave on a host, by kind.
+TRACES = {
+    "mounts": ["awk", '$5 != "/run/netns" {print $5}', "/proc/self/mountinfo"],
+    "links": ["ip", "-o", "link", "show"],
+    "netns": ["ip", "netns", "list"],
+    "cgroups": ["find", "/sys/fs/cgroup", "-type", "d"],
+    "processes": ["ps", "-eo", "args", "--no-headers"],
+    "files": ["find", "/run/migrate", "/run/runc", "-mindepth", "1"],
+    "rules": ["nft", "list", "ruleset"],
+}
+#: Of the processes, those that look or that serve an SSH connection which is about to end.
+LOOKING = ("ps -eo", "sshd")
+
+
 def traces(node: Node) -> Mapping[str, list[str]]:
-    """What a move could leave on a host. Containers of the test are removed before this is compared."""
-    lines = {
-        "mounts": "awk '$5 != \"/run/netns\" {print $5}' /proc/self/mountinfo",
-        "links": "ip -o link show | awk -F': ' '{print $2}'",
-        "netns": "ip netns list",
-        "cgroups": "find /sys/fs/cgroup -type d -not -path '*/init*'",
-        "processes": "ps -eo args --no-headers | grep -v -e '^ps ' -e '^sh -c' -e '^grep' -e 'sshd' -e enter.py | cat",
-        "files": "find /run/migrate /run/runc -mindepth 1 2>/dev/null | cat",
-        "rules": "nft list ruleset",
-    }
-    return {kind: sorted(node.run(["sh", "-c", script]).stdout.split("\n")) for kind, script in lines.items()}
+    """What there is on a host now. Containers of the test are removed before this is compared."""
+    found = {kind: node.run(argv, check=False).stdout.splitlines() for kind, argv in TRACES.items()}
+    found["links"] = [line.split(": ")[1] for line in found["links"]]
+    found["processes"] = [line for line in found["processes"] if not line.startswith(LOOKING)]
+    return found
 
 
 def new_traces(before: Mapping[str, list[str]], after: Mapping[str, list[str]]) -> Mapping[str, list[str]]:
@@ -80,7 +88,7 @@ def hosts(rig: Rig) -> Iterator[Hosts]:
     before = {node.name: traces(node) for node in (both.alpha, both.beta)}
     yield both
     for node in (both.alpha, both.beta):
-        for name in json.loads(node.run(["runc", "list", "--format", "json"]).stdout) or []:
+        for name in json.loads(node.run(["runc", "list", "--format", "json"], check=False).stdout or "null") or []:
             Container(node=node, name=name["id"], address="").remove()
         node.run(["sh", "-c", "rm -rf --one-file-system /srv/containers/*"])
     for node in (both.alpha, both.beta):

@@ -1,6 +1,8 @@
 """Containers move and go on, and nobody who talks to them is cut off."""
 
 import json
+from collections.abc import Mapping
+from typing import Any
 
 import pytest
 
@@ -46,30 +48,44 @@ def test_a_process_tree_moves_there_and_back(hosts: Hosts) -> None:
         assert before["ok"], before
         assert before["processes"] >= 5
         tree, _ = hosts.move(tree, tree.node)
-        sweeps = status(switch, ADDRESS, 7101)["sweeps"]
-        # Two more sweeps: each process has checked all its memory again since it arrived.
-        after = until(lambda: _later(hosts, sweeps + 2), "two sweeps over all memory")
+        after = two_sweeps_later(hosts)
         assert after["ok"], after
         assert after["pids"] == before["pids"]
         assert all(after["timers"][name] > before["timers"][name] for name in before["timers"]), (before, after)
 
 
-def _later(hosts: Hosts, sweeps: int) -> dict[str, object] | None:
-    now = dict(status(hosts.rig.switch, ADDRESS, 7101))
-    return now if now["sweeps"] >= sweeps or not now["ok"] else None
+def two_sweeps_later(hosts: Hosts) -> Mapping[str, Any]:
+    """The tree's verdict when each of its processes has checked all its memory again."""
+    since = status(hosts.rig.switch, ADDRESS, 7101)["sweeps"]
+
+    def verdict() -> Mapping[str, Any] | None:
+        now = status(hosts.rig.switch, ADDRESS, 7101)
+        return now if now["sweeps"] >= since + 2 or not now["ok"] else None
+
+    return until(verdict, "two sweeps over all memory")
 
 
 def test_a_log_file_loses_no_line(hosts: Hosts) -> None:
     switch = hosts.rig.switch
     appender = start(hosts, "appender", "--port", "7102")
     for _ in range(3):
-        written = status(switch, ADDRESS, 7102)["written"]
         appender, _ = hosts.move(appender, appender.node)
-        until(lambda: status(switch, ADDRESS, 7102)["written"] > written, "lines to be written after the move")
-        verdict = status(switch, ADDRESS, 7102)
+        arrived = status(switch, ADDRESS, 7102)
+        assert arrived["ok"], arrived
+        verdict = more_written(hosts, arrived["written"])
         assert verdict["ok"], verdict
     log = f"{appender.bundle}/rootfs/data/append.log"
     appender.node.run(["python3", "-B", f"{WORKLOADS}/appender.py", "--verify", log])
+
+
+def more_written(hosts: Hosts, than: int) -> Mapping[str, Any]:
+    """The appender's verdict once it has written more lines than that."""
+
+    def verdict() -> Mapping[str, Any] | None:
+        now = status(hosts.rig.switch, ADDRESS, 7102)
+        return now if now["written"] > than else None
+
+    return until(verdict, "lines to be written after the move")
 
 
 def test_an_idle_listener_listens_on(hosts: Hosts) -> None:

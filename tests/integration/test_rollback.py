@@ -1,0 +1,176 @@
+"""Before the kill the container goes on where it was; after it, the target has it. Never both, never neither."""
+
+import signal
+import subprocess
+from collections.abc import Iterator
+
+import pytest
+
+from migrate import errors
+from migrate.cli.exit_codes import CODES
+from migrate.state import State
+from tests.clients import RedisClient
+from tests.integration.conftest import REDIS_ADDRESS, Hosts, new_traces, settled, traces
+from tests.rig import Container, Node, until
+
+# The tool, but it is killed the moment the move has reached a state.
+CRASHING = """
+import os, signal, sys
+sys.dont_write_bytecode = True
+sys.path.insert(0, "/opt/migrate")
+from migrate.cli.move import main
+from migrate.context import Context
+from migrate.state import State
+advance = Context.advance
+def crash(move, state):
+    advance(move, state)
+    if state is State[sys.argv[1]]:
+        print(move.migration_id, flush=True)
+        os.kill(os.getpid(), signal.SIGKILL)
+Context.advance = crash
+main(["redis", "beta"])
+"""
+
+
+@pytest.fixture
+def client(hosts: Hosts, redis: Container) -> Iterator[RedisClient]:
+    """The 1 ms client; whatever the test did to the move, its connection must have lived and lost nothing."""
+    with RedisClient(hosts.rig.switch, REDIS_ADDRESS) as client:
+        yield client
+        seen = client.finish()
+    assert seen["error"] is None
+    assert seen["contiguous"]
+
+
+def still_served(client: RedisClient) -> None:
+    """Replies come again."""
+    client.mark("now")
+    until(lambda: client.mark("later")["count"] > 10, "replies")
+
+
+def stop_when(hosts: Hosts, word: str, number: signal.Signals) -> "subprocess.Popen[str]":
+    """Start a move and send the tool a signal as soon as it has said a word."""
+    move = hosts.alpha.popen(["migrate", "redis", "beta"], stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    assert move.stderr is not None
+    for line in move.stderr:
+        if word in line:
+            move.send_signal(number)
+            break
+    return move
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("word", ["prepared", "armed"])
+def test_interrupted_before_the_freeze(
+    hosts: Hosts, client: RedisClient, redis: Container, word: str, number: signal.Signals
+) -> None:
+    before = {node.name: traces(node) for node in (hosts.alpha, hosts.beta)}
+    move = stop_when(hosts, word, number)
+    _, said = move.communicate(timeout=60)
+    assert move.returncode == 128 + number, said
+    assert "the container runs on the source" in said
+    still_served(client)
+    assert redis.status == "running"
+    for node in (hosts.alpha, hosts.beta):
+        assert settled(node, before[node.name]) == {}
+
+
+def test_interrupted_in_the_freeze(hosts: Hosts, client: RedisClient, redis: Container) -> None:
+    """Whether the signal came before the point of no return or after it, one host runs the container."""
+    move = stop_when(hosts, "frozen", signal.SIGTERM)
+    _, said = move.communicate(timeout=60)
+    still_served(client)
+    there = Container(node=hosts.beta, name="redis", address=REDIS_ADDRESS)
+    if move.returncode == 0:
+        assert (redis.status, there.status) == (None, "running")
+    else:
+        assert move.returncode == 128 + signal.SIGTERM, said
+        assert (redis.status, there.status) == ("running", None)
+
+
+@pytest.fixture
+def another_redis_binary(hosts: Hosts) -> Iterator[Node]:
+    """beta's redis is not alpha's, byte for byte: CRIU will not map it into the restored process."""
+    program = hosts.beta.run(["readlink", "-f", "/usr/bin/redis-server"]).stdout.strip()
+    hosts.beta.run(["sh", "-c", f"cp -p {program} {program}.kept && echo >> {program}"])
+    yield hosts.beta
+    hosts.beta.run(["mv", f"{program}.kept", program])
+
+
+def test_target_that_fails_to_restore(
+    hosts: Hosts, client: RedisClient, redis: Container, another_redis_binary: Node
+) -> None:
+    before = {node.name: traces(node) for node in (hosts.alpha, hosts.beta)}
+    client.mark("before")
+    done = hosts.migrate(hosts.alpha, "redis", "beta")
+    assert done.returncode == CODES[errors.RolledBack], done.stderr
+    assert "CRIU failed in restore" in done.stderr
+    assert "redis" in done.stderr.splitlines()[-1], "CRIU's own reason names the file"
+    still_served(client)
+    assert redis.status == "running"
+    assert [new_traces(before[n.name], traces(n)) for n in (hosts.alpha, hosts.beta)] == [{}, {}]
+
+
+def crash_at(hosts: Hosts, state: State) -> str:
+    """Run a move whose coordinator is killed in that state; the migration's id."""
+    done = hosts.alpha.run(["python3", "-c", CRASHING, state.name], check=False, timeout=60)
+    assert done.returncode == -signal.SIGKILL, done.stderr
+    return done.stdout.strip()
+
+
+@pytest.fixture
+def litter(hosts: Hosts) -> Iterator[None]:
+    """A killed coordinator cannot take down its image directory; the tests that kill one do."""
+    yield
+    script = "for d in /run/migrate/*/; do umount -l $d; rmdir $d; done"
+    hosts.alpha.run(["sh", "-c", script], check=False)
+
+
+@pytest.mark.parametrize("state", [State.PREPARED, State.ARMED, State.FROZEN])
+def test_coordinator_killed_before_the_target_holds(
+    hosts: Hosts, litter: None, client: RedisClient, redis: Container, state: State
+) -> None:
+    """The source's CRIU thaws by itself, the agent cleans up by itself."""
+    before = traces(hosts.beta)
+    crash_at(hosts, state)
+    still_served(client)
+    assert redis.status == "running"
+    assert settled(hosts.beta, before) == {}
+
+
+def test_coordinator_killed_while_the_target_holds(
+    hosts: Hosts, litter: None, client: RedisClient, redis: Container
+) -> None:
+    """The source runs on; the target holds what it has until it is told to drop it."""
+    before = traces(hosts.beta)
+    migration = crash_at(hosts, State.HELD)
+    still_served(client)
+    assert redis.status == "running"
+    held = hosts.beta.run(["migratectl", "status"]).stdout
+    assert held.startswith(f"{migration}: container 'redis' is held here")
+    assert hosts.beta.run(["migratectl", "recover", migration, "--abort"]).stdout.startswith("migratectl: ok")
+    assert settled(hosts.beta, before) == {}
+    still_served(client)
+
+
+def test_coordinator_killed_right_after_the_kill(
+    hosts: Hosts, litter: None, client: RedisClient, redis: Container
+) -> None:
+    """The target holds the only copy: it neither drops nor resumes it by itself, and resumes it when told."""
+    migration = crash_at(hosts, State.KILLED)
+    assert redis.status != "running"
+    there = Container(node=hosts.beta, name="redis", address=REDIS_ADDRESS)
+    held = "is held here, restored but not running; the coordinator is gone"
+    until(lambda: held in hosts.beta.run(["migratectl", "recover", migration]).stdout, "the agent to notice")
+    client.mark("held")
+    assert client.mark("still held")["count"] == 0
+    assert hosts.beta.run(["migratectl", "recover", migration, "--go"]).stdout.startswith("migratectl: ok")
+    still_served(client)
+    assert there.status == "running"
+    redis.remove()
+
+
+def test_nothing_to_recover(hosts: Hosts) -> None:
+    done = hosts.beta.run(["migratectl", "recover", "0123456789ab", "--go"], check=False)
+    assert done.returncode == 61
+    assert "nothing was changed" in done.stderr
