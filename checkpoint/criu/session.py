@@ -97,8 +97,9 @@ class DumpRole(_HeldRole):
     Refusing `done_gate` makes CRIU thaw every task and unlock the network; the runtime then reports
     that its checkpoint failed and still shows the container running.
     `pages` is our end of the page-server socket (CRIU criu/page-xfer.c speaks it on the other end).
-    With `lazy` CRIU leaves private anonymous memory to us and the socket is not used; were such a dump
-    let go on, CRIU would serve that memory to whoever connects, so it must be ended by `bury`.
+    With `lazy` CRIU leaves private anonymous memory to us and the socket is not used. After such a dump
+    CRIU, even when told that it failed, goes on to serve the memory on a TCP port; it never comes to
+    accept anybody, because its question `status-ready` is always answered with no, by us or by our end.
     """
 
     kind = "DUMP"
@@ -119,6 +120,9 @@ class DumpRole(_HeldRole):
         super().edit(options)
         # The cgroup freezer is polled in 100 ms steps; ptrace freezes in well under one.
         options.ClearField("freeze_cgroup")
+
+    def notify(self, script: str, pid: int) -> bool:
+        return script != "status-ready" and super().notify(script, pid)
 
     def bury(self) -> None:
         """The container's processes are dead: end CRIU where it stands.

@@ -56,7 +56,7 @@ class Server:
             while self._serve_one():
                 pass
         except (StreamError, OSError, protocol.ProtocolError) as error:
-            print(f"migrate agent: {error}", file=sys.stderr)
+            _say(str(error))
         if self._incoming is not None:
             if self._incoming.holds_container:
                 self._hold(self._incoming)
@@ -108,6 +108,12 @@ class Server:
         with ControlSocket(incoming.control_path) as control:
             while not control.answer(incoming, link_alive=False):
                 pass
+
+
+def _say(text: str) -> None:
+    """To standard error, which may have gone with the channel; that must keep nothing from being cleaned."""
+    with contextlib.suppress(OSError):
+        print(f"migrate agent: {text}", file=sys.stderr, flush=True)
 
 
 def _failed(error: Exception) -> protocol.Failed:
