@@ -1,0 +1,67 @@
+"""The contract suite runs on the fake CRIU, and with --real-criu on the real one as well."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+import warnings
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+with warnings.catch_warnings():
+    # Debian's protobuf calls what Python 3.12 deprecated; here warnings are errors.
+    warnings.simplefilter("ignore", DeprecationWarning)
+    from tests.contract.harness import FAKES, Peer, Scene
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--real-criu", action="store_true", help="also run the contract on the criu on PATH (root)")
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    if "peer" in metafunc.fixturenames:
+        real = metafunc.config.getoption("--real-criu", default=False)
+        metafunc.parametrize("peer", ["fake", "real"] if real else ["fake"], indirect=True)
+
+
+@pytest.fixture
+def peer(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Peer:
+    """The CRIU under the interposer. The real one was asked for, so one that cannot run is a failure."""
+    if request.param == "real":
+        found = shutil.which("criu")
+        assert found is not None, "--real-criu was given, but there is no criu on PATH"
+        assert os.geteuid() == 0, "--real-criu was given, but CRIU needs root"
+        check = subprocess.run([found, "check"], capture_output=True, text=True, check=False)
+        assert check.returncode == 0, f"--real-criu was given, but it does not work here: {check.stderr}"
+        return Peer(real=True, directory=Path(found).parent, record=None)
+    return fake_peer(tmp_path, monkeypatch)
+
+
+def fake_peer(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Peer:
+    """tests/fakes/criu.py as the `criu` on PATH."""
+    directory, record = tmp_path / "criu", tmp_path / "record"
+    directory.mkdir()
+    program = directory / "criu"
+    program.write_text(f'#!/bin/sh\nexec {sys.executable} -B {FAKES / "criu.py"} "$@"\n')
+    program.chmod(0o700)
+    monkeypatch.setenv("FAKE_CRIU_RECORD", str(record))
+    monkeypatch.setenv("PATH", f"{directory}:{os.environ['PATH']}")
+    return Peer(real=False, directory=directory, record=record)
+
+
+@pytest.fixture
+def scene(peer: Peer, tmp_path: Path) -> Iterator[Scene]:
+    """An interposer's surroundings: shim installed, directories made; everything started is ended."""
+    with Scene(peer, tmp_path) as scene:
+        yield scene
+
+
+@pytest.fixture
+def fake_scene(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Scene]:
+    """A scene for what the real CRIU does not show."""
+    with Scene(fake_peer(tmp_path, monkeypatch), tmp_path) as scene:
+        yield scene

@@ -1,0 +1,293 @@
+"""What the contract suite is made of: a CRIU, a runtime, a process tree to dump, and an interposer between them."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import queue
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from checkpoint.criu import page_wire
+from checkpoint.criu.interposer import Conversation, Interposer
+from checkpoint.criu.session import DumpRole, Edits, RestoreRole
+from checkpoint.criu.shim_install import install_shim
+from checkpoint.images.pagemap import PageImages
+from tests.fakes import task as task_program
+
+FAKES = Path(__file__).parent.parent / "fakes"
+#: For anything that takes well under a second; reached only by a failure.
+LIMIT_S = 30.0
+EDITS = Edits(nftables=True, runtime_has_cgroups=True)
+Event = dict[str, Any]
+
+
+def until(condition: Callable[[], bool], what: str) -> None:
+    """Wait for what the kernel does not announce."""
+    deadline = time.monotonic() + LIMIT_S
+    while not condition():
+        assert time.monotonic() < deadline, f"not in time: {what}"
+        time.sleep(0.002)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Peer:
+    """A CRIU. `record` is where a fake one writes what it was asked."""
+
+    real: bool
+    directory: Path
+    record: Path | None
+
+    def recorded(self, key: str) -> list[Any]:
+        """What the fake CRIU noted under a name, in order."""
+        assert self.record is not None
+        lines = self.record.read_text().splitlines() if self.record.exists() else []
+        return [entry[key] for line in lines if key in (entry := json.loads(line))]
+
+
+class Runtime:
+    """A running tests/fakes/runtime.py and its events."""
+
+    def __init__(self, spec: dict[str, Any], env: dict[str, str]) -> None:
+        argv = [sys.executable, "-B", str(FAKES / "runtime.py"), json.dumps(spec)]
+        self.process = subprocess.Popen(
+            argv, env=env, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, text=True, start_new_session=True
+        )
+        self.events: list[Event] = []
+        self._queue: queue.Queue[Event | None] = queue.Queue()
+        self._reader = threading.Thread(target=self._read, daemon=True)
+        self._reader.start()
+
+    def _read(self) -> None:
+        assert self.process.stdout is not None
+        for line in self.process.stdout:
+            self._queue.put(json.loads(line))
+        self._queue.put(None)
+
+    def wait_for(self, event: str, **fields: Any) -> Event:
+        """The next such event; those before it are kept in `events`."""
+        while True:
+            found = self._queue.get(timeout=LIMIT_S)
+            assert found is not None, f"the runtime ended without {event} {fields}: {self.events}"
+            self.events.append(found)
+            if found["event"] == event and fields.items() <= found.items():
+                return found
+
+    def finish(self) -> list[Event]:
+        """All events up to its end."""
+        self.wait_for("ended")
+        self.process.wait(LIMIT_S)
+        return self.events
+
+    def named(self, event: str) -> list[Event]:
+        return [found for found in self.events if found["event"] == event]
+
+    def close(self) -> None:
+        self.process.kill()
+        self.process.wait()
+        self._reader.join(LIMIT_S)
+        assert self.process.stdout is not None
+        self.process.stdout.close()
+
+
+class Task:
+    """A running tests/fakes/task.py: a process and its child. Survives its dump and restore under the same numbers."""
+
+    def __init__(self) -> None:
+        self._process = subprocess.Popen(
+            [sys.executable, "-B", str(FAKES / "task.py")],
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+            cwd="/",
+            start_new_session=True,
+        )
+        self.pid = self._process.pid
+        until(lambda: len(self.tree()) == 2 and all(self.counter(pid) > 0 for pid in self.tree()), "a task that counts")
+
+    def tree(self) -> list[int]:
+        found = [self.pid]
+        with contextlib.suppress(FileNotFoundError, ProcessLookupError):
+            found += map(int, Path(f"/proc/{self.pid}/task/{self.pid}/children").read_text().split())
+        return found
+
+    def memory(self, pid: int, address: int, size: int) -> bytes:
+        with open(f"/proc/{pid}/mem", "rb", 0) as memory:
+            memory.seek(address)
+            return bytes(memory.read(size))
+
+    def counter(self, pid: int) -> int:
+        """0 when it has none (yet)."""
+        try:
+            data = self.memory(pid, task_program.REGION, task_program.COUNTER.size)
+        except OSError:
+            return 0
+        return int(task_program.COUNTER.unpack(data)[0]) if data else 0
+
+    def frozen(self) -> bool:
+        return all(state_of(pid) == "t" for pid in self.tree())
+
+    def check_runs(self) -> None:
+        """Wait until each of its processes has counted on."""
+        for pid in self.tree():
+            before = self.counter(pid)
+            until(lambda pid=pid, before=before: self.counter(pid) > before, f"process {pid} to run")  # type: ignore[misc]
+            assert state_of(pid) in "SR"
+
+    def wait_killed(self) -> None:
+        """Killed, and its number free again."""
+        assert self._process.wait(LIMIT_S) == -signal.SIGKILL
+
+    def close(self) -> None:
+        for pid in reversed(self.tree()):
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+        self._process.wait()
+
+
+def state_of(pid: int) -> str:
+    """The letter of proc(5); empty when there is no such process."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
+    except (FileNotFoundError, ProcessLookupError):
+        return ""
+
+
+class Ended:
+    """Mixed into a role: tells when a conversation is over and its descriptors are closed."""
+
+    def __init__(self, edits: Edits = EDITS) -> None:
+        super().__init__(edits)  # type: ignore[call-arg]
+        self.over = threading.Event()
+
+    def ended(self, conversation: Conversation, kind: str) -> None:
+        super().ended(conversation, kind)  # type: ignore[misc]
+        if kind == self.kind:  # type: ignore[attr-defined]
+            self.over.set()
+
+    def wait_over(self) -> None:
+        assert self.over.wait(LIMIT_S), "the conversation did not end"
+
+
+class Dump(Ended, DumpRole):
+    """A DumpRole with a page server in a thread, which completes the images and keeps {(image, vaddr): page}."""
+
+    def __init__(self, images: Path) -> None:
+        super().__init__()
+        self.received: dict[tuple[int, int], bytes] = {}
+        self.failure: Exception | None = None
+        self._images = images
+        self._server = threading.Thread(target=self._serve, daemon=True)
+        self._server.start()
+
+    def _serve(self) -> None:
+        try:
+            with PageImages(self._images) as images:
+                sink = Tee(images, self.received)
+                page_wire.serve(self.pages, page_wire.wire_struct(40201), sink, before_close=images.write_pagemaps)
+        except Exception as error:  # noqa: BLE001  (looked at by the test)
+            self.failure = error
+
+    def close(self) -> None:
+        """End the page server; its socket and, if no CRIU took it, the one meant for CRIU."""
+        with contextlib.suppress(OSError):
+            self.pages.shutdown(socket.SHUT_RDWR)
+        self._server.join(LIMIT_S)
+        self.pages.close()
+        self._criu_pages.close()
+
+
+class Tee:
+    """A page server's sink that also remembers."""
+
+    def __init__(self, images: PageImages, pages: dict[tuple[int, int], bytes]) -> None:
+        self._images, self._pages = images, pages
+
+    def extent(self, dst_id: int, vaddr: int, pages: int, flags: int, data: memoryview) -> None:
+        self._images.extent(dst_id, vaddr, pages, flags, data)
+        for offset in range(0, len(data), page_wire.PAGE_SIZE):
+            self._pages[dst_id >> 8, vaddr + offset] = bytes(data[offset : offset + page_wire.PAGE_SIZE])
+
+
+class Restore(Ended, RestoreRole):
+    """A RestoreRole."""
+
+
+def end(process: subprocess.Popen[bytes]) -> None:
+    """Kill a process of ours, if it still is one."""
+    process.kill()
+    process.communicate()
+
+
+@dataclass
+class Scene:
+    """One interposer's surroundings. Use as a context: what was started in it is ended."""
+
+    peer: Peer
+    directory: Path
+    images: Path = field(init=False)
+    env: dict[str, str] = field(init=False)
+    _stack: contextlib.ExitStack = field(default_factory=contextlib.ExitStack)
+
+    def __enter__(self) -> Scene:
+        self.images = self.directory / "images"
+        self.images.mkdir()
+        (self.directory / "move").mkdir()
+        self.env = install_shim(self.directory / "move")
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stack.close()
+
+    @property
+    def shim(self) -> Path:
+        return self.directory / "move" / "bin" / "criu"
+
+    @property
+    def socket_path(self) -> Path:
+        return Path(self.env["MIGRATE_CRIU_SOCKET"])
+
+    def task(self) -> Task:
+        return self._stack.enter_context(contextlib.closing(Task()))
+
+    def runtime(self, kind: str, *, interposed: bool = True, **spec: Any) -> Runtime:
+        """Start a runtime with a request of a kind; a dump or restore is of `images`."""
+        if kind in ("DUMP", "RESTORE"):
+            spec["images"] = str(self.images)
+        env = {name: value for name, value in self.env.items() if interposed or name != "MIGRATE_CRIU_SOCKET"}
+        spec = {"kind": kind, "log": str(self.directory / "criu.log"), **spec}
+        return self._stack.enter_context(contextlib.closing(Runtime(spec, env)))
+
+    def dump_of(self, task: Task, *, opts: dict[str, Any] | None = None, **spec: Any) -> Runtime:
+        """A runtime that dumps a task, with a cgroup freezer that does not exist."""
+        options = {"pid": task.pid, "freeze_cgroup": "/sys/fs/cgroup/freezer/there-is-none", **(opts or {})}
+        return self.runtime("DUMP", opts=options, **spec)
+
+    def holder(self, kind: str, gate: str) -> subprocess.Popen[bytes]:
+        """An interposer in a process of its own, which stays at a gate. It says "listening", then "reached"."""
+        argv = [sys.executable, "-B", str(Path(__file__).parent / "holder.py"), kind, gate, str(self.socket_path)]
+        process = subprocess.Popen(argv, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE)
+        self._stack.callback(end, process)
+        return process
+
+    @contextlib.contextmanager
+    def dump_role(self) -> Iterator[Dump]:
+        """An interposer that holds dumps."""
+        with contextlib.closing(Dump(self.images)) as role, Interposer(self.socket_path, role):
+            yield role
+
+    @contextlib.contextmanager
+    def restore_role(self) -> Iterator[Restore]:
+        """An interposer that holds restores."""
+        role = Restore()
+        with Interposer(self.socket_path, role):
+            yield role

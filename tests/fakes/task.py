@@ -1,0 +1,47 @@
+"""A process to dump: task.py [COUNTER]. It and a child of its own count, each in memory at a fixed address.
+
+Run as a program, by path. Seen from outside through /proc/PID/mem: whether it runs, and that it is the same process.
+"""
+
+import ctypes
+import os
+import struct
+import sys
+import time
+
+REGION = 0x1_0000_0000_00
+PAGES = 64
+PAGE_SIZE = 4096
+COUNTER = struct.Struct("=Q")
+PROT_READ_WRITE = 3
+MAP_PRIVATE_ANONYMOUS_FIXED = 0x2 | 0x20 | 0x10
+PR_SET_PTRACER = 0x59616D61
+ANYBODY = ctypes.c_ulong(-1)
+
+
+def pattern(page: int) -> bytes:
+    """What a page of the region holds, but for the counter at the start of the first."""
+    return bytes([page + 1]) * PAGE_SIZE
+
+
+def main() -> None:
+    libc = ctypes.CDLL(None, use_errno=True)
+    libc.mmap.restype = ctypes.c_void_p
+    libc.mmap.argtypes = [ctypes.c_void_p, ctypes.c_size_t, *[ctypes.c_int] * 3, ctypes.c_long]
+    libc.prctl(PR_SET_PTRACER, ANYBODY, 0, 0, 0)  # a tracer that is no ancestor, where Yama would mind
+    size = PAGES * PAGE_SIZE
+    found = libc.mmap(REGION, size, PROT_READ_WRITE, MAP_PRIVATE_ANONYMOUS_FIXED, -1, 0)
+    if found != REGION:
+        sys.exit("no memory at the fixed address")
+    ctypes.memmove(REGION, b"".join(map(pattern, range(PAGES))), size)
+    if os.fork() == 0:
+        libc.prctl(PR_SET_PTRACER, ANYBODY, 0, 0, 0)
+    counter = int(sys.argv[1]) if len(sys.argv) > 1 else 0
+    while True:
+        counter += 1
+        ctypes.memmove(REGION, COUNTER.pack(counter), COUNTER.size)
+        time.sleep(0.002)
+
+
+if __name__ == "__main__":
+    main()
