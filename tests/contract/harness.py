@@ -27,6 +27,7 @@ from tests.fakes import task as task_program
 FAKES = Path(__file__).parent.parent / "fakes"
 #: For anything that takes well under a second; reached only by a failure.
 LIMIT_S = 30.0
+IPTABLES = 1  # criu_network_lock_method of rpc.proto
 EDITS = Edits(nftables=True, runtime_has_cgroups=True)
 Event = dict[str, Any]
 
@@ -181,8 +182,8 @@ class Ended:
 class Dump(Ended, DumpRole):
     """A DumpRole with a page server in a thread, which completes the images and keeps {(image, vaddr): page}."""
 
-    def __init__(self, images: Path) -> None:
-        super().__init__()
+    def __init__(self, images: Path, edits: Edits = EDITS) -> None:
+        super().__init__(edits)
         self.received: dict[tuple[int, int], bytes] = {}
         self.failure: Exception | None = None
         self._images = images
@@ -268,8 +269,9 @@ class Scene:
         return self._stack.enter_context(contextlib.closing(Runtime(spec, env)))
 
     def dump_of(self, task: Task, *, opts: dict[str, Any] | None = None, **spec: Any) -> Runtime:
-        """A runtime that dumps a task, with a cgroup freezer that does not exist."""
-        options = {"pid": task.pid, "freeze_cgroup": "/sys/fs/cgroup/freezer/there-is-none", **(opts or {})}
+        """A runtime that dumps a task, with iptables and a cgroup freezer that does not exist."""
+        freezer = "/sys/fs/cgroup/freezer/there-is-none"
+        options = {"pid": task.pid, "network_lock": IPTABLES, "freeze_cgroup": freezer, **(opts or {})}
         return self.runtime("DUMP", opts=options, **spec)
 
     def holder(self, kind: str, gate: str) -> subprocess.Popen[bytes]:
@@ -280,9 +282,9 @@ class Scene:
         return process
 
     @contextlib.contextmanager
-    def dump_role(self) -> Iterator[Dump]:
+    def dump_role(self, edits: Edits = EDITS) -> Iterator[Dump]:
         """An interposer that holds dumps."""
-        with contextlib.closing(Dump(self.images)) as role, Interposer(self.socket_path, role):
+        with contextlib.closing(Dump(self.images, edits)) as role, Interposer(self.socket_path, role):
             yield role
 
     @contextlib.contextmanager

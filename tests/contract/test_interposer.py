@@ -15,8 +15,8 @@ from typing import Any
 import pytest
 from pycriu import images as image_files
 
-from checkpoint.criu import rpc
 from checkpoint.criu.interposer import Interposer
+from checkpoint.criu.session import Edits
 from checkpoint.errors import ConversationLost
 from checkpoint.images.pagemap import Pagemap
 from tests.contract.harness import LIMIT_S, Dump, Peer, Restore, Scene, Task, state_of, until
@@ -195,14 +195,15 @@ def test_garbage_ends_only_its_own_conversation(scene: Scene) -> None:
         assert through.named("response")[0]["success"]
 
 
-def test_criu_sees_the_edits(scene: Scene) -> None:
+@pytest.mark.parametrize("nftables", [True, False])
+def test_criu_sees_the_edits(scene: Scene, nftables: bool) -> None:
     """The runtime asks for log level 4, iptables, and a freezer cgroup that is not there."""
-    with scene.dump_role() as role:
+    with scene.dump_role(Edits(nftables=nftables, runtime_has_cgroups=True)) as role:
         runtime = scene.dump_of(scene.task())
         release(role)
         role.done_gate.open()
         assert runtime.finish()[-2]["success"]
-    assert inventory(scene)["network_lock_method"] == rpc.network_lock_nftables()
+    assert inventory(scene)["network_lock_method"] == nftables  # in images 0 is iptables, 1 nftables
     assert "Dumping" not in (scene.images / "dump.log").read_text()
 
 

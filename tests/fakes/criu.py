@@ -33,6 +33,8 @@ ADD_F, OPEN2, FORCE_CLOSE = 6, 4, 0x1024
 PE_LAZY, PE_PRESENT = 2, 4
 PTRACE_DETACH, PTRACE_SEIZE, PTRACE_INTERRUPT = 17, 0x4206, 0x4207
 CLONE_PARENT = 0x8000
+#: What the RPC calls a method, and what images do (criu/include/cr_options.h). iptables, nftables, none.
+NETWORK_LOCK = {rpc.IPTABLES: 0, rpc.NFTABLES: 1, rpc.SKIP: 2}
 SYS_CLONE = {"x86_64": 56, "aarch64": 220}
 
 libc = ctypes.CDLL(None, use_errno=True)
@@ -167,7 +169,7 @@ class Service:
             os.kill(task, signal.SIGKILL)
 
     def write_images(self, images: Path, tasks: list[int]) -> None:
-        inventory = {"img_version": 2, "network_lock_method": self.opts.network_lock or 1}
+        inventory = {"img_version": 2, "network_lock_method": NETWORK_LOCK[self.opts.network_lock]}
         save(images / "inventory.img", "INVENTORY", [inventory])
         interpreter, option, program = Path(f"/proc/{tasks[0]}/cmdline").read_bytes().decode().split("\0")[:3]
         (counter,) = struct.unpack("=Q", memory_of(tasks[0], 8))
