@@ -12,7 +12,6 @@ import signal
 import sys
 import time
 
-from checkpoint.criu.interposer import Stamp
 from checkpoint.errors import CheckpointError, CriuFailed
 from migrate import protocol
 from migrate.agent.incoming import Incoming
@@ -120,10 +119,6 @@ def _failed(error: Exception) -> protocol.Failed:
     detail = list(error.log) if isinstance(error, CriuFailed) else []
     return protocol.Failed(kind=type(error).__name__, text=str(error), detail=detail)
 
-
-def stamps_to_wire(stamps: list[Stamp]) -> list[list[object]]:
-    """[[name, monotonic_ns], ...]"""
-    return [[stamp.name, stamp.at_ns] for stamp in stamps]
 
 
 def main() -> None:

@@ -152,7 +152,7 @@ class Task:
         for pid in reversed(self.tree()):
             with contextlib.suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGKILL)
-        self._process.wait()
+        self._process.wait(LIMIT_S)
 
 
 def state_of(pid: int) -> str:

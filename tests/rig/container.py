@@ -77,9 +77,13 @@ class Container:
             raise RigError(f"container {self.name} is not running on {self.node.name}")
         return int(str(state["pid"]))
 
-    def plug(self) -> None:
+    def plug(self, *, connected: bool = True) -> None:
         """Make the container's network in the node."""
-        network.plug_container(lambda argv, text: self.node.run(argv, input=text), self.name, self.address)
+
+        def in_node(argv: Sequence[str], text: str) -> object:
+            return self.node.run(argv, input=text)
+
+        network.plug_container(in_node, self.name, self.address, connected=connected)
 
     def unplug(self) -> None:
         """Remove that network, if it is there."""

@@ -47,11 +47,18 @@ def create_uplink(rig: str, node: str) -> None:
     _ip(["ip", "-n", switch], _up(port, f"master {names.BRIDGE}"))
 
 
-def plug_container(in_node: Callable[[Sequence[str], str], object], container: str, address: str) -> None:
-    """Make a container's network in a node; in_node runs a command there with some input."""
+def plug_container(
+    in_node: Callable[[Sequence[str], str], object], container: str, address: str, *, connected: bool
+) -> None:
+    """Make a container's network in a node; in_node runs a command there with some input.
+
+    Not connected, its link to the bridge stays down: the container's address is still in use elsewhere.
+    """
     port = names.host_interface(container)
     pair = f"type veth peer name eth0 netns {container} address {names.mac_address(address)}"
-    outside = [f"netns add {container}", f"link add {port} {pair}", *_up(port, f"master {names.BRIDGE}")]
+    outside = [f"netns add {container}", f"link add {port} {pair}", f"link set {port} master {names.BRIDGE}"]
+    if connected:
+        outside += _up(port)
     inside = [
         *_loopback(),
         f"addr add {names.with_prefix(address)} brd + dev eth0",
@@ -60,6 +67,8 @@ def plug_container(in_node: Callable[[Sequence[str], str], object], container: s
     ]
     in_node(["ip", "-batch", "-"], "\n".join(outside))
     in_node(["ip", "-n", container, "-batch", "-"], "\n".join(inside))
+    if not connected:
+        return
     # A container that was elsewhere before: have the switch learn its new port.
     in_node(["ip", "netns", "exec", container, "arping", "-q", "-U", "-c", "1", "-I", "eth0", address], "")
 

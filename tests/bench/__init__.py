@@ -1,0 +1,1 @@
+"""How long a client waits: this tool beside what people do by hand (scripts/bench)."""
