@@ -18,7 +18,7 @@ from migrate.events import Observer
 from migrate.facts import Facts
 from migrate.report import Phase, Report, Stage
 from migrate.rootfs_sync import RootfsSync
-from migrate.state import REVERSIBLE, State, check_move
+from migrate.state import State, check_move
 from transport.ssh import Connection
 
 
@@ -49,11 +49,8 @@ class Context:
     directory: Path = Path()
     rootfs: RootfsSync | None = None
     dump: DumpRole | None = None
-
-    @property
-    def reversible(self) -> bool:
-        """Whether the source may still run the container."""
-        return self.state in REVERSIBLE
+    # Set by `freeze`.
+    sent_before_freeze: int = 0
 
     def advance(self, state: State) -> None:
         """Enter a state. Raises InvalidMove."""
@@ -72,6 +69,11 @@ class Context:
             self.report.phases.append(
                 Phase(name=name, host="source", start_us=self._since_start(start), length_us=length // 1000)
             )
+
+    def note(self, text: str) -> None:
+        """Tell whoever watches, and keep it for the report."""
+        self.observer.note(text)
+        self.report.notes.append(text)
 
     def stage(self, name: str, host: str, at_ns: int) -> None:
         """Note an instant of the freeze; `at_ns` is that host's own clock."""

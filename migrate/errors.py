@@ -9,7 +9,9 @@ MigrateError
 │   └── NameTaken, PathTaken, NotEnoughMemory, AddressTaken
 ├── RolledBack               the move failed; the container goes on where it was
 │   └── Interrupted          ... because the user said so
-└── Undecided                the source is dead and the target was not heard of since
+├── Undecided                the source is dead, or dying, and the target holds the container
+├── ResumeFailed             ... and could not resume it
+└── LeftBehind               the move succeeded; something was not cleaned up
 """
 
 from __future__ import annotations
@@ -203,11 +205,30 @@ class Interrupted(RolledBack):
 
 
 class Undecided(MigrateError):
-    """The source was killed and the target's word is missing. It holds the container, it does not drop it."""
+    """The source was killed and the target did not get its GO. It holds the container, it does not drop it."""
 
-    def __init__(self, migration_id: str, host: str, reason: str) -> None:
+    def __init__(self, migration_id: str, host: str, reason: str, advice: str) -> None:
+        self.migration_id = migration_id
+        super().__init__(reason, where=f"the container is held on {host}, restored but not running", advice=advice)
+
+
+class ResumeFailed(MigrateError):
+    """The target had its GO, and CRIU or the runtime failed after it."""
+
+    def __init__(self, host: str, reason: str) -> None:
         super().__init__(
-            f"the link to {host} was lost after the source had been stopped ({reason})",
-            where=f"the container is held on {host}, restored but not running",
-            advice=f"on {host}, as root, run 'migratectl recover {migration_id} --go'",
+            f"{host} could not resume the container: {reason}",
+            where="the source's was stopped before",
+            advice=f"look at the container on {host}; it may run all the same",
+        )
+
+
+class LeftBehind(MigrateError):
+    """The container runs on the target; cleaning up behind it failed."""
+
+    def __init__(self, host: str, reason: str) -> None:
+        super().__init__(
+            f"moved, but not all was cleaned up: {reason}",
+            where=f"the container runs on {host}",
+            advice="see the reason; nothing needs to be done for the container itself",
         )

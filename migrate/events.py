@@ -8,10 +8,7 @@ from migrate.state import State
 
 
 class Observer(Protocol):
-    """Told synchronously, but never inside the freeze except by `state`; must not raise."""
-
-    def phase(self, name: str) -> None:
-        """A phase begins."""
+    """Told synchronously, but inside the freeze only by `state`; must be quick and must not raise."""
 
     def state(self, state: State) -> None:
         """The move has reached a state."""
@@ -25,8 +22,6 @@ class Observer(Protocol):
 
 class Silent:
     """Watches nothing."""
-
-    def phase(self, name: str) -> None: ...
 
     def state(self, state: State) -> None: ...
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 from checkpoint.criu.page_wire import PAGE_SIZE, PE_PRESENT, PIECE_BYTES, TYPE_PROCESS
@@ -16,8 +17,10 @@ MAX_EXTENTS = 1024
 class PageBatches:
     """Collects extents; sends a batch when it is full. `final` pages are images, others go to the store."""
 
-    def __init__(self, agent: AgentClient, *, final: bool = False) -> None:
-        self._agent, self._final = agent, final
+    def __init__(
+        self, agent: AgentClient, *, final: bool = False, progress: Callable[[int], None] = lambda sent_bytes: None
+    ) -> None:
+        self._agent, self._final, self._progress = agent, final, progress
         self._extents: list[list[Any]] = []
         self._buffer = memoryview(bytearray(PIECE_BYTES))
         self._used = 0
@@ -58,6 +61,7 @@ class PageBatches:
             self.count += 1
             self.sent_bytes += self._used
             self._extents, self._used = [], 0
+            self._progress(self.sent_bytes)
 
     def _add(self, dst_id: int, vaddr: int, pages: int, flags: int, *, zero: bool) -> None:
         if len(self._extents) == MAX_EXTENTS:

@@ -119,6 +119,13 @@ class Remove(Message):
 
 
 @dataclass(frozen=True, kw_only=True)
+class SetTimes(Message):
+    """Directories of the rootfs whose time of modification is another: [path, mtime_ns]."""
+
+    directories: list  # type: ignore[type-arg]
+
+
+@dataclass(frozen=True, kw_only=True)
 class Restore(Message):
     """Everything was sent: this many image files and bytes, this many batches. Restore, and hold it."""
 
@@ -162,9 +169,10 @@ class Clock(Message):
 
 @dataclass(frozen=True, kw_only=True)
 class Done(Message):
-    """Answer to a request that has nothing else to say. `stamps` are [name, monotonic_ns]."""
+    """Answer to a request that has nothing else to say. `stamps` are [name, monotonic_ns], `notes` lines."""
 
     stamps: list = dataclasses.field(default_factory=list)  # type: ignore[type-arg]
+    notes: list = dataclasses.field(default_factory=list)  # type: ignore[type-arg]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -251,6 +259,7 @@ REQUESTS: tuple[type[Message], ...] = (
     ImageChunk,
     Pages,
     Remove,
+    SetTimes,
     Restore,
     Go,
     Abort,

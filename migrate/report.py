@@ -5,6 +5,9 @@ docs/report.md describes the schema; SCHEMA changes with it.
 
 from __future__ import annotations
 
+import platform
+import secrets
+import time
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
@@ -32,14 +35,18 @@ class Stage:
 
 @dataclass(kw_only=True)
 class Report:
-    """Everything a move leaves to be read. Fields are filled as it goes."""
+    """Everything a move leaves to be read. Fields are filled as it goes.
+
+    `outcome` is "refused", or the last state the move was in (migrate/state.py); "done" is success.
+    """
 
     migration_id: str
     container: str
     source: str
     target: str
-    mode: str = "stop-copy"
-    outcome: str = "under way"
+    mode: str | None = None
+    outcome: str = "refused"
+    error_kind: str | None = None
     error: str | None = None
     started_unix_ns: int = 0
     total_us: int = 0
@@ -55,6 +62,17 @@ class Report:
     phases: list[Phase] = field(default_factory=list)
     freeze: list[Stage] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
+
+    @classmethod
+    def begin(cls, container: str, target: str) -> Report:
+        """The report of a move that is about to be tried."""
+        return cls(
+            migration_id=secrets.token_hex(6),
+            container=container,
+            source=platform.node(),
+            target=target,
+            started_unix_ns=time.time_ns(),
+        )
 
     def add_bytes(self, kind: str, count: int) -> None:
         """Account bytes that went to the target."""

@@ -9,7 +9,8 @@ class State(enum.Enum):
     """Where a move is, and with it which host may run the container.
 
     source only    PLANNED, PREPARED, ARMED, FROZEN, HELD, ROLLING_BACK, ROLLED_BACK
-    target only    KILLED (the point of no return), RESUMED, DONE
+    neither        KILLING: SIGKILL is on its way, there is no return; the target must not run yet
+    target only    KILLED: the death was seen; RESUMED, DONE
     """
 
     PLANNED = "planned"
@@ -17,6 +18,7 @@ class State(enum.Enum):
     ARMED = "armed"
     FROZEN = "frozen"
     HELD = "held"
+    KILLING = "killing"
     KILLED = "killed"
     RESUMED = "resumed"
     DONE = "done"
@@ -29,7 +31,8 @@ _FORWARD = {
     State.PREPARED: State.ARMED,
     State.ARMED: State.FROZEN,
     State.FROZEN: State.HELD,
-    State.HELD: State.KILLED,
+    State.HELD: State.KILLING,
+    State.KILLING: State.KILLED,
     State.KILLED: State.RESUMED,
     State.RESUMED: State.DONE,
     State.ROLLING_BACK: State.ROLLED_BACK,

@@ -30,6 +30,13 @@ FIRST_CIPHERS = ("aes128-gcm@openssh.com", "aes256-gcm@openssh.com")
 SYSTEM_CONFIG = Path("/etc/ssh/ssh_config")
 SYSTEM_KNOWN_HOSTS = Path("/etc/ssh/ssh_known_hosts")
 DEFAULT_PORT = 22
+#: tcp(7): first probe after 5 s of silence, three tries; sent data is to be acknowledged within 10 s.
+KEEPALIVE = {
+    socket.TCP_KEEPIDLE: 5,
+    socket.TCP_KEEPINTVL: 2,
+    socket.TCP_KEEPCNT: 3,
+    socket.TCP_USER_TIMEOUT: 10_000,
+}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -186,6 +193,10 @@ def _open_socket(endpoint: Endpoint, timeout_s: float) -> Any:
         sock = socket.create_connection((endpoint.address, endpoint.port), timeout_s)
     except OSError as error:
         raise Unreachable(f"{endpoint.address} port {endpoint.port}: {error.strerror or error}") from error
+    # A peer that vanished is given up on within seconds, not hours: a container may be frozen meanwhile.
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+    for option, value in KEEPALIVE.items():
+        sock.setsockopt(socket.IPPROTO_TCP, option, value)
     # Every message of the switch-over is smaller than a segment and must not wait for the next one.
     sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
     return sock

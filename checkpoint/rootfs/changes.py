@@ -12,6 +12,7 @@ from pathlib import Path
 
 #: (mode, size, mtime_ns, ctime_ns, inode, uid, gid)
 Signature = tuple[int, int, int, int, int, int, int]
+MODE, MTIME, INODE = 0, 2, 4
 #: File time stamps may be that much older than the clock (one tick at HZ=100, before Linux 6.13).
 TICK_NS = 20_000_000
 
@@ -27,13 +28,15 @@ class Snapshot:
 
 @dataclass(frozen=True, kw_only=True)
 class Changes:
-    """Relative paths, parents before children. Directories stand in `changed` for their own metadata."""
+    """Relative paths, parents before children.
+
+    `directories` are those of which only the time of modification is another: (path, mtime_ns). To be
+    set last, since copying and deleting change it. CRIU itself touches /tmp in every dump.
+    """
 
     changed: tuple[str, ...]
     removed: tuple[str, ...]
-
-    def __bool__(self) -> bool:
-        return bool(self.changed or self.removed)
+    directories: tuple[tuple[str, int], ...]
 
 
 def snapshot(root: Path) -> Snapshot:
@@ -74,7 +77,18 @@ def changes(before: Snapshot, after: Snapshot, always: Iterable[str] = ()) -> Ch
         for path in changed & before.files.keys()
         if stat.S_IFMT(before.files[path][0]) != stat.S_IFMT(after.files[path][0])
     }
-    return Changes(changed=tuple(sorted(changed)), removed=tuple(sorted(removed | retyped)))
+    touched = {path for path in changed if _only_touched(before.files.get(path), after.files[path])}
+    return Changes(
+        changed=tuple(sorted(changed - touched)),
+        removed=tuple(sorted(removed | retyped)),
+        directories=tuple((path, after.files[path][MTIME]) for path in sorted(touched)),
+    )
+
+
+def _only_touched(old: Signature | None, new: Signature) -> bool:
+    """Whether it is the same directory with the same owner and mode."""
+    same = old is not None and (old[MODE], *old[INODE:]) == (new[MODE], *new[INODE:])
+    return same and stat.S_ISDIR(new[MODE])
 
 
 def written_through_mappings(pids: Iterable[int]) -> set[str]:

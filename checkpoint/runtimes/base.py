@@ -8,6 +8,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
+#: Lies in a bundle that a move left behind: the next move may overwrite that tree.
+MARKER = ".migrated-away"
+
 
 @dataclass(frozen=True, kw_only=True)
 class Container:

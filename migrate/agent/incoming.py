@@ -19,7 +19,7 @@ from checkpoint.criu.interposer import Interposer
 from checkpoint.criu.page_wire import wire_struct
 from checkpoint.criu.session import Edits, RestoreRole
 from checkpoint.criu.shim_install import install_shim
-from checkpoint.errors import CheckpointError, ConversationLost, CriuFailed, ImageError
+from checkpoint.errors import CheckpointError, ConversationLost, CriuFailed, ImageError, NetworkError
 from checkpoint.images import batch
 from checkpoint.images.directory import ram_directory
 from checkpoint.images.pagemap import PageImages
@@ -28,6 +28,7 @@ from checkpoint.memory.store import PageStore
 from checkpoint.network import link, netns
 from checkpoint.network.model import Network
 from checkpoint.runtimes import stdio
+from checkpoint.runtimes.base import MARKER
 from checkpoint.runtimes.registry import runtime_named
 from migrate import protocol
 from migrate.agent.collect import collect
@@ -39,8 +40,6 @@ RESTORE_TIMEOUT_S = 120.0
 RESUME_TIMEOUT_S = 30.0
 #: A bound against waiting for ever, not a limit: memory is filled at hundreds of MB a second.
 FILL_TIMEOUT_S = 3600.0
-#: Lies in a bundle that a move left behind: this tree may be overwritten by the next one.
-MARKER = ".migrated-away"
 
 
 class Incoming:
@@ -76,6 +75,7 @@ class Incoming:
             protocol.ImageChunk: self._image_chunk,
             protocol.Pages: self._pages,
             protocol.Remove: self._remove,
+            protocol.SetTimes: self._set_times,
             protocol.Restore: self._restore_and_hold,
             protocol.Go: lambda _: self.go(),
             protocol.Abort: self._abort,
@@ -189,6 +189,11 @@ class Incoming:
                 victim.unlink(missing_ok=True)
         return protocol.Done()
 
+    def _set_times(self, request: protocol.SetTimes) -> Message:
+        for path, mtime_ns in request.directories:
+            os.utime(self._rootfs / path, ns=(mtime_ns, mtime_ns), follow_symlinks=False)
+        return protocol.Done()
+
     def _restore_and_hold(self, request: protocol.Restore) -> Message:
         received = time.monotonic_ns()
         self._check_complete(request)
@@ -220,21 +225,20 @@ class Incoming:
     # --- the two ends of a held restore; also reached from the control socket -----------------------
 
     def go(self) -> Message:
-        """Resume the held container and make it reachable."""
+        """Resume the held container and make it reachable. From here on nothing is ever undone."""
         stamps: list[list[Any]] = [["go", time.monotonic_ns()]]
-        self.holds_container = False
-        self._set_links(up=True)
+        self._undo.pop_all()
+        problems = self._connect()
         self._role.done_gate.open()
+        self.holds_container, self._resumed = False, True
         self._role.wait_resumed(RESUME_TIMEOUT_S)
         stamps.append(["resumed", time.monotonic_ns()])
         if self._network is not None:
             self._announcer.announce()
-        self._resumed = True
-        self._undo.pop_all()
         (self._bundle / MARKER).unlink(missing_ok=True)
         self._wait_runtime(RESUME_TIMEOUT_S)
         stamps += [[stamp.name, stamp.at_ns] for stamp in self._role.stamps]
-        return protocol.Done(stamps=stamps)
+        return protocol.Done(stamps=stamps, notes=problems)
 
     def abort(self) -> None:
         """Drop the held container and everything made for it."""
@@ -261,17 +265,25 @@ class Incoming:
 
     def close(self) -> None:
         """The channel ended: what was not committed is undone, what was is finished."""
-        if self._resumed and self._fill is not None:
-            self._fill.wait(FILL_TIMEOUT_S)
-        self.abort()
+        try:
+            if self._resumed and self._fill is not None:
+                self._fill.wait(FILL_TIMEOUT_S)
+        finally:
+            self.abort()
 
     # --- parts ---------------------------------------------------------------------------------------
 
-    def _set_links(self, *, up: bool) -> None:
+    def _connect(self) -> list[str]:
+        """Links up, neighbours told. A container that cannot be reached is still better than none."""
+        problems = []
         if self._network is not None:
             for interface in self._network.interfaces:
-                link.set_link(interface.host_name, up=up)
+                try:
+                    link.set_link(interface.host_name, up=True)
+                except NetworkError as error:
+                    problems.append(str(error))
             self._announcer.announce()
+        return problems
 
     def _watch_runtime(self, restore: subprocess.Popen[bytes]) -> None:
         status = restore.wait()

@@ -120,7 +120,6 @@ def _failed(error: Exception) -> protocol.Failed:
     return protocol.Failed(kind=type(error).__name__, text=str(error), detail=detail)
 
 
-
 def main() -> None:
     """Entry point of the zipapp."""
     # The session must outlive its terminal and its connection: it may be holding a container.

@@ -26,7 +26,9 @@ CODES: dict[type[errors.MigrateError], int] = {
     errors.AddressTaken: 43,
     errors.Refused: 49,
     errors.RolledBack: 50,
+    errors.LeftBehind: 51,
     errors.Undecided: 60,
+    errors.ResumeFailed: 63,
 }
 
 

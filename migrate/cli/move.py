@@ -12,25 +12,27 @@ from migrate.cli.exit_codes import exit_code
 from migrate.cli.progress import observer_for
 from migrate.coordinator import move_container
 from migrate.errors import BadRequest, MigrateError
-from migrate.report import summary
+from migrate.report import Report, summary
 from transport.destination import Destination
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Entry point. Returns the exit code."""
     arguments = _parser().parse_args(argv)
+    report = Report.begin(arguments.container, arguments.host)
+    status = 0
     try:
         destination = _destination(arguments.host)
         with observer_for(sys.stderr) as observer:
-            report = move_container(arguments.container, destination, observer)
+            move_container(report, destination, observer)
     except MigrateError as error:
         print(f"migrate: {error}", file=sys.stderr)
-        return exit_code(error)
+        status = exit_code(error)
     if arguments.json:
         print(json.dumps(report.to_json()))
-    else:
+    elif status == 0:
         print("\n".join(summary(report)))
-    return 0
+    return status
 
 
 def _destination(text: str) -> Destination:

@@ -18,8 +18,6 @@ class Lines:
     def __init__(self, out: TextIO) -> None:
         self._out = out
 
-    def phase(self, name: str) -> None: ...
-
     def sent(self, total_bytes: int, expected_bytes: int) -> None: ...
 
     def state(self, state: State) -> None:
@@ -46,6 +44,9 @@ class Live(Lines):
 
     def state(self, state: State) -> None:
         self._status.update(state.value)
+
+    def sent(self, total_bytes: int, expected_bytes: int) -> None:
+        self._status.update(f"copying memory: {total_bytes >> 20} MiB sent of {expected_bytes >> 20}")
 
     def note(self, text: str) -> None:
         self._console.print(text, highlight=False, markup=False)

@@ -5,23 +5,21 @@ from __future__ import annotations
 import contextlib
 import time
 
-from checkpoint.errors import NetworkError
+from checkpoint.errors import CheckpointError, NetworkError
 from checkpoint.network import link, netns
+from checkpoint.runtimes.base import MARKER
 from migrate import protocol
 from migrate.agent.client import AgentFailed, AgentGone
 from migrate.context import Context
-from migrate.errors import Undecided
+from migrate.errors import LeftBehind, ResumeFailed, Undecided
 from migrate.state import State
 
 DEATH_TIMEOUT_S = 10.0
 
 
-class SourceWouldNotDie(Exception):
-    """SIGKILL had no effect in time; nothing was committed."""
-
-
 def commit(move: Context) -> None:
     """Kill, then GO; never the other way round, and GO only when the death was seen."""
+    move.advance(State.KILLING)
     killed_ns = time.monotonic_ns()
     with move.phase("commit"):
         move.init.kill()
@@ -29,25 +27,60 @@ def commit(move: Context) -> None:
         # must not reach peers that the target is about to serve.
         _links_down(move)
         if not move.init.wait_dead(DEATH_TIMEOUT_S):
-            raise SourceWouldNotDie(f"process {move.init.pid} survived SIGKILL for {DEATH_TIMEOUT_S:g} s")
+            raise Undecided(
+                move.migration_id,
+                move.target.hostname,
+                f"process {move.init.pid} here was sent SIGKILL {DEATH_TIMEOUT_S:g} s ago and is not dead yet",
+                f"when it is, run there, as root: migratectl recover {move.migration_id} --go --source-is-dead",
+            )
         move.advance(State.KILLED)
         move.stage("source killed", "source", killed_ns)
         try:
             answer = move.agent.request(protocol.Go(), protocol.Done)
-        except (AgentGone, AgentFailed) as error:
-            raise Undecided(move.migration_id, move.target.hostname, str(error)) from error
-        for name, at_ns in answer.stamps:
-            move.stage(name, "target", at_ns)
+        except AgentGone as error:
+            raise Undecided(
+                move.migration_id,
+                move.target.hostname,
+                f"the link was lost after the source had been stopped ({error})",
+                f"there, as root, run 'migratectl recover {move.migration_id} --go'",
+            ) from error
+        except AgentFailed as error:
+            raise ResumeFailed(move.target.hostname, str(error)) from error
+        _settle(move, answer)
     move.advance(State.RESUMED)
+
+
+def _settle(move: Context, answer: protocol.Done) -> None:
+    """Enter the freeze into the report: its stages, and the downtime from releasing the dump to the resume."""
+    assert move.dump is not None
+    for stamp in move.dump.stamps:
+        move.stage(stamp.name, "source", stamp.at_ns)
+    for name, at_ns in answer.stamps:
+        move.stage(name, "target", at_ns)
+    for note in answer.notes:
+        move.note(note)
+    at_us = {stage.name: stage.at_us for stage in move.report.freeze}
+    move.report.downtime_us = at_us["resumed"] - at_us["request DUMP"]
 
 
 def clean_up(move: Context) -> None:
     """Remove what the container leaves on the source, and what only the move needed on both hosts."""
     with move.phase("clean up"):
-        leave_source(move)
-        for name, at_ns in move.agent.request(protocol.Finish(), protocol.Done).stamps:
-            move.stage(name, "target", at_ns)
+        try:
+            leave_source(move)
+            for name, at_ns in move.agent.request(protocol.Finish(), protocol.Done).stamps:
+                move.stage(name, "target", at_ns)
+        except (AgentFailed, AgentGone, CheckpointError, OSError) as error:
+            raise LeftBehind(move.target.hostname, str(error)) from error
     move.advance(State.DONE)
+
+
+def leave_source_if_possible(move: Context) -> None:
+    """Like `leave_source`, on the way out with an error that matters more than what may go wrong here."""
+    try:
+        leave_source(move)
+    except (CheckpointError, OSError) as error:
+        move.note(f"not cleaned up here: {error}")
 
 
 def leave_source(move: Context) -> None:
@@ -58,7 +91,7 @@ def leave_source(move: Context) -> None:
     move.runtime.delete(move.container.id)
     if move.network is not None:
         netns.remove(move.network)
-    (move.container.bundle / ".migrated-away").touch()
+    (move.container.bundle / MARKER).touch()
 
 
 def _links_down(move: Context) -> None:

@@ -15,6 +15,7 @@ from migrate.context import Context
 from migrate.page_batches import PageBatches
 from migrate.page_relay import PageRelay
 from migrate.phases.precopy import PreCopy
+from migrate.rootfs_sync import RootfsSync
 from migrate.state import State
 
 DUMP_TIMEOUT_S = 600.0
@@ -32,6 +33,7 @@ class Sent:
 
 def freeze(move: Context, ahead: PreCopy | None) -> Sent:
     """Let CRIU freeze and dump. Without pre-copy its pages go to the target while it writes them."""
+    move.sent_before_freeze = move.agent.sent_bytes
     assert move.dump is not None
     with move.phase("dump"):
         if ahead is not None:
@@ -55,10 +57,19 @@ def transfer(move: Context, ahead: PreCopy | None, sent: Sent) -> None:
         for path in sorted(images.iterdir()):
             if path.suffix == ".img":
                 _send_image(move, path, sent)
-        if move.rootfs is not None and (found := move.rootfs.find_changes(move.pids)):
-            if found.removed:
-                move.agent.request(protocol.Remove(paths=list(found.removed)), protocol.Done)
-            move.report.add_bytes("rootfs", move.rootfs.copy_changes(found))
+        if move.rootfs is not None:
+            _send_rootfs(move, move.rootfs)
+
+
+def _send_rootfs(move: Context, rootfs: RootfsSync) -> None:
+    """What changed since the first copy: usually nothing, or a few files."""
+    found = rootfs.find_changes(move.pids)
+    if found.removed:
+        move.agent.request(protocol.Remove(paths=list(found.removed)), protocol.Done)
+    if found.changed:
+        move.report.add_bytes("rootfs", rootfs.copy_changes(found))
+    if found.directories:
+        move.agent.request(protocol.SetTimes(directories=[list(d) for d in found.directories]), protocol.Done)
 
 
 def restore(move: Context, sent: Sent) -> None:
@@ -67,6 +78,7 @@ def restore(move: Context, sent: Sent) -> None:
         question = protocol.Restore(image_files=sent.image_files, image_bytes=sent.image_bytes, batches=sent.batches)
         for name, at_ns in move.agent.request(question, protocol.Done).stamps:
             move.stage(name, "target", at_ns)
+    move.report.frozen_bytes_sent = move.agent.sent_bytes - move.sent_before_freeze
     move.advance(State.HELD)
 
 

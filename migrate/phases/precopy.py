@@ -16,6 +16,7 @@ from checkpoint.memory.tracker import Tracker
 from migrate.context import Context
 from migrate.convergence import Round, Verdict, decide
 from migrate.page_batches import PageBatches
+from migrate.state import State
 
 
 class PreCopy:
@@ -26,7 +27,7 @@ class PreCopy:
         self._trackers: dict[int, Tracker] = {}
         self._refused: set[int] = set()
         self._known: dict[int, list[Range]] = {}
-        self.batches = PageBatches(move.agent)
+        self.batches = PageBatches(move.agent, progress=self._show)
 
     def attach(self) -> bool:
         """Track every process that can be. Whether any is tracked."""
@@ -36,7 +37,7 @@ class PreCopy:
                     self._trackers[pid] = Tracker(pid)
                 except (TrackingUnavailable, OSError) as error:
                     self._refused.add(pid)
-                    self._move.observer.note(f"its memory is copied while frozen: {error}")
+                    self._move.note(f"not tracked, copied while frozen: {error}")
         return bool(self._trackers)
 
     def send_round(self) -> Round:
@@ -73,6 +74,11 @@ class PreCopy:
         self.batches.flush()
         return pages
 
+    def _show(self, sent_bytes: int) -> None:
+        # Inside the freeze nobody is told anything.
+        if self._move.state is State.ARMED:
+            self._move.observer.sent(sent_bytes, self._move.report.memory_bytes)
+
     def close(self) -> None:
         """Leave every process as it was."""
         while self._trackers:
@@ -87,22 +93,22 @@ class PreCopy:
 
 def pre_copy(move: Context) -> PreCopy | None:
     """Send memory ahead until the decision is to freeze. None: nothing can be tracked, stop and copy."""
+    move.report.mode = "stop-copy"
     if not (move.source.lazy_pages and move.target.lazy_pages):
-        move.report.notes.append("stop-copy: CRIU has no lazy pages on these kernels")
+        move.note("stop-copy: CRIU has no lazy pages on these kernels")
         return None
     with move.phase("pre-copy"):
         copying = PreCopy(move)
         move.tidy.callback(copying.close)
         if not copying.attach():
-            move.report.notes.append("stop-copy: no process's writes can be tracked")
+            move.note("stop-copy: no process's writes can be tracked")
             return None
         move.report.mode = "pre-copy"
         rounds: list[Round] = []
         while True:
             rounds.append(copying.send_round())
             decision = decide(rounds)
-            move.observer.note(decision.reason)
-            move.report.notes.append(decision.reason)
+            move.note(decision.reason)
             if decision.verdict is Verdict.FREEZE:
                 break
         move.report.rounds = len(rounds)

@@ -59,7 +59,7 @@ def read_network(container: Container) -> Network | None:
         raise NotMovableError(str(error), "see the limits in README.md") from error
 
 
-def check_target(agent: AgentClient, target: Facts, source: Facts, container: Container, memory_bytes: int) -> None:
+def check_target(target: Facts, source: Facts, container: Container, memory_bytes: int) -> None:
     """Raise the error for what the target lacks."""
     check_host(target, Where.TARGET)
     check_pair(source, target, container=container.id, memory_bytes=memory_bytes)

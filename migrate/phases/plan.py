@@ -1,0 +1,125 @@
+"""Preflight as a whole: connect, look at both hosts, and either refuse or have a move ready to begin."""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from collections.abc import Iterator
+
+from checkpoint.criu.session import Edits
+from checkpoint.errors import CheckpointError
+from checkpoint.host import processes
+from checkpoint.host.cgroups import in_one_cgroup
+from checkpoint.runtimes.registry import runtime_named
+from migrate import protocol
+from migrate.agent.client import AgentClient, AgentFailed, AgentGone
+from migrate.context import Context
+from migrate.errors import (
+    AuthenticationFailed,
+    ChangedHostKey,
+    MissingOnHost,
+    Refused,
+    TargetUnreachable,
+    UnknownHostKey,
+    Where,
+)
+from migrate.events import Observer
+from migrate.facts import Facts
+from migrate.phases import preflight
+from migrate.report import Report
+from transport import ssh
+from transport.destination import Destination
+from transport.errors import (
+    AuthenticationRefused,
+    ConnectError,
+    HostKeyChanged,
+    HostKeyUnknown,
+    TransportError,
+)
+
+#: How a POSIX shell ends when it finds no such program.
+COMMAND_NOT_FOUND = 127
+
+
+@contextlib.contextmanager
+def planned(report: Report, destination: Destination, observer: Observer, engine: str) -> Iterator[Context]:
+    """Check everything, change nothing; yield the move, connected and ready to begin. Raises Refused."""
+    with contextlib.ExitStack() as stack:
+        try:
+            move = _plan(stack, report, destination, observer, engine)
+        except (CheckpointError, TransportError, AgentFailed, AgentGone, protocol.ProtocolError, OSError) as error:
+            raise Refused(f"preflight failed: {error}", "see the reason above") from error
+        yield move
+
+
+def _plan(
+    stack: contextlib.ExitStack, report: Report, destination: Destination, observer: Observer, engine: str
+) -> Context:
+    started_ns = time.monotonic_ns()
+    runtime = runtime_named(engine)
+    source = preflight.check_source(runtime, report.container)
+    report.source, report.versions["source"] = source.hostname, source.to_wire()
+    container = preflight.find_container(runtime, report.container)
+    pids = processes.in_pid_namespace_of(container.pid)
+    preflight.check_open_files(container, pids)
+    network = preflight.read_network(container)
+    report.memory_bytes = preflight.memory_of(pids)
+
+    connection = stack.enter_context(_connected(destination))
+    agent, target = _greet(connection, report, engine, observer)
+    stack.callback(agent.close)
+    report.target, report.versions["target"] = target.hostname, target.to_wire()
+    preflight.check_target(target, source, container, report.memory_bytes)
+    shared = preflight.check_paths(agent, container, target.hostname)
+    preflight.check_addresses(agent, network, target.hostname)
+
+    clock = agent.clock_offset()
+    report.clock_error_us = clock.error_ns // 1000
+    one_cgroup = in_one_cgroup(container.pid, pids)
+    return Context(
+        migration_id=report.migration_id,
+        runtime=runtime,
+        container=container,
+        pids=pids,
+        init=stack.enter_context(contextlib.closing(processes.Init(container.pid))),
+        network=network,
+        observer=observer,
+        report=report,
+        connection=connection,
+        agent=agent,
+        source=source,
+        target=target,
+        shared_rootfs=shared,
+        clock=clock,
+        started_ns=started_ns,
+        edits=Edits(nftables=source.nftables and target.nftables, runtime_has_cgroups=one_cgroup),
+    )
+
+
+def _greet(connection: ssh.Connection, report: Report, engine: str, observer: Observer) -> tuple[AgentClient, Facts]:
+    """Start the agent and learn what host it is on."""
+    hello = protocol.Hello(
+        version=protocol.PROTOCOL_VERSION,
+        migration_id=report.migration_id,
+        runtime=engine,
+        container_id=report.container,
+    )
+    try:
+        agent = AgentClient(connection, observer.note)
+        return agent, Facts.from_wire(agent.request(hello, protocol.Welcome).facts)
+    except AgentGone as error:
+        if error.status == COMMAND_NOT_FOUND:
+            raise MissingOnHost(Where.TARGET, report.target, "python3") from error
+        raise TargetUnreachable(f"no agent could be started on {report.target}: {error}") from error
+
+
+@contextlib.contextmanager
+def _connected(destination: Destination) -> Iterator[ssh.Connection]:
+    """An SSH connection, its errors told as ours."""
+    told = {AuthenticationRefused: AuthenticationFailed, HostKeyUnknown: UnknownHostKey, HostKeyChanged: ChangedHostKey}
+    with contextlib.ExitStack() as stack:
+        try:
+            connection = stack.enter_context(ssh.connect(ssh.Endpoint.of(destination)))
+        except ConnectError as error:
+            raise told.get(type(error), TargetUnreachable)(str(error)) from error
+        yield connection
