@@ -23,7 +23,7 @@ class RedisClient:
         argv = [
             sys.executable,
             "-B",
-            WORKLOADS / "redis_client.py",
+            str(WORKLOADS / "redis_client.py"),
             address,
             str(REDIS_PORT),
             "--key",
@@ -55,7 +55,7 @@ class RedisClient:
 
 def redis_data(switch: Switch, address: str, *words: str) -> Mapping[str, Any]:
     """Run workloads/redis_data.py (fill --mib N, digest)."""
-    argv = [sys.executable, "-B", WORKLOADS / "redis_data.py", address, str(REDIS_PORT), *words]
+    argv = [sys.executable, "-B", str(WORKLOADS / "redis_data.py"), address, str(REDIS_PORT), *words]
     return dict(json.loads(switch.run(argv, timeout=300).stdout))
 
 

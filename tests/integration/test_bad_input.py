@@ -10,6 +10,7 @@ from tests.integration.conftest import REDIS, REDIS_ADDRESS, Hosts, new_traces, 
 from tests.rig import Container, Node
 
 KNOWN_HOSTS = "/etc/ssh/ssh_known_hosts"
+KEPT = "/root/kept"
 NOTHING_CHANGED = "nothing was changed"
 
 
@@ -59,15 +60,15 @@ class extra_known_host:
         name, _, port = host.partition(":")
         self._node = hosts.alpha
         self._script = (
-            f"cp {KNOWN_HOSTS} /tmp/kept; sed -n 's/^[^ ]*beta[^ ]*/{'[' + name + ']:' + port if port else name}/p'"
-            f" /tmp/kept >> {KNOWN_HOSTS}"
+            f"cp {KNOWN_HOSTS} {KEPT}; sed -n 's/^[^ ]*beta[^ ]*/{'[' + name + ']:' + port if port else name}/p'"
+            f" {KEPT} >> {KNOWN_HOSTS}"
         )
 
     def __enter__(self) -> None:
         self._node.run(["sh", "-c", self._script])
 
     def __exit__(self, *_: object) -> None:
-        self._node.run(["mv", "/tmp/kept", KNOWN_HOSTS])
+        self._node.run(["mv", KEPT, KNOWN_HOSTS])
 
 
 @pytest.fixture
@@ -83,20 +84,24 @@ def test_authentication_refused(hosts: Hosts, redis: Container, sealed: Node) ->
 
 
 def test_unknown_host_key(hosts: Hosts, redis: Container) -> None:
-    hosts.alpha.run(["mv", KNOWN_HOSTS, "/tmp/kept"])
+    hosts.alpha.run(["mv", KNOWN_HOSTS, KEPT])
     try:
         assert refused(hosts, "redis", "beta")[0] is errors.UnknownHostKey
     finally:
-        hosts.alpha.run(["mv", "/tmp/kept", KNOWN_HOSTS])
+        hosts.alpha.run(["mv", KEPT, KNOWN_HOSTS])
 
 
 def test_changed_host_key(hosts: Hosts, redis: Container) -> None:
-    script = f"cp {KNOWN_HOSTS} /tmp/kept; k=$(awk '/alpha/ {{print $3; exit}}' /tmp/kept); sed -i \"/beta/s#[^ ]*\\$#$k#\" {KNOWN_HOSTS}"
+    # alpha's own key where beta's belongs
+    script = (
+        f"cp {KNOWN_HOSTS} {KEPT}; k=$(awk '/alpha/ {{print $3; exit}}' {KEPT});"
+        f' sed -i "/beta/s#[^ ]*\\$#$k#" {KNOWN_HOSTS}'
+    )
     hosts.alpha.run(["sh", "-c", script])
     try:
         assert refused(hosts, "redis", "beta")[0] is errors.ChangedHostKey
     finally:
-        hosts.alpha.run(["mv", "/tmp/kept", KNOWN_HOSTS])
+        hosts.alpha.run(["mv", KEPT, KNOWN_HOSTS])
 
 
 class without:
@@ -240,7 +245,11 @@ def test_file_open_outside_the_container(hosts: Hosts) -> None:
 
 def test_address_in_use_on_the_targets_network(hosts: Hosts, redis: Container) -> None:
     """A station on the target's network that is not the container answers for its address."""
-    script = f"ip netns add squatter && ip link add v-squatter type veth peer name eth0 netns squatter && ip link set v-squatter master br0 up && ip -n squatter link set eth0 up && ip -n squatter address add {REDIS_ADDRESS}/24 dev eth0"
+    script = (
+        "ip netns add squatter && ip link add v-squatter type veth peer name eth0 netns squatter"
+        " && ip link set v-squatter master br0 up && ip -n squatter link set eth0 up"
+        f" && ip -n squatter address add {REDIS_ADDRESS}/24 dev eth0"
+    )
     hosts.beta.run(["sh", "-c", script])
     try:
         kind, said = refused(hosts, "redis", "beta")
