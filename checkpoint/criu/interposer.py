@@ -19,6 +19,7 @@ import socket
 import struct
 import threading
 import time
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
@@ -140,6 +141,9 @@ class Role(Protocol):
         """The conversation that started with `kind` is over."""
 
 
+Direction = Callable[[Conversation, bytes, list[int]], None]
+
+
 class Interposer:
     """Serves shims on a unix socket at `path`, each conversation in a thread. Use as a context."""
 
@@ -180,18 +184,20 @@ class Interposer:
                 return
             runtime = socket.socket(fileno=fds[0])
             first, ancillary, _, _ = socket.recv_fds(runtime, MAX_MESSAGE, MAX_FDS)
-            if not first:
+            try:
+                kind = rpc.kind_of(rpc.parse_request(first))
+            except ConversationLost:
+                # It left before it spoke, or does not speak CRIU's language.
                 runtime.close()
+                _close(ancillary)
                 return
-            kind = rpc.kind_of(rpc.parse_request(first))
             conversation = self._introduce(shim, runtime, kind)
         self._role.begun(conversation, kind)
+        # A reset instead of an end means that CRIU or the runtime was killed; `ended` tells the role.
         try:
-            if self._to_criu(conversation, first, ancillary):
+            with contextlib.suppress(OSError, ConversationLost):
+                self._pass_on(self._to_criu, conversation, first, ancillary)
                 self._relay(conversation)
-        except OSError:
-            # A reset instead of an end: CRIU or the runtime was killed. `ended` tells the role.
-            pass
         finally:
             conversation.stamp("end")
             conversation.close()
@@ -215,33 +221,38 @@ class Interposer:
         while True:
             for ready in select.select(list(pairs), [], [])[0]:
                 data, fds, _, _ = socket.recv_fds(ready, MAX_MESSAGE, MAX_FDS)
-                if not data or not pairs[ready](conversation, data, fds):
+                if not data:
                     return
+                self._pass_on(pairs[ready], conversation, data, fds)
 
-    def _to_criu(self, conversation: Conversation, data: bytes, fds: list[int]) -> bool:
+    def _pass_on(self, direction: Direction, conversation: Conversation, data: bytes, fds: list[int]) -> None:
+        try:
+            direction(conversation, data, fds)
+        finally:
+            _close(fds)
+
+    def _to_criu(self, conversation: Conversation, data: bytes, fds: list[int]) -> None:
         message = rpc.parse_request(data)
         kind = rpc.kind_of(message)
         if message.HasField("opts"):
             self._renumber(conversation, message.opts)
         if kind != "NOTIFY" and not self._role.request(kind, message):
-            return False
+            raise ConversationLost(f"the {kind} request was refused")
         conversation.stamp(f"request {kind}" if kind != "NOTIFY" else "go on")
-        _forward(conversation.criu, message.SerializeToString(), fds)
-        return True
+        socket.send_fds(conversation.criu, [message.SerializeToString()], fds)
 
-    def _to_runtime(self, conversation: Conversation, data: bytes, fds: list[int]) -> bool:
+    def _to_runtime(self, conversation: Conversation, data: bytes, fds: list[int]) -> None:
         message = rpc.parse_response(data)
         kind = rpc.kind_of(message)
         if kind == "NOTIFY":
             conversation.stamp(message.notify.script)
             if not self._role.notify(message.notify.script, message.notify.pid):
                 answer = rpc.request("NOTIFY", notify_success=False)
-                _forward(conversation.criu, answer.SerializeToString(), [])
-                return True
+                conversation.criu.send(answer.SerializeToString())
+                return
         else:
             conversation.stamp(f"response {kind} {'ok' if message.success else 'failed'}")
-        _forward(conversation.runtime, data, fds)
-        return True
+        socket.send_fds(conversation.runtime, [data], fds)
 
     def _renumber(self, conversation: Conversation, options: rpc.Message) -> None:
         for name in DIRECTORY_FIELDS:
@@ -259,9 +270,6 @@ def _peer_pid(peer: socket.socket) -> int:
     return int(layout.unpack(credentials)[0])
 
 
-def _forward(to: socket.socket, data: bytes, fds: list[int]) -> None:
-    try:
-        socket.send_fds(to, [data], fds)
-    finally:
-        for fd in fds:
-            os.close(fd)
+def _close(fds: list[int]) -> None:
+    for fd in fds:
+        os.close(fd)

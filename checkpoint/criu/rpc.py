@@ -10,11 +10,14 @@ import os
 import sys
 from typing import Any
 
+from checkpoint.errors import ConversationLost
+
 # Debian's protobuf C extension does not import on Python 3.14 (pycriu says the same of itself).
 if sys.version_info >= (3, 14):
     os.environ.setdefault("PROTOCOL_BUFFERS_PYTHON_IMPLEMENTATION", "python")
 
 try:
+    from google.protobuf.message import DecodeError
     from pycriu import rpc_pb2 as _rpc
     from pycriu.images import fdinfo_pb2 as _fdinfo
 except ImportError as error:
@@ -32,16 +35,23 @@ def available() -> bool:
 
 
 def parse_request(data: bytes) -> Message:
-    """bytes -> criu_req (rpc.proto)."""
-    message = _rpc.criu_req()
-    message.ParseFromString(data)
-    return message
+    """bytes -> criu_req (rpc.proto). Raises ConversationLost when they are something else."""
+    return _parse(_rpc.criu_req(), data)
 
 
 def parse_response(data: bytes) -> Message:
-    """bytes -> criu_resp (rpc.proto)."""
-    message = _rpc.criu_resp()
-    message.ParseFromString(data)
+    """bytes -> criu_resp (rpc.proto). Raises ConversationLost when they are something else."""
+    return _parse(_rpc.criu_resp(), data)
+
+
+def _parse(message: Message, data: bytes) -> Message:
+    try:
+        message.ParseFromString(data)
+    except DecodeError as error:
+        raise ConversationLost("what came is not a message of CRIU's RPC") from error
+    # A required field: an empty message says nothing at all.
+    if not message.IsInitialized():
+        raise ConversationLost("the peer closed its end")
     return message
 
 
