@@ -1,0 +1,63 @@
+"""What people write for a host, and what is not one."""
+
+import pytest
+
+from transport.destination import Destination
+
+
+@pytest.mark.parametrize(
+    ("text", "name", "user", "port"),
+    [
+        ("beta", "beta", None, None),
+        ("beta.example.org", "beta.example.org", None, None),
+        ("root@beta", "beta", "root", None),
+        ("beta:2222", "beta", None, 2222),
+        ("root@beta:2222", "beta", "root", 2222),
+        ("10.0.0.2", "10.0.0.2", None, None),
+        ("root@10.0.0.2:1", "10.0.0.2", "root", 1),
+        ("beta:65535", "beta", None, 65535),
+        ("[fd00::2]", "fd00::2", None, None),
+        ("[fd00::2]:2222", "fd00::2", None, 2222),
+        ("root@[fe80::1%eth0]:22", "fe80::1%eth0", "root", 22),
+        ("fd00::2", "fd00::2", None, None),
+        ("::1", "::1", None, None),
+        ("::ffff:10.0.0.2", "::ffff:10.0.0.2", None, None),
+        ("ssh://beta", "beta", None, None),
+        ("ssh://root@beta:2222", "beta", "root", 2222),
+        ("ssh://root@[fd00::2]:2222/", "fd00::2", "root", 2222),
+    ],
+)
+def test_a_host(text: str, name: str, user: str | None, port: int | None) -> None:
+    assert Destination.parse(text) == Destination(name=name, user=user, port=port)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        " ",
+        "@beta",
+        "root@",
+        "root@@beta",
+        "a@b@beta",
+        "beta:",
+        "beta:ssh",
+        "beta:0",
+        "beta:65536",
+        "beta:99999",
+        "beta:123456",
+        "beta:-1",
+        "two words",
+        "beta\n",
+        "-oProxyCommand=reboot",
+        "[fd00::2",
+        "fd00::2]",
+        "[]",
+        "http://beta",
+        "beta/path",
+        "ssh://",
+    ],
+)
+def test_not_a_host(text: str) -> None:
+    with pytest.raises(ValueError, match="host|port"):
+        Destination.parse(text)

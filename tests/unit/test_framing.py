@@ -1,0 +1,105 @@
+"""Frames survive any chunking, and a stream that ends or lies is told apart from one that is done."""
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from transport import framing
+from transport.errors import EndOfStream, FrameInvalid, IncompleteFrame
+from transport.framing import PREFIX, FrameStream
+
+
+class Memory:
+    """A ByteStream in memory. Reads return what `sizes` say, at most, and at least one byte."""
+
+    def __init__(self, data: bytes = b"", sizes: tuple[int, ...] = ()) -> None:
+        self.data = bytearray(data)
+        self._sizes = list(sizes)
+        self.closed = False
+
+    def read(self, size: int) -> bytes:
+        limit = min(size, self._sizes.pop(0)) if self._sizes else size
+        piece = bytes(self.data[:limit])
+        del self.data[:limit]
+        return piece
+
+    def write(self, data: bytes | memoryview) -> None:
+        self.data += data
+
+    def close(self) -> None:
+        self.closed = True
+
+
+@given(
+    frames=st.lists(st.tuples(st.binary(max_size=200), st.lists(st.binary(max_size=200), max_size=4)), max_size=5),
+    sizes=st.lists(st.integers(1, 50), max_size=100),
+)
+def test_frames_arrive_as_sent_however_they_are_cut(frames: list[tuple[bytes, list[bytes]]], sizes: list[int]) -> None:
+    memory = Memory(sizes=tuple(sizes))
+    stream = FrameStream(memory)
+    for header, parts in frames:
+        stream.send(header, parts)
+    assert stream.sent_bytes == len(memory.data)
+    for header, parts in frames:
+        assert stream.receive() == (header, b"".join(parts))
+    with pytest.raises(EndOfStream):
+        stream.receive()
+
+
+def test_a_memoryview_is_a_payload() -> None:
+    stream = FrameStream(Memory())
+    stream.send(b"h", [memoryview(b"abc")[1:], b"d"])
+    assert stream.receive() == (b"h", b"bcd")
+
+
+def test_only_an_end_at_a_boundary_is_an_end() -> None:
+    whole = Memory()
+    FrameStream(whole).send(b"header", [b"payload"])
+    data = bytes(whole.data)
+    for length in range(len(data)):
+        expected = EndOfStream if length == 0 else IncompleteFrame
+        with pytest.raises(expected) as caught:
+            FrameStream(Memory(data[:length])).receive()
+        assert type(caught.value) is expected, f"cut after {length} bytes"
+
+
+@pytest.mark.parametrize(
+    ("header_size", "payload_size"),
+    [(framing.MAX_HEADER + 1, 0), (0, framing.MAX_PAYLOAD + 1), (0xFFFFFFFF, 0xFFFFFFFF)],
+)
+def test_an_announcement_over_the_bound_is_refused_before_it_is_read(header_size: int, payload_size: int) -> None:
+    memory = Memory(PREFIX.pack(header_size, payload_size) + b"rest")
+    with pytest.raises(FrameInvalid):
+        FrameStream(memory).receive()
+    assert memory.data == b"rest"
+
+
+def test_the_bounds_themselves_are_allowed() -> None:
+    stream = FrameStream(Memory())
+    header, payload = bytes(framing.MAX_HEADER), bytes(framing.MAX_PAYLOAD)
+    stream.send(header, [payload])
+    assert stream.receive() == (header, payload)
+
+
+@pytest.mark.parametrize(
+    ("header", "parts"),
+    [
+        (bytes(framing.MAX_HEADER + 1), ()),
+        (b"", (bytes(framing.MAX_PAYLOAD + 1),)),
+        (b"", (bytes(framing.MAX_PAYLOAD), b"x")),
+    ],
+    ids=["header", "payload", "sum of parts"],
+)
+def test_sending_over_the_bound_is_refused_and_sends_nothing(header: bytes, parts: tuple[bytes, ...]) -> None:
+    memory = Memory()
+    stream = FrameStream(memory)
+    with pytest.raises(FrameInvalid):
+        stream.send(header, parts)
+    assert not memory.data
+    assert stream.sent_bytes == 0
+
+
+def test_close_closes_what_is_below() -> None:
+    memory = Memory()
+    FrameStream(memory).close()
+    assert memory.closed
