@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 
 from hypothesis import given
@@ -38,7 +39,7 @@ def is_tidy(found: Sequence[Range]) -> bool:
 def tidy(draw: st.DrawFn) -> list[Range]:
     """Sorted disjoint ranges; neighbours may touch, as PAGEMAP_SCAN reports them."""
     cuts = sorted(draw(st.sets(st.integers(0, LIMIT), max_size=24)))
-    pieces = list(zip(cuts, cuts[1:], strict=False))
+    pieces = list(itertools.pairwise(cuts))
     return [piece for piece in pieces if draw(st.booleans())]
 
 
