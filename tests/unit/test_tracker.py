@@ -251,7 +251,7 @@ FILTERS = {
 }
 
 
-@pytest.mark.parametrize("code", FILTERS.values(), ids=FILTERS.keys())
+@pytest.mark.parametrize("code", FILTERS.values(), ids=list(FILTERS))
 def test_seccomp_is_no_obstacle_and_stays_on(child: Child, code: str) -> None:
     child.do(
         f"filter = b''.join(struct.pack('=HBBI', *x) for x in [{code}])\n"
