@@ -1,0 +1,64 @@
+"""checkpoint/criu/log.py: the lines that matter."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+from checkpoint.criu.log import MOST, errors, runtime_errors
+
+
+def test_error_lines_without_time_and_without_the_harmless(tmp_path: Path) -> None:
+    path = tmp_path / "dump.log"
+    path.write_text(
+        "(00.000001) Version: 4.2\n"
+        "(00.000100) Error (criu/kerndat.c:1): Can't find /run/criu.kdat\n"
+        "(00.000110) Warn  (criu/x.c:1): an Error of words\n"
+        "(00.000200) Error (criu/rlimit.c:9): Can't set RLIMIT_NOFILE\n"
+        "(00.000300)   1234: Error (criu/files-reg.c:2): Can't lookup mount=2\n"
+        "(00.000400) Error (criu/cr-dump.c:3): Dumping FAILED.\n"
+    )
+    assert errors(path) == [
+        "Error (criu/files-reg.c:2): Can't lookup mount=2",
+        "Error (criu/cr-dump.c:3): Dumping FAILED.",
+    ]
+
+
+def test_only_the_last_are_kept(tmp_path: Path) -> None:
+    path = tmp_path / "dump.log"
+    path.write_text("".join(f"(00.1) Error (a.c:{number}): no\n" for number in range(MOST + 5)))
+    assert errors(path) == [f"Error (a.c:{number}): no" for number in range(5, MOST + 5)]
+    path.write_text("".join(f"level=error msg={number}\n" for number in range(MOST + 5)))
+    assert runtime_errors(path) == [str(number) for number in range(5, MOST + 5)]
+
+
+def test_bytes_that_are_no_text(tmp_path: Path) -> None:
+    path = tmp_path / "dump.log"
+    path.write_bytes(b"(00.1) Error (a.c:1): name \xff\n")
+    assert errors(path) == ["Error (a.c:1): name \ufffd"]
+
+
+def test_runtime_errors_of_text(tmp_path: Path) -> None:
+    path = tmp_path / "runc.log"
+    path.write_text(
+        'time="2026-01-01T00:00:00Z" level=warning msg="level is fine"\n'
+        'time="2026-01-01T00:00:00Z" level=error msg="criu failed: type NOTIFY"\n'
+        "\n"
+    )
+    assert runtime_errors(path) == ["criu failed: type NOTIFY"]
+
+
+def test_runtime_errors_of_json(tmp_path: Path) -> None:
+    path = tmp_path / "runc.log"
+    lines = [
+        {"level": "debug", "msg": "no", "time": "t"},
+        {"level": "error", "msg": 'a "quoted" one', "time": "t"},
+        {"level": "warning", "msg": "no", "time": "t"},
+    ]
+    path.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    assert runtime_errors(path) == ['a "quoted" one']
+
+
+def test_no_log_is_no_error(tmp_path: Path) -> None:
+    assert errors(tmp_path / "none") == []
+    assert runtime_errors(tmp_path / "none") == []
