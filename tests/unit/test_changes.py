@@ -1,0 +1,187 @@
+"""checkpoint/rootfs/changes.py on real files."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from checkpoint.rootfs.changes import TICK_NS, Changes, Snapshot, changes, snapshot, written_through_mappings
+
+
+@pytest.fixture
+def root(tmp_path: Path) -> Path:
+    """A small tree, old enough that its time stamps say whether something changed."""
+    root = tmp_path / "root"
+    (root / "etc/deep/er").mkdir(parents=True)
+    (root / "var").mkdir()
+    (root / "etc/hosts").write_text("localhost")
+    (root / "etc/deep/er/file").write_text("deep")
+    (root / "var/log").write_text("line 1")
+    (root / "link").symlink_to("etc/hosts")
+    newest = time.time_ns()
+    while time.time_ns() <= newest + 3 * TICK_NS:
+        time.sleep(0.001)
+    return root
+
+
+def after(root: Path, change: Callable[[], object], always: tuple[str, ...] = ()) -> Changes:
+    before = snapshot(root)
+    change()
+    return changes(before, snapshot(root), always)
+
+
+def touched(found: Changes) -> set[str]:
+    return {path for path, _ in found.directories}
+
+
+def test_nothing_changed(root: Path) -> None:
+    assert after(root, lambda: None) == Changes(changed=(), removed=(), directories=())
+
+
+def test_a_modified_file(root: Path) -> None:
+    found = after(root, lambda: (root / "var/log").write_text("line 1, line 2"))
+    assert found == Changes(changed=("var/log",), removed=(), directories=())
+
+
+def test_the_same_size_with_the_time_put_back(root: Path) -> None:
+    def change() -> None:
+        path = root / "etc/hosts"
+        old = path.stat()
+        path.write_text("LOCALHOST")
+        os.utime(path, ns=(old.st_atime_ns, old.st_mtime_ns))
+
+    assert after(root, change).changed == ("etc/hosts",)
+
+
+def test_mode_and_owner(root: Path) -> None:
+    def change() -> None:
+        (root / "var/log").chmod(0o640)
+        (root / "etc").chmod(0o700)
+
+    assert after(root, change) == Changes(changed=("etc", "var/log"), removed=(), directories=())
+
+
+def test_a_removed_file(root: Path) -> None:
+    found = after(root, (root / "var/log").unlink)
+    assert (found.changed, found.removed, touched(found)) == ((), ("var/log",), {"var"})
+
+
+def test_a_renamed_file(root: Path) -> None:
+    found = after(root, lambda: (root / "var/log").rename(root / "var/log.1"))
+    assert (found.changed, found.removed, touched(found)) == (("var/log.1",), ("var/log",), {"var"})
+
+
+def test_a_renamed_directory_comes_with_its_content(root: Path) -> None:
+    found = after(root, lambda: (root / "etc/deep").rename(root / "var/deep"))
+    assert {"var/deep", "var/deep/er", "var/deep/er/file"} <= {*found.changed, *touched(found)}
+    assert found.removed == ("etc/deep", "etc/deep/er", "etc/deep/er/file")
+
+
+def test_a_file_replaced_by_a_rename(root: Path) -> None:
+    def change() -> None:
+        (root / "var/new").write_text("line 2")
+        (root / "var/new").rename(root / "var/log")
+
+    assert after(root, change).changed == ("var/log",)
+
+
+def test_a_directory_becomes_a_file(root: Path) -> None:
+    def change() -> None:
+        (root / "etc/deep/er/file").unlink()
+        (root / "etc/deep/er").rmdir()
+        (root / "etc/deep").rmdir()
+        (root / "etc/deep").write_text("flat")
+
+    found = after(root, change)
+    assert found.changed == ("etc/deep",)
+    assert found.removed == ("etc/deep", "etc/deep/er", "etc/deep/er/file")
+
+
+def test_a_file_becomes_a_directory(root: Path) -> None:
+    def change() -> None:
+        (root / "var/log").unlink()
+        (root / "var/log").mkdir()
+        (root / "var/log/today").write_text("x")
+
+    found = after(root, change)
+    assert (found.changed, found.removed) == (("var/log", "var/log/today"), ("var/log",))
+
+
+def test_a_symlink_points_elsewhere(root: Path) -> None:
+    def change() -> None:
+        (root / "link").unlink()
+        (root / "link").symlink_to("etc/other")
+
+    found = after(root, change)
+    assert (found.changed, found.removed) == (("link",), ())
+
+
+def test_a_symlink_is_not_followed(root: Path, tmp_path: Path) -> None:
+    (tmp_path / "outside").mkdir()
+    (tmp_path / "outside/file").write_text("x")
+    found = after(root, lambda: (root / "way").symlink_to(tmp_path / "outside"))
+    assert found.changed == ("way",)
+
+
+def test_a_hardlink_changes_both_names(root: Path) -> None:
+    found = after(root, lambda: os.link(root / "var/log", root / "etc/again"))
+    assert found.changed == ("etc/again", "var/log")
+
+
+def test_new_directories_parents_first(root: Path) -> None:
+    def change() -> None:
+        (root / "srv/a/b").mkdir(parents=True)
+        (root / "srv/a/b/c").write_text("x")
+
+    assert after(root, change).changed == ("srv", "srv/a", "srv/a/b", "srv/a/b/c")
+
+
+def test_only_the_time_of_a_directory(root: Path) -> None:
+    found = after(root, lambda: os.utime(root / "var", ns=(1, 1_234_567_890)))
+    assert found == Changes(changed=(), removed=(), directories=(("var", 1_234_567_890),))
+
+
+def test_what_may_have_changed_without_a_trace(root: Path) -> None:
+    assert after(root, lambda: None, ("var/log", "gone/file")).changed == ("var/log",)
+
+
+def test_a_change_just_before_the_snapshot_counts() -> None:
+    signature = (0o100644, 1, 1_000, 10_000_000_000, 5, 0, 0)
+    files = {"file": signature}
+    for age_ns, expected in ((0, ("file",)), (TICK_NS, ("file",)), (TICK_NS + 1, ())):
+        before = Snapshot(root=Path("/x"), taken_ns=signature[3] + age_ns, files=files)
+        assert changes(before, before).changed == expected
+
+
+def test_names_that_are_no_text(root: Path) -> None:
+    name = os.fsdecode(b"caf\xe9")
+    assert after(root, lambda: (root / name).write_text("x")).changed == (name,)
+
+
+def test_files_written_through_shared_mappings(tmp_path: Path) -> None:
+    for name in ("shared one", "private", "read"):
+        (tmp_path / name).write_bytes(bytes(4096))
+    code = """if True:
+        import mmap, os, sys
+        fds = [os.open(os.path.join(sys.argv[1], name), os.O_RDWR) for name in ("shared one", "private", "read")]
+        held = [mmap.mmap(fds[0], 4096), mmap.mmap(fds[1], 4096, mmap.MAP_PRIVATE),
+                mmap.mmap(fds[2], 4096, prot=mmap.PROT_READ)]
+        print(flush=True)
+        input()
+    """
+    argv = [sys.executable, "-IS", "-c", code, str(tmp_path)]
+    with subprocess.Popen(argv, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as child:
+        assert child.stdout
+        assert child.stdout.readline() == b"\n"
+        found = written_through_mappings([child.pid])
+        child.kill()
+    assert {path for path in found if path.startswith(str(tmp_path).lstrip("/"))} == {
+        str(tmp_path / "shared one").lstrip("/")
+    }
+    assert written_through_mappings([child.pid]) == set()

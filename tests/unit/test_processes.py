@@ -1,0 +1,128 @@
+"""checkpoint/host/processes.py on processes in namespaces of their own."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import select
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from checkpoint.host.processes import Init, OutsideFile, in_pid_namespace_of, open_outside
+from checkpoint.memory.tracker import virtual_pid
+
+pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="makes namespaces")
+
+#: Two children of its own; each says so by a line.
+FAMILY = """if True:
+    import os, sys, time
+    for _ in range(2):
+        r, w = os.pipe()
+        if not os.fork():
+            os.write(w, b"x")
+            while True: time.sleep(60)
+        os.read(r, 1)
+    print(flush=True)
+    while True: time.sleep(60)
+"""
+LONE = "import time; print(flush=True)\nwhile True: time.sleep(60)"
+
+
+@contextlib.contextmanager
+def program(*argv: str, pass_fds: tuple[int, ...] = ()) -> Iterator[int]:
+    """Its pid, once it has written a line."""
+    with subprocess.Popen(argv, stdout=subprocess.PIPE, pass_fds=pass_fds) as process:
+        assert process.stdout
+        try:
+            assert process.stdout.readline() == b"\n"
+            yield process.pid
+        finally:
+            process.kill()
+
+
+def children(pid: int) -> list[int]:
+    return [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+
+
+@contextlib.contextmanager
+def namespace(code: str) -> Iterator[int]:
+    """The init of a pid namespace of its own."""
+    unshare = ("unshare", "--pid", "--fork", "--kill-child", sys.executable, "-IS", "-c", code)
+    with program(*unshare) as outer:
+        (init,) = children(outer)
+        yield init
+
+
+def test_all_of_a_namespace_init_first() -> None:
+    with namespace(FAMILY) as init:
+        found = in_pid_namespace_of(init)
+        assert found[0] == init
+        assert sorted(found) == sorted([init, *children(init)])
+        assert len(found) == 3
+        assert sorted(map(virtual_pid, found)) == [1, 2, 3]
+
+
+def test_in_our_own_namespace_only_descendants() -> None:
+    with program(sys.executable, "-IS", "-c", FAMILY) as init:
+        found = in_pid_namespace_of(init)
+        assert found[0] == init
+        assert sorted(found) == sorted([init, *children(init)])
+        assert os.getpid() not in found
+        for pid in found[1:]:
+            os.kill(pid, 9)
+
+
+def test_a_file_of_another_mount_is_outside(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("x")
+    with open(tmp_path / "file") as file:
+        argv = ("unshare", "--mount", sys.executable, "-IS", "-c", LONE)
+        with program(*argv, pass_fds=(file.fileno(),)) as pid:
+            found = open_outside(pid, [pid])
+            expected = OutsideFile(pid=pid, fd=file.fileno(), path=str(tmp_path / "file"))
+            assert expected in found
+            assert {1} & {one.fd for one in found} == set()  # a pipe is on no mount
+
+
+def test_a_file_of_its_own_mounts_is_not(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("x")
+    code = f"file = open({str(tmp_path / 'file')!r}); " + LONE
+    with program("unshare", "--mount", sys.executable, "-IS", "-c", code) as pid:
+        assert str(tmp_path / "file") not in [one.path for one in open_outside(pid, [pid])]
+
+
+def test_processes_that_are_gone_have_nothing_open() -> None:
+    with program(sys.executable, "-IS", "-c", LONE) as pid:
+        pass
+    assert open_outside(os.getpid(), [pid]) == []
+
+
+def test_killing_an_init_kills_all_of_its_namespace() -> None:
+    with namespace(FAMILY) as pid:
+        others = [os.pidfd_open(one) for one in children(pid)]
+        init = Init(pid)
+        assert not init.is_dead()
+        assert not init.wait_dead(0)
+        init.kill()
+        assert init.wait_dead(30)
+        assert init.is_dead()
+        init.kill()
+        for pidfd in others:
+            assert select.select([pidfd], [], [], 30)[0]
+            os.close(pidfd)
+        init.close()
+
+
+def test_a_zombie_is_dead() -> None:
+    child = subprocess.Popen([sys.executable, "-IS", "-c", LONE], stdout=subprocess.DEVNULL)
+    init = Init(child.pid)
+    init.kill()
+    os.waitid(os.P_PID, child.pid, os.WEXITED | os.WNOWAIT)
+    assert init.is_dead()
+    child.wait()
+    assert init.is_dead()
+    init.kill()
+    init.close()
