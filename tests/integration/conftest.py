@@ -81,6 +81,22 @@ def settled(node: Node, before: Mapping[str, list[str]]) -> Mapping[str, list[st
     return new_traces(before, traces(node))
 
 
+class without:
+    """A node that lacks something for a while: a path is moved aside, or replaced by a script."""
+
+    def __init__(self, node: Node, path: str, script: str | None = None) -> None:
+        self._node, self._path, self._script = node, path, script
+
+    def __enter__(self) -> None:
+        self._node.run(["mv", self._path, f"{self._path}.kept"])
+        if self._script is not None:
+            write = f"cat > {self._path} && chmod 755 {self._path}"
+            self._node.run(["sh", "-c", write], input=self._script)
+
+    def __exit__(self, *_: object) -> None:
+        self._node.run(["mv", f"{self._path}.kept", self._path])
+
+
 @pytest.fixture
 def hosts(rig: Rig) -> Iterator[Hosts]:
     """Both hosts, left by the test as it found them: anything else is the tool's fault and fails."""

@@ -6,7 +6,7 @@ import pytest
 
 from migrate import errors
 from migrate.cli.exit_codes import CODES
-from tests.integration.conftest import REDIS, REDIS_ADDRESS, Hosts, new_traces, traces
+from tests.integration.conftest import REDIS, REDIS_ADDRESS, Hosts, new_traces, traces, without
 from tests.rig import Container, Node
 
 KNOWN_HOSTS = "/etc/ssh/ssh_known_hosts"
@@ -102,22 +102,6 @@ def test_changed_host_key(hosts: Hosts, redis: Container) -> None:
         assert refused(hosts, "redis", "beta")[0] is errors.ChangedHostKey
     finally:
         hosts.alpha.run(["mv", KEPT, KNOWN_HOSTS])
-
-
-class without:
-    """A node that lacks something for a while: a path is moved aside, or replaced by a script."""
-
-    def __init__(self, node: Node, path: str, script: str | None = None) -> None:
-        self._node, self._path, self._script = node, path, script
-
-    def __enter__(self) -> None:
-        self._node.run(["mv", self._path, f"{self._path}.kept"])
-        if self._script is not None:
-            write = f"cat > {self._path} && chmod 755 {self._path}"
-            self._node.run(["sh", "-c", write], input=self._script)
-
-    def __exit__(self, *_: object) -> None:
-        self._node.run(["mv", f"{self._path}.kept", self._path])
 
 
 @pytest.mark.parametrize(

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from tests.clients import RedisClient, ask, redis_data, redis_digest, status
-from tests.integration.conftest import REDIS_ADDRESS, WORKLOADS, Hosts
+from tests.integration.conftest import REDIS_ADDRESS, WORKLOADS, Hosts, without
 from tests.rig import Container, Node, until
 
 MOVES = 20
@@ -141,3 +141,21 @@ def test_output_is_for_people_or_for_programs(hosts: Hosts, redis: Container, fl
     else:
         assert "downtime" in done.stdout
     assert "migrate: done" in done.stderr
+
+
+NO_LAZY_PAGES = """#!/bin/sh
+[ "$1 $3" = "check uffd-noncoop" ] && exit 1
+exec /usr/sbin/criu.kept "$@"
+"""
+
+
+def test_without_lazy_pages_memory_moves_in_the_freeze(hosts: Hosts, redis: Container) -> None:
+    redis_data(hosts.rig.switch, REDIS_ADDRESS, "fill", "--mib", "16")
+    digest = redis_digest(hosts.rig.switch, REDIS_ADDRESS)
+    with RedisClient(hosts.rig.switch, REDIS_ADDRESS) as client, without(hosts.beta, "/usr/sbin/criu", NO_LAZY_PAGES):
+        _, report = hosts.move(redis, hosts.alpha)
+        seen = client.finish()
+    assert report["mode"] == "stop-copy"
+    assert report["frozen_bytes_sent"] > 16 << 20
+    assert seen["contiguous"]
+    assert redis_digest(hosts.rig.switch, REDIS_ADDRESS) == digest
