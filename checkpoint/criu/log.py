@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+import re
 from pathlib import Path
 
 #: CRIU probes for things that may be absent and logs an error; these mean nothing.
@@ -29,9 +31,14 @@ def runtime_errors(path: Path) -> list[str]:
     found = []
     for line in lines:
         if line.startswith("{"):
-            entry = json.loads(line)
-            if entry.get("level") == "error":
-                found.append(entry["msg"])
+            # The last line may be cut off: whoever wrote it may have been killed.
+            with contextlib.suppress(ValueError):
+                entry = json.loads(line)
+                if entry.get("level") == "error":
+                    found.append(str(entry.get("msg", line)))
         elif "level=error" in line:
-            found.append(line.partition("msg=")[2].strip('"'))
+            # logrus quotes a message only where it must.
+            message = re.search(r'msg=(?:"((?:[^"\\]|\\.)*)"|(\S+))', line)
+            text = (message[1] or message[2] or "") if message else line
+            found.append(re.sub(r"\\(.)", r"\1", text))
     return found[-MOST:]

@@ -22,6 +22,7 @@ try:
     from pycriu.images import fdinfo_pb2 as _fdinfo
 except ImportError as error:
     _rpc = _fdinfo = None
+    DecodeError = ValueError
     WHY_MISSING: str | None = str(error)
 else:
     WHY_MISSING = None

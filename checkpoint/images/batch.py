@@ -35,6 +35,8 @@ def unpack(extents: list[Any], payload: bytes | memoryview, encoding: str, diges
             yield from _zeros(dst_id, vaddr, pages, flags)
             continue
         size = pages * PAGE_SIZE if flags & PE_PRESENT else 0
+        if len(data) < size:
+            raise ImageError(f"a batch of pages has {size - len(data)} bytes too few")
         yield dst_id, vaddr, pages, flags, data[:size]
         data = data[size:]
     if data:

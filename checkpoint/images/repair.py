@@ -5,7 +5,7 @@ from __future__ import annotations
 import struct
 from pathlib import Path
 
-from checkpoint.criu.rpc import fdinfo
+from checkpoint.criu.rpc import DecodeError, fdinfo
 from checkpoint.errors import ImageError
 
 FILES = "files.img"
@@ -27,13 +27,16 @@ def with_periodic_timers(files_image: bytes) -> bytes:
     """
     out = [files_image[:HEADER_BYTES]]
     offset = HEADER_BYTES
-    while offset < len(files_image):
-        (size,) = struct.unpack_from("=I", files_image, offset)
-        message = files_image[offset + 4 : offset + 4 + size]
-        if len(message) != size:
-            raise ImageError(f"{FILES} is damaged")
-        out.append(_with_periodic_timer(message))
-        offset += 4 + size
+    try:
+        while offset < len(files_image):
+            (size,) = struct.unpack_from("=I", files_image, offset)
+            message = files_image[offset + 4 : offset + 4 + size]
+            if len(message) != size:
+                raise ImageError(f"{FILES} is damaged")
+            out.append(_with_periodic_timer(message))
+            offset += 4 + size
+    except (struct.error, DecodeError) as error:
+        raise ImageError(f"{FILES} is damaged") from error
     return b"".join(out)
 
 

@@ -57,6 +57,8 @@ USER_CS_64 = 0x33
 SYSCALL_INSTRUCTION = b"\x0f\x05"
 #: Kernel-internal "to be restarted" results (include/linux/errno.h); a tracer sees them in rax.
 ERESTARTSYS, ERESTARTNOINTR, ERESTARTNOHAND, ERESTART_RESTARTBLOCK = 512, 513, 514, 516
+#: Calls that any stop ends with EINTR (signal(7)) and that do no harm when made again: epoll_wait, epoll_pwait(2).
+EINTR, ASK_AGAIN = 4, (232, 281, 441)
 STOP_TIMEOUT_S = 0.5
 ATTEMPTS = 20
 
@@ -118,7 +120,8 @@ class Stopped:
         ptrace(PTRACE_INTERRUPT, self.tid)
         status = self.wait_stop()
         # A stop for a signal's delivery: the signal is handed on when we let go.
-        self.signal = os.WSTOPSIG(status) if status >> 16 == 0 else 0
+        self.by_us = status >> 16 != 0
+        self.signal = 0 if self.by_us else os.WSTOPSIG(status)
         self.saved = self.registers()
         self.mask = ctypes.c_uint64()
         ptrace(PTRACE_GETSIGMASK, self.tid, 8, ctypes.addressof(self.mask))
@@ -181,7 +184,8 @@ class Stopped:
         """
         values = dict(self.saved)
         interrupted = (M64 + 1 - values["rax"]) if values["orig_rax"] >> 63 == 0 else 0
-        if interrupted in (ERESTARTSYS, ERESTARTNOINTR, ERESTARTNOHAND):
+        ask_again = interrupted == EINTR and self.by_us and values["orig_rax"] in ASK_AGAIN
+        if ask_again or interrupted in (ERESTARTSYS, ERESTARTNOINTR, ERESTARTNOHAND):
             values["rax"] = values["orig_rax"]
             values["rip"] -= len(SYSCALL_INSTRUCTION)
         elif interrupted == ERESTART_RESTARTBLOCK:

@@ -68,6 +68,8 @@ class PageStore:
 
     def put(self, pid: int, vaddr: int, data: memoryview) -> None:
         """Take whole pages, the newest of their addresses."""
+        if not data or len(data) % PAGE_SIZE or vaddr % PAGE_SIZE:
+            raise ImageError(f"{len(data)} bytes at {vaddr:#x} are not pages")
         process = self._processes.get(pid) or self._open(pid)
         while data:
             if not process.ends or vaddr >= process.ends[-1]:
@@ -86,7 +88,9 @@ class PageStore:
 
     def get(self, pid: int, vaddr: int, pages: int) -> Iterator[bytes]:
         """The content of pages, in pieces. Raises ImageError for one that never came."""
-        process, end = self._processes[pid], vaddr + pages * PAGE_SIZE
+        process, end = self._processes.get(pid), vaddr + pages * PAGE_SIZE
+        if process is None:
+            raise ImageError(f"no page of process {pid} ever came")
         while vaddr < end:
             index = process.slot(vaddr)
             if index is not None:

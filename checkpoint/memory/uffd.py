@@ -56,8 +56,8 @@ def private_mappings(pid: int) -> list[Range]:
 def register(uffd: int, mappings: list[Range]) -> int:
     """Watch mappings; registering one again is no error. Returns how many could not be watched.
 
-    One that another userfaultfd owns (EBUSY), or that went away meanwhile, is simply not watched: a
-    page of it counts as written, always.
+    One that another userfaultfd owns (EBUSY), or that went away meanwhile, is simply not watched: no round
+    reports its pages, and the last look reports them all.
     """
     failed = 0
     for start, end in mappings:
@@ -69,9 +69,11 @@ def register(uffd: int, mappings: list[Range]) -> int:
 
 
 def scan_written(pid: int, *, protect: bool) -> list[Range]:
-    """Pages with content that were written since they were last protected; all of an unwatched mapping.
+    """Pages with content that were written since they were last protected.
 
-    With `protect` they are protected again in the same step, so no write is missed in between.
+    With `protect` they are protected again in the same step, so no write is missed in between; mappings
+    that are not watched are left out. Without it all pages of those are reported: who looks so last, with
+    the process frozen, misses nothing.
     The page map is opened anew each time: after an exec the old one still shows the old memory.
     """
     found: list[Range] = []

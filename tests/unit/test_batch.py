@@ -192,3 +192,9 @@ def test_an_unknown_encoding_is_refused() -> None:
 def test_too_many_bytes_are_refused(size: int) -> None:
     with pytest.raises(ImageError, match="too many"):
         unpack(1, bytes(size))
+
+
+@pytest.mark.parametrize("size", [0, PAGE_SIZE, 2 * PAGE_SIZE - 1])
+def test_too_few_bytes_are_refused(size: int) -> None:
+    with pytest.raises(ImageError):
+        unpack(2, bytes(size))

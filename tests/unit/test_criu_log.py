@@ -59,6 +59,12 @@ def test_runtime_errors_of_json(tmp_path: Path) -> None:
     assert runtime_errors(path) == ['a "quoted" one']
 
 
+def test_a_json_line_cut_off_does_not_hide_the_others(tmp_path: Path) -> None:
+    path = tmp_path / "runc.log"
+    path.write_text(json.dumps({"level": "error", "msg": "whole"}) + '\n{"level": "err')
+    assert runtime_errors(path) == ["whole"]
+
+
 def test_no_log_is_no_error(tmp_path: Path) -> None:
     assert errors(tmp_path / "none") == []
     assert runtime_errors(tmp_path / "none") == []

@@ -10,12 +10,8 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
-import pytest
-
 from checkpoint.host.processes import Init, OutsideFile, in_pid_namespace_of, open_outside
 from checkpoint.memory.tracker import virtual_pid
-
-pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="makes namespaces")
 
 #: Two children of its own; each says so by a line.
 FAMILY = """if True:

@@ -92,6 +92,17 @@ def test_a_cut_message_is_refused(cut: int) -> None:
         with_periodic_timers(image(eventfd(1), EXPIRED_SECONDS)[:-cut])
 
 
+@pytest.mark.parametrize("tail", [b"\x01", b"\x01\0\0"])
+def test_a_cut_length_is_refused(tail: bytes) -> None:
+    with pytest.raises(ImageError, match="damaged"):
+        with_periodic_timers(image(eventfd(1)) + tail)
+
+
+def test_a_damaged_timer_is_refused() -> None:
+    with pytest.raises(ImageError, match="damaged"):
+        with_periodic_timers(image(EXPIRED_SECONDS[:-3]))
+
+
 def test_only_files_img_is_looked_into(tmp_path: Path) -> None:
     for name in ("files.img", "core-1.img"):
         (tmp_path / name).write_bytes(image(EXPIRED_SECONDS))

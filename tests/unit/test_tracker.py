@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-import platform
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -19,10 +18,6 @@ from checkpoint.memory import ranges
 from checkpoint.memory.ranges import Range
 from checkpoint.memory.tracker import Tracker, read_pages, written_at_last
 from checkpoint.memory.uffd import PAGE_SIZE
-
-pytestmark = pytest.mark.skipif(
-    os.geteuid() != 0 or platform.machine() != "x86_64", reason="ptrace of others and x86_64 registers"
-)
 
 PAGES = 300
 ATTACHMENTS = 100
