@@ -120,7 +120,11 @@ def test_a_proxy_command_goes_to_the_port_of_the_argument(tmp_path: Path) -> Non
 
 def test_a_jump_with_a_port_is_written_as_ssh_reads_it(tmp_path: Path) -> None:
     command = endpoint(tmp_path, "box", "Host box\n  ProxyJump me@jump:2200\n").proxy_command
-    assert command in ("ssh -W box:22 -p 2200 me@jump", "ssh -W box:22 ssh://me@jump:2200", "ssh -W box:22 -J me@jump:2200 box")
+    assert command in (
+        "ssh -W box:22 -p 2200 me@jump",
+        "ssh -W box:22 ssh://me@jump:2200",
+        "ssh -W box:22 -J me@jump:2200 box",
+    )
 
 
 def test_a_jump_to_an_ipv6_address_has_it_in_brackets(tmp_path: Path) -> None:
