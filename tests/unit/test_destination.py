@@ -59,5 +59,5 @@ def test_a_host(text: str, name: str, user: str | None, port: int | None) -> Non
     ],
 )
 def test_not_a_host(text: str) -> None:
-    with pytest.raises(ValueError, match="host|port"):
+    with pytest.raises(ValueError, match=r"host|port"):
         Destination.parse(text)

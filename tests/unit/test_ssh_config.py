@@ -91,8 +91,8 @@ def test_with_another_hostname_known_hosts_lists_that(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("config", "command"),
     [
-        ("ProxyJump jump", "ssh -W 10.0.0.2:22 jump"),
-        ("ProxyJump me@jump", "ssh -W 10.0.0.2:22 me@jump"),
+        ("ProxyJump jump", "ssh -W 10.0.0.2:22 ssh://jump"),
+        ("ProxyJump me@jump", "ssh -W 10.0.0.2:22 ssh://me@jump"),
         ("ProxyJump none", None),
         ("ProxyCommand none", None),
         ("ProxyCommand nc -X 5 somewhere", "nc -X 5 somewhere"),
@@ -108,7 +108,7 @@ def test_a_proxy(tmp_path: Path, config: str, command: str | None) -> None:
 
 
 def test_a_jump_goes_to_the_port_of_the_argument(tmp_path: Path) -> None:
-    assert endpoint(tmp_path, "box:2022", "Host box\n  ProxyJump jump\n").proxy_command == "ssh -W box:2022 jump"
+    assert endpoint(tmp_path, "box:2022", "Host box\n  ProxyJump jump\n").proxy_command == "ssh -W box:2022 ssh://jump"
 
 
 def test_a_proxy_command_goes_to_the_port_of_the_argument(tmp_path: Path) -> None:

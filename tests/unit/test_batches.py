@@ -1,0 +1,209 @@
+"""Pages on the wire: migrate/page_batches.py packs, checkpoint/images/batch.py unpacks."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from typing import Any, cast
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from checkpoint.criu.page_wire import PAGE_SIZE, PE_LAZY, PE_PARENT, PE_PRESENT, PIECE_BYTES
+from checkpoint.errors import ImageError
+from checkpoint.images import batch
+from migrate import protocol
+from migrate.agent.client import AgentClient
+from migrate.page_batches import MAX_EXTENTS, PageBatches
+from transport.framing import MAX_HEADER, MAX_PAYLOAD
+
+ZERO, BASE = bytes(PAGE_SIZE), 0x7F00_0000_0000
+#: (process, first page, content byte of each page); 0 is a zero page.
+Put = tuple[int, int, list[int]]
+puts = st.lists(st.tuples(st.integers(1, 3), st.integers(0, 5000), st.lists(st.integers(0, 3), min_size=1, max_size=9)))
+
+
+class Agent:
+    """Keeps what is streamed to it, as it would come out of the other end."""
+
+    def __init__(self) -> None:
+        self.messages: list[protocol.Pages] = []
+
+    def stream(self, message: protocol.Message, parts: Sequence[bytes | memoryview] = ()) -> None:
+        header, payload = protocol.encode(message), b"".join(parts)
+        assert len(header) <= MAX_HEADER
+        assert len(payload) <= MAX_PAYLOAD
+        self.messages.append(cast(protocol.Pages, protocol.decode(header, payload, (protocol.Pages,))))
+
+    def extents(self) -> list[tuple[int, int, int, int, bytes]]:
+        return [
+            (*extent[:4], bytes(extent[4]))
+            for m in self.messages
+            for extent in batch.unpack(m.extents, m.payload, m.encoding, m.digest)
+        ]
+
+    def pages(self) -> list[tuple[int, int, bytes]]:
+        """(image, address, content), one by one, in the order of arrival."""
+        found = []
+        for dst_id, vaddr, pages, flags, data in self.extents():
+            assert flags == PE_PRESENT
+            assert len(data) == pages * PAGE_SIZE
+            for page in range(pages):
+                content = data[page * PAGE_SIZE : (page + 1) * PAGE_SIZE]
+                found.append((dst_id, vaddr + page * PAGE_SIZE, content))
+        return found
+
+
+def batches_to(agent: Agent, **options: Any) -> PageBatches:
+    return PageBatches(cast(AgentClient, agent), **options)
+
+
+@given(puts)
+def test_what_is_packed_is_unpacked_in_order(given_puts: list[Put]) -> None:
+    agent = Agent()
+    batches = batches_to(agent)
+    expected = []
+    for process, first, contents in given_puts:
+        data = b"".join(bytes([content]) * PAGE_SIZE for content in contents)
+        batches.add(process, BASE + first * PAGE_SIZE, memoryview(data))
+        for page, content in enumerate(contents):
+            expected.append((process << 8 | 1, BASE + (first + page) * PAGE_SIZE, bytes([content]) * PAGE_SIZE))
+    batches.flush()
+    assert agent.pages() == expected
+    assert batches.pages == len(expected)
+    assert batches.pages_zero == sum(content == ZERO for _, _, content in expected)
+    assert batches.count == len(agent.messages)
+    sent = sum(len(message.payload) for message in agent.messages)
+    assert batches.sent_bytes == sent == (batches.pages - batches.pages_zero) * PAGE_SIZE
+
+
+def test_a_page_of_zeros_but_for_one_byte_is_none() -> None:
+    pages = [bytearray(PAGE_SIZE) for _ in range(3)]
+    pages[0][-1] = pages[1][0] = pages[2][PAGE_SIZE // 2] = 1
+    agent = Agent()
+    batches = batches_to(agent)
+    batches.add(1, BASE, memoryview(b"".join(pages)))
+    batches.flush()
+    assert batches.pages_zero == 0
+    assert [content for _, _, content in agent.pages()] == [bytes(page) for page in pages]
+
+
+def test_large_transfers_are_cut_into_batches() -> None:
+    agent = Agent()
+    batches = batches_to(agent, final=True)
+    piece = bytes(range(256)) * (PIECE_BYTES // 256)
+    for index in range(3):
+        batches.add(1, BASE + index * PIECE_BYTES, memoryview(piece))
+        batches.add(1, BASE + (index + 10) * PIECE_BYTES, memoryview(ZERO))
+    batches.flush()
+    assert len(agent.messages) == 3
+    assert all(message.final for message in agent.messages)
+    assert len(agent.pages()) == 3 * (PIECE_BYTES // PAGE_SIZE + 1)
+
+
+def test_many_small_extents_are_cut_into_batches() -> None:
+    agent = Agent()
+    batches = batches_to(agent)
+    for page in range(3 * MAX_EXTENTS):
+        batches.add(1, BASE + 2 * page * PAGE_SIZE, memoryview(bytes([page % 2]) * PAGE_SIZE))
+    batches.flush()
+    assert all(len(message.extents) <= MAX_EXTENTS for message in agent.messages)
+    assert [vaddr for _, vaddr, _ in agent.pages()] == [BASE + 2 * n * PAGE_SIZE for n in range(3 * MAX_EXTENTS)]
+
+
+def test_entries_without_bytes_keep_their_place() -> None:
+    agent = Agent()
+    batches = batches_to(agent)
+    page = memoryview(b"a" * PAGE_SIZE)
+    batches.extent(0x101, BASE, 1, PE_PRESENT, page)
+    batches.extent(0x101, BASE + PAGE_SIZE, 300, PE_PARENT, page[:0])
+    batches.extent(0x101, BASE + 301 * PAGE_SIZE, 2, PE_LAZY, page[:0])
+    batches.extent(0x202, BASE, 1, PE_PRESENT, page)
+    batches.flush()
+    assert agent.extents() == [
+        (0x101, BASE, 1, PE_PRESENT, bytes(page)),
+        (0x101, BASE + PAGE_SIZE, 300, PE_PARENT, b""),
+        (0x101, BASE + 301 * PAGE_SIZE, 2, PE_LAZY, b""),
+        (0x202, BASE, 1, PE_PRESENT, bytes(page)),
+    ]
+    assert batches.pages == 2
+
+
+def test_nothing_is_sent_for_nothing() -> None:
+    agent = Agent()
+    batches = batches_to(agent)
+    batches.flush()
+    batches.flush()
+    assert agent.messages == []
+    assert batches.count == 0
+
+
+def unpack(extents: Any, payload: bytes, *, encoding: str = batch.RAW, digest: str | None = None) -> list[Any]:
+    return list(batch.unpack(extents, payload, encoding, digest or batch.digest_of(payload)))
+
+
+@given(st.integers(0, 2 * PAGE_SIZE - 1), st.integers(0, 7))
+def test_one_changed_bit_is_noticed(position: int, bit: int) -> None:
+    payload = bytearray(b"a" * 2 * PAGE_SIZE)
+    digest = batch.digest_of(payload)
+    payload[position] ^= 1 << bit
+    with pytest.raises(ImageError, match="damaged"):
+        unpack([[0x101, BASE, 2, PE_PRESENT, False]], bytes(payload), digest=digest)
+
+
+@pytest.mark.parametrize("wrong", [-PAGE_SIZE, -1, 1, PAGE_SIZE])
+def test_bytes_too_many_or_too_few(wrong: int) -> None:
+    with pytest.raises(ImageError):
+        unpack([[0x101, BASE, 2, PE_PRESENT, False]], bytes(2 * PAGE_SIZE + wrong))
+
+
+def test_an_unknown_encoding() -> None:
+    with pytest.raises(ImageError, match="lzma"):
+        unpack([], b"", encoding="lzma")
+
+
+@pytest.mark.parametrize(
+    "extent",
+    [
+        7,
+        None,
+        "text!",
+        [],
+        [0x101, BASE, 1, PE_PRESENT],
+        [0x101, BASE, 1, PE_PRESENT, True, 0],
+        ["a", BASE, 1, PE_PRESENT, True],
+        [0x101, None, 1, PE_PRESENT, True],
+        [0x101, BASE, "1", PE_PRESENT, True],
+        [0x101, BASE, 1.0, PE_PRESENT, True],
+        [0x101, BASE, 1, [], False],
+        [0x101, BASE, -1, PE_PRESENT, False],
+        [0x101, BASE, -1, PE_PRESENT, True],
+        [0x101, BASE, 0.5, PE_PRESENT, True],
+    ],
+    ids=json.dumps,
+)
+def test_an_extent_that_is_none(extent: Any) -> None:
+    """The list comes off the wire: what is wrong with it is an ImageError, which the agent answers with Failed."""
+    with pytest.raises(ImageError):
+        unpack([extent], b"")
+
+
+@pytest.mark.parametrize("size", [0, 1, 2, 255, 256, 257, 700])
+def test_long_runs_of_zeros_come_in_pieces(size: int) -> None:
+    found = unpack([[0x101, BASE, size, PE_PRESENT, True]], b"")
+    assert sum(pages for _, _, pages, _, _ in found) == size
+    at = BASE
+    for _, vaddr, pages, _, data in found:
+        assert vaddr == at
+        assert bytes(data) == bytes(pages * PAGE_SIZE)
+        at += pages * PAGE_SIZE
+
+
+@given(st.lists(st.booleans(), max_size=20))
+def test_split_zeros_is_a_partition(zero: list[bool]) -> None:
+    data = memoryview(b"".join(bytes(PAGE_SIZE) if z else b"x" * PAGE_SIZE for z in zero))
+    found = list(batch.split_zeros(data))
+    assert [is_zero for _, count, is_zero in found for _ in range(count)] == zero
+    assert [first for first, _, _ in found] == [sum(count for _, count, _ in found[:n]) for n in range(len(found))]
+    assert all(a[2] != b[2] for a, b in zip(found, found[1:], strict=False))
