@@ -222,7 +222,7 @@ def decode(header: bytes, payload: bytes, allowed: tuple[type[Message], ...]) ->
     try:
         fields: dict[str, Any] = json.loads(header)
         name = fields.pop("type")
-    except (ValueError, KeyError, AttributeError, TypeError) as error:
+    except (ValueError, KeyError, AttributeError, TypeError, RecursionError) as error:
         raise ProtocolError("a frame without a message") from error
     kind = _REGISTRY.get(name) if isinstance(name, str) else None
     if kind is None or kind not in allowed:
@@ -242,7 +242,7 @@ def _check_fields(kind: type[Message], fields: dict[str, Any]) -> None:
     known = {f.name: f for f in dataclasses.fields(kind) if f.name != "payload"}
     for name, value in fields.items():
         # bool is an int to isinstance; on this wire it is not.
-        if name not in known or not isinstance(value, hints[name]) or (hints[name] is int and value is True):
+        if name not in known or not isinstance(value, hints[name]) or (hints[name] is int and isinstance(value, bool)):
             raise ProtocolError(f"{kind.type}: field {name[:40]!r} is not as declared")
     required = {n for n, f in known.items() if f.default_factory is dataclasses.MISSING}
     if missing := required - fields.keys():

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import getpass
+import io
 import shlex
 import socket
 from collections.abc import Iterator, Sequence
@@ -55,20 +56,19 @@ class Endpoint:
     def of(cls, destination: Destination, home: Path | None = None) -> Endpoint:
         """Apply ~/.ssh/config and then /etc/ssh/ssh_config, as ssh_config(5) orders them."""
         home = home or Path.home()
-        options = _lookup(destination.name, (home / ".ssh/config", SYSTEM_CONFIG))
-        port = destination.port or int(options.get("port", DEFAULT_PORT))
-        key_name = options.get("hostkeyalias") or (
-            destination.name if port == DEFAULT_PORT else f"[{destination.name}]:{port}"
-        )
+        options = _lookup(destination, (home / ".ssh/config", SYSTEM_CONFIG))
+        port = int(options.get("port", DEFAULT_PORT))
+        address = options.get("hostname", destination.name)
+        # As ssh does: the name after HostName, and the port where it is not the usual one.
+        key_name = options.get("hostkeyalias") or (address if port == DEFAULT_PORT else f"[{address}]:{port}")
         listed = options.get("userknownhostsfile", str(home / ".ssh/known_hosts"))
         proxy = options.get("proxycommand")
         if proxy is None and options.get("proxyjump", "none") != "none":
-            address = options.get("hostname", destination.name)
-            proxy = f"ssh -W {address}:{port} {shlex.quote(options['proxyjump'])}"
+            proxy = _jump(options["proxyjump"], address, port)
         return cls(
-            address=options.get("hostname", destination.name),
+            address=address,
             port=port,
-            user=destination.user or options.get("user") or getpass.getuser(),
+            user=options.get("user") or getpass.getuser(),
             key_name=key_name,
             known_hosts=(*(Path(path).expanduser() for path in listed.split()), SYSTEM_KNOWN_HOSTS),
             key_files=tuple(options.get("identityfile", [])),
@@ -211,19 +211,30 @@ def _transport(sock: Any, **kwargs: Any) -> paramiko.Transport:
     return transport
 
 
-def _lookup(name: str, files: Sequence[Path]) -> dict[str, Any]:
-    """Options for a host. The first file to set one wins; identity files add up."""
+def _jump(hops: str, address: str, port: int) -> str:
+    """ProxyJump as a command: ssh to the last hop, through the others, and from there on."""
+    *others, last = (hop.strip() for hop in hops.split(","))
+    where = f"[{address}]:{port}" if ":" in address else f"{address}:{port}"
+    words = ["ssh", *(["-J", ",".join(others)] if others else []), "-W", where]
+    return shlex.join([*words, last if last.startswith("ssh://") else f"ssh://{last}"])
+
+
+def _lookup(destination: Destination, files: Sequence[Path]) -> dict[str, Any]:
+    """Options for a host. What the user wrote wins, then the first file to set one; identity files add up.
+
+    The user's own come as a first section of each file, so that %p and %r in it mean them.
+    """
+    written = {"Port": destination.port, "User": destination.user}
+    first = "Host *\n" + "".join(f"  {key} {value}\n" for key, value in written.items() if value)
     merged: dict[str, Any] = {}
-    for path in files:
-        if path.exists():
-            with path.open() as text:
-                config = paramiko.SSHConfig()
-                config.parse(text)
-            for key, value in config.lookup(name).items():
-                if key == "hostname" and value == name:
-                    continue  # paramiko fills it in when the file does not say
-                if key == "identityfile":
-                    merged.setdefault(key, []).extend(value)
-                else:
-                    merged.setdefault(key, value)
+    for text in [first, *(first + path.read_text() for path in files if path.exists())]:
+        config = paramiko.SSHConfig()
+        config.parse(io.StringIO(text))
+        for key, value in config.lookup(destination.name).items():
+            if key == "hostname" and value == destination.name:
+                continue  # paramiko fills it in when the file does not say
+            if key == "identityfile":
+                merged.setdefault(key, []).extend(value)
+            else:
+                merged.setdefault(key, value)
     return merged

@@ -22,10 +22,11 @@ try:
     from pycriu.images import fdinfo_pb2 as _fdinfo
 except ImportError as error:
     _rpc = _fdinfo = None
-    DecodeError = ValueError
     WHY_MISSING: str | None = str(error)
+    DECODE_ERRORS: tuple[type[Exception], ...] = ()
 else:
     WHY_MISSING = None
+    DECODE_ERRORS = (DecodeError,)
 
 Message = Any
 
@@ -48,7 +49,7 @@ def parse_response(data: bytes) -> Message:
 def _parse(message: Message, data: bytes) -> Message:
     try:
         message.ParseFromString(data)
-    except DecodeError as error:
+    except DECODE_ERRORS as error:
         raise ConversationLost("what came is not a message of CRIU's RPC") from error
     # A required field: an empty message says nothing at all.
     if not message.IsInitialized():

@@ -30,7 +30,8 @@ def unpack(extents: list[Any], payload: bytes | memoryview, encoding: str, diges
     data = memoryview(payload)
     if digest_of(data) != digest:
         raise ImageError("a batch of pages was damaged on the way")
-    for dst_id, vaddr, pages, flags, zero in extents:
+    for extent in extents:
+        dst_id, vaddr, pages, flags, zero = _checked(extent)
         if zero:
             yield from _zeros(dst_id, vaddr, pages, flags)
             continue
@@ -41,6 +42,14 @@ def unpack(extents: list[Any], payload: bytes | memoryview, encoding: str, diges
         data = data[size:]
     if data:
         raise ImageError(f"a batch of pages has {len(data)} bytes too many")
+
+
+def _checked(extent: Any) -> tuple[int, int, int, int, bool]:
+    if not isinstance(extent, list) or [type(field) for field in extent] != [int, int, int, int, bool]:
+        raise ImageError(f"{str(extent)[:80]} is not an extent of pages")
+    if min(extent) < 0:
+        raise ImageError(f"{extent} is not an extent of pages")
+    return extent[0], extent[1], extent[2], extent[3], extent[4]
 
 
 def _zeros(dst_id: int, vaddr: int, pages: int, flags: int) -> Iterator[Extent]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import struct
 from pathlib import Path
 
-from checkpoint.criu.rpc import DecodeError, fdinfo
+from checkpoint.criu.rpc import DECODE_ERRORS, fdinfo
 from checkpoint.errors import ImageError
 
 FILES = "files.img"
@@ -35,8 +35,10 @@ def with_periodic_timers(files_image: bytes) -> bytes:
                 raise ImageError(f"{FILES} is damaged")
             out.append(_with_periodic_timer(message))
             offset += 4 + size
-    except (struct.error, DecodeError) as error:
+    except struct.error as error:
         raise ImageError(f"{FILES} is damaged") from error
+    except DECODE_ERRORS as error:
+        raise ImageError(f"{FILES} has a timer that is damaged") from error
     return b"".join(out)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 from collections.abc import Sequence
 from typing import Any, cast
@@ -146,7 +147,7 @@ def unpack(extents: Any, payload: bytes, *, encoding: str = batch.RAW, digest: s
 @given(st.integers(0, 2 * PAGE_SIZE - 1), st.integers(0, 7))
 def test_one_changed_bit_is_noticed(position: int, bit: int) -> None:
     payload = bytearray(b"a" * 2 * PAGE_SIZE)
-    digest = batch.digest_of(payload)
+    digest = batch.digest_of(bytes(payload))
     payload[position] ^= 1 << bit
     with pytest.raises(ImageError, match="damaged"):
         unpack([[0x101, BASE, 2, PE_PRESENT, False]], bytes(payload), digest=digest)
@@ -206,4 +207,4 @@ def test_split_zeros_is_a_partition(zero: list[bool]) -> None:
     found = list(batch.split_zeros(data))
     assert [is_zero for _, count, is_zero in found for _ in range(count)] == zero
     assert [first for first, _, _ in found] == [sum(count for _, count, _ in found[:n]) for n in range(len(found))]
-    assert all(a[2] != b[2] for a, b in zip(found, found[1:], strict=False))
+    assert all(a[2] != b[2] for a, b in itertools.pairwise(found))

@@ -70,7 +70,8 @@ def test_the_wrong_direction_is_refused(kind: type[Message]) -> None:
 def test_a_field_of_another_type_is_refused(kind: type[Message], name: str) -> None:
     """On this wire true and false are no numbers, nor is 1.0 one."""
     declared = fields_of(kind)[name]
-    for value in ("text", 7, True, False, 1.5, [], {}, None):
+    values: list[object] = ["text", 7, True, False, 1.5, [], {}, None]
+    for value in values:
         fits = type(value) is declared or (declared == (dict | None) and type(value) in (dict, type(None)))
         if not fits:
             with pytest.raises(ProtocolError):
