@@ -1,9 +1,6 @@
-"""checkpoint/memory/ranges.py against sets of numbers."""
+"""checkpoint/memory/ranges.py against sets of pages."""
 
 from __future__ import annotations
-
-import itertools
-from collections.abc import Sequence
 
 from hypothesis import given
 from hypothesis import strategies as st
@@ -11,67 +8,53 @@ from hypothesis import strategies as st
 from checkpoint.memory import ranges
 from checkpoint.memory.ranges import Range
 
-LIMIT = 60
+PAGES = 24
+page_sets = st.sets(st.integers(0, PAGES - 1))
 
 
-def ranges_of(numbers: set[int]) -> list[Range]:
-    """Fully joined ranges of a set."""
+def as_ranges(pages: set[int], joined: bool = True) -> list[Range]:
+    """Sorted and disjoint; neighbours joined, or each page for itself."""
     found: list[Range] = []
-    for number in sorted(numbers):
-        if found and found[-1][1] == number:
-            found[-1] = (found[-1][0], number + 1)
+    for page in sorted(pages):
+        if joined and found and found[-1][1] == page:
+            found[-1] = (found[-1][0], page + 1)
         else:
-            found.append((number, number + 1))
+            found.append((page, page + 1))
     return found
 
 
-def numbers_of(found: Sequence[Range]) -> set[int]:
-    return {number for start, end in found for number in range(start, end)}
+def pages_of(found: list[Range]) -> set[int]:
+    pages = [page for start, end in found for page in range(start, end)]
+    assert len(pages) == len(set(pages)), "disjoint"
+    assert found == sorted(found)
+    assert all(start < end for start, end in found), "none is empty"
+    return set(pages)
 
 
-def is_tidy(found: Sequence[Range]) -> bool:
-    """Sorted, disjoint, none empty."""
-    bounds = [bound for pair in found for bound in pair]
-    return bounds == sorted(bounds) and all(start < end for start, end in found)
+@given(page_sets, page_sets, st.booleans(), st.booleans())
+def test_union(first: set[int], second: set[int], joined: bool, joined_too: bool) -> None:
+    assert ranges.union(as_ranges(first, joined), as_ranges(second, joined_too)) == as_ranges(first | second)
 
 
-@st.composite
-def tidy(draw: st.DrawFn) -> list[Range]:
-    """Sorted disjoint ranges; neighbours may touch, as PAGEMAP_SCAN reports them."""
-    cuts = sorted(draw(st.sets(st.integers(0, LIMIT), max_size=24)))
-    pieces = list(itertools.pairwise(cuts))
-    return [piece for piece in pieces if draw(st.booleans())]
+@given(st.lists(st.tuples(st.integers(0, PAGES), st.integers(1, 5)), max_size=8))
+def test_union_takes_what_overlaps_in_any_order(given_ranges: list[tuple[int, int]]) -> None:
+    given_ranges = [(start, start + length) for start, length in given_ranges]
+    everything = {page for start, end in given_ranges for page in range(start, end)}
+    assert ranges.union(given_ranges, []) == as_ranges(everything)
 
 
-any_range = st.tuples(st.integers(0, LIMIT), st.integers(1, 9)).map(lambda pair: (pair[0], pair[0] + pair[1]))
+@given(page_sets, page_sets, st.booleans(), st.booleans())
+def test_intersection(first: set[int], second: set[int], joined: bool, joined_too: bool) -> None:
+    found = ranges.intersection(as_ranges(first, joined), as_ranges(second, joined_too))
+    assert pages_of(found) == first & second
 
 
-@given(tidy(), tidy())
-def test_intersection_is_that_of_sets(first: list[Range], second: list[Range]) -> None:
-    found = ranges.intersection(first, second)
-    assert numbers_of(found) == numbers_of(first) & numbers_of(second)
-    assert is_tidy(found)
+@given(page_sets, page_sets, st.booleans(), st.booleans())
+def test_difference(first: set[int], second: set[int], joined: bool, joined_too: bool) -> None:
+    found = ranges.difference(as_ranges(first, joined), as_ranges(second, joined_too))
+    assert pages_of(found) == first - second
 
 
-@given(tidy(), tidy())
-def test_difference_is_that_of_sets(first: list[Range], second: list[Range]) -> None:
-    found = ranges.difference(first, second)
-    assert numbers_of(found) == numbers_of(first) - numbers_of(second)
-    assert is_tidy(found)
-
-
-@given(st.lists(any_range), st.lists(any_range))
-def test_union_is_that_of_sets_and_joins_neighbours(first: list[Range], second: list[Range]) -> None:
-    assert ranges.union(first, second) == ranges_of(numbers_of(first) | numbers_of(second))
-
-
-@given(tidy())
-def test_size_counts_bytes(found: list[Range]) -> None:
-    assert ranges.size(found) == len(numbers_of(found))
-
-
-@given(tidy(), tidy())
-def test_two_parts_make_the_whole(first: list[Range], second: list[Range]) -> None:
-    parts = ranges.difference(first, second), ranges.intersection(first, second)
-    assert ranges.size(parts[0]) + ranges.size(parts[1]) == ranges.size(first)
-    assert ranges.union(*parts) == ranges.union(first, [])
+@given(page_sets)
+def test_size(pages: set[int]) -> None:
+    assert ranges.size(as_ranges(pages)) == len(pages)

@@ -1,122 +1,116 @@
-"""checkpoint/memory/store.py against a dictionary of pages."""
+"""checkpoint/memory/store.py against a dict: whatever comes in whatever order, the newest of each page is kept."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import shutil
+import tempfile
 from pathlib import Path
-from tempfile import TemporaryDirectory
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import settings
 from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
 from checkpoint.criu.page_wire import PAGE_SIZE, PE_LAZY, PE_PRESENT
 from checkpoint.errors import ImageError
 from checkpoint.images.pagemap import Entry, Pagemap
 from checkpoint.memory.store import PageStore
 
-PIDS = (1, 42)
-puts = st.lists(
-    st.tuples(st.sampled_from(PIDS), st.integers(0, 40), st.integers(1, 8), st.integers(0, 240)), max_size=30
-)
-Put = tuple[int, int, int, int]
+BASE, PAGES = 0x7F00_0000_0000, 40
+pids, page_numbers, counts = st.integers(1, 2), st.integers(0, PAGES - 1), st.integers(1, 6)
 
 
-def page(value: int) -> bytes:
-    return bytes([value % 256]) * PAGE_SIZE
+def content(stamp: int) -> bytes:
+    return stamp.to_bytes(8, "little") * (PAGE_SIZE // 8)
 
 
-def put(store: PageStore, pid: int, first: int, *values: int) -> None:
-    """Put pages, the first of number `first`, in a buffer that is used again afterwards."""
-    data = bytearray(b"".join(map(page, values)))
-    store.put(pid, first * PAGE_SIZE, memoryview(data))
-    data[:] = bytes(len(data))
+class Model(RuleBasedStateMachine):
+    """The store beside {(pid, page): content}."""
 
+    def __init__(self) -> None:
+        super().__init__()
+        self.directory = Path(tempfile.mkdtemp(prefix="store-"))
+        (self.directory / "images").mkdir()
+        self.store = PageStore(self.directory)
+        self.model: dict[tuple[int, int], bytes] = {}
+        self.stamp = 0
 
-def get(store: PageStore, pid: int, first: int, pages: int) -> bytes:
-    return b"".join(store.get(pid, first * PAGE_SIZE, pages))
+    def teardown(self) -> None:
+        with self.store:
+            pass
+        shutil.rmtree(self.directory)
 
+    @rule(pid=pids, first=page_numbers, count=counts)
+    def put(self, pid: int, first: int, count: int) -> None:
+        pages = []
+        for page in range(first, first + count):
+            self.stamp += 1
+            pages.append(content(self.stamp))
+            self.model[pid, page] = pages[-1]
+        self.store.put(pid, BASE + first * PAGE_SIZE, memoryview(b"".join(pages)))
 
-@pytest.fixture
-def store(tmp_path: Path) -> Iterator[PageStore]:
-    directory = tmp_path / "store"
-    directory.mkdir()
-    with PageStore(directory) as store:
-        yield store
-
-
-@settings(deadline=None)
-@given(puts)
-def test_every_page_has_its_newest_content(sequence: list[Put]) -> None:
-    newest: dict[tuple[int, int], bytes] = {}
-    with TemporaryDirectory() as directory, PageStore(Path(directory)) as store:
-        for pid, first, pages, value in sequence:
-            values = [value + index for index in range(pages)]
-            put(store, pid, first, *values)
-            newest |= {(pid, first + index): page(number) for index, number in enumerate(values)}
-        for (pid, number), content in newest.items():
-            assert get(store, pid, number, 1) == content
-            run = 1
-            while (pid, number + run) in newest:
-                run += 1
-            assert get(store, pid, number, run) == b"".join(newest[pid, number + index] for index in range(run))
-            with pytest.raises(ImageError, match="never came"):
-                get(store, pid, number, run + 1)
-
-
-@settings(deadline=None)
-@given(puts, st.lists(st.tuples(st.sampled_from(PIDS), st.integers(0, 50), st.integers(1, 6)), max_size=6))
-def test_complete_is_what_can_be_got(sequence: list[Put], wanted: list[tuple[int, int, int]]) -> None:
-    held: set[tuple[int, int]] = set()
-    with TemporaryDirectory() as directory, PageStore(Path(directory)) as store:
-        for pid, first, pages, value in sequence:
-            put(store, pid, first, *[value] * pages)
-            held |= {(pid, first + index) for index in range(pages)}
-        for pid in PIDS:
-            entries = tuple(
-                Entry(vaddr=first * PAGE_SIZE, pages=pages, flags=PE_LAZY) for of, first, pages in wanted if of == pid
-            )
-            Pagemap(pages_id=1, entries=entries).save(Path(directory, f"pagemap-{pid}.img"))
-        missing = {(pid, first + index) for pid, first, pages in wanted for index in range(pages)} - held
-        if missing:
-            with pytest.raises(ImageError, match="never came"):
-                store.check_complete(Path(directory))
+    @rule(pid=pids, first=page_numbers, count=counts)
+    def get(self, pid: int, first: int, count: int) -> None:
+        wanted = [self.model.get((pid, page)) for page in range(first, first + count)]
+        asked = self.store.get(pid, BASE + first * PAGE_SIZE, count)
+        if None in wanted:
+            with pytest.raises(ImageError):
+                list(asked)
         else:
-            store.check_complete(Path(directory))
+            assert b"".join(asked) == b"".join(page for page in wanted if page)
+
+    @rule(pid=pids, first=page_numbers, count=counts)
+    def check_complete(self, pid: int, first: int, count: int) -> None:
+        """A dump that leaves these pages to the store, and one in the images."""
+        entries = (
+            Entry(vaddr=BASE + first * PAGE_SIZE, pages=count, flags=PE_LAZY),
+            Entry(vaddr=BASE + (PAGES + 10) * PAGE_SIZE, pages=1, flags=PE_LAZY | PE_PRESENT),
+        )
+        path = self.directory / "images" / f"pagemap-{pid}.img"
+        Pagemap(pages_id=1, entries=entries).save(path)
+        if all((pid, page) in self.model for page in range(first, first + count)):
+            self.store.check_complete(path.parent)
+        else:
+            with pytest.raises(ImageError):
+                self.store.check_complete(path.parent)
+        path.unlink()
+
+    @precondition(lambda self: self.model)
+    @invariant()
+    def something_is_there(self) -> None:
+        assert self.store
+
+    @invariant()
+    def every_page_is_the_newest(self) -> None:
+        for (pid, page), expected in self.model.items():
+            assert b"".join(self.store.get(pid, BASE + page * PAGE_SIZE, 1)) == expected
 
 
-def test_pages_of_the_images_and_shared_memory_are_not_asked_for(store: PageStore, tmp_path: Path) -> None:
-    here = Pagemap(pages_id=1, entries=(Entry(vaddr=0x1000, pages=2, flags=PE_PRESENT),))
-    here.save(tmp_path / "pagemap-1.img")
-    absent = Pagemap(pages_id=2, entries=(Entry(vaddr=0, pages=2, flags=PE_LAZY),))
-    absent.save(tmp_path / "pagemap-shmem-1.img")
-    store.check_complete(tmp_path)
+TestModel = Model.TestCase
+TestModel.settings = settings(max_examples=60, stateful_step_count=30, deadline=None)
 
 
-def test_nothing_is_complete_without_a_process(store: PageStore, tmp_path: Path) -> None:
-    absent = Pagemap(pages_id=1, entries=(Entry(vaddr=0x1000, pages=1, flags=PE_LAZY),))
-    absent.save(tmp_path / "pagemap-9.img")
-    with pytest.raises(ImageError, match="process 9"):
+@pytest.mark.parametrize(("vaddr", "size"), [(BASE, 0), (BASE, 1), (BASE, PAGE_SIZE + 1), (BASE + 1, PAGE_SIZE)])
+def test_what_are_no_pages(tmp_path: Path, vaddr: int, size: int) -> None:
+    with PageStore(tmp_path) as store, pytest.raises(ImageError):
+        store.put(1, vaddr, memoryview(bytes(size)))
+
+
+def test_an_unknown_process(tmp_path: Path) -> None:
+    with PageStore(tmp_path) as store:
+        assert not store
+        with pytest.raises(ImageError):
+            list(store.get(1, BASE, 1))
+
+
+def test_shared_memory_is_not_asked_for(tmp_path: Path) -> None:
+    """Pages of shmem are always in the images."""
+    Pagemap(pages_id=1, entries=(Entry(vaddr=0, pages=1, flags=PE_LAZY),)).save(tmp_path / "pagemap-shmem-7.img")
+    with PageStore(tmp_path) as store:
         store.check_complete(tmp_path)
 
 
-def test_a_store_is_true_once_it_holds_something(store: PageStore) -> None:
-    assert not store
-    put(store, 1, 5, 1)
-    assert store
-
-
-def test_addresses_up_to_the_end_of_user_space(store: PageStore) -> None:
-    last = (1 << 47) // PAGE_SIZE - 2
-    put(store, 1, last, 7)
-    put(store, 1, 0, 8)
-    assert get(store, 1, last, 1) == page(7)
-    assert get(store, 1, 0, 1) == page(8)
-
-
-def test_files_are_for_their_owner_alone_and_closed(tmp_path: Path) -> None:
+def test_its_files_are_for_root_alone(tmp_path: Path) -> None:
     with PageStore(tmp_path) as store:
-        put(store, 3, 1, 1)
-        (path,) = tmp_path.iterdir()
-        assert path.stat().st_mode & 0o777 == 0o600
-    assert not store
+        store.put(1, BASE, memoryview(bytes(PAGE_SIZE)))
+        assert {path.stat().st_mode & 0o777 for path in tmp_path.iterdir()} == {0o600}
