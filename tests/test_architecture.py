@@ -1,0 +1,99 @@
+"""Who may import whom, and one door to each foreign thing; read from the source, not from what happens to run."""
+
+import ast
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+PACKAGES = ("migrate", "checkpoint", "transport")
+MODULES = sorted(path for package in PACKAGES for path in (ROOT / package).rglob("*.py"))
+PURE = [f"migrate/{name}.py" for name in ("convergence", "state", "protocol", "clock", "facts", "errors", "events")]
+MOST_LINES = 400
+MOST_FUNCTION_LINES = 60
+#: Foreign module -> the only places that may import it.
+DOORS = {
+    "paramiko": ("transport/ssh.py",),
+    "pycriu": ("checkpoint/criu/rpc.py",),
+    "google": ("checkpoint/criu/rpc.py",),
+    "rich": ("migrate/cli/",),
+}
+STARTS_PROCESSES = {"run", "Popen", "call", "check_call", "check_output", "getoutput"}
+
+
+def name_of(path: Path) -> str:
+    return str(path.relative_to(ROOT))
+
+
+def imports(path: Path) -> Iterator[str]:
+    """Dotted names of what a module imports."""
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom) and node.module and not node.level:
+            yield node.module
+            yield from (f"{node.module}.{alias.name}" for alias in node.names)
+
+
+def test_there_is_something_to_look_at() -> None:
+    assert len(MODULES) > 50
+
+
+@pytest.mark.parametrize("path", MODULES, ids=name_of)
+def test_layers(path: Path) -> None:
+    package = path.relative_to(ROOT).parts[0]
+    used = {name.split(".")[0] for name in imports(path)} & set(PACKAGES)
+    if package != "migrate":
+        assert used <= {package}
+    if not name_of(path).startswith("migrate/cli/"):
+        assert not any(name.startswith("migrate.cli") for name in imports(path))
+
+
+@pytest.mark.parametrize("path", MODULES, ids=name_of)
+def test_doors(path: Path) -> None:
+    for foreign, doors in DOORS.items():
+        if any(name.split(".")[0] == foreign for name in imports(path)):
+            assert name_of(path).startswith(doors), f"{foreign} has a door of its own"
+
+
+@pytest.mark.parametrize("path", MODULES, ids=name_of)
+def test_one_door_to_other_programs(path: Path) -> None:
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute):
+            owner = node.func.value
+            if isinstance(owner, ast.Name) and owner.id == "subprocess" and node.func.attr in STARTS_PROCESSES:
+                assert name_of(path) == "checkpoint/host/run.py"
+
+
+@pytest.mark.parametrize("name", PURE)
+def test_decisions_do_no_io(name: str) -> None:
+    used = {imported.split(".")[0] for imported in imports(ROOT / name)}
+    assert not used & {"os", "socket", "subprocess", "threading", "pathlib", "paramiko", "select", "time"}
+
+
+@pytest.mark.parametrize("path", MODULES, ids=name_of)
+def test_size(path: Path) -> None:
+    source = path.read_text()
+    assert len(source.splitlines()) <= MOST_LINES
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.FunctionDef):
+            assert (node.end_lineno or 0) - node.lineno < MOST_FUNCTION_LINES, node.name
+
+
+def test_the_agent_brings_all_it_imports() -> None:
+    """Every module of ours that is reached from the agent's server is in the zipapp."""
+    from migrate.agent.zipapp import CONTENTS
+
+    packed = {path for pattern in CONTENTS for path in ROOT.glob(pattern)}
+    pending, seen = [ROOT / "migrate/agent/server.py"], set()
+    while pending:
+        path = pending.pop()
+        if path in seen:
+            continue
+        seen.add(path)
+        for name in imports(path):
+            base = ROOT / Path(*name.split("."))
+            pending += [file for file in (base.with_suffix(".py"), base / "__init__.py") if file.exists()]
+    assert seen <= packed, sorted(map(name_of, seen - packed))
+    assert {name.split(".")[0] for path in seen for name in imports(path)}.isdisjoint({"paramiko", "rich", "psutil"})
