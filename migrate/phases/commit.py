@@ -91,7 +91,8 @@ def leave_source(move: Context) -> None:
     move.runtime.delete(move.container.id)
     if move.network is not None:
         netns.remove(move.network)
-    (move.container.bundle / MARKER).touch()
+    if not move.shared_rootfs:  # a shared bundle is the target's own now
+        (move.container.bundle / MARKER).touch()
 
 
 def _links_down(move: Context) -> None:
