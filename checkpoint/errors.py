@@ -55,7 +55,8 @@ class CriuFailed(CheckpointError):
     def __init__(self, stage: str, log: Sequence[str]) -> None:
         self.stage = stage
         self.log = tuple(log)
-        super().__init__(f"CRIU failed in {stage}: {'; '.join(self.log[-3:]) or 'it left no error in its log'}")
+        # The first error is the cause, what follows are its consequences.
+        super().__init__(f"CRIU failed in {stage}: {'; '.join(self.log[:3]) or 'it left no error in its log'}")
 
 
 class TrackingUnavailable(CheckpointError):
