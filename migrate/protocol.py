@@ -11,7 +11,7 @@ from __future__ import annotations
 import dataclasses
 import json
 from dataclasses import dataclass
-from typing import Any, ClassVar, TypeVar, get_type_hints
+from typing import Any, ClassVar, get_type_hints
 
 PROTOCOL_VERSION = 1
 
@@ -206,9 +206,6 @@ class Log(Message):
 
     level: str
     text: str
-
-
-M = TypeVar("M", bound=Message)
 
 
 def encode(message: Message) -> bytes:

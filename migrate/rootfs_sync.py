@@ -27,13 +27,12 @@ class RootfsSync:
         self._root, self._destination = root, destination
         self._rsh = install_program("checkpoint.rootfs", "rsh", directory / "bin" / "rsh")
         self._bridge = Bridge(connection, directory / "rsync.sock")
+        # Taken before the first copy: what changes during it shows up as changed since.
         self._before = snapshot(root)
         self._armed: Rsync | None = None
 
     def copy_whole(self) -> int:
         """First pass, while the container runs. Returns bytes sent."""
-        # Taken before the copy: what changes during it shows up as changed since.
-        self._before = snapshot(self._root)
         return Rsync.whole(self._root, self._destination, self._rsh, self._bridge.path).finish(WHOLE_TIMEOUT_S)
 
     def arm(self) -> None:

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 
 from checkpoint.criu.session import Edits
 from checkpoint.errors import CheckpointError
-from checkpoint.host import processes
+from checkpoint.host import memory, processes
 from checkpoint.host.cgroups import in_one_cgroup
 from checkpoint.runtimes.registry import runtime_named
 from migrate import protocol
@@ -63,7 +63,7 @@ def _plan(
     pids = processes.in_pid_namespace_of(container.pid)
     preflight.check_open_files(container, pids)
     network = preflight.read_network(container)
-    report.memory_bytes = preflight.memory_of(pids)
+    report.memory_bytes = memory.resident_bytes(pids)
 
     connection = stack.enter_context(_connected(destination))
     agent, target = _greet(connection, report, engine, observer)

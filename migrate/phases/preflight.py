@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from checkpoint.errors import ContainerNotFound, ContainerNotRunning, NotMovable
-from checkpoint.host import memory, processes
+from checkpoint.host import processes
 from checkpoint.network import netns
 from checkpoint.network.model import Network
 from checkpoint.runtimes.base import Container, ContainerRuntime
@@ -111,8 +111,3 @@ def _probe(rootfs: Path) -> Iterator[tuple[Path, str]]:
     finally:
         with contextlib.suppress(OSError):
             probe.unlink(missing_ok=True)
-
-
-def memory_of(pids: list[int]) -> int:
-    """Bytes of RAM the container's processes use."""
-    return memory.resident_bytes(pids)
