@@ -60,10 +60,13 @@ class _HeldRole:
     def request(self, kind: str, message: rpc.Message) -> bool:
         if kind != self.kind:
             return True
-        opened = self.request_gate.arrive()
-        # Only now: some of it is not known before the request is let go.
         self.edit(message.opts)
+        opened = self.request_gate.arrive()
+        self.last_edit(message.opts)
         return opened
+
+    def last_edit(self, options: rpc.Message) -> None:
+        """What is known only when the request is let go."""
 
     def edit(self, options: rpc.Message) -> None:
         self.edits.apply(options)
@@ -117,10 +120,6 @@ class DumpRole(_HeldRole):
         super().edit(options)
         # The cgroup freezer is polled in 100 ms steps; ptrace freezes in well under one.
         options.ClearField("freeze_cgroup")
-        if self.lazy:
-            options.lazy_pages = True
-        else:
-            options.ps.fd = PAGE_SERVER_FD
 
     def notify(self, script: str, pid: int) -> bool:
         return script != "status-ready" and super().notify(script, pid)
@@ -134,6 +133,12 @@ class DumpRole(_HeldRole):
         if self._conversation is not None:
             self._conversation.kill_criu()
         self.refuse()
+
+    def last_edit(self, options: rpc.Message) -> None:
+        if self.lazy:
+            options.lazy_pages = True
+        else:
+            options.ps.fd = PAGE_SERVER_FD
 
 
 class RestoreRole(_HeldRole):
@@ -161,8 +166,7 @@ class RestoreRole(_HeldRole):
             self._resumed.set()
         return super().notify(script, pid)
 
-    def edit(self, options: rpc.Message) -> None:
-        super().edit(options)
+    def last_edit(self, options: rpc.Message) -> None:
         options.lazy_pages = self.lazy
 
     def wait_resumed(self, timeout_s: float) -> None:
