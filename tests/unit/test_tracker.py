@@ -301,7 +301,7 @@ WAITS = {
     "select": ("0", "libc.select(0, None, None, None, struct.pack('qq', 0, 10_000))", 10),
     "poll": ("0", "libc.poll(None, 0, 10)", 10),
     "epoll": ("[]", "epoll.poll(0.01)", 10),
-    "pipe read": ("1", "libc.read(r, ctypes.create_string_buffer(9), 9)", 0),
+    "pipe read": ("1", "libc.read(r, ctypes.create_string_buffer(1), 1)", 0),
     "waitpid": ("True", "libc.waitpid(*sleeper()) > 0", 0),
     "lock": ("False", "lock.acquire(timeout=0.01)", 10),
 }
