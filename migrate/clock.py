@@ -30,5 +30,6 @@ class Offset:
 def estimate(samples: Iterable[Sample]) -> Offset:
     """From the sample with the shortest round trip: the answer was given somewhere inside it."""
     best = min(samples, key=lambda s: s.answered_ns - s.asked_ns)
-    half = (best.answered_ns - best.asked_ns) // 2
-    return Offset(offset_ns=best.theirs_ns - (best.asked_ns + half), error_ns=half)
+    trip = best.answered_ns - best.asked_ns
+    half = trip // 2
+    return Offset(offset_ns=best.theirs_ns - (best.asked_ns + half), error_ns=trip - half)

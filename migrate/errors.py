@@ -5,7 +5,7 @@ MigrateError
 │   ├── BadRequest           the command line
 │   ├── NoSuchContainer, NotRunning, NotMovableError, OpenFileOutside
 │   ├── TargetUnreachable, AuthenticationFailed, UnknownHostKey, ChangedHostKey
-│   ├── NotRoot, MissingOnHost, CriuTooOld, CriuWireMismatch
+│   ├── NotRoot, MissingOnHost, CriuTooOld, CriuWireMismatch, MachineMismatch
 │   └── NameTaken, PathTaken, NotEnoughMemory, AddressTaken
 ├── RolledBack               the move failed; the container goes on where it was
 │   └── Interrupted          ... because the user said so
@@ -147,6 +147,13 @@ class CriuWireMismatch(Refused):
             f"CRIU {source} here and {target} on the target write memory differently (it changed in 4.2)",
             "install the same CRIU version on both hosts",
         )
+
+
+class MachineMismatch(Refused):
+    """The processors run different instructions."""
+
+    def __init__(self, source: str, host: str, target: str) -> None:
+        super().__init__(f"this host is {source} and {host} is {target}", "choose a target of the same architecture")
 
 
 class NameTaken(Refused):

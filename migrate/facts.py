@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import asdict, dataclass
 from typing import Any
 
 from migrate.errors import (
     CriuTooOld,
     CriuWireMismatch,
+    MachineMismatch,
     MissingOnHost,
     NameTaken,
     NotEnoughMemory,
@@ -64,9 +66,9 @@ def version_text(criu_version: int) -> str:
 
 
 def kernel_tuple(release: str) -> tuple[int, int]:
-    """ "6.18.44-cloud" -> (6, 18)."""
-    numbers = release.split("-")[0].split(".")
-    return int(numbers[0]), int(numbers[1])
+    """ "6.18.44-cloud" -> (6, 18). (0, 0) for what is no version at all."""
+    numbers = re.match(r"(\d+)(?:\.(\d+))?", release)
+    return (int(numbers[1]), int(numbers[2] or 0)) if numbers else (0, 0)
 
 
 def check_host(facts: Facts, where: Where) -> None:
@@ -95,6 +97,8 @@ def check_pair(source: Facts, target: Facts, *, container: str, memory_bytes: in
     """Raise the error for the first thing that keeps a container of that size from moving."""
     assert source.criu_version is not None
     assert target.criu_version is not None
+    if source.machine != target.machine:
+        raise MachineMismatch(source.machine, target.hostname, target.machine)
     if (source.criu_version >= WIRE_CHANGED) != (target.criu_version >= WIRE_CHANGED):
         raise CriuWireMismatch(version_text(source.criu_version), version_text(target.criu_version))
     if target.container_exists:

@@ -169,10 +169,9 @@ class Clock(Message):
 
 @dataclass(frozen=True, kw_only=True)
 class Done(Message):
-    """Answer to a request that has nothing else to say. `stamps` are [name, monotonic_ns], `notes` lines."""
+    """Answer to a request that has nothing else to say. `stamps` are [name, monotonic_ns]."""
 
     stamps: list = dataclasses.field(default_factory=list)  # type: ignore[type-arg]
-    notes: list = dataclasses.field(default_factory=list)  # type: ignore[type-arg]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -202,9 +201,8 @@ class Failed(Message):
 
 @dataclass(frozen=True, kw_only=True)
 class Log(Message):
-    """A line for the log of the migration. May come at any time."""
+    """A line for whoever watches the move. May come before any answer."""
 
-    level: str
     text: str
 
 

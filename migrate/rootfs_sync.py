@@ -41,7 +41,7 @@ class RootfsSync:
 
     def find_changes(self, pids: list[int]) -> Changes:
         """What the second pass must copy and delete. The container must be frozen."""
-        return changes(self._before, snapshot(self._root), written_through_mappings(pids))
+        return changes(self._before, snapshot(self._root, attributes=False), written_through_mappings(pids))
 
     def copy_changes(self, found: Changes) -> int:
         """Second pass. Returns bytes sent."""

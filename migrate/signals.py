@@ -28,11 +28,11 @@ class Signals:
     @contextlib.contextmanager
     def shielded(self) -> Iterator[None]:
         """Inside, signals are only noted."""
-        self._shielded = True
+        before, self._shielded = self._shielded, True
         try:
             yield
         finally:
-            self._shielded = False
+            self._shielded = before
 
     def _handle(self, number: int, frame: FrameType | None) -> None:
         self.received = number

@@ -109,6 +109,10 @@ class Conversation:
     def stamp(self, name: str) -> None:
         self.stamps.append(Stamp(at_ns=time.monotonic_ns(), name=name))
 
+    def criu_lives(self) -> bool:
+        """Whether CRIU has not ended, by itself or by a signal."""
+        return not select.select([self.criu_pidfd], [], [], 0)[0]
+
     def kill_criu(self) -> None:
         """SIGKILL CRIU. It then undoes nothing: right only when nothing may be undone."""
         with contextlib.suppress(ProcessLookupError):

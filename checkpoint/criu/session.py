@@ -124,6 +124,17 @@ class DumpRole(_HeldRole):
     def notify(self, script: str, pid: int) -> bool:
         return script != "status-ready" and super().notify(script, pid)
 
+    def check_frozen(self) -> None:
+        """Raise ConversationLost if CRIU ended while it was held: nobody holds the tasks then, they may have run on."""
+        conversation = self._conversation
+        if conversation is None or not conversation.criu_lives():
+            raise ConversationLost("CRIU ended while it held the frozen container")
+
+    def close(self) -> None:
+        """Once the runtime is gone. CRIU's end of the pages is still ours if no DUMP ever came."""
+        self.pages.close()
+        self._criu_pages.close()
+
     def bury(self) -> None:
         """The container's processes are dead: end CRIU where it stands.
 

@@ -12,6 +12,7 @@ from pathlib import Path
 
 #: (mode, size, mtime_ns, ctime_ns, inode, uid, gid)
 Signature = tuple[int, int, int, int, int, int, int]
+Attributes = tuple[tuple[str, bytes], ...]
 MODE, MTIME, INODE = 0, 2, 4
 #: File time stamps may be that much older than the clock (one tick at HZ=100, before Linux 6.13).
 TICK_NS = 20_000_000
@@ -19,11 +20,16 @@ TICK_NS = 20_000_000
 
 @dataclass(frozen=True, kw_only=True)
 class Snapshot:
-    """The state of a tree: relative path -> signature. `taken_ns` is CLOCK_REALTIME before the walk."""
+    """The state of a tree: relative path -> signature. `taken_ns` is CLOCK_REALTIME before the walk.
+
+    `attributes` are the extended attributes (ACLs are such) of directories: a file's change time tells
+    when they change, a directory's also moves with what is in it.
+    """
 
     root: Path
     taken_ns: int
     files: dict[str, Signature]
+    attributes: dict[str, Attributes]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,10 +45,14 @@ class Changes:
     directories: tuple[tuple[str, int], ...]
 
 
-def snapshot(root: Path) -> Snapshot:
-    """Walk `root` without leaving its file system. What vanishes during the walk is left out."""
+def snapshot(root: Path, *, attributes: bool = True) -> Snapshot:
+    """Walk `root` without leaving its file system. What vanishes during the walk is left out.
+
+    Only the earlier one of two snapshots needs the `attributes`.
+    """
     taken_ns = time.time_ns()
     files: dict[str, Signature] = {}
+    directories: dict[str, Attributes] = {}
     device = root.stat().st_dev
     pending = [""]
     while pending:
@@ -55,7 +65,9 @@ def snapshot(root: Path) -> Snapshot:
                     files[path] = _signature(found)
                     if stat.S_ISDIR(found.st_mode) and found.st_dev == device:
                         pending.append(path)
-    return Snapshot(root=root, taken_ns=taken_ns, files=files)
+                        if attributes:
+                            directories[path] = _attributes(entry.path)
+    return Snapshot(root=root, taken_ns=taken_ns, files=files, attributes=directories)
 
 
 def changes(before: Snapshot, after: Snapshot, always: Iterable[str] = ()) -> Changes:
@@ -77,7 +89,7 @@ def changes(before: Snapshot, after: Snapshot, always: Iterable[str] = ()) -> Ch
         for path in changed & before.files.keys()
         if stat.S_IFMT(before.files[path][0]) != stat.S_IFMT(after.files[path][0])
     }
-    touched = {path for path in changed if _only_touched(before.files.get(path), after.files[path])}
+    touched = {path for path in changed if _only_touched(path, before, after)}
     return Changes(
         changed=tuple(sorted(changed - touched)),
         removed=tuple(sorted(removed | retyped)),
@@ -85,10 +97,11 @@ def changes(before: Snapshot, after: Snapshot, always: Iterable[str] = ()) -> Ch
     )
 
 
-def _only_touched(old: Signature | None, new: Signature) -> bool:
-    """Whether it is the same directory with the same owner and mode."""
+def _only_touched(path: str, before: Snapshot, after: Snapshot) -> bool:
+    """Whether it is the same directory with the same owner, mode and attributes."""
+    old, new = before.files.get(path), after.files[path]
     same = old is not None and (old[MODE], *old[INODE:]) == (new[MODE], *new[INODE:])
-    return same and stat.S_ISDIR(new[MODE])
+    return same and stat.S_ISDIR(new[MODE]) and before.attributes.get(path) == _attributes(after.root / path)
 
 
 def written_through_mappings(pids: Iterable[int]) -> set[str]:
@@ -104,6 +117,13 @@ def written_through_mappings(pids: Iterable[int]) -> set[str]:
                 if len(fields) == 6 and fields[1].startswith("rw") and fields[1][3] == "s":
                     found.add(fields[5].lstrip("/"))
     return found
+
+
+def _attributes(path: str | Path) -> Attributes:
+    with contextlib.suppress(OSError):
+        names = sorted(os.listxattr(path, follow_symlinks=False))
+        return tuple((name, os.getxattr(path, name, follow_symlinks=False)) for name in names)
+    return ()
 
 
 def _signature(found: os.stat_result) -> Signature:

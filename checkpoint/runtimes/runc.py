@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 from collections.abc import Mapping
 from pathlib import Path
@@ -22,7 +23,8 @@ class Runc:
     name = "runc"
 
     def exists(self, container_id: str) -> bool:
-        return (STATE_ROOT / container_id / "state.json").exists()
+        # Not Path.exists: a name too long for a file name is an error to it before Python 3.12.
+        return os.path.exists(STATE_ROOT / container_id / "state.json")
 
     def inspect(self, container_id: str) -> Container:
         if "/" in container_id or not self.exists(container_id):

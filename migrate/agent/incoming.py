@@ -49,8 +49,9 @@ class Incoming:
     both, a finished move the second.
     """
 
-    def __init__(self, migration_id: str, runtime: str, container_id: str) -> None:
+    def __init__(self, migration_id: str, runtime: str, container_id: str, log: Callable[[str], None]) -> None:
         self._id = migration_id
+        self._log = log
         self._container_id = container_id
         self._runtime = runtime_named(runtime)
         self._undo = contextlib.ExitStack()
@@ -228,17 +229,16 @@ class Incoming:
         """Resume the held container and make it reachable. From here on nothing is ever undone."""
         stamps: list[list[Any]] = [["go", time.monotonic_ns()]]
         self._undo.pop_all()
-        problems = self._connect()
+        self._connect()
         self._role.done_gate.open()
         self.holds_container, self._resumed = False, True
         self._role.wait_resumed(RESUME_TIMEOUT_S)
         stamps.append(["resumed", time.monotonic_ns()])
-        if self._network is not None:
-            self._announcer.announce()
+        self._announce()
         (self._bundle / MARKER).unlink(missing_ok=True)
         self._wait_runtime(RESUME_TIMEOUT_S)
         stamps += [[stamp.name, stamp.at_ns] for stamp in self._role.stamps]
-        return protocol.Done(stamps=stamps, notes=problems)
+        return protocol.Done(stamps=stamps)
 
     def abort(self) -> None:
         """Drop the held container and everything made for it."""
@@ -273,17 +273,21 @@ class Incoming:
 
     # --- parts ---------------------------------------------------------------------------------------
 
-    def _connect(self) -> list[str]:
+    def _connect(self) -> None:
         """Links up, neighbours told. A container that cannot be reached is still better than none."""
-        problems = []
+        for interface in self._network.interfaces if self._network is not None else ():
+            try:
+                link.set_link(interface.host_name, up=True)
+            except NetworkError as error:
+                self._log(str(error))
+        self._announce()
+
+    def _announce(self) -> None:
         if self._network is not None:
-            for interface in self._network.interfaces:
-                try:
-                    link.set_link(interface.host_name, up=True)
-                except NetworkError as error:
-                    problems.append(str(error))
-            self._announcer.announce()
-        return problems
+            try:
+                self._announcer.announce()
+            except OSError as error:
+                self._log(f"the container's addresses could not be announced: {error}")
 
     def _watch_runtime(self, restore: subprocess.Popen[bytes]) -> None:
         status = restore.wait()
@@ -305,6 +309,7 @@ class Incoming:
             try:
                 self._restore.wait(RESUME_TIMEOUT_S)
             except subprocess.TimeoutExpired:
+                self._log(f"{self._runtime.name} restore did not end in {RESUME_TIMEOUT_S:g} s and was killed")
                 self._restore.kill()
                 self._restore.wait()
         self._runtime.delete(self._container_id)

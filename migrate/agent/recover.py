@@ -9,7 +9,6 @@ import socket
 from pathlib import Path
 from typing import Protocol
 
-from checkpoint.errors import CheckpointError
 from checkpoint.images.directory import RUN
 
 SUFFIX = ".control"
@@ -18,7 +17,9 @@ GO_FENCED = "go --source-is-dead"
 
 
 class Held(Protocol):
-    """What can be done with a held container."""
+    """What can be done with a held container. Any of it may fail; `holds_container` then tells what is."""
+
+    holds_container: bool
 
     def go(self) -> object:
         """Resume it."""
@@ -62,32 +63,32 @@ class ControlSocket:
         with peer:
             if not select.select([peer], [], [], 5)[0]:
                 return False
-            text, ended = _obey(held, peer.recv(64).decode(errors="replace"), link_alive)
-            # Whoever asked may not have waited for the answer.
+            # Whoever asked may have left.
             with contextlib.suppress(OSError):
-                peer.send(text.encode())
-            return ended
+                word = peer.recv(64).decode(errors="replace")
+                peer.send(_obey(held, word, link_alive).encode())
+            return not held.holds_container
 
 
-def _obey(held: Held, word: str, link_alive: bool) -> tuple[str, bool]:
+def _obey(held: Held, word: str, link_alive: bool) -> str:
     try:
         if word == STATUS:
             link = "the coordinator is still connected" if link_alive else "the coordinator is gone"
-            return f"{held.describe()}; {link}", False
+            return f"{held.describe()}; {link}"
         if link_alive and word != GO_FENCED:
-            return "refused: the coordinator is still connected and decides (or say --source-is-dead)", False
+            return "refused: the coordinator is still connected and decides (or say --source-is-dead)"
         if word in (GO, GO_FENCED):
             held.go()
-            return "ok: the container runs here", True
+            return "ok: the container runs here"
         if word == ABORT:
             held.abort()
-            return "ok: the container was dropped here", True
-    except CheckpointError as error:
-        return f"failed: {error}", True
-    return f"refused: {word!r} is not a request", False
+            return "ok: the container was dropped here"
+    except Exception as error:  # noqa: BLE001  (told to the operator; the agent must live to be asked again)
+        return f"failed: {error or type(error).__name__}"
+    return f"refused: {word!r} is not a request"
 
 
-def ask(path: Path, word: str, timeout_s: float = 30.0) -> str:
+def ask(path: Path, word: str, timeout_s: float = 120.0) -> str:
     """Send one word to the agent that listens at `path`. Raises OSError when none does."""
     with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as peer:
         peer.settimeout(timeout_s)

@@ -12,7 +12,7 @@ import signal
 import sys
 import time
 
-from checkpoint.errors import CheckpointError, CriuFailed
+from checkpoint.errors import CriuFailed
 from migrate import protocol
 from migrate.agent.incoming import Incoming
 from migrate.agent.recover import ControlSocket
@@ -56,10 +56,11 @@ class Server:
                 pass
         except (StreamError, OSError, protocol.ProtocolError) as error:
             _say(str(error))
-        if self._incoming is not None:
-            if self._incoming.holds_container:
-                self._hold(self._incoming)
-            self._incoming.close()
+        finally:
+            if self._incoming is not None:
+                if self._incoming.holds_container:
+                    self._hold(self._incoming)
+                self._incoming.close()
 
     def _serve_one(self) -> bool:
         if self._incoming is not None and self._incoming.holds_container:
@@ -69,10 +70,8 @@ class Server:
         request = protocol.decode(*self._stream.receive(), protocol.REQUESTS)
         streamed = isinstance(request, protocol.ImageChunk | protocol.Pages)
         try:
-            if self._failure is not None and not isinstance(request, protocol.Abort):
-                raise self._failure
             answer = self._handle(request)
-        except (CheckpointError, OSError, protocol.ProtocolError) as error:
+        except Exception as error:  # noqa: BLE001  (whatever it is, the coordinator must hear of it and undo the move)
             # Nobody waits for an answer to streamed data: the next request's answer tells.
             self._failure = error
             answer = _failed(error)
@@ -81,12 +80,14 @@ class Server:
         return not isinstance(request, protocol.Finish | protocol.Abort)
 
     def _handle(self, request: Message) -> Message:
+        if self._failure is not None and not isinstance(request, protocol.Abort):
+            raise self._failure
         if isinstance(request, protocol.Ping):
             return protocol.Clock(monotonic_ns=time.monotonic_ns())
         if isinstance(request, protocol.Hello):
             if request.version != protocol.PROTOCOL_VERSION:
                 raise protocol.ProtocolError(f"agent speaks version {protocol.PROTOCOL_VERSION}, not {request.version}")
-            self._incoming = Incoming(request.migration_id, request.runtime, request.container_id)
+            self._incoming = Incoming(request.migration_id, request.runtime, request.container_id, self._log)
             return self._incoming.welcome()
         if self._incoming is None:
             raise protocol.ProtocolError("the first message must be Hello")
@@ -108,6 +109,13 @@ class Server:
             while not control.answer(incoming, link_alive=False):
                 pass
 
+    def _log(self, text: str) -> None:
+        """To the coordinator, or to whatever is left when it is gone."""
+        try:
+            self._stream.send(protocol.encode(protocol.Log(text=text)))
+        except (StreamError, OSError):
+            _say(text)
+
 
 def _say(text: str) -> None:
     """To standard error, which may have gone with the channel; that must keep nothing from being cleaned."""
@@ -117,7 +125,7 @@ def _say(text: str) -> None:
 
 def _failed(error: Exception) -> protocol.Failed:
     detail = list(error.log) if isinstance(error, CriuFailed) else []
-    return protocol.Failed(kind=type(error).__name__, text=str(error), detail=detail)
+    return protocol.Failed(kind=type(error).__name__, text=str(error) or type(error).__name__, detail=detail)
 
 
 def main() -> None:

@@ -20,6 +20,7 @@ CODES: dict[type[errors.MigrateError], int] = {
     errors.MissingOnHost: 31,
     errors.CriuTooOld: 32,
     errors.CriuWireMismatch: 33,
+    errors.MachineMismatch: 34,
     errors.NameTaken: 40,
     errors.PathTaken: 41,
     errors.NotEnoughMemory: 42,

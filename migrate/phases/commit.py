@@ -57,8 +57,6 @@ def _settle(move: Context, answer: protocol.Done) -> None:
         move.stage(stamp.name, "source", stamp.at_ns)
     for name, at_ns in answer.stamps:
         move.stage(name, "target", at_ns)
-    for note in answer.notes:
-        move.note(note)
     at_us = {stage.name: stage.at_us for stage in move.report.freeze}
     move.report.downtime_us = at_us["resumed"] - at_us["request DUMP"]
 

@@ -73,11 +73,17 @@ def _send_rootfs(move: Context, rootfs: RootfsSync) -> None:
 
 
 def restore(move: Context, sent: Sent) -> None:
-    """Release the armed restore; it comes back held: restored, stopped, network locked."""
+    """Release the armed restore; it comes back held: restored, stopped, network locked.
+
+    Raises ConversationLost when meanwhile the source did not stay frozen: then only one of the two is
+    the container's present, and it is not the restored one.
+    """
+    assert move.dump is not None
     with move.phase("restore"):
         question = protocol.Restore(image_files=sent.image_files, image_bytes=sent.image_bytes, batches=sent.batches)
         for name, at_ns in move.agent.request(question, protocol.Done).stamps:
             move.stage(name, "target", at_ns)
+    move.dump.check_frozen()
     move.report.frozen_bytes_sent = move.agent.sent_bytes - move.sent_before_freeze
     move.advance(State.HELD)
 

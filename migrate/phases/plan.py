@@ -104,8 +104,13 @@ def _greet(connection: ssh.Connection, report: Report, engine: str, observer: Ob
         runtime=engine,
         container_id=report.container,
     )
+
+    def note(text: str) -> None:
+        observer.note(text)
+        report.notes.append(text)
+
     try:
-        agent = AgentClient(connection, observer.note)
+        agent = AgentClient(connection, note)
         return agent, Facts.from_wire(agent.request(hello, protocol.Welcome).facts)
     except AgentGone as error:
         if error.status == COMMAND_NOT_FOUND:

@@ -101,3 +101,4 @@ def _reap(checkpoint: subprocess.Popen[bytes], dump: DumpRole) -> None:
         checkpoint.wait()
     if checkpoint.stderr is not None:
         checkpoint.stderr.close()
+    dump.close()

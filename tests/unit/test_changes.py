@@ -67,6 +67,16 @@ def test_mode_and_owner(root: Path) -> None:
     assert after(root, change) == Changes(changed=("etc", "var/log"), removed=(), directories=())
 
 
+def test_an_attribute_of_a_directory_whose_content_changed_too(root: Path) -> None:
+    def change() -> None:
+        os.setxattr(root / "var", "user.who", b"me")
+        (root / "var/new").write_text("")
+        (root / "etc/new").write_text("")
+
+    found = after(root, change)
+    assert (found.changed, touched(found)) == (("etc/new", "var", "var/new"), {"etc"})
+
+
 def test_a_removed_file(root: Path) -> None:
     found = after(root, (root / "var/log").unlink)
     assert (found.changed, found.removed, touched(found)) == ((), ("var/log",), {"var"})
@@ -155,7 +165,7 @@ def test_a_change_just_before_the_snapshot_counts() -> None:
     signature = (0o100644, 1, 1_000, 10_000_000_000, 5, 0, 0)
     files = {"file": signature}
     for age_ns, expected in ((0, ("file",)), (TICK_NS, ("file",)), (TICK_NS + 1, ())):
-        before = Snapshot(root=Path("/x"), taken_ns=signature[3] + age_ns, files=files)
+        before = Snapshot(root=Path("/x"), taken_ns=signature[3] + age_ns, files=files, attributes={})
         assert changes(before, before).changed == expected
 
 

@@ -120,6 +120,7 @@ def test_the_codes_are_frozen() -> None:
         "MissingOnHost": 31,
         "CriuTooOld": 32,
         "CriuWireMismatch": 33,
+        "MachineMismatch": 34,
         "NameTaken": 40,
         "PathTaken": 41,
         "NotEnoughMemory": 42,

@@ -1,0 +1,232 @@
+"""migrate/agent/server.py: the loop around the requests, over a real socketpair."""
+
+from __future__ import annotations
+
+import os
+import socket
+import threading
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from checkpoint.errors import CriuFailed
+from migrate import protocol
+from migrate.agent import server
+from migrate.agent.recover import GO, ask
+from migrate.agent.server import Descriptors, Server
+from migrate.protocol import ANSWERS, Message, decode, encode
+from transport.errors import EndOfStream
+from transport.framing import FrameStream
+
+
+class Incoming:
+    """Stands for the target's half of a move; a test says what `handle` does."""
+
+    control_path = Path()
+    does: Callable[[Incoming], Message] = staticmethod(lambda _: protocol.Done())
+    last: Incoming
+
+    def __init__(self, migration_id: str, runtime: str, container_id: str, log: Callable[[str], None]) -> None:
+        self.log = log
+        self.holds_container = False
+        self.handled: list[str] = []
+        self.closed = False
+        Incoming.last = self
+
+    def welcome(self) -> Message:
+        return protocol.Welcome(version=protocol.PROTOCOL_VERSION, facts={})
+
+    def handle(self, request: Message) -> Message:
+        self.handled.append(request.type)
+        return Incoming.does(self)
+
+    def describe(self) -> str:
+        return "held"
+
+    def go(self) -> None:
+        self.holds_container = False
+        self.handled.append("go by hand")
+
+    def abort(self) -> None:
+        self.holds_container = False
+
+    def close(self) -> None:
+        self.closed = True
+
+
+class Coordinator:
+    """The other end of the channel."""
+
+    def __init__(self) -> None:
+        self._socket, theirs = socket.socketpair()
+        fd = theirs.detach()
+        self._frames = FrameStream(Descriptors(self._socket.fileno(), self._socket.fileno()))
+        self._agent = threading.Thread(target=self._serve, args=(fd,))
+        self._agent.start()
+
+    def _serve(self, fd: int) -> None:
+        try:
+            Server(FrameStream(Descriptors(fd, fd)), fd).serve()
+        finally:
+            os.close(fd)
+
+    def send(self, message: Message) -> None:
+        self._frames.send(encode(message))
+
+    def answer(self) -> Message:
+        return decode(*self._frames.receive(), ANSWERS)
+
+    def ask(self, message: Message) -> Message:
+        self.send(message)
+        return self.answer()
+
+    def say(self, data: bytes) -> None:
+        self._socket.sendall(data)
+
+    def hang_up(self) -> None:
+        self._socket.shutdown(socket.SHUT_RDWR)
+
+    def close(self) -> None:
+        self._socket.close()
+
+    def join(self) -> None:
+        self._agent.join(10)
+        assert not self._agent.is_alive()
+
+
+HELLO = protocol.Hello(version=protocol.PROTOCOL_VERSION, migration_id="m", runtime="runc", container_id="c")
+#: Requests of each sort: one that is answered, one that is streamed.
+ASKED, STREAMED = protocol.Remove(paths=[]), protocol.ImageChunk(name="x")
+
+
+@pytest.fixture
+def coordinator(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Coordinator]:
+    monkeypatch.setattr(server, "Incoming", Incoming)
+    monkeypatch.setattr(Incoming, "control_path", tmp_path / "control")
+    coordinator = Coordinator()
+    yield coordinator
+    coordinator.hang_up()
+    coordinator.join()
+    coordinator.close()
+
+
+def does(monkeypatch: pytest.MonkeyPatch, what: Callable[[Incoming], Message]) -> None:
+    monkeypatch.setattr(Incoming, "does", staticmethod(what))
+
+
+def failing(error: Exception) -> Callable[[Incoming], Message]:
+    def fail(_: Incoming) -> Message:
+        raise error
+
+    return fail
+
+
+def test_requests_are_answered_in_order_until_the_last(coordinator: Coordinator) -> None:
+    assert isinstance(coordinator.ask(HELLO), protocol.Welcome)
+    assert isinstance(coordinator.ask(protocol.Ping()), protocol.Clock)
+    coordinator.send(STREAMED)
+    assert isinstance(coordinator.ask(ASKED), protocol.Done)
+    assert isinstance(coordinator.ask(protocol.Finish()), protocol.Done)
+    coordinator.join()
+    assert Incoming.last.handled == ["ImageChunk", "Remove", "Finish"]
+    assert Incoming.last.closed
+
+
+def test_nothing_goes_before_hello(coordinator: Coordinator) -> None:
+    answer = coordinator.ask(ASKED)
+    assert isinstance(answer, protocol.Failed)
+    assert "Hello" in answer.text
+
+
+def test_another_version_is_refused(coordinator: Coordinator) -> None:
+    answer: Any = coordinator.ask(
+        protocol.Hello(version=protocol.PROTOCOL_VERSION + 1, migration_id="m", runtime="runc", container_id="c")
+    )
+    assert isinstance(answer, protocol.Failed)
+    assert f"not {protocol.PROTOCOL_VERSION + 1}" in answer.text
+
+
+@pytest.mark.parametrize(
+    ("error", "kind", "text", "detail"),
+    [
+        (CriuFailed("restore", ["no luck"]), "CriuFailed", "no luck", ["no luck"]),
+        (OSError(28, "No space"), "OSError", "No space", []),
+        (KeyError("a defect"), "KeyError", "a defect", []),
+        (AssertionError(), "AssertionError", "AssertionError", []),
+    ],
+)
+def test_any_failure_is_told_and_sticks_until_the_abort(
+    coordinator: Coordinator, monkeypatch: pytest.MonkeyPatch, error: Exception, kind: str, text: str, detail: list[str]
+) -> None:
+    coordinator.ask(HELLO)
+    does(monkeypatch, failing(error))
+    coordinator.send(STREAMED)
+    for _ in range(2):
+        answer = coordinator.ask(ASKED)
+        assert isinstance(answer, protocol.Failed)
+        assert (answer.kind, answer.detail) == (kind, detail)
+        assert text in answer.text
+    does(monkeypatch, lambda _: protocol.Done())
+    assert isinstance(coordinator.ask(protocol.Abort()), protocol.Done)
+    coordinator.join()
+    assert Incoming.last.handled == ["ImageChunk", "Abort"]
+    assert Incoming.last.closed
+
+
+def test_what_the_target_logs_comes_before_the_answer(
+    coordinator: Coordinator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def log_and_answer(incoming: Incoming) -> Message:
+        incoming.log("a line")
+        return protocol.Done()
+
+    coordinator.ask(HELLO)
+    does(monkeypatch, log_and_answer)
+    assert coordinator.ask(ASKED) == protocol.Log(text="a line")
+    assert isinstance(coordinator.answer(), protocol.Done)
+
+
+@pytest.mark.parametrize(
+    "last_words",
+    [b"", b"\0\0\0\1", b"\0\0\0\2\0\0\0\0{}", b"\xff" * 64],
+    ids=["none", "half a frame", "no message", "no frame"],
+)
+def test_a_channel_that_ends_or_breaks_is_cleaned_up_after(coordinator: Coordinator, last_words: bytes) -> None:
+    coordinator.ask(HELLO)
+    coordinator.say(last_words)
+    coordinator.hang_up()
+    coordinator.join()
+    assert Incoming.last.closed
+
+
+def test_a_held_container_outlives_the_channel(coordinator: Coordinator, monkeypatch: pytest.MonkeyPatch) -> None:
+    def hold(incoming: Incoming) -> Message:
+        incoming.holds_container = True
+        return protocol.Done()
+
+    coordinator.ask(HELLO)
+    does(monkeypatch, hold)
+    coordinator.ask(ASKED)
+    coordinator.hang_up()
+    with pytest.raises(EndOfStream):
+        coordinator.answer()
+    assert not Incoming.last.closed
+    assert ask_when_there(Incoming.control_path, GO).startswith(("ok", "refused: the coordinator is still"))
+    while Incoming.last.holds_container:  # it had not noticed yet
+        ask_when_there(Incoming.control_path, GO)
+    coordinator.join()
+    assert Incoming.last.handled == ["Remove", "go by hand"]
+    assert Incoming.last.closed
+
+
+def ask_when_there(path: Path, word: str) -> str:
+    """The agent makes its socket anew when it notices that the channel ended."""
+    while True:
+        try:
+            if answer := ask(path, word, timeout_s=10):
+                return answer
+        except (FileNotFoundError, ConnectionError):
+            if not Incoming.last.holds_container:
+                return "ok"

@@ -1,0 +1,86 @@
+"""migrate/agent/recover.py: what an operator can say to an agent that holds a container."""
+
+from __future__ import annotations
+
+import threading
+from pathlib import Path
+
+import pytest
+
+from checkpoint.errors import ConversationLost
+from migrate.agent.recover import ABORT, GO, GO_FENCED, STATUS, ControlSocket, ask
+
+
+class Holder:
+    """Stands for an Incoming; `failure` is raised by what is asked, before or after it took effect."""
+
+    def __init__(self, failure: Exception | None = None, *, late: bool = False) -> None:
+        self.holds_container = True
+        self.did: list[str] = []
+        self._failure, self._late = failure, late
+
+    def go(self) -> None:
+        self._do(GO)
+
+    def abort(self) -> None:
+        self._do(ABORT)
+
+    def describe(self) -> str:
+        return "held"
+
+    def _do(self, what: str) -> None:
+        if self._failure is None or self._late:
+            self.did.append(what)
+            self.holds_container = False
+        if self._failure is not None:
+            raise self._failure
+
+
+def exchange(path: Path, holder: Holder, word: str, *, link_alive: bool) -> tuple[str, bool]:
+    """(the answer, whether the agent is done holding)."""
+    answers: list[str] = []
+    with ControlSocket(path) as control:
+        assert path.stat().st_mode & 0o777 == 0o600
+        operator = threading.Thread(target=lambda: answers.append(ask(path, word)))
+        operator.start()
+        ended = control.answer(holder, link_alive=link_alive)
+        operator.join()
+    assert not path.exists()
+    return answers[0], ended
+
+
+@pytest.mark.parametrize(
+    ("word", "link_alive", "did", "said"),
+    [
+        (STATUS, False, [], "held; the coordinator is gone"),
+        (STATUS, True, [], "held; the coordinator is still connected"),
+        (GO, False, [GO], "ok: "),
+        (ABORT, False, [ABORT], "ok: "),
+        (GO, True, [], "refused: "),
+        (ABORT, True, [], "refused: "),
+        (GO_FENCED, True, [GO], "ok: "),
+        ("gone", False, [], "refused: 'gone'"),
+    ],
+)
+def test_what_may_be_said(tmp_path: Path, word: str, link_alive: bool, did: list[str], said: str) -> None:
+    holder = Holder()
+    answer, ended = exchange(tmp_path / "control", holder, word, link_alive=link_alive)
+    assert answer.startswith(said)
+    assert (holder.did, ended) == (did, bool(did))
+
+
+@pytest.mark.parametrize("failure", [ConversationLost("no CRIU"), OSError(5, "no luck"), KeyError("a defect")])
+@pytest.mark.parametrize("late", [False, True])
+@pytest.mark.parametrize("word", [GO, ABORT])
+def test_a_failure_is_told_and_what_is_still_held_stays_held(
+    tmp_path: Path, word: str, late: bool, failure: Exception
+) -> None:
+    holder = Holder(failure, late=late)
+    answer, ended = exchange(tmp_path / "control", holder, word, link_alive=False)
+    assert answer == f"failed: {failure}"
+    assert ended is late is not holder.holds_container
+
+
+def test_nobody_listens(tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError):
+        ask(tmp_path / "control", STATUS)

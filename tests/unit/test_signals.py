@@ -1,0 +1,31 @@
+"""migrate/signals.py: real signals to this process."""
+
+from __future__ import annotations
+
+import os
+import signal
+
+import pytest
+
+from migrate.errors import Interrupted
+from migrate.signals import Signals
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_interrupts(number: int) -> None:
+    before = signal.getsignal(number)
+    with pytest.raises(Interrupted) as raised, Signals():
+        os.kill(os.getpid(), number)
+    assert raised.value.signal_number == number
+    assert signal.getsignal(number) is before
+
+
+def test_a_shield_holds_until_its_own_end() -> None:
+    with Signals() as signals:
+        with signals.shielded():
+            with signals.shielded():
+                os.kill(os.getpid(), signal.SIGTERM)
+            os.kill(os.getpid(), signal.SIGINT)
+        assert signals.received == signal.SIGINT
+        with pytest.raises(Interrupted):
+            os.kill(os.getpid(), signal.SIGTERM)
