@@ -126,9 +126,11 @@ class DumpRole(_HeldRole):
 
     def check_frozen(self) -> None:
         """Raise ConversationLost if CRIU ended while it was held: nobody holds the tasks then, they may have run on."""
-        conversation = self._conversation
-        if conversation is None or not conversation.criu_lives():
+        if not self.criu_lives():
             raise ConversationLost("CRIU ended while it held the frozen container")
+
+    def criu_lives(self) -> bool:
+        return self._conversation is not None and self._conversation.criu_lives()
 
     def close(self) -> None:
         """Once the runtime is gone. CRIU's end of the pages is still ours if no DUMP ever came."""

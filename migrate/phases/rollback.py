@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import contextlib
 
+from checkpoint.criu import rescue
+from checkpoint.errors import CheckpointError
+from checkpoint.host import processes
 from migrate import protocol
 from migrate.agent.client import AgentFailed, AgentGone
 from migrate.context import Context
@@ -14,8 +17,11 @@ def roll_back(move: Context) -> list[str]:
     """Thaw first, clean the target second. Returns what could not be cleaned, for the report."""
     left: list[str] = []
     move.advance(State.ROLLING_BACK)
+    thawed_by_criu = move.dump is None or move.dump.criu_lives()
     # Refusing the gate makes CRIU thaw the container and unlock its connections.
     move.undo.close()
+    if not thawed_by_criu:
+        left += _unlock(move)
     try:
         move.agent.request(protocol.Abort(), protocol.Done)
     except (AgentGone, AgentFailed, protocol.ProtocolError) as error:
@@ -25,3 +31,12 @@ def roll_back(move: Context) -> list[str]:
         move.tidy.close()
     move.advance(State.ROLLED_BACK)
     return left
+
+
+def _unlock(move: Context) -> list[str]:
+    """CRIU is gone, by a failure that it undid itself or by one that killed it; then what it did is still there."""
+    try:
+        found = move.edits.nftables and rescue.unlock(processes.in_pid_namespace_of(move.container.pid))
+    except (CheckpointError, OSError) as error:
+        return [f"CRIU died, and its lock of the container's network may still be there ({error})"]
+    return ["connections that were in use when CRIU died may have been cut"] if found else []

@@ -9,7 +9,7 @@ import pytest
 from migrate import errors
 from migrate.cli.exit_codes import CODES
 from migrate.state import State
-from tests.clients import RedisClient
+from tests.clients import REDIS_PORT, RedisClient, ask
 from tests.integration.conftest import REDIS_ADDRESS, Hosts, new_traces, settled, traces
 from tests.rig import Container, Node, until
 
@@ -109,6 +109,38 @@ def test_target_that_fails_to_restore(
     still_served(client)
     assert redis.status == "running"
     assert [new_traces(before[n.name], traces(n)) for n in (hosts.alpha, hosts.beta)] == [{}, {}]
+
+
+# The tool, but CRIU is killed while it holds the frozen container.
+WITHOUT_CRIU = """
+import sys
+sys.dont_write_bytecode = True
+sys.path.insert(0, "/opt/migrate")
+from migrate.cli.move import main
+from migrate.context import Context
+from migrate.state import State
+advance = Context.advance
+def kill_criu(move, state):
+    advance(move, state)
+    if state is State.FROZEN:
+        move.dump._conversation.kill_criu()
+Context.advance = kill_criu
+sys.exit(main(["redis", "beta"]))
+"""
+
+
+def test_criu_killed_while_it_holds_the_container(hosts: Hosts, redis: Container) -> None:
+    """The source may have run on since, so it is the only one that may; its network is unlocked for CRIU."""
+    before = {node.name: traces(node) for node in (hosts.alpha, hosts.beta)}
+    done = hosts.alpha.run(["python3", "-c", WITHOUT_CRIU], check=False, timeout=60)
+    assert done.returncode == CODES[errors.RolledBack], done.stderr
+    assert "CRIU ended while it held the frozen container" in done.stderr
+    assert "may have been cut" in done.stderr
+    assert ask(hosts.rig.switch, REDIS_ADDRESS, REDIS_PORT, "PING") == "+PONG"
+    assert redis.status == "running"
+    assert hosts.alpha.run(["nsenter", f"--net=/proc/{redis.pid}/ns/net", "nft", "list", "ruleset"]).stdout == ""
+    for node in (hosts.alpha, hosts.beta):
+        assert settled(node, before[node.name]) == {}
 
 
 def crash_at(hosts: Hosts, state: State) -> str:
