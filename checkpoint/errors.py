@@ -8,6 +8,7 @@ CheckpointError
 ├── ConversationLost         CRIU or the runtime left before the point we waited for
 ├── CriuFailed               CRIU said so; carries the errors of its log
 ├── TrackingUnavailable      this process's writes cannot be tracked; its memory is copied while frozen
+├── CgroupUnavailable        the container has no cgroup that could be set
 ├── ImageError               an image or page stream is not what the format says
 └── NetworkError             a namespace, link or address could not be read or made
     └── AddressInUse
@@ -61,6 +62,10 @@ class CriuFailed(CheckpointError):
 
 class TrackingUnavailable(CheckpointError):
     """Writes of a process cannot be tracked. Never fatal: the freeze then carries its memory."""
+
+
+class CgroupUnavailable(CheckpointError):
+    """The container has no cgroup of the controller that was asked for."""
 
 
 class ImageError(CheckpointError):

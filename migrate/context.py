@@ -9,17 +9,21 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from checkpoint.criu.session import DumpRole, Edits
+from checkpoint.host.cpu_limit import CpuLimit
 from checkpoint.host.processes import Init
 from checkpoint.network.model import Network
 from checkpoint.runtimes.base import Container, ContainerRuntime
 from migrate.agent.client import AgentClient
 from migrate.clock import Offset
+from migrate.config import Options
 from migrate.events import Observer
 from migrate.facts import Facts
 from migrate.report import Phase, Report, Stage
 from migrate.rootfs_sync import RootfsSync
 from migrate.state import State, check_move
+from migrate.tracking import Tracking
 from transport.ssh import Connection
+from transport.throttle import RateLimit
 
 
 @dataclass(kw_only=True)
@@ -39,16 +43,20 @@ class Context:
     source: Facts
     target: Facts
     edits: Edits
+    options: Options
+    tracking: Tracking
+    limit: RateLimit
     shared_rootfs: bool
     clock: Offset
     started_ns: int
     state: State = State.PLANNED
     undo: contextlib.ExitStack = field(default_factory=contextlib.ExitStack)
     tidy: contextlib.ExitStack = field(default_factory=contextlib.ExitStack)
-    # Set by `prepare` and `arm`.
+    # Set by `prepare`, `arm` and `pre_copy`.
     directory: Path = Path()
     rootfs: RootfsSync | None = None
     dump: DumpRole | None = None
+    cpu_limit: CpuLimit | None = None
     # Set by `freeze`.
     sent_before_freeze: int = 0
 

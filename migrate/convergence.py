@@ -1,4 +1,9 @@
-"""When to freeze: a pure decision over the history of pre-copy rounds, with its reason. No I/O here."""
+"""When to freeze: a pure decision over the history of pre-copy rounds, with its reason. No I/O here.
+
+A round sends what was written during the one before, so while it sends, less is written than it sends
+only if the link outruns the container. Rounds go on while they shrink. When they no longer do, the
+freeze is predicted and held against the budget; what happens when it is over is the user's choice.
+"""
 
 from __future__ import annotations
 
@@ -10,40 +15,131 @@ from dataclasses import dataclass
 SMALL_BYTES = 2 << 20
 #: A round that is not at least this much smaller than the one before is no progress.
 SHRINK = 0.7
-MAX_ROUNDS = 8
+#: A freeze without memory to send: dump, restore and switch-over, and what grows with the size of the
+#: page tables that CRIU walks (docs/performance.md has the measurements).
+FLOOR_US = 120_000
+FLOOR_US_PER_GIB = 120_000
+#: Assumed until a round was large enough to tell.
+SPEED_BYTES_PER_S = 100e6
+TELLING_BYTES = 4 << 20
+
+
+class OnNoConverge(enum.Enum):
+    """What to do with a container that writes faster than its memory can be sent."""
+
+    FREEZE = "freeze"
+    ABORT = "abort"
+    THROTTLE = "throttle"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Policy:
+    """What the user allows. `timeout_s` bounds the rounds, not the move."""
+
+    max_downtime_ms: int = 300
+    max_rounds: int = 30
+    timeout_s: int = 300
+    on_no_converge: OnNoConverge = OnNoConverge.FREEZE
 
 
 @dataclass(frozen=True, kw_only=True)
 class Round:
-    """One pass over the container's memory: what was dirty and how long sending it took."""
+    """One pass over the container's memory.
+
+    `bytes` were found written and sent in `length_us`; `held_us` of that a bandwidth limit made us wait.
+    """
 
     bytes: int
     length_us: int
+    held_us: int = 0
+
+
+@dataclass(frozen=True, kw_only=True)
+class History:
+    """What is known when a decision is due. `slowed_to` is the share of its speed the container is left."""
+
+    rounds: Sequence[Round]
+    memory_bytes: int
+    elapsed_us: int
+    slowed_to: float = 1.0
 
 
 class Verdict(enum.Enum):
     """What to do next."""
 
     GO_ON = "another round"
+    SLOW_DOWN = "slow the container down, then another round"
     FREEZE = "freeze"
+    GIVE_UP = "leave the container where it is"
 
 
 @dataclass(frozen=True, kw_only=True)
 class Decision:
-    """A verdict and the reason that is printed with it."""
+    """A verdict, the reason that is printed with it, and the freeze it expects."""
 
     verdict: Verdict
     reason: str
+    predicted_us: int
 
 
-def decide(rounds: Sequence[Round]) -> Decision:
-    """What to do after these rounds. The first is the whole memory, so it is compared with nothing."""
+#: Slower than this a container is as good as frozen.
+SLOWEST = 0.05
+
+
+def decide(history: History, policy: Policy) -> Decision:
+    """What to do after these rounds; there is at least one."""
+    rounds = history.rounds
+    size = f"{rounds[-1].bytes / (1 << 20):.1f} MiB in round {len(rounds)}"
+    floor_us, memory_us = predict_us(history)
+    predicted = f"a freeze of {(floor_us + memory_us) / 1000:.0f} ms is predicted"
+
+    def decision(verdict: Verdict, reason: str) -> Decision:
+        return Decision(verdict=verdict, reason=f"{reason}, {predicted}", predicted_us=floor_us + memory_us)
+
+    over = (floor_us + memory_us) / 1000 > policy.max_downtime_ms
+    little = rounds[-1].bytes <= SMALL_BYTES
+    ended = _why_no_more(history, policy)
+    # The first round is the whole memory: compared with that, the second tells nothing.
+    shrinks = len(rounds) <= 2 or rounds[-1].bytes <= rounds[-2].bytes * SHRINK
+    if shrinks and not little and not ended:
+        return decision(Verdict.GO_ON, f"still shrinking: {size}")
+    why = f"little is left: {size}" if little else ended or f"rounds no longer shrink: {size}"
+    if not over:
+        return decision(Verdict.FREEZE, why)
+    if policy.on_no_converge is OnNoConverge.ABORT:
+        return decision(Verdict.GIVE_UP, f"{why}; over the {policy.max_downtime_ms} ms allowed")
+    # Slowing down helps against what is written, not against what a freeze costs anyway.
+    helps = not little and not ended and history.slowed_to > SLOWEST
+    if policy.on_no_converge is OnNoConverge.THROTTLE and helps:
+        return decision(Verdict.SLOW_DOWN, f"{why}; over the {policy.max_downtime_ms} ms allowed")
+    return decision(Verdict.FREEZE, f"{why}; over the {policy.max_downtime_ms} ms allowed, frozen anyway")
+
+
+def predict_us(history: History) -> tuple[int, int]:
+    """The freeze to expect if it came now: (what it costs anyway, sending what will have been written)."""
+    rounds = history.rounds
     last = rounds[-1]
-    size = f"{last.bytes / (1 << 20):.1f} MiB in round {len(rounds)}"
-    if last.bytes <= SMALL_BYTES:
-        return Decision(verdict=Verdict.FREEZE, reason=f"little is left: {size}")
-    if len(rounds) >= MAX_ROUNDS:
-        return Decision(verdict=Verdict.FREEZE, reason=f"{len(rounds)} rounds are enough: {size}")
-    if len(rounds) > 2 and last.bytes > rounds[-2].bytes * SHRINK:
-        return Decision(verdict=Verdict.FREEZE, reason=f"rounds no longer shrink: {size}")
-    return Decision(verdict=Verdict.GO_ON, reason=f"still shrinking: {size}")
+    if len(rounds) == 1:
+        left = float(last.bytes)
+    else:
+        # `last.bytes` were written during the round before it; since then the last one's length has passed.
+        left = min(history.memory_bytes, last.bytes * last.length_us / max(1, rounds[-2].length_us))
+    floor_us = FLOOR_US + FLOOR_US_PER_GIB * history.memory_bytes / (1 << 30)
+    return int(floor_us), int(left / _speed(rounds) * 1e6)
+
+
+def _speed(rounds: Sequence[Round]) -> float:
+    """Bytes per second that the link carried when it was not held back, by the latest round that tells."""
+    for done in reversed(rounds):
+        busy_us = done.length_us - done.held_us
+        if done.bytes >= TELLING_BYTES and busy_us > 0:
+            return done.bytes / busy_us * 1e6
+    return SPEED_BYTES_PER_S
+
+
+def _why_no_more(history: History, policy: Policy) -> str:
+    if len(history.rounds) >= policy.max_rounds:
+        return f"{policy.max_rounds} rounds are enough"
+    if history.elapsed_us >= policy.timeout_s * 1_000_000:
+        return f"{policy.timeout_s} s of rounds are enough"
+    return ""

@@ -6,8 +6,9 @@ import time
 
 from checkpoint.errors import CheckpointError
 from migrate.agent.client import AgentFailed
+from migrate.config import Options
 from migrate.context import Context
-from migrate.errors import Interrupted, MigrateError, RolledBack
+from migrate.errors import MigrateError, RolledBack
 from migrate.events import Observer
 from migrate.phases import commit, freeze, precopy, prepare
 from migrate.phases.plan import planned
@@ -17,7 +18,7 @@ from migrate.signals import Signals
 from transport.destination import Destination
 
 
-def move_container(report: Report, destination: Destination, observer: Observer, *, engine: str = "runc") -> None:
+def move_container(report: Report, destination: Destination, observer: Observer, options: Options) -> None:
     """Move the container that the (new) report names; fill the report in, however it ends.
 
     Raises Refused (nothing was changed), RolledBack (the source runs it, as before), Undecided (the
@@ -26,7 +27,7 @@ def move_container(report: Report, destination: Destination, observer: Observer,
     """
     started_ns = time.monotonic_ns()
     try:
-        with Signals() as signals, planned(report, destination, observer, engine) as move:
+        with Signals() as signals, planned(report, destination, observer, options) as move:
             try:
                 _go_through(move, signals)
             finally:
@@ -60,7 +61,7 @@ def _go_through(move: Context, signals: Signals) -> None:
 
 def _rolled_back(error: BaseException, left: list[str]) -> MigrateError:
     """What a failure before the kill is told as."""
-    if isinstance(error, Interrupted):
+    if isinstance(error, RolledBack):  # interrupted, or not converging
         return error
     advice = "; ".join(left) or "see the reason above, then try again"
     if isinstance(error, AgentFailed):

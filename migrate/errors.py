@@ -3,12 +3,14 @@
 MigrateError
 ├── Refused                  nothing was changed on either host
 │   ├── BadRequest           the command line
-│   ├── NoSuchContainer, NotRunning, NotMovableError, OpenFileOutside
+│   ├── NoSuchContainer, NotRunning, NotMovableError, OpenFileOutside, CannotPreCopy
 │   ├── TargetUnreachable, AuthenticationFailed, UnknownHostKey, ChangedHostKey
 │   ├── NotRoot, MissingOnHost, CriuTooOld, CriuWireMismatch, MachineMismatch
 │   └── NameTaken, PathTaken, NotEnoughMemory, AddressTaken
 ├── RolledBack               the move failed; the container goes on where it was
-│   └── Interrupted          ... because the user said so
+│   ├── Interrupted          ... because the user said so
+│   ├── CannotTrack          ... because pre-copy was asked for and cannot work on this container
+│   └── NotConverging        ... because it writes faster than its memory can be sent, and the policy is to abort
 ├── Undecided                the source is dead, or dying, and the target holds the container
 ├── ResumeFailed             ... and could not resume it
 └── LeftBehind               the move succeeded; something was not cleaned up
@@ -79,6 +81,13 @@ class OpenFileOutside(Refused):
             f"process {pid} of the container has fd {fd} open on {path}, which is outside the container",
             "start the container with its standard streams on pipes or /dev/null, and no host files passed in",
         )
+
+
+class CannotPreCopy(Refused):
+    """`--mode pre-copy`, and these hosts cannot."""
+
+    def __init__(self, why: str) -> None:
+        super().__init__(f"no pre-copy: {why}", "move it with '--mode stop-copy' or 'auto' instead")
 
 
 class TargetUnreachable(Refused):
@@ -209,6 +218,20 @@ class Interrupted(RolledBack):
     def __init__(self, signal_number: int) -> None:
         self.signal_number = signal_number
         super().__init__("interrupted", "run the command again when it suits")
+
+
+class NotConverging(RolledBack):
+    """The freeze would take longer than allowed, and more rounds would not shorten it."""
+
+    def __init__(self, reason: str) -> None:
+        super().__init__(reason, "allow more ('--max-downtime'), or see '--on-no-converge'")
+
+
+class CannotTrack(RolledBack):
+    """`--mode pre-copy`, and no process of the container lets its writes be tracked."""
+
+    def __init__(self) -> None:
+        super().__init__("no process's writes can be tracked", "move it with '--mode stop-copy' or 'auto' instead")
 
 
 class Undecided(MigrateError):

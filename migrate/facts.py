@@ -47,6 +47,7 @@ class Facts:
     container_exists: bool
     nftables: bool
     lazy_pages: bool
+    write_tracking: bool
     rsync: bool
     iproute2: bool
     available_bytes: int

@@ -9,6 +9,7 @@ from checkpoint.criu.page_wire import PAGE_SIZE, PE_PRESENT, PIECE_BYTES, TYPE_P
 from checkpoint.images import batch
 from migrate import protocol
 from migrate.agent.client import AgentClient
+from transport.throttle import RateLimit
 
 #: Keeps a batch's header well under the frame's bound.
 MAX_EXTENTS = 1024
@@ -18,9 +19,15 @@ class PageBatches:
     """Collects extents; sends a batch when it is full. `final` pages are images, others go to the store."""
 
     def __init__(
-        self, agent: AgentClient, *, final: bool = False, progress: Callable[[int], None] = lambda sent_bytes: None
+        self,
+        agent: AgentClient,
+        limit: RateLimit,
+        *,
+        final: bool = False,
+        progress: Callable[[int], None] = lambda sent_bytes: None,
     ) -> None:
         self._agent, self._final, self._progress = agent, final, progress
+        self.limit = limit
         self._extents: list[list[Any]] = []
         self._buffer = memoryview(bytearray(PIECE_BYTES))
         self._used = 0
@@ -57,6 +64,7 @@ class PageBatches:
             message = protocol.Pages(
                 extents=self._extents, encoding=batch.RAW, digest=batch.digest_of(data), final=self._final
             )
+            self.limit.take(len(data))
             self._agent.stream(message, [data])
             self.count += 1
             self.sent_bytes += self._used

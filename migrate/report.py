@@ -52,6 +52,7 @@ class Report:
     total_us: int = 0
     downtime_us: int | None = None
     clock_error_us: int | None = None
+    predicted_downtime_us: int | None = None
     memory_bytes: int = 0
     rounds: int = 0
     pages: int = 0

@@ -14,6 +14,7 @@ from checkpoint.rootfs.changes import Changes, changes, snapshot, written_throug
 from checkpoint.rootfs.rsync import Rsync
 from transport.errors import StreamError
 from transport.ssh import Connection, RemoteProcess
+from transport.throttle import RateLimit
 
 WHOLE_TIMEOUT_S = 3600.0
 FROZEN_TIMEOUT_S = 300.0
@@ -23,21 +24,21 @@ PIECE = 1 << 18
 class RootfsSync:
     """Two passes of rsync over the SSH connection of the move."""
 
-    def __init__(self, connection: Connection, root: Path, destination: Path, directory: Path) -> None:
-        self._root, self._destination = root, destination
+    def __init__(self, connection: Connection, root: Path, directory: Path, limit: RateLimit) -> None:
+        self._root = root
         self._rsh = install_program("checkpoint.rootfs", "rsh", directory / "bin" / "rsh")
-        self._bridge = Bridge(connection, directory / "rsync.sock")
+        self._bridge = Bridge(connection, directory / "rsync.sock", limit)
         # Taken before the first copy: what changes during it shows up as changed since.
         self._before = snapshot(root)
         self._armed: Rsync | None = None
 
     def copy_whole(self) -> int:
         """First pass, while the container runs. Returns bytes sent."""
-        return Rsync.whole(self._root, self._destination, self._rsh, self._bridge.path).finish(WHOLE_TIMEOUT_S)
+        return Rsync.whole(self._root, self._root, self._rsh, self._bridge.path).finish(WHOLE_TIMEOUT_S)
 
     def arm(self) -> None:
         """Start the second pass; both its ends wait for the list of files."""
-        self._armed = Rsync.armed(self._root, self._destination, self._rsh, self._bridge.path)
+        self._armed = Rsync.armed(self._root, self._root, self._rsh, self._bridge.path)
 
     def find_changes(self, pids: list[int]) -> Changes:
         """What the second pass must copy and delete. The container must be frozen."""
@@ -46,6 +47,7 @@ class RootfsSync:
     def copy_changes(self, found: Changes) -> int:
         """Second pass. Returns bytes sent."""
         assert self._armed is not None
+        self._bridge.limit = RateLimit(None)
         self._armed.send_list(found.changed)
         return self._armed.finish(FROZEN_TIMEOUT_S)
 
@@ -59,8 +61,9 @@ class RootfsSync:
 class Bridge:
     """Runs, over SSH, the remote commands that rsync asks its remote shell (rsh.py) for."""
 
-    def __init__(self, connection: Connection, path: Path) -> None:
+    def __init__(self, connection: Connection, path: Path, limit: RateLimit) -> None:
         self.path = path
+        self.limit = limit
         self._connection = connection
         self._listener = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         self._listener.bind(str(path))
@@ -89,13 +92,25 @@ class Bridge:
                 return
             with _closing(fds) as (from_rsync, to_rsync):
                 remote = self._connection.run(command.decode())
-                upstream = _carry_upstream(remote, from_rsync)
+                upstream = self._carry_upstream(remote, from_rsync)
                 _carry_downstream(remote, to_rsync)
                 status = remote.wait()
                 # Only when its remote shell has ended does rsync end, and with it what upstream reads.
                 with contextlib.suppress(OSError):
                     shell.send(str(status).encode())
                 upstream.join()
+
+    def _carry_upstream(self, remote: RemoteProcess, from_rsync: int) -> threading.Thread:
+        def carry() -> None:
+            with contextlib.suppress(OSError, StreamError):
+                while data := os.read(from_rsync, PIECE):
+                    self.limit.take(len(data))
+                    remote.write(data)
+                remote.end_input()
+
+        thread = threading.Thread(target=carry, name="rsync upstream", daemon=True)
+        thread.start()
+        return thread
 
 
 @contextlib.contextmanager
@@ -105,18 +120,6 @@ def _closing(fds: list[int]) -> Iterator[tuple[int, int]]:
     finally:
         for fd in fds:
             os.close(fd)
-
-
-def _carry_upstream(remote: RemoteProcess, from_rsync: int) -> threading.Thread:
-    def carry() -> None:
-        with contextlib.suppress(OSError, StreamError):
-            while data := os.read(from_rsync, PIECE):
-                remote.write(data)
-            remote.end_input()
-
-    thread = threading.Thread(target=carry, name="rsync upstream", daemon=True)
-    thread.start()
-    return thread
 
 
 def _carry_downstream(remote: RemoteProcess, to_rsync: int) -> None:

@@ -9,7 +9,10 @@ import pytest
 ROOT = Path(__file__).resolve().parent.parent
 PACKAGES = ("migrate", "checkpoint", "transport")
 MODULES = sorted(path for package in PACKAGES for path in (ROOT / package).rglob("*.py"))
-PURE = [f"migrate/{name}.py" for name in ("convergence", "state", "protocol", "clock", "facts", "errors", "events")]
+PURE = [
+    f"migrate/{name}.py"
+    for name in ("convergence", "state", "protocol", "clock", "facts", "errors", "events", "config", "tracking")
+]
 MOST_LINES = 400
 MOST_FUNCTION_LINES = 60
 #: Foreign module -> the only places that may import it.
@@ -18,6 +21,7 @@ DOORS = {
     "pycriu": ("checkpoint/criu/rpc.py",),
     "google": ("checkpoint/criu/rpc.py",),
     "rich": ("migrate/cli/",),
+    "psutil": ("checkpoint/host/cpu_limit.py",),
 }
 STARTS_PROCESSES = {"run", "Popen", "call", "check_call", "check_output", "getoutput"}
 

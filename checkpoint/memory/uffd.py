@@ -9,6 +9,7 @@ import contextlib
 import ctypes
 import fcntl
 import os
+import platform
 import struct
 
 from checkpoint.memory.ranges import Range
@@ -28,6 +29,8 @@ PAGEMAP_SCAN = _ioctl(3, ord("f"), 16, 96)
 UFFD_API = 0xAA
 FEATURES = (1 << 0) | (1 << 13) | (1 << 15)  # PAGEFAULT_FLAG_WP, WP_UNPOPULATED, WP_ASYNC
 REGISTER_MODE_WP = 2
+SYS_USERFAULTFD = 323
+UFFD_USER_MODE_ONLY = 1
 IS_WRITTEN, IS_FILE, IS_PRESENT, IS_SWAPPED, IS_PFNZERO = 1 << 1, 1 << 2, 1 << 3, 1 << 4, 1 << 5
 SCAN_WP_MATCHING = 1
 SCAN_ARGUMENT = struct.Struct("12Q")
@@ -35,10 +38,29 @@ REGIONS = 1 << 15
 #: Mappings that are not the process's own memory.
 SPECIAL = ("[vdso]", "[vvar]", "[vvar_vclock]", "[vsyscall]")
 
+_libc = ctypes.CDLL(None, use_errno=True)
+
 
 def enable(uffd: int) -> None:
     """UFFDIO_API with asynchronous write protection. Raises OSError where the kernel lacks it."""
     fcntl.ioctl(uffd, UFFDIO_API, bytearray(struct.pack("3Q", UFFD_API, FEATURES, 0)))
+
+
+def available() -> bool:
+    """Whether this kernel can do both, tried on a userfaultfd of our own and our own pages (x86_64 only)."""
+    if platform.machine() != "x86_64":
+        return False
+    fd = _libc.syscall(SYS_USERFAULTFD, os.O_CLOEXEC | os.O_NONBLOCK | UFFD_USER_MODE_ONLY)
+    if fd < 0:
+        return False
+    try:
+        enable(fd)
+        scan_written(os.getpid(), protect=False)
+    except OSError:
+        return False
+    finally:
+        os.close(fd)
+    return True
 
 
 def private_mappings(pid: int) -> list[Range]:

@@ -12,6 +12,7 @@ CODES: dict[type[errors.MigrateError], int] = {
     errors.NotRunning: 11,
     errors.OpenFileOutside: 12,
     errors.NotMovableError: 13,
+    errors.CannotPreCopy: 14,
     errors.TargetUnreachable: 20,
     errors.AuthenticationFailed: 21,
     errors.UnknownHostKey: 22,
@@ -28,6 +29,8 @@ CODES: dict[type[errors.MigrateError], int] = {
     errors.Refused: 49,
     errors.RolledBack: 50,
     errors.LeftBehind: 51,
+    errors.NotConverging: 52,
+    errors.CannotTrack: 53,
     errors.Undecided: 60,
     errors.ResumeFailed: 63,
 }

@@ -10,10 +10,17 @@ from collections.abc import Sequence
 from migrate import VERSION
 from migrate.cli.exit_codes import exit_code
 from migrate.cli.progress import observer_for
+from migrate.config import Options
+from migrate.convergence import OnNoConverge, Policy
 from migrate.coordinator import move_container
 from migrate.errors import BadRequest, MigrateError
 from migrate.report import Report, summary
+from migrate.tracking import Mode
 from transport.destination import Destination
+
+SCALES = {"K": 10**3, "M": 10**6, "G": 10**9}
+#: Slower than this nothing arrives in a lifetime.
+LEAST_RATE = 1000
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -24,7 +31,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         destination = _destination(arguments.host)
         with observer_for(sys.stderr) as observer:
-            move_container(report, destination, observer)
+            move_container(report, destination, observer, _options(arguments))
     except MigrateError as error:
         print(f"migrate: {error}", file=sys.stderr)
         status = exit_code(error)
@@ -42,12 +49,82 @@ def _destination(text: str) -> Destination:
         raise BadRequest(str(error), "see 'migrate --help'") from error
 
 
+def _options(arguments: argparse.Namespace) -> Options:
+    return Options(
+        mode=Mode(arguments.mode),
+        policy=Policy(
+            max_downtime_ms=arguments.max_downtime,
+            max_rounds=arguments.max_rounds,
+            timeout_s=arguments.timeout,
+            on_no_converge=OnNoConverge(arguments.on_no_converge),
+        ),
+        bandwidth_limit=arguments.bandwidth_limit,
+    )
+
+
+def count(text: str) -> int:
+    """A number of at least 1. Raises ValueError."""
+    if (number := int(text)) < 1:
+        raise ValueError(text)
+    return number
+
+
+def rate(text: str) -> int:
+    """Bytes per second: a number, maybe with K, M or G behind it (powers of 1000). Raises ValueError."""
+    scale = SCALES.get(text[-1:].upper(), 1)
+    number = float(text[:-1] if scale > 1 else text) * scale
+    if not LEAST_RATE <= number < 1e15:
+        raise ValueError(text)
+    return int(number)
+
+
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="migrate", description="Move a running container to another host over SSH, its connections alive."
     )
     parser.add_argument("container", metavar="CTR", help="name of the running container on this host")
     parser.add_argument("host", metavar="HOST", help="where to: name, user@name, name:port, or an ssh_config alias")
+    parser.add_argument(
+        "--mode",
+        choices=[mode.value for mode in Mode],
+        default=Mode.AUTO.value,
+        help="send memory ahead while the container runs (pre-copy), or all of it in the freeze (stop-copy);"
+        " auto: pre-copy where these hosts can (default)",
+    )
+    parser.add_argument(
+        "--max-downtime",
+        metavar="MS",
+        type=count,
+        default=Policy.max_downtime_ms,
+        help="longest freeze allowed, as predicted before it begins (default %(default)s)",
+    )
+    parser.add_argument(
+        "--on-no-converge",
+        choices=[choice.value for choice in OnNoConverge],
+        default=Policy.on_no_converge.value,
+        help="when a longer one is predicted and more rounds do not help: freeze it anyway (default), leave it alone"
+        " (abort), or slow it down by its cpu cgroup as far as that helps, then freeze it (throttle)",
+    )
+    parser.add_argument(
+        "--max-rounds",
+        metavar="N",
+        type=count,
+        default=Policy.max_rounds,
+        help="of pre-copy (default %(default)s)",
+    )
+    parser.add_argument(
+        "--timeout",
+        metavar="SECONDS",
+        type=count,
+        default=Policy.timeout_s,
+        help="no further round of pre-copy begins after this long (default %(default)s)",
+    )
+    parser.add_argument(
+        "--bandwidth-limit",
+        metavar="RATE",
+        type=rate,
+        help="bytes per second to send while the container runs, like 50M (powers of 1000); the freeze is not limited",
+    )
     parser.add_argument("--json", action="store_true", help="print the report as JSON, and nothing else, on stdout")
     parser.add_argument("--version", action="version", version=f"migrate {VERSION}")
     return parser

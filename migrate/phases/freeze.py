@@ -17,6 +17,7 @@ from migrate.page_relay import PageRelay
 from migrate.phases.precopy import PreCopy
 from migrate.rootfs_sync import RootfsSync
 from migrate.state import State
+from transport.throttle import RateLimit
 
 DUMP_TIMEOUT_S = 600.0
 CHUNK = 1 << 20
@@ -35,6 +36,8 @@ def freeze(move: Context, ahead: PreCopy | None) -> Sent:
     """Let CRIU freeze and dump. Without pre-copy its pages go to the target while it writes them."""
     move.sent_before_freeze = move.agent.sent_bytes
     assert move.dump is not None
+    if move.cpu_limit is not None:
+        move.cpu_limit.restore()  # CRIU must not carry it over, nor be slowed by it
     with move.phase("dump"):
         if ahead is not None:
             move.dump.lazy = True
@@ -99,7 +102,7 @@ def _run_dump(move: Context, dump: DumpRole) -> None:
 
 def _dump_through_relay(move: Context, dump: DumpRole) -> Sent:
     assert move.source.criu_version is not None
-    batches = PageBatches(move.agent, final=True)
+    batches = PageBatches(move.agent, RateLimit(None), final=True)
     relay = PageRelay(dump.pages, wire_struct(move.source.criu_version), batches)
     relay.start()
     _run_dump(move, dump)

@@ -13,6 +13,7 @@ from checkpoint.host.cgroups import in_one_cgroup
 from checkpoint.runtimes.registry import runtime_named
 from migrate import protocol
 from migrate.agent.client import AgentClient, AgentFailed, AgentGone
+from migrate.config import Options
 from migrate.context import Context
 from migrate.errors import (
     AuthenticationFailed,
@@ -27,6 +28,7 @@ from migrate.events import Observer
 from migrate.facts import Facts
 from migrate.phases import preflight
 from migrate.report import Report
+from migrate.tracking import choose
 from transport import ssh
 from transport.destination import Destination
 from transport.errors import (
@@ -36,27 +38,28 @@ from transport.errors import (
     HostKeyUnknown,
     TransportError,
 )
+from transport.throttle import RateLimit
 
 #: How a POSIX shell ends when it finds no such program.
 COMMAND_NOT_FOUND = 127
 
 
 @contextlib.contextmanager
-def planned(report: Report, destination: Destination, observer: Observer, engine: str) -> Iterator[Context]:
+def planned(report: Report, destination: Destination, observer: Observer, options: Options) -> Iterator[Context]:
     """Check everything, change nothing; yield the move, connected and ready to begin. Raises Refused."""
     with contextlib.ExitStack() as stack:
         try:
-            move = _plan(stack, report, destination, observer, engine)
+            move = _plan(stack, report, destination, observer, options)
         except (CheckpointError, TransportError, AgentFailed, AgentGone, protocol.ProtocolError, OSError) as error:
             raise Refused(f"preflight failed: {error}", "see the reason above") from error
         yield move
 
 
 def _plan(
-    stack: contextlib.ExitStack, report: Report, destination: Destination, observer: Observer, engine: str
+    stack: contextlib.ExitStack, report: Report, destination: Destination, observer: Observer, options: Options
 ) -> Context:
     started_ns = time.monotonic_ns()
-    runtime = runtime_named(engine)
+    runtime = runtime_named(options.engine)
     source = preflight.check_source(runtime, report.container)
     report.source, report.versions["source"] = source.hostname, source.to_wire()
     container = preflight.find_container(runtime, report.container)
@@ -66,17 +69,18 @@ def _plan(
     report.memory_bytes = memory.resident_bytes(pids)
 
     connection = stack.enter_context(_connected(destination))
-    agent, target = _greet(connection, report, engine, observer)
+    agent, target = _greet(connection, report, options.engine, observer)
     stack.callback(agent.close)
     report.target, report.versions["target"] = target.hostname, target.to_wire()
     preflight.check_target(target, source, container, report.memory_bytes)
+    tracking, why = choose(options.mode, source, target)
     shared = preflight.check_paths(agent, container, target.hostname)
     preflight.check_addresses(agent, network, target.hostname)
 
     clock = agent.clock_offset()
     report.clock_error_us = clock.error_ns // 1000
     one_cgroup = in_one_cgroup(container.pid, pids)
-    return Context(
+    move = Context(
         migration_id=report.migration_id,
         runtime=runtime,
         container=container,
@@ -93,7 +97,12 @@ def _plan(
         clock=clock,
         started_ns=started_ns,
         edits=Edits(nftables=source.nftables and target.nftables, runtime_has_cgroups=one_cgroup),
+        options=options,
+        tracking=tracking,
+        limit=RateLimit(options.bandwidth_limit),
     )
+    move.note(why)
+    return move
 
 
 def _greet(connection: ssh.Connection, report: Report, engine: str, observer: Observer) -> tuple[AgentClient, Facts]:

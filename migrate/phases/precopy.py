@@ -7,16 +7,20 @@ import time
 from pathlib import Path
 
 from checkpoint.criu.page_wire import PAGE_SIZE
-from checkpoint.errors import TrackingUnavailable
+from checkpoint.errors import CgroupUnavailable, TrackingUnavailable
 from checkpoint.host import processes
+from checkpoint.host.cpu_limit import CpuLimit
 from checkpoint.images.pagemap import Pagemap
 from checkpoint.memory import ranges, tracker
 from checkpoint.memory.ranges import Range
 from checkpoint.memory.tracker import Tracker
 from migrate.context import Context
-from migrate.convergence import Round, Verdict, decide
+from migrate.convergence import History, Round, Verdict, decide
+from migrate.errors import CannotTrack, NotConverging
 from migrate.page_batches import PageBatches
 from migrate.state import State
+from migrate.tracking import Mode, Tracking
+from transport.throttle import RateLimit
 
 
 class PreCopy:
@@ -27,7 +31,7 @@ class PreCopy:
         self._trackers: dict[int, Tracker] = {}
         self._refused: set[int] = set()
         self._known: dict[int, list[Range]] = {}
-        self.batches = PageBatches(move.agent, progress=self._show)
+        self.batches = PageBatches(move.agent, move.limit, progress=self._show)
 
     def attach(self) -> bool:
         """Track every process that can be. Whether any is tracked."""
@@ -42,7 +46,7 @@ class PreCopy:
 
     def send_round(self) -> Round:
         """Send what was written since the last round."""
-        started = time.monotonic_ns()
+        started, held_us = time.monotonic_ns(), self._move.limit.held_us
         sent = 0
         self.attach()
         for pid, watched in list(self._trackers.items()):
@@ -53,7 +57,11 @@ class PreCopy:
                 self._known[pid] = ranges.union(self._known.get(pid, []), written)
                 sent += ranges.size(written)
         self.batches.flush()
-        return Round(bytes=sent, length_us=(time.monotonic_ns() - started) // 1000)
+        return Round(
+            bytes=sent,
+            length_us=(time.monotonic_ns() - started) // 1000,
+            held_us=self._move.limit.held_us - held_us,
+        )
 
     def send_last(self, images: Path) -> int:
         """With the container frozen and dumped: send what the images want and the target has not, or has old.
@@ -61,6 +69,7 @@ class PreCopy:
         Returns the number of pages. The pagemaps are the authority on which pages exist.
         """
         pages = 0
+        self.batches.limit = RateLimit(None)
         for pid in processes.in_pid_namespace_of(self._move.container.pid):
             path = images / f"pagemap-{tracker.virtual_pid(pid)}.img"
             if not path.exists():
@@ -92,24 +101,56 @@ class PreCopy:
 
 
 def pre_copy(move: Context) -> PreCopy | None:
-    """Send memory ahead until the decision is to freeze. None: nothing can be tracked, stop and copy."""
-    move.report.mode = "stop-copy"
-    if not (move.source.lazy_pages and move.target.lazy_pages):
-        move.note("stop-copy: CRIU has no lazy pages on these kernels")
+    """Send memory ahead until the decision is to freeze. None: nothing is tracked, stop and copy.
+
+    Raises NotConverging when the policy is to leave such a container alone, CannotTrack when it must be tracked.
+    """
+    move.report.mode = Mode.STOP_COPY.value
+    if move.tracking is Tracking.NONE:
         return None
     with move.phase("pre-copy"):
         copying = PreCopy(move)
         move.tidy.callback(copying.close)
         if not copying.attach():
+            if move.options.mode is Mode.PRE_COPY:
+                raise CannotTrack
             move.note("stop-copy: no process's writes can be tracked")
             return None
-        move.report.mode = "pre-copy"
-        rounds: list[Round] = []
-        while True:
-            rounds.append(copying.send_round())
-            decision = decide(rounds)
-            move.note(decision.reason)
-            if decision.verdict is Verdict.FREEZE:
-                break
-        move.report.rounds = len(rounds)
+        move.report.mode = Mode.PRE_COPY.value
+        _converge(move, copying)
     return copying
+
+
+def _converge(move: Context, copying: PreCopy) -> None:
+    """Round after round, until it is time to freeze."""
+    rounds: list[Round] = []
+    slowed_to, started_ns = 1.0, time.monotonic_ns()
+    while True:
+        rounds.append(copying.send_round())
+        elapsed_us = (time.monotonic_ns() - started_ns) // 1000
+        history = History(
+            rounds=rounds, memory_bytes=move.report.memory_bytes, elapsed_us=elapsed_us, slowed_to=slowed_to
+        )
+        decision = decide(history, move.options.policy)
+        move.note(decision.reason)
+        move.report.rounds, move.report.predicted_downtime_us = len(rounds), decision.predicted_us
+        if decision.verdict is Verdict.FREEZE:
+            return
+        if decision.verdict is Verdict.GIVE_UP:
+            raise NotConverging(decision.reason)
+        if decision.verdict is Verdict.SLOW_DOWN:
+            slowed_to = _slow_down(move, slowed_to / 2)
+
+
+def _slow_down(move: Context, share: float) -> float:
+    """Leave the container that share of its speed. Returns the share it has: 0 when there is no more to take."""
+    try:
+        if move.cpu_limit is None:
+            move.cpu_limit = CpuLimit(move.container.pid)
+            move.tidy.callback(move.cpu_limit.restore)
+        move.cpu_limit.to(share)
+    except (CgroupUnavailable, OSError) as error:
+        move.note(f"cannot be slowed down: {error}")
+        return 0.0
+    move.note(f"slowed down to {share:.0%} of its speed until the freeze")
+    return share

@@ -37,7 +37,7 @@ def prepare(move: Context) -> None:
             protocol.Done,
         )
         if not move.shared_rootfs:
-            move.rootfs = RootfsSync(move.connection, container.rootfs, container.rootfs, move.directory)
+            move.rootfs = RootfsSync(move.connection, container.rootfs, move.directory, move.limit)
             move.tidy.callback(move.rootfs.close)
             move.report.add_bytes("rootfs", move.rootfs.copy_whole())
     move.advance(State.PREPARED)

@@ -10,10 +10,8 @@ from hypothesis import strategies as st
 from migrate import errors
 from migrate.cli.exit_codes import CODES, exit_code
 from migrate.clock import Sample, estimate
-from migrate.convergence import MAX_ROUNDS, Round, Verdict, decide
 from migrate.errors import Where
 from migrate.facts import Facts, check_host, check_pair, kernel_tuple, memory_needed, version_text
-from migrate.report import Report, summary
 from migrate.state import InvalidMove, State, check_move
 
 MIB = 1 << 20
@@ -34,25 +32,6 @@ def test_the_steps_of_a_move(old: State, new: State) -> None:
     else:
         with pytest.raises(InvalidMove):
             check_move(old, new)
-
-
-@pytest.mark.parametrize(
-    ("sizes_mib", "verdict", "reason"),
-    [
-        ([128], Verdict.GO_ON, "still shrinking"),
-        ([1], Verdict.FREEZE, "little is left"),
-        ([2], Verdict.FREEZE, "little is left"),
-        ([128, 200], Verdict.GO_ON, "still shrinking"),  # the first round is all memory: compared with nothing
-        ([128, 40, 20], Verdict.GO_ON, "still shrinking"),
-        ([128, 40, 30], Verdict.FREEZE, "no longer shrink"),
-        ([128, 40, 50], Verdict.FREEZE, "no longer shrink"),
-        ([2 ** (20 - n) for n in range(MAX_ROUNDS)], Verdict.FREEZE, "rounds are enough"),
-    ],
-)
-def test_when_to_freeze(sizes_mib: list[int], verdict: Verdict, reason: str) -> None:
-    decision = decide([Round(bytes=size * MIB, length_us=1000) for size in sizes_mib])
-    assert decision.verdict is verdict
-    assert reason in decision.reason
 
 
 @given(
@@ -83,6 +62,7 @@ def facts(**changes: object) -> Facts:
         container_exists=False,
         nftables=True,
         lazy_pages=True,
+        write_tracking=True,
         rsync=True,
         iproute2=True,
         available_bytes=1 << 40,
@@ -165,15 +145,3 @@ def test_an_error_says_what_where_and_what_next() -> None:
     assert str(refused) == "no usable criu on the target beta (not found); nothing was changed; install criu there"
     held = errors.Undecided("abc", "beta", "the link was lost", "there, run x")
     assert "held on beta" in str(held)
-
-
-def test_the_report_has_the_fields_that_are_documented() -> None:
-    report = Report.begin("c", "beta")
-    assert report.to_json().keys() == {
-        *("schema", "migration_id", "container", "source", "target", "mode", "outcome", "error_kind", "error"),
-        *("started_unix_ns", "total_us", "downtime_us", "clock_error_us", "memory_bytes", "rounds", "pages"),
-        *("pages_zero", "bytes_sent", "frozen_bytes_sent", "versions", "phases", "freeze", "notes"),
-    }
-    assert report.to_json()["schema"] == 1
-    report.downtime_us = 123_456
-    assert "downtime 123.5 ms" in "\n".join(summary(report))

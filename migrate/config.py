@@ -1,0 +1,21 @@
+"""What the user may choose about a move. No I/O here."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from migrate.convergence import Policy
+from migrate.tracking import Mode
+
+
+@dataclass(frozen=True, kw_only=True)
+class Options:
+    """The defaults suit a container that nobody knows anything about.
+
+    `bandwidth_limit` in bytes per second holds what is sent while the container runs; the freeze has no time to save.
+    """
+
+    engine: str = "runc"
+    mode: Mode = Mode.AUTO
+    policy: Policy = field(default_factory=Policy)
+    bandwidth_limit: int | None = None

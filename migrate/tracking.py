@@ -1,0 +1,44 @@
+"""How memory goes ahead of a container: which of the kernel's means to see its writes is used, and why. No I/O here."""
+
+from __future__ import annotations
+
+import enum
+
+from migrate.errors import CannotPreCopy
+from migrate.facts import Facts
+
+
+class Mode(enum.Enum):
+    """What the user asked for."""
+
+    AUTO = "auto"
+    PRE_COPY = "pre-copy"
+    STOP_COPY = "stop-copy"
+
+
+class Tracking(enum.Enum):
+    """What tells which pages were written."""
+
+    USERFAULTFD = "userfaultfd"
+    NONE = "none"
+
+
+def choose(mode: Mode, source: Facts, target: Facts) -> tuple[Tracking, str]:
+    """What to use, and the line that says so. Raises CannotPreCopy when it must work and cannot."""
+    if mode is Mode.STOP_COPY:
+        return Tracking.NONE, "stop-copy, as asked for"
+    why_not = _why_no_userfaultfd(source, target)
+    if not why_not:
+        return Tracking.USERFAULTFD, "pre-copy: writes are seen by userfaultfd, memory is filled in on the target"
+    if mode is Mode.PRE_COPY:
+        raise CannotPreCopy(why_not)
+    return Tracking.NONE, f"stop-copy: {why_not}"
+
+
+def _why_no_userfaultfd(source: Facts, target: Facts) -> str:
+    if not source.write_tracking:
+        return f"{source.hostname} cannot track writes (Linux {source.kernel} on {source.machine}; 6.7 on x86_64 can)"
+    for facts in (source, target):
+        if not facts.lazy_pages:
+            return f"CRIU has no lazy pages on {facts.hostname} (Linux {facts.kernel})"
+    return ""

@@ -1,0 +1,40 @@
+"""Hold a stream of bytes to a rate."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable
+
+#: How far bytes may run ahead of the rate: long enough to be worth a sleep, short enough to be no burst.
+AHEAD_S = 0.02
+
+
+class RateLimit:
+    """Shared by everything that sends; a rate of None limits nothing. Safe to use from several threads."""
+
+    def __init__(
+        self,
+        bytes_per_s: int | None,
+        *,
+        clock: Callable[[], float] = time.monotonic,
+        sleep: Callable[[float], None] = time.sleep,
+    ) -> None:
+        self._bytes_per_s = bytes_per_s
+        self._clock, self._sleep = clock, sleep
+        self._lock = threading.Lock()
+        self._due = 0.0
+        self.held_us = 0
+
+    def take(self, size: int) -> None:
+        """Wait until `size` more bytes may be sent; what was not used while nothing was sent is forgotten."""
+        if self._bytes_per_s is None:
+            return
+        with self._lock:
+            now = self._clock()
+            self._due = max(self._due, now) + size / self._bytes_per_s
+            wait = self._due - now - AHEAD_S
+        if wait > 0:
+            self._sleep(wait)
+            with self._lock:
+                self.held_us += int(wait * 1e6)
