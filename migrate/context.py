@@ -18,6 +18,7 @@ from migrate.clock import Offset
 from migrate.config import Options
 from migrate.events import Observer
 from migrate.facts import Facts
+from migrate.page_channels import PageChannels
 from migrate.report import Phase, Report, Stage
 from migrate.rootfs_sync import RootfsSync
 from migrate.state import State, check_move
@@ -56,9 +57,15 @@ class Context:
     directory: Path = Path()
     rootfs: RootfsSync | None = None
     dump: DumpRole | None = None
+    pages: PageChannels | None = None
     cpu_limit: CpuLimit | None = None
     # Set by `freeze`.
     sent_before_freeze: int = 0
+
+    @property
+    def sent_bytes(self) -> int:
+        """Bytes of all frames so far, before encryption."""
+        return self.agent.sent_bytes + (self.pages.sent_bytes if self.pages else 0)
 
     def advance(self, state: State) -> None:
         """Enter a state. Raises InvalidMove."""

@@ -51,6 +51,7 @@ class Facts:
     rsync: bool
     iproute2: bool
     available_bytes: int
+    encodings: list[str]
 
     def to_wire(self) -> dict[str, Any]:
         return asdict(self)
@@ -108,7 +109,12 @@ def check_pair(source: Facts, target: Facts, *, container: str, memory_bytes: in
         raise NotEnoughMemory(target.hostname, needed, target.available_bytes)
 
 
+def room_needed(memory_bytes: int) -> int:
+    """RAM for images and the page store: all memory once, a quarter more for what grows and goes away
+    meanwhile, and 64 MiB for image metadata and the programs that run."""
+    return memory_bytes + memory_bytes // 4 + (64 << 20)
+
+
 def memory_needed(memory_bytes: int) -> int:
-    """RAM a restore takes: the memory itself, its images beside it until the restore has read them,
-    and 64 MiB for image metadata and the programs that run."""
-    return 2 * memory_bytes + (64 << 20)
+    """RAM a restore takes: the memory itself, and beside it what it is restored from."""
+    return memory_bytes + room_needed(memory_bytes)

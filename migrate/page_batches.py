@@ -3,38 +3,41 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Protocol
 
-from checkpoint.criu.page_wire import PAGE_SIZE, PE_PRESENT, PIECE_BYTES, TYPE_PROCESS
+from checkpoint.criu.page_wire import PAGE_SIZE, PE_PRESENT, TYPE_PROCESS
 from checkpoint.images import batch
-from migrate import protocol
-from migrate.agent.client import AgentClient
-from transport.throttle import RateLimit
 
 #: Keeps a batch's header well under the frame's bound.
 MAX_EXTENTS = 1024
 
 
+class Carrier(Protocol):
+    """Where full batches go (migrate/page_channels.py)."""
+
+    def buffer(self) -> memoryview:
+        """One to fill."""
+
+    def submit(self, extents: list[Any], buffer: memoryview, used: int, *, final: bool) -> None:
+        """Take a batch and the buffer with its bytes."""
+
+    def drain(self) -> None:
+        """Wait until all have gone out."""
+
+
 class PageBatches:
-    """Collects extents; sends a batch when it is full. `final` pages are images, others go to the store."""
+    """Collects extents; passes a batch on when it is full. `final` pages are images, others go to the store."""
 
     def __init__(
-        self,
-        agent: AgentClient,
-        limit: RateLimit,
-        *,
-        final: bool = False,
-        progress: Callable[[int], None] = lambda sent_bytes: None,
+        self, carrier: Carrier, *, final: bool = False, progress: Callable[[int], None] = lambda data_bytes: None
     ) -> None:
-        self._agent, self._final, self._progress = agent, final, progress
-        self.limit = limit
+        self._carrier, self._final, self._progress = carrier, final, progress
         self._extents: list[list[Any]] = []
-        self._buffer = memoryview(bytearray(PIECE_BYTES))
+        self._buffer = carrier.buffer()
         self._used = 0
-        self.count = 0
         self.pages = 0
         self.pages_zero = 0
-        self.sent_bytes = 0
+        self.data_bytes = 0
 
     def add(self, process: int, vaddr: int, data: memoryview) -> None:
         """Add pages of a process."""
@@ -49,7 +52,7 @@ class PageBatches:
         for first, count, zero in batch.split_zeros(data):
             piece = data[first * PAGE_SIZE : (first + count) * PAGE_SIZE]
             if not zero and self._used + len(piece) > len(self._buffer):
-                self.flush()
+                self._pass_on()
             self._add(dst_id, vaddr + first * PAGE_SIZE, count, flags, zero=zero)
             if zero:
                 self.pages_zero += count
@@ -58,20 +61,19 @@ class PageBatches:
                 self._used += len(piece)
 
     def flush(self) -> None:
-        """Send what is gathered."""
+        """Send what is gathered, and wait until everything has gone out."""
+        self._pass_on()
+        self._carrier.drain()
+
+    def _pass_on(self) -> None:
         if self._extents:
-            data = self._buffer[: self._used]
-            message = protocol.Pages(
-                extents=self._extents, encoding=batch.RAW, digest=batch.digest_of(data), final=self._final
-            )
-            self.limit.take(len(data))
-            self._agent.stream(message, [data])
-            self.count += 1
-            self.sent_bytes += self._used
+            self.data_bytes += self._used
+            self._carrier.submit(self._extents, self._buffer, self._used, final=self._final)
+            self._buffer = self._carrier.buffer()
             self._extents, self._used = [], 0
-            self._progress(self.sent_bytes)
+            self._progress(self.data_bytes)
 
     def _add(self, dst_id: int, vaddr: int, pages: int, flags: int, *, zero: bool) -> None:
         if len(self._extents) == MAX_EXTENTS:
-            self.flush()
+            self._pass_on()
         self._extents.append([dst_id, vaddr, pages, flags, zero])

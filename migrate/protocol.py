@@ -2,8 +2,8 @@
 
 A message is one frame: a JSON object {"type": ..., fields...} as its header, and for the few
 messages that carry bytes, a payload. Anything else than what is declared below is refused.
-Requests are answered in order; `ImageChunk` and `Pages` are not answered at all, so that they can be
-streamed: what goes wrong with one is told in the answer to the next request.
+Requests are answered in order; `ImageChunk` is not answered at all, so that it can be streamed: what goes
+wrong with one is told in the answer to the next request. `Pages` travel on channels of their own.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ class Message:
     """Base: subclasses declare fields of the JSON types str, int, bool, float, list, dict, or None."""
 
     type: ClassVar[str]
-    payload: bytes | memoryview = dataclasses.field(default=b"", repr=False)
+    payload: bytes | bytearray | memoryview = dataclasses.field(default=b"", repr=False)
 
     def __init_subclass__(cls) -> None:
         cls.type = cls.__name__
@@ -72,13 +72,17 @@ class CheckPaths(Message):
 
 @dataclass(frozen=True, kw_only=True)
 class Prepare(Message):
-    """Make the bundle and the network. `network` is Network.to_wire() or None, `config` the OCI spec."""
+    """Make the bundle and the network. `network` is Network.to_wire() or None, `config` the OCI spec.
+
+    `room_bytes` bounds what the move may put into RAM there: images and the page store.
+    """
 
     bundle: str
     rootfs: str
     shared: bool
     config: dict  # type: ignore[type-arg]
     network: dict | None  # type: ignore[type-arg]
+    room_bytes: int
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -102,9 +106,11 @@ class ImageChunk(Message):
 class Pages(Message):
     """Memory. Not answered. The payload is a batch as checkpoint/images/batch.py defines it.
 
+    `number` counts the batches of all channels from 0; they take effect in that order.
     `final` pages are the dump's own and go into the images; others go to the page store.
     """
 
+    number: int
     extents: list  # type: ignore[type-arg]
     encoding: str
     digest: str
@@ -212,7 +218,7 @@ def encode(message: Message) -> bytes:
     return json.dumps({"type": message.type, **fields}, separators=(",", ":")).encode()
 
 
-def decode(header: bytes, payload: bytes, allowed: tuple[type[Message], ...]) -> Message:
+def decode(header: bytes | bytearray, payload: bytes | bytearray, allowed: tuple[type[Message], ...]) -> Message:
     """The message of a frame. Raises ProtocolError unless it is well formed and one of `allowed`."""
     try:
         fields: dict[str, Any] = json.loads(header)
@@ -252,7 +258,6 @@ REQUESTS: tuple[type[Message], ...] = (
     Prepare,
     Arm,
     ImageChunk,
-    Pages,
     Remove,
     SetTimes,
     Restore,
@@ -260,4 +265,5 @@ REQUESTS: tuple[type[Message], ...] = (
     Abort,
     Finish,
 )
+PAGES: tuple[type[Message], ...] = (Pages,)
 ANSWERS: tuple[type[Message], ...] = (Welcome, Clock, Done, AddressesFound, PathsFound, Failed, Log)

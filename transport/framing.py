@@ -19,10 +19,10 @@ MAX_PAYLOAD = 16 << 20
 
 
 class ByteStream(Protocol):
-    """Both directions of a connection. Reads may return less than asked for; b"" is the end."""
+    """Both directions of a connection."""
 
-    def read(self, size: int) -> bytes:
-        """Up to `size` bytes."""
+    def read_into(self, view: memoryview) -> int:
+        """Fill `view` from its start with what there is; how much that was. 0 is the end."""
 
     def write(self, data: bytes | memoryview) -> None:
         """All of `data`, in order."""
@@ -50,7 +50,7 @@ class FrameStream:
                 self._stream.write(part)
             self.sent_bytes += PREFIX.size + len(header) + size
 
-    def receive(self) -> tuple[bytes, bytes]:
+    def receive(self) -> tuple[bytearray, bytearray]:
         """The next frame's header and payload.
 
         Raises EndOfStream when the peer is done, IncompleteFrame or FrameInvalid when it broke off
@@ -65,15 +65,14 @@ class FrameStream:
     def close(self) -> None:
         self._stream.close()
 
-    def _read(self, size: int, *, boundary: bool = False) -> bytes:
-        chunks: list[bytes] = []
-        left = size
+    def _read(self, size: int, *, boundary: bool = False) -> bytearray:
+        data = bytearray(size)
+        left = memoryview(data)
         while left:
-            chunk = self._stream.read(left)
-            if not chunk:
-                if boundary and left == size:
+            got = self._stream.read_into(left)
+            if not got:
+                if boundary and len(left) == size:
                     raise EndOfStream("the peer closed the stream")
-                raise IncompleteFrame(f"the stream ended {left} bytes before the end of a frame")
-            chunks.append(chunk)
-            left -= len(chunk)
-        return chunks[0] if len(chunks) == 1 else b"".join(chunks)
+                raise IncompleteFrame(f"the stream ended {len(left)} bytes before the end of a frame")
+            left = left[got:]
+        return data

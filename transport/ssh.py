@@ -91,6 +91,11 @@ class RemoteProcess:
         except OSError as error:
             raise IncompleteFrame(f"the SSH connection broke: {error}") from error
 
+    def read_into(self, view: memoryview) -> int:
+        data = self.read(len(view))
+        view[: len(data)] = data
+        return len(data)
+
     def write(self, data: bytes | memoryview) -> None:
         try:
             self._channel.sendall(data)  # type: ignore[arg-type]

@@ -17,11 +17,8 @@ RUN = Path("/run/migrate")
 
 
 @contextlib.contextmanager
-def ram_directory(name: str) -> Iterator[Path]:
-    """/run/migrate/NAME on a tmpfs of its own, unmounted and removed on the way out.
-
-    Of its own, because /run is often small and its fill level is nobody's business but ours to bound.
-    """
+def ram_directory(name: str, size_bytes: int) -> Iterator[Path]:
+    """/run/migrate/NAME on a tmpfs of its own and of that size, unmounted and removed on the way out."""
     path = RUN / name
     RUN.mkdir(mode=MODE, exist_ok=True)
     try:
@@ -29,7 +26,7 @@ def ram_directory(name: str) -> Iterator[Path]:
     except FileExistsError as error:
         raise ImageError(f"{path} exists: a migration of that id is already under way") from error
     try:
-        run(["mount", "-t", "tmpfs", "-o", "mode=0700,size=100%", "migrate", str(path)])
+        run(["mount", "-t", "tmpfs", "-o", f"mode=0700,size={size_bytes}", "migrate", str(path)])
     except Exception:
         path.rmdir()
         raise

@@ -8,6 +8,7 @@ is kept aside (`late`). Nothing is copied again at the freeze: the restore is se
 from __future__ import annotations
 
 import bisect
+import errno
 import os
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -81,8 +82,7 @@ class PageStore:
             else:
                 taken = min(len(data), process.ends[index] - vaddr)
                 offset = process.offsets[index] + vaddr - process.starts[index]
-                if os.pwrite(process.fd, data[:taken], offset) != taken:
-                    raise ImageError("the page store is full")
+                _write(process.fd, data[:taken], offset)
             vaddr += taken
             data = data[taken:]
 
@@ -126,3 +126,14 @@ class PageStore:
         process = _Process(os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600))
         self._processes[pid] = process
         return process
+
+
+def _write(fd: int, data: memoryview, offset: int) -> None:
+    try:
+        written = os.pwrite(fd, data, offset)
+    except OSError as error:
+        if error.errno != errno.ENOSPC:
+            raise
+        written = 0
+    if written != len(data):
+        raise ImageError("the page store is full: the container's memory grew too much during the move")

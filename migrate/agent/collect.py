@@ -10,6 +10,7 @@ from checkpoint.criu import features, rpc
 from checkpoint.errors import CommandFailed
 from checkpoint.host import memory
 from checkpoint.host.run import find_program, run
+from checkpoint.images import encoding
 from checkpoint.memory import uffd
 from checkpoint.runtimes.base import ContainerRuntime
 from migrate.facts import Facts
@@ -34,6 +35,7 @@ def collect(runtime: ContainerRuntime, container_id: str) -> Facts:
         rsync=find_program("rsync") is not None,
         iproute2=find_program("ip") is not None,
         available_bytes=memory.available_bytes(),
+        encodings=list(encoding.AVAILABLE),
     )
 
 

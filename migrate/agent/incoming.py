@@ -20,7 +20,7 @@ from checkpoint.criu.page_wire import wire_struct
 from checkpoint.criu.session import Edits, RestoreRole
 from checkpoint.criu.shim_install import install_shim
 from checkpoint.errors import CheckpointError, ConversationLost, CriuFailed, ImageError, NetworkError
-from checkpoint.images import batch
+from checkpoint.images.batch import Extent
 from checkpoint.images.directory import ram_directory
 from checkpoint.images.pagemap import PageImages
 from checkpoint.memory.fill import Fill
@@ -32,6 +32,7 @@ from checkpoint.runtimes.base import MARKER
 from checkpoint.runtimes.registry import runtime_named
 from migrate import protocol
 from migrate.agent.collect import collect
+from migrate.agent.page_receiver import PageReceiver, socket_path
 from migrate.agent.recover import control_path
 from migrate.protocol import Message
 
@@ -60,7 +61,7 @@ class Incoming:
         self.holds_container = False
         self._resumed = False
         self._network: Network | None = None
-        self._image_files = self._image_bytes = self._batches = 0
+        self._image_files = self._image_bytes = 0
         self._restore: subprocess.Popen[bytes] | None = None
         self._fill: Fill | None = None
 
@@ -74,7 +75,6 @@ class Incoming:
             protocol.Prepare: self._prepare,
             protocol.Arm: self._arm,
             protocol.ImageChunk: self._image_chunk,
-            protocol.Pages: self._pages,
             protocol.Remove: self._remove,
             protocol.SetTimes: self._set_times,
             protocol.Restore: self._restore_and_hold,
@@ -108,11 +108,12 @@ class Incoming:
         )
 
     def _prepare(self, request: protocol.Prepare) -> Message:
-        self._directory = self._tidy.enter_context(ram_directory(self._id))
+        self._directory = self._tidy.enter_context(ram_directory(self._id, request.room_bytes))
         self._images = self._directory / "images"
         self._images.mkdir(mode=0o700)
         self._page_images = self._tidy.enter_context(PageImages(self._images))
         self._store = self._tidy.enter_context(PageStore(self._directory))
+        self._pages = self._tidy.enter_context(PageReceiver(socket_path(self._id), self._put_pages))
         self._bundle, self._rootfs = Path(request.bundle), Path(request.rootfs)
         if not request.shared:
             self._make_bundle()
@@ -171,15 +172,12 @@ class Incoming:
             os.close(fd)
         return protocol.Done()
 
-    def _pages(self, request: protocol.Pages) -> Message:
-        for extent in batch.unpack(request.extents, request.payload, request.encoding, request.digest):
-            if request.final:
-                self._page_images.extent(*extent)
+    def _put_pages(self, final: bool, extents: list[Extent]) -> None:
+        for dst_id, vaddr, pages, flags, data in extents:
+            if final:
+                self._page_images.extent(dst_id, vaddr, pages, flags, data)
             else:
-                dst_id, vaddr, _, _, data = extent
                 self._store.put(dst_id >> 8, vaddr, data)
-        self._batches += 1
-        return protocol.Done()
 
     def _remove(self, request: protocol.Remove) -> Message:
         for path in reversed(request.paths):
@@ -218,10 +216,10 @@ class Incoming:
         )
 
     def _check_complete(self, request: protocol.Restore) -> None:
-        arrived = (self._image_files, self._image_bytes, self._batches)
-        announced = (request.image_files, request.image_bytes, request.batches)
+        arrived, announced = (self._image_files, self._image_bytes), (request.image_files, request.image_bytes)
         if arrived != announced:
-            raise ImageError(f"(images, their bytes, batches of pages): {arrived} arrived of {announced}")
+            raise ImageError(f"(images, their bytes): {arrived} arrived of {announced}")
+        self._pages.wait(request.batches)
 
     # --- the two ends of a held restore; also reached from the control socket -----------------------
 

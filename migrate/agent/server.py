@@ -17,27 +17,9 @@ from migrate import protocol
 from migrate.agent.incoming import Incoming
 from migrate.agent.recover import ControlSocket
 from migrate.protocol import Message
+from transport.descriptors import Descriptors
 from transport.errors import StreamError
 from transport.framing import FrameStream
-
-
-class Descriptors:
-    """A ByteStream over two descriptors."""
-
-    def __init__(self, reader: int, writer: int) -> None:
-        self._reader, self._writer = reader, writer
-
-    def read(self, size: int) -> bytes:
-        return os.read(self._reader, min(size, 1 << 20))
-
-    def write(self, data: bytes | memoryview) -> None:
-        view = memoryview(data)
-        while view:
-            view = view[os.write(self._writer, view) :]
-
-    def close(self) -> None:
-        os.close(self._reader)
-        os.close(self._writer)
 
 
 class Server:
@@ -68,7 +50,7 @@ class Server:
             if not self._incoming.holds_container:
                 return False
         request = protocol.decode(*self._stream.receive(), protocol.REQUESTS)
-        streamed = isinstance(request, protocol.ImageChunk | protocol.Pages)
+        streamed = isinstance(request, protocol.ImageChunk)
         try:
             answer = self._handle(request)
         except Exception as error:  # noqa: BLE001  (whatever it is, the coordinator must hear of it and undo the move)

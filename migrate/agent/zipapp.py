@@ -20,6 +20,7 @@ CONTENTS = (
     "checkpoint/*.py",
     "checkpoint/*/*.py",
     "transport/__init__.py",
+    "transport/descriptors.py",
     "transport/errors.py",
     "transport/framing.py",
 )

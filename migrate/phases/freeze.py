@@ -13,6 +13,7 @@ from checkpoint.images.repair import repaired
 from migrate import protocol
 from migrate.context import Context
 from migrate.page_batches import PageBatches
+from migrate.page_channels import PageChannels
 from migrate.page_relay import PageRelay
 from migrate.phases.precopy import PreCopy
 from migrate.rootfs_sync import RootfsSync
@@ -29,24 +30,24 @@ class Sent:
 
     image_files: int = 0
     image_bytes: int = 0
-    batches: int = 0
 
 
 def freeze(move: Context, ahead: PreCopy | None) -> Sent:
     """Let CRIU freeze and dump. Without pre-copy its pages go to the target while it writes them."""
-    move.sent_before_freeze = move.agent.sent_bytes
     assert move.dump is not None
+    assert move.pages is not None
+    move.sent_before_freeze = move.sent_bytes
+    move.pages.limit = RateLimit(None)
     if move.cpu_limit is not None:
         move.cpu_limit.restore()  # CRIU must not carry it over, nor be slowed by it
     with move.phase("dump"):
         if ahead is not None:
             move.dump.lazy = True
             _run_dump(move, move.dump)
-            sent = Sent()
         else:
-            sent = _dump_through_relay(move, move.dump)
+            _dump_through_relay(move, move.dump, move.pages)
     move.advance(State.FROZEN)
-    return sent
+    return Sent()
 
 
 def transfer(move: Context, ahead: PreCopy | None, sent: Sent) -> None:
@@ -55,7 +56,6 @@ def transfer(move: Context, ahead: PreCopy | None, sent: Sent) -> None:
     with move.phase("transfer"):
         if ahead is not None:
             move.report.notes.append(f"{ahead.send_last(images)} pages were left for the freeze")
-            sent.batches = ahead.batches.count
             _account(move, ahead.batches)
         for path in sorted(images.iterdir()):
             if path.suffix == ".img":
@@ -83,11 +83,14 @@ def restore(move: Context, sent: Sent) -> None:
     """
     assert move.dump is not None
     with move.phase("restore"):
-        question = protocol.Restore(image_files=sent.image_files, image_bytes=sent.image_bytes, batches=sent.batches)
+        assert move.pages is not None
+        question = protocol.Restore(
+            image_files=sent.image_files, image_bytes=sent.image_bytes, batches=move.pages.count
+        )
         for name, at_ns in move.agent.request(question, protocol.Done).stamps:
             move.stage(name, "target", at_ns)
     move.dump.check_frozen()
-    move.report.frozen_bytes_sent = move.agent.sent_bytes - move.sent_before_freeze
+    move.report.frozen_bytes_sent = move.sent_bytes - move.sent_before_freeze
     move.advance(State.HELD)
 
 
@@ -100,20 +103,21 @@ def _run_dump(move: Context, dump: DumpRole) -> None:
         raise (CriuFailed("dump", log) if log else error) from error
 
 
-def _dump_through_relay(move: Context, dump: DumpRole) -> Sent:
+def _dump_through_relay(move: Context, dump: DumpRole, pages: PageChannels) -> None:
     assert move.source.criu_version is not None
-    batches = PageBatches(move.agent, RateLimit(None), final=True)
+    batches = PageBatches(pages, final=True)
     relay = PageRelay(dump.pages, wire_struct(move.source.criu_version), batches)
     relay.start()
     _run_dump(move, dump)
     relay.join()
     _account(move, batches)
-    return Sent(batches=batches.count)
 
 
 def _account(move: Context, batches: PageBatches) -> None:
+    assert move.pages is not None
     move.report.pages, move.report.pages_zero = batches.pages, batches.pages_zero
-    move.report.add_bytes("pages", batches.sent_bytes)
+    move.report.page_bytes = batches.data_bytes
+    move.report.add_bytes("pages", move.pages.sent_bytes)
 
 
 def _send_image(move: Context, path: Path, sent: Sent) -> None:

@@ -20,7 +20,6 @@ from migrate.errors import CannotTrack, NotConverging
 from migrate.page_batches import PageBatches
 from migrate.state import State
 from migrate.tracking import Mode, Tracking
-from transport.throttle import RateLimit
 
 
 class PreCopy:
@@ -31,7 +30,8 @@ class PreCopy:
         self._trackers: dict[int, Tracker] = {}
         self._refused: set[int] = set()
         self._known: dict[int, list[Range]] = {}
-        self.batches = PageBatches(move.agent, move.limit, progress=self._show)
+        assert move.pages is not None
+        self.batches = PageBatches(move.pages, progress=self._show)
 
     def attach(self) -> bool:
         """Track every process that can be. Whether any is tracked."""
@@ -69,7 +69,6 @@ class PreCopy:
         Returns the number of pages. The pagemaps are the authority on which pages exist.
         """
         pages = 0
-        self.batches.limit = RateLimit(None)
         for pid in processes.in_pid_namespace_of(self._move.container.pid):
             path = images / f"pagemap-{tracker.virtual_pid(pid)}.img"
             if not path.exists():

@@ -13,8 +13,12 @@ from checkpoint.criu.session import DumpRole
 from checkpoint.criu.shim_install import install_shim
 from checkpoint.images.directory import ram_directory
 from checkpoint.runtimes.base import Container
-from migrate import protocol
+from migrate import page_channels, protocol
+from migrate.agent.page_receiver import socket_path
 from migrate.context import Context
+from migrate.encoding_choice import EncodingChoice
+from migrate.facts import room_needed
+from migrate.page_channels import PageChannels
 from migrate.rootfs_sync import RootfsSync
 from migrate.state import State
 
@@ -25,7 +29,8 @@ def prepare(move: Context) -> None:
     """The target gets the bundle, the network and a first copy of the rootfs."""
     with move.phase("prepare"):
         container = move.container
-        move.directory = move.tidy.enter_context(ram_directory(move.migration_id))
+        room_bytes = room_needed(move.report.memory_bytes)
+        move.directory = move.tidy.enter_context(ram_directory(move.migration_id, room_bytes))
         move.agent.request(
             protocol.Prepare(
                 bundle=str(container.bundle),
@@ -33,9 +38,12 @@ def prepare(move: Context) -> None:
                 shared=move.shared_rootfs,
                 config=config_for_target(container),
                 network=move.network.to_wire() if move.network else None,
+                room_bytes=room_bytes,
             ),
             protocol.Done,
         )
+        move.pages = _open_page_channels(move)
+        move.tidy.callback(move.pages.close)
         if not move.shared_rootfs:
             move.rootfs = RootfsSync(move.connection, container.rootfs, move.directory, move.limit)
             move.tidy.callback(move.rootfs.close)
@@ -75,6 +83,13 @@ def arm(move: Context) -> None:
         gc.disable()
         move.tidy.callback(gc.enable)
     move.advance(State.ARMED)
+
+
+def _open_page_channels(move: Context) -> PageChannels:
+    count = page_channels.channels_for(2 * move.clock.error_ns / 1e9)
+    streams = page_channels.open_streams(move.connection, socket_path(move.migration_id), count)
+    common = [encoding for encoding in move.source.encodings if encoding in move.target.encodings]
+    return PageChannels(streams, EncodingChoice(common), move.limit)
 
 
 def config_for_target(container: Container) -> dict[str, object]:

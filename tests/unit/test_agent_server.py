@@ -15,8 +15,9 @@ from checkpoint.errors import CriuFailed
 from migrate import protocol
 from migrate.agent import server
 from migrate.agent.recover import GO, ask
-from migrate.agent.server import Descriptors, Server
+from migrate.agent.server import Server
 from migrate.protocol import ANSWERS, Message, decode, encode
+from transport.descriptors import Descriptors
 from transport.errors import EndOfStream
 from transport.framing import FrameStream
 

@@ -153,6 +153,7 @@ def host(name: str, **changes: object) -> Facts:
         rsync=True,
         iproute2=True,
         available_bytes=1 << 40,
+        encodings=["raw"],
     )
     return dataclasses.replace(good, **changes)  # type: ignore[arg-type]
 

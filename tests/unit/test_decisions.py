@@ -66,6 +66,7 @@ def facts(**changes: object) -> Facts:
         rsync=True,
         iproute2=True,
         available_bytes=1 << 40,
+        encodings=["raw"],
     )
     return dataclasses.replace(good, **changes)  # type: ignore[arg-type]
 

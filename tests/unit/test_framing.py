@@ -17,11 +17,12 @@ class Memory:
         self._sizes = list(sizes)
         self.closed = False
 
-    def read(self, size: int) -> bytes:
-        limit = min(size, self._sizes.pop(0)) if self._sizes else size
+    def read_into(self, view: memoryview) -> int:
+        limit = min(len(view), self._sizes.pop(0)) if self._sizes else len(view)
         piece = bytes(self.data[:limit])
+        view[: len(piece)] = piece
         del self.data[:limit]
-        return piece
+        return len(piece)
 
     def write(self, data: bytes | memoryview) -> None:
         self.data += data
@@ -41,7 +42,7 @@ def test_frames_arrive_as_sent_however_they_are_cut(frames: list[tuple[bytes, li
         stream.send(header, parts)
     assert stream.sent_bytes == len(memory.data)
     for header, parts in frames:
-        assert stream.receive() == (header, b"".join(parts))
+        assert [*map(bytes, stream.receive())] == [header, b"".join(parts)]
     with pytest.raises(EndOfStream):
         stream.receive()
 
@@ -49,7 +50,7 @@ def test_frames_arrive_as_sent_however_they_are_cut(frames: list[tuple[bytes, li
 def test_a_memoryview_is_a_payload() -> None:
     stream = FrameStream(Memory())
     stream.send(b"h", [memoryview(b"abc")[1:], b"d"])
-    assert stream.receive() == (b"h", b"bcd")
+    assert [*map(bytes, stream.receive())] == [b"h", b"bcd"]
 
 
 def test_only_an_end_at_a_boundary_is_an_end() -> None:
@@ -78,7 +79,7 @@ def test_the_bounds_themselves_are_allowed() -> None:
     stream = FrameStream(Memory())
     header, payload = bytes(framing.MAX_HEADER), bytes(framing.MAX_PAYLOAD)
     stream.send(header, [payload])
-    assert stream.receive() == (header, payload)
+    assert [*map(bytes, stream.receive())] == [header, payload]
 
 
 @pytest.mark.parametrize(

@@ -158,6 +158,7 @@ KEYS_1 = {
     "rounds",
     "pages",
     "pages_zero",
+    "page_bytes",
     "bytes_sent",
     "frozen_bytes_sent",
     "versions",

@@ -1,0 +1,124 @@
+"""The target's end of the page channels: batches checked side by side, put in place one after the other."""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import os
+import socket
+import threading
+from collections.abc import Callable
+from pathlib import Path
+
+from checkpoint.errors import ImageError
+from checkpoint.images import batch
+from checkpoint.images.batch import Extent
+from checkpoint.images.directory import RUN
+from migrate import protocol
+from migrate.protocol import ProtocolError
+from transport.descriptors import Descriptors
+from transport.errors import EndOfStream, StreamError
+from transport.framing import FrameStream
+
+#: A batch that does not come while later ones have is lost.
+PATIENCE_S = 10.0
+PIPE_BYTES = 1 << 20
+DRAIN_BYTES = 1 << 20
+
+#: Takes the extents of one batch; True for pages of the final dump.
+Put = Callable[[bool, list[Extent]], None]
+
+
+def socket_path(migration_id: str) -> Path:
+    """Where the agent of a migration takes page channels."""
+    return RUN / migration_id / "pages.sock"
+
+
+class PageReceiver:
+    """Listens at `path` for channels (migrate/page_channels.py, PLUG). Use as a context.
+
+    A failure is kept for `wait`; until then what still comes is read and dropped, so that nobody blocks.
+    """
+
+    def __init__(self, path: Path, put: Put) -> None:
+        self._path, self._put = path, put
+        self._listener = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        self._plugs: list[socket.socket] = []
+        self._turn = threading.Condition()
+        self._next = 0
+        self._failure: Exception | None = None
+
+    def __enter__(self) -> PageReceiver:
+        self._listener.bind(str(self._path))
+        self._path.chmod(0o600)
+        self._listener.listen(8)
+        threading.Thread(target=self._accept, name="page channels", daemon=True).start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        with self._turn:  # nothing is put any more: what it would be put into goes next
+            self._failure = self._failure or ImageError("the channels were closed")
+            self._turn.notify_all()
+        # shutdown, not only close: a thread in accept() does not notice a close.
+        self._listener.shutdown(socket.SHUT_RDWR)
+        self._listener.close()
+        for plug in self._plugs:
+            plug.close()
+        self._path.unlink(missing_ok=True)
+
+    def wait(self, batches: int) -> None:
+        """Until so many batches are in place. Raises what went wrong with one, or ImageError when one is lost."""
+        with self._turn:
+            while self._next < batches and self._failure is None:
+                before = self._next
+                if not self._turn.wait_for(lambda: self._next > before or self._failure is not None, PATIENCE_S):  # noqa: B023
+                    raise ImageError(f"batch {self._next} of {batches} with pages never came")
+            if self._failure is not None:
+                raise self._failure
+            if self._next > batches:
+                raise ImageError(f"{self._next} batches of pages came instead of {batches}")
+
+    def _accept(self) -> None:
+        while True:
+            try:
+                plug, _ = self._listener.accept()
+            except OSError:
+                return
+            self._plugs.append(plug)
+            _, fds, _, _ = socket.recv_fds(plug, 16, 1)
+            if fds:
+                threading.Thread(target=self._read, args=(fds[0],), name="pages", daemon=True).start()
+
+    def _read(self, fd: int) -> None:
+        with contextlib.suppress(OSError):  # a socket has no such size
+            fcntl.fcntl(fd, fcntl.F_SETPIPE_SZ, PIPE_BYTES)
+        channel = FrameStream(Descriptors(fd, fd))
+        try:
+            while True:
+                message = protocol.decode(*channel.receive(), protocol.PAGES)
+                assert isinstance(message, protocol.Pages)
+                self._take(message)
+        except EndOfStream:
+            pass
+        except (StreamError, ProtocolError, ImageError, OSError) as error:
+            with self._turn:
+                self._failure = self._failure or error
+                self._turn.notify_all()
+            with contextlib.suppress(OSError):
+                while os.read(fd, DRAIN_BYTES):
+                    pass
+        finally:
+            channel.close()
+
+    def _take(self, message: protocol.Pages) -> None:
+        extents = list(batch.unpack(message.extents, message.payload, message.encoding, message.digest))
+        with self._turn:
+            if not self._turn.wait_for(lambda: self._next >= message.number or self._failure is not None, PATIENCE_S):
+                raise ImageError(f"batch {self._next} with pages never came")
+            if self._failure is not None:
+                raise ImageError("a batch of pages came after one that failed")
+            if message.number != self._next:
+                raise ImageError(f"batch {message.number} with pages came twice")
+            self._put(message.final, extents)
+            self._next += 1
+            self._turn.notify_all()

@@ -1,0 +1,138 @@
+"""Carries batches of pages to the agent, over SSH channels of their own.
+
+sshd lets 2 MiB be under way on a channel, so on a long link several are needed to fill it. Each has a
+thread, which encodes and sends while the next batch is gathered. The agent puts batches in order again.
+"""
+
+from __future__ import annotations
+
+import queue
+import shlex
+import threading
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from checkpoint.criu.page_wire import PIECE_BYTES
+from checkpoint.images import batch, encoding
+from migrate import protocol
+from migrate.agent.client import AgentGone
+from migrate.encoding_choice import EncodingChoice
+from transport.errors import StreamError
+from transport.framing import ByteStream, FrameStream
+from transport.ssh import Connection
+from transport.throttle import RateLimit
+
+#: sshd's receive window per channel.
+WINDOW_BYTES = 2 << 20
+#: What a link may carry at best, for the number of channels; sshd allows ten sessions a connection (MaxSessions).
+FASTEST_BYTES_PER_S = 400e6
+MAX_CHANNELS = 6
+#: On the target: hands its stdin, the channel, to the agent that listens at argv[1], and stays until that is done.
+PLUG = """
+import socket, sys
+agent = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+agent.connect(sys.argv[1])
+socket.send_fds(agent, [b"pages"], [0])
+agent.recv(1)
+"""
+
+
+class Job(NamedTuple):
+    """A gathered batch; its bytes are the first `used` of `buffer`."""
+
+    number: int
+    extents: list[Any]
+    buffer: memoryview
+    used: int
+    final: bool
+
+
+class PageChannels:
+    """One producer at a time: take a `buffer`, fill it, `submit` it; `drain` when all must have gone out."""
+
+    def __init__(self, streams: Sequence[ByteStream], choice: EncodingChoice, limit: RateLimit) -> None:
+        self.limit = limit
+        self.count = 0
+        self._choice = choice
+        self._failure: Exception | None = None
+        self._jobs: queue.Queue[Job | None] = queue.Queue()
+        self._free: queue.Queue[memoryview] = queue.Queue()
+        self._channels = [FrameStream(stream) for stream in streams]
+        self._threads = []
+        for channel in self._channels:
+            for _ in range(2):
+                self._free.put(memoryview(bytearray(PIECE_BYTES)))
+            thread = threading.Thread(target=self._work, args=(channel,), name="pages", daemon=True)
+            thread.start()
+            self._threads.append(thread)
+
+    @property
+    def sent_bytes(self) -> int:
+        """Bytes of frames, before encryption."""
+        return sum(channel.sent_bytes for channel in self._channels)
+
+    def buffer(self) -> memoryview:
+        """An unused buffer of PIECE_BYTES; waits for one."""
+        return self._free.get()
+
+    def submit(self, extents: list[Any], buffer: memoryview, used: int, *, final: bool) -> None:
+        """Send a batch. Raises AgentGone when an earlier one could not be."""
+        self._check()
+        self._jobs.put(Job(self.count, extents, buffer, used, final))
+        self.count += 1
+
+    def drain(self) -> None:
+        """Wait until everything was handed to SSH. Raises AgentGone."""
+        self._jobs.join()
+        self._check()
+
+    def close(self) -> None:
+        """End the channels."""
+        for _ in self._threads:
+            self._jobs.put(None)
+        for channel in self._channels:
+            channel.close()
+        for thread in self._threads:
+            thread.join()
+
+    def _check(self) -> None:
+        if self._failure is not None:
+            raise AgentGone(str(self._failure), "", None) from self._failure
+
+    def _work(self, channel: FrameStream) -> None:
+        while (job := self._jobs.get()) is not None:
+            try:
+                if self._failure is None:
+                    self._send(channel, job)
+            except (StreamError, OSError) as error:
+                self._failure = error
+            finally:
+                self._free.put(job.buffer)
+                self._jobs.task_done()
+
+    def _send(self, channel: FrameStream, job: Job) -> None:
+        data = job.buffer[: job.used]
+        encoded = self._choice.next() if job.used else encoding.RAW
+        started = time.perf_counter()
+        payload = encoding.encode(data, encoded)
+        message = protocol.Pages(
+            number=job.number, extents=job.extents, encoding=encoded, digest=batch.digest_of(data), final=job.final
+        )
+        header = protocol.encode(message)
+        self.limit.take(len(header) + len(payload))
+        channel.send(header, [payload])
+        if job.used:
+            self._choice.took(encoded, job.used, time.perf_counter() - started)
+
+
+def channels_for(round_trip_s: float) -> int:
+    """How many channels keep the fastest link busy."""
+    return min(MAX_CHANNELS, 1 + int(round_trip_s * FASTEST_BYTES_PER_S / WINDOW_BYTES))
+
+
+def open_streams(connection: Connection, socket_path: Path, count: int) -> list[ByteStream]:
+    """SSH channels whose other ends the agent reads. Raises StreamError."""
+    command = f"exec python3 -Ic {shlex.quote(PLUG)} {shlex.quote(str(socket_path))}"
+    return [connection.run(command) for _ in range(count)]

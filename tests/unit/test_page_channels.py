@@ -1,0 +1,263 @@
+"""migrate/page_channels.py to migrate/agent/page_receiver.py, over real pipes and the real plug, but without SSH."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from checkpoint.criu.page_wire import PAGE_SIZE, PE_PRESENT
+from checkpoint.errors import ImageError
+from checkpoint.images import batch, encoding
+from checkpoint.images.batch import Extent
+from migrate import protocol
+from migrate.agent import page_receiver
+from migrate.agent.client import AgentGone
+from migrate.agent.page_receiver import PageReceiver
+from migrate.encoding_choice import EncodingChoice
+from migrate.page_channels import MAX_CHANNELS, PLUG, PageChannels, channels_for
+from transport.descriptors import Descriptors
+from transport.errors import IncompleteFrame
+from transport.framing import ByteStream, FrameStream
+from transport.throttle import RateLimit
+
+BASE = 0x7F00_0000_0000
+
+
+class Stream:
+    """What an SSH channel is to us: a plug on the other host whose stdin we write to."""
+
+    def __init__(self, path: Path) -> None:
+        self._plug = subprocess.Popen([sys.executable, "-Ic", PLUG, str(path)], stdin=subprocess.PIPE)
+        assert self._plug.stdin is not None
+        self._pipe = Descriptors(os.dup(self._plug.stdin.fileno()), os.dup(self._plug.stdin.fileno()))
+        self._plug.stdin.close()
+
+    def read_into(self, view: memoryview) -> int:
+        raise NotImplementedError
+
+    def write(self, data: bytes | memoryview) -> None:
+        self._pipe.write(data)
+
+    def close(self) -> None:
+        self._pipe.close()
+
+    def end(self) -> None:
+        """Once the receiver is gone the plug is, too."""
+        assert self._plug.wait(10) == 0
+
+
+class Scene:
+    """A receiver that keeps what it is given, and streams to it."""
+
+    def __init__(self, directory: Path, channels: int) -> None:
+        self.taken: list[tuple[bool, int, int, bytes]] = []
+        self.path = directory / "pages.sock"
+        self.receiver = PageReceiver(self.path, self._put)
+        self.receiver.__enter__()
+        self.streams = [Stream(self.path) for _ in range(channels)]
+        while len(self.receiver._plugs) < channels:
+            time.sleep(0.001)
+
+    def _put(self, final: bool, extents: list[Extent]) -> None:
+        self.taken += [(final, dst_id, vaddr, bytes(data)) for dst_id, vaddr, _, _, data in extents]
+
+    def close(self) -> None:
+        self.receiver.__exit__()
+        for stream in self.streams:
+            stream.end()
+        assert not self.path.exists()
+
+
+@pytest.fixture(params=[1, 3])
+def scene(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Scene]:
+    scene = Scene(tmp_path, request.param)
+    yield scene
+    scene.close()
+
+
+@pytest.fixture
+def channels(scene: Scene) -> Iterator[PageChannels]:
+    channels = PageChannels(scene.streams, EncodingChoice(encoding.AVAILABLE), RateLimit(None))
+    yield channels
+    channels.close()
+
+
+def submit(channels: PageChannels, page: int, content: bytes, *, final: bool = False) -> None:
+    buffer = channels.buffer()
+    buffer[: len(content)] = content
+    extent = [0x101, BASE + page * PAGE_SIZE, len(content) // PAGE_SIZE, PE_PRESENT, False]
+    channels.submit([extent], buffer, len(content), final=final)
+
+
+def content(number: int) -> bytes:
+    """Half of it compresses, half does not; of changing size."""
+    return (bytes([number % 256]) * PAGE_SIZE + os.urandom(PAGE_SIZE)) * (1 + number % 40)
+
+
+def test_all_batches_arrive_in_order(scene: Scene, channels: PageChannels) -> None:
+    sent = [content(number) for number in range(200)]
+    for number, data in enumerate(sent):
+        submit(channels, 100 * number, data, final=number % 2 == 1)
+    channels.drain()
+    scene.receiver.wait(len(sent))
+    assert scene.taken == [(n % 2 == 1, 0x101, BASE + 100 * n * PAGE_SIZE, data) for n, data in enumerate(sent)]
+    assert channels.count == len(sent)
+    assert 0 < channels.sent_bytes < sum(map(len, sent)) + 1000 * len(sent)
+
+
+def test_the_newest_content_of_a_page_is_the_last_taken(scene: Scene, channels: PageChannels) -> None:
+    for number in range(300):
+        submit(channels, 0, bytes([number % 256]) * PAGE_SIZE * (1 + 200 * (number % 2)))
+    channels.drain()
+    scene.receiver.wait(300)
+    assert scene.taken[-1][3][:1] == bytes([299 % 256])
+
+
+def test_waiting_for_one_that_never_comes(
+    scene: Scene, channels: PageChannels, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(page_receiver, "PATIENCE_S", 0.2)
+    submit(channels, 0, content(1))
+    with pytest.raises(ImageError, match="batch 1 of 2"):
+        scene.receiver.wait(2)
+
+
+def test_more_came_than_were_announced(scene: Scene, channels: PageChannels) -> None:
+    for number in range(2):
+        submit(channels, 100 * number, content(1))
+    scene.receiver.wait(2)
+    with pytest.raises(ImageError, match="2 batches of pages came instead of 1"):
+        scene.receiver.wait(1)
+
+
+def test_a_peer_that_vanished() -> None:
+    """Whoever submits is told, and neither it nor who drains or closes is left waiting."""
+    ours, theirs = socket.socketpair()
+    fd = ours.detach()
+    channels = PageChannels([Broken(Descriptors(fd, fd))], EncodingChoice(["raw"]), RateLimit(None))
+    submit(channels, 0, content(1))
+    channels.drain()
+    theirs.close()
+    with pytest.raises(AgentGone):
+        for number in range(100):
+            submit(channels, 100 * number, content(number))
+    with pytest.raises(AgentGone):
+        channels.drain()
+    channels.close()
+
+
+class Broken:
+    """A stream that tells a broken pipe as an SSH channel does."""
+
+    def __init__(self, stream: ByteStream) -> None:
+        self._stream = stream
+
+    def read_into(self, view: memoryview) -> int:
+        return self._stream.read_into(view)
+
+    def write(self, data: bytes | memoryview) -> None:
+        try:
+            self._stream.write(data)
+        except OSError as error:
+            raise IncompleteFrame(str(error)) from error
+
+    def close(self) -> None:
+        self._stream.close()
+
+
+def pages_message(number: int, data: bytes, **changed: Any) -> protocol.Pages:
+    extents = [[0x101, BASE, len(data) // PAGE_SIZE, PE_PRESENT, False]]
+    fields = {"extents": extents, "encoding": "raw", "digest": batch.digest_of(data), "final": False, **changed}
+    return protocol.Pages(number=number, **fields)
+
+
+GOOD = b"a" * PAGE_SIZE
+
+
+@pytest.mark.parametrize(
+    ("sent", "said"),
+    [
+        ([(pages_message(0, GOOD), b"b" + GOOD[1:])], "damaged"),
+        ([(pages_message(0, GOOD), GOOD[1:])], "beside the 4096"),
+        ([(pages_message(0, GOOD, encoding="lzma"), GOOD)], "lzma"),
+        ([(pages_message(0, GOOD), GOOD), (pages_message(0, GOOD), GOOD)], "batch 0 with pages came twice"),
+        ([(pages_message(1, GOOD), GOOD)], r"batch 0( of 9)? with pages never came"),
+        ([(protocol.Ping(), b"")], "not allowed"),
+    ],
+    ids=["damaged", "short", "unknown encoding", "twice", "lost", "no pages"],
+)
+def test_what_is_wrong_is_told_and_nothing_after_it_is_taken(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, sent: list[tuple[protocol.Message, bytes]], said: str
+) -> None:
+    monkeypatch.setattr(page_receiver, "PATIENCE_S", 0.2)
+    scene = Scene(tmp_path, 1)
+    channel = FrameStream(scene.streams[0])
+    for message, payload in sent:
+        channel.send(protocol.encode(message), [payload])
+    with pytest.raises((ImageError, protocol.ProtocolError), match=said):
+        scene.receiver.wait(9)
+    taken = len(scene.taken)
+    for _ in range(50):  # nobody is left blocked
+        channel.send(protocol.encode(pages_message(taken, GOOD)), [GOOD * 100])
+    assert len(scene.taken) == taken
+    channel.close()
+    scene.close()
+
+
+def test_a_frame_that_breaks_off(tmp_path: Path) -> None:
+    scene = Scene(tmp_path, 1)
+    scene.streams[0].write(b"\0\0\0\2\0\0\0\0{")
+    scene.streams[0].close()
+    with pytest.raises(Exception, match="before the end of a frame"):
+        scene.receiver.wait(1)
+    scene.close()
+
+
+def test_no_page_is_put_after_the_end(tmp_path: Path) -> None:
+    scene = Scene(tmp_path, 1)
+    channel = FrameStream(scene.streams[0])
+    scene.receiver.__exit__()
+    with pytest.raises(ImageError, match="closed"):
+        scene.receiver.wait(1)
+    with contextlib.suppress(BrokenPipeError):
+        channel.send(protocol.encode(pages_message(0, GOOD)), [GOOD])
+    scene.streams[0].end()
+    assert scene.taken == []
+    channel.close()
+
+
+def test_a_limited_rate_is_taken_from_the_limit() -> None:
+    ours, theirs = socket.socketpair()
+    taken: list[int] = []
+
+    class Limit(RateLimit):
+        def take(self, size: int) -> None:
+            taken.append(size)
+
+    with ours, theirs:
+        stream: ByteStream = Descriptors(os.dup(ours.fileno()), os.dup(ours.fileno()))
+        channels = PageChannels([stream], EncodingChoice(["raw"]), Limit(None))
+        drained = threading.Thread(target=lambda: theirs.recv(1 << 22, socket.MSG_WAITALL), daemon=True)
+        drained.start()
+        submit(channels, 0, GOOD * 10)
+        channels.drain()
+        assert sum(taken) + 8 == channels.sent_bytes > 10 * PAGE_SIZE
+        channels.close()
+    drained.join(10)
+
+
+@pytest.mark.parametrize(
+    ("round_trip_ms", "count"), [(0, 1), (0.5, 1), (5.5, 2), (11, 3), (40, MAX_CHANNELS), (500, MAX_CHANNELS)]
+)
+def test_channels_to_fill_a_link(round_trip_ms: float, count: int) -> None:
+    assert channels_for(round_trip_ms / 1000) == count

@@ -1,0 +1,24 @@
+"""A ByteStream over two file descriptors: pipes, as sshd gives them to a command, or a socket."""
+
+from __future__ import annotations
+
+import os
+
+
+class Descriptors:
+    """Owns both; they may be the same."""
+
+    def __init__(self, reader: int, writer: int) -> None:
+        self._reader, self._writer = reader, writer
+
+    def read_into(self, view: memoryview) -> int:
+        return os.readv(self._reader, [view])
+
+    def write(self, data: bytes | memoryview) -> None:
+        view = memoryview(data)
+        while view:
+            view = view[os.write(self._writer, view) :]
+
+    def close(self) -> None:
+        for fd in {self._reader, self._writer}:
+            os.close(fd)
