@@ -38,3 +38,13 @@ def rig(rig_name: str) -> Iterator[Rig]:
     rig.up(nodes=2)
     yield rig
     rig.down()
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--moves", type=int, default=4, help="moves of the workload that verifies its memory")
+
+
+@pytest.fixture
+def moves(request: pytest.FixtureRequest) -> int:
+    """How often a container is moved to and fro; more in a run of its own."""
+    return int(request.config.getoption("--moves"))

@@ -15,7 +15,7 @@ import psutil
 from checkpoint.errors import CgroupUnavailable
 from checkpoint.host.processes import in_pid_namespace_of
 
-PERIOD_US = 20_000
+PERIOD_US = 100_000
 #: The kernel takes no quota below this.
 LEAST_QUOTA_US = 1_000
 MEASURE_S = 0.1

@@ -15,6 +15,7 @@ import sys
 import time
 import zlib
 from array import array
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING or __package__:
@@ -33,12 +34,17 @@ MAX_ERRORS = 20
 
 
 class Pages:
-    """An anonymous mapping and the version that each of its pages must hold."""
+    """A mapping, anonymous or of a new file, and the version that each of its pages must hold."""
 
-    def __init__(self, memory_bytes: int, *, shared: bool, seed: int = 1) -> None:
+    def __init__(self, memory_bytes: int, *, shared: bool, seed: int = 1, file: Path | None = None) -> None:
         self.count = memory_bytes // PAGE_BYTES
         kind = mmap.MAP_SHARED if shared else mmap.MAP_PRIVATE
-        self.memory = mmap.mmap(-1, self.count * PAGE_BYTES, flags=kind | mmap.MAP_ANONYMOUS)
+        if file is None:
+            self.memory = mmap.mmap(-1, self.count * PAGE_BYTES, flags=kind | mmap.MAP_ANONYMOUS)
+        else:
+            with file.open("w+b") as opened:
+                opened.truncate(self.count * PAGE_BYTES)
+                self.memory = mmap.mmap(opened.fileno(), self.count * PAGE_BYTES, flags=kind)
         self.versions = array("I", bytes(4 * self.count))
         self.writes = 0
         pool = random.Random(seed).randbytes(BODIES * BODY_STEP_BYTES + PAGE_BYTES)  # noqa: S311 - test data
