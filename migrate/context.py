@@ -46,6 +46,7 @@ class Context:
     edits: Edits
     options: Options
     tracking: Tracking
+    room_bytes: int
     limit: RateLimit
     shared_rootfs: bool
     clock: Offset

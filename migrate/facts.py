@@ -115,6 +115,11 @@ def room_needed(memory_bytes: int) -> int:
     return memory_bytes + memory_bytes // 4 + (64 << 20)
 
 
+def room(memory_bytes: int, available_bytes: int) -> int:
+    """RAM that a move may use for them: what is needed, or half of what is left beside the memory, if more."""
+    return max(room_needed(memory_bytes), (available_bytes - memory_bytes) // 2)
+
+
 def memory_needed(memory_bytes: int) -> int:
     """RAM a restore takes: the memory itself, and beside it what it is restored from."""
     return memory_bytes + room_needed(memory_bytes)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, Protocol
 
 from checkpoint.criu.page_wire import PAGE_SIZE, PE_PRESENT, TYPE_PROCESS
@@ -18,7 +18,7 @@ class Carrier(Protocol):
     def buffer(self) -> memoryview:
         """One to fill."""
 
-    def submit(self, extents: list[Any], buffer: memoryview, used: int, *, final: bool) -> None:
+    def submit(self, extents: list[Any], buffer: memoryview, used: int, *, final: bool, forget: Sequence[int]) -> None:
         """Take a batch and the buffer with its bytes."""
 
     def drain(self) -> None:
@@ -35,6 +35,7 @@ class PageBatches:
         self._extents: list[list[Any]] = []
         self._buffer = carrier.buffer()
         self._used = 0
+        self._forget: list[int] = []
         self.pages = 0
         self.pages_zero = 0
         self.data_bytes = 0
@@ -42,6 +43,11 @@ class PageBatches:
     def add(self, process: int, vaddr: int, data: memoryview) -> None:
         """Add pages of a process."""
         self.extent(process << 8 | TYPE_PROCESS, vaddr, len(data) // PAGE_SIZE, PE_PRESENT, data)
+
+    def forget(self, process: int) -> None:
+        """A process ended: what was added of it is not wanted any more."""
+        self._pass_on()
+        self._forget.append(process)
 
     def extent(self, dst_id: int, vaddr: int, pages: int, flags: int, data: memoryview) -> None:
         """Add an extent in the terms of CRIU's page server (checkpoint/criu/page_wire.py)."""
@@ -68,9 +74,9 @@ class PageBatches:
     def _pass_on(self) -> None:
         if self._extents:
             self.data_bytes += self._used
-            self._carrier.submit(self._extents, self._buffer, self._used, final=self._final)
+            self._carrier.submit(self._extents, self._buffer, self._used, final=self._final, forget=self._forget)
             self._buffer = self._carrier.buffer()
-            self._extents, self._used = [], 0
+            self._extents, self._forget, self._used = [], [], 0
             self._progress(self.data_bytes)
 
     def _add(self, dst_id: int, vaddr: int, pages: int, flags: int, *, zero: bool) -> None:

@@ -47,6 +47,7 @@ class Job(NamedTuple):
     buffer: memoryview
     used: int
     final: bool
+    forget: list[int]
 
 
 class PageChannels:
@@ -77,10 +78,12 @@ class PageChannels:
         """An unused buffer of PIECE_BYTES; waits for one."""
         return self._free.get()
 
-    def submit(self, extents: list[Any], buffer: memoryview, used: int, *, final: bool) -> None:
-        """Send a batch. Raises AgentGone when an earlier one could not be."""
+    def submit(
+        self, extents: list[Any], buffer: memoryview, used: int, *, final: bool = False, forget: Sequence[int] = ()
+    ) -> None:
+        """Send a batch; see protocol.Pages. Raises AgentGone when an earlier one could not be."""
         self._check()
-        self._jobs.put(Job(self.count, extents, buffer, used, final))
+        self._jobs.put(Job(self.count, extents, buffer, used, final, list(forget)))
         self.count += 1
 
     def drain(self) -> None:
@@ -118,7 +121,12 @@ class PageChannels:
         started = time.perf_counter()
         payload = encoding.encode(data, encoded)
         message = protocol.Pages(
-            number=job.number, extents=job.extents, encoding=encoded, digest=batch.digest_of(data), final=job.final
+            number=job.number,
+            extents=job.extents,
+            encoding=encoded,
+            digest=batch.digest_of(data),
+            final=job.final,
+            forget=job.forget,
         )
         header = protocol.encode(message)
         self.limit.take(len(header) + len(payload))

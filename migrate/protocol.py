@@ -108,6 +108,7 @@ class Pages(Message):
 
     `number` counts the batches of all channels from 0; they take effect in that order.
     `final` pages are the dump's own and go into the images; others go to the page store.
+    `forget` are processes that ended, whose pages are dropped before these come.
     """
 
     number: int
@@ -115,6 +116,7 @@ class Pages(Message):
     encoding: str
     digest: str
     final: bool
+    forget: list  # type: ignore[type-arg]
 
 
 @dataclass(frozen=True, kw_only=True)

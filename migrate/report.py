@@ -55,6 +55,7 @@ class Report:
     predicted_downtime_us: int | None = None
     memory_bytes: int = 0
     rounds: int = 0
+    round_bytes: list[int] = field(default_factory=list)
     pages: int = 0
     pages_zero: int = 0
     page_bytes: int = 0

@@ -18,7 +18,8 @@ from checkpoint.host.processes import in_pid_namespace_of
 PERIOD_US = 100_000
 #: The kernel takes no quota below this.
 LEAST_QUOTA_US = 1_000
-MEASURE_S = 0.1
+#: Processor times are counted in ticks of 10 ms.
+MEASURE_S = 1.0
 
 
 class CpuLimit:

@@ -15,6 +15,16 @@ def resident_bytes(pids: list[int]) -> int:
     return total
 
 
+def restored_bytes(pids: list[int]) -> int:
+    """What these processes take after a restore: what forks share (`Anonymous` of smaps_rollup) is no longer shared."""
+    total = 0
+    for pid in pids:
+        with contextlib.suppress(OSError):
+            rollup = Path(f"/proc/{pid}/smaps_rollup")
+            total += _field(rollup, "Anonymous") + _field(rollup, "Pss_Shmem") + _field(rollup, "Swap")
+    return max(total, resident_bytes(pids))
+
+
 def available_bytes() -> int:
     """What can still be allocated: MemAvailable, or what the tightest memory cgroup leaves, if less."""
     bounds = [_field(Path("/proc/meminfo"), "MemAvailable"), *_cgroup_bounds()]

@@ -1,8 +1,7 @@
 """The target's page store: the newest content of each page sent while the container still ran.
 
-Each process has one file in RAM. The first round comes mostly in order of address and gives ranges
-of pages their slots; later rounds overwrite slots in place. A page that turns up between two ranges
-is kept aside (`late`). Nothing is copied again at the freeze: the restore is served from here.
+Each process has one unnamed file in RAM. A range of addresses is given its place there when it first
+comes; later rounds write over it. Nothing is copied again at the freeze: the restore is served from here.
 """
 
 from __future__ import annotations
@@ -27,7 +26,6 @@ class _Process:
     starts: list[int] = field(default_factory=list)
     ends: list[int] = field(default_factory=list)
     offsets: list[int] = field(default_factory=list)
-    late: dict[int, bytes] = field(default_factory=dict)
     size: int = 0
 
     def slot(self, vaddr: int) -> int | None:
@@ -35,21 +33,30 @@ class _Process:
         index = bisect.bisect_right(self.starts, vaddr) - 1
         return index if index >= 0 and vaddr < self.ends[index] else None
 
-    def append(self, vaddr: int, size: int) -> None:
-        """Give slots to addresses beyond all others."""
-        if self.ends and self.ends[-1] == vaddr:
-            self.ends[-1] += size
+    def make_slot(self, vaddr: int, size: int) -> int:
+        """Give an address that has none a slot of at most `size` bytes, up to the next range. Its index."""
+        index = bisect.bisect_right(self.starts, vaddr)
+        if index < len(self.starts):
+            size = min(size, self.starts[index] - vaddr)
+        before = index - 1
+        if before >= 0 and self.ends[before] == vaddr and self._is_last_in_file(before):
+            self.ends[before] += size
+            index = before
         else:
-            self.starts.append(vaddr)
-            self.ends.append(vaddr + size)
-            self.offsets.append(self.size)
+            self.starts.insert(index, vaddr)
+            self.ends.insert(index, vaddr + size)
+            self.offsets.insert(index, self.size)
         self.size += size
+        return index
+
+    def _is_last_in_file(self, index: int) -> bool:
+        return self.offsets[index] + self.ends[index] - self.starts[index] == self.size
 
 
 class PageStore:
     """Pages by process (its pid in its own namespace) and address. Use as a context.
 
-    `directory` must be in RAM and the caller's own.
+    `directory` must be in RAM and the caller's own; the size of its file system bounds the store.
     """
 
     def __init__(self, directory: Path) -> None:
@@ -63,9 +70,8 @@ class PageStore:
         return self
 
     def __exit__(self, *_: object) -> None:
-        for process in self._processes.values():
-            os.close(process.fd)
-        self._processes.clear()
+        for pid in list(self._processes):
+            self.forget(pid)
 
     def put(self, pid: int, vaddr: int, data: memoryview) -> None:
         """Take whole pages, the newest of their addresses."""
@@ -73,35 +79,30 @@ class PageStore:
             raise ImageError(f"{len(data)} bytes at {vaddr:#x} are not pages")
         process = self._processes.get(pid) or self._open(pid)
         while data:
-            if not process.ends or vaddr >= process.ends[-1]:
-                process.append(vaddr, len(data))
             index = process.slot(vaddr)
             if index is None:
-                process.late[vaddr] = bytes(data[:PAGE_SIZE])
-                taken = PAGE_SIZE
-            else:
-                taken = min(len(data), process.ends[index] - vaddr)
-                offset = process.offsets[index] + vaddr - process.starts[index]
-                _write(process.fd, data[:taken], offset)
+                index = process.make_slot(vaddr, len(data))
+            taken = min(len(data), process.ends[index] - vaddr)
+            _write(process.fd, data[:taken], process.offsets[index] + vaddr - process.starts[index])
             vaddr += taken
             data = data[taken:]
+
+    def forget(self, pid: int) -> None:
+        """The process ended: its pages are given back. Another one may come to have its number."""
+        process = self._processes.pop(pid, None)
+        if process is not None:
+            os.close(process.fd)
 
     def get(self, pid: int, vaddr: int, pages: int) -> Iterator[bytes]:
         """The content of pages, in pieces. Raises ImageError for one that never came."""
         process, end = self._processes.get(pid), vaddr + pages * PAGE_SIZE
-        if process is None:
-            raise ImageError(f"no page of process {pid} ever came")
         while vaddr < end:
-            index = process.slot(vaddr)
-            if index is not None:
-                size = min(end, process.ends[index]) - vaddr
-                piece = os.pread(process.fd, size, process.offsets[index] + vaddr - process.starts[index])
-            elif vaddr in process.late:
-                piece = process.late[vaddr]
-            else:
+            index = process.slot(vaddr) if process else None
+            if process is None or index is None:
                 raise ImageError(f"the page at {vaddr:#x} of process {pid} never came")
-            yield piece
-            vaddr += len(piece)
+            size = min(end, process.ends[index]) - vaddr
+            yield os.pread(process.fd, size, process.offsets[index] + vaddr - process.starts[index])
+            vaddr += size
 
     def check_complete(self, images: Path) -> None:
         """Raise ImageError unless every page that the images leave to us is here."""
@@ -114,16 +115,14 @@ class PageStore:
     def _check_range(self, process: _Process | None, pid: int, vaddr: int, end: int) -> None:
         while vaddr < end:
             index = process.slot(vaddr) if process else None
-            if process and index is not None:
-                vaddr = process.ends[index]
-            elif process and vaddr in process.late:
-                vaddr += PAGE_SIZE
-            else:
+            if process is None or index is None:
                 raise ImageError(f"the page at {vaddr:#x} of process {pid} never came")
+            vaddr = process.ends[index]
 
     def _open(self, pid: int) -> _Process:
         path = self._directory / f"store-{pid}"
         process = _Process(os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600))
+        path.unlink()
         self._processes[pid] = process
         return process
 

@@ -7,6 +7,7 @@ import contextlib
 import ctypes
 import json
 import os
+import select
 import socket
 import subprocess
 import sys
@@ -43,17 +44,25 @@ class Tracker:
     def __init__(self, pid: int) -> None:
         """Raises TrackingUnavailable with the reason; the process goes on untracked."""
         self.pid = pid
-        self._uffd, self.stopped_us = _inject(pid)
-        try:
-            uffd.enable(self._uffd)
-            mappings = uffd.private_mappings(pid)
-            failed = uffd.register(self._uffd, mappings)
-        except OSError as error:
-            os.close(self._uffd)
-            raise TrackingUnavailable(f"process {pid}: {error.strerror}") from error
-        if mappings and failed == len(mappings):
-            os.close(self._uffd)
-            raise TrackingUnavailable(f"process {pid}: its memory is watched by another userfaultfd")
+        with contextlib.ExitStack() as undo:
+            try:
+                self._pidfd = os.pidfd_open(pid)
+                undo.callback(os.close, self._pidfd)
+                self.virtual_pid = virtual_pid(pid)
+                self._uffd, self.stopped_us = _inject(pid)
+                undo.callback(os.close, self._uffd)
+                uffd.enable(self._uffd)
+                mappings = uffd.private_mappings(pid)
+                failed = uffd.register(self._uffd, mappings)
+            except OSError as error:
+                raise TrackingUnavailable(f"process {pid}: {error.strerror}") from error
+            if mappings and failed == len(mappings):
+                raise TrackingUnavailable(f"process {pid}: its memory is watched by another userfaultfd")
+            undo.pop_all()
+
+    def ended(self) -> bool:
+        """Whether the process is gone; its number may be another's by now."""
+        return bool(select.select([self._pidfd], [], [], 0)[0])
 
     def written(self) -> list[Range]:
         """Pages written since the last call (at the first: all with content), protected again."""
@@ -62,6 +71,7 @@ class Tracker:
 
     def close(self) -> None:
         os.close(self._uffd)
+        os.close(self._pidfd)
 
 
 def written_at_last(pid: int) -> list[Range]:

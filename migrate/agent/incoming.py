@@ -172,9 +172,11 @@ class Incoming:
             os.close(fd)
         return protocol.Done()
 
-    def _put_pages(self, final: bool, extents: list[Extent]) -> None:
+    def _put_pages(self, message: protocol.Pages, extents: list[Extent]) -> None:
+        for pid in message.forget:
+            self._store.forget(pid)
         for dst_id, vaddr, pages, flags, data in extents:
-            if final:
+            if message.final:
                 self._page_images.extent(dst_id, vaddr, pages, flags, data)
             else:
                 self._store.put(dst_id >> 8, vaddr, data)

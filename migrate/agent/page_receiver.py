@@ -25,8 +25,8 @@ PATIENCE_S = 10.0
 PIPE_BYTES = 1 << 20
 DRAIN_BYTES = 1 << 20
 
-#: Takes the extents of one batch; True for pages of the final dump.
-Put = Callable[[bool, list[Extent]], None]
+#: Takes one batch and its extents, unpacked.
+Put = Callable[[protocol.Pages, list[Extent]], None]
 
 
 def socket_path(migration_id: str) -> Path:
@@ -119,6 +119,6 @@ class PageReceiver:
                 raise ImageError("a batch of pages came after one that failed")
             if message.number != self._next:
                 raise ImageError(f"batch {message.number} with pages came twice")
-            self._put(message.final, extents)
+            self._put(message, extents)
             self._next += 1
             self._turn.notify_all()

@@ -25,7 +25,7 @@ from migrate.errors import (
     Where,
 )
 from migrate.events import Observer
-from migrate.facts import Facts
+from migrate.facts import Facts, room
 from migrate.phases import preflight
 from migrate.report import Report
 from migrate.tracking import choose
@@ -67,12 +67,13 @@ def _plan(
     preflight.check_open_files(container, pids)
     network = preflight.read_network(container)
     report.memory_bytes = memory.resident_bytes(pids)
+    restored_bytes = memory.restored_bytes(pids)
 
     connection = stack.enter_context(_connected(destination))
     agent, target = _greet(connection, report, options.engine, observer)
     stack.callback(agent.close)
     report.target, report.versions["target"] = target.hostname, target.to_wire()
-    preflight.check_target(target, source, container, report.memory_bytes)
+    preflight.check_target(target, source, container, restored_bytes)
     tracking, why = choose(options.mode, source, target)
     shared = preflight.check_paths(agent, container, target.hostname)
     preflight.check_addresses(agent, network, target.hostname)
@@ -99,6 +100,7 @@ def _plan(
         edits=Edits(nftables=source.nftables and target.nftables, runtime_has_cgroups=one_cgroup),
         options=options,
         tracking=tracking,
+        room_bytes=room(restored_bytes, target.available_bytes),
         limit=RateLimit(options.bandwidth_limit),
     )
     move.note(why)

@@ -48,6 +48,7 @@ class PreCopy:
         """Send what was written since the last round."""
         started, held_us = time.monotonic_ns(), self._move.limit.held_us
         sent = 0
+        self._drop_ended()
         self.attach()
         for pid, watched in list(self._trackers.items()):
             # A process may end at any time; then the final dump does not ask for its pages.
@@ -63,12 +64,22 @@ class PreCopy:
             held_us=self._move.limit.held_us - held_us,
         )
 
+    def _drop_ended(self) -> None:
+        """Before new ones are attached: they may have the numbers of those."""
+        for pid, watched in list(self._trackers.items()):
+            if watched.ended():
+                self.batches.forget(watched.virtual_pid)
+                self._known.pop(pid, None)
+                self._trackers.pop(pid).close()
+        self._refused &= set(processes.in_pid_namespace_of(self._move.container.pid))
+
     def send_last(self, images: Path) -> int:
         """With the container frozen and dumped: send what the images want and the target has not, or has old.
 
         Returns the number of pages. The pagemaps are the authority on which pages exist.
         """
         pages = 0
+        self._drop_ended()
         for pid in processes.in_pid_namespace_of(self._move.container.pid):
             path = images / f"pagemap-{tracker.virtual_pid(pid)}.img"
             if not path.exists():
@@ -132,7 +143,8 @@ def _converge(move: Context, copying: PreCopy) -> None:
         )
         decision = decide(history, move.options.policy)
         move.note(decision.reason)
-        move.report.rounds, move.report.predicted_downtime_us = len(rounds), decision.predicted_us
+        move.report.rounds, move.report.round_bytes = len(rounds), [done.bytes for done in rounds]
+        move.report.predicted_downtime_us = decision.predicted_us
         if decision.verdict is Verdict.FREEZE:
             return
         if decision.verdict is Verdict.GIVE_UP:

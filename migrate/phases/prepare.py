@@ -17,7 +17,6 @@ from migrate import page_channels, protocol
 from migrate.agent.page_receiver import socket_path
 from migrate.context import Context
 from migrate.encoding_choice import EncodingChoice
-from migrate.facts import room_needed
 from migrate.page_channels import PageChannels
 from migrate.rootfs_sync import RootfsSync
 from migrate.state import State
@@ -29,8 +28,7 @@ def prepare(move: Context) -> None:
     """The target gets the bundle, the network and a first copy of the rootfs."""
     with move.phase("prepare"):
         container = move.container
-        room_bytes = room_needed(move.report.memory_bytes)
-        move.directory = move.tidy.enter_context(ram_directory(move.migration_id, room_bytes))
+        move.directory = move.tidy.enter_context(ram_directory(move.migration_id, move.room_bytes))
         move.agent.request(
             protocol.Prepare(
                 bundle=str(container.bundle),
@@ -38,7 +36,7 @@ def prepare(move: Context) -> None:
                 shared=move.shared_rootfs,
                 config=config_for_target(container),
                 network=move.network.to_wire() if move.network else None,
-                room_bytes=room_bytes,
+                room_bytes=move.room_bytes,
             ),
             protocol.Done,
         )

@@ -121,16 +121,16 @@ def test_the_fault_is_what_fails(hosts: Hosts) -> None:
 
 @pytest.mark.parametrize(("mode", "used"), [("auto", "pre-copy"), ("pre-copy", "pre-copy"), ("stop-copy", "stop-copy")])
 def test_each_mode_moves_the_same_memory(hosts: Hosts, mode: str, used: str) -> None:
-    start(hosts, "churn", "--mib", "64")
-    verdict(hosts, CHURN_PORT)
-    done = hosts.migrate(hosts.alpha, "churn", "beta", "--mode", mode, "--json")
+    start(hosts, "dirtier", "--mib", "32", "--mb-per-second", "1")
+    verdict(hosts, DIRTIER_PORT)
+    done = hosts.migrate(hosts.alpha, "dirtier", "beta", "--mode", mode, "--json")
     assert done.returncode == 0, done.stderr
     report = json.loads(done.stdout)
     assert report["mode"] == used
     assert report["notes"][0].startswith(f"{used}")
-    verdict(hosts, CHURN_PORT)
+    verdict(hosts, DIRTIER_PORT)
     frozen = report["frozen_bytes_sent"]
-    assert frozen > 40 << 20 if used == "stop-copy" else frozen < 40 << 20
+    assert frozen > 32 << 20 if used == "stop-copy" else frozen < 16 << 20
 
 
 def test_a_bandwidth_limit(hosts: Hosts) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import json
+from collections.abc import Sequence
 from typing import Any
 
 import pytest
@@ -27,15 +28,17 @@ class Carrier:
     def __init__(self) -> None:
         self.batches: list[tuple[list[list[Any]], bytes]] = []
         self.finals: set[bool] = set()
+        self.forgotten: list[list[int]] = []
         self.drained = 0
         self._buffer = memoryview(bytearray(PIECE_BYTES))
 
     def buffer(self) -> memoryview:
         return self._buffer
 
-    def submit(self, extents: list[Any], buffer: memoryview, used: int, *, final: bool) -> None:
+    def submit(self, extents: list[Any], buffer: memoryview, used: int, *, final: bool, forget: Sequence[int]) -> None:
         self.batches.append((extents, bytes(buffer[:used])))
         self.finals.add(final)
+        self.forgotten.append(list(forget))
 
     def drain(self) -> None:
         self.drained += 1
@@ -129,6 +132,20 @@ def test_entries_without_bytes_keep_their_place() -> None:
         (0x202, BASE, 1, PE_PRESENT, bytes(page)),
     ]
     assert batches.pages == 2
+
+
+def test_what_is_forgotten_is_forgotten_between_what_came_before_and_after() -> None:
+    carrier = Carrier()
+    batches = PageBatches(carrier)
+    batches.add(1, BASE, memoryview(b"a" * PAGE_SIZE))
+    batches.forget(1)
+    batches.forget(2)
+    batches.add(1, BASE, memoryview(b"b" * PAGE_SIZE))
+    batches.flush()
+    batches.add(1, BASE, memoryview(b"c" * PAGE_SIZE))
+    batches.flush()
+    assert [data[:1] for _, data in carrier.batches] == [b"a", b"b", b"c"]
+    assert carrier.forgotten == [[], [1, 2], []]
 
 
 def test_nothing_is_sent_for_nothing() -> None:

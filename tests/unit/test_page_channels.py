@@ -68,8 +68,8 @@ class Scene:
         while len(self.receiver._plugs) < channels:
             time.sleep(0.001)
 
-    def _put(self, final: bool, extents: list[Extent]) -> None:
-        self.taken += [(final, dst_id, vaddr, bytes(data)) for dst_id, vaddr, _, _, data in extents]
+    def _put(self, message: protocol.Pages, extents: list[Extent]) -> None:
+        self.taken += [(message.final, dst_id, vaddr, bytes(data)) for dst_id, vaddr, _, _, data in extents]
 
     def close(self) -> None:
         self.receiver.__exit__()
@@ -177,8 +177,8 @@ class Broken:
 
 def pages_message(number: int, data: bytes, **changed: Any) -> protocol.Pages:
     extents = [[0x101, BASE, len(data) // PAGE_SIZE, PE_PRESENT, False]]
-    fields = {"extents": extents, "encoding": "raw", "digest": batch.digest_of(data), "final": False, **changed}
-    return protocol.Pages(number=number, **fields)
+    fields = {"extents": extents, "encoding": "raw", "digest": batch.digest_of(data), "final": False, "forget": []}
+    return protocol.Pages(number=number, **{**fields, **changed})
 
 
 GOOD = b"a" * PAGE_SIZE

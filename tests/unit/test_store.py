@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import os
 import shutil
 import tempfile
 from pathlib import Path
@@ -48,6 +50,11 @@ class Model(RuleBasedStateMachine):
             pages.append(content(self.stamp))
             self.model[pid, page] = pages[-1]
         self.store.put(pid, BASE + first * PAGE_SIZE, memoryview(b"".join(pages)))
+
+    @rule(pid=pids)
+    def forget(self, pid: int) -> None:
+        self.store.forget(pid)
+        self.model = {key: page for key, page in self.model.items() if key[0] != pid}
 
     @rule(pid=pids, first=page_numbers, count=counts)
     def get(self, pid: int, first: int, count: int) -> None:
@@ -110,7 +117,23 @@ def test_shared_memory_is_not_asked_for(tmp_path: Path) -> None:
         store.check_complete(tmp_path)
 
 
-def test_its_files_are_for_root_alone(tmp_path: Path) -> None:
+def test_it_leaves_nothing_to_find_or_to_remove(tmp_path: Path) -> None:
+    fds = len(os.listdir("/proc/self/fd"))
+    with PageStore(tmp_path) as store:
+        for pid in (1, 2):
+            store.put(pid, BASE, memoryview(bytes(PAGE_SIZE)))
+        store.forget(1)
+        assert list(tmp_path.iterdir()) == []
+    assert len(os.listdir("/proc/self/fd")) == fds
+
+
+def test_a_full_store_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(fd: int, data: memoryview, offset: int) -> int:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
     with PageStore(tmp_path) as store:
         store.put(1, BASE, memoryview(bytes(PAGE_SIZE)))
-        assert {path.stat().st_mode & 0o777 for path in tmp_path.iterdir()} == {0o600}
+        with monkeypatch.context() as patch:
+            patch.setattr(os, "pwrite", full)
+            with pytest.raises(ImageError, match="the page store is full"):
+                store.put(1, BASE, memoryview(bytes(PAGE_SIZE)))

@@ -156,6 +156,7 @@ KEYS_1 = {
     "predicted_downtime_us",
     "memory_bytes",
     "rounds",
+    "round_bytes",
     "pages",
     "pages_zero",
     "page_bytes",

@@ -26,8 +26,8 @@ else:
 PAGE_BYTES = 4096
 HEADER = struct.Struct("<QII")  # page, version, CRC-32 of the body
 BODY_BYTES = PAGE_BYTES - HEADER.size
-BODIES = 4096  # different bodies, cut from the pool BODY_STEP_BYTES apart
-BODY_STEP_BYTES = 64
+BODIES = 1024  # different bodies, cut from the pool BODY_STEP_BYTES apart
+BODY_STEP_BYTES = 4096  # so that no batch of pages compresses
 TICK_S = 0.005
 MAX_CATCH_UP_S = 0.1  # after a freeze go on at the rate, do not make up for the time away
 MAX_ERRORS = 20
