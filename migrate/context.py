@@ -18,6 +18,7 @@ from migrate.clock import Offset
 from migrate.config import Options
 from migrate.events import Observer
 from migrate.facts import Facts
+from migrate.page_batches import PageBatches
 from migrate.page_channels import PageChannels
 from migrate.report import Phase, Report, Stage
 from migrate.rootfs_sync import RootfsSync
@@ -67,6 +68,12 @@ class Context:
     def sent_bytes(self) -> int:
         """Bytes of all frames so far, before encryption."""
         return self.agent.sent_bytes + (self.pages.sent_bytes if self.pages else 0)
+
+    def account_pages(self, batches: PageBatches) -> None:
+        """Enter what was sent of memory so far into the report."""
+        self.report.pages, self.report.pages_zero = batches.pages, batches.pages_zero
+        self.report.page_bytes = batches.data_bytes
+        self.report.bytes_sent["pages"] = self.pages.sent_bytes if self.pages else 0
 
     def advance(self, state: State) -> None:
         """Enter a state. Raises InvalidMove."""

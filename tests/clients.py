@@ -19,13 +19,13 @@ EXCLUDED = "client:*"
 class RedisClient:
     """The 1 ms client on one TCP connection (workloads/redis_client.py). Use as a context."""
 
-    def __init__(self, switch: Switch, address: str) -> None:
+    def __init__(self, switch: Switch, address: str, port: int = REDIS_PORT) -> None:
         argv = [
             sys.executable,
             "-B",
             str(WORKLOADS / "redis_client.py"),
             address,
-            str(REDIS_PORT),
+            str(port),
             "--key",
             "client:counter",
         ]

@@ -56,7 +56,7 @@ def transfer(move: Context, ahead: PreCopy | None, sent: Sent) -> None:
     with move.phase("transfer"):
         if ahead is not None:
             move.report.notes.append(f"{ahead.send_last(images)} pages were left for the freeze")
-            _account(move, ahead.batches)
+            move.account_pages(ahead.batches)
         for path in sorted(images.iterdir()):
             if path.suffix == ".img":
                 _send_image(move, path, sent)
@@ -110,14 +110,7 @@ def _dump_through_relay(move: Context, dump: DumpRole, pages: PageChannels) -> N
     relay.start()
     _run_dump(move, dump)
     relay.join()
-    _account(move, batches)
-
-
-def _account(move: Context, batches: PageBatches) -> None:
-    assert move.pages is not None
-    move.report.pages, move.report.pages_zero = batches.pages, batches.pages_zero
-    move.report.page_bytes = batches.data_bytes
-    move.report.add_bytes("pages", move.pages.sent_bytes)
+    move.account_pages(batches)
 
 
 def _send_image(move: Context, path: Path, sent: Sent) -> None:

@@ -137,6 +137,7 @@ def _converge(move: Context, copying: PreCopy) -> None:
     slowed_to, started_ns = 1.0, time.monotonic_ns()
     while True:
         rounds.append(copying.send_round())
+        move.account_pages(copying.batches)
         elapsed_us = (time.monotonic_ns() - started_ns) // 1000
         history = History(
             rounds=rounds, memory_bytes=move.report.memory_bytes, elapsed_us=elapsed_us, slowed_to=slowed_to

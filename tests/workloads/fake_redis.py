@@ -29,12 +29,15 @@ class FakeRedisHandler(socketserver.StreamRequestHandler):
     def handle(self) -> None:
         with contextlib.suppress(ConnectionError):
             while head := self.rfile.readline():
-                sizes = (int(self.rfile.readline()[1:]) for _ in range(int(head[1:])))
-                words = [self.rfile.read(size + 2)[:-2] for size in sizes]
+                words = head.split() if head[:1] != b"*" else self._words(int(head[1:]))
                 reply = self._incr(words[1]) if words[0] == b"INCR" else _resp(self._run(*words))
                 if reply is None:
                     return
                 self.wfile.write(reply)
+
+    def _words(self, count: int) -> list[bytes]:
+        sizes = (int(self.rfile.readline()[1:]) for _ in range(count))
+        return [self.rfile.read(size + 2)[:-2] for size in sizes]
 
     def _incr(self, key: bytes) -> bytes | None:
         value = int(self.server.store.get(key, b"0")) + 1

@@ -64,7 +64,7 @@ class Client:
     def __init__(self, sock: socket.socket, args: argparse.Namespace) -> None:
         self._sock = sock
         key = args.key.encode()
-        self._request = b"*2\r\n$4\r\nINCR\r\n$%d\r\n%s\r\n" % (len(key), key)
+        self._request = b"INCR %s\r\n" % key  # an inline command: other workloads understand it, too (status.py)
         self._interval_ns = int(args.interval_ms * NS_PER_MS)
         self._reply_timeout_ns = int(args.reply_timeout_s * 1e9)
         self._inputs: list[int] = [] if args.no_stdin else [sys.stdin.fileno()]

@@ -1,4 +1,4 @@
-"""Fill a redis with known data and take a digest of everything in it, from outside, over raw RESP with pipelining.
+"""Fill a redis with known data, take a digest of everything in it, or write to it, over raw RESP with pipelining.
 
 The data is the same for the same seed and size: about half text-like JSON documents and half incompressible bytes, in
 strings, hashes and lists. The digest does not depend on the order of SCAN or of hash fields, nor on redis's encodings.
@@ -9,6 +9,7 @@ import fnmatch
 import hashlib
 import json
 import random
+import signal
 import socket
 import sys
 import time
@@ -22,6 +23,7 @@ CELLS_PER_COLLECTION = 8
 POOL_BYTES = 4 << 20
 BATCH_BYTES = 1 << 20
 BATCH_KEYS = 512
+LOAD_BATCH = 20
 
 
 class RedisError(Exception):
@@ -200,6 +202,24 @@ def digest(redis: Redis, exclude: Sequence[str] = ()) -> dict[str, object]:
     return {"keys": count, "digest": total.hexdigest()}
 
 
+def load(redis: Redis, per_second: float, *, keys: int, prefix: str = "load:") -> dict[str, object]:
+    """SET keys at random at that rate until SIGTERM. What is not done in time, in a freeze, is left out."""
+    stopping: list[int] = []
+    signal.signal(signal.SIGTERM, lambda *_: stopping.append(1))
+    cells, dice = Cells(1), random.Random(1)  # noqa: S311 - test data
+    sets = 0
+    started_s = due_s = time.monotonic()
+    while not stopping:
+        commands: list[list[bytes | str]] = [
+            ["SET", f"{prefix}{dice.randrange(keys)}", cells(sets + n)] for n in range(LOAD_BATCH)
+        ]
+        redis.pipeline(commands)
+        sets += LOAD_BATCH
+        due_s = max(due_s + LOAD_BATCH / per_second, time.monotonic() - LOAD_BATCH / per_second)
+        time.sleep(max(0.0, due_s - time.monotonic()))
+    return {"sets": sets, "seconds": round(time.monotonic() - started_s, 3)}
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(description="fill a redis with known data, or take a digest of all its data")
     parser.add_argument("host")
@@ -213,10 +233,15 @@ def main() -> int:
     digesting.add_argument(
         "--exclude", action="append", default=[], metavar="PATTERN", help="glob of keys to leave out"
     )
+    loading = commands.add_parser("load")
+    loading.add_argument("--per-second", type=float, required=True)
+    loading.add_argument("--keys", type=int, default=100_000)
     args = parser.parse_args()
     with Redis(args.host, args.port) as redis:
         if args.command == "fill":
             result = fill(redis, args.mib, seed=args.seed, prefix=args.prefix)
+        elif args.command == "load":
+            result = load(redis, args.per_second, keys=args.keys)
         else:
             result = digest(redis, args.exclude)
     print(json.dumps(result))

@@ -25,9 +25,14 @@ def tcp_listener(host: str, port: int) -> socket.socket:
 
 
 def status_answer(report: Callable[[], dict[str, object]]) -> Callable[[str], str]:
-    """Make the `answer` of a server that knows the one request STATUS."""
+    """Make the `answer` of a server that knows STATUS, and INCR for redis_client.py, whatever the key."""
+    count = 0
 
     def answer(line: str) -> str:
+        nonlocal count
+        if line.startswith("INCR "):
+            count += 1
+            return f":{count}\r"
         return json.dumps(report() if line == "STATUS" else {"ok": False, "errors": [f"unknown request {line!r}"]})
 
     return answer

@@ -1,0 +1,109 @@
+"""Cases of scripts/bench about pre-copy: how fast it is, what it costs the container, whether it keeps a limit."""
+
+from __future__ import annotations
+
+import csv
+import json
+import statistics
+import subprocess
+import sys
+import time
+from typing import Any
+
+from tests.bench.moves import ADDRESS, DIRTIER_PORT, start_redis
+from tests.bench.spread import spread
+from tests.clients import REDIS_PORT, ask
+from tests.rig import Container, Rig, until
+
+MIB = 512
+STILL = ["python3", "-B", "/opt/migrate/tests/workloads/dirtier.py", "--mib", str(MIB), "--mb-per-second", "0"]
+#: Ends a move before the freeze, so that it can be repeated on the spot.
+STAY = ["--on-no-converge", "abort", "--max-downtime", "1", "--json"]
+NOT_CONVERGING = 52
+LIMIT_BYTES_PER_S = 20_000_000
+BYTES = "/dev/shm/bytes"  # noqa: S108  (of a node)
+BENCHMARK = ["redis-benchmark", "-h", ADDRESS, "-t", "set", "-r", "100000", "-d", "512", "-c", "10", "--csv"]
+BENCHMARK_REQUESTS = 150_000
+
+
+def pre_copy(container: Container, *options: str) -> dict[str, Any]:
+    """Everything up to the freeze, and back; the report."""
+    done = container.node.run(["migrate", container.name, "beta", *STAY, *options], check=False, timeout=600)
+    if done.returncode != NOT_CONVERGING:
+        raise SystemExit(f"bench: {done.stderr}")
+    return dict(json.loads(done.stdout))
+
+
+def pre_copy_s(report: dict[str, Any]) -> float:
+    lengths = {phase["name"]: float(phase["length_us"]) for phase in report["phases"]}
+    return lengths["pre-copy"] / 1e6
+
+
+def start_still(rig: Rig) -> Container:
+    """Memory that does not compress and does not change."""
+    container = rig.node("alpha").start_container("still", ip=ADDRESS, argv=STILL)
+    until(lambda: ask(rig.switch, ADDRESS, DIRTIER_PORT, "STATUS"), "the dirtier to answer")
+    return container
+
+
+def relay_case(rig: Rig, runs: int) -> dict[str, Any]:
+    """Memory to the target's store, all rounds, beside as many random bytes through `ssh -c aes128-gcm@openssh.com`."""
+    container = start_still(rig)
+    alpha = rig.node("alpha")
+    ours, theirs = [], []
+    for run in range(runs):
+        report = pre_copy(container)
+        ours.append(report["page_bytes"] / pre_copy_s(report) / 1e6)
+        size = report["page_bytes"]
+        alpha.run(["sh", "-c", f"head -c {size} /dev/urandom > {BYTES}"], timeout=120)
+        started = time.monotonic()
+        alpha.run(["sh", "-c", f"ssh -c aes128-gcm@openssh.com beta 'cat > /dev/null' < {BYTES}"], timeout=120)
+        theirs.append(size / (time.monotonic() - started) / 1e6)
+        alpha.run(["rm", BYTES])
+        print(f"  run {run + 1}: relay {ours[-1]:.0f} MB/s, ssh {theirs[-1]:.0f} MB/s", file=sys.stderr)
+    ratio = statistics.median(ours) / statistics.median(theirs)
+    return {"relay_mb_per_s": spread(ours), "ssh_mb_per_s": spread(theirs), "relay_over_ssh": round(ratio, 3)}
+
+
+def limit_case(rig: Rig, runs: int) -> dict[str, Any]:
+    """What was sent per second of pre-copy, over the limit it was given."""
+    container = start_still(rig)
+    shares = []
+    for run in range(runs):
+        report = pre_copy(container, "--bandwidth-limit", str(LIMIT_BYTES_PER_S))
+        shares.append(report["bytes_sent"]["pages"] / pre_copy_s(report) / LIMIT_BYTES_PER_S)
+        print(f"  run {run + 1}: {shares[-1]:.3f} of the limit", file=sys.stderr)
+    return {"sent_over_limit": spread(shares, digits=3)}
+
+
+def cost_case(rig: Rig, runs: int) -> dict[str, Any]:
+    """redis-benchmark's requests a second while memory is tracked and copied slowly, and undisturbed, in turn."""
+    container = start_redis(rig, 1024)
+    undisturbed, tracked = [], []
+    for run in range(runs):
+        undisturbed.append(_requests_per_s(rig))
+        move = container.node.popen(
+            ["migrate", container.name, "beta", *STAY, "--bandwidth-limit", str(LIMIT_BYTES_PER_S)],
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.PIPE,
+        )
+        assert move.stderr is not None
+        next(line for line in move.stderr if "armed" in line)
+        tracked.append(_requests_per_s(rig))
+        if move.poll() is not None:
+            raise SystemExit("bench: the pre-copy ended before the benchmark did")
+        move.terminate()
+        move.communicate()
+        print(f"  run {run + 1}: {undisturbed[-1]:.0f}/s, tracked {tracked[-1]:.0f}/s", file=sys.stderr)
+    ratio = statistics.median(tracked) / statistics.median(undisturbed)
+    return {
+        "undisturbed_per_s": spread(undisturbed),
+        "tracked_per_s": spread(tracked),
+        "tracked_over_undisturbed": round(ratio, 3),
+    }
+
+
+def _requests_per_s(rig: Rig) -> float:
+    argv = [*BENCHMARK, "-p", str(REDIS_PORT), "-n", str(BENCHMARK_REQUESTS)]
+    rows = list(csv.DictReader(rig.node("beta").run(argv, timeout=120).stdout.splitlines()))
+    return float(rows[0]["rps"])
