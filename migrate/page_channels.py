@@ -46,6 +46,7 @@ class Job(NamedTuple):
     extents: list[Any]
     buffer: memoryview
     used: int
+    digest: str
     final: bool
     forget: list[int]
 
@@ -83,7 +84,9 @@ class PageChannels:
     ) -> None:
         """Send a batch; see protocol.Pages. Raises AgentGone when an earlier one could not be."""
         self._check()
-        self._jobs.put(Job(self.count, extents, buffer, used, final, list(forget)))
+        # Here, not in the thread that sends: that one is the slowest.
+        digest = batch.digest_of(buffer[:used])
+        self._jobs.put(Job(self.count, extents, buffer, used, digest, final, list(forget)))
         self.count += 1
 
     def drain(self) -> None:
@@ -124,7 +127,7 @@ class PageChannels:
             number=job.number,
             extents=job.extents,
             encoding=encoded,
-            digest=batch.digest_of(data),
+            digest=job.digest,
             final=job.final,
             forget=job.forget,
         )
@@ -136,8 +139,8 @@ class PageChannels:
 
 
 def channels_for(round_trip_s: float) -> int:
-    """How many channels keep the fastest link busy."""
-    return min(MAX_CHANNELS, 1 + int(round_trip_s * FASTEST_BYTES_PER_S / WINDOW_BYTES))
+    """How many channels keep the fastest link busy. Two at least: while one waits for its window the other sends."""
+    return min(MAX_CHANNELS, 2 + int(round_trip_s * FASTEST_BYTES_PER_S / WINDOW_BYTES))
 
 
 def open_streams(connection: Connection, socket_path: Path, count: int) -> list[ByteStream]:

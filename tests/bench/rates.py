@@ -47,22 +47,30 @@ def start_still(rig: Rig) -> Container:
 
 
 def relay_case(rig: Rig, runs: int) -> dict[str, Any]:
-    """Memory to the target's store, all rounds, beside as many random bytes through `ssh -c aes128-gcm@openssh.com`."""
+    """Memory to the target's store, all rounds, beside as many random bytes by ssh: into RAM there, and to nowhere."""
     container = start_still(rig)
-    alpha = rig.node("alpha")
-    ours, theirs = [], []
+    alpha, beta = rig.node("alpha"), rig.node("beta")
+    rates: dict[str, list[float]] = {"relay": [], "ssh to RAM": [], "ssh to /dev/null": []}
     for run in range(runs):
         report = pre_copy(container)
-        ours.append(report["page_bytes"] / pre_copy_s(report) / 1e6)
         size = report["page_bytes"]
+        rates["relay"].append(size / pre_copy_s(report) / 1e6)
         alpha.run(["sh", "-c", f"head -c {size} /dev/urandom > {BYTES}"], timeout=120)
-        started = time.monotonic()
-        alpha.run(["sh", "-c", f"ssh -c aes128-gcm@openssh.com beta 'cat > /dev/null' < {BYTES}"], timeout=120)
-        theirs.append(size / (time.monotonic() - started) / 1e6)
-        alpha.run(["rm", BYTES])
-        print(f"  run {run + 1}: relay {ours[-1]:.0f} MB/s, ssh {theirs[-1]:.0f} MB/s", file=sys.stderr)
-    ratio = statistics.median(ours) / statistics.median(theirs)
-    return {"relay_mb_per_s": spread(ours), "ssh_mb_per_s": spread(theirs), "relay_over_ssh": round(ratio, 3)}
+        for name, sink in (("ssh to RAM", BYTES), ("ssh to /dev/null", "/dev/null")):
+            started = time.monotonic()
+            alpha.run(["sh", "-c", f"ssh -c aes128-gcm@openssh.com beta 'cat > {sink}' < {BYTES}"], timeout=120)
+            rates[name].append(size / (time.monotonic() - started) / 1e6)
+        for node in (alpha, beta):
+            node.run(["rm", BYTES])
+        print(
+            f"  run {run + 1}:", *(f"{name} {found[-1]:.0f}" for name, found in rates.items()), "MB/s", file=sys.stderr
+        )
+    median = {name: statistics.median(found) for name, found in rates.items()}
+    return {
+        "mb_per_s": {name: spread(found) for name, found in rates.items()},
+        "relay_over_ssh_to_ram": round(median["relay"] / median["ssh to RAM"], 3),
+        "relay_over_ssh_to_nowhere": round(median["relay"] / median["ssh to /dev/null"], 3),
+    }
 
 
 def limit_case(rig: Rig, runs: int) -> dict[str, Any]:

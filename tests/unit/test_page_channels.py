@@ -257,7 +257,7 @@ def test_a_limited_rate_is_taken_from_the_limit() -> None:
 
 
 @pytest.mark.parametrize(
-    ("round_trip_ms", "count"), [(0, 1), (0.5, 1), (5.5, 2), (11, 3), (40, MAX_CHANNELS), (500, MAX_CHANNELS)]
+    ("round_trip_ms", "count"), [(0, 2), (0.5, 2), (5.5, 3), (11, 4), (40, MAX_CHANNELS), (500, MAX_CHANNELS)]
 )
 def test_channels_to_fill_a_link(round_trip_ms: float, count: int) -> None:
     assert channels_for(round_trip_ms / 1000) == count
