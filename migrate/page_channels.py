@@ -55,8 +55,8 @@ class PageChannels:
     """One producer at a time: take a `buffer`, fill it, `submit` it; `drain` when all must have gone out."""
 
     def __init__(self, streams: Sequence[ByteStream], choice: EncodingChoice, limit: RateLimit) -> None:
-        self.limit = limit
         self.count = 0
+        self._limit = limit
         self._choice = choice
         self._failure: Exception | None = None
         self._jobs: queue.Queue[Job | None] = queue.Queue()
@@ -95,7 +95,8 @@ class PageChannels:
         self._check()
 
     def close(self) -> None:
-        """End the channels."""
+        """End the channels, whatever is still to be sent."""
+        self._limit.lift()
         for _ in self._threads:
             self._jobs.put(None)
         for channel in self._channels:
@@ -132,7 +133,7 @@ class PageChannels:
             forget=job.forget,
         )
         header = protocol.encode(message)
-        self.limit.take(len(header) + len(payload))
+        self._limit.take(len(header) + len(payload))
         channel.send(header, [payload])
         if job.used:
             self._choice.took(encoded, job.used, time.perf_counter() - started)

@@ -74,7 +74,8 @@ class CheckPaths(Message):
 class Prepare(Message):
     """Make the bundle and the network. `network` is Network.to_wire() or None, `config` the OCI spec.
 
-    `room_bytes` bounds what the move may put into RAM there: images and the page store.
+    `room_bytes` bounds what the move may put into RAM there: images and the page store. So many
+    `page_channels` will be opened.
     """
 
     bundle: str
@@ -83,6 +84,7 @@ class Prepare(Message):
     config: dict  # type: ignore[type-arg]
     network: dict | None  # type: ignore[type-arg]
     room_bytes: int
+    page_channels: int
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -47,7 +47,6 @@ class RootfsSync:
     def copy_changes(self, found: Changes) -> int:
         """Second pass. Returns bytes sent."""
         assert self._armed is not None
-        self._bridge.limit = RateLimit(None)
         self._armed.send_list(found.changed)
         return self._armed.finish(FROZEN_TIMEOUT_S)
 
@@ -63,7 +62,7 @@ class Bridge:
 
     def __init__(self, connection: Connection, path: Path, limit: RateLimit) -> None:
         self.path = path
-        self.limit = limit
+        self._limit = limit
         self._connection = connection
         self._listener = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         self._listener.bind(str(path))
@@ -104,7 +103,7 @@ class Bridge:
         def carry() -> None:
             with contextlib.suppress(OSError, StreamError):
                 while data := os.read(from_rsync, PIECE):
-                    self.limit.take(len(data))
+                    self._limit.take(len(data))
                     remote.write(data)
                 remote.end_input()
 

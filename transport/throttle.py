@@ -18,17 +18,18 @@ class RateLimit:
         bytes_per_s: int | None,
         *,
         clock: Callable[[], float] = time.monotonic,
-        sleep: Callable[[float], None] = time.sleep,
+        sleep: Callable[[float], object] | None = None,
     ) -> None:
         self._bytes_per_s = bytes_per_s
-        self._clock, self._sleep = clock, sleep
+        self._lifted = threading.Event()
+        self._clock, self._sleep = clock, sleep or self._lifted.wait
         self._lock = threading.Lock()
         self._due = 0.0
         self.held_us = 0
 
     def take(self, size: int) -> None:
         """Wait until `size` more bytes may be sent; what was not used while nothing was sent is forgotten."""
-        if self._bytes_per_s is None:
+        if self._bytes_per_s is None or self._lifted.is_set():
             return
         with self._lock:
             now = self._clock()
@@ -38,3 +39,7 @@ class RateLimit:
             self._sleep(wait)
             with self._lock:
                 self.held_us += int(wait * 1e6)
+
+    def lift(self) -> None:
+        """From now on nothing is limited; who waits goes on."""
+        self._lifted.set()

@@ -113,7 +113,9 @@ class Incoming:
         self._images.mkdir(mode=0o700)
         self._page_images = self._tidy.enter_context(PageImages(self._images))
         self._store = self._tidy.enter_context(PageStore(self._directory))
-        self._pages = self._tidy.enter_context(PageReceiver(socket_path(self._id), self._put_pages))
+        self._pages = self._tidy.enter_context(
+            PageReceiver(socket_path(self._id), request.page_channels, self._put_pages)
+        )
         self._bundle, self._rootfs = Path(request.bundle), Path(request.rootfs)
         if not request.shared:
             self._make_bundle()

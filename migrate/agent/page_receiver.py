@@ -20,8 +20,8 @@ from transport.descriptors import Descriptors
 from transport.errors import EndOfStream, StreamError
 from transport.framing import FrameStream
 
-#: A batch that does not come while later ones have is lost.
-PATIENCE_S = 10.0
+#: A batch that does not come for so long is lost. One of 1 MiB takes a while on a slow link.
+PATIENCE_S = 30.0
 PIPE_BYTES = 1 << 20
 DRAIN_BYTES = 1 << 20
 
@@ -35,17 +35,18 @@ def socket_path(migration_id: str) -> Path:
 
 
 class PageReceiver:
-    """Listens at `path` for channels (migrate/page_channels.py, PLUG). Use as a context.
+    """Listens at `path` for so many channels (migrate/page_channels.py, PLUG). Use as a context.
 
     A failure is kept for `wait`; until then what still comes is read and dropped, so that nobody blocks.
     """
 
-    def __init__(self, path: Path, put: Put) -> None:
-        self._path, self._put = path, put
+    def __init__(self, path: Path, channels: int, put: Put) -> None:
+        self._path, self._channels, self._put = path, channels, put
         self._listener = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         self._plugs: list[socket.socket] = []
         self._turn = threading.Condition()
         self._next = 0
+        self._waiting: set[int] = set()
         self._failure: Exception | None = None
 
     def __enter__(self) -> PageReceiver:
@@ -113,8 +114,7 @@ class PageReceiver:
     def _take(self, message: protocol.Pages) -> None:
         extents = list(batch.unpack(message.extents, message.payload, message.encoding, message.digest))
         with self._turn:
-            if not self._turn.wait_for(lambda: self._next >= message.number or self._failure is not None, PATIENCE_S):
-                raise ImageError(f"batch {self._next} with pages never came")
+            self._wait_turn(message.number)
             if self._failure is not None:
                 raise ImageError("a batch of pages came after one that failed")
             if message.number != self._next:
@@ -122,3 +122,15 @@ class PageReceiver:
             self._put(message, extents)
             self._next += 1
             self._turn.notify_all()
+
+    def _wait_turn(self, number: int) -> None:
+        """A channel brings its batches in order: when all of them wait with later ones, the next one is lost."""
+        self._waiting.add(number)
+        try:
+            lost = len(self._waiting) == self._channels and self._next not in self._waiting
+            if number > self._next and lost:
+                raise ImageError(f"batch {self._next} with pages never came")
+            if not self._turn.wait_for(lambda: self._next >= number or self._failure is not None, PATIENCE_S):
+                raise ImageError(f"batch {self._next} with pages never came in {PATIENCE_S:g} s")
+        finally:
+            self._waiting.discard(number)

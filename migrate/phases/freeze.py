@@ -18,7 +18,6 @@ from migrate.page_relay import PageRelay
 from migrate.phases.precopy import PreCopy
 from migrate.rootfs_sync import RootfsSync
 from migrate.state import State
-from transport.throttle import RateLimit
 
 DUMP_TIMEOUT_S = 600.0
 CHUNK = 1 << 20
@@ -37,7 +36,7 @@ def freeze(move: Context, ahead: PreCopy | None) -> Sent:
     assert move.dump is not None
     assert move.pages is not None
     move.sent_before_freeze = move.sent_bytes
-    move.pages.limit = RateLimit(None)
+    move.limit.lift()
     if move.cpu_limit is not None:
         move.cpu_limit.restore()  # CRIU must not carry it over, nor be slowed by it
     with move.phase("dump"):

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import contextlib
 import time
 from pathlib import Path
 
 from checkpoint.criu.page_wire import PAGE_SIZE
-from checkpoint.errors import CgroupUnavailable, TrackingUnavailable
+from checkpoint.errors import CgroupUnavailable, ImageError, TrackingUnavailable
 from checkpoint.host import processes
 from checkpoint.host.cpu_limit import CpuLimit
 from checkpoint.images.pagemap import Pagemap
@@ -51,12 +50,16 @@ class PreCopy:
         self._drop_ended()
         self.attach()
         for pid, watched in list(self._trackers.items()):
-            # A process may end at any time; then the final dump does not ask for its pages.
-            with contextlib.suppress(OSError, TrackingUnavailable):
+            try:
                 written = watched.written()
-                self._send(pid, written)
-                self._known[pid] = ranges.union(self._known.get(pid, []), written)
+                unread = self._send(pid, written)
+                known = ranges.union(self._known.get(pid, []), written)
+                self._known[pid] = ranges.difference(known, unread) if unread else known
                 sent += ranges.size(written)
+            except (OSError, TrackingUnavailable):
+                # Most likely it is ending. If not: what was not sent counts as unwritten from now on, so all
+                # that the target has of it is taken for old.
+                self._known.pop(pid, None)
         self.batches.flush()
         return Round(
             bytes=sent,
@@ -76,7 +79,8 @@ class PreCopy:
     def send_last(self, images: Path) -> int:
         """With the container frozen and dumped: send what the images want and the target has not, or has old.
 
-        Returns the number of pages. The pagemaps are the authority on which pages exist.
+        Returns the number of pages. The pagemaps are the authority on which pages exist. Raises ImageError
+        when one of them cannot be read.
         """
         pages = 0
         self._drop_ended()
@@ -89,7 +93,8 @@ class PreCopy:
             unknown = ranges.difference(wanted, self._known.get(pid, []))
             last = ranges.union(stale, unknown)
             pages += ranges.size(last) // PAGE_SIZE
-            self._send(pid, last)
+            if unread := self._send(pid, last):
+                raise ImageError(f"process {pid}: its page at {unread[0][0]:#x} cannot be read")
         self.batches.flush()
         return pages
 
@@ -103,11 +108,15 @@ class PreCopy:
         while self._trackers:
             self._trackers.popitem()[1].close()
 
-    def _send(self, pid: int, written: list[Range]) -> None:
+    def _send(self, pid: int, written: list[Range]) -> list[Range]:
+        """Returns what could not be read: mostly pages that went away since they were found."""
         image = tracker.virtual_pid(pid)
+        read: list[Range] = []
         for chunks in tracker.read_pages(pid, written):
             for vaddr, data in chunks:
                 self.batches.add(image, vaddr, data)
+                read.append((vaddr, vaddr + len(data)))
+        return ranges.difference(written, ranges.union(read, [])) if ranges.size(read) < ranges.size(written) else []
 
 
 def pre_copy(move: Context) -> PreCopy | None:

@@ -29,6 +29,7 @@ def prepare(move: Context) -> None:
     with move.phase("prepare"):
         container = move.container
         move.directory = move.tidy.enter_context(ram_directory(move.migration_id, move.room_bytes))
+        channels = page_channels.channels_for(2 * move.clock.error_ns / 1e9)
         move.agent.request(
             protocol.Prepare(
                 bundle=str(container.bundle),
@@ -37,10 +38,11 @@ def prepare(move: Context) -> None:
                 config=config_for_target(container),
                 network=move.network.to_wire() if move.network else None,
                 room_bytes=move.room_bytes,
+                page_channels=channels,
             ),
             protocol.Done,
         )
-        move.pages = _open_page_channels(move)
+        move.pages = _open_page_channels(move, channels)
         move.tidy.callback(move.pages.close)
         if not move.shared_rootfs:
             move.rootfs = RootfsSync(move.connection, container.rootfs, move.directory, move.limit)
@@ -83,8 +85,7 @@ def arm(move: Context) -> None:
     move.advance(State.ARMED)
 
 
-def _open_page_channels(move: Context) -> PageChannels:
-    count = page_channels.channels_for(2 * move.clock.error_ns / 1e9)
+def _open_page_channels(move: Context, count: int) -> PageChannels:
     streams = page_channels.open_streams(move.connection, socket_path(move.migration_id), count)
     common = [encoding for encoding in move.source.encodings if encoding in move.target.encodings]
     return PageChannels(streams, EncodingChoice(common), move.limit)

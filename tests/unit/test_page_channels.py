@@ -62,7 +62,7 @@ class Scene:
     def __init__(self, directory: Path, channels: int) -> None:
         self.taken: list[tuple[bool, int, int, bytes]] = []
         self.path = directory / "pages.sock"
-        self.receiver = PageReceiver(self.path, self._put)
+        self.receiver = PageReceiver(self.path, channels, self._put)
         self.receiver.__enter__()
         self.streams = [Stream(self.path) for _ in range(channels)]
         while len(self.receiver._plugs) < channels:
@@ -211,6 +211,36 @@ def test_what_is_wrong_is_told_and_nothing_after_it_is_taken(
         channel.send(protocol.encode(pages_message(taken, GOOD)), [GOOD * 100])
     assert len(scene.taken) == taken
     channel.close()
+    scene.close()
+
+
+def test_a_lost_batch_is_missed_at_once_when_no_channel_can_still_bring_it(tmp_path: Path) -> None:
+    scene = Scene(tmp_path, 2)
+    channels = [FrameStream(stream) for stream in scene.streams]
+    channels[0].send(protocol.encode(pages_message(0, GOOD)), [GOOD])
+    scene.receiver.wait(1)
+    for number, channel in enumerate(channels, start=2):
+        channel.send(protocol.encode(pages_message(number, GOOD)), [GOOD])
+    started = time.monotonic()
+    with pytest.raises(ImageError, match="batch 1 with pages never came$"):
+        scene.receiver.wait(4)
+    assert time.monotonic() - started < page_receiver.PATIENCE_S / 2
+    assert len(scene.taken) == 1
+    for channel in channels:
+        channel.close()
+    scene.close()
+
+
+def test_a_channel_that_is_late_is_waited_for(tmp_path: Path) -> None:
+    scene = Scene(tmp_path, 2)
+    channels = [FrameStream(stream) for stream in scene.streams]
+    channels[0].send(protocol.encode(pages_message(1, GOOD)), [GOOD])
+    time.sleep(0.2)
+    assert scene.taken == []
+    channels[1].send(protocol.encode(pages_message(0, GOOD)), [GOOD])
+    scene.receiver.wait(2)
+    for channel in channels:
+        channel.close()
     scene.close()
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import threading
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -48,3 +50,13 @@ def test_no_limit() -> None:
     limit = RateLimit(None, clock=clock, sleep=clock.sleep)
     limit.take(1 << 40)
     assert (clock.now, limit.held_us) == (1000.0, 0)
+
+
+def test_a_limit_that_is_lifted_lets_go_of_who_waits() -> None:
+    limit = RateLimit(1)
+    waiting = threading.Thread(target=limit.take, args=(3600,))
+    waiting.start()
+    limit.lift()
+    waiting.join(10)
+    assert not waiting.is_alive()
+    limit.take(3600)
