@@ -222,7 +222,7 @@ def test_a_lost_batch_is_missed_at_once_when_no_channel_can_still_bring_it(tmp_p
     for number, channel in enumerate(channels, start=2):
         channel.send(protocol.encode(pages_message(number, GOOD)), [GOOD])
     started = time.monotonic()
-    with pytest.raises(ImageError, match="batch 1 with pages never came$"):
+    with pytest.raises(ImageError, match=r"batch 1 with pages never came$"):
         scene.receiver.wait(4)
     assert time.monotonic() - started < page_receiver.PATIENCE_S / 2
     assert len(scene.taken) == 1
