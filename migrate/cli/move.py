@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import re
 import sys
 from collections.abc import Sequence
 
@@ -18,7 +19,7 @@ from migrate.report import Report, summary
 from migrate.tracking import Mode
 from transport.destination import Destination
 
-SCALES = {"K": 10**3, "M": 10**6, "G": 10**9}
+SCALES = {"": 1, "K": 10**3, "M": 10**6, "G": 10**9}
 #: Slower than this nothing arrives in a lifetime.
 LEAST_RATE = 1000
 
@@ -63,18 +64,18 @@ def _options(arguments: argparse.Namespace) -> Options:
 
 
 def count(text: str) -> int:
-    """A number of at least 1. Raises ValueError."""
-    if (number := int(text)) < 1:
-        raise ValueError(text)
-    return number
+    """A number of at least 1. Raises ArgumentTypeError."""
+    if not text.isascii() or not text.isdigit() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number of 1 or more")
+    return int(text)
 
 
 def rate(text: str) -> int:
-    """Bytes per second: a number, maybe with K, M or G behind it (powers of 1000). Raises ValueError."""
-    scale = SCALES.get(text[-1:].upper(), 1)
-    number = float(text[:-1] if scale > 1 else text) * scale
+    """Bytes per second: a number, maybe with K, M or G behind it (powers of 1000). Raises ArgumentTypeError."""
+    found = re.fullmatch(r"(\d+(?:\.\d+)?)([KMG]?)", text, re.ASCII | re.IGNORECASE)
+    number = float(found[1]) * SCALES[found[2].upper()] if found else 0.0
     if not LEAST_RATE <= number < 1e15:
-        raise ValueError(text)
+        raise argparse.ArgumentTypeError(f"{text!r} is not a rate of 1K or more, like 50M or 1.5G")
     return int(number)
 
 
