@@ -1,4 +1,4 @@
-"""States, convergence, clock, facts, exit codes, report: the parts of a move that only think."""
+"""States, clock, facts: the parts of a move that only think."""
 
 import dataclasses
 import itertools
@@ -8,7 +8,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from migrate import errors
-from migrate.cli.exit_codes import CODES, exit_code
 from migrate.clock import Sample, estimate
 from migrate.errors import Where
 from migrate.facts import Facts, check_host, check_pair, kernel_tuple, memory_needed, version_text
@@ -126,23 +125,3 @@ def test_versions() -> None:
     assert [version_text(n) for n in (40201, 40200, 31701)] == ["4.2.1", "4.2", "3.17.1"]
     kernels = {"6.18.44-fc-v595": (6, 18), "6.16+": (6, 16), "6": (6, 0), "7.0-rc1": (7, 0), "next": (0, 0)}
     assert {text: kernel_tuple(text) for text in kernels} == kernels
-
-
-def kinds(root: type[errors.MigrateError]) -> set[type[errors.MigrateError]]:
-    return {root}.union(*(kinds(child) for child in root.__subclasses__()))
-
-
-def test_every_error_has_a_code_of_its_own() -> None:
-    uncoded = kinds(errors.MigrateError) - CODES.keys() - {errors.MigrateError, errors.Interrupted}
-    assert uncoded == set()
-    assert len(set(CODES.values())) == len(CODES)
-    assert all(1 < code < 126 for code in CODES.values())
-    assert exit_code(errors.Interrupted(2)) == 130
-    assert exit_code(errors.Interrupted(15)) == 143
-
-
-def test_an_error_says_what_where_and_what_next() -> None:
-    refused = errors.MissingOnHost(Where.TARGET, "beta", "criu")
-    assert str(refused) == "no usable criu on the target beta (not found); nothing was changed; install criu there"
-    held = errors.Undecided("abc", "beta", "the link was lost", "there, run x")
-    assert "held on beta" in str(held)
