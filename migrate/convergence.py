@@ -46,7 +46,8 @@ class Policy:
 class Round:
     """One pass over the container's memory.
 
-    `bytes` were found written and sent in `length_us`; `held_us` of that a bandwidth limit made us wait.
+    `bytes` were found written and sent in `length_us`; `held_us` of that a bandwidth limit made each channel
+    wait, on average.
     """
 
     bytes: int

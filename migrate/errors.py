@@ -213,7 +213,7 @@ class RolledBack(MigrateError):
 
 
 class Interrupted(RolledBack):
-    """Ctrl-C or SIGTERM. `signal_number` is which."""
+    """Ctrl-C, SIGTERM or SIGHUP. `signal_number` is which."""
 
     def __init__(self, signal_number: int) -> None:
         self.signal_number = signal_number

@@ -19,7 +19,6 @@ from checkpoint.images import batch, encoding
 from migrate import protocol
 from migrate.agent.client import AgentGone
 from migrate.encoding_choice import EncodingChoice
-from transport.errors import StreamError
 from transport.framing import ByteStream, FrameStream
 from transport.ssh import Connection
 from transport.throttle import RateLimit
@@ -71,6 +70,10 @@ class PageChannels:
             self._threads.append(thread)
 
     @property
+    def channels(self) -> int:
+        return len(self._channels)
+
+    @property
     def sent_bytes(self) -> int:
         """Bytes of frames, before encryption."""
         return sum(channel.sent_bytes for channel in self._channels)
@@ -113,7 +116,7 @@ class PageChannels:
             try:
                 if self._failure is None:
                     self._send(channel, job)
-            except (StreamError, OSError) as error:
+            except Exception as error:  # noqa: BLE001  (whatever it is, the producer must not wait for this thread)
                 self._failure = error
             finally:
                 self._free.put(job.buffer)

@@ -15,7 +15,7 @@ class PageRelay:
 
     def __init__(self, sock: socket.socket, layout: struct.Struct, batches: PageBatches) -> None:
         self._sock, self._layout, self._batches = sock, layout, batches
-        self._failure: Exception | None = None
+        self.failure: Exception | None = None
         self._thread = threading.Thread(target=self._serve, name="page relay", daemon=True)
 
     def start(self) -> None:
@@ -24,13 +24,13 @@ class PageRelay:
     def join(self) -> None:
         """Wait for CRIU's CLOSE. Re-raises what went wrong in the thread."""
         self._thread.join()
-        if self._failure is not None:
-            raise self._failure
+        if self.failure is not None:
+            raise self.failure
 
     def _serve(self) -> None:
         try:
             page_wire.serve(self._sock, self._layout, self._batches, before_close=self._batches.flush)
         except Exception as error:  # noqa: BLE001  (re-raised by join)
-            self._failure = error
+            self.failure = error
             # CRIU must not wait for an answer that will never come.
             self._sock.close()

@@ -90,7 +90,10 @@ class Bridge:
             if len(fds) != 2:
                 return
             with _closing(fds) as (from_rsync, to_rsync):
-                remote = self._connection.run(command.decode())
+                try:
+                    remote = self._connection.run(command.decode())
+                except StreamError:
+                    return  # rsync's remote shell ends without a status, and rsync tells
                 upstream = self._carry_upstream(remote, from_rsync)
                 _carry_downstream(remote, to_rsync)
                 status = remote.wait()

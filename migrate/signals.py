@@ -1,4 +1,4 @@
-"""Ctrl-C and SIGTERM: they interrupt a move, but not its point of no return and not its roll-back."""
+"""Ctrl-C, SIGTERM and SIGHUP: they interrupt a move, but not its point of no return and not its roll-back."""
 
 from __future__ import annotations
 
@@ -9,16 +9,22 @@ from types import FrameType
 
 from migrate.errors import Interrupted
 
+INTERRUPTING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+
 
 class Signals:
-    """Turns the two signals into Interrupted, raised in the main thread. Use as a context."""
+    """Turns the signals into Interrupted, raised in the main thread. Use as a context.
+
+    What was ignored before, as nohup(1) has it of SIGHUP, still is.
+    """
 
     def __init__(self) -> None:
         self._shielded = False
         self.received: int | None = None
 
     def __enter__(self) -> Signals:
-        self._previous = {number: signal.signal(number, self._handle) for number in (signal.SIGINT, signal.SIGTERM)}
+        heard = [number for number in INTERRUPTING if signal.getsignal(number) is not signal.SIG_IGN]
+        self._previous = {number: signal.signal(number, self._handle) for number in heard}
         return self
 
     def __exit__(self, *_: object) -> None:

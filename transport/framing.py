@@ -32,11 +32,15 @@ class ByteStream(Protocol):
 
 
 class FrameStream:
-    """Frames over a ByteStream. Several threads may send; one reads."""
+    """Frames over a ByteStream. Several threads may send; one reads.
+
+    Who is interrupted inside a frame leaves the rest of it in the stream: that direction is of no use any more.
+    """
 
     def __init__(self, stream: ByteStream) -> None:
         self._stream = stream
         self._sending = threading.Lock()
+        self._inside_sent = self._inside_read = False
         self.sent_bytes = 0
 
     def send(self, header: bytes, parts: Sequence[bytes | memoryview] = ()) -> None:
@@ -45,9 +49,13 @@ class FrameStream:
         if len(header) > MAX_HEADER or size > MAX_PAYLOAD:
             raise FrameInvalid(f"frame of {len(header)} + {size} bytes is over the bound")
         with self._sending:
+            if self._inside_sent:
+                raise IncompleteFrame("an earlier frame was not sent to its end")
+            self._inside_sent = True
             self._stream.write(PREFIX.pack(len(header), size) + header)
             for part in parts:
                 self._stream.write(part)
+            self._inside_sent = False
             self.sent_bytes += PREFIX.size + len(header) + size
 
     def receive(self) -> tuple[bytearray, bytearray]:
@@ -56,11 +64,15 @@ class FrameStream:
         Raises EndOfStream when the peer is done, IncompleteFrame or FrameInvalid when it broke off
         or sent something else.
         """
+        if self._inside_read:
+            raise IncompleteFrame("an earlier frame was not read to its end")
         prefix = self._read(PREFIX.size, boundary=True)
         header_size, payload_size = PREFIX.unpack(prefix)
         if header_size > MAX_HEADER or payload_size > MAX_PAYLOAD:
             raise FrameInvalid(f"peer announces a frame of {header_size} + {payload_size} bytes")
-        return self._read(header_size), self._read(payload_size)
+        header, payload = self._read(header_size), self._read(payload_size)
+        self._inside_read = False
+        return header, payload
 
     def close(self) -> None:
         self._stream.close()
@@ -74,5 +86,6 @@ class FrameStream:
                 if boundary and len(left) == size:
                     raise EndOfStream("the peer closed the stream")
                 raise IncompleteFrame(f"the stream ended {len(left)} bytes before the end of a frame")
+            self._inside_read = True
             left = left[got:]
         return data

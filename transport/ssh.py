@@ -79,6 +79,10 @@ class Endpoint:
         return f"{self.user}@{self.address}:{self.port}"
 
 
+#: What paramiko raises when the connection under a channel is gone: not only OSError.
+BROKEN = (OSError, EOFError, paramiko.SSHException)
+
+
 class RemoteProcess:
     """A command on the other host; its stdin and stdout are a ByteStream."""
 
@@ -88,7 +92,7 @@ class RemoteProcess:
     def read(self, size: int) -> bytes:
         try:
             return self._channel.recv(size)
-        except OSError as error:
+        except BROKEN as error:
             raise IncompleteFrame(f"the SSH connection broke: {error}") from error
 
     def read_into(self, view: memoryview) -> int:
@@ -99,8 +103,8 @@ class RemoteProcess:
     def write(self, data: bytes | memoryview) -> None:
         try:
             self._channel.sendall(data)  # type: ignore[arg-type]
-        except OSError as error:
-            raise IncompleteFrame(f"the SSH connection broke: {error}") from error
+        except BROKEN as error:
+            raise IncompleteFrame(f"the SSH connection broke: {error or type(error).__name__}") from error
 
     def read_errors(self, size: int) -> bytes:
         """Up to `size` bytes of its stderr; b"" at the end."""
@@ -108,7 +112,7 @@ class RemoteProcess:
 
     def end_input(self) -> None:
         """Close its stdin."""
-        with contextlib.suppress(OSError):
+        with contextlib.suppress(*BROKEN):
             self._channel.shutdown_write()
 
     def ended(self) -> bool:
@@ -120,7 +124,8 @@ class RemoteProcess:
         return self._channel.recv_exit_status()
 
     def close(self) -> None:
-        self._channel.close()
+        with contextlib.suppress(*BROKEN):
+            self._channel.close()
 
 
 class Connection:
@@ -131,9 +136,14 @@ class Connection:
         self.endpoint = endpoint
 
     def run(self, command: str) -> RemoteProcess:
-        """Start a command, given as one string for the remote login shell."""
-        channel = self._transport().open_session()
-        channel.exec_command(command)
+        """Start a command, given as one string for the remote login shell. Raises IncompleteFrame."""
+        try:
+            channel = self._transport().open_session()
+            channel.exec_command(command)
+        except BROKEN as error:
+            raise IncompleteFrame(
+                f"no further session on the SSH connection: {error or type(error).__name__}"
+            ) from error
         return RemoteProcess(channel)
 
     def _transport(self) -> paramiko.Transport:

@@ -11,7 +11,10 @@ AHEAD_S = 0.02
 
 
 class RateLimit:
-    """Shared by everything that sends; a rate of None limits nothing. Safe to use from several threads."""
+    """Shared by everything that sends; a rate of None limits nothing. Safe to use from several threads.
+
+    `held_us` is how long they were made to wait, added up.
+    """
 
     def __init__(
         self,

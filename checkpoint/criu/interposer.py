@@ -204,8 +204,8 @@ class Interposer:
                 self._relay(conversation)
         finally:
             conversation.stamp("end")
-            conversation.close()
             self._role.ended(conversation, kind)
+            conversation.close()
 
     def _introduce(self, shim: socket.socket, runtime: socket.socket, kind: str) -> Conversation:
         """Give the shim its end of a socketpair, and the descriptors this kind of conversation needs."""

@@ -13,7 +13,7 @@ import os
 import socket
 from collections.abc import Iterable, Iterator
 
-from checkpoint.host.run import run
+from checkpoint.host.run import find_program, run
 
 SYS_PIDFD_GETFD = 438
 TCP_REPAIR = 19  # include/uapi/linux/tcp.h
@@ -36,6 +36,8 @@ def unlock(pids: Iterable[int]) -> bool:
                 if sock.getsockopt(socket.IPPROTO_TCP, TCP_REPAIR):
                     sock.setsockopt(socket.IPPROTO_TCP, TCP_REPAIR, 0)
                     found = True
+    if find_program("nft") is None:
+        return found
     in_namespace = ["nsenter", f"--net=/proc/{pids[0]}/ns/net"]
     for line in run([*in_namespace, "nft", "list", "tables", "inet"]).splitlines():
         name = line.split()[-1]
@@ -47,15 +49,21 @@ def unlock(pids: Iterable[int]) -> bool:
 
 def _tcp_sockets(pid: int) -> Iterator[socket.socket]:
     """Our own duplicates of a process's TCP sockets; each is closed again before the next."""
-    with contextlib.suppress(OSError):
-        pidfd = os.pidfd_open(pid)
-        try:
-            for number in os.listdir(f"/proc/{pid}/fd"):
+    with contextlib.suppress(OSError), _pidfd(pid) as pidfd:
+        for number in os.listdir(f"/proc/{pid}/fd"):
+            with contextlib.suppress(OSError):  # the process runs: one may have been closed meanwhile
                 if os.readlink(f"/proc/{pid}/fd/{number}").startswith("socket:"):
                     fd = _libc.syscall(SYS_PIDFD_GETFD, pidfd, int(number), 0)
                     if fd >= 0:
                         with socket.socket(fileno=fd) as sock:
                             if sock.family in (socket.AF_INET, socket.AF_INET6) and sock.type == socket.SOCK_STREAM:
                                 yield sock
-        finally:
-            os.close(pidfd)
+
+
+@contextlib.contextmanager
+def _pidfd(pid: int) -> Iterator[int]:
+    pidfd = os.pidfd_open(pid)
+    try:
+        yield pidfd
+    finally:
+        os.close(pidfd)

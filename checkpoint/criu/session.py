@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import socket
 import threading
 from dataclasses import dataclass
@@ -123,6 +124,12 @@ class DumpRole(_HeldRole):
 
     def notify(self, script: str, pid: int) -> bool:
         return script != "status-ready" and super().notify(script, pid)
+
+    def refuse(self) -> None:
+        """... and what it still sends to the page server is wanted no more."""
+        super().refuse()
+        with contextlib.suppress(OSError):
+            self.pages.shutdown(socket.SHUT_RDWR)
 
     def check_frozen(self) -> None:
         """Raise ConversationLost if CRIU ended while it was held: nobody holds the tasks then, they may have run on."""

@@ -47,10 +47,11 @@ class CpuLimit:
 
     def restore(self) -> None:
         """As it was. What is gone by now, with its container, needs nothing."""
-        with contextlib.suppress(OSError):
-            if len(self._files) == 2:
+        if len(self._files) == 2:
+            with contextlib.suppress(OSError):
                 self._files[0].write_text("-1")
-            for path in reversed(self._files):
+        for path in reversed(self._files):
+            with contextlib.suppress(OSError):
                 path.write_text(self._before[path])
 
 

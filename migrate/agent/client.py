@@ -44,6 +44,7 @@ class AgentClient:
         self._log = log
         self._said: list[str] = []
         self._greeted = False
+        self._unanswered = 0
         self._drain = threading.Thread(target=self._read_errors, name="agent stderr", daemon=True)
         self._drain.start()
         try:
@@ -55,12 +56,13 @@ class AgentClient:
         """Send a request and return its answer. Raises AgentFailed or AgentGone."""
         try:
             self.stream(message)
-            while True:
+            self._unanswered += 1
+            while self._unanswered:
                 answer = protocol.decode(*self._frames.receive(), protocol.ANSWERS)
                 if isinstance(answer, protocol.Log):
                     self._log(answer.text)
-                    continue
-                break
+                else:  # maybe to a request whose waiting was interrupted
+                    self._unanswered -= 1
         except StreamError as error:
             raise self._gone(str(error)) from error
         self._greeted = True

@@ -21,10 +21,15 @@ class Lines:
     def sent(self, total_bytes: int, expected_bytes: int) -> None: ...
 
     def state(self, state: State) -> None:
-        print(f"migrate: {state.value}", file=self._out, flush=True)
+        self._say(state.value)
 
     def note(self, text: str) -> None:
-        print(f"migrate: {text}", file=self._out, flush=True)
+        self._say(text)
+
+    def _say(self, text: str) -> None:
+        # Whoever read this may have left; a move does not end for that.
+        with contextlib.suppress(OSError):
+            print(f"migrate: {text}", file=self._out, flush=True)
 
 
 class Live(Lines):
@@ -36,20 +41,25 @@ class Live(Lines):
         self._status = self._console.status("planning")
 
     def __enter__(self) -> Live:
-        self._status.start()
+        with contextlib.suppress(OSError):
+            self._status.start()
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._status.stop()
+        with contextlib.suppress(OSError):
+            self._status.stop()
 
     def state(self, state: State) -> None:
-        self._status.update(state.value)
+        with contextlib.suppress(OSError):
+            self._status.update(state.value)
 
     def sent(self, total_bytes: int, expected_bytes: int) -> None:
-        self._status.update(f"copying memory: {total_bytes >> 20} MiB sent of {expected_bytes >> 20}")
+        with contextlib.suppress(OSError):
+            self._status.update(f"copying memory: {total_bytes >> 20} MiB sent of {expected_bytes >> 20}")
 
     def note(self, text: str) -> None:
-        self._console.print(text, highlight=False, markup=False)
+        with contextlib.suppress(OSError):
+            self._console.print(text, highlight=False, markup=False)
 
 
 @contextlib.contextmanager

@@ -8,7 +8,8 @@ from pathlib import Path
 from checkpoint.criu import log as criu_log
 from checkpoint.criu.page_wire import wire_struct
 from checkpoint.criu.session import DumpRole
-from checkpoint.errors import ConversationLost, CriuFailed
+from checkpoint.errors import CheckpointError, ConversationLost, CriuFailed
+from checkpoint.host import processes
 from checkpoint.images.repair import repaired
 from migrate import protocol
 from migrate.context import Context
@@ -65,7 +66,7 @@ def transfer(move: Context, ahead: PreCopy | None, sent: Sent) -> None:
 
 def _send_rootfs(move: Context, rootfs: RootfsSync) -> None:
     """What changed since the first copy: usually nothing, or a few files."""
-    found = rootfs.find_changes(move.pids)
+    found = rootfs.find_changes(processes.in_pid_namespace_of(move.container.pid))
     if found.removed:
         move.agent.request(protocol.Remove(paths=list(found.removed)), protocol.Done)
     if found.changed:
@@ -107,7 +108,10 @@ def _dump_through_relay(move: Context, dump: DumpRole, pages: PageChannels) -> N
     batches = PageBatches(pages, final=True)
     relay = PageRelay(dump.pages, wire_struct(move.source.criu_version), batches)
     relay.start()
-    _run_dump(move, dump)
+    try:
+        _run_dump(move, dump)
+    except CheckpointError as error:
+        raise relay.failure or error from error  # that the relay ended is why CRIU failed
     relay.join()
     move.account_pages(batches)
 

@@ -30,6 +30,7 @@ class PreCopy:
         self._refused: set[int] = set()
         self._known: dict[int, list[Range]] = {}
         assert move.pages is not None
+        self._channels = move.pages.channels
         self.batches = PageBatches(move.pages, progress=self._show)
 
     def attach(self) -> bool:
@@ -64,7 +65,7 @@ class PreCopy:
         return Round(
             bytes=sent,
             length_us=(time.monotonic_ns() - started) // 1000,
-            held_us=self._move.limit.held_us - held_us,
+            held_us=(self._move.limit.held_us - held_us) // self._channels,
         )
 
     def _drop_ended(self) -> None:

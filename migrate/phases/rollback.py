@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
-
 from checkpoint.criu import rescue
 from checkpoint.errors import CheckpointError
 from checkpoint.host import processes
@@ -27,8 +25,12 @@ def roll_back(move: Context) -> list[str]:
     except (AgentGone, AgentFailed, protocol.ProtocolError) as error:
         # An agent without a channel undoes everything by itself, unless it holds a restored container.
         left.append(f"the target did not confirm the roll-back ({error})")
-    with contextlib.suppress(OSError):
+    try:
         move.tidy.close()
+    except (CheckpointError, OSError) as error:
+        left.append(f"not cleaned up here: {error}")
+    for line in left:
+        move.note(line)
     move.advance(State.ROLLED_BACK)
     return left
 
@@ -36,7 +38,9 @@ def roll_back(move: Context) -> list[str]:
 def _unlock(move: Context) -> list[str]:
     """CRIU is gone, by a failure that it undid itself or by one that killed it; then what it did is still there."""
     try:
-        found = move.edits.nftables and rescue.unlock(processes.in_pid_namespace_of(move.container.pid))
+        found = rescue.unlock(processes.in_pid_namespace_of(move.container.pid))
     except (CheckpointError, OSError) as error:
         return [f"CRIU died, and its lock of the container's network may still be there ({error})"]
+    if found and not move.edits.nftables:
+        return ["CRIU died; its rules (iptables, chain CRIU) may still lock the container's network"]
     return ["connections that were in use when CRIU died may have been cut"] if found else []
