@@ -35,7 +35,6 @@ class Context:
     migration_id: str
     runtime: ContainerRuntime
     container: Container
-    pids: list[int]
     init: Init
     network: Network | None
     observer: Observer

@@ -50,7 +50,7 @@ class Hello(Message):
 
 @dataclass(frozen=True, kw_only=True)
 class Ping(Message):
-    """Asks for the agent's clock."""
+    """Asks for the agent's clock. Fails if pages did that came before."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-import select
 import signal
 import socket
 import struct
@@ -26,6 +25,7 @@ from typing import Protocol
 
 from checkpoint.criu import rpc
 from checkpoint.errors import ConversationLost
+from checkpoint.host.ready import ready
 
 MAX_MESSAGE = 1 << 22
 MAX_FDS = 8
@@ -111,7 +111,7 @@ class Conversation:
 
     def criu_lives(self) -> bool:
         """Whether CRIU has not ended, by itself or by a signal."""
-        return not select.select([self.criu_pidfd], [], [], 0)[0]
+        return not ready(self.criu_pidfd, timeout_s=0)
 
     def kill_criu(self) -> None:
         """SIGKILL CRIU. It then undoes nothing: right only when nothing may be undone."""
@@ -221,13 +221,17 @@ class Interposer:
         return Conversation(runtime=runtime, criu=ours, runtime_pid=_peer_pid(runtime), criu_pidfd=criu_pidfd)
 
     def _relay(self, conversation: Conversation) -> None:
-        pairs = {conversation.runtime: self._to_criu, conversation.criu: self._to_runtime}
+        ways = {
+            conversation.runtime.fileno(): (conversation.runtime, self._to_criu),
+            conversation.criu.fileno(): (conversation.criu, self._to_runtime),
+        }
         while True:
-            for ready in select.select(list(pairs), [], [])[0]:
-                data, fds, _, _ = socket.recv_fds(ready, MAX_MESSAGE, MAX_FDS)
+            for descriptor in ready(*ways):
+                sender, direction = ways[descriptor]
+                data, fds, _, _ = socket.recv_fds(sender, MAX_MESSAGE, MAX_FDS)
                 if not data:
                     return
-                self._pass_on(pairs[ready], conversation, data, fds)
+                self._pass_on(direction, conversation, data, fds)
 
     def _pass_on(self, direction: Direction, conversation: Conversation, data: bytes, fds: list[int]) -> None:
         try:

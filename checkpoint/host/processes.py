@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import contextlib
 import os
-import select
 import signal
 import time
 from dataclasses import dataclass
 from pathlib import Path
+
+from checkpoint.host.ready import ready
 
 #: include/linux/sched.h: the task is in do_exit() and will not run user code again.
 PF_EXITING = 0x4
@@ -95,7 +96,7 @@ class Init:
         Exited, or in do_exit(): while CRIU traces the others of its namespace, init waits for them
         in the kernel (zap_pid_ns_processes) and is reaped only when CRIU lets go.
         """
-        if select.select([self._pidfd], [], [], 0)[0]:
+        if ready(self._pidfd, timeout_s=0):
             return True
         try:
             text = Path(f"/proc/{self.pid}/stat").read_text()

@@ -7,7 +7,6 @@ import contextlib
 import ctypes
 import json
 import os
-import select
 import socket
 import subprocess
 import sys
@@ -16,6 +15,7 @@ from pathlib import Path
 
 from checkpoint.errors import TrackingUnavailable
 from checkpoint.host import run
+from checkpoint.host.ready import ready
 from checkpoint.memory import inject, uffd
 from checkpoint.memory.ranges import Range
 from checkpoint.memory.uffd import PAGE_SIZE
@@ -49,6 +49,8 @@ class Tracker:
                 self._pidfd = os.pidfd_open(pid)
                 undo.callback(os.close, self._pidfd)
                 self.virtual_pid = virtual_pid(pid)
+                if self.reads_directly():
+                    raise TrackingUnavailable(f"process {pid}: it has a file open for direct I/O, which is not seen")
                 self._uffd, self.stopped_us = _inject(pid)
                 undo.callback(os.close, self._uffd)
                 uffd.enable(self._uffd)
@@ -62,7 +64,23 @@ class Tracker:
 
     def ended(self) -> bool:
         """Whether the process is gone; its number may be another's by now."""
-        return bool(select.select([self._pidfd], [], [], 0)[0])
+        return bool(ready(self._pidfd, timeout_s=0))
+
+    def reads_directly(self) -> bool:
+        """Whether a file is open with O_DIRECT (proc(5), fdinfo).
+
+        A device writes what is read from it into pages that were mapped writable when the read began. One that
+        was protected meanwhile is written all the same, without a fault that would show it.
+        """
+        directory = f"/proc/{self.pid}/fdinfo"
+        for number in os.listdir(directory):
+            with contextlib.suppress(FileNotFoundError), open(f"{directory}/{number}") as info:
+                for line in info:
+                    if line.startswith("flags:"):
+                        if int(line.split()[1], 8) & os.O_DIRECT:
+                            return True
+                        break
+        return False
 
     def written(self) -> list[Range]:
         """Pages written since the last call (at the first: all with content), protected again."""

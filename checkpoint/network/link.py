@@ -6,7 +6,6 @@ import contextlib
 import ctypes
 import fcntl
 import os
-import select
 import socket
 import struct
 import threading
@@ -15,6 +14,7 @@ from collections.abc import Callable, Iterator
 from typing import TypeVar
 
 from checkpoint.errors import NetworkError
+from checkpoint.host.ready import ready
 from checkpoint.network.model import Network
 
 T = TypeVar("T")
@@ -114,7 +114,7 @@ def _packet_socket(link: str, protocol: int) -> socket.socket:
 
 def _frames_until(sock: socket.socket, deadline: float) -> Iterator[bytes]:
     while (left := deadline - time.monotonic()) > 0:
-        if select.select([sock], [], [], left)[0]:
+        if ready(sock.fileno(), timeout_s=left):
             yield sock.recv(128)
 
 

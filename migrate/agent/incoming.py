@@ -64,6 +64,7 @@ class Incoming:
         self._image_files = self._image_bytes = 0
         self._restore: subprocess.Popen[bytes] | None = None
         self._fill: Fill | None = None
+        self._pages: PageReceiver | None = None
 
     # --- requests, in the order of a move ---------------------------------------------------------
 
@@ -83,6 +84,11 @@ class Incoming:
             protocol.Finish: self._finish,
         }
         return handlers[type(request)](request)
+
+    def check_pages(self) -> None:
+        """Raise what went wrong with pages so far."""
+        if self._pages is not None:
+            self._pages.check()
 
     def welcome(self) -> protocol.Welcome:
         """Answer to Hello."""
@@ -223,6 +229,7 @@ class Incoming:
         arrived, announced = (self._image_files, self._image_bytes), (request.image_files, request.image_bytes)
         if arrived != announced:
             raise ImageError(f"(images, their bytes): {arrived} arrived of {announced}")
+        assert self._pages is not None
         self._pages.wait(request.batches)
 
     # --- the two ends of a held restore; also reached from the control socket -----------------------

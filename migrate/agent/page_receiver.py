@@ -67,6 +67,12 @@ class PageReceiver:
             plug.close()
         self._path.unlink(missing_ok=True)
 
+    def check(self) -> None:
+        """Raise what went wrong with a batch so far."""
+        with self._turn:
+            if self._failure is not None:
+                raise self._failure
+
     def wait(self, batches: int) -> None:
         """Until so many batches are in place. Raises what went wrong with one, or ImageError when one is lost."""
         with self._turn:

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import contextlib
 import os
-import select
 import socket
 from pathlib import Path
 from typing import Protocol
 
+from checkpoint.host.ready import ready
 from checkpoint.images.directory import RUN
 
 SUFFIX = ".control"
@@ -61,7 +61,7 @@ class ControlSocket:
         """Take one word. True when the container is no longer held."""
         peer, _ = self._listener.accept()
         with peer:
-            if not select.select([peer], [], [], 5)[0]:
+            if not ready(peer.fileno(), timeout_s=5):
                 return False
             # Whoever asked may have left.
             with contextlib.suppress(OSError):

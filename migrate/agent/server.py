@@ -7,12 +7,12 @@ from __future__ import annotations
 
 import contextlib
 import os
-import select
 import signal
 import sys
 import time
 
 from checkpoint.errors import CriuFailed
+from checkpoint.host.ready import ready
 from migrate import protocol
 from migrate.agent.incoming import Incoming
 from migrate.agent.recover import ControlSocket
@@ -65,6 +65,8 @@ class Server:
         if self._failure is not None and not isinstance(request, protocol.Abort):
             raise self._failure
         if isinstance(request, protocol.Ping):
+            if self._incoming is not None:
+                self._incoming.check_pages()
             return protocol.Clock(monotonic_ns=time.monotonic_ns())
         if isinstance(request, protocol.Hello):
             if request.version != protocol.PROTOCOL_VERSION:
@@ -79,17 +81,21 @@ class Server:
         """Held: the next word may come from the coordinator or from an operator at the control socket."""
         with ControlSocket(incoming.control_path) as control:
             while True:
-                ready, _, _ = select.select([self._reader, control.fileno()], [], [])
-                if self._reader in ready:
+                if self._reader in ready(self._reader, control.fileno()):
                     return
                 if control.answer(incoming, link_alive=True):
                     return
 
     def _hold(self, incoming: Incoming) -> None:
         """The link is gone. Neither resume nor drop: only an operator ends this."""
-        with ControlSocket(incoming.control_path) as control:
-            while not control.answer(incoming, link_alive=False):
-                pass
+        while incoming.holds_container:
+            try:
+                with ControlSocket(incoming.control_path) as control:
+                    while not control.answer(incoming, link_alive=False):
+                        pass
+            except Exception as error:  # noqa: BLE001  (to end here would be to drop the container)
+                _say(f"cannot be asked: {error or type(error).__name__}")
+                time.sleep(1)
 
     def _log(self, text: str) -> None:
         """To the coordinator, or to whatever is left when it is gone."""

@@ -32,12 +32,18 @@ class Lines:
             print(f"migrate: {text}", file=self._out, flush=True)
 
 
+class Terminal(Console):
+    """A console whose reader may leave: rich would end the program for that."""
+
+    def on_broken_pipe(self) -> None: ...
+
+
 class Live(Lines):
     """A status line that changes in place; notes scroll above it."""
 
     def __init__(self, out: TextIO) -> None:
         super().__init__(out)
-        self._console = Console(file=out)
+        self._console = Terminal(file=out)
         self._status = self._console.status("planning")
 
     def __enter__(self) -> Live:

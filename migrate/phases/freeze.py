@@ -12,6 +12,7 @@ from checkpoint.errors import CheckpointError, ConversationLost, CriuFailed
 from checkpoint.host import processes
 from checkpoint.images.repair import repaired
 from migrate import protocol
+from migrate.agent.client import AgentGone
 from migrate.context import Context
 from migrate.page_batches import PageBatches
 from migrate.page_channels import PageChannels
@@ -111,7 +112,9 @@ def _dump_through_relay(move: Context, dump: DumpRole, pages: PageChannels) -> N
     try:
         _run_dump(move, dump)
     except CheckpointError as error:
-        raise relay.failure or error from error  # that the relay ended is why CRIU failed
+        if isinstance(relay.failure, AgentGone):  # that is why CRIU failed
+            raise relay.failure from error
+        raise
     relay.join()
     move.account_pages(batches)
 

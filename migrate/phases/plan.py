@@ -85,7 +85,6 @@ def _plan(
         migration_id=report.migration_id,
         runtime=runtime,
         container=container,
-        pids=pids,
         init=stack.enter_context(contextlib.closing(processes.Init(container.pid))),
         network=network,
         observer=observer,

@@ -6,13 +6,14 @@ import time
 from pathlib import Path
 
 from checkpoint.criu.page_wire import PAGE_SIZE
-from checkpoint.errors import CgroupUnavailable, ImageError, TrackingUnavailable
+from checkpoint.errors import CgroupUnavailable, CheckpointError, ImageError, TrackingUnavailable
 from checkpoint.host import processes
 from checkpoint.host.cpu_limit import CpuLimit
 from checkpoint.images.pagemap import Pagemap
 from checkpoint.memory import ranges, tracker
 from checkpoint.memory.ranges import Range
 from checkpoint.memory.tracker import Tracker
+from migrate import protocol
 from migrate.context import Context
 from migrate.convergence import History, Round, Verdict, decide
 from migrate.errors import CannotTrack, NotConverging
@@ -39,7 +40,7 @@ class PreCopy:
             if pid not in self._trackers and pid not in self._refused:
                 try:
                     self._trackers[pid] = Tracker(pid)
-                except (TrackingUnavailable, OSError) as error:
+                except (CheckpointError, OSError) as error:
                     self._refused.add(pid)
                     self._move.note(f"not tracked, copied while frozen: {error}")
         return bool(self._trackers)
@@ -48,7 +49,7 @@ class PreCopy:
         """Send what was written since the last round."""
         started, held_us = time.monotonic_ns(), self._move.limit.held_us
         sent = 0
-        self._drop_ended()
+        self._let_go()
         self.attach()
         for pid, watched in list(self._trackers.items()):
             try:
@@ -68,14 +69,26 @@ class PreCopy:
             held_us=(self._move.limit.held_us - held_us) // self._channels,
         )
 
-    def _drop_ended(self) -> None:
-        """Before new ones are attached: they may have the numbers of those."""
+    def _let_go(self) -> None:
+        """Of processes that ended, before new ones are attached, which may have their numbers; and of those that
+        can no longer be tracked: all their memory is taken for unknown."""
         for pid, watched in list(self._trackers.items()):
-            if watched.ended():
-                self.batches.forget(watched.virtual_pid)
+            ended = watched.ended()
+            if ended or self._reads_directly(watched):
                 self._known.pop(pid, None)
                 self._trackers.pop(pid).close()
+                if ended:
+                    self.batches.forget(watched.virtual_pid)
+                else:
+                    self._refused.add(pid)
+                    self._move.note(f"process {pid} opened a file for direct I/O: its memory is copied while frozen")
         self._refused &= set(processes.in_pid_namespace_of(self._move.container.pid))
+
+    def _reads_directly(self, watched: Tracker) -> bool:
+        try:
+            return watched.reads_directly()
+        except OSError:  # it is ending
+            return False
 
     def send_last(self, images: Path) -> int:
         """With the container frozen and dumped: send what the images want and the target has not, or has old.
@@ -84,7 +97,7 @@ class PreCopy:
         when one of them cannot be read.
         """
         pages = 0
-        self._drop_ended()
+        self._let_go()
         for pid in processes.in_pid_namespace_of(self._move.container.pid):
             path = images / f"pagemap-{tracker.virtual_pid(pid)}.img"
             if not path.exists():
@@ -148,6 +161,7 @@ def _converge(move: Context, copying: PreCopy) -> None:
     while True:
         rounds.append(copying.send_round())
         move.account_pages(copying.batches)
+        move.agent.request(protocol.Ping(), protocol.Clock)  # a failure is better told before the freeze
         elapsed_us = (time.monotonic_ns() - started_ns) // 1000
         history = History(
             rounds=rounds, memory_bytes=move.report.memory_bytes, elapsed_us=elapsed_us, slowed_to=slowed_to

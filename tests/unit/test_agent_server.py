@@ -39,6 +39,8 @@ class Incoming:
     def welcome(self) -> Message:
         return protocol.Welcome(version=protocol.PROTOCOL_VERSION, facts={})
 
+    def check_pages(self) -> None: ...
+
     def handle(self, request: Message) -> Message:
         self.handled.append(request.type)
         return Incoming.does(self)

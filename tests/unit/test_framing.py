@@ -104,3 +104,46 @@ def test_close_closes_what_is_below() -> None:
     memory = Memory()
     FrameStream(memory).close()
     assert memory.closed
+
+
+class Interrupting(Memory):
+    """Raises in the middle of a transfer, as a signal handler would."""
+
+    def __init__(self, data: bytes = b"", *, calls: int) -> None:
+        super().__init__(data, sizes=(1,) * 100)
+        self._calls = calls
+
+    def read_into(self, view: memoryview) -> int:
+        self._count()
+        return super().read_into(view)
+
+    def write(self, data: bytes | memoryview) -> None:
+        self._count()
+        super().write(data)
+
+    def _count(self) -> None:
+        self._calls -= 1
+        if self._calls == 0:
+            raise KeyboardInterrupt
+
+
+def test_who_was_interrupted_inside_a_frame_sends_no_further_one() -> None:
+    stream = FrameStream(Interrupting(calls=2))
+    with pytest.raises(KeyboardInterrupt):
+        stream.send(b"header", [b"payload"])
+    with pytest.raises(IncompleteFrame):
+        stream.send(b"abort")
+
+
+@pytest.mark.parametrize("calls", [1, 2, 8, 9, 12])
+def test_who_was_interrupted_inside_a_frame_reads_no_further_one(calls: int) -> None:
+    whole = Memory()
+    FrameStream(whole).send(b"header", [b"payload"])
+    stream = FrameStream(Interrupting(bytes(whole.data), calls=calls))
+    with pytest.raises(KeyboardInterrupt):
+        stream.receive()
+    if calls == 1:  # nothing of it was read yet
+        assert [*map(bytes, stream.receive())] == [b"header", b"payload"]
+    else:
+        with pytest.raises(IncompleteFrame):
+            stream.receive()

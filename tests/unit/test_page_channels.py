@@ -291,3 +291,25 @@ def test_a_limited_rate_is_taken_from_the_limit() -> None:
 )
 def test_channels_to_fill_a_link(round_trip_ms: float, count: int) -> None:
     assert channels_for(round_trip_ms / 1000) == count
+
+
+@pytest.mark.parametrize("error", [EOFError(), OSError(32, "Broken pipe"), RuntimeError("a defect")])
+def test_whatever_a_channel_raises_reaches_the_producer(error: Exception) -> None:
+    """paramiko raises EOFError when the connection is gone; nobody may wait for a thread that ended."""
+
+    class Raising:
+        def read_into(self, view: memoryview) -> int:
+            return 0
+
+        def write(self, data: bytes | memoryview) -> None:
+            raise error
+
+        def close(self) -> None: ...
+
+    channels = PageChannels([Raising(), Raising()], EncodingChoice(["raw"]), RateLimit(None))
+    with pytest.raises(AgentGone):
+        for number in range(100):
+            submit(channels, 100 * number, content(number))
+    with pytest.raises(AgentGone):
+        channels.drain()
+    channels.close()

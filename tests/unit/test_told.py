@@ -250,3 +250,25 @@ def test_errors_are_a_tree_that_is_drawn() -> None:
     drawn = set(re.findall(r"\b[A-Z]\w+\b", (errors.__doc__ or "").partition("MigrateError")[2]))
     assert {kind.__name__ for kind in CLASSES} <= drawn
     assert dataclasses.is_dataclass(Report)
+
+
+class Closed(io.StringIO):
+    """Nobody reads it any more."""
+
+    def __init__(self, *, tty: bool) -> None:
+        super().__init__()
+        self._tty = tty
+
+    def isatty(self) -> bool:
+        return self._tty
+
+    def write(self, text: str) -> int:
+        raise BrokenPipeError
+
+
+@pytest.mark.parametrize("tty", [False, True])
+def test_a_reader_that_left_ends_no_move(tty: bool) -> None:
+    with progress.observer_for(Closed(tty=tty)) as observer:
+        observer.state(State.KILLED)
+        observer.note("a note")
+        observer.sent(1, 2)

@@ -239,6 +239,23 @@ def test_memory_another_tracker_watches_is_refused(child: Child) -> None:
         assert open_fds("self") == fds
 
 
+def test_direct_io_is_not_seen_and_so_not_tracked(child: Child, tmp_path: Path) -> None:
+    path = tmp_path / "file"
+    path.write_bytes(bytes(PAGE_SIZE))
+    with tracked(child.pid) as tracker:
+        child.do(f"plain = os.open({str(path)!r}, os.O_RDONLY)")
+        assert not tracker.reads_directly()
+        child.do(f"direct = os.open({str(path)!r}, os.O_RDONLY | os.O_DIRECT)")
+        assert tracker.reads_directly()
+    fds = open_fds("self")
+    with pytest.raises(TrackingUnavailable, match="direct I/O"):
+        Tracker(child.pid)
+    assert open_fds("self") == fds
+    child.do("os.close(direct)")
+    with tracked(child.pid):
+        pass
+
+
 FILTERS = {
     "allows all": "(6, 0, 0, 0x7FFF0000),",
     "forbids userfaultfd and close": "(0x20, 0, 0, 0), (0x15, 1, 0, 323), (0x15, 0, 1, 3), (6, 0, 0, 0x50001),"
