@@ -82,7 +82,8 @@ class PreCopy:
                 else:
                     self._refused.add(pid)
                     self._move.note(f"process {pid} opened a file for direct I/O: its memory is copied while frozen")
-        self._refused &= set(processes.in_pid_namespace_of(self._move.container.pid))
+        if self._refused:
+            self._refused &= set(processes.in_pid_namespace_of(self._move.container.pid))
 
     def _reads_directly(self, watched: Tracker) -> bool:
         try:
