@@ -44,8 +44,8 @@ def _go_through(move: Context, signals: Signals) -> None:
         prepare.prepare(move)
         prepare.arm(move)
         ahead = precopy.pre_copy(move)
-        sent = freeze.freeze(move, ahead)
-        freeze.transfer(move, ahead, sent)
+        freeze.freeze(move, ahead)
+        sent = freeze.transfer(move, ahead)
         freeze.restore(move, sent)
     except BaseException as error:
         with signals.shielded():

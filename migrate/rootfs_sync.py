@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from checkpoint.criu.shim_install import install_program
+from checkpoint.host.listener import Listener
 from checkpoint.rootfs.changes import Changes, changes, snapshot, written_through_mappings
 from checkpoint.rootfs.rsync import Rsync
 from transport.errors import StreamError
@@ -64,25 +65,10 @@ class Bridge:
         self.path = path
         self._limit = limit
         self._connection = connection
-        self._listener = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-        self._listener.bind(str(path))
-        path.chmod(0o600)
-        self._listener.listen(2)
-        threading.Thread(target=self._accept, name="rsync bridge", daemon=True).start()
+        self._listener = Listener(path, self._serve, "rsync bridge")
 
     def close(self) -> None:
-        with contextlib.suppress(OSError):
-            self._listener.shutdown(socket.SHUT_RDWR)
         self._listener.close()
-        self.path.unlink(missing_ok=True)
-
-    def _accept(self) -> None:
-        while True:
-            try:
-                shell, _ = self._listener.accept()
-            except OSError:
-                return
-            threading.Thread(target=self._serve, args=(shell,), name="rsync bridge", daemon=True).start()
 
     def _serve(self, shell: socket.socket) -> None:
         with shell:

@@ -25,6 +25,7 @@ from typing import Protocol
 
 from checkpoint.criu import rpc
 from checkpoint.errors import ConversationLost
+from checkpoint.host.listener import Listener
 from checkpoint.host.ready import ready
 
 MAX_MESSAGE = 1 << 22
@@ -154,32 +155,13 @@ class Interposer:
     def __init__(self, path: Path, role: Role) -> None:
         self.path = path
         self._role = role
-        self._listener = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-        self._threads: list[threading.Thread] = []
 
     def __enter__(self) -> Interposer:
-        self._listener.bind(str(self.path))
-        self.path.chmod(0o600)
-        self._listener.listen(8)
-        self._spawn(self._accept)
+        self._listener = Listener(self.path, self._serve, "interposer")
         return self
 
     def __exit__(self, *_: object) -> None:
-        # shutdown, not only close: a thread in accept() does not notice a close.
-        self._listener.shutdown(socket.SHUT_RDWR)
         self._listener.close()
-        self.path.unlink(missing_ok=True)
-
-    def _spawn(self, target: object, *args: object) -> None:
-        threading.Thread(target=target, args=args, name="interposer", daemon=True).start()  # type: ignore[arg-type]
-
-    def _accept(self) -> None:
-        while True:
-            try:
-                shim, _ = self._listener.accept()
-            except OSError:
-                return
-            self._spawn(self._serve, shim)
 
     def _serve(self, shim: socket.socket) -> None:
         with shim:

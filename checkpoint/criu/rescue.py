@@ -8,18 +8,15 @@ deaf and mute (CRIU soccr/soccr.c).
 from __future__ import annotations
 
 import contextlib
-import ctypes
 import os
 import socket
 from collections.abc import Iterable, Iterator
 
 from checkpoint.host.run import find_program, run
+from checkpoint.memory.inject import SYS_PIDFD_GETFD, libc
 
-SYS_PIDFD_GETFD = 438
 TCP_REPAIR = 19  # include/uapi/linux/tcp.h
 TABLE_PREFIX = "CRIU-"
-
-_libc = ctypes.CDLL(None, use_errno=True)
 
 
 def unlock(pids: Iterable[int]) -> bool:
@@ -53,7 +50,7 @@ def _tcp_sockets(pid: int) -> Iterator[socket.socket]:
         for number in os.listdir(f"/proc/{pid}/fd"):
             with contextlib.suppress(OSError):  # the process runs: one may have been closed meanwhile
                 if os.readlink(f"/proc/{pid}/fd/{number}").startswith("socket:"):
-                    fd = _libc.syscall(SYS_PIDFD_GETFD, pidfd, int(number), 0)
+                    fd = libc.syscall(SYS_PIDFD_GETFD, pidfd, int(number), 0)
                     if fd >= 0:
                         with socket.socket(fileno=fd) as sock:
                             if sock.family in (socket.AF_INET, socket.AF_INET6) and sock.type == socket.SOCK_STREAM:

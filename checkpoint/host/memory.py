@@ -8,35 +8,35 @@ from pathlib import Path
 
 def resident_bytes(pids: list[int]) -> int:
     """Proportional set size of these processes together (/proc/PID/smaps_rollup, proc(5))."""
-    total = 0
-    for pid in pids:
-        with contextlib.suppress(OSError):
-            total += _field(Path(f"/proc/{pid}/smaps_rollup"), "Pss")
-    return total
+    return sum(fields.get("Pss", 0) for fields in _rollups(pids))
 
 
 def restored_bytes(pids: list[int]) -> int:
     """What these processes take after a restore: what forks share (`Anonymous` of smaps_rollup) is no longer shared."""
-    total = 0
+    rollups = _rollups(pids)
+    restored = sum(fields.get(name, 0) for fields in rollups for name in ("Anonymous", "Pss_Shmem", "Swap"))
+    return max(restored, sum(fields.get("Pss", 0) for fields in rollups))
+
+
+def _rollups(pids: list[int]) -> list[dict[str, int]]:
+    """Of each process, read once: the kernel walks all its page tables for it."""
+    found = []
     for pid in pids:
         with contextlib.suppress(OSError):
-            rollup = Path(f"/proc/{pid}/smaps_rollup")
-            total += _field(rollup, "Anonymous") + _field(rollup, "Pss_Shmem") + _field(rollup, "Swap")
-    return max(total, resident_bytes(pids))
+            found.append(_fields(Path(f"/proc/{pid}/smaps_rollup")))
+    return found
 
 
 def available_bytes() -> int:
     """What can still be allocated: MemAvailable, or what the tightest memory cgroup leaves, if less."""
-    bounds = [_field(Path("/proc/meminfo"), "MemAvailable"), *_cgroup_bounds()]
+    bounds = [_fields(Path("/proc/meminfo")).get("MemAvailable", 0), *_cgroup_bounds()]
     return max(0, min(bounds))
 
 
-def _field(path: Path, name: str) -> int:
-    for line in path.read_text().splitlines():
-        key, _, value = line.partition(":")
-        if key == name:
-            return int(value.split()[0]) * 1024
-    return 0
+def _fields(path: Path) -> dict[str, int]:
+    """The `Name: N kB` lines of a file, in bytes."""
+    lines = (line.partition(":") for line in path.read_text().splitlines())
+    return {name: int(value.split()[0]) * 1024 for name, _, value in lines if value.endswith(" kB")}
 
 
 def _cgroup_bounds() -> list[int]:

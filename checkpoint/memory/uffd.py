@@ -12,6 +12,7 @@ import os
 import platform
 import struct
 
+from checkpoint.memory.inject import SYS_USERFAULTFD, UFFD_USER_MODE_ONLY, libc
 from checkpoint.memory.ranges import Range
 
 PAGE_SIZE = 4096
@@ -29,16 +30,12 @@ PAGEMAP_SCAN = _ioctl(3, ord("f"), 16, 96)
 UFFD_API = 0xAA
 FEATURES = (1 << 0) | (1 << 13) | (1 << 15)  # PAGEFAULT_FLAG_WP, WP_UNPOPULATED, WP_ASYNC
 REGISTER_MODE_WP = 2
-SYS_USERFAULTFD = 323
-UFFD_USER_MODE_ONLY = 1
 IS_WRITTEN, IS_FILE, IS_PRESENT, IS_SWAPPED, IS_PFNZERO = 1 << 1, 1 << 2, 1 << 3, 1 << 4, 1 << 5
 SCAN_WP_MATCHING = 1
 SCAN_ARGUMENT = struct.Struct("12Q")
 REGIONS = 1 << 15
 #: Mappings that are not the process's own memory.
 SPECIAL = ("[vdso]", "[vvar]", "[vvar_vclock]", "[vsyscall]")
-
-_libc = ctypes.CDLL(None, use_errno=True)
 
 
 def enable(uffd: int) -> None:
@@ -50,7 +47,7 @@ def available() -> bool:
     """Whether this kernel can do both, tried on a userfaultfd of our own and our own pages (x86_64 only)."""
     if platform.machine() != "x86_64":
         return False
-    fd = _libc.syscall(SYS_USERFAULTFD, os.O_CLOEXEC | os.O_NONBLOCK | UFFD_USER_MODE_ONLY)
+    fd = libc.syscall(SYS_USERFAULTFD, os.O_CLOEXEC | os.O_NONBLOCK | UFFD_USER_MODE_ONLY)
     if fd < 0:
         return False
     try:

@@ -11,6 +11,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from checkpoint.errors import ImageError
+from checkpoint.host.listener import Listener
 from checkpoint.images import batch
 from checkpoint.images.batch import Extent
 from checkpoint.images.directory import RUN
@@ -42,7 +43,6 @@ class PageReceiver:
 
     def __init__(self, path: Path, channels: int, put: Put) -> None:
         self._path, self._channels, self._put = path, channels, put
-        self._listener = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         self._plugs: list[socket.socket] = []
         self._turn = threading.Condition()
         self._next = 0
@@ -50,22 +50,16 @@ class PageReceiver:
         self._failure: Exception | None = None
 
     def __enter__(self) -> PageReceiver:
-        self._listener.bind(str(self._path))
-        self._path.chmod(0o600)
-        self._listener.listen(8)
-        threading.Thread(target=self._accept, name="page channels", daemon=True).start()
+        self._listener = Listener(self._path, self._serve, "pages")
         return self
 
     def __exit__(self, *_: object) -> None:
         with self._turn:  # nothing is put any more: what it would be put into goes next
             self._failure = self._failure or ImageError("the channels were closed")
             self._turn.notify_all()
-        # shutdown, not only close: a thread in accept() does not notice a close.
-        self._listener.shutdown(socket.SHUT_RDWR)
         self._listener.close()
         for plug in self._plugs:
             plug.close()
-        self._path.unlink(missing_ok=True)
 
     def check(self) -> None:
         """Raise what went wrong with a batch so far."""
@@ -85,16 +79,11 @@ class PageReceiver:
             if self._next > batches:
                 raise ImageError(f"{self._next} batches of pages came instead of {batches}")
 
-    def _accept(self) -> None:
-        while True:
-            try:
-                plug, _ = self._listener.accept()
-            except OSError:
-                return
-            self._plugs.append(plug)
-            _, fds, _, _ = socket.recv_fds(plug, 16, 1)
-            if fds:
-                threading.Thread(target=self._read, args=(fds[0],), name="pages", daemon=True).start()
+    def _serve(self, plug: socket.socket) -> None:
+        self._plugs.append(plug)
+        _, fds, _, _ = socket.recv_fds(plug, 16, 1)
+        if fds:
+            self._read(fds[0])
 
     def _read(self, fd: int) -> None:
         with contextlib.suppress(OSError):  # a socket has no such size

@@ -3,13 +3,40 @@
 from __future__ import annotations
 
 import contextlib
+import io
 from collections.abc import Iterator
-from typing import TextIO
+from typing import TextIO, cast
 
 from rich.console import Console
 
 from migrate.events import Observer
 from migrate.state import State
+
+
+class Lenient(io.TextIOBase):
+    """A stream whose reader may leave; a move does not end for that."""
+
+    def __init__(self, out: TextIO) -> None:
+        self._out = out
+
+    def write(self, text: str) -> int:
+        with contextlib.suppress(OSError):
+            self._out.write(text)
+        return len(text)
+
+    def flush(self) -> None:
+        with contextlib.suppress(OSError):
+            self._out.flush()
+
+    def isatty(self) -> bool:
+        return self._out.isatty()
+
+    def fileno(self) -> int:
+        return self._out.fileno()
+
+    @property
+    def encoding(self) -> str:  # type: ignore[override]
+        return self._out.encoding
 
 
 class Lines:
@@ -21,21 +48,10 @@ class Lines:
     def sent(self, total_bytes: int, expected_bytes: int) -> None: ...
 
     def state(self, state: State) -> None:
-        self._say(state.value)
+        print(f"migrate: {state.value}", file=self._out, flush=True)
 
     def note(self, text: str) -> None:
-        self._say(text)
-
-    def _say(self, text: str) -> None:
-        # Whoever read this may have left; a move does not end for that.
-        with contextlib.suppress(OSError):
-            print(f"migrate: {text}", file=self._out, flush=True)
-
-
-class Terminal(Console):
-    """A console whose reader may leave: rich would end the program for that."""
-
-    def on_broken_pipe(self) -> None: ...
+        print(f"migrate: {text}", file=self._out, flush=True)
 
 
 class Live(Lines):
@@ -43,36 +59,32 @@ class Live(Lines):
 
     def __init__(self, out: TextIO) -> None:
         super().__init__(out)
-        self._console = Terminal(file=out)
+        self._console = Console(file=out)
         self._status = self._console.status("planning")
 
     def __enter__(self) -> Live:
-        with contextlib.suppress(OSError):
-            self._status.start()
+        self._status.start()
         return self
 
     def __exit__(self, *_: object) -> None:
-        with contextlib.suppress(OSError):
-            self._status.stop()
+        self._status.stop()
 
     def state(self, state: State) -> None:
-        with contextlib.suppress(OSError):
-            self._status.update(state.value)
+        self._status.update(state.value)
 
     def sent(self, total_bytes: int, expected_bytes: int) -> None:
-        with contextlib.suppress(OSError):
-            self._status.update(f"copying memory: {total_bytes >> 20} MiB sent of {expected_bytes >> 20}")
+        self._status.update(f"copying memory: {total_bytes >> 20} MiB sent of {expected_bytes >> 20}")
 
     def note(self, text: str) -> None:
-        with contextlib.suppress(OSError):
-            self._console.print(text, highlight=False, markup=False)
+        self._console.print(text, highlight=False, markup=False)
 
 
 @contextlib.contextmanager
 def observer_for(out: TextIO) -> Iterator[Observer]:
     """The observer that suits where output goes."""
+    lenient = cast(TextIO, Lenient(out))
     if out.isatty():
-        with Live(out) as live:
+        with Live(lenient) as live:
             yield live
     else:
-        yield Lines(out)
+        yield Lines(lenient)

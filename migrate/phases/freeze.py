@@ -33,7 +33,7 @@ class Sent:
     image_bytes: int = 0
 
 
-def freeze(move: Context, ahead: PreCopy | None) -> Sent:
+def freeze(move: Context, ahead: PreCopy | None) -> None:
     """Let CRIU freeze and dump. Without pre-copy its pages go to the target while it writes them."""
     assert move.dump is not None
     assert move.pages is not None
@@ -48,26 +48,27 @@ def freeze(move: Context, ahead: PreCopy | None) -> Sent:
         else:
             _dump_through_relay(move, move.dump, move.pages)
     move.advance(State.FROZEN)
-    return Sent()
 
 
-def transfer(move: Context, ahead: PreCopy | None, sent: Sent) -> None:
+def transfer(move: Context, ahead: PreCopy | None) -> Sent:
     """Send the pages written last, the image files, and what changed in the rootfs."""
-    images = move.directory / "images"
+    images, sent = move.directory / "images", Sent()
     with move.phase("transfer"):
+        pids = processes.in_pid_namespace_of(move.container.pid)
         if ahead is not None:
-            move.report.notes.append(f"{ahead.send_last(images)} pages were left for the freeze")
+            move.report.notes.append(f"{ahead.send_last(images, pids)} pages were left for the freeze")
             move.account_pages(ahead.batches)
         for path in sorted(images.iterdir()):
             if path.suffix == ".img":
                 _send_image(move, path, sent)
         if move.rootfs is not None:
-            _send_rootfs(move, move.rootfs)
+            _send_rootfs(move, move.rootfs, pids)
+    return sent
 
 
-def _send_rootfs(move: Context, rootfs: RootfsSync) -> None:
+def _send_rootfs(move: Context, rootfs: RootfsSync, pids: list[int]) -> None:
     """What changed since the first copy: usually nothing, or a few files."""
-    found = rootfs.find_changes(processes.in_pid_namespace_of(move.container.pid))
+    found = rootfs.find_changes(pids)
     if found.removed:
         move.agent.request(protocol.Remove(paths=list(found.removed)), protocol.Done)
     if found.changed:

@@ -6,7 +6,7 @@ import time
 from pathlib import Path
 
 from checkpoint.criu.page_wire import PAGE_SIZE
-from checkpoint.errors import CgroupUnavailable, CheckpointError, ImageError, TrackingUnavailable
+from checkpoint.errors import CgroupUnavailable, CheckpointError, ImageError
 from checkpoint.host import processes
 from checkpoint.host.cpu_limit import CpuLimit
 from checkpoint.images.pagemap import Pagemap
@@ -36,7 +36,9 @@ class PreCopy:
 
     def attach(self) -> bool:
         """Track every process that can be. Whether any is tracked."""
-        for pid in processes.in_pid_namespace_of(self._move.container.pid):
+        pids = processes.in_pid_namespace_of(self._move.container.pid)
+        self._refused &= set(pids)
+        for pid in pids:
             if pid not in self._trackers and pid not in self._refused:
                 try:
                     self._trackers[pid] = Tracker(pid)
@@ -54,11 +56,11 @@ class PreCopy:
         for pid, watched in list(self._trackers.items()):
             try:
                 written = watched.written()
-                unread = self._send(pid, written)
+                unread = self._send(pid, watched.virtual_pid, written)
                 known = ranges.union(self._known.get(pid, []), written)
                 self._known[pid] = ranges.difference(known, unread) if unread else known
                 sent += ranges.size(written)
-            except (OSError, TrackingUnavailable):
+            except OSError:
                 # Most likely it is ending. If not: what was not sent counts as unwritten from now on, so all
                 # that the target has of it is taken for old.
                 self._known.pop(pid, None)
@@ -82,8 +84,6 @@ class PreCopy:
                 else:
                     self._refused.add(pid)
                     self._move.note(f"process {pid} opened a file for direct I/O: its memory is copied while frozen")
-        if self._refused:
-            self._refused &= set(processes.in_pid_namespace_of(self._move.container.pid))
 
     def _reads_directly(self, watched: Tracker) -> bool:
         try:
@@ -91,16 +91,17 @@ class PreCopy:
         except OSError:  # it is ending
             return False
 
-    def send_last(self, images: Path) -> int:
-        """With the container frozen and dumped: send what the images want and the target has not, or has old.
+    def send_last(self, images: Path, pids: list[int]) -> int:
+        """With the container's processes frozen and dumped: send what the images want and the target has not, or old.
 
         Returns the number of pages. The pagemaps are the authority on which pages exist. Raises ImageError
         when one of them cannot be read.
         """
         pages = 0
         self._let_go()
-        for pid in processes.in_pid_namespace_of(self._move.container.pid):
-            path = images / f"pagemap-{tracker.virtual_pid(pid)}.img"
+        for pid in pids:
+            image = tracker.virtual_pid(pid)
+            path = images / f"pagemap-{image}.img"
             if not path.exists():
                 continue  # a zombie has no memory
             wanted = Pagemap.load(path).lazy_ranges()
@@ -108,7 +109,7 @@ class PreCopy:
             unknown = ranges.difference(wanted, self._known.get(pid, []))
             last = ranges.union(stale, unknown)
             pages += ranges.size(last) // PAGE_SIZE
-            if unread := self._send(pid, last):
+            if unread := self._send(pid, image, last):
                 raise ImageError(f"process {pid}: its page at {unread[0][0]:#x} cannot be read")
         self.batches.flush()
         return pages
@@ -123,9 +124,8 @@ class PreCopy:
         while self._trackers:
             self._trackers.popitem()[1].close()
 
-    def _send(self, pid: int, written: list[Range]) -> list[Range]:
+    def _send(self, pid: int, image: int, written: list[Range]) -> list[Range]:
         """Returns what could not be read: mostly pages that went away since they were found."""
-        image = tracker.virtual_pid(pid)
         read: list[Range] = []
         for chunks in tracker.read_pages(pid, written):
             for vaddr, data in chunks:

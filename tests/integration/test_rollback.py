@@ -13,8 +13,8 @@ from tests.clients import REDIS_PORT, RedisClient, ask
 from tests.integration.conftest import REDIS_ADDRESS, Hosts, new_traces, settled, traces
 from tests.rig import Container, Node, until
 
-# The tool, but it is killed the moment the move has reached a state.
-CRASHING = """
+# The tool, but something happens the moment the move has reached a state.
+AT_STATE = """
 import os, signal, sys
 sys.dont_write_bytecode = True
 sys.path.insert(0, "/opt/migrate")
@@ -22,14 +22,15 @@ from migrate.cli.move import main
 from migrate.context import Context
 from migrate.state import State
 advance = Context.advance
-def crash(move, state):
+def advance_and_then(move, state):
     advance(move, state)
     if state is State[sys.argv[1]]:
-        print(move.migration_id, flush=True)
-        os.kill(os.getpid(), signal.SIGKILL)
-Context.advance = crash
-main(["redis", "beta"])
+        {then}
+Context.advance = advance_and_then
+sys.exit(main(["redis", "beta"]))
 """
+CRASHING = AT_STATE.format(then="print(move.migration_id, flush=True); os.kill(os.getpid(), signal.SIGKILL)")
+WITHOUT_CRIU = AT_STATE.format(then="move.dump._conversation.kill_criu()")
 
 
 @pytest.fixture
@@ -111,28 +112,10 @@ def test_target_that_fails_to_restore(
     assert [new_traces(before[n.name], traces(n)) for n in (hosts.alpha, hosts.beta)] == [{}, {}]
 
 
-# The tool, but CRIU is killed while it holds the frozen container.
-WITHOUT_CRIU = """
-import sys
-sys.dont_write_bytecode = True
-sys.path.insert(0, "/opt/migrate")
-from migrate.cli.move import main
-from migrate.context import Context
-from migrate.state import State
-advance = Context.advance
-def kill_criu(move, state):
-    advance(move, state)
-    if state is State.FROZEN:
-        move.dump._conversation.kill_criu()
-Context.advance = kill_criu
-sys.exit(main(["redis", "beta"]))
-"""
-
-
 def test_criu_killed_while_it_holds_the_container(hosts: Hosts, redis: Container) -> None:
     """The source may have run on since, so it is the only one that may; its network is unlocked for CRIU."""
     before = {node.name: traces(node) for node in (hosts.alpha, hosts.beta)}
-    done = hosts.alpha.run(["python3", "-c", WITHOUT_CRIU], check=False, timeout=60)
+    done = hosts.alpha.run(["python3", "-c", WITHOUT_CRIU, "FROZEN"], check=False, timeout=60)
     assert done.returncode == CODES[errors.RolledBack], done.stderr
     assert "CRIU ended while it held the frozen container" in done.stderr
     assert "may have been cut" in done.stderr

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import dataclasses
+from functools import partial
 from typing import Any
 
 import pytest
@@ -24,6 +24,7 @@ from migrate.convergence import (
 from migrate.errors import CannotPreCopy
 from migrate.facts import Facts
 from migrate.tracking import Mode, Tracking, choose
+from tests.unit.some_facts import facts
 
 MIB = 1 << 20
 GO_ON, SLOW_DOWN, FREEZE, GIVE_UP = Verdict.GO_ON, Verdict.SLOW_DOWN, Verdict.FREEZE, Verdict.GIVE_UP
@@ -135,34 +136,12 @@ def test_every_history_gets_a_verdict_and_none_goes_on_for_ever(
         assert choice is OnNoConverge.ABORT
 
 
-def host(name: str, **changes: object) -> Facts:
-    good = Facts(
-        hostname=name,
-        kernel="6.18.1",
-        machine="x86_64",
-        python="3.14.0",
-        uid=0,
-        criu_version=40201,
-        pycriu_error=None,
-        runtime="runc",
-        runtime_version="1.3.6",
-        container_exists=False,
-        nftables=True,
-        lazy_pages=True,
-        write_tracking=True,
-        rsync=True,
-        iproute2=True,
-        available_bytes=1 << 40,
-        encodings=["raw"],
-    )
-    return dataclasses.replace(good, **changes)  # type: ignore[arg-type]
-
-
-ABLE = (host("here"), host("there", write_tracking=False))
+here, there = (partial(facts, hostname=name, kernel="6.18.1") for name in ("here", "there"))
+ABLE = (here(), there(write_tracking=False))
 UNABLE = [
-    (host("here", write_tracking=False), host("there"), "here cannot track writes (Linux 6.18.1 on x86_64"),
-    (host("here", lazy_pages=False), host("there"), "no lazy pages on here"),
-    (host("here"), host("there", lazy_pages=False), "no lazy pages on there"),
+    (here(write_tracking=False), there(), "here cannot track writes (Linux 6.18.1 on x86_64"),
+    (here(lazy_pages=False), there(), "no lazy pages on here"),
+    (here(), there(lazy_pages=False), "no lazy pages on there"),
 ]
 
 

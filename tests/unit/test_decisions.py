@@ -1,6 +1,5 @@
 """States, clock, facts: the parts of a move that only think."""
 
-import dataclasses
 import itertools
 
 import pytest
@@ -12,6 +11,7 @@ from migrate.clock import Sample, estimate
 from migrate.errors import Where
 from migrate.facts import Facts, check_host, check_pair, kernel_tuple, memory_needed, version_text
 from migrate.state import InvalidMove, State, check_move
+from tests.unit.some_facts import facts
 
 MIB = 1 << 20
 REVERSIBLE = (State.PLANNED, State.PREPARED, State.ARMED, State.FROZEN, State.HELD)
@@ -45,29 +45,6 @@ def test_the_true_offset_is_within_the_error(offset: int, trips: list[tuple[int,
     found = estimate(samples)
     assert abs(found.offset_ns - offset) <= found.error_ns
     assert abs(found.to_ours(offset + 5) - 5) <= found.error_ns
-
-
-def facts(**changes: object) -> Facts:
-    good = Facts(
-        hostname="host",
-        kernel="6.18.1-amd64",
-        machine="x86_64",
-        python="3.14.0",
-        uid=0,
-        criu_version=40201,
-        pycriu_error=None,
-        runtime="runc",
-        runtime_version="1.3.6",
-        container_exists=False,
-        nftables=True,
-        lazy_pages=True,
-        write_tracking=True,
-        rsync=True,
-        iproute2=True,
-        available_bytes=1 << 40,
-        encodings=["raw"],
-    )
-    return dataclasses.replace(good, **changes)  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("where", Where)

@@ -214,9 +214,21 @@ def test_what_is_wrong_is_told_and_nothing_after_it_is_taken(
     scene.close()
 
 
-def test_a_lost_batch_is_missed_at_once_when_no_channel_can_still_bring_it(tmp_path: Path) -> None:
+@pytest.fixture
+def by_hand(tmp_path: Path) -> Iterator[tuple[Scene, list[FrameStream]]]:
+    """A receiver of two channels, and both, to send what a test wants in the order it wants."""
     scene = Scene(tmp_path, 2)
     channels = [FrameStream(stream) for stream in scene.streams]
+    yield scene, channels
+    for channel in channels:
+        channel.close()
+    scene.close()
+
+
+def test_a_lost_batch_is_missed_at_once_when_no_channel_can_still_bring_it(
+    by_hand: tuple[Scene, list[FrameStream]],
+) -> None:
+    scene, channels = by_hand
     channels[0].send(protocol.encode(pages_message(0, GOOD)), [GOOD])
     scene.receiver.wait(1)
     for number, channel in enumerate(channels, start=2):
@@ -226,22 +238,15 @@ def test_a_lost_batch_is_missed_at_once_when_no_channel_can_still_bring_it(tmp_p
         scene.receiver.wait(4)
     assert time.monotonic() - started < page_receiver.PATIENCE_S / 2
     assert len(scene.taken) == 1
-    for channel in channels:
-        channel.close()
-    scene.close()
 
 
-def test_a_channel_that_is_late_is_waited_for(tmp_path: Path) -> None:
-    scene = Scene(tmp_path, 2)
-    channels = [FrameStream(stream) for stream in scene.streams]
+def test_a_channel_that_is_late_is_waited_for(by_hand: tuple[Scene, list[FrameStream]]) -> None:
+    scene, channels = by_hand
     channels[0].send(protocol.encode(pages_message(1, GOOD)), [GOOD])
     time.sleep(0.2)
     assert scene.taken == []
     channels[1].send(protocol.encode(pages_message(0, GOOD)), [GOOD])
     scene.receiver.wait(2)
-    for channel in channels:
-        channel.close()
-    scene.close()
 
 
 def test_a_frame_that_breaks_off(tmp_path: Path) -> None:

@@ -8,9 +8,6 @@ import argparse
 import contextlib
 import mmap
 import os
-import select
-import signal
-import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -18,10 +15,10 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING or __package__:
     from tests.workloads.dirtier import MAX_CATCH_UP_S, MAX_ERRORS, PAGE_BYTES, TICK_S, Pages
-    from tests.workloads.status import LineServer, status_answer, tcp_listener
+    from tests.workloads.status import serve
 else:
     from dirtier import MAX_CATCH_UP_S, MAX_ERRORS, PAGE_BYTES, TICK_S, Pages
-    from status import LineServer, status_answer, tcp_listener
+    from status import serve
 
 MIB = 1 << 20
 #: Of the memory asked for, in hundredths. What is not lazy to CRIU is copied while frozen: kept small.
@@ -190,7 +187,7 @@ class Churn:
                     self._note("child", [f"{pid} ended with status {status}"])
 
 
-def main() -> int:
+def main() -> None:
     parser = argparse.ArgumentParser(description="change memory in every way, verify it on STATUS")
     parser.add_argument("--host", default="0.0.0.0")  # noqa: S104 - inside a container
     parser.add_argument("--port", type=int, default=7107)
@@ -200,15 +197,8 @@ def main() -> int:
     args = parser.parse_args()
     args.directory.mkdir(parents=True, exist_ok=True)
     churn = Churn(args.mib * MIB, args.directory, args.mb_per_second * 1e6)
-    # Init of a container has no default action for SIGTERM: without a handler it would be ignored.
-    signal.signal(signal.SIGTERM, lambda *_: os._exit(0))
-    epoll = select.epoll()
-    server = LineServer(epoll, tcp_listener(args.host, args.port), status_answer(churn.report))
-    while True:
-        for fd, events in epoll.poll(TICK_S):
-            server.handle(fd, events)
-        churn.tick()
+    serve(args.host, args.port, churn.report, churn.tick, TICK_S)
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    main()

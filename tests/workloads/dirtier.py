@@ -8,10 +8,7 @@ a page that is lost, stale or another's is found, and so is one whose log entry 
 import argparse
 import mmap
 import random
-import select
-import signal
 import struct
-import sys
 import time
 import zlib
 from array import array
@@ -19,9 +16,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING or __package__:
-    from tests.workloads.status import LineServer, status_answer, tcp_listener
+    from tests.workloads.status import serve
 else:
-    from status import LineServer, status_answer, tcp_listener
+    from status import serve
 
 PAGE_BYTES = 4096
 HEADER = struct.Struct("<QII")  # page, version, CRC-32 of the body
@@ -121,7 +118,7 @@ class Dirtier:
         }
 
 
-def main() -> int:
+def main() -> None:
     parser = argparse.ArgumentParser(description="dirty a known part of memory at a known rate, verify it on STATUS")
     parser.add_argument("--host", default="0.0.0.0")  # noqa: S104 - inside a container
     parser.add_argument("--port", type=int, default=7106)
@@ -133,15 +130,8 @@ def main() -> int:
     pages = Pages(args.mib << 20, shared=args.shared)
     hot_mib = args.mib if args.hot_mib is None else max(1, min(args.hot_mib, args.mib))
     dirtier = Dirtier(pages, hot_pages=(hot_mib << 20) // PAGE_BYTES, bytes_per_second=args.mb_per_second * 1e6)
-    # Init of a container has no default action for SIGTERM: without a handler it would be ignored.
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
-    epoll = select.epoll()
-    server = LineServer(epoll, tcp_listener(args.host, args.port), status_answer(dirtier.report))
-    while True:
-        for fd, events in epoll.poll(TICK_S):
-            server.handle(fd, events)
-        dirtier.tick()
+    serve(args.host, args.port, dirtier.report, dirtier.tick, TICK_S)
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    main()

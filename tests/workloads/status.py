@@ -9,7 +9,9 @@ A script here runs with its directory as sys.path[0], a test imports it as tests
 """
 
 import json
+import os
 import select
+import signal
 import socket
 from collections.abc import Callable
 
@@ -36,6 +38,20 @@ def status_answer(report: Callable[[], dict[str, object]]) -> Callable[[str], st
         return json.dumps(report() if line == "STATUS" else {"ok": False, "errors": [f"unknown request {line!r}"]})
 
     return answer
+
+
+def serve(
+    host: str, port: int, report: Callable[[], dict[str, object]], tick: Callable[[], None], tick_s: float
+) -> None:
+    """Answer STATUS and INCR, and call `tick` that often, until SIGTERM."""
+    # Init of a container has no default action for SIGTERM: without a handler it would be ignored.
+    signal.signal(signal.SIGTERM, lambda *_: os._exit(0))
+    epoll = select.epoll()
+    server = LineServer(epoll, tcp_listener(host, port), status_answer(report))
+    while True:
+        for fd, events in epoll.poll(tick_s):
+            server.handle(fd, events)
+        tick()
 
 
 class LineServer:

@@ -1,0 +1,28 @@
+"""A host that lacks nothing, but for what a test changes."""
+
+import dataclasses
+
+from migrate.facts import Facts
+
+
+def facts(**changes: object) -> Facts:
+    good = Facts(
+        hostname="host",
+        kernel="6.18.1-amd64",
+        machine="x86_64",
+        python="3.14.0",
+        uid=0,
+        criu_version=40201,
+        pycriu_error=None,
+        runtime="runc",
+        runtime_version="1.3.6",
+        container_exists=False,
+        nftables=True,
+        lazy_pages=True,
+        write_tracking=True,
+        rsync=True,
+        iproute2=True,
+        available_bytes=1 << 40,
+        encodings=["raw"],
+    )
+    return dataclasses.replace(good, **changes)  # type: ignore[arg-type]
