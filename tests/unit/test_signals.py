@@ -4,11 +4,21 @@ from __future__ import annotations
 
 import os
 import signal
+from collections.abc import Iterator
 
 import pytest
 
 from migrate.errors import Interrupted
-from migrate.signals import Signals
+from migrate.signals import INTERRUPTING, Signals
+
+
+@pytest.fixture(autouse=True)
+def heard() -> Iterator[None]:
+    """Whoever started the tests may ignore some of them, as nohup(1) and a shell's `&` do."""
+    before = {number: signal.signal(number, signal.default_int_handler) for number in INTERRUPTING}
+    yield
+    for number, handler in before.items():
+        signal.signal(number, handler)
 
 
 def test_what_was_ignored_still_is() -> None:
