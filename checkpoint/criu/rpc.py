@@ -20,8 +20,9 @@ try:
     from google.protobuf.message import DecodeError
     from pycriu import rpc_pb2 as _rpc
     from pycriu.images import fdinfo_pb2 as _fdinfo
+    from pycriu.images import mm_pb2 as _mm
 except ImportError as error:
-    _rpc = _fdinfo = None
+    _rpc = _fdinfo = _mm = None
     WHY_MISSING: str | None = str(error)
     DECODE_ERRORS: tuple[type[Exception], ...] = ()
 else:
@@ -75,6 +76,11 @@ def network_lock_nftables() -> int:
 def cgroups_ignore() -> int:
     """The value of criu_opts.manage_cgroups_mode that leaves cgroups to the runtime."""
     return int(_rpc.IGNORE)
+
+
+def memory_map() -> Any:
+    """The message class of mm.proto: mm_entry, with the mappings of a process."""
+    return _mm.mm_entry
 
 
 def fdinfo() -> Any:

@@ -10,6 +10,7 @@ from checkpoint.errors import CgroupUnavailable, CheckpointError, ImageError
 from checkpoint.host import processes
 from checkpoint.host.cpu_limit import CpuLimit
 from checkpoint.images.pagemap import Pagemap
+from checkpoint.images.relazy import relazy
 from checkpoint.memory import ranges, tracker
 from checkpoint.memory.ranges import Range
 from checkpoint.memory.tracker import Tracker
@@ -104,6 +105,8 @@ class PreCopy:
             path = images / f"pagemap-{image}.img"
             if not path.exists():
                 continue  # a zombie has no memory
+            if written_out := relazy(images, image):
+                self._move.report.notes.append(f"CRIU wrote {written_out >> 20} MiB of process {pid} out while frozen")
             wanted = Pagemap.load(path).lazy_ranges()
             stale = ranges.intersection(tracker.written_at_last(pid), wanted)
             unknown = ranges.difference(wanted, self._known.get(pid, []))

@@ -133,6 +133,18 @@ def test_each_mode_moves_the_same_memory(hosts: Hosts, mode: str, used: str) -> 
     assert frozen > 32 << 20 if used == "stop-copy" else frozen < 16 << 20
 
 
+def test_a_stack_pointer_at_the_start_of_a_page(hosts: Hosts) -> None:
+    """CRIU then writes all memory out in the freeze; it is not sent a second time."""
+    start(hosts, "dirtier", "--mib", "32", "--aligned-stack")
+    before = verdict(hosts, DIRTIER_PORT)
+    done = hosts.migrate(hosts.alpha, "dirtier", "beta", "--json")
+    assert done.returncode == 0, done.stderr
+    report = json.loads(done.stdout)
+    assert [note for note in report["notes"] if note.startswith("CRIU wrote ")], report["notes"]
+    assert report["frozen_bytes_sent"] < 16 << 20
+    assert verdict(hosts, DIRTIER_PORT)["writes"] > before["writes"]
+
+
 def test_a_bandwidth_limit(hosts: Hosts) -> None:
     """The limit itself is measured by scripts/bench; here that it is obeyed at all, and not in the freeze."""
     start(hosts, "dirtier", "--mib", "32", "--mb-per-second", "0")

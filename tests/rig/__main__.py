@@ -15,7 +15,7 @@ EXIT_INTERRUPTED = 130
 
 
 def up(rig: Rig, arguments: argparse.Namespace) -> None:
-    made = rig.up(arguments.nodes)
+    made = rig.up(arguments.nodes, vm=arguments.vm)
     print(f"rig {rig.name} is {'' if made else 'already '}up: {_list_of_nodes(rig)}")
 
 
@@ -43,7 +43,7 @@ def execute(rig: Rig, arguments: argparse.Namespace) -> None:
     place = rig.switch if arguments.node == names.SWITCH and rig.nodes else rig.node(arguments.node)
     if not arguments.command:
         raise BadUsage("no command given: write it after --")
-    command = [*place.way_in, *arguments.command]
+    command = list(place.command(arguments.command))
     os.execvp(command[0], command)  # noqa: S606
 
 
@@ -62,12 +62,15 @@ def run_container(rig: Rig, arguments: argparse.Namespace) -> None:
 
 
 def parser() -> argparse.ArgumentParser:
-    top = argparse.ArgumentParser(prog="scripts/rig", description="Hosts made of namespaces, on one machine.")
+    top = argparse.ArgumentParser(
+        prog="scripts/rig", description="Hosts made of namespaces, or virtual machines, on one machine."
+    )
     top.add_argument("--name", dest="rig", default=names.DEFAULT_RIG, help="which rig (default: %(default)s)")
     verbs = top.add_subparsers(required=True, metavar="VERB")
 
     verb = verbs.add_parser("up", help="make the rig")
     verb.add_argument("--nodes", type=int, default=2, help="how many nodes: alpha, beta, ... (default: %(default)s)")
+    verb.add_argument("--vm", action="store_true", help="virtual machines with a kernel of their own, emulated: slow")
     verb.set_defaults(action=up)
 
     verb = verbs.add_parser("down", help="remove every trace of it")

@@ -52,7 +52,14 @@ def parse_size(text: str) -> int:
 
 
 def write_bundle(
-    directory: Path, *, tree: Path, name: str, address: str, argv: Sequence[str], memory_bytes: int | None
+    directory: Path,
+    *,
+    tree: Path,
+    name: str,
+    address: str,
+    argv: Sequence[str],
+    memory_bytes: int | None,
+    unified_cgroups: bool,
 ) -> None:
     """Lay out config.json and rootfs under directory."""
     rootfs = directory / "rootfs"
@@ -70,10 +77,12 @@ def write_bundle(
             shutil.copy2(source, target)
     (rootfs / "etc/hosts").write_text(f"127.0.0.1 localhost\n{address} {name}\n")
     (rootfs / "etc/hostname").write_text(f"{name}\n")
-    (directory / "config.json").write_text(json.dumps(spec(name, argv, memory_bytes), indent=2) + "\n")
+    (directory / "config.json").write_text(
+        json.dumps(spec(name, argv, memory_bytes, unified_cgroups=unified_cgroups), indent=2) + "\n"
+    )
 
 
-def spec(name: str, argv: Sequence[str], memory_bytes: int | None) -> Mapping[str, Any]:
+def spec(name: str, argv: Sequence[str], memory_bytes: int | None, *, unified_cgroups: bool) -> Mapping[str, Any]:
     resources: dict[str, Any] = {"devices": [{"allow": False, "access": "rwm"}]}
     if memory_bytes is not None:
         resources["memory"] = {"limit": memory_bytes}
@@ -93,7 +102,7 @@ def spec(name: str, argv: Sequence[str], memory_bytes: int | None) -> Mapping[st
         "mounts": _mounts(),
         "linux": {
             "cgroupsPath": f"/{name}",
-            "namespaces": _namespaces(name),
+            "namespaces": _namespaces(name, unified_cgroups=unified_cgroups),
             "resources": resources,
             "maskedPaths": MASKED_PATHS,
             "readonlyPaths": READ_ONLY_PATHS,
@@ -101,10 +110,10 @@ def spec(name: str, argv: Sequence[str], memory_bytes: int | None) -> Mapping[st
     }
 
 
-def _namespaces(name: str) -> Sequence[Mapping[str, str]]:
+def _namespaces(name: str, *, unified_cgroups: bool) -> Sequence[Mapping[str, str]]:
     kinds = ["pid", "ipc", "uts", "mount"]
     # Like docker: private cgroup namespaces where cgroups are v2 (there the root group lists its controllers).
-    if Path("/sys/fs/cgroup/cgroup.controllers").exists():
+    if unified_cgroups:
         kinds.append("cgroup")
     return [*({"type": kind} for kind in kinds), {"type": "network", "path": f"/run/netns/{name}"}]
 

@@ -44,7 +44,13 @@ class Container:
         try:
             with tempfile.TemporaryDirectory(prefix="rig-bundle-") as scratch:
                 write_bundle(
-                    Path(scratch), tree=node_tree(), name=name, address=address, argv=argv, memory_bytes=memory_bytes
+                    Path(scratch),
+                    tree=node_tree(),
+                    name=name,
+                    address=address,
+                    argv=argv,
+                    memory_bytes=memory_bytes,
+                    unified_cgroups=node.unified_cgroups,
                 )
                 node.copy(scratch, str(container.bundle))
             container.plug()

@@ -35,8 +35,20 @@ def create_uplink(rig: str, node: str) -> None:
         ["ip"],
         [f"netns add {netns}", f"link add eth0 netns {netns} type veth peer name {port} netns {switch}"],
     )
+    configure_host(["ip", "-n", netns], node)
+    _ip(["ip", "-n", switch], _up(port, f"master {names.BRIDGE}"))
+
+
+def create_tap(rig: str, node: str) -> None:
+    """A port of the switch for a virtual machine's network card."""
+    switch, port = names.member(rig, names.SWITCH), names.switch_port(node)
+    _ip(["ip", "-n", switch], [f"tuntap add {port} mode tap", *_up(port, f"master {names.BRIDGE}")])
+
+
+def configure_host(ip: Sequence[str], node: str) -> None:
+    """A node's own network, around its eth0; ip is the ip(8) that is in the right place."""
     _ip(
-        ["ip", "-n", netns],
+        ip,
         [
             *_loopback(),
             *_bridge(names.node_address(node)),
@@ -44,7 +56,6 @@ def create_uplink(rig: str, node: str) -> None:
             f"route add default via {names.SWITCH_ADDRESS}",
         ],
     )
-    _ip(["ip", "-n", switch], _up(port, f"master {names.BRIDGE}"))
 
 
 def plug_container(

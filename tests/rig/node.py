@@ -1,24 +1,20 @@
-"""One node: a host of the rig, seen from this machine."""
+"""One node: a host of the rig, seen from this machine. Made of namespaces (namespace_node.py) or a VM (vm_node.py)."""
 
-import os
 import subprocess
-import sys
+from abc import abstractmethod
 from collections.abc import Sequence
-from os import PathLike
 from pathlib import Path
 
-from tests.rig import cgroups, names, network, process
+from tests.rig import cgroups, names
 from tests.rig.container import Container
-from tests.rig.errors import BadUsage, RigError
-from tests.rig.node_init import CGROUP_BASE, Spec
+from tests.rig.errors import BadUsage, RigError, tail
+from tests.rig.place import Place
 
-HERE = Path(__file__).resolve().parent
-CHECKOUT = HERE.parent.parent
-WRITABLE_SIZE = "8g"
+CHECKOUT = Path(__file__).resolve().parents[2]
 
 
-class Node:
-    """Runs commands in a node's namespaces and cgroups, as root there."""
+class Node(Place):
+    """A node by name; it need not be running."""
 
     def __init__(self, rig: str, name: str) -> None:
         self.rig = rig
@@ -27,78 +23,42 @@ class Node:
         self.group = names.member(rig, name)
 
     @property
+    @abstractmethod
+    def unified_cgroups(self) -> bool:
+        """Whether it has cgroups v2 alone."""
+
+    @property
+    @abstractmethod
     def pid(self) -> int:
-        """This machine's PID of the node's init."""
-        pid = self._find_init()
-        if pid is None:
-            raise RigError(f"node {self.name} of rig {self.rig} is not running")
-        return pid
+        """This machine's PID of the node. Raises RigError if it is not running."""
 
     def is_running(self) -> bool:
-        return self._find_init() is not None
+        try:
+            return bool(self.pid)
+        except RigError:
+            return False
 
-    def _find_init(self) -> int | None:
-        """Among the node's processes (its containers' have inits too) that which is 1 one namespace down."""
-        depth = len(cgroups.pids_by_namespace(os.getpid())) + 1
-        for pid in cgroups.pids(self.group):
-            numbers = cgroups.pids_by_namespace(pid)
-            if len(numbers) == depth and numbers[-1] == 1:
-                return pid
-        return None
+    @abstractmethod
+    def start(self, *, base: Path, seed: Path, directory: Path, lock_fd: int) -> None:
+        """Start the node on the Debian tree or disk `base`, with the files under `seed` over it.
 
-    def start(self, *, tree: Path, seed: Path, directory: Path, lock_fd: int) -> None:
-        """Start the node's init; it is ready when its sshd answers."""
-        cgroups.create(self.group)
-        work = directory / f"{self.name}.root"
-        work.mkdir()
-        spec = Spec(
-            hostname=self.name,
-            tree=str(tree),
-            seed=str(seed),
-            work=str(work),
-            checkout=str(CHECKOUT),
-            log=str(self.log(directory)),
-            netns=str(network.netns_path(self.group)),
-            cgroup_roots=[str(root) for root in cgroups.roots(self.group)],
-            cgroup_mounts=[_cgroup_mount(hierarchy) for hierarchy in cgroups.hierarchies()],
-            writable_size=WRITABLE_SIZE,
-            lock_fd=lock_fd,
-        )
-        spec_path = directory / f"{self.name}.json"
-        spec_path.write_text(spec.to_json())
-        init: list[str | PathLike[str]] = [sys.executable, "-I", "-B", HERE / "node_init.py", "join", spec_path]
-        process.run(init, keep_lock=True)
+        It is ready when its sshd answers.
+        """
+
+    @abstractmethod
+    def ready(self, directory: Path) -> None:
+        """Called when all sshds answer."""
+
+    def check_alive(self, directory: Path) -> None:
+        """Raises RigError with the node's last words if nothing of it runs (any more)."""
+        if not cgroups.pids(self.group):
+            log = self.log(directory)
+            lines = log.read_text().splitlines() if log.exists() else []
+            said = [line for line in lines if not line.startswith("[ ")]  # a kernel's last words hide the reason
+            raise RigError("\n".join([f"node {self.name} did not start:", tail("\n".join(said))]))
 
     def log(self, directory: Path) -> Path:
         return directory / f"{self.name}.log"
-
-    @property
-    def way_in(self) -> Sequence[str]:
-        """What to put before a command to have it run here (see enter.py)."""
-        entrances = [str(path) for path in cgroups.entrances(self.group)]
-        return [sys.executable, "-I", "-S", "-B", str(HERE / "enter.py"), str(self.pid), *entrances, "--"]
-
-    def run(
-        self,
-        argv: Sequence[str | PathLike[str]],
-        *,
-        check: bool = True,
-        input: str | None = None,
-        timeout: float | None = process.DEFAULT_TIMEOUT_S,
-    ) -> subprocess.CompletedProcess[str]:
-        """Run a command in the node to its end."""
-        return process.run(argv, through=self.way_in, check=check, input=input, timeout=timeout)
-
-    def popen(
-        self,
-        argv: Sequence[str | PathLike[str]],
-        *,
-        stdin: process.Stream = subprocess.DEVNULL,
-        stdout: process.Stream = None,
-        stderr: process.Stream = None,
-    ) -> subprocess.Popen[str]:
-        """Start a command in the node; signals sent to the process reach it, and killing it kills the command."""
-        return process.popen(argv, through=self.way_in, stdin=stdin, stdout=stdout, stderr=stderr)
 
     def copy(self, source: Path | str, target: str) -> None:
         """Copy a file, or what a directory holds, to a path in the node."""
@@ -122,9 +82,3 @@ class Node:
     def start_container(self, name: str, *, ip: str, argv: Sequence[str], memory: str | None = None) -> Container:
         """Run a container that goes on after this returns (see container.py)."""
         return Container.start(self, name, address=ip, argv=argv, memory=memory)
-
-
-def _cgroup_mount(hierarchy: cgroups.Hierarchy) -> tuple[str, str, str]:
-    inside = hierarchy.path.is_relative_to(CGROUP_BASE)
-    path = str(hierarchy.path.relative_to(CGROUP_BASE)) if inside else hierarchy.path.name
-    return path, "cgroup" if hierarchy.version == 1 else "cgroup2", hierarchy.options

@@ -98,20 +98,23 @@ def serve(spec: Spec) -> None:
     mount_api_file_systems()
     make_devices()
     mount_cgroups(spec)
+    start_sshd()
+    reap_for_ever()
+
+
+def start_sshd() -> None:
     Path("/run/sshd").mkdir()
     command("/usr/sbin/sshd", "-E", "/var/log/sshd.log")
-    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGCHLD})
-    while True:
-        reap()
-        signal.sigwait({signal.SIGCHLD})
 
 
-def mount_api_file_systems() -> None:
+def mount_api_file_systems(*, devices: bool = True) -> None:
+    """Without devices, those in /dev are there: the kernel made them."""
     command("mount", "-t", "sysfs", "sysfs", "/sys")
     for path, options in (("/run", "mode=755"), ("/tmp", "mode=1777"), ("/dev", "mode=755")):  # noqa: S108
-        command("mount", "-t", "tmpfs", "-o", options, "tmpfs", path)
+        if path != "/dev" or devices:
+            command("mount", "-t", "tmpfs", "-o", options, "tmpfs", path)
     for name in ("pts", "shm", "mqueue", "net"):
-        Path("/dev", name).mkdir()
+        Path("/dev", name).mkdir(exist_ok=True)
     command("mount", "-t", "devpts", "-o", "newinstance,ptmxmode=0666,mode=620,gid=5", "devpts", "/dev/pts")
     command("mount", "-t", "tmpfs", "-o", "mode=1777", "shm", "/dev/shm")  # noqa: S108
     command("mount", "-t", "mqueue", "mqueue", "/dev/mqueue")
@@ -139,6 +142,13 @@ def mount_cgroups(spec: Spec) -> None:
         if "," in path:
             for name in path.split(","):
                 (CGROUP_BASE / name).symlink_to(path)
+
+
+def reap_for_ever() -> None:
+    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGCHLD})
+    while True:
+        reap()
+        signal.sigwait({signal.SIGCHLD})
 
 
 def reap() -> None:

@@ -26,19 +26,19 @@ def run(
     check: bool = True,
     input: str | None = None,
     timeout: float | None = DEFAULT_TIMEOUT_S,
-    through: Sequence[str | os.PathLike[str]] = (),
+    whole: Sequence[str | os.PathLike[str]] | None = None,
     keep_lock: bool = False,
 ) -> subprocess.CompletedProcess[str]:
     """Run a command to its end; with check, a status other than 0 raises CommandFailed.
 
-    through is a command that runs the command elsewhere, such as in a node: errors do not speak of it.
+    whole is the command that runs argv elsewhere, such as in a node: errors do not speak of it.
     keep_lock lets the command inherit the rig's lock (lock.py), so that it counts as part of `rig up` even if that
     is killed: for the rig's own short steps only.
     """
     words = [os.fspath(word) for word in argv]
-    whole = [*(os.fspath(word) for word in through), *words]
+    started = words if whole is None else [os.fspath(word) for word in whole]
     with tempfile.TemporaryFile() as stdout, tempfile.TemporaryFile() as stderr, _stdin(input) as stdin:
-        with subprocess.Popen(whole, stdin=stdin, stdout=stdout, stderr=stderr, close_fds=not keep_lock) as process:
+        with subprocess.Popen(started, stdin=stdin, stdout=stdout, stderr=stderr, close_fds=not keep_lock) as process:
             timed_out = False
             try:
                 status = process.wait(timeout)
@@ -61,13 +61,12 @@ def run(
 def popen(
     argv: Sequence[str | os.PathLike[str]],
     *,
-    through: Sequence[str | os.PathLike[str]] = (),
     stdin: Stream = subprocess.DEVNULL,
     stdout: Stream = None,
     stderr: Stream = None,
 ) -> subprocess.Popen[str]:
     """Start a command that the caller will wait for."""
-    words = [os.fspath(word) for word in (*through, *argv)]
+    words = [os.fspath(word) for word in argv]
     return subprocess.Popen(words, stdin=stdin, stdout=stdout, stderr=stderr, text=True, errors="replace")
 
 

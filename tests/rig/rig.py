@@ -6,13 +6,16 @@ import os
 import shutil
 from collections.abc import Iterable, Sequence
 from pathlib import Path
+from typing import Any
 
 from tests.rig import cgroups, names, network, seed
-from tests.rig.errors import BadUsage, RigError, tail
+from tests.rig.errors import BadUsage, RigError
 from tests.rig.lock import locked
+from tests.rig.namespace_node import NamespaceNode
 from tests.rig.node import CHECKOUT, Node
 from tests.rig.switch import Switch
-from tests.rig.tree import node_tree
+from tests.rig.tree import node_tree, vm_image
+from tests.rig.vm_node import VmNode
 from tests.rig.wait import until
 
 
@@ -32,32 +35,33 @@ class Rig:
     @property
     def nodes(self) -> Sequence[Node]:
         """The nodes of a rig that is up; none otherwise."""
-        return [Node(self.name, node) for node in self._state()]
+        return [self._node(node) for node in self._names()]
 
     def node(self, name: str) -> Node:
-        state = self._state()
-        if name not in state:
-            there = f"it has {', '.join(state)}" if state else "it is not up"
-            raise BadUsage(f"rig {self.name} has no node {name!r}: {there}")
-        return Node(self.name, name)
+        there = self._names()
+        if name not in there:
+            has = f"it has {', '.join(there)}" if there else "it is not up"
+            raise BadUsage(f"rig {self.name} has no node {name!r}: {has}")
+        return self._node(name)
 
     def is_up(self) -> bool:
         nodes = self.nodes
         return bool(nodes) and all(node.is_running() for node in nodes)
 
-    def up(self, nodes: int = 2) -> bool:
+    def up(self, nodes: int = 2, *, vm: bool = False) -> bool:
         """Make the rig; False if it was there already. After a failure nothing of it is left."""
         _must_be_root()
         wanted = names.node_names(nodes)
-        tree = node_tree()
+        base = vm_image() if vm else node_tree()
         with locked(names.lock_file(self.name)) as lock_fd:
             if self.is_up():
-                if list(wanted) == self._state():
+                if (list(wanted), vm) == (self._names(), self._state()["vm"]):
                     return False
-                raise BadUsage(f"rig {self.name} is up with nodes {', '.join(self._state())}: take it down first")
+                kind = "virtual machines" if self._state()["vm"] else "nodes"
+                raise BadUsage(f"rig {self.name} is up with {kind} {', '.join(self._names())}: take it down first")
             self._clean()  # of what a killed `up` left
             try:
-                self._make(wanted, tree, lock_fd)
+                self._make([VmNode(self.name, n) if vm else NamespaceNode(self.name, n) for n in wanted], base, lock_fd)
             except BaseException:
                 self._clean()
                 raise
@@ -72,30 +76,32 @@ class Rig:
             with contextlib.suppress(OSError):  # other rigs are there
                 names.RUN_DIRECTORY.rmdir()
 
-    def _make(self, nodes: Sequence[str], tree: Path, lock_fd: int) -> None:
+    def _make(self, nodes: Sequence[Node], base: Path, lock_fd: int) -> None:
+        wanted = [node.name for node in nodes]
         self.directory.mkdir(mode=0o700)
-        seed.make_keys(nodes, self.keys)
+        seed.make_keys(wanted, self.keys)
         network.create_switch(self.name)
-        for name in nodes:
-            network.create_uplink(self.name, name)
-            files = self.directory / f"{name}.seed"
-            seed.write_seed(files, nodes, name, self.keys)
-            Node(self.name, name).start(tree=tree, seed=files, directory=self.directory, lock_fd=lock_fd)
+        for node in nodes:
+            files = self.directory / f"{node.name}.seed"
+            seed.write_seed(files, wanted, node.name, self.keys)
+            node.start(base=base, seed=files, directory=self.directory, lock_fd=lock_fd)
         self._wait_for_sshd(nodes)
-        for name in nodes:
-            cgroups.delegate(names.member(self.name, name))
+        for node in nodes:
+            node.ready(self.directory)
         # Written last: its presence says that the rig is whole.
-        state = {"rig": self.name, "nodes": list(nodes), "checkout": str(CHECKOUT), "tree": str(tree)}
+        state = {"rig": self.name, "nodes": wanted, "vm": isinstance(nodes[0], VmNode)}
+        state |= {"checkout": str(CHECKOUT), "base": str(base)}
         self._state_file.write_text(json.dumps(state, indent=2) + "\n")
 
-    def _wait_for_sshd(self, nodes: Sequence[str]) -> None:
+    def _wait_for_sshd(self, nodes: Sequence[Node]) -> None:
         """Until each node shows its host key at its address."""
-        silent = set(nodes)
+        silent = {node.name: node for node in nodes}
 
         def all_answer() -> bool:
-            silent.difference_update(self._answering(silent))
-            for name in silent:
-                self._check_alive(name)
+            for name in self._answering(silent):
+                del silent[name]
+            for node in silent.values():
+                node.check_alive(self.directory)
             return not silent
 
         until(all_answer, "sshd to answer on every node")
@@ -106,12 +112,6 @@ class Rig:
         answers = (line.split() for line in scan.stdout.splitlines())
         return [by_address[at] for at, _, key in answers if key == seed.host_key(by_address[at], self.keys)]
 
-    def _check_alive(self, name: str) -> None:
-        node = Node(self.name, name)
-        if not cgroups.pids(node.group):
-            log = node.log(self.directory)
-            raise RigError(f"node {name} did not start:\n{tail(log.read_text()) if log.exists() else ''}")
-
     def _clean(self) -> None:
         for member in names.members(self.name):
             cgroups.remove(member)
@@ -120,13 +120,20 @@ class Rig:
         if self.directory.exists():
             shutil.rmtree(self.directory)
 
-    def _state(self) -> list[str]:
-        """Names of the nodes of a rig that was made to the end."""
+    def _node(self, name: str) -> Node:
+        return VmNode(self.name, name) if self._state()["vm"] else NamespaceNode(self.name, name)
+
+    def _names(self) -> list[str]:
+        names_: list[str] = self._state()["nodes"]
+        return names_
+
+    def _state(self) -> dict[str, Any]:
+        """Of a rig that was made to the end."""
         try:
-            nodes: list[str] = json.loads(self._state_file.read_text())["nodes"]
+            state: dict[str, Any] = json.loads(self._state_file.read_text())
         except FileNotFoundError:
-            return []
-        return nodes
+            return {"nodes": [], "vm": False}
+        return state
 
     @property
     def _state_file(self) -> Path:

@@ -27,6 +27,7 @@ UseDNS no
 MaxStartups 100
 """
 ROOT_KEY = "root_key"
+KNOWN_HOSTS = "known_hosts"  # among the keys, for connections from this machine
 
 
 def write_seed(directory: Path, nodes: Sequence[str], node: str, keys: Path) -> None:
@@ -57,6 +58,7 @@ def make_keys(nodes: Sequence[str], keys: Path) -> None:
     _generate_key(keys / ROOT_KEY, "rig")
     for node in nodes:
         _generate_key(keys / node, node)
+    _write(keys / KNOWN_HOSTS, _known_hosts(nodes, keys))
 
 
 def host_key(node: str, keys: Path) -> str:

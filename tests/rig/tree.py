@@ -1,4 +1,4 @@
-"""Where scripts/setup keeps the nodes' Debian tree."""
+"""Where scripts/setup keeps what nodes are made of."""
 
 import functools
 import os
@@ -13,6 +13,16 @@ BUILD_TIMEOUT_S = 1800.0
 
 @functools.cache
 def node_tree() -> Path:
-    """Said by the calling script, or asked of scripts/setup, which builds it where it is missing."""
+    """Their Debian tree. Said by the calling script, or asked of scripts/setup, which builds it where it is missing."""
     said = os.environ.get(TREE_VARIABLE)
-    return Path(said or run([SETUP, "--print", "tree"], timeout=BUILD_TIMEOUT_S).stdout.strip())
+    return Path(said) if said else _ask("tree")
+
+
+@functools.cache
+def vm_image() -> Path:
+    """The directory with a virtual machine's kernel and disk."""
+    return _ask("image")
+
+
+def _ask(what: str) -> Path:
+    return Path(run([SETUP, "--print", what], timeout=BUILD_TIMEOUT_S).stdout.strip())

@@ -6,9 +6,11 @@ a page that is lost, stale or another's is found, and so is one whose log entry 
 """
 
 import argparse
+import ctypes
 import mmap
 import random
 import struct
+import threading
 import time
 import zlib
 from array import array
@@ -28,6 +30,8 @@ BODY_STEP_BYTES = 4096  # so that no batch of pages compresses
 TICK_S = 0.005
 MAX_CATCH_UP_S = 0.1  # after a freeze go on at the rate, do not make up for the time away
 MAX_ERRORS = 20
+# push rbp; mov rbp, rsp; and rsp, -4096; mov eax, 34 (pause); syscall; leave; ret
+PAUSE_ON_A_PAGE_BOUNDARY = bytes.fromhex("55 4889e5 4881e400f0ffff b822000000 0f05 c9 c3")
 
 
 class Pages:
@@ -118,6 +122,15 @@ class Dirtier:
         }
 
 
+def stand_on_a_page_boundary() -> None:
+    """Never returns; the stack pointer of the thread is a multiple of the page size all the time (x86_64)."""
+    code = mmap.mmap(-1, mmap.PAGESIZE, prot=mmap.PROT_READ | mmap.PROT_WRITE | mmap.PROT_EXEC)
+    code.write(PAUSE_ON_A_PAGE_BOUNDARY)
+    pause = ctypes.CFUNCTYPE(ctypes.c_long)(ctypes.addressof(ctypes.c_char.from_buffer(code)))
+    while True:
+        pause()
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description="dirty a known part of memory at a known rate, verify it on STATUS")
     parser.add_argument("--host", default="0.0.0.0")  # noqa: S104 - inside a container
@@ -126,7 +139,10 @@ def main() -> None:
     parser.add_argument("--hot-mib", type=int, help="part of it that is dirtied (default: all)")
     parser.add_argument("--mb-per-second", type=float, default=20, help="rate of dirtying, in 10^6 bytes; 0: none")
     parser.add_argument("--shared", action="store_true", help="shared anonymous memory instead of private")
+    parser.add_argument("--aligned-stack", action="store_true", help="have a thread whose stack pointer ends in 000")
     args = parser.parse_args()
+    if args.aligned_stack:
+        threading.Thread(target=stand_on_a_page_boundary, daemon=True).start()
     pages = Pages(args.mib << 20, shared=args.shared)
     hot_mib = args.mib if args.hot_mib is None else max(1, min(args.hot_mib, args.mib))
     dirtier = Dirtier(pages, hot_pages=(hot_mib << 20) // PAGE_BYTES, bytes_per_second=args.mb_per_second * 1e6)

@@ -1,0 +1,28 @@
+"""PID 1 of a virtual machine of the rig: mounts what a host has, wires its network, starts sshd, reaps orphans.
+
+Run as a program, by path, from the VM's copy of the checkout (see boot.sh).
+"""
+
+import socket
+import sys
+from pathlib import Path
+
+CHECKOUT = Path(__file__).resolve().parents[2]
+
+
+def main() -> None:
+    sys.path.insert(0, str(CHECKOUT))
+    from tests.rig import network, node_init
+
+    hostname = Path("/etc/hostname").read_text().strip()
+    socket.sethostname(hostname)
+    node_init.mount_api_file_systems(devices=False)
+    node_init.command("mount", "-t", "cgroup2", "cgroup2", str(node_init.CGROUP_BASE))
+    node_init.command("modprobe", "virtio_net")
+    network.configure_host(["ip"], hostname)
+    node_init.start_sshd()
+    node_init.reap_for_ever()
+
+
+if __name__ == "__main__":
+    main()
