@@ -45,7 +45,7 @@ class Context:
     target: Facts
     edits: Edits
     options: Options
-    tracking: Tracking
+    tracking: tuple[Tracking, ...]
     room_bytes: int
     limit: RateLimit
     shared_rootfs: bool
@@ -62,6 +62,11 @@ class Context:
     cpu_limit: CpuLimit | None = None
     # Set by `freeze`.
     sent_before_freeze: int = 0
+
+    @property
+    def images(self) -> Path:
+        """Where CRIU writes its images, in RAM."""
+        return self.directory / "images"
 
     @property
     def sent_bytes(self) -> int:

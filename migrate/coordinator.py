@@ -43,9 +43,9 @@ def _go_through(move: Context, signals: Signals) -> None:
     try:
         prepare.prepare(move)
         prepare.arm(move)
-        ahead = precopy.pre_copy(move)
-        freeze.freeze(move, ahead)
-        sent = freeze.transfer(move, ahead)
+        copying = precopy.pre_copy(move)
+        freeze.freeze(move, copying)
+        sent = freeze.transfer(move, copying)
         freeze.restore(move, sent)
     except BaseException as error:
         with signals.shielded():

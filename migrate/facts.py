@@ -48,6 +48,7 @@ class Facts:
     nftables: bool
     lazy_pages: bool
     write_tracking: bool
+    soft_dirty: bool
     rsync: bool
     iproute2: bool
     available_bytes: int

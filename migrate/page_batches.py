@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any, Protocol
 
-from checkpoint.criu.page_wire import PAGE_SIZE, PE_PRESENT, TYPE_PROCESS
+from checkpoint.criu.page_wire import PAGE_SIZE, PE_PRESENT, process_id
 from checkpoint.images import batch
 
 #: Keeps a batch's header well under the frame's bound.
@@ -42,12 +42,12 @@ class PageBatches:
 
     def add(self, process: int, vaddr: int, data: memoryview) -> None:
         """Add pages of a process."""
-        self.extent(process << 8 | TYPE_PROCESS, vaddr, len(data) // PAGE_SIZE, PE_PRESENT, data)
+        self.extent(process_id(process), vaddr, len(data) // PAGE_SIZE, PE_PRESENT, data)
 
-    def forget(self, process: int) -> None:
-        """A process ended: what was added of it is not wanted any more."""
+    def forget(self, dst_id: int) -> None:
+        """What an image was of is gone: what was added of it is not wanted any more."""
         self._pass_on()
-        self._forget.append(process)
+        self._forget.append(dst_id)
 
     def extent(self, dst_id: int, vaddr: int, pages: int, flags: int, data: memoryview) -> None:
         """Add an extent in the terms of CRIU's page server (checkpoint/criu/page_wire.py)."""

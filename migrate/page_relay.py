@@ -5,16 +5,25 @@ from __future__ import annotations
 import socket
 import struct
 import threading
+from collections.abc import Callable
 
 from checkpoint.criu import page_wire
-from migrate.page_batches import PageBatches
 
 
 class PageRelay:
     """Runs in a thread from `start` to `join`."""
 
-    def __init__(self, sock: socket.socket, layout: struct.Struct, batches: PageBatches) -> None:
-        self._sock, self._layout, self._batches = sock, layout, batches
+    def __init__(
+        self,
+        sock: socket.socket,
+        layout: struct.Struct,
+        sink: page_wire.Sink,
+        flush: Callable[[], None],
+        has_parent: Callable[[int], bool] = page_wire.no_parent,
+    ) -> None:
+        """CRIU's pages go to `sink`; see page_wire.serve. `flush` returns when they are on the other host."""
+        self._sock, self._layout = sock, layout
+        self._sink, self._flush, self._has_parent = sink, flush, has_parent
         self.failure: Exception | None = None
         self._thread = threading.Thread(target=self._serve, name="page relay", daemon=True)
 
@@ -29,7 +38,7 @@ class PageRelay:
 
     def _serve(self) -> None:
         try:
-            page_wire.serve(self._sock, self._layout, self._batches, before_close=self._batches.flush)
+            page_wire.serve(self._sock, self._layout, self._sink, before_close=self._flush, has_parent=self._has_parent)
         except Exception as error:  # noqa: BLE001  (re-raised by join)
             self.failure = error
             # CRIU must not wait for an answer that will never come.

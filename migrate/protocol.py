@@ -110,7 +110,7 @@ class Pages(Message):
 
     `number` counts the batches of all channels from 0; they take effect in that order.
     `final` pages are the dump's own and go into the images; others go to the page store.
-    `forget` are processes that ended, whose pages are dropped before these come.
+    `forget` are images (their dst_id) of what is gone, whose pages are dropped before these come.
     """
 
     number: int
@@ -119,6 +119,18 @@ class Pages(Message):
     digest: str
     final: bool
     forget: list  # type: ignore[type-arg]
+
+
+@dataclass(frozen=True, kw_only=True)
+class PageMap(Message):
+    """Which of the pages sent ahead make up an image: extents are [vaddr, pages, lazy], in rising order.
+
+    A long image comes in several. Not answered. Lazy pages stay in the store and are filled in, the others become
+    images.
+    """
+
+    dst_id: int
+    extents: list  # type: ignore[type-arg]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -262,6 +274,7 @@ REQUESTS: tuple[type[Message], ...] = (
     Prepare,
     Arm,
     ImageChunk,
+    PageMap,
     Remove,
     SetTimes,
     Restore,
@@ -269,5 +282,7 @@ REQUESTS: tuple[type[Message], ...] = (
     Abort,
     Finish,
 )
+#: Of these, those that are not answered.
+STREAMED: tuple[type[Message], ...] = (ImageChunk, PageMap)
 PAGES: tuple[type[Message], ...] = (Pages,)
 ANSWERS: tuple[type[Message], ...] = (Welcome, Clock, Done, AddressesFound, PathsFound, Failed, Log)

@@ -59,6 +59,7 @@ class Report:
     pages: int = 0
     pages_zero: int = 0
     page_bytes: int = 0
+    pages_skipped_parent: int = 0
     bytes_sent: dict[str, int] = field(default_factory=dict)
     frozen_bytes_sent: int = 0
     versions: dict[str, dict[str, Any]] = field(default_factory=dict)

@@ -20,19 +20,30 @@ class Tracking(enum.Enum):
     """What tells which pages were written."""
 
     USERFAULTFD = "userfaultfd"
-    NONE = "none"
+    SOFT_DIRTY = "soft-dirty pages"
 
 
-def choose(mode: Mode, source: Facts, target: Facts) -> tuple[Tracking, str]:
-    """What to use, and the line that says so. Raises CannotPreCopy when it must work and cannot."""
+def choose(mode: Mode, source: Facts, target: Facts) -> tuple[tuple[Tracking, ...], str]:
+    """What to use, best first, and the line that says so. Raises CannotPreCopy when it must work and cannot.
+
+    With userfaultfd a round does not freeze the container, and the last freeze finds no memory to write out. It does
+    not reach every process (checkpoint/memory/tracker.py); CRIU's pre-dumps by soft-dirty pages do.
+    """
     if mode is Mode.STOP_COPY:
-        return Tracking.NONE, "stop-copy, as asked for"
+        return (), "stop-copy, as asked for"
     why_not = _why_no_userfaultfd(source, target)
+    pre_dumps = (Tracking.SOFT_DIRTY,) if source.soft_dirty else ()
     if not why_not:
-        return Tracking.USERFAULTFD, "pre-copy: writes are seen by userfaultfd, memory is filled in on the target"
+        return (
+            (Tracking.USERFAULTFD, *pre_dumps),
+            "pre-copy: writes are seen by userfaultfd, memory is filled in on the target",
+        )
+    if pre_dumps:
+        return pre_dumps, f"pre-copy by soft-dirty pages: {why_not}"
+    why_not += f"; {source.hostname} does not track soft-dirty pages either"
     if mode is Mode.PRE_COPY:
         raise CannotPreCopy(why_not)
-    return Tracking.NONE, f"stop-copy: {why_not}"
+    return (), f"stop-copy: {why_not}"
 
 
 def _why_no_userfaultfd(source: Facts, target: Facts) -> str:

@@ -32,15 +32,16 @@ def rig_name() -> str:
 
 
 @pytest.fixture(scope="session")
-def rig(rig_name: str) -> Iterator[Rig]:
+def rig(rig_name: str, request: pytest.FixtureRequest) -> Iterator[Rig]:
     """Two nodes, alpha and beta, for the whole run."""
     rig = Rig(rig_name)
-    rig.up(nodes=2)
+    rig.up(nodes=2, vm=request.config.getoption("--vm"))
     yield rig
     rig.down()
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--vm", action="store_true", help="the nodes are virtual machines: slow")
     parser.addoption("--moves", type=int, default=4, help="moves of the workload that verifies its memory")
 
 

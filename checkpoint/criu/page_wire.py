@@ -36,6 +36,11 @@ TYPE_PROCESS = 1
 TYPE_SHMEM = 2
 
 
+def process_id(pid: int) -> int:
+    """The dst_id of a process's memory; the pid is that in its own namespace."""
+    return pid << 8 | TYPE_PROCESS
+
+
 class Sink(Protocol):
     """Where pages go."""
 
@@ -59,12 +64,23 @@ def wire_struct(criu_version: int) -> struct.Struct:
     return struct.Struct("=I4xQQQ") if criu_version >= 40200 else struct.Struct("=IIQQ")
 
 
+def no_parent(dst_id: int) -> bool:
+    """Every page is sent."""
+    return False
+
+
 def serve(
-    sock: socket.socket, layout: struct.Struct, sink: Sink, before_close: Callable[[], None] = lambda: None
+    sock: socket.socket,
+    layout: struct.Struct,
+    sink: Sink,
+    *,
+    before_close: Callable[[], None] = lambda: None,
+    has_parent: Callable[[int], bool] = no_parent,
 ) -> Totals:
     """Answer one CRIU until it closes the session, handing its pages to `sink`.
 
-    `before_close` runs before CRIU is told that all pages are safe.
+    `before_close` runs before CRIU is told that all pages are safe. `has_parent` tells whether an earlier session
+    brought that image: then pages that did not change since come without their bytes, with PE_PARENT.
     Raises ImageError when the stream ends early or holds a command that a dump never sends.
     """
     totals = Totals()
@@ -82,9 +98,9 @@ def serve(
             else:
                 sink.extent(dst_id, vaddr, pages, flags, piece[:0])
         elif code == OPEN2:
-            sock.sendall(b"\0")  # no parent images: every page is sent
+            sock.sendall(bytes([has_parent(dst_id)]))
         elif code == PARENT:
-            sock.sendall(struct.pack("=i", 0))
+            sock.sendall(struct.pack("=i", has_parent(dst_id)))
         elif code in (CLOSE, FORCE_CLOSE):
             before_close()
             sock.sendall(struct.pack("=i", 0))

@@ -49,6 +49,8 @@ class _HeldRole:
         self.done_gate = Gate(self.held_notification)
         self.stamps: list[Stamp] = []
         self._conversation: Conversation | None = None
+        #: criu_opts of the request, once `request_gate` is reached.
+        self.options: rpc.Message = None
 
     def begun(self, conversation: Conversation, kind: str) -> None:
         if kind == self.kind:
@@ -62,6 +64,7 @@ class _HeldRole:
         if kind != self.kind:
             return True
         self.edit(message.opts)
+        self.options = message.opts
         opened = self.request_gate.arrive()
         self.last_edit(message.opts)
         return opened
@@ -101,6 +104,7 @@ class DumpRole(_HeldRole):
     With `lazy` CRIU leaves private anonymous memory to us and the socket is not used. After such a dump
     CRIU, even when told that it failed, goes on to serve the memory on a TCP port; it never comes to
     accept anybody, because its question `status-ready` is always answered with no, by us or by our end.
+    With a `parent`, the directory of a pre-dump (predump.py), only pages written since then are sent.
     """
 
     kind = "DUMP"
@@ -109,8 +113,9 @@ class DumpRole(_HeldRole):
     def __init__(self, edits: Edits) -> None:
         super().__init__(edits)
         self.lazy = False
+        self.parent: str | None = None
         self.pages, self._criu_pages = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
-        _widen(self._criu_pages)
+        widen(self._criu_pages)
 
     def fds_for_criu(self, kind: str) -> dict[int, int]:
         if kind != self.kind:
@@ -159,6 +164,9 @@ class DumpRole(_HeldRole):
             options.lazy_pages = True
         else:
             options.ps.fd = PAGE_SERVER_FD
+        if self.parent is not None:
+            options.track_mem = True
+            options.parent_img = self.parent
 
 
 class RestoreRole(_HeldRole):
@@ -195,7 +203,7 @@ class RestoreRole(_HeldRole):
             raise ConversationLost(f"CRIU did not resume the container within {timeout_s:g} s")
 
 
-def _widen(sock: socket.socket, size_bytes: int = 8 << 20) -> None:
+def widen(sock: socket.socket, size_bytes: int = 8 << 20) -> None:
     """Let CRIU write ahead of our reading. On a unix socket the sender's buffer is the one that counts."""
     so_sndbufforce = 32  # include/uapi/asm-generic/socket.h; the socket module does not name it
     sock.setsockopt(socket.SOL_SOCKET, so_sndbufforce, size_bytes)

@@ -32,7 +32,7 @@ def relazy(images: Path, image: int) -> int:
     pagemap = Pagemap.load(path)
     if any(entry.flags & PE_LAZY for entry in pagemap.entries):
         return 0
-    may_be = _may_be_lazy(images / f"mm-{image}.img")
+    may_be = may_be_lazy(images / f"mm-{image}.img")
     present = [(entry.vaddr, entry.end) for entry in pagemap.entries]
     lazy = intersection(present, may_be)
     if not lazy:
@@ -44,8 +44,11 @@ def relazy(images: Path, image: int) -> int:
     return size(lazy)
 
 
-def _may_be_lazy(path: Path) -> list[Range]:
-    """As CRIU decides it: criu/include/vma.h, vma_entry_can_be_lazy."""
+def may_be_lazy(path: Path) -> list[Range]:
+    """Of a process's mm image, the mappings that CRIU can restore lazily (criu/include/vma.h, vma_entry_can_be_lazy).
+
+    Raises ImageError.
+    """
     data = path.read_bytes()
     try:
         (length,) = HEADER.unpack_from(data)

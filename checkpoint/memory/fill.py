@@ -17,7 +17,7 @@ import time
 from pathlib import Path
 
 from checkpoint.criu import log as criu_log
-from checkpoint.criu.page_wire import ADD_F, CLOSE, FORCE_CLOSE, GET, PE_PRESENT
+from checkpoint.criu.page_wire import ADD_F, CLOSE, FORCE_CLOSE, GET, PE_PRESENT, process_id
 from checkpoint.errors import CriuFailed, ImageError
 from checkpoint.host.run import find_program, start
 from checkpoint.memory.store import PageStore
@@ -94,7 +94,7 @@ class Fill:
         word, pages, vaddr, image = self._layout.unpack(header)
         if word & 0xFFFF == GET:
             self._ours.sendall(self._layout.pack(ADD_F | PE_PRESENT << 16, pages, vaddr, image))
-            for piece in self._store.get(image, vaddr, pages):
+            for piece in self._store.get(process_id(image), vaddr, pages):
                 self._ours.sendall(piece)
             self.pages += pages
             return True

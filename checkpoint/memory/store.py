@@ -1,7 +1,8 @@
 """The target's page store: the newest content of each page sent while the container still ran.
 
-Each process has one unnamed file in RAM. A range of addresses is given its place there when it first
-comes; later rounds write over it. Nothing is copied again at the freeze: the restore is served from here.
+Each image, which is a process's memory or a shared mapping, has one unnamed file in RAM. A range of addresses is given
+its place there when it first comes; later rounds write over it. Nothing is copied again at the freeze: the restore is served
+from here.
 """
 
 from __future__ import annotations
@@ -13,14 +14,14 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from checkpoint.criu.page_wire import PAGE_SIZE
+from checkpoint.criu.page_wire import PAGE_SIZE, process_id
 from checkpoint.errors import ImageError
 from checkpoint.images.pagemap import Pagemap
 
 
 @dataclass
-class _Process:
-    """Slots of one process: sorted disjoint address ranges and where in the file each begins."""
+class _Image:
+    """Slots of one image: sorted disjoint address ranges and where in the file each begins."""
 
     fd: int
     starts: list[int] = field(default_factory=list)
@@ -54,77 +55,79 @@ class _Process:
 
 
 class PageStore:
-    """Pages by process (its pid in its own namespace) and address. Use as a context.
+    """Pages by image (a dst_id of checkpoint/criu/page_wire.py) and address. Use as a context.
 
     `directory` must be in RAM and the caller's own; the size of its file system bounds the store.
     """
 
     def __init__(self, directory: Path) -> None:
         self._directory = directory
-        self._processes: dict[int, _Process] = {}
+        self._images: dict[int, _Image] = {}
 
     def __bool__(self) -> bool:
-        return bool(self._processes)
+        return bool(self._images)
 
     def __enter__(self) -> PageStore:
         return self
 
     def __exit__(self, *_: object) -> None:
-        for pid in list(self._processes):
-            self.forget(pid)
+        for dst_id in list(self._images):
+            self.forget(dst_id)
 
-    def put(self, pid: int, vaddr: int, data: memoryview) -> None:
+    def put(self, dst_id: int, vaddr: int, data: memoryview) -> None:
         """Take whole pages, the newest of their addresses."""
         if not data or len(data) % PAGE_SIZE or vaddr % PAGE_SIZE:
             raise ImageError(f"{len(data)} bytes at {vaddr:#x} are not pages")
-        process = self._processes.get(pid) or self._open(pid)
+        image = self._images.get(dst_id) or self._open(dst_id)
         while data:
-            index = process.slot(vaddr)
+            index = image.slot(vaddr)
             if index is None:
-                index = process.make_slot(vaddr, len(data))
-            taken = min(len(data), process.ends[index] - vaddr)
-            _write(process.fd, data[:taken], process.offsets[index] + vaddr - process.starts[index])
+                index = image.make_slot(vaddr, len(data))
+            taken = min(len(data), image.ends[index] - vaddr)
+            _write(image.fd, data[:taken], image.offsets[index] + vaddr - image.starts[index])
             vaddr += taken
             data = data[taken:]
 
-    def forget(self, pid: int) -> None:
-        """The process ended: its pages are given back. Another one may come to have its number."""
-        process = self._processes.pop(pid, None)
-        if process is not None:
-            os.close(process.fd)
+    def forget(self, dst_id: int) -> None:
+        """What it was of is gone: its pages are given back. Another image may come to have its number."""
+        image = self._images.pop(dst_id, None)
+        if image is not None:
+            os.close(image.fd)
 
-    def get(self, pid: int, vaddr: int, pages: int) -> Iterator[bytes]:
+    def get(self, dst_id: int, vaddr: int, pages: int) -> Iterator[bytes]:
         """The content of pages, in pieces. Raises ImageError for one that never came."""
-        process, end = self._processes.get(pid), vaddr + pages * PAGE_SIZE
+        image, end = self._images.get(dst_id), vaddr + pages * PAGE_SIZE
         while vaddr < end:
-            index = process.slot(vaddr) if process else None
-            if process is None or index is None:
-                raise ImageError(f"the page at {vaddr:#x} of process {pid} never came")
-            size = min(end, process.ends[index]) - vaddr
-            yield os.pread(process.fd, size, process.offsets[index] + vaddr - process.starts[index])
+            index = image.slot(vaddr) if image else None
+            if image is None or index is None:
+                raise ImageError(f"the page at {vaddr:#x} of image {dst_id:#x} never came")
+            size = min(end, image.ends[index]) - vaddr
+            yield os.pread(image.fd, size, image.offsets[index] + vaddr - image.starts[index])
             vaddr += size
 
-    def check_complete(self, images: Path) -> None:
-        """Raise ImageError unless every page that the images leave to us is here."""
+    def check_complete(self, images: Path) -> int:
+        """The bytes that the images leave to us. Raises ImageError unless every page of them is here."""
+        left = 0
         for path in images.glob("pagemap-[0-9]*.img"):
-            pid = int(path.stem.split("-")[1])
-            process = self._processes.get(pid)
+            dst_id = process_id(int(path.stem.split("-")[1]))
             for start, end in Pagemap.load(path).lazy_ranges():
-                self._check_range(process, pid, start, end)
+                self._check_range(self._images.get(dst_id), dst_id, start, end)
+                left += end - start
+        return left
 
-    def _check_range(self, process: _Process | None, pid: int, vaddr: int, end: int) -> None:
+    def _check_range(self, image: _Image | None, dst_id: int, vaddr: int, end: int) -> None:
         while vaddr < end:
-            index = process.slot(vaddr) if process else None
-            if process is None or index is None:
-                raise ImageError(f"the page at {vaddr:#x} of process {pid} never came")
-            vaddr = process.ends[index]
+            index = image.slot(vaddr) if image else None
+            if image is None or index is None:
+                raise ImageError(f"the page at {vaddr:#x} of image {dst_id:#x} never came")
+            vaddr = image.ends[index]
 
-    def _open(self, pid: int) -> _Process:
-        path = self._directory / f"store-{pid}"
-        process = _Process(os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600))
+    def _open(self, dst_id: int) -> _Image:
+        path = self._directory / f"store-{dst_id}"
+        image = _Image(os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600))
         path.unlink()
-        self._processes[pid] = process
-        return process
+        self._images[dst_id] = image
+        return image
 
 
 def _write(fd: int, data: memoryview, offset: int) -> None:

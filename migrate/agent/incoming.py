@@ -16,7 +16,7 @@ from typing import Any
 
 from checkpoint.criu import log as criu_log
 from checkpoint.criu.interposer import Interposer
-from checkpoint.criu.page_wire import wire_struct
+from checkpoint.criu.page_wire import PAGE_SIZE, PE_LAZY, PE_PRESENT, wire_struct
 from checkpoint.criu.session import Edits, RestoreRole
 from checkpoint.criu.shim_install import install_shim
 from checkpoint.errors import CheckpointError, ConversationLost, CriuFailed, ImageError, NetworkError
@@ -41,6 +41,7 @@ RESTORE_TIMEOUT_S = 120.0
 RESUME_TIMEOUT_S = 30.0
 #: A bound against waiting for ever, not a limit: memory is filled at hundreds of MB a second.
 FILL_TIMEOUT_S = 3600.0
+NOTHING = memoryview(b"")
 
 
 class Incoming:
@@ -65,6 +66,7 @@ class Incoming:
         self._restore: subprocess.Popen[bytes] | None = None
         self._fill: Fill | None = None
         self._pages: PageReceiver | None = None
+        self._page_maps: list[protocol.PageMap] = []
 
     # --- requests, in the order of a move ---------------------------------------------------------
 
@@ -76,6 +78,7 @@ class Incoming:
             protocol.Prepare: self._prepare,
             protocol.Arm: self._arm,
             protocol.ImageChunk: self._image_chunk,
+            protocol.PageMap: self._page_map,
             protocol.Remove: self._remove,
             protocol.SetTimes: self._set_times,
             protocol.Restore: self._restore_and_hold,
@@ -181,13 +184,29 @@ class Incoming:
         return protocol.Done()
 
     def _put_pages(self, message: protocol.Pages, extents: list[Extent]) -> None:
-        for pid in message.forget:
-            self._store.forget(pid)
+        for dst_id in message.forget:
+            self._store.forget(dst_id)
         for dst_id, vaddr, pages, flags, data in extents:
             if message.final:
                 self._page_images.extent(dst_id, vaddr, pages, flags, data)
             else:
-                self._store.put(dst_id >> 8, vaddr, data)
+                self._store.put(dst_id, vaddr, data)
+
+    def _page_map(self, request: protocol.PageMap) -> Message:
+        self._page_maps.append(request)
+        return protocol.Done()
+
+    def _fold(self) -> None:
+        """What the store has is what the page maps name: left there for a lazy restore, or made images of."""
+        for page_map in self._page_maps:
+            for vaddr, pages, lazy in page_map.extents:
+                if lazy:
+                    self._page_images.extent(page_map.dst_id, vaddr, pages, PE_LAZY, NOTHING)
+                    continue
+                for piece in self._store.get(page_map.dst_id, vaddr, pages):
+                    count = len(piece) // PAGE_SIZE
+                    self._page_images.extent(page_map.dst_id, vaddr, count, PE_PRESENT, memoryview(piece))
+                    vaddr += len(piece)
 
     def _remove(self, request: protocol.Remove) -> Message:
         for path in reversed(request.paths):
@@ -206,9 +225,9 @@ class Incoming:
     def _restore_and_hold(self, request: protocol.Restore) -> Message:
         received = time.monotonic_ns()
         self._check_complete(request)
+        self._fold()
         self._page_images.write_pagemaps()
-        self._store.check_complete(self._images)
-        if self._store:
+        if self._store.check_complete(self._images):
             self._role.lazy = True
             self._fill = Fill(self._images, self._store, self._wire)
             self._undo.callback(self._fill.kill)

@@ -50,7 +50,7 @@ class Server:
             if not self._incoming.holds_container:
                 return False
         request = protocol.decode(*self._stream.receive(), protocol.REQUESTS)
-        streamed = isinstance(request, protocol.ImageChunk)
+        streamed = isinstance(request, protocol.STREAMED)
         try:
             answer = self._handle(request)
         except Exception as error:  # noqa: BLE001  (whatever it is, the coordinator must hear of it and undo the move)

@@ -5,23 +5,14 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from checkpoint.criu import log as criu_log
-from checkpoint.criu.page_wire import wire_struct
-from checkpoint.criu.session import DumpRole
-from checkpoint.errors import CheckpointError, ConversationLost, CriuFailed
 from checkpoint.host import processes
 from checkpoint.images.repair import repaired
 from migrate import protocol
-from migrate.agent.client import AgentGone
 from migrate.context import Context
-from migrate.page_batches import PageBatches
-from migrate.page_channels import PageChannels
-from migrate.page_relay import PageRelay
-from migrate.phases.precopy import PreCopy
+from migrate.copying.base import Copying
 from migrate.rootfs_sync import RootfsSync
 from migrate.state import State
 
-DUMP_TIMEOUT_S = 600.0
 CHUNK = 1 << 20
 
 
@@ -33,33 +24,27 @@ class Sent:
     image_bytes: int = 0
 
 
-def freeze(move: Context, ahead: PreCopy | None) -> None:
-    """Let CRIU freeze and dump. Without pre-copy its pages go to the target while it writes them."""
+def freeze(move: Context, copying: Copying) -> None:
+    """Let CRIU freeze and dump."""
     assert move.dump is not None
-    assert move.pages is not None
     move.sent_before_freeze = move.sent_bytes
     move.limit.lift()
     if move.cpu_limit is not None:
         move.cpu_limit.restore()  # CRIU must not carry it over, nor be slowed by it
     with move.phase("dump"):
-        if ahead is not None:
-            move.dump.lazy = True
-            _run_dump(move, move.dump)
-        else:
-            _dump_through_relay(move, move.dump, move.pages)
+        copying.dump(move.dump)
     move.advance(State.FROZEN)
 
 
-def transfer(move: Context, ahead: PreCopy | None) -> Sent:
+def transfer(move: Context, copying: Copying) -> Sent:
     """Send the pages written last, the image files, and what changed in the rootfs."""
-    images, sent = move.directory / "images", Sent()
+    sent = Sent()
     with move.phase("transfer"):
         pids = processes.in_pid_namespace_of(move.container.pid)
-        if ahead is not None:
-            move.report.notes.append(f"{ahead.send_last(images, pids)} pages were left for the freeze")
-            move.account_pages(ahead.batches)
-        for path in sorted(images.iterdir()):
-            if path.suffix == ".img":
+        copying.send_last(move.images, pids)
+        move.account_pages(copying.batches)
+        for path in sorted(move.images.iterdir()):
+            if path.suffix == ".img" and path.is_file():
                 _send_image(move, path, sent)
         if move.rootfs is not None:
             _send_rootfs(move, move.rootfs, pids)
@@ -94,30 +79,6 @@ def restore(move: Context, sent: Sent) -> None:
     move.dump.check_frozen()
     move.report.frozen_bytes_sent = move.sent_bytes - move.sent_before_freeze
     move.advance(State.HELD)
-
-
-def _run_dump(move: Context, dump: DumpRole) -> None:
-    dump.request_gate.open()
-    try:
-        dump.done_gate.wait_reached(DUMP_TIMEOUT_S)
-    except ConversationLost as error:
-        log = criu_log.errors(move.directory / "images" / "dump.log")
-        raise (CriuFailed("dump", log) if log else error) from error
-
-
-def _dump_through_relay(move: Context, dump: DumpRole, pages: PageChannels) -> None:
-    assert move.source.criu_version is not None
-    batches = PageBatches(pages, final=True)
-    relay = PageRelay(dump.pages, wire_struct(move.source.criu_version), batches)
-    relay.start()
-    try:
-        _run_dump(move, dump)
-    except CheckpointError as error:
-        if isinstance(relay.failure, AgentGone):  # that is why CRIU failed
-            raise relay.failure from error
-        raise
-    relay.join()
-    move.account_pages(batches)
 
 
 def _send_image(move: Context, path: Path, sent: Sent) -> None:

@@ -54,7 +54,7 @@ def prepare(move: Context) -> None:
 def arm(move: Context) -> None:
     """Start `checkpoint` here and `restore` there; both wait at the door, all start-up is behind them."""
     with move.phase("arm"):
-        images = move.directory / "images"
+        images = move.images
         images.mkdir(mode=0o700)
         dump = move.dump = DumpRole(move.edits)
         move.undo.callback(dump.refuse)

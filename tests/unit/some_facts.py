@@ -20,6 +20,7 @@ def facts(**changes: object) -> Facts:
         nftables=True,
         lazy_pages=True,
         write_tracking=True,
+        soft_dirty=False,
         rsync=True,
         iproute2=True,
         available_bytes=1 << 40,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from functools import partial
 from typing import Any
 
@@ -148,20 +149,35 @@ UNABLE = [
 @pytest.mark.parametrize("mode", [Mode.AUTO, Mode.PRE_COPY])
 def test_pre_copy_where_it_works(mode: Mode) -> None:
     tracking, why = choose(mode, *ABLE)
-    assert tracking is Tracking.USERFAULTFD
+    assert tracking == (Tracking.USERFAULTFD,)
     assert why.startswith("pre-copy: ")
 
 
 def test_stop_copy_when_asked_for() -> None:
-    assert choose(Mode.STOP_COPY, *ABLE) == (Tracking.NONE, "stop-copy, as asked for")
+    assert choose(Mode.STOP_COPY, *ABLE) == ((), "stop-copy, as asked for")
 
 
 @pytest.mark.parametrize(("source", "target", "why"), UNABLE)
 def test_where_pre_copy_cannot_work(source: Facts, target: Facts, why: str) -> None:
     tracking, said = choose(Mode.AUTO, source, target)
-    assert tracking is Tracking.NONE
+    assert tracking == ()
     assert said.startswith("stop-copy: ")
     assert why in said
     with pytest.raises(CannotPreCopy) as raised:
         choose(Mode.PRE_COPY, source, target)
     assert why in str(raised.value)
+
+
+def test_soft_dirty_pages_are_for_what_userfaultfd_does_not_reach() -> None:
+    tracking, why = choose(Mode.AUTO, here(soft_dirty=True), there())
+    assert tracking == (Tracking.USERFAULTFD, Tracking.SOFT_DIRTY)
+    assert why.startswith("pre-copy: ")
+
+
+@pytest.mark.parametrize("mode", [Mode.AUTO, Mode.PRE_COPY])
+@pytest.mark.parametrize(("source", "target", "why"), UNABLE)
+def test_soft_dirty_pages_where_userfaultfd_cannot_work(mode: Mode, source: Facts, target: Facts, why: str) -> None:
+    tracking, said = choose(mode, dataclasses.replace(source, soft_dirty=True), target)
+    assert tracking == (Tracking.SOFT_DIRTY,)
+    assert said.startswith("pre-copy by soft-dirty pages: ")
+    assert why in said

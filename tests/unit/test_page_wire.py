@@ -32,6 +32,7 @@ class Session:
     totals: Totals | None = None
     failure: ImageError | None = None
     closing: list[int] = field(default_factory=list)
+    parents: set[int] = field(default_factory=set)
 
     def extent(self, dst_id: int, vaddr: int, pages: int, flags: int, data: memoryview) -> None:
         self.extents.append((dst_id, vaddr, pages, flags, bytes(data)))
@@ -57,7 +58,13 @@ def session(request: pytest.FixtureRequest) -> Iterator[Session]:
     def serve() -> None:
         try:
             served = page_wire.wire_struct(version)
-            found.totals = page_wire.serve(ours, served, found, lambda: found.closing.append(len(found.extents)))
+            found.totals = page_wire.serve(
+                ours,
+                served,
+                found,
+                before_close=lambda: found.closing.append(len(found.extents)),
+                has_parent=found.parents.__contains__,
+            )
         except ImageError as error:
             found.failure = error
 
@@ -102,6 +109,16 @@ def test_forced_close(session: Session) -> None:
 def test_there_is_no_parent(session: Session) -> None:
     session.tell(PARENT)
     assert session.peer.recv(4, socket.MSG_WAITALL) == struct.pack("=i", 0)
+
+
+def test_an_image_that_came_before_is_a_parent(session: Session) -> None:
+    session.parents.add(IMAGE)
+    session.tell(PARENT)
+    assert session.peer.recv(4, socket.MSG_WAITALL) == struct.pack("=i", 1)
+    session.tell(OPEN2)
+    assert session.peer.recv(1) == b"\x01"
+    session.tell(OPEN2, dst_id=IMAGE + 256)
+    assert session.peer.recv(1) == b"\0"
 
 
 def test_a_large_extent_comes_in_pieces(session: Session) -> None:

@@ -13,7 +13,7 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
-from checkpoint.criu.page_wire import PAGE_SIZE, PE_LAZY, PE_PRESENT
+from checkpoint.criu.page_wire import PAGE_SIZE, PE_LAZY, PE_PRESENT, process_id
 from checkpoint.errors import ImageError
 from checkpoint.images.pagemap import Entry, Pagemap
 from checkpoint.memory.store import PageStore
@@ -49,17 +49,17 @@ class Model(RuleBasedStateMachine):
             self.stamp += 1
             pages.append(content(self.stamp))
             self.model[pid, page] = pages[-1]
-        self.store.put(pid, BASE + first * PAGE_SIZE, memoryview(b"".join(pages)))
+        self.store.put(process_id(pid), BASE + first * PAGE_SIZE, memoryview(b"".join(pages)))
 
     @rule(pid=pids)
     def forget(self, pid: int) -> None:
-        self.store.forget(pid)
+        self.store.forget(process_id(pid))
         self.model = {key: page for key, page in self.model.items() if key[0] != pid}
 
     @rule(pid=pids, first=page_numbers, count=counts)
     def get(self, pid: int, first: int, count: int) -> None:
         wanted = [self.model.get((pid, page)) for page in range(first, first + count)]
-        asked = self.store.get(pid, BASE + first * PAGE_SIZE, count)
+        asked = self.store.get(process_id(pid), BASE + first * PAGE_SIZE, count)
         if None in wanted:
             with pytest.raises(ImageError):
                 list(asked)
@@ -90,7 +90,7 @@ class Model(RuleBasedStateMachine):
     @invariant()
     def every_page_is_the_newest(self) -> None:
         for (pid, page), expected in self.model.items():
-            assert b"".join(self.store.get(pid, BASE + page * PAGE_SIZE, 1)) == expected
+            assert b"".join(self.store.get(process_id(pid), BASE + page * PAGE_SIZE, 1)) == expected
 
 
 TestModel = Model.TestCase

@@ -1,0 +1,68 @@
+"""The ways a container's memory gets to the target: what they have in common."""
+
+from __future__ import annotations
+
+import enum
+from pathlib import Path
+from typing import Protocol
+
+from checkpoint.criu import log as criu_log
+from checkpoint.criu.session import DumpRole
+from checkpoint.errors import ConversationLost, CriuFailed
+from migrate.context import Context
+from migrate.convergence import Round
+from migrate.page_batches import PageBatches
+from migrate.state import State
+
+DUMP_TIMEOUT_S = 600.0
+
+
+class Reach(enum.Enum):
+    """Whose memory can go ahead of the container."""
+
+    ALL = "all processes'"
+    SOME = "some processes'"
+    NONE = "no process's"
+
+
+class Copying(Protocol):
+    """One way. Rounds may be sent until `dump`; what is left goes with `send_last`."""
+
+    #: What was sent so far.
+    batches: PageBatches
+
+    def attach(self) -> Reach:
+        """Begin to see what is written."""
+
+    def send_round(self) -> Round:
+        """Send what was written since the last round; at first everything."""
+
+    def dump(self, dump: DumpRole) -> None:
+        """Have CRIU freeze the container and write its images (run_dump). Raises CheckpointError or AgentGone."""
+
+    def send_last(self, images: Path, pids: list[int]) -> None:
+        """With the container's processes frozen and dumped: send what the target has not, or old."""
+
+    def close(self) -> None:
+        """Leave every process as it was."""
+
+
+def run_dump(dump: DumpRole, images: Path) -> None:
+    """Until everything is dumped and the container is frozen. Raises CriuFailed or ConversationLost."""
+    dump.request_gate.open()
+    try:
+        dump.done_gate.wait_reached(DUMP_TIMEOUT_S)
+    except ConversationLost as error:
+        log = criu_log.errors(images / "dump.log")
+        raise (CriuFailed("dump", log) if log else error) from error
+
+
+def progress_of(move: Context) -> PageBatches:
+    """Batches whose way is shown while the container runs; inside the freeze nobody is told anything."""
+
+    def show(sent_bytes: int) -> None:
+        if move.state is State.ARMED:
+            move.observer.sent(sent_bytes, move.report.memory_bytes)
+
+    assert move.pages is not None
+    return PageBatches(move.pages, progress=show)

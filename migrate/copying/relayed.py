@@ -1,0 +1,37 @@
+"""CRIU's pages on their way to the agent for the time of one session."""
+
+from __future__ import annotations
+
+import contextlib
+import socket
+from collections.abc import Callable, Iterator
+
+from checkpoint.criu import page_wire
+from checkpoint.errors import CheckpointError
+from migrate.agent.client import AgentGone
+from migrate.context import Context
+from migrate.page_relay import PageRelay
+
+
+@contextlib.contextmanager
+def relayed(
+    pages: socket.socket,
+    move: Context,
+    sink: page_wire.Sink,
+    flush: Callable[[], None],
+    has_parent: Callable[[int], bool] = page_wire.no_parent,
+) -> Iterator[None]:
+    """Serve CRIU's page-server socket while the block runs the session, then until CRIU closes it.
+
+    Raises AgentGone rather than CRIU's complaint when that is why CRIU failed.
+    """
+    assert move.source.criu_version is not None
+    relay = PageRelay(pages, page_wire.wire_struct(move.source.criu_version), sink, flush, has_parent)
+    relay.start()
+    try:
+        yield
+    except CheckpointError as error:
+        if isinstance(relay.failure, AgentGone):
+            raise relay.failure from error
+        raise
+    relay.join()

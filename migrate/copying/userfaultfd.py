@@ -1,0 +1,131 @@
+"""Memory ahead of the container by write tracking (checkpoint/memory/tracker.py); CRIU dumps it lazily at the end."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+
+from checkpoint.criu.page_wire import PAGE_SIZE, process_id
+from checkpoint.criu.session import DumpRole
+from checkpoint.errors import CheckpointError, ImageError
+from checkpoint.host import processes
+from checkpoint.images.pagemap import Pagemap
+from checkpoint.images.relazy import relazy
+from checkpoint.memory import ranges, tracker
+from checkpoint.memory.ranges import Range
+from checkpoint.memory.tracker import Tracker
+from migrate.context import Context
+from migrate.convergence import Round
+from migrate.copying.base import Reach, progress_of, run_dump
+
+
+class UserfaultfdCopy:
+    """The trackers of a container's processes, and what each page's newest copy on the target covers."""
+
+    def __init__(self, move: Context) -> None:
+        self._move = move
+        self._trackers: dict[int, Tracker] = {}
+        self._refused: set[int] = set()
+        self._known: dict[int, list[Range]] = {}
+        assert move.pages is not None
+        self._channels = move.pages.channels
+        self.batches = progress_of(move)
+
+    def attach(self) -> Reach:
+        """Track every process that can be."""
+        pids = processes.in_pid_namespace_of(self._move.container.pid)
+        self._refused &= set(pids)
+        for pid in pids:
+            if pid not in self._trackers and pid not in self._refused:
+                try:
+                    self._trackers[pid] = Tracker(pid)
+                except (CheckpointError, OSError) as error:
+                    self._refused.add(pid)
+                    self._move.note(f"not tracked, copied while frozen: {error}")
+        if not self._trackers:
+            return Reach.NONE
+        return Reach.SOME if self._refused else Reach.ALL
+
+    def send_round(self) -> Round:
+        """Send what was written since the last round."""
+        started, held_us = time.monotonic_ns(), self._move.limit.held_us
+        sent = 0
+        self._let_go()
+        self.attach()
+        for pid, watched in list(self._trackers.items()):
+            try:
+                written = watched.written()
+                unread = self._send(pid, watched.virtual_pid, written)
+                known = ranges.union(self._known.get(pid, []), written)
+                self._known[pid] = ranges.difference(known, unread) if unread else known
+                sent += ranges.size(written)
+            except OSError:
+                # Most likely it is ending. If not: what was not sent counts as unwritten from now on, so all
+                # that the target has of it is taken for old.
+                self._known.pop(pid, None)
+        self.batches.flush()
+        return Round(
+            bytes=sent,
+            length_us=(time.monotonic_ns() - started) // 1000,
+            held_us=(self._move.limit.held_us - held_us) // self._channels,
+        )
+
+    def _let_go(self) -> None:
+        """Of processes that ended, before new ones are attached, which may have their numbers; and of those that
+        can no longer be tracked: all their memory is taken for unknown."""
+        for pid, watched in list(self._trackers.items()):
+            ended = watched.ended()
+            if ended or self._reads_directly(watched):
+                self._known.pop(pid, None)
+                self._trackers.pop(pid).close()
+                if ended:
+                    self.batches.forget(process_id(watched.virtual_pid))
+                else:
+                    self._refused.add(pid)
+                    self._move.note(f"process {pid} opened a file for direct I/O: its memory is copied while frozen")
+
+    def _reads_directly(self, watched: Tracker) -> bool:
+        try:
+            return watched.reads_directly()
+        except OSError:  # it is ending
+            return False
+
+    def dump(self, dump: DumpRole) -> None:
+        """Private anonymous memory stays with us."""
+        dump.lazy = True
+        run_dump(dump, self._move.images)
+
+    def send_last(self, images: Path, pids: list[int]) -> None:
+        """The pagemaps are the authority on which pages exist. Raises ImageError when one of them cannot be read."""
+        pages = 0
+        self._let_go()
+        for pid in pids:
+            image = tracker.virtual_pid(pid)
+            path = images / f"pagemap-{image}.img"
+            if not path.exists():
+                continue  # a zombie has no memory
+            if written_out := relazy(images, image):
+                self._move.report.notes.append(f"CRIU wrote {written_out >> 20} MiB of process {pid} out while frozen")
+            wanted = Pagemap.load(path).lazy_ranges()
+            stale = ranges.intersection(tracker.written_at_last(pid), wanted)
+            unknown = ranges.difference(wanted, self._known.get(pid, []))
+            last = ranges.union(stale, unknown)
+            pages += ranges.size(last) // PAGE_SIZE
+            if unread := self._send(pid, image, last):
+                raise ImageError(f"process {pid}: its page at {unread[0][0]:#x} cannot be read")
+        self.batches.flush()
+        self._move.report.notes.append(f"{pages} pages were left for the freeze")
+
+    def close(self) -> None:
+        """Leave every process as it was."""
+        while self._trackers:
+            self._trackers.popitem()[1].close()
+
+    def _send(self, pid: int, image: int, written: list[Range]) -> list[Range]:
+        """Returns what could not be read: mostly pages that went away since they were found."""
+        read: list[Range] = []
+        for chunks in tracker.read_pages(pid, written):
+            for vaddr, data in chunks:
+                self.batches.add(image, vaddr, data)
+                read.append((vaddr, vaddr + len(data)))
+        return ranges.difference(written, ranges.union(read, [])) if ranges.size(read) < ranges.size(written) else []
