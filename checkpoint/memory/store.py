@@ -1,8 +1,8 @@
 """The target's page store: the newest content of each page sent while the container still ran.
 
 Each image, which is a process's memory or a shared mapping, has one unnamed file in RAM. A range of addresses is given
-its place there when it first comes; later rounds write over it. Nothing is copied again at the freeze: the restore is served
-from here.
+its place there when it first comes; later rounds write over it. Nothing is copied again at the freeze: the restore is
+served from here.
 """
 
 from __future__ import annotations

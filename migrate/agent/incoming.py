@@ -16,7 +16,7 @@ from typing import Any
 
 from checkpoint.criu import log as criu_log
 from checkpoint.criu.interposer import Interposer
-from checkpoint.criu.page_wire import PAGE_SIZE, PE_LAZY, PE_PRESENT, wire_struct
+from checkpoint.criu.page_wire import wire_struct
 from checkpoint.criu.session import Edits, RestoreRole
 from checkpoint.criu.shim_install import install_shim
 from checkpoint.errors import CheckpointError, ConversationLost, CriuFailed, ImageError, NetworkError
@@ -24,6 +24,7 @@ from checkpoint.images.batch import Extent
 from checkpoint.images.directory import ram_directory
 from checkpoint.images.pagemap import PageImages
 from checkpoint.memory.fill import Fill
+from checkpoint.memory.fold import fold
 from checkpoint.memory.store import PageStore
 from checkpoint.network import link, netns
 from checkpoint.network.model import Network
@@ -41,7 +42,6 @@ RESTORE_TIMEOUT_S = 120.0
 RESUME_TIMEOUT_S = 30.0
 #: A bound against waiting for ever, not a limit: memory is filled at hundreds of MB a second.
 FILL_TIMEOUT_S = 3600.0
-NOTHING = memoryview(b"")
 
 
 class Incoming:
@@ -196,18 +196,6 @@ class Incoming:
         self._page_maps.append(request)
         return protocol.Done()
 
-    def _fold(self) -> None:
-        """What the store has is what the page maps name: left there for a lazy restore, or made images of."""
-        for page_map in self._page_maps:
-            for vaddr, pages, lazy in page_map.extents:
-                if lazy:
-                    self._page_images.extent(page_map.dst_id, vaddr, pages, PE_LAZY, NOTHING)
-                    continue
-                for piece in self._store.get(page_map.dst_id, vaddr, pages):
-                    count = len(piece) // PAGE_SIZE
-                    self._page_images.extent(page_map.dst_id, vaddr, count, PE_PRESENT, memoryview(piece))
-                    vaddr += len(piece)
-
     def _remove(self, request: protocol.Remove) -> Message:
         for path in reversed(request.paths):
             victim = self._rootfs / path
@@ -225,7 +213,8 @@ class Incoming:
     def _restore_and_hold(self, request: protocol.Restore) -> Message:
         received = time.monotonic_ns()
         self._check_complete(request)
-        self._fold()
+        for page_map in self._page_maps:
+            fold(self._store, self._page_images, page_map.dst_id, page_map.extents)
         self._page_images.write_pagemaps()
         if self._store.check_complete(self._images):
             self._role.lazy = True

@@ -1,11 +1,14 @@
 """Memory ahead of the container by CRIU's own pre-dumps, where the kernel tracks soft-dirty pages.
 
-Each round freezes the container for a moment. In return memory of every kind goes ahead, shared and file-backed too.
+Each round freezes the container for a moment. In return what userfaultfd cannot watch goes ahead, too. Not so memory
+that processes share: CRIU cannot tell which of its pages were written (criu/shmem.c) and brings all of them each time,
+so it is left for the freeze.
 """
 
 from __future__ import annotations
 
 import time
+from collections.abc import Mapping
 from pathlib import Path
 
 from checkpoint.criu.page_wire import PAGE_SIZE, PE_PARENT, PE_PRESENT, TYPE_PROCESS
@@ -28,24 +31,30 @@ MAX_EXTENTS = 1024
 class _Session:
     """What one pre-dump, or the dump at the end, says is in memory. Bytes go to the target's store."""
 
-    def __init__(self, batches: PageBatches, before: dict[int, list[Range]]) -> None:
-        self._batches, self._before = batches, before
+    def __init__(self, batches: PageBatches, before: Mapping[int, list[Range]], *, last: bool = False) -> None:
+        self._batches, self._before, self._last = batches, before, last
         self.images: dict[int, list[Range]] = {}
         self.sent_pages = 0
         self.unchanged_pages = 0
 
     def has_parent(self, dst_id: int) -> bool:
         """CRIU begins an image."""
-        self.images.setdefault(dst_id, [])
+        if self._wanted(dst_id):
+            self.images.setdefault(dst_id, [])
         return dst_id in self._before
 
     def extent(self, dst_id: int, vaddr: int, pages: int, flags: int, data: memoryview) -> None:
+        if not self._wanted(dst_id):
+            return
         self.images.setdefault(dst_id, []).append((vaddr, vaddr + pages * PAGE_SIZE))
         if data:
             self._batches.extent(dst_id, vaddr, pages, PE_PRESENT, data)
             self.sent_pages += pages
         elif flags & PE_PARENT:
             self.unchanged_pages += pages
+
+    def _wanted(self, dst_id: int) -> bool:
+        return self._last or dst_id & 0xFF == TYPE_PROCESS
 
 
 class SoftDirtyCopy:
@@ -86,7 +95,7 @@ class SoftDirtyCopy:
     def dump(self, dump: DumpRole) -> None:
         """CRIU sends what was written since the last pre-dump."""
         dump.parent = self._predumps.parent
-        session = _Session(self.batches, self._images)
+        session = _Session(self.batches, self._images, last=True)
         with relayed(dump.pages, self._move, session, self.batches.flush, session.has_parent):
             run_dump(dump, self._move.images)
         self._images = session.images

@@ -32,7 +32,7 @@ class Hosts:
 
     def migrate(self, source: Node, *words: str) -> subprocess.CompletedProcess[str]:
         """Run the tool as a user would; its exit status is the caller's to look at."""
-        return source.run(["migrate", *words], check=False, timeout=MOVE_TIMEOUT_S)
+        return source.run(["migrate", *words], check=False, timeout=MOVE_TIMEOUT_S * source.slowness)
 
     def move(self, container: Container, source: Node) -> tuple[Container, Mapping[str, Any]]:
         """Move a container to the other host; the container there, and the report."""
@@ -53,8 +53,8 @@ TRACES = {
     "files": ["find", "/run/migrate", "/run/runc", "-mindepth", "1"],
     "rules": ["nft", "list", "ruleset"],
 }
-#: Of the processes, those that look or that serve an SSH connection which is about to end.
-LOOKING = ("ps -eo", "sshd")
+#: Of the processes, those that look, that serve an SSH connection which is about to end, or that are kernel threads.
+LOOKING = ("ps -eo", "sshd", "[")
 
 
 def traces(node: Node) -> Mapping[str, list[str]]:

@@ -22,6 +22,9 @@ class Node(Place):
         self.address = names.node_address(name)
         self.group = names.member(rig, name)
 
+    #: How many times longer things take here than on this machine.
+    slowness = 1
+
     @property
     @abstractmethod
     def unified_cgroups(self) -> bool:
@@ -75,7 +78,9 @@ class Node(Place):
             rename = f"--transform=s,.*,{path.name},"
             packed, unpack = [rename, "-C", str(source.parent), source.name], ["-C", str(path.parent)]
         with subprocess.Popen(["tar", "-c", *packed], stdout=subprocess.PIPE) as tar:
-            unpacking = self.popen(["tar", "-x", "--numeric-owner", *unpack], stdin=tar.stdout)
+            unpacking = self.popen(
+                ["tar", "-x", "--numeric-owner", "--warning=no-timestamp", *unpack], stdin=tar.stdout
+            )
             if unpacking.wait() != 0 or tar.wait() != 0:
                 raise RigError(f"copying {source} to {self.name}:{target} failed")
 

@@ -16,7 +16,7 @@ from tests.rig.node import CHECKOUT, Node
 from tests.rig.node_init import CHECKOUT_IN_NODE
 from tests.rig.switch import Switch
 
-MEMORY = "2G"
+MEMORY = "4G"
 #: Without cx16, which some versions of QEMU emulate wrongly at random.
 PROCESSOR = "max,cx16=off"
 KERNEL_ARGUMENTS = [
@@ -28,6 +28,8 @@ KERNEL_ARGUMENTS = [
 
 class VmNode(Node):
     """Commands run over an SSH connection that `ready` opened; ending one here does not end it there."""
+
+    slowness = 10
 
     @property
     def unified_cgroups(self) -> bool:

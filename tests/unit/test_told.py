@@ -160,6 +160,7 @@ KEYS_1 = {
     "pages",
     "pages_zero",
     "page_bytes",
+    "pages_skipped_parent",
     "bytes_sent",
     "frozen_bytes_sent",
     "versions",

@@ -8,6 +8,7 @@ a page that is lost, stale or another's is found, and so is one whose log entry 
 import argparse
 import ctypes
 import mmap
+import os
 import random
 import struct
 import threading
@@ -140,7 +141,10 @@ def main() -> None:
     parser.add_argument("--mb-per-second", type=float, default=20, help="rate of dirtying, in 10^6 bytes; 0: none")
     parser.add_argument("--shared", action="store_true", help="shared anonymous memory instead of private")
     parser.add_argument("--aligned-stack", action="store_true", help="have a thread whose stack pointer ends in 000")
+    parser.add_argument("--direct-io", action="store_true", help="have a file open for direct I/O")
     args = parser.parse_args()
+    if args.direct_io:
+        os.open("/data/direct", os.O_RDWR | os.O_CREAT | os.O_DIRECT)
     if args.aligned_stack:
         threading.Thread(target=stand_on_a_page_boundary, daemon=True).start()
     pages = Pages(args.mib << 20, shared=args.shared)

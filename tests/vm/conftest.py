@@ -1,0 +1,18 @@
+"""Two virtual machines, whose kernel tracks soft-dirty pages. Not part of a plain `scripts/test`: they are slow."""
+
+from collections.abc import Iterator
+
+import pytest
+
+from tests.integration.conftest import hosts
+from tests.rig import Rig
+
+__all__ = ["hosts"]
+
+
+@pytest.fixture(scope="session")
+def rig(rig_name: str) -> Iterator[Rig]:
+    rig = Rig(f"{rig_name}-vm")
+    rig.up(nodes=2, vm=True)
+    yield rig
+    rig.down()
