@@ -2,24 +2,32 @@
 
 sshd lets 2 MiB be under way on a channel, so on a long link several are needed to fill it. Each has a
 thread, which encodes and sends while the next batch is gathered. The agent puts batches in order again.
+
+Where ssh(1) gets in by itself a channel is one of those, which is faster (docs/performance.md); otherwise it is a
+session of the connection that is there.
 """
 
 from __future__ import annotations
 
 import queue
 import shlex
+import subprocess
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from checkpoint.criu.page_wire import PIECE_BYTES
+from checkpoint.host.ready import ready
+from checkpoint.host.run import find_program, start
 from checkpoint.images import batch, encoding
 from migrate import protocol
 from migrate.agent.client import AgentGone
 from migrate.encoding_choice import EncodingChoice
+from transport import openssh
 from transport.framing import ByteStream, FrameStream
+from transport.openssh import SshProcess
 from transport.ssh import Connection
 from transport.throttle import RateLimit
 
@@ -28,14 +36,17 @@ WINDOW_BYTES = 2 << 20
 #: What a link may carry at best, for the number of channels; sshd allows ten sessions a connection (MaxSessions).
 FASTEST_BYTES_PER_S = 400e6
 MAX_CHANNELS = 6
-#: On the target: hands its stdin, the channel, to the agent that listens at argv[1], and stays until that is done.
+#: On the target: hands its stdin, the channel, to the agent that listens at argv[1], says so, and stays until that is
+#: done.
 PLUG = """
-import socket, sys
+import os, socket, sys
 agent = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
 agent.connect(sys.argv[1])
 socket.send_fds(agent, [b"pages"], [0])
+os.write(1, b"+")
 agent.recv(1)
 """
+PLUG_TIMEOUT_S = 10.0
 
 
 class Job(NamedTuple):
@@ -150,4 +161,21 @@ def channels_for(round_trip_s: float) -> int:
 def open_streams(connection: Connection, socket_path: Path, count: int) -> list[ByteStream]:
     """SSH channels whose other ends the agent reads. Raises StreamError."""
     command = f"exec python3 -Ic {shlex.quote(PLUG)} {shlex.quote(str(socket_path))}"
-    return [connection.run(command) for _ in range(count)]
+    streams: list[ByteStream] = list(_open_by_ssh(connection, command, count))
+    return streams + [connection.run(command) for _ in range(count - len(streams))]
+
+
+def _open_by_ssh(connection: Connection, command: str, count: int) -> Iterator[SshProcess]:
+    """As many as ssh(1) opens in time, started side by side."""
+    if find_program("ssh") is None:
+        return
+    argv = openssh.command_line(connection.endpoint.destination, command)
+    started = [SshProcess(start(argv, stdin=subprocess.PIPE, stdout=subprocess.PIPE)) for _ in range(count)]
+    deadline = time.monotonic() + PLUG_TIMEOUT_S
+    for process in started:
+        # The agent's socket has a name that no other host has: who is plugged in is where we want to be.
+        said = ready(process.output, timeout_s=max(0.0, deadline - time.monotonic()))
+        if said and process.read_into(memoryview(bytearray(1))):
+            yield process
+        else:
+            process.close()

@@ -44,6 +44,7 @@ KEEPALIVE = {
 class Endpoint:
     """A destination with ssh_config applied. `key_name` is what known_hosts lists it under."""
 
+    destination: Destination
     address: str
     port: int
     user: str
@@ -66,6 +67,7 @@ class Endpoint:
         if proxy is None and options.get("proxyjump", "none") != "none":
             proxy = _jump(options["proxyjump"], address, port)
         return cls(
+            destination=destination,
             address=address,
             port=port,
             user=options.get("user") or getpass.getuser(),

@@ -10,7 +10,7 @@ import pytest
 from migrate import errors
 from migrate.cli.exit_codes import CODES
 from tests.clients import status
-from tests.integration.conftest import WORKLOADS, Hosts, new_traces, traces
+from tests.integration.conftest import WORKLOADS, Hosts, new_traces, traces, without
 from tests.rig import Container, until
 
 ADDRESS = "10.77.0.62"
@@ -131,6 +131,17 @@ def test_each_mode_moves_the_same_memory(hosts: Hosts, mode: str, used: str) -> 
     verdict(hosts, DIRTIER_PORT)
     frozen = report["frozen_bytes_sent"]
     assert frozen > 32 << 20 if used == "stop-copy" else frozen < 16 << 20
+
+
+def test_pages_go_over_the_connection_that_is_there(hosts: Hosts) -> None:
+    """Where ssh(1) does not get in."""
+    start(hosts, "dirtier", "--mib", "32")
+    verdict(hosts, DIRTIER_PORT)
+    with without(hosts.alpha, "/usr/bin/ssh", "#!/bin/sh\nexit 255\n"):
+        done = hosts.migrate(hosts.alpha, "dirtier", "beta", "--json")
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout)["mode"] == "pre-copy"
+    verdict(hosts, DIRTIER_PORT)
 
 
 def test_a_stack_pointer_at_the_start_of_a_page(hosts: Hosts) -> None:

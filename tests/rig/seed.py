@@ -1,5 +1,6 @@
 """The files in which the nodes of one rig differ from their Debian tree: names, SSH keys, launchers."""
 
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -86,3 +87,16 @@ def _write(path: Path, text: str, mode: int = 0o644) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(text)
     path.chmod(mode)
+
+
+def main() -> None:
+    """Seeds for nodes that the rig does not make: python3 -m tests.rig.seed DIRECTORY NODE..."""
+    directory, *nodes = sys.argv[1:]
+    Path(directory).mkdir(parents=True)
+    make_keys(nodes, Path(directory) / "keys")
+    for node in nodes:
+        write_seed(Path(directory) / node, nodes, node, Path(directory) / "keys")
+
+
+if __name__ == "__main__":
+    main()

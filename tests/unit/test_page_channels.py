@@ -37,7 +37,12 @@ class Stream:
     """What an SSH channel is to us: a plug on the other host whose stdin we write to."""
 
     def __init__(self, path: Path) -> None:
-        self._plug = subprocess.Popen([sys.executable, "-Ic", PLUG, str(path)], stdin=subprocess.PIPE)
+        self._plug = subprocess.Popen(
+            [sys.executable, "-Ic", PLUG, str(path)], stdin=subprocess.PIPE, stdout=subprocess.PIPE
+        )
+        assert self._plug.stdout is not None
+        assert self._plug.stdout.read(1) == b"+", "it says that it is plugged in"
+        self._plug.stdout.close()
         assert self._plug.stdin is not None
         self._pipe = Descriptors(os.dup(self._plug.stdin.fileno()), os.dup(self._plug.stdin.fileno()))
         self._plug.stdin.close()

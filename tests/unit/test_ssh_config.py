@@ -27,6 +27,7 @@ def endpoint(home: Path, text: str, config: str | None = None) -> Endpoint:
 
 def test_without_any_config(tmp_path: Path) -> None:
     assert endpoint(tmp_path, "beta") == Endpoint(
+        destination=Destination(name="beta"),
         address="beta",
         port=22,
         user=getpass.getuser(),
