@@ -7,16 +7,19 @@ so it is left for the freeze.
 
 from __future__ import annotations
 
+import contextlib
 import time
 from collections.abc import Mapping
 from pathlib import Path
 
-from checkpoint.criu.page_wire import PAGE_SIZE, PE_PARENT, PE_PRESENT, TYPE_PROCESS
+from checkpoint.criu.page_wire import PAGE_SIZE, PE_PARENT, PE_PRESENT, TYPE_PROCESS, process_id
 from checkpoint.criu.predump import PreDumps
 from checkpoint.criu.session import DumpRole
+from checkpoint.host import processes
 from checkpoint.images.relazy import may_be_lazy
 from checkpoint.memory import ranges
 from checkpoint.memory.ranges import Range
+from checkpoint.memory.tracker import virtual_pid
 from migrate import protocol
 from migrate.context import Context
 from migrate.convergence import Round
@@ -75,6 +78,7 @@ class SoftDirtyCopy:
 
     def send_round(self) -> Round:
         started, held_us = time.monotonic_ns(), self._move.limit.held_us
+        self._let_go()
         session = _Session(self.batches, self._images)
         predump = self._predumps.begin()
         try:
@@ -83,14 +87,22 @@ class SoftDirtyCopy:
         finally:
             predump.close()
         self._predumps.keep()
-        for gone in self._images.keys() - session.images.keys():
-            self.batches.forget(gone)
         self._images = session.images
         return Round(
             bytes=session.sent_pages * PAGE_SIZE,
             length_us=(time.monotonic_ns() - started) // 1000,
             held_us=(self._move.limit.held_us - held_us) // self._channels,
         )
+
+    def _let_go(self) -> None:
+        """Of processes that ended: the store is to have room for new ones."""
+        alive = set()
+        for pid in processes.in_pid_namespace_of(self._move.container.pid):
+            with contextlib.suppress(OSError):  # it is ending
+                alive.add(process_id(virtual_pid(pid)))
+        for gone in self._images.keys() - alive:
+            self.batches.forget(gone)
+            del self._images[gone]
 
     def dump(self, dump: DumpRole) -> None:
         """CRIU sends what was written since the last pre-dump."""

@@ -49,7 +49,8 @@ def start(hosts: Hosts, name: str, *words: str) -> Container:
 
 
 def test_every_byte_of_changing_memory_is_as_it_was(hosts: Hosts, moves: int) -> None:
-    churn = start(hosts, "churn", "--mib", "256", "--mb-per-second", "1")
+    # What a child shares with its parent is sent for each of them, and here children live long.
+    churn = start(hosts, "churn", "--mib", "256", "--mb-per-second", "1", "--fork-every", "20")
     source: Node = hosts.alpha
     before = verdict(hosts, CHURN_PORT)
     for _ in range(moves):

@@ -70,7 +70,7 @@ class Every:
 class Churn:
     """All of it."""
 
-    def __init__(self, memory_bytes: int, directory: Path, bytes_per_second: float) -> None:
+    def __init__(self, memory_bytes: int, directory: Path, bytes_per_second: float, fork_every_s: float = 0.4) -> None:
         hundredth = memory_bytes // PAGE_BYTES // 100
         pages = {name: max(2 * DROPPED_PAGES, hundredth * share) for name, share in SHARES.items()}
         size = {name: count * PAGE_BYTES for name, count in pages.items()}
@@ -90,7 +90,12 @@ class Churn:
         self._done = dict.fromkeys(("forks", "maps", "growths", "drops"), 0)
         self._pages_per_second = bytes_per_second / PAGE_BYTES
         self._owed, self._last_s, self._cursor = 0.0, time.monotonic(), 0
-        self._timers = [Every(0.04, self._map), Every(0.1, self._drop), Every(0.1, self._grow), Every(0.4, self._fork)]
+        self._timers = [
+            Every(0.04, self._map),
+            Every(0.1, self._drop),
+            Every(0.1, self._grow),
+            Every(fork_every_s, self._fork),
+        ]
 
     def tick(self) -> None:
         now_s = time.monotonic()
@@ -193,10 +198,11 @@ def main() -> None:
     parser.add_argument("--port", type=int, default=7107)
     parser.add_argument("--mib", type=int, default=256, help="memory held")
     parser.add_argument("--mb-per-second", type=float, default=20, help="rate of writing, in 10^6 bytes")
+    parser.add_argument("--fork-every", type=float, default=0.4, help="seconds between children")
     parser.add_argument("--directory", type=Path, default=Path("/data"), help="for the mapped files")
     args = parser.parse_args()
     args.directory.mkdir(parents=True, exist_ok=True)
-    churn = Churn(args.mib * MIB, args.directory, args.mb_per_second * 1e6)
+    churn = Churn(args.mib * MIB, args.directory, args.mb_per_second * 1e6, args.fork_every)
     serve(args.host, args.port, churn.report, churn.tick, TICK_S)
 
 
