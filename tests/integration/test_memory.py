@@ -2,6 +2,8 @@
 
 import json
 import random
+import struct
+import subprocess
 from collections.abc import Mapping
 from typing import Any
 
@@ -142,6 +144,67 @@ def test_pages_go_over_the_connection_that_is_there(hosts: Hosts) -> None:
     assert done.returncode == 0, done.stderr
     assert json.loads(done.stdout)["mode"] == "pre-copy"
     verdict(hosts, DIRTIER_PORT)
+
+
+# Holds a tracker on a process, as another move of the same container would.
+WATCHER = """
+import sys, time
+sys.dont_write_bytecode = True
+sys.path.insert(0, "/opt/migrate")
+from checkpoint.memory.tracker import Tracker
+watching = Tracker(int(sys.argv[1]))
+print("watching", flush=True)
+time.sleep(600)
+"""
+
+
+def test_memory_that_another_userfaultfd_watches(hosts: Hosts) -> None:
+    """It is copied while frozen, and that is said."""
+    dirtier = start(hosts, "dirtier", "--mib", "32")
+    verdict(hosts, DIRTIER_PORT)
+    watcher = hosts.alpha.popen(["python3", "-c", WATCHER, str(dirtier.pid)], stdout=subprocess.PIPE)
+    try:
+        assert watcher.stdout is not None
+        assert watcher.stdout.readline() == "watching\n"
+        refused = hosts.migrate(hosts.alpha, "dirtier", "beta", "--mode", "pre-copy")
+        assert refused.returncode == CODES[errors.CannotTrack], refused.stderr
+        done = hosts.migrate(hosts.alpha, "dirtier", "beta", "--json")
+    finally:
+        watcher.kill()
+        watcher.communicate()
+    assert done.returncode == 0, done.stderr
+    report = json.loads(done.stdout)
+    assert report["mode"] == "stop-copy"
+    assert [note for note in report["notes"] if "watched by another userfaultfd" in note], report["notes"]
+    verdict(hosts, DIRTIER_PORT)
+
+
+# ELF for i386 that calls pause(2) for ever: mov eax, 29; int 0x80; jmp back.
+CODE_32 = bytes.fromhex("b81d000000 cd80 ebf7")
+BASE_32 = 0x08048000
+ELF_32 = (
+    b"\x7fELF\x01\x01\x01"
+    + bytes(9)
+    + struct.pack("<HHIIIIIHHHHHH", 2, 3, 1, BASE_32 + 84, 52, 0, 0, 52, 32, 1, 0, 0, 0)
+    + struct.pack("<8I", 1, 0, BASE_32, BASE_32, 84 + len(CODE_32), 84 + len(CODE_32), 5, 0x1000)
+    + CODE_32
+)
+BECOME_32 = f"""
+import os
+with open("/tmp/paused", "wb") as program:
+    program.write(bytes.fromhex("{ELF_32.hex()}"))
+os.chmod("/tmp/paused", 0o755)
+os.execv("/tmp/paused", ["paused"])
+"""
+
+
+def test_a_32_bit_program(hosts: Hosts) -> None:
+    paused = hosts.alpha.start_container("paused", ip=ADDRESS, argv=["python3", "-c", BECOME_32])
+    until(lambda: hosts.alpha.run(["readlink", f"/proc/{paused.pid}/exe"]).stdout == "/tmp/paused\n", "exec")  # noqa: S108
+    moved, report = hosts.move(paused, hosts.alpha)
+    assert report["mode"] == "stop-copy"
+    assert [note for note in report["notes"] if "runs 32-bit code" in note], report["notes"]
+    assert moved.status == "running"
 
 
 def test_a_stack_pointer_at_the_start_of_a_page(hosts: Hosts) -> None:
