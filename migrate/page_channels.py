@@ -9,6 +9,7 @@ session of the connection that is there.
 
 from __future__ import annotations
 
+import contextlib
 import queue
 import shlex
 import subprocess
@@ -161,16 +162,24 @@ def channels_for(round_trip_s: float) -> int:
 def open_streams(connection: Connection, socket_path: Path, count: int) -> list[ByteStream]:
     """SSH channels whose other ends the agent reads. Raises StreamError."""
     command = f"exec python3 -Ic {shlex.quote(PLUG)} {shlex.quote(str(socket_path))}"
-    streams: list[ByteStream] = list(_open_by_ssh(connection, command, count))
-    return streams + [connection.run(command) for _ in range(count - len(streams))]
+    with contextlib.ExitStack() as undo:
+        streams: list[ByteStream] = []
+        if find_program("ssh") is not None:
+            streams += _open_by_ssh(connection, command, count, undo)
+        while len(streams) < count:
+            streams.append(connection.run(command))
+        undo.pop_all()
+    return streams
 
 
-def _open_by_ssh(connection: Connection, command: str, count: int) -> Iterator[SshProcess]:
+def _open_by_ssh(connection: Connection, command: str, count: int, undo: contextlib.ExitStack) -> Iterator[SshProcess]:
     """As many as ssh(1) opens in time, started side by side."""
-    if find_program("ssh") is None:
-        return
     argv = openssh.command_line(connection.endpoint.destination, command)
-    started = [SshProcess(start(argv, stdin=subprocess.PIPE, stdout=subprocess.PIPE)) for _ in range(count)]
+    started = []
+    for _ in range(count):
+        process = SshProcess(start(argv, stdin=subprocess.PIPE, stdout=subprocess.PIPE))
+        undo.callback(process.close)
+        started.append(process)
     deadline = time.monotonic() + PLUG_TIMEOUT_S
     for process in started:
         # The agent's socket has a name that no other host has: who is plugged in is where we want to be.

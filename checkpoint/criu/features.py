@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from pathlib import Path
 
 from checkpoint.errors import CommandFailed
 from checkpoint.host.run import find_program, run
@@ -21,6 +22,14 @@ def version() -> int | None:
         return None
     major, minor, sub = (int(group or 0) for group in match.groups())
     return major * 10000 + minor * 100 + sub
+
+
+def tracks_soft_dirty() -> bool:
+    """Whether pre-dumps work here. Where the kernel merges equal pages (KSM) it forgets which of them were written."""
+    merging = Path("/sys/kernel/mm/ksm/run")
+    if merging.exists() and merging.read_text().strip() == "1":
+        return False
+    return has("mem_dirty_track")
 
 
 def has(feature: str) -> bool:

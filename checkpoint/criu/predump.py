@@ -42,7 +42,7 @@ class PreDumps:
         return f"../predump-{self._made}" if self._made else None
 
     def begin(self) -> PreDump:
-        """Start a pre-dump. Raises CriuFailed."""
+        """A CRIU that waits to be asked. Raises CommandFailed."""
         images = self._directory / f"predump-{self._made + 1}"
         images.mkdir(mode=0o700)
         return PreDump(self._options, images, self.parent)
@@ -61,11 +61,17 @@ class PreDump:
         self._socket, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         self.pages, their_pages = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
         widen(their_pages)
+        # CRIU looks the directory up among our descriptors (criu/cr-service.c).
+        self._directory_fd = os.open(images, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
         with theirs, their_pages:
+            self._pages_fd = their_pages.fileno()
             argv = [str(find_program("criu")), "swrk", str(theirs.fileno())]
-            fds = [theirs.fileno(), their_pages.fileno()]
-            self._criu = start(argv, pass_fds=fds, stderr=subprocess.DEVNULL)
-            self._ask(options, parent, their_pages.fileno())
+            self._criu = start(argv, pass_fds=[theirs.fileno(), self._pages_fd])
+        self._request = self._written(options, parent)
+
+    def ask(self) -> None:
+        """Let it begin."""
+        self._socket.send(self._request)
 
     def wait(self) -> None:
         """Until CRIU is done and the container runs on. Raises CriuFailed with its reasons."""
@@ -89,17 +95,15 @@ class PreDump:
             self._criu.kill()
             self._criu.wait()
 
-    def _ask(self, options: rpc.Message, parent: str | None, pages_fd: int) -> None:
+    def _written(self, options: rpc.Message, parent: str | None) -> bytes:
         request = rpc.request("PRE_DUMP")
         request.opts.CopyFrom(options)
         request.opts.track_mem = True
         request.opts.notify_scripts = False
         request.opts.log_file = LOG
         request.opts.ClearField("work_dir_fd")
-        request.opts.ps.fd = pages_fd
+        request.opts.ps.fd = self._pages_fd
         if parent is not None:
             request.opts.parent_img = parent
-        # CRIU looks the directory up among our descriptors (criu/cr-service.c) before it answers.
-        self._directory_fd = os.open(self._images, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
         request.opts.images_dir_fd = self._directory_fd
-        self._socket.send(request.SerializeToString())
+        return bytes(request.SerializeToString())

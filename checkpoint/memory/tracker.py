@@ -49,7 +49,7 @@ class Tracker:
                 self._pidfd = os.pidfd_open(pid)
                 undo.callback(os.close, self._pidfd)
                 self.virtual_pid = virtual_pid(pid)
-                if self.reads_directly():
+                if reads_directly(pid):
                     raise TrackingUnavailable(f"process {pid}: it has a file open for direct I/O, which is not seen")
                 self._uffd, self.stopped_us = _inject(pid)
                 undo.callback(os.close, self._uffd)
@@ -66,22 +66,6 @@ class Tracker:
         """Whether the process is gone; its number may be another's by now."""
         return bool(ready(self._pidfd, timeout_s=0))
 
-    def reads_directly(self) -> bool:
-        """Whether a file is open with O_DIRECT (proc(5), fdinfo).
-
-        A device writes what is read from it into pages that were mapped writable when the read began. One that
-        was protected meanwhile is written all the same, without a fault that would show it.
-        """
-        directory = f"/proc/{self.pid}/fdinfo"
-        for number in os.listdir(directory):
-            with contextlib.suppress(FileNotFoundError), open(f"{directory}/{number}") as info:
-                for line in info:
-                    if line.startswith("flags:"):
-                        if int(line.split()[1], 8) & os.O_DIRECT:
-                            return True
-                        break
-        return False
-
     def written(self) -> list[Range]:
         """Pages written since the last call (at the first: all with content), protected again."""
         uffd.register(self._uffd, uffd.private_mappings(self.pid))
@@ -95,6 +79,23 @@ class Tracker:
 def written_at_last(pid: int) -> list[Range]:
     """Like Tracker.written for a frozen process, tracked or not; protects nothing."""
     return uffd.scan_written(pid, protect=False)
+
+
+def reads_directly(pid: int) -> bool:
+    """Whether a process has a file open with O_DIRECT (proc(5), fdinfo).
+
+    A device writes what is read from it into pages that were mapped writable when the read began. One that was
+    protected meanwhile is written all the same, without a fault that would show it.
+    """
+    directory = f"/proc/{pid}/fdinfo"
+    for number in os.listdir(directory):
+        with contextlib.suppress(FileNotFoundError), open(f"{directory}/{number}") as info:
+            for line in info:
+                if line.startswith("flags:"):
+                    if int(line.split()[1], 8) & os.O_DIRECT:
+                        return True
+                    break
+    return False
 
 
 def virtual_pid(pid: int) -> int:

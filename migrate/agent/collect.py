@@ -32,7 +32,7 @@ def collect(runtime: ContainerRuntime, container_id: str) -> Facts:
         nftables=features.has("network_lock_nftables"),
         lazy_pages=features.has("uffd-noncoop"),
         write_tracking=uffd.available(),
-        soft_dirty=features.has("mem_dirty_track"),
+        soft_dirty=features.tracks_soft_dirty(),
         rsync=find_program("rsync") is not None,
         iproute2=find_program("ip") is not None,
         available_bytes=memory.available_bytes(),

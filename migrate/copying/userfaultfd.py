@@ -86,7 +86,7 @@ class UserfaultfdCopy:
 
     def _reads_directly(self, watched: Tracker) -> bool:
         try:
-            return watched.reads_directly()
+            return tracker.reads_directly(watched.pid)
         except OSError:  # it is ending
             return False
 

@@ -16,7 +16,7 @@ import pytest
 from checkpoint.errors import TrackingUnavailable
 from checkpoint.memory import ranges
 from checkpoint.memory.ranges import Range
-from checkpoint.memory.tracker import Tracker, read_pages, written_at_last
+from checkpoint.memory.tracker import Tracker, read_pages, reads_directly, written_at_last
 from checkpoint.memory.uffd import PAGE_SIZE
 
 PAGES = 300
@@ -244,9 +244,9 @@ def test_direct_io_is_not_seen_and_so_not_tracked(child: Child, tmp_path: Path) 
     path.write_bytes(bytes(PAGE_SIZE))
     with tracked(child.pid) as tracker:
         child.do(f"plain = os.open({str(path)!r}, os.O_RDONLY)")
-        assert not tracker.reads_directly()
+        assert not reads_directly(tracker.pid)
         child.do(f"direct = os.open({str(path)!r}, os.O_RDONLY | os.O_DIRECT)")
-        assert tracker.reads_directly()
+        assert reads_directly(tracker.pid)
     fds = open_fds("self")
     with pytest.raises(TrackingUnavailable, match="direct I/O"):
         Tracker(child.pid)
