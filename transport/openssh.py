@@ -6,11 +6,10 @@ Whoever can be reached only with a password or a question is not reached this wa
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import subprocess
 from collections.abc import Sequence
 
-from transport.descriptors import Descriptors
+from transport.descriptors import Descriptors, widen_pipe
 from transport.destination import Destination
 from transport.errors import IncompleteFrame
 
@@ -28,7 +27,6 @@ OPTIONS = {
     "ForwardAgent": "no",
     "LogLevel": "ERROR",
 }
-PIPE_BYTES = 1 << 20
 
 
 def command_line(destination: Destination, command: str) -> Sequence[str]:
@@ -49,8 +47,7 @@ class SshProcess:
         assert process.stdout is not None
         self._process = process
         self.output = process.stdout.fileno()
-        with contextlib.suppress(OSError):  # not allowed to everybody (pipe(7))
-            fcntl.fcntl(process.stdin, fcntl.F_SETPIPE_SZ, PIPE_BYTES)
+        widen_pipe(process.stdin.fileno())
         self._pipes = Descriptors(self.output, process.stdin.fileno())
 
     def read_into(self, view: memoryview) -> int:

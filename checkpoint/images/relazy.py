@@ -37,8 +37,9 @@ def relazy(images: Path, image: int) -> int:
     lazy = intersection(present, may_be)
     if not lazy:
         return 0
-    _keep(images / f"pages-{pagemap.pages_id}.img", present, difference(present, lazy))
-    flags = [(piece, PE_LAZY) for piece in lazy] + [(piece, PE_PRESENT) for piece in difference(present, lazy)]
+    kept = difference(present, lazy)
+    _keep(images / f"pages-{pagemap.pages_id}.img", present, kept)
+    flags = [(piece, PE_LAZY) for piece in lazy] + [(piece, PE_PRESENT) for piece in kept]
     entries = (Entry(vaddr=start, pages=(end - start) // PAGE_SIZE, flags=flag) for (start, end), flag in sorted(flags))
     Pagemap(pages_id=pagemap.pages_id, entries=tuple(entries)).save(path)
     return size(lazy)

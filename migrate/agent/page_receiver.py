@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import os
 import socket
 import threading
@@ -17,13 +16,12 @@ from checkpoint.images.batch import Extent
 from checkpoint.images.directory import RUN
 from migrate import protocol
 from migrate.protocol import ProtocolError
-from transport.descriptors import Descriptors
+from transport.descriptors import Descriptors, widen_pipe
 from transport.errors import EndOfStream, StreamError
 from transport.framing import FrameStream
 
 #: A batch that does not come for so long is lost. One of 1 MiB takes a while on a slow link.
 PATIENCE_S = 30.0
-PIPE_BYTES = 1 << 20
 DRAIN_BYTES = 1 << 20
 
 #: Takes one batch and its extents, unpacked.
@@ -86,8 +84,7 @@ class PageReceiver:
             self._read(fds[0])
 
     def _read(self, fd: int) -> None:
-        with contextlib.suppress(OSError):  # a socket has no such size
-            fcntl.fcntl(fd, fcntl.F_SETPIPE_SZ, PIPE_BYTES)
+        widen_pipe(fd)
         channel = FrameStream(Descriptors(fd, fd))
         try:
             while True:

@@ -8,9 +8,11 @@ from typing import Protocol
 
 from checkpoint.criu import log as criu_log
 from checkpoint.criu.session import DumpRole
-from checkpoint.errors import ConversationLost, CriuFailed
+from checkpoint.errors import ConversationLost, CriuFailed, ImageError
+from checkpoint.memory import ranges
+from checkpoint.memory.ranges import Range
+from checkpoint.memory.tracker import read_pages
 from migrate.context import Context
-from migrate.convergence import Round
 from migrate.page_batches import PageBatches
 from migrate.state import State
 
@@ -26,22 +28,26 @@ class Reach(enum.Enum):
 
 
 class Copying(Protocol):
-    """One way. Rounds may be sent until `dump`; what is left goes with `send_last`."""
+    """One way: all memory goes with `dump` and `send_last`, but for what went ahead."""
 
     #: What was sent so far.
     batches: PageBatches
-
-    def attach(self) -> Reach:
-        """Begin to see what is written."""
-
-    def send_round(self) -> Round:
-        """Send what was written since the last round; at first everything."""
 
     def dump(self, dump: DumpRole) -> None:
         """Have CRIU freeze the container and write its images (run_dump). Raises CheckpointError or AgentGone."""
 
     def send_last(self, images: Path, pids: list[int]) -> None:
         """With the container's processes frozen and dumped: send what the target has not, or old."""
+
+
+class Ahead(Copying, Protocol):
+    """One that can send rounds before `dump`."""
+
+    def attach(self) -> Reach:
+        """Begin to see what is written."""
+
+    def send_round(self) -> int:
+        """Send what was written since the last round, at first everything; how many bytes that was."""
 
     def close(self) -> None:
         """Leave every process as it was."""
@@ -55,6 +61,22 @@ def run_dump(dump: DumpRole, images: Path) -> None:
     except ConversationLost as error:
         log = criu_log.errors(images / "dump.log")
         raise (CriuFailed("dump", log) if log else error) from error
+
+
+def send_pages(batches: PageBatches, pid: int, image: int, wanted: list[Range]) -> list[Range]:
+    """Read a process's pages, running or frozen, as those of an image. Returns what could not be read."""
+    read: list[Range] = []
+    for chunks in read_pages(pid, wanted):
+        for vaddr, data in chunks:
+            batches.add(image, vaddr, data)
+            read.append((vaddr, vaddr + len(data)))
+    return ranges.difference(wanted, ranges.union(read, [])) if ranges.size(read) < ranges.size(wanted) else []
+
+
+def send_all_pages(batches: PageBatches, pid: int, image: int, wanted: list[Range]) -> None:
+    """The same of a frozen process, where all must be there. Raises ImageError."""
+    if unread := send_pages(batches, pid, image, wanted):
+        raise ImageError(f"process {pid}: its page at {unread[0][0]:#x} cannot be read")
 
 
 def progress_of(move: Context) -> PageBatches:

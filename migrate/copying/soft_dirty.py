@@ -8,15 +8,14 @@ so it is left for the freeze.
 from __future__ import annotations
 
 import contextlib
-import time
 from collections.abc import Mapping
 from pathlib import Path
 
 from checkpoint.criu.page_wire import PAGE_SIZE, PE_PARENT, PE_PRESENT, TYPE_PROCESS, process_id
 from checkpoint.criu.predump import PreDumps
 from checkpoint.criu.session import DumpRole
-from checkpoint.errors import ImageError
 from checkpoint.host import processes
+from checkpoint.images.batch import ZERO_PAGE
 from checkpoint.images.relazy import may_be_lazy
 from checkpoint.memory import ranges
 from checkpoint.memory.ranges import Range
@@ -24,15 +23,13 @@ from checkpoint.memory.tracker import read_pages, reads_directly, virtual_pid
 from checkpoint.memory.uffd import private_mappings
 from migrate import protocol
 from migrate.context import Context
-from migrate.convergence import Round
-from migrate.copying.base import Reach, progress_of, run_dump
+from migrate.copying.base import Reach, progress_of, run_dump, send_all_pages
 from migrate.copying.relayed import relayed
 from migrate.page_batches import PageBatches
 
 #: Keeps a message's header well under the frame's bound.
 MAX_EXTENTS = 1024
 HUGE_PAGE = 2 << 20
-ZERO_PAGE = bytes(PAGE_SIZE)
 
 
 class _Session:
@@ -76,9 +73,7 @@ class SoftDirtyCopy:
 
     def __init__(self, move: Context) -> None:
         assert move.dump is not None
-        assert move.pages is not None
         self._move = move
-        self._channels = move.pages.channels
         self.batches = progress_of(move)
         self._predumps = PreDumps(move.dump.options, move.directory)
         self._images: dict[int, list[Range]] = {}
@@ -89,8 +84,7 @@ class SoftDirtyCopy:
         """CRIU sees to every process by itself, in each pre-dump."""
         return Reach.ALL
 
-    def send_round(self) -> Round:
-        started, held_us = time.monotonic_ns(), self._move.limit.held_us
+    def send_round(self) -> int:
         self._let_go()
         session = _Session(self.batches, self._images)
         predump = self._predumps.begin()
@@ -103,11 +97,7 @@ class SoftDirtyCopy:
         self._predumps.keep()
         # What is not all there is sent whole the next time.
         self._images = {image: found for image, found in session.images.items() if not session.unknown(image)}
-        return Round(
-            bytes=session.sent_pages * PAGE_SIZE,
-            length_us=(time.monotonic_ns() - started) // 1000,
-            held_us=(self._move.limit.held_us - held_us) // self._channels,
-        )
+        return session.sent_pages * PAGE_SIZE
 
     def _let_go(self) -> None:
         """Of processes that ended: the store is to have room for new ones."""
@@ -137,14 +127,7 @@ class SoftDirtyCopy:
         """
         for pid in pids:
             image = virtual_pid(pid)
-            doubtful = self._doubtful(pid, process_id(image))
-            read = 0
-            for chunks in read_pages(pid, doubtful):
-                for vaddr, data in chunks:
-                    self.batches.add(image, vaddr, data)
-                    read += len(data)
-            if read != ranges.size(doubtful):
-                raise ImageError(f"process {pid}: memory that CRIU left out cannot be read")
+            send_all_pages(self.batches, pid, image, self._doubtful(pid, process_id(image)))
         self.batches.flush()
         for dst_id, pieces in self._images.items():
             present = ranges.union(pieces, [])

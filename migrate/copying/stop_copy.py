@@ -6,8 +6,7 @@ from pathlib import Path
 
 from checkpoint.criu.session import DumpRole
 from migrate.context import Context
-from migrate.convergence import Round
-from migrate.copying.base import Reach, run_dump
+from migrate.copying.base import run_dump
 from migrate.copying.relayed import relayed
 from migrate.page_batches import PageBatches
 
@@ -20,18 +19,9 @@ class StopCopy:
         self._move = move
         self.batches = PageBatches(move.pages, final=True)
 
-    def attach(self) -> Reach:
-        return Reach.NONE
-
-    def send_round(self) -> Round:
-        raise NotImplementedError  # never asked for: attach reaches none
-
     def dump(self, dump: DumpRole) -> None:
         with relayed(dump.pages, self._move, self.batches, self.batches.flush):
             run_dump(dump, self._move.images)
 
     def send_last(self, images: Path, pids: list[int]) -> None:
         """Everything went with the dump."""
-
-    def close(self) -> None:
-        """Nothing was done to any process."""

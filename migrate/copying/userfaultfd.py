@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import time
 from pathlib import Path
 
 from checkpoint.criu.page_wire import PAGE_SIZE, process_id
 from checkpoint.criu.session import DumpRole
-from checkpoint.errors import CheckpointError, ImageError
+from checkpoint.errors import CheckpointError
 from checkpoint.host import processes
 from checkpoint.images.pagemap import Pagemap
 from checkpoint.images.relazy import relazy
@@ -15,8 +14,7 @@ from checkpoint.memory import ranges, tracker
 from checkpoint.memory.ranges import Range
 from checkpoint.memory.tracker import Tracker
 from migrate.context import Context
-from migrate.convergence import Round
-from migrate.copying.base import Reach, progress_of, run_dump
+from migrate.copying.base import Reach, progress_of, run_dump, send_all_pages, send_pages
 
 
 class UserfaultfdCopy:
@@ -27,8 +25,6 @@ class UserfaultfdCopy:
         self._trackers: dict[int, Tracker] = {}
         self._refused: set[int] = set()
         self._known: dict[int, list[Range]] = {}
-        assert move.pages is not None
-        self._channels = move.pages.channels
         self.batches = progress_of(move)
 
     def attach(self) -> Reach:
@@ -46,16 +42,15 @@ class UserfaultfdCopy:
             return Reach.NONE
         return Reach.SOME if self._refused else Reach.ALL
 
-    def send_round(self) -> Round:
+    def send_round(self) -> int:
         """Send what was written since the last round."""
-        started, held_us = time.monotonic_ns(), self._move.limit.held_us
         sent = 0
         self._let_go()
         self.attach()
         for pid, watched in list(self._trackers.items()):
             try:
                 written = watched.written()
-                unread = self._send(pid, watched.virtual_pid, written)
+                unread = send_pages(self.batches, pid, watched.virtual_pid, written)
                 known = ranges.union(self._known.get(pid, []), written)
                 self._known[pid] = ranges.difference(known, unread) if unread else known
                 sent += ranges.size(written)
@@ -64,11 +59,7 @@ class UserfaultfdCopy:
                 # that the target has of it is taken for old.
                 self._known.pop(pid, None)
         self.batches.flush()
-        return Round(
-            bytes=sent,
-            length_us=(time.monotonic_ns() - started) // 1000,
-            held_us=(self._move.limit.held_us - held_us) // self._channels,
-        )
+        return sent
 
     def _let_go(self) -> None:
         """Of processes that ended, before new ones are attached, which may have their numbers; and of those that
@@ -111,8 +102,7 @@ class UserfaultfdCopy:
             unknown = ranges.difference(wanted, self._known.get(pid, []))
             last = ranges.union(stale, unknown)
             pages += ranges.size(last) // PAGE_SIZE
-            if unread := self._send(pid, image, last):
-                raise ImageError(f"process {pid}: its page at {unread[0][0]:#x} cannot be read")
+            send_all_pages(self.batches, pid, image, last)
         self.batches.flush()
         self._move.report.notes.append(f"{pages} pages were left for the freeze")
 
@@ -120,12 +110,3 @@ class UserfaultfdCopy:
         """Leave every process as it was."""
         while self._trackers:
             self._trackers.popitem()[1].close()
-
-    def _send(self, pid: int, image: int, written: list[Range]) -> list[Range]:
-        """Returns what could not be read: mostly pages that went away since they were found."""
-        read: list[Range] = []
-        for chunks in tracker.read_pages(pid, written):
-            for vaddr, data in chunks:
-                self.batches.add(image, vaddr, data)
-                read.append((vaddr, vaddr + len(data)))
-        return ranges.difference(written, ranges.union(read, [])) if ranges.size(read) < ranges.size(written) else []

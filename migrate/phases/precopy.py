@@ -9,7 +9,7 @@ from checkpoint.host.cpu_limit import CpuLimit
 from migrate import protocol
 from migrate.context import Context
 from migrate.convergence import History, Round, Verdict, decide
-from migrate.copying.base import Copying, Reach
+from migrate.copying.base import Ahead, Copying, Reach
 from migrate.copying.soft_dirty import SoftDirtyCopy
 from migrate.copying.stop_copy import StopCopy
 from migrate.copying.userfaultfd import UserfaultfdCopy
@@ -42,7 +42,7 @@ def pre_copy(move: Context) -> Copying:
     return copying
 
 
-def _attached(move: Context) -> Copying | None:
+def _attached(move: Context) -> Ahead | None:
     """The first way that reaches all processes, or else the last that reaches some."""
     for tracking in move.tracking:
         copying = WAYS[tracking](move)
@@ -56,12 +56,12 @@ def _attached(move: Context) -> Copying | None:
     return None
 
 
-def _converge(move: Context, copying: Copying) -> None:
+def _converge(move: Context, copying: Ahead) -> None:
     """Round after round, until it is time to freeze."""
     rounds: list[Round] = []
     slowed_to, started_ns = 1.0, time.monotonic_ns()
     while True:
-        rounds.append(copying.send_round())
+        rounds.append(_round(move, copying))
         move.account_pages(copying.batches)
         move.agent.request(protocol.Ping(), protocol.Clock)  # a failure is better told before the freeze
         elapsed_us = (time.monotonic_ns() - started_ns) // 1000
@@ -78,6 +78,18 @@ def _converge(move: Context, copying: Copying) -> None:
             raise NotConverging(decision.reason)
         if decision.verdict is Verdict.SLOW_DOWN:
             slowed_to = _slow_down(move, slowed_to / 2)
+
+
+def _round(move: Context, copying: Ahead) -> Round:
+    """One round, timed."""
+    assert move.pages is not None
+    began_ns, held_us = time.monotonic_ns(), move.limit.held_us
+    sent_bytes = copying.send_round()
+    return Round(
+        bytes=sent_bytes,
+        length_us=(time.monotonic_ns() - began_ns) // 1000,
+        held_us=(move.limit.held_us - held_us) // move.pages.channels,
+    )
 
 
 def _slow_down(move: Context, share: float) -> float:

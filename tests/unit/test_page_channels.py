@@ -145,6 +145,16 @@ def test_more_came_than_were_announced(scene: Scene, channels: PageChannels) -> 
         scene.receiver.wait(1)
 
 
+def the_producer_is_told(channels: PageChannels) -> None:
+    """Whether it submits or drains; and closing ends."""
+    with pytest.raises(AgentGone):
+        for number in range(100):
+            submit(channels, 100 * number, content(number))
+    with pytest.raises(AgentGone):
+        channels.drain()
+    channels.close()
+
+
 def test_a_peer_that_vanished() -> None:
     """Whoever submits is told, and neither it nor who drains or closes is left waiting."""
     ours, theirs = socket.socketpair()
@@ -153,12 +163,7 @@ def test_a_peer_that_vanished() -> None:
     submit(channels, 0, content(1))
     channels.drain()
     theirs.close()
-    with pytest.raises(AgentGone):
-        for number in range(100):
-            submit(channels, 100 * number, content(number))
-    with pytest.raises(AgentGone):
-        channels.drain()
-    channels.close()
+    the_producer_is_told(channels)
 
 
 class Broken:
@@ -317,9 +322,4 @@ def test_whatever_a_channel_raises_reaches_the_producer(error: Exception) -> Non
         def close(self) -> None: ...
 
     channels = PageChannels([Raising(), Raising()], EncodingChoice(["raw"]), RateLimit(None))
-    with pytest.raises(AgentGone):
-        for number in range(100):
-            submit(channels, 100 * number, content(number))
-    with pytest.raises(AgentGone):
-        channels.drain()
-    channels.close()
+    the_producer_is_told(channels)
