@@ -7,6 +7,7 @@ import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from checkpoint.criu.session import DumpRole, Edits
 from checkpoint.host.cpu_limit import CpuLimit
@@ -26,6 +27,9 @@ from migrate.state import State, check_move
 from migrate.tracking import Tracking
 from transport.ssh import Connection
 from transport.throttle import RateLimit
+
+if TYPE_CHECKING:
+    from migrate.image_stream import ImageStream
 
 
 @dataclass(kw_only=True)
@@ -62,6 +66,7 @@ class Context:
     cpu_limit: CpuLimit | None = None
     # Set by `freeze`.
     sent_before_freeze: int = 0
+    image_stream: ImageStream | None = None
 
     @property
     def images(self) -> Path:

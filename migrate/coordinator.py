@@ -45,8 +45,8 @@ def _go_through(move: Context, signals: Signals) -> None:
         prepare.arm(move)
         copying = precopy.pre_copy(move)
         freeze.freeze(move, copying)
-        sent = freeze.transfer(move, copying)
-        freeze.restore(move, sent)
+        freeze.transfer(move, copying)
+        freeze.restore(move)
     except BaseException as error:
         with signals.shielded():
             raise _rolled_back(error, roll_back(move)) from error

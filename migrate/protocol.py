@@ -2,8 +2,8 @@
 
 A message is one frame: a JSON object {"type": ..., fields...} as its header, and for the few
 messages that carry bytes, a payload. Anything else than what is declared below is refused.
-Requests are answered in order; `ImageChunk` is not answered at all, so that it can be streamed: what goes
-wrong with one is told in the answer to the next request. `Pages` travel on channels of their own.
+Requests are answered in order; `Images`, for one, are not answered at all, so that they can be streamed: what goes
+wrong with them is told in the answer to the next request. `Pages` travel on channels of their own.
 """
 
 from __future__ import annotations
@@ -98,10 +98,15 @@ class Arm(Message):
 
 
 @dataclass(frozen=True, kw_only=True)
-class ImageChunk(Message):
-    """A piece of an image file, to be appended. Not answered. The payload is the piece."""
+class Freezing(Message):
+    """The container stands still from now on. Not answered."""
 
-    name: str
+
+@dataclass(frozen=True, kw_only=True)
+class Images(Message):
+    """Pieces of image files, each to be appended to its file. Not answered. The payload is the pieces."""
+
+    pieces: list  # type: ignore[type-arg]  # of [name, bytes]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -273,7 +278,8 @@ REQUESTS: tuple[type[Message], ...] = (
     CheckPaths,
     Prepare,
     Arm,
-    ImageChunk,
+    Freezing,
+    Images,
     PageMap,
     Remove,
     SetTimes,
@@ -283,6 +289,6 @@ REQUESTS: tuple[type[Message], ...] = (
     Finish,
 )
 #: Of these, those that are not answered.
-STREAMED: tuple[type[Message], ...] = (ImageChunk, PageMap)
+STREAMED: tuple[type[Message], ...] = (Freezing, Images, PageMap)
 PAGES: tuple[type[Message], ...] = (Pages,)
 ANSWERS: tuple[type[Message], ...] = (Welcome, Clock, Done, AddressesFound, PathsFound, Failed, Log)

@@ -172,7 +172,7 @@ class DumpRole(_HeldRole):
 class RestoreRole(_HeldRole):
     """Target side. Opened: at `done_gate` tasks are restored, stopped, and the network is locked.
 
-    With `lazy` a `criu lazy-pages` of the same work directory must be running by then (memory/fill.py).
+    With `lazy` somebody must be listening in the work directory by then (memory/pager.py).
 
     Refusing `done_gate` makes CRIU kill what it restored and the runtime clean up after itself.
     `pid` is the restored init, known from `post-restore` on.

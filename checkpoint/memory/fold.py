@@ -12,7 +12,7 @@ NOTHING = memoryview(b"")
 
 
 def fold(store: PageStore, images: PageImages, dst_id: int, extents: Iterable[tuple[int, int, bool]]) -> None:
-    """Append (vaddr, pages, lazy) extents to an image. What is lazy stays in the store (fill.py), the rest is copied.
+    """Append (vaddr, pages, lazy) extents to an image. What is lazy stays in the store (pager.py), the rest is copied.
 
     Raises ImageError for a page that never came, and for extents that are out of order.
     """

@@ -17,6 +17,7 @@ from pathlib import Path
 from checkpoint.criu.page_wire import PAGE_SIZE, process_id
 from checkpoint.errors import ImageError
 from checkpoint.images.pagemap import Pagemap
+from checkpoint.memory.ranges import Range
 
 
 @dataclass
@@ -105,15 +106,32 @@ class PageStore:
             yield os.pread(image.fd, size, image.offsets[index] + vaddr - image.starts[index])
             vaddr += size
 
-    def check_complete(self, images: Path) -> int:
-        """The bytes that the images leave to us. Raises ImageError unless every page of them is here."""
-        left = 0
+    def read(self, dst_id: int, vaddr: int, view: memoryview) -> None:
+        """The content of as many pages as fill `view`. Raises ImageError for one that never came."""
+        image, at = self._images.get(dst_id), 0
+        while at < len(view):
+            index = image.slot(vaddr + at) if image else None
+            if image is None or index is None:
+                raise ImageError(f"the page at {vaddr + at:#x} of image {dst_id:#x} never came")
+            piece = view[at : at + image.ends[index] - vaddr - at]
+            os.preadv(image.fd, [piece], image.offsets[index] + vaddr + at - image.starts[index])
+            at += len(piece)
+
+    def descriptors(self) -> list[int]:
+        """Of the files that hold the pages."""
+        return [image.fd for image in self._images.values()]
+
+    def lazy_ranges(self, images: Path) -> dict[int, list[Range]]:
+        """By image, what the images leave to us. Raises ImageError unless every page of it is here."""
+        lazy = {}
         for path in images.glob("pagemap-[0-9]*.img"):
             dst_id = process_id(int(path.stem.split("-")[1]))
-            for start, end in Pagemap.load(path).lazy_ranges():
+            found = Pagemap.load(path).lazy_ranges()
+            for start, end in found:
                 self._check_range(self._images.get(dst_id), dst_id, start, end)
-                left += end - start
-        return left
+            if found:
+                lazy[dst_id] = found
+        return lazy
 
     def _check_range(self, image: _Image | None, dst_id: int, vaddr: int, end: int) -> None:
         while vaddr < end:

@@ -20,13 +20,14 @@ PAGE_SIZE = 4096
 TASK_END = (1 << 47) - PAGE_SIZE
 
 
-def _ioctl(direction: int, kind: int, number: int, size: int) -> int:
+def ioctl_number(direction: int, kind: int, number: int, size: int) -> int:
+    """_IOC of include/uapi/asm-generic/ioctl.h."""
     return direction << 30 | size << 16 | kind << 8 | number
 
 
-UFFDIO_API = _ioctl(3, 0xAA, 0x3F, 24)
-UFFDIO_REGISTER = _ioctl(3, 0xAA, 0x00, 32)
-PAGEMAP_SCAN = _ioctl(3, ord("f"), 16, 96)
+UFFDIO_API = ioctl_number(3, 0xAA, 0x3F, 24)
+UFFDIO_REGISTER = ioctl_number(3, 0xAA, 0x00, 32)
+PAGEMAP_SCAN = ioctl_number(3, ord("f"), 16, 96)
 UFFD_API = 0xAA
 FEATURES = (1 << 0) | (1 << 13) | (1 << 15)  # PAGEFAULT_FLAG_WP, WP_UNPOPULATED, WP_ASYNC
 REGISTER_MODE_WP = 2

@@ -20,11 +20,12 @@ from checkpoint.criu.page_wire import wire_struct
 from checkpoint.criu.session import Edits, RestoreRole
 from checkpoint.criu.shim_install import install_shim
 from checkpoint.errors import CheckpointError, ConversationLost, CriuFailed, ImageError, NetworkError
+from checkpoint.host.wakeful import wakeful
 from checkpoint.images.batch import Extent
 from checkpoint.images.directory import ram_directory
 from checkpoint.images.pagemap import PageImages
-from checkpoint.memory.fill import Fill
 from checkpoint.memory.fold import fold
+from checkpoint.memory.pager import Pager
 from checkpoint.memory.store import PageStore
 from checkpoint.network import link, netns
 from checkpoint.network.model import Network
@@ -58,13 +59,14 @@ class Incoming:
         self._runtime = runtime_named(runtime)
         self._undo = contextlib.ExitStack()
         self._tidy = contextlib.ExitStack()
+        self._awake = self._tidy.enter_context(contextlib.ExitStack())
         self.control_path = control_path(migration_id)
         self.holds_container = False
         self._resumed = False
         self._network: Network | None = None
         self._image_files = self._image_bytes = 0
         self._restore: subprocess.Popen[bytes] | None = None
-        self._fill: Fill | None = None
+        self._pager: Pager | None = None
         self._pages: PageReceiver | None = None
         self._page_maps: list[protocol.PageMap] = []
 
@@ -77,7 +79,8 @@ class Incoming:
             protocol.CheckPaths: self._check_paths,
             protocol.Prepare: self._prepare,
             protocol.Arm: self._arm,
-            protocol.ImageChunk: self._image_chunk,
+            protocol.Freezing: self._freezing,
+            protocol.Images: self._take_images,
             protocol.PageMap: self._page_map,
             protocol.Remove: self._remove,
             protocol.SetTimes: self._set_times,
@@ -133,6 +136,8 @@ class Incoming:
             self._network = Network.from_wire(request.network)
             netns.create(self._network)
             self._undo.callback(netns.remove, self._network)
+            # Here, because binding its sockets waits for RCU.
+            self._announcer = self._tidy.enter_context(contextlib.closing(link.Announcer(self._network)))
         return protocol.Done()
 
     def _make_bundle(self) -> None:
@@ -168,20 +173,29 @@ class Incoming:
         self._wire = wire_struct(request.criu_version)
         return protocol.Done()
 
-    def _image_chunk(self, request: protocol.ImageChunk) -> Message:
-        if "/" in request.name or request.name.startswith("."):
-            raise ImageError(f"{request.name!r} is not the name of an image")
-        path = self._images / request.name
+    def _freezing(self, _: protocol.Freezing) -> Message:
+        self._awake.enter_context(wakeful())
+        return protocol.Done()
+
+    def _take_images(self, request: protocol.Images) -> Message:
+        data = memoryview(request.payload)
+        for name, size in request.pieces:
+            self._append(name, data[:size])
+            data = data[size:]
+        return protocol.Done()
+
+    def _append(self, name: str, data: memoryview) -> None:
+        if "/" in name or name.startswith("."):
+            raise ImageError(f"{name!r} is not the name of an image")
+        path = self._images / name
         self._image_files += not path.exists()
-        self._image_bytes += len(request.payload)
+        self._image_bytes += len(data)
         fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
         try:
-            view = memoryview(request.payload)
-            while view:
-                view = view[os.write(fd, view) :]
+            while data:
+                data = data[os.write(fd, data) :]
         finally:
             os.close(fd)
-        return protocol.Done()
 
     def _put_pages(self, message: protocol.Pages, extents: list[Extent]) -> None:
         for dst_id in message.forget:
@@ -216,18 +230,18 @@ class Incoming:
         for page_map in self._page_maps:
             fold(self._store, self._page_images, page_map.dst_id, page_map.extents)
         self._page_images.write_pagemaps()
-        if self._store.check_complete(self._images):
+        if lazy := self._store.lazy_ranges(self._images):
             self._role.lazy = True
-            self._fill = Fill(self._images, self._store, self._wire)
-            self._undo.callback(self._fill.kill)
-        if self._network is not None:
-            self._announcer = self._tidy.enter_context(contextlib.closing(link.Announcer(self._network)))
+            self._pager = Pager(self._images, self._store, lazy)
+            self._undo.callback(self._pager.stop)
         released = time.monotonic_ns()
         self._role.request_gate.open()
         try:
             self._role.done_gate.wait_reached(RESTORE_TIMEOUT_S)
         except ConversationLost as error:
             raise self._why(error, "restore") from error
+        if self._pager is not None:
+            self._pager.fill()
         self.holds_container = True
         return protocol.Done(
             stamps=[["images complete", received], ["restore released", released], ["held", time.monotonic_ns()]]
@@ -246,12 +260,13 @@ class Incoming:
         """Resume the held container and make it reachable. From here on nothing is ever undone."""
         stamps: list[list[Any]] = [["go", time.monotonic_ns()]]
         self._undo.pop_all()
-        self._connect()
         self._role.done_gate.open()
+        self._connect()  # while CRIU unlocks the network, which takes longer
         self.holds_container, self._resumed = False, True
         self._role.wait_resumed(RESUME_TIMEOUT_S)
         stamps.append(["resumed", time.monotonic_ns()])
         self._announce()
+        self._awake.close()
         (self._bundle / MARKER).unlink(missing_ok=True)
         self._wait_runtime(RESUME_TIMEOUT_S)
         stamps += [[stamp.name, stamp.at_ns] for stamp in self._role.stamps]
@@ -274,17 +289,17 @@ class Incoming:
 
     def _finish(self, _: protocol.Finish) -> Message:
         stamps: list[list[Any]] = []
-        if self._fill is not None:
-            self._fill.wait(FILL_TIMEOUT_S)
-            stamps.append(["memory in place", self._fill.finished_ns])
+        if self._pager is not None:
+            self._pager.wait(FILL_TIMEOUT_S)
+            stamps.append(["memory in place", self._pager.served.finished_ns])
         self._tidy.close()
         return protocol.Done(stamps=stamps)
 
     def close(self) -> None:
         """The channel ended: what was not committed is undone, what was is finished."""
         try:
-            if self._resumed and self._fill is not None:
-                self._fill.wait(FILL_TIMEOUT_S)
+            if self._resumed and self._pager is not None:
+                self._pager.wait(FILL_TIMEOUT_S)
         finally:
             self.abort()
 

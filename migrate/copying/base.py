@@ -36,7 +36,7 @@ class Copying(Protocol):
     def dump(self, dump: DumpRole) -> None:
         """Have CRIU freeze the container and write its images (run_dump). Raises CheckpointError or AgentGone."""
 
-    def send_last(self, images: Path, pids: list[int]) -> None:
+    def send_last(self, pids: list[int]) -> None:
         """With the container's processes frozen and dumped: send what the target has not, or old."""
 
 

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Mapping
-from pathlib import Path
 
 from checkpoint.criu.page_wire import PAGE_SIZE, PE_PARENT, PE_PRESENT, TYPE_PROCESS, process_id
 from checkpoint.criu.predump import PreDumps
@@ -120,7 +119,7 @@ class SoftDirtyCopy:
         report.pages_skipped_parent = session.unchanged_pages
         report.notes.append(f"{session.sent_pages} pages were left for the freeze")
 
-    def send_last(self, images: Path, pids: list[int]) -> None:
+    def send_last(self, pids: list[int]) -> None:
         """What CRIU left out wrongly; then, of which of the pages in the target's store each image is made up.
 
         Raises ImageError when a page cannot be read.
@@ -131,7 +130,7 @@ class SoftDirtyCopy:
         self.batches.flush()
         for dst_id, pieces in self._images.items():
             present = ranges.union(pieces, [])
-            lazy = ranges.intersection(present, self._may_be_lazy(images, dst_id))
+            lazy = ranges.intersection(present, self._may_be_lazy(dst_id))
             extents = [[start, (end - start) // PAGE_SIZE, True] for start, end in lazy]
             extents += [[start, (end - start) // PAGE_SIZE, False] for start, end in ranges.difference(present, lazy)]
             extents.sort()
@@ -155,10 +154,10 @@ class SoftDirtyCopy:
     def close(self) -> None:
         """Soft-dirty bits mean nothing to the processes themselves."""
 
-    def _may_be_lazy(self, images: Path, dst_id: int) -> list[Range]:
+    def _may_be_lazy(self, dst_id: int) -> list[Range]:
         if dst_id & 0xFF != TYPE_PROCESS or not self._move.target.lazy_pages:
             return []
-        return may_be_lazy(images / f"mm-{dst_id >> 8}.img")
+        return may_be_lazy(self._move.images / f"mm-{dst_id >> 8}.img")
 
 
 def _unmoved(before: list[Range], now: list[Range]) -> list[Range]:

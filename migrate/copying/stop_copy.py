@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 from checkpoint.criu.session import DumpRole
 from migrate.context import Context
 from migrate.copying.base import run_dump
@@ -23,5 +21,5 @@ class StopCopy:
         with relayed(dump.pages, self._move, self.batches, self.batches.flush):
             run_dump(dump, self._move.images)
 
-    def send_last(self, images: Path, pids: list[int]) -> None:
+    def send_last(self, pids: list[int]) -> None:
         """Everything went with the dump."""

@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 from checkpoint.criu.page_wire import PAGE_SIZE, process_id
 from checkpoint.criu.session import DumpRole
 from checkpoint.errors import CheckpointError
 from checkpoint.host import processes
 from checkpoint.images.pagemap import Pagemap
-from checkpoint.images.relazy import relazy
 from checkpoint.memory import ranges, tracker
 from checkpoint.memory.ranges import Range
 from checkpoint.memory.tracker import Tracker
@@ -86,17 +83,15 @@ class UserfaultfdCopy:
         dump.lazy = True
         run_dump(dump, self._move.images)
 
-    def send_last(self, images: Path, pids: list[int]) -> None:
+    def send_last(self, pids: list[int]) -> None:
         """The pagemaps are the authority on which pages exist. Raises ImageError when one of them cannot be read."""
         pages = 0
         self._let_go()
         for pid in pids:
             image = tracker.virtual_pid(pid)
-            path = images / f"pagemap-{image}.img"
+            path = self._move.images / f"pagemap-{image}.img"
             if not path.exists():
                 continue  # a zombie has no memory
-            if written_out := relazy(images, image):
-                self._move.report.notes.append(f"CRIU wrote {written_out >> 20} MiB of process {pid} out while frozen")
             wanted = Pagemap.load(path).lazy_ranges()
             stale = ranges.intersection(tracker.written_at_last(pid), wanted)
             unknown = ranges.difference(wanted, self._known.get(pid, []))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import threading
 import time
 
 from checkpoint.errors import CheckpointError, NetworkError
@@ -24,8 +25,10 @@ def commit(move: Context) -> None:
     with move.phase("commit"):
         move.init.kill()
         # At once: should we die here, CRIU closes the dead container's sockets, and their FINs
-        # must not reach peers that the target is about to serve.
-        _links_down(move)
+        # must not reach peers that the target is about to serve. Aside: it takes the kernel milliseconds.
+        links = threading.Thread(target=_links_down, args=(move,))
+        links.start()
+        move.tidy.callback(links.join)
         if not move.init.wait_dead(DEATH_TIMEOUT_S):
             raise Undecided(
                 move.migration_id,

@@ -2,53 +2,42 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from pathlib import Path
-
 from checkpoint.host import processes
-from checkpoint.images.repair import repaired
+from checkpoint.host.wakeful import wakeful
 from migrate import protocol
 from migrate.context import Context
 from migrate.copying.base import Copying
+from migrate.image_stream import ImageStream
 from migrate.rootfs_sync import RootfsSync
 from migrate.state import State
-
-CHUNK = 1 << 20
-
-
-@dataclass
-class Sent:
-    """What went over while frozen; the target compares it with what arrived."""
-
-    image_files: int = 0
-    image_bytes: int = 0
 
 
 def freeze(move: Context, copying: Copying) -> None:
     """Let CRIU freeze and dump."""
     assert move.dump is not None
     move.sent_before_freeze = move.sent_bytes
+    move.tidy.enter_context(wakeful())
+    move.agent.stream(protocol.Freezing())
     move.limit.lift()
     if move.cpu_limit is not None:
         move.cpu_limit.restore()  # CRIU must not carry it over, nor be slowed by it
+    images = move.image_stream = ImageStream(move)
+    move.tidy.callback(images.close)
     with move.phase("dump"):
         copying.dump(move.dump)
     move.advance(State.FROZEN)
 
 
-def transfer(move: Context, copying: Copying) -> Sent:
-    """Send the pages written last, the image files, and what changed in the rootfs."""
-    sent = Sent()
+def transfer(move: Context, copying: Copying) -> None:
+    """Send the last of the image files, the pages written last, and what changed in the rootfs."""
+    assert move.image_stream is not None
     with move.phase("transfer"):
+        move.image_stream.finish()
         pids = processes.in_pid_namespace_of(move.container.pid)
-        copying.send_last(move.images, pids)
+        copying.send_last(pids)
         move.account_pages(copying.batches)
-        for path in sorted(move.images.iterdir()):
-            if path.suffix == ".img" and path.is_file():
-                _send_image(move, path, sent)
         if move.rootfs is not None:
             _send_rootfs(move, move.rootfs, pids)
-    return sent
 
 
 def _send_rootfs(move: Context, rootfs: RootfsSync, pids: list[int]) -> None:
@@ -62,7 +51,7 @@ def _send_rootfs(move: Context, rootfs: RootfsSync, pids: list[int]) -> None:
         move.agent.request(protocol.SetTimes(directories=[list(d) for d in found.directories]), protocol.Done)
 
 
-def restore(move: Context, sent: Sent) -> None:
+def restore(move: Context) -> None:
     """Release the armed restore; it comes back held: restored, stopped, network locked.
 
     Raises ConversationLost when meanwhile the source did not stay frozen: then only one of the two is
@@ -70,21 +59,11 @@ def restore(move: Context, sent: Sent) -> None:
     """
     assert move.dump is not None
     with move.phase("restore"):
-        assert move.pages is not None
-        question = protocol.Restore(
-            image_files=sent.image_files, image_bytes=sent.image_bytes, batches=move.pages.count
-        )
+        assert move.pages is not None and move.image_stream is not None
+        images = move.image_stream
+        question = protocol.Restore(image_files=images.files, image_bytes=images.bytes, batches=move.pages.count)
         for name, at_ns in move.agent.request(question, protocol.Done).stamps:
             move.stage(name, "target", at_ns)
     move.dump.check_frozen()
     move.report.frozen_bytes_sent = move.sent_bytes - move.sent_before_freeze
     move.advance(State.HELD)
-
-
-def _send_image(move: Context, path: Path, sent: Sent) -> None:
-    data = memoryview(repaired(path))
-    for start in range(0, max(len(data), 1), CHUNK):
-        move.agent.stream(protocol.ImageChunk(name=path.name), [data[start : start + CHUNK]])
-    sent.image_files += 1
-    sent.image_bytes += len(data)
-    move.report.add_bytes("images", len(data))

@@ -20,6 +20,7 @@ CHECKOUT_IN_NODE = Path("/opt/migrate")
 PYTHON_IN_NODE = "/usr/bin/python3"
 SPEC_IN_NODE = Path("/etc/rig-node.json")
 CGROUP_BASE = Path("/sys/fs/cgroup")
+CPU_DMA_LATENCY = Path("/sys/class/misc/cpu_dma_latency/dev")
 CHARACTER_DEVICES = {"null": (1, 3), "zero": (1, 5), "full": (1, 7), "random": (1, 8), "urandom": (1, 9), "tty": (5, 0)}
 PRIVILEGED_DEVICES = {"net/tun": (10, 200), "fuse": (10, 229)}
 DEVICE_LINKS = {"ptmx": "pts/ptmx", "fd": "/proc/self/fd", "stdin": "fd/0", "stdout": "fd/1", "stderr": "fd/2"}
@@ -125,6 +126,9 @@ def make_devices() -> None:
     for devices, mode in ((CHARACTER_DEVICES, 0o666), (PRIVILEGED_DEVICES, 0o600)):
         for name, (major, minor) in devices.items():
             os.mknod(f"/dev/{name}", mode | stat.S_IFCHR, os.makedev(major, minor))
+    if CPU_DMA_LATENCY.exists():  # its number is the kernel's choice
+        major, minor = map(int, CPU_DMA_LATENCY.read_text().split(":"))
+        os.mknod(f"/dev/{CPU_DMA_LATENCY.parent.name}", 0o600 | stat.S_IFCHR, os.makedev(major, minor))
     os.umask(0o022)
     for name, target in DEVICE_LINKS.items():
         Path("/dev", name).symlink_to(target)

@@ -101,7 +101,7 @@ class Coordinator:
 
 HELLO = protocol.Hello(version=protocol.PROTOCOL_VERSION, migration_id="m", runtime="runc", container_id="c")
 #: Requests of each sort: one that is answered, one that is streamed.
-ASKED, STREAMED = protocol.Remove(paths=[]), protocol.ImageChunk(name="x")
+ASKED, STREAMED = protocol.Remove(paths=[]), protocol.Images(pieces=[])
 
 
 @pytest.fixture
@@ -133,7 +133,7 @@ def test_requests_are_answered_in_order_until_the_last(coordinator: Coordinator)
     assert isinstance(coordinator.ask(ASKED), protocol.Done)
     assert isinstance(coordinator.ask(protocol.Finish()), protocol.Done)
     coordinator.join()
-    assert Incoming.last.handled == ["ImageChunk", "Remove", "Finish"]
+    assert Incoming.last.handled == ["Images", "Remove", "Finish"]
     assert Incoming.last.closed
 
 
@@ -174,7 +174,7 @@ def test_any_failure_is_told_and_sticks_until_the_abort(
     does(monkeypatch, lambda _: protocol.Done())
     assert isinstance(coordinator.ask(protocol.Abort()), protocol.Done)
     coordinator.join()
-    assert Incoming.last.handled == ["ImageChunk", "Abort"]
+    assert Incoming.last.handled == ["Images", "Abort"]
     assert Incoming.last.closed
 
 

@@ -67,7 +67,18 @@ class Model(RuleBasedStateMachine):
             assert b"".join(asked) == b"".join(page for page in wanted if page)
 
     @rule(pid=pids, first=page_numbers, count=counts)
-    def check_complete(self, pid: int, first: int, count: int) -> None:
+    def read(self, pid: int, first: int, count: int) -> None:
+        wanted = [self.model.get((pid, page)) for page in range(first, first + count)]
+        found = bytearray(count * PAGE_SIZE)
+        if None in wanted:
+            with pytest.raises(ImageError):
+                self.store.read(process_id(pid), BASE + first * PAGE_SIZE, memoryview(found))
+        else:
+            self.store.read(process_id(pid), BASE + first * PAGE_SIZE, memoryview(found))
+            assert found == b"".join(page for page in wanted if page)
+
+    @rule(pid=pids, first=page_numbers, count=counts)
+    def lazy_ranges(self, pid: int, first: int, count: int) -> None:
         """A dump that leaves these pages to the store, and one in the images."""
         entries = (
             Entry(vaddr=BASE + first * PAGE_SIZE, pages=count, flags=PE_LAZY),
@@ -76,10 +87,12 @@ class Model(RuleBasedStateMachine):
         path = self.directory / "images" / f"pagemap-{pid}.img"
         Pagemap(pages_id=1, entries=entries).save(path)
         if all((pid, page) in self.model for page in range(first, first + count)):
-            self.store.check_complete(path.parent)
+            assert self.store.lazy_ranges(path.parent) == {
+                process_id(pid): [(BASE + first * PAGE_SIZE, entries[0].end)]
+            }
         else:
             with pytest.raises(ImageError):
-                self.store.check_complete(path.parent)
+                self.store.lazy_ranges(path.parent)
         path.unlink()
 
     @precondition(lambda self: self.model)
@@ -114,7 +127,7 @@ def test_shared_memory_is_not_asked_for(tmp_path: Path) -> None:
     """Pages of shmem are always in the images."""
     Pagemap(pages_id=1, entries=(Entry(vaddr=0, pages=1, flags=PE_LAZY),)).save(tmp_path / "pagemap-shmem-7.img")
     with PageStore(tmp_path) as store:
-        store.check_complete(tmp_path)
+        assert store.lazy_ranges(tmp_path) == {}
 
 
 def test_it_leaves_nothing_to_find_or_to_remove(tmp_path: Path) -> None:

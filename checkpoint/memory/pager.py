@@ -1,0 +1,125 @@
+"""Restore without reading memory: who touches a page that is not there yet waits until it is copied from the store.
+
+In place of `criu lazy-pages`, on the socket where `criu restore` looks for that: it sends each task's userfaultfd there
+(criu/uffd.c). Nothing has to be started while the container stands still, memory comes at the speed of RAM, and the
+descriptors have a second holder (keeper.py).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import socket
+import struct
+import threading
+import time
+from pathlib import Path
+
+from checkpoint.errors import ImageError
+from checkpoint.memory.address_spaces import AddressSpaces
+from checkpoint.memory.filler import Filler, Served
+from checkpoint.memory.keeper import Keeper
+from checkpoint.memory.ranges import Range
+from checkpoint.memory.store import PageStore
+
+#: LAZY_PAGES_SOCK_NAME and LAZY_PAGES_RESTORE_FINISHED of criu/uffd.c
+SOCKET, RESTORED = "lazy-pages.socket", 0x52535446
+INTEGER = struct.Struct("=i")
+#: Should memory become short, this process must be the last to go: the container lives on its pages.
+OOM_SCORE_ADJ = "-1000"
+
+
+class Pager:
+    """Serves one restore in a thread, from `lazy` ranges of images that are all in the store.
+
+    `directory` is the restore's work directory. It must not start before this is made.
+    """
+
+    def __init__(self, directory: Path, store: PageStore, lazy: dict[int, list[Range]]) -> None:
+        self._store, self._directory = store, directory
+        self._spaces = AddressSpaces(lazy)
+        self._filler = Filler(store, self._spaces)
+        self._listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        self._listener.bind(str(directory / SOCKET))
+        self._listener.listen(1)
+        self._wake = os.eventfd(0)
+        self._filling = self._restored = self._stopped = False
+        self._failure: Exception | None = None
+        self._thread = threading.Thread(target=self._run, name="pager", daemon=True)
+        self._thread.start()
+
+    @property
+    def served(self) -> Served:
+        """What was done so far."""
+        return self._filler.served
+
+    def fill(self) -> None:
+        """From now on bring everything, not only what is touched: all tasks are there."""
+        self._filling = True
+        os.eventfd_write(self._wake, 1)
+
+    def wait(self, timeout_s: float) -> None:
+        """Until all memory is in place. Raises ImageError when it is not by then, or was not brought by us."""
+        self._thread.join(timeout_s)
+        if self._thread.is_alive():
+            raise ImageError(f"memory was not in place after {timeout_s:g} s")
+        if self._failure is not None:
+            raise ImageError(f"memory was filled in by the stand-by process: {self._failure}") from self._failure
+
+    def stop(self) -> None:
+        """Let go of everything: only before the tasks run, or after `wait`. Without their pages they cannot live."""
+        self._stopped = True
+        os.eventfd_write(self._wake, 1)
+        self._thread.join()
+
+    def _run(self) -> None:
+        protect_from_oom_killer()
+        keeper: Keeper | None = None
+        try:
+            self._filler.watch_other(self._listener.fileno())
+            self._filler.watch_other(self._wake)
+            restore: socket.socket | None = None
+            while not self._stopped and not (self._restored and self._spaces.unfilled() is None):
+                for descriptor in self._filler.turn(fill=self._filling):
+                    if descriptor == self._wake:
+                        os.eventfd_read(self._wake)
+                    elif restore is None:
+                        restore, _ = self._listener.accept()
+                        # Before there is anything to lose, and while CRIU is busy.
+                        keeper = Keeper(self._spaces, self._store, self._directory)
+                        self._filler.keeper = keeper
+                        self._filler.watch_other(restore.fileno())
+                    elif not self._from_restore(restore, keeper):
+                        self._filler.forget_other(restore.fileno())
+            self._filler.served.finished_ns = time.monotonic_ns()
+            if keeper is not None:
+                keeper.release()
+        except Exception as error:  # noqa: BLE001  (the keeper goes on from here)
+            self._failure = error
+            if keeper is not None:
+                keeper.take_over()
+        finally:
+            self._spaces.close_all()
+            self._listener.close()
+
+    def _from_restore(self, restore: socket.socket, keeper: Keeper | None) -> bool:
+        """A task's descriptor, or the word that all tasks are restored; False at the end."""
+        data = restore.recv(INTEGER.size, socket.MSG_WAITALL)
+        if len(data) < INTEGER.size:
+            self._stopped = not self._restored
+            return False
+        (number,) = INTEGER.unpack(data)
+        if number == RESTORED:
+            self._restored = True
+        elif number > 0:  # a zombie's is negative, and has no memory
+            _, fds, _, _ = socket.recv_fds(restore, 1, 1)
+            if keeper is not None:
+                keeper.opened(number, fds[0])
+            self._filler.watch(self._spaces.open(fds[0], number))
+        return True
+
+
+def protect_from_oom_killer() -> None:
+    """... as far as we may."""
+    with contextlib.suppress(OSError):
+        Path("/proc/self/oom_score_adj").write_text(OOM_SCORE_ADJ)

@@ -1,0 +1,102 @@
+"""CRIU's image files on their way to the agent, each as soon as it is written."""
+
+from __future__ import annotations
+
+import os
+import re
+import threading
+from pathlib import Path
+
+from checkpoint.host.inotify import ClosedFiles
+from checkpoint.host.ready import ready
+from checkpoint.images.pagemap import Pagemap
+from checkpoint.images.relazy import relazy
+from checkpoint.images.repair import repaired
+from migrate import protocol
+from migrate.context import Context
+
+CHUNK_BYTES = 1 << 20
+PAGEMAP, PAGES = re.compile(r"pagemap-(\d+)\.img"), re.compile(r"pages-\d+\.img")
+
+
+class ImageStream:
+    """Sends what is closed in the directory of images, in a thread, until `finish`, which sends the rest.
+
+    The agent is ours alone meanwhile. What a lazy dump wrote out by mistake is taken out again (relazy.py).
+    `files` and `bytes` are what was sent; the target compares.
+    """
+
+    def __init__(self, move: Context) -> None:
+        self._move = move
+        self._closed = ClosedFiles(move.images)
+        self._names: set[str] = set()
+        self._pieces: list[list[object]] = []
+        self._parts: list[memoryview] = []
+        self._failure: Exception | None = None
+        self._end = os.eventfd(0)
+        self.files = self.bytes = 0
+        self._thread = threading.Thread(target=self._follow, name="images", daemon=True)
+        self._thread.start()
+
+    def finish(self) -> None:
+        """The dump is done. Raises what went wrong so far."""
+        self._join()
+        if self._failure is not None:
+            raise self._failure
+        for path in sorted(self._move.images.glob("*.img")):
+            self._add_file(path.name)
+        self._pass_on()
+
+    def close(self) -> None:
+        """Stop, finished or not."""
+        self._join()
+        if self._end >= 0:
+            self._closed.close()
+            os.close(self._end)
+            self._end = -1
+
+    def _join(self) -> None:
+        if self._thread.is_alive():
+            os.eventfd_write(self._end, 1)
+            self._thread.join()
+
+    def _follow(self) -> None:
+        try:
+            while self._end not in ready(self._closed.descriptor, self._end):
+                for name in self._closed.names():
+                    if name.endswith(".img") and not PAGES.fullmatch(name):  # those go with the pagemap
+                        self._add_file(name)
+                self._pass_on()
+        except Exception as error:  # noqa: BLE001  (told by `finish`)
+            self._failure = error
+
+    def _add_file(self, name: str) -> None:
+        if name in self._names:
+            return
+        self._names.add(name)
+        path = self._move.images / name
+        if found := PAGEMAP.fullmatch(name):
+            self._add_pages(path, int(found[1]))
+        self._add(name, memoryview(repaired(path)))
+
+    def _add_pages(self, pagemap: Path, image: int) -> None:
+        assert self._move.dump is not None
+        if self._move.dump.lazy and (written_out := relazy(self._move.images, image)):
+            self._move.report.notes.append(f"CRIU wrote {written_out >> 20} MiB of process {image} out while frozen")
+        self._add_file(f"pages-{Pagemap.load(pagemap).pages_id}.img")
+
+    def _add(self, name: str, data: memoryview) -> None:
+        self.files += 1
+        self.bytes += len(data)
+        self._move.report.add_bytes("images", len(data))
+        for start in range(0, max(len(data), 1), CHUNK_BYTES):
+            piece = data[start : start + CHUNK_BYTES]
+            self._pieces.append([name, len(piece)])
+            self._parts.append(piece)
+            if sum(map(len, self._parts)) >= CHUNK_BYTES:
+                self._pass_on()
+
+    def _pass_on(self) -> None:
+        if self._pieces:
+            self._move.agent.stream(protocol.Images(pieces=self._pieces), self._parts)
+            self._pieces, self._parts = [], []
