@@ -24,6 +24,7 @@ from migrate.page_channels import PageChannels
 from migrate.report import Phase, Report, Stage
 from migrate.rootfs_sync import RootfsSync
 from migrate.state import State, check_move
+from migrate.tmpfs_sync import TmpfsSync
 from migrate.tracking import Tracking
 from transport.ssh import Connection
 from transport.throttle import RateLimit
@@ -61,6 +62,7 @@ class Context:
     # Set by `prepare`, `arm` and `pre_copy`.
     directory: Path = Path()
     rootfs: RootfsSync | None = None
+    tmpfs: TmpfsSync | None = None
     dump: DumpRole | None = None
     pages: PageChannels | None = None
     cpu_limit: CpuLimit | None = None

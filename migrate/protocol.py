@@ -153,6 +153,29 @@ class SetTimes(Message):
 
 
 @dataclass(frozen=True, kw_only=True)
+class MakeTmpfs(Message):
+    """Make the container's tmpfs mounts, empty. Other messages give their index."""
+
+    mounts: list  # type: ignore[type-arg]  # of [path in the container, options]
+
+
+@dataclass(frozen=True, kw_only=True)
+class RemoveInTmpfs(Message):
+    """Paths in one of them that are gone. Not answered."""
+
+    index: int
+    paths: list  # type: ignore[type-arg]
+
+
+@dataclass(frozen=True, kw_only=True)
+class TmpfsArchive(Message):
+    """A piece of a tar archive to be unpacked in one of them. Not answered. The payload is the piece."""
+
+    index: int
+    last: bool
+
+
+@dataclass(frozen=True, kw_only=True)
 class Restore(Message):
     """Everything was sent: this many image files and bytes, this many batches. Restore, and hold it."""
 
@@ -283,12 +306,15 @@ REQUESTS: tuple[type[Message], ...] = (
     PageMap,
     Remove,
     SetTimes,
+    MakeTmpfs,
+    RemoveInTmpfs,
+    TmpfsArchive,
     Restore,
     Go,
     Abort,
     Finish,
 )
 #: Of these, those that are not answered.
-STREAMED: tuple[type[Message], ...] = (Freezing, Images, PageMap)
+STREAMED: tuple[type[Message], ...] = (Freezing, Images, PageMap, RemoveInTmpfs, TmpfsArchive)
 PAGES: tuple[type[Message], ...] = (Pages,)
 ANSWERS: tuple[type[Message], ...] = (Welcome, Clock, Done, AddressesFound, PathsFound, Failed, Log)

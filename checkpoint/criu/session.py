@@ -23,10 +23,13 @@ class Edits:
     `nftables`: lock the network with nft; CRIU's default runs iptables-restore and ip6tables-restore.
     `runtime_has_cgroups`: the runtime starts CRIU inside the container's cgroups, and one cgroup is
     all the container has; then CRIU need not move tasks, which waits for RCU once per v1 hierarchy.
+    `external_mounts`: (mount point in the container, what it is bound to) of mounts that CRIU need not make nor fill;
+    a dump wants the mount point twice.
     """
 
     nftables: bool
     runtime_has_cgroups: bool
+    external_mounts: tuple[tuple[str, str], ...] = ()
 
     def apply(self, options: rpc.Message) -> None:
         options.log_level = LOG_LEVEL_WARNING
@@ -35,6 +38,8 @@ class Edits:
         if self.runtime_has_cgroups:
             options.manage_cgroups = False
             options.manage_cgroups_mode = rpc.cgroups_ignore()
+        for mount_point, bound in self.external_mounts:
+            options.ext_mnt.add(key=mount_point, val=bound)
 
 
 class _HeldRole:

@@ -14,6 +14,8 @@ from pathlib import Path
 Signature = tuple[int, int, int, int, int, int, int]
 Attributes = tuple[tuple[str, bytes], ...]
 MODE, MTIME, INODE = 0, 2, 4
+#: What is mounted there is not of this tree.
+MOUNT_POINT: Signature = (0, 0, 0, 0, 0, 0, 0)
 #: File time stamps may be that much older than the clock (one tick at HZ=100, before Linux 6.13).
 TICK_NS = 20_000_000
 
@@ -62,7 +64,7 @@ def snapshot(root: Path, *, attributes: bool = True) -> Snapshot:
                 with contextlib.suppress(FileNotFoundError):
                     found = entry.stat(follow_symlinks=False)
                     path = f"{directory}/{entry.name}" if directory else entry.name
-                    files[path] = _signature(found)
+                    files[path] = _signature(found) if found.st_dev == device else MOUNT_POINT
                     if stat.S_ISDIR(found.st_mode) and found.st_dev == device:
                         pending.append(path)
                         if attributes:

@@ -29,6 +29,7 @@ from checkpoint.memory.pager import Pager
 from checkpoint.memory.store import PageStore
 from checkpoint.network import link, netns
 from checkpoint.network.model import Network
+from checkpoint.rootfs.tmpfs import PreparedTmpfs, Tmpfs
 from checkpoint.runtimes import stdio
 from checkpoint.runtimes.base import MARKER
 from checkpoint.runtimes.registry import runtime_named
@@ -84,6 +85,9 @@ class Incoming:
             protocol.PageMap: self._page_map,
             protocol.Remove: self._remove,
             protocol.SetTimes: self._set_times,
+            protocol.MakeTmpfs: self._make_tmpfs,
+            protocol.RemoveInTmpfs: self._remove_in_tmpfs,
+            protocol.TmpfsArchive: self._unpack_in_tmpfs,
             protocol.Restore: self._restore_and_hold,
             protocol.Go: lambda _: self.go(),
             protocol.Abort: self._abort,
@@ -151,7 +155,12 @@ class Incoming:
 
     def _arm(self, request: protocol.Arm) -> Message:
         (self._images / "descriptors.json").write_text(json.dumps(request.descriptors))
-        self._role = RestoreRole(Edits(nftables=request.nftables, runtime_has_cgroups=request.runtime_has_cgroups))
+        edits = Edits(
+            nftables=request.nftables,
+            runtime_has_cgroups=request.runtime_has_cgroups,
+            external_mounts=self._tmpfs.external_mounts(),
+        )
+        self._role = RestoreRole(edits)
         env = install_shim(self._directory)
         self._tidy.enter_context(Interposer(Path(env["MIGRATE_CRIU_SOCKET"]), self._role))
         streams = stdio.rebuild(self._container_id, request.descriptors)
@@ -211,17 +220,26 @@ class Incoming:
         return protocol.Done()
 
     def _remove(self, request: protocol.Remove) -> Message:
-        for path in reversed(request.paths):
-            victim = self._rootfs / path
-            if victim.is_dir() and not victim.is_symlink():
-                shutil.rmtree(victim, ignore_errors=True)
-            else:
-                victim.unlink(missing_ok=True)
+        _remove_all(self._rootfs, request.paths)
         return protocol.Done()
 
     def _set_times(self, request: protocol.SetTimes) -> Message:
         for path, mtime_ns in request.directories:
             os.utime(self._rootfs / path, ns=(mtime_ns, mtime_ns), follow_symlinks=False)
+        return protocol.Done()
+
+    def _make_tmpfs(self, request: protocol.MakeTmpfs) -> Message:
+        self._tmpfs = self._tidy.enter_context(PreparedTmpfs(self._directory))
+        for path, options in request.mounts:
+            self._tmpfs.make(Tmpfs(path=path, options=options))
+        return protocol.Done()
+
+    def _remove_in_tmpfs(self, request: protocol.RemoveInTmpfs) -> Message:
+        _remove_all(self._tmpfs.root(request.index), request.paths)
+        return protocol.Done()
+
+    def _unpack_in_tmpfs(self, request: protocol.TmpfsArchive) -> Message:
+        self._tmpfs.unpack(request.index, request.payload, last=request.last)
         return protocol.Done()
 
     def _restore_and_hold(self, request: protocol.Restore) -> Message:
@@ -240,8 +258,6 @@ class Incoming:
             self._role.done_gate.wait_reached(RESTORE_TIMEOUT_S)
         except ConversationLost as error:
             raise self._why(error, "restore") from error
-        if self._pager is not None:
-            self._pager.fill()
         self.holds_container = True
         return protocol.Done(
             stamps=[["images complete", received], ["restore released", released], ["held", time.monotonic_ns()]]
@@ -266,6 +282,8 @@ class Incoming:
         self._role.wait_resumed(RESUME_TIMEOUT_S)
         stamps.append(["resumed", time.monotonic_ns()])
         self._announce()
+        if self._pager is not None:
+            self._pager.fill()  # not before: it would take the time of a processor from the restore
         self._awake.close()
         (self._bundle / MARKER).unlink(missing_ok=True)
         self._wait_runtime(RESUME_TIMEOUT_S)
@@ -350,6 +368,16 @@ class Incoming:
         """CRIU's and the runtime's own words are better than ours."""
         errors = criu_log.errors(self._images / "restore.log") or criu_log.runtime_errors(self._images / "runc.log")
         return CriuFailed(stage, errors) if errors else error
+
+
+def _remove_all(root: Path, paths: list[str]) -> None:
+    """Parents come before their children."""
+    for path in reversed(paths):
+        victim = root / path
+        if victim.is_dir() and not victim.is_symlink():
+            shutil.rmtree(victim, ignore_errors=True)
+        else:
+            victim.unlink(missing_ok=True)
 
 
 def _is_taken(path: Path, bundle: Path) -> bool:

@@ -38,6 +38,8 @@ def transfer(move: Context, copying: Copying) -> None:
         move.account_pages(copying.batches)
         if move.rootfs is not None:
             _send_rootfs(move, move.rootfs, pids)
+        assert move.tmpfs is not None
+        move.report.add_bytes("tmpfs", move.tmpfs.copy_changes(pids))
 
 
 def _send_rootfs(move: Context, rootfs: RootfsSync, pids: list[int]) -> None:

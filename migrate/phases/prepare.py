@@ -6,12 +6,15 @@ import gc
 import json
 import subprocess
 import threading
+from dataclasses import replace
 from pathlib import Path
 
 from checkpoint.criu.interposer import Interposer
 from checkpoint.criu.session import DumpRole
 from checkpoint.criu.shim_install import install_shim
+from checkpoint.host import processes
 from checkpoint.images.directory import ram_directory
+from checkpoint.rootfs.tmpfs import tmpfs_mounts
 from checkpoint.runtimes.base import Container
 from migrate import page_channels, protocol
 from migrate.agent.page_receiver import socket_path
@@ -20,6 +23,7 @@ from migrate.encoding_choice import EncodingChoice
 from migrate.page_channels import PageChannels
 from migrate.rootfs_sync import RootfsSync
 from migrate.state import State
+from migrate.tmpfs_sync import TmpfsSync
 
 ARM_TIMEOUT_S = 30.0
 
@@ -48,6 +52,10 @@ def prepare(move: Context) -> None:
             move.rootfs = RootfsSync(move.connection, container.rootfs, move.directory, move.limit)
             move.tidy.callback(move.rootfs.close)
             move.report.add_bytes("rootfs", move.rootfs.copy_whole())
+        mounts = tmpfs_mounts(container.pid, processes.in_pid_namespace_of(container.pid))
+        move.edits = replace(move.edits, external_mounts=tuple((mount.path, mount.path) for mount in mounts))
+        move.tmpfs = TmpfsSync(move.agent, container.pid, mounts)
+        move.report.add_bytes("tmpfs", move.tmpfs.make())
     move.advance(State.PREPARED)
 
 
