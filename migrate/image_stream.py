@@ -9,21 +9,21 @@ from pathlib import Path
 
 from checkpoint.host.inotify import ClosedFiles
 from checkpoint.host.ready import ready
-from checkpoint.images.pagemap import Pagemap
+from checkpoint.images.pagemap import PAGEMAP, Pagemap
 from checkpoint.images.relazy import relazy
 from checkpoint.images.repair import repaired
 from migrate import protocol
 from migrate.context import Context
 
 CHUNK_BYTES = 1 << 20
-PAGEMAP, PAGES = re.compile(r"pagemap-(\d+)\.img"), re.compile(r"pages-\d+\.img")
+PAGES = re.compile(r"pages-\d+\.img")
 
 
 class ImageStream:
     """Sends what is closed in the directory of images, in a thread, until `finish`, which sends the rest.
 
     The agent is ours alone meanwhile. What a lazy dump wrote out by mistake is taken out again (relazy.py).
-    `files` and `bytes` are what was sent; the target compares.
+    `files` and `bytes` are what was sent; the target compares. `pagemaps` are those of processes, by their image.
     """
 
     def __init__(self, move: Context) -> None:
@@ -34,6 +34,7 @@ class ImageStream:
         self._parts: list[memoryview] = []
         self._failure: Exception | None = None
         self._end = os.eventfd(0)
+        self.pagemaps: dict[int, Pagemap] = {}
         self.files = self.bytes = 0
         self._thread = threading.Thread(target=self._follow, name="images", daemon=True)
         self._thread.start()
@@ -81,9 +82,16 @@ class ImageStream:
 
     def _add_pages(self, pagemap: Path, image: int) -> None:
         assert self._move.dump is not None
-        if self._move.dump.lazy and (written_out := relazy(self._move.images, image)):
-            self._move.report.notes.append(f"CRIU wrote {written_out >> 20} MiB of process {image} out while frozen")
-        self._add_file(f"pages-{Pagemap.load(pagemap).pages_id}.img")
+        if self._move.dump.lazy:
+            found, written_out = relazy(self._move.images, image)
+            if written_out:
+                self._move.report.notes.append(
+                    f"CRIU wrote {written_out >> 20} MiB of process {image} out in the freeze"
+                )
+        else:
+            found = Pagemap.load(pagemap)
+        self.pagemaps[image] = found
+        self._add_file(f"pages-{self.pagemaps[image].pages_id}.img")
 
     def _add(self, name: str, data: memoryview) -> None:
         self.files += 1

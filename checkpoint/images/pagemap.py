@@ -8,6 +8,7 @@ pages-N.img holds the bytes of the entries with PE_PRESENT, in the order of the 
 from __future__ import annotations
 
 import os
+import re
 import struct
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -15,9 +16,12 @@ from pathlib import Path
 
 from checkpoint.criu.page_wire import PAGE_SIZE, PE_LAZY, PE_PRESENT, TYPE_PROCESS, TYPE_SHMEM
 from checkpoint.errors import ImageError
+from checkpoint.memory.ranges import Range
 
 #: IMG_COMMON_MAGIC and PAGEMAP_MAGIC of CRIU criu/include/magic.h.
 MAGICS = struct.pack("=II", 0x54564319, 0x56084025)
+#: The name of a process's.
+PAGEMAP = re.compile(r"pagemap-(\d+)\.img")
 U32_MAX = (1 << 32) - 1
 NAMES = {TYPE_PROCESS: "pagemap-{}.img", TYPE_SHMEM: "pagemap-shmem-{}.img"}
 
@@ -74,8 +78,15 @@ class Pagemap:
     entries: tuple[Entry, ...]
 
     def lazy_ranges(self) -> list[tuple[int, int]]:
-        """(start, end) of the pages whose content is not in the images."""
-        return [(e.vaddr, e.end) for e in self.entries if e.flags & PE_LAZY and not e.flags & PE_PRESENT]
+        """Addresses of the pages whose content is not in the images, neighbours joined: CRIU cuts at each MiB."""
+        found: list[Range] = []
+        for entry in self.entries:
+            if entry.flags & PE_LAZY and not entry.flags & PE_PRESENT:
+                if found and found[-1][1] == entry.vaddr:
+                    found[-1] = (found[-1][0], entry.end)
+                else:
+                    found.append((entry.vaddr, entry.end))
+        return found
 
     def save(self, path: Path) -> None:
         """Write it as CRIU would."""

@@ -23,26 +23,28 @@ MAP_PRIVATE, MAP_ANONYMOUS, MAP_LOCKED, MAP_HUGETLB = 0x02, 0x20, 0x2000, 0x4000
 SPECIAL = 1 << 2 | 1 << 3 | 1 << 12
 
 
-def relazy(images: Path, image: int) -> int:
-    """Mark as lazy, in a lazy dump, all of a process's memory that may be. Returns the bytes taken out of the images.
+def relazy(images: Path, image: int) -> tuple[Pagemap, int]:
+    """Mark as lazy, in a lazy dump, all of a process's memory that may be.
 
-    Nothing happens if CRIU did mark some of it. Raises ImageError.
+    Returns its pagemap as it is now, and the bytes taken out of the images: none if CRIU did mark some of it.
+    Raises ImageError.
     """
     path = images / f"pagemap-{image}.img"
     pagemap = Pagemap.load(path)
     if any(entry.flags & PE_LAZY for entry in pagemap.entries):
-        return 0
+        return pagemap, 0
     may_be = may_be_lazy(images / f"mm-{image}.img")
     present = [(entry.vaddr, entry.end) for entry in pagemap.entries]
     lazy = intersection(present, may_be)
     if not lazy:
-        return 0
+        return pagemap, 0
     kept = difference(present, lazy)
     _keep(images / f"pages-{pagemap.pages_id}.img", present, kept)
     flags = [(piece, PE_LAZY) for piece in lazy] + [(piece, PE_PRESENT) for piece in kept]
     entries = (Entry(vaddr=start, pages=(end - start) // PAGE_SIZE, flags=flag) for (start, end), flag in sorted(flags))
-    Pagemap(pages_id=pagemap.pages_id, entries=tuple(entries)).save(path)
-    return size(lazy)
+    pagemap = Pagemap(pages_id=pagemap.pages_id, entries=tuple(entries))
+    pagemap.save(path)
+    return pagemap, size(lazy)
 
 
 def may_be_lazy(path: Path) -> list[Range]:

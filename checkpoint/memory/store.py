@@ -10,14 +10,18 @@ from __future__ import annotations
 import bisect
 import errno
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import MappingProxyType
 
 from checkpoint.criu.page_wire import PAGE_SIZE, process_id
 from checkpoint.errors import ImageError
 from checkpoint.images.pagemap import Pagemap
 from checkpoint.memory.ranges import Range
+
+#: Of each image, in the order of their addresses.
+LazyRanges = dict[int, list[Range]]
 
 
 @dataclass
@@ -121,12 +125,15 @@ class PageStore:
         """Of the files that hold the pages."""
         return [image.fd for image in self._images.values()]
 
-    def lazy_ranges(self, images: Path) -> dict[int, list[Range]]:
-        """By image, what the images leave to us. Raises ImageError unless every page of it is here."""
+    def lazy_ranges(self, images: Path, known: Mapping[str, list[Range]] = MappingProxyType({})) -> LazyRanges:
+        """By image, what the images leave to us. Raises ImageError unless every page of it is here.
+
+        `known`: file names of pagemaps that were looked into before, and what was found.
+        """
         lazy = {}
         for path in images.glob("pagemap-[0-9]*.img"):
             dst_id = process_id(int(path.stem.split("-")[1]))
-            found = Pagemap.load(path).lazy_ranges()
+            found = known[path.name] if path.name in known else Pagemap.load(path).lazy_ranges()
             for start, end in found:
                 self._check_range(self._images.get(dst_id), dst_id, start, end)
             if found:

@@ -69,7 +69,7 @@ class Tracker:
     def written(self) -> list[Range]:
         """Pages written since the last call (at the first: all with content), protected again."""
         uffd.register(self._uffd, uffd.private_mappings(self.pid))
-        return uffd.scan_written(self.pid, protect=True)
+        return uffd.scan_written(self.pid)
 
     def close(self) -> None:
         os.close(self._uffd)
@@ -78,7 +78,7 @@ class Tracker:
 
 def written_at_last(pid: int) -> list[Range]:
     """Like Tracker.written for a frozen process, tracked or not; protects nothing."""
-    return uffd.scan_written(pid, protect=False)
+    return uffd.scan_unprotected(pid)
 
 
 def reads_directly(pid: int) -> bool:

@@ -53,7 +53,7 @@ def available() -> bool:
         return False
     try:
         enable(fd)
-        scan_written(os.getpid(), protect=False)
+        scan_unprotected(os.getpid())
     except OSError:
         return False
     finally:
@@ -88,23 +88,38 @@ def register(uffd: int, mappings: list[Range]) -> int:
     return failed
 
 
-def scan_written(pid: int, *, protect: bool) -> list[Range]:
-    """Pages with content that were written since they were last protected.
+def scan_written(pid: int) -> list[Range]:
+    """Pages with content that were written since they were last protected, which they are again in the same step.
 
-    With `protect` they are protected again in the same step, so no write is missed in between; mappings
-    that are not watched are left out. Without it all pages of those are reported: who looks so last, with
-    the process frozen, misses nothing.
+    So no write is missed in between. Mappings that are not watched are left out.
+    """
+    # Neither file-backed nor the zero page, and present or swapped out.
+    return _scan(
+        pid, SCAN_WP_MATCHING, IS_FILE | IS_PFNZERO, IS_WRITTEN | IS_FILE | IS_PFNZERO, IS_PRESENT | IS_SWAPPED
+    )
+
+
+def scan_unprotected(pid: int) -> list[Range]:
+    """All addresses but those of pages that were not written since they were last protected.
+
+    Who looks so last, with the process frozen, misses nothing. To ask for nothing else makes this several times as
+    fast (pagemap_scan_pmd_entry of fs/proc/task_mmu.c).
+    """
+    return _scan(pid, 0, 0, IS_WRITTEN, 0)
+
+
+def _scan(pid: int, flags: int, inverted: int, mask: int, any_of: int) -> list[Range]:
+    """PAGEMAP_SCAN of a whole address space.
+
     The page map is opened anew each time: after an exec the old one still shows the old memory.
     """
     found: list[Range] = []
     regions = (ctypes.c_uint64 * (3 * REGIONS))()
-    flags = SCAN_WP_MATCHING if protect else 0
     with contextlib.ExitStack() as stack:
         pagemap = os.open(f"/proc/{pid}/pagemap", os.O_RDONLY | os.O_CLOEXEC)
         stack.callback(os.close, pagemap)
         start = 0
         while start < TASK_END:
-            # Wanted: written, neither file-backed nor the zero page, and present or swapped out.
             argument = bytearray(
                 SCAN_ARGUMENT.pack(
                     SCAN_ARGUMENT.size,
@@ -115,9 +130,9 @@ def scan_written(pid: int, *, protect: bool) -> list[Range]:
                     ctypes.addressof(regions),
                     REGIONS,
                     0,
-                    IS_FILE | IS_PFNZERO,
-                    IS_WRITTEN | IS_FILE | IS_PFNZERO,
-                    IS_PRESENT | IS_SWAPPED,
+                    inverted,
+                    mask,
+                    any_of,
                     IS_WRITTEN,
                 )
             )

@@ -23,9 +23,10 @@ from checkpoint.errors import CheckpointError, ConversationLost, CriuFailed, Ima
 from checkpoint.host.wakeful import wakeful
 from checkpoint.images.batch import Extent
 from checkpoint.images.directory import ram_directory
-from checkpoint.images.pagemap import PageImages
+from checkpoint.images.pagemap import PAGEMAP, PageImages, Pagemap
 from checkpoint.memory.fold import fold
 from checkpoint.memory.pager import Pager
+from checkpoint.memory.ranges import Range
 from checkpoint.memory.store import PageStore
 from checkpoint.network import link, netns
 from checkpoint.network.model import Network
@@ -70,6 +71,7 @@ class Incoming:
         self._pager: Pager | None = None
         self._pages: PageReceiver | None = None
         self._page_maps: list[protocol.PageMap] = []
+        self._lazy: dict[str, list[Range]] = {}
 
     # --- requests, in the order of a move ---------------------------------------------------------
 
@@ -191,7 +193,14 @@ class Incoming:
         for name, size in request.pieces:
             self._append(name, data[:size])
             data = data[size:]
+            if PAGEMAP.fullmatch(name):
+                self._look_into(name)
         return protocol.Done()
+
+    def _look_into(self, name: str) -> None:
+        """Of a large process this takes a while, and the source still dumps."""
+        with contextlib.suppress(ImageError):  # there is more to come
+            self._lazy[name] = Pagemap.load(self._images / name).lazy_ranges()
 
     def _append(self, name: str, data: memoryview) -> None:
         if "/" in name or name.startswith("."):
@@ -248,7 +257,7 @@ class Incoming:
         for page_map in self._page_maps:
             fold(self._store, self._page_images, page_map.dst_id, page_map.extents)
         self._page_images.write_pagemaps()
-        if lazy := self._store.lazy_ranges(self._images):
+        if lazy := self._store.lazy_ranges(self._images, self._lazy):
             self._role.lazy = True
             self._pager = Pager(self._images, self._store, lazy)
             self._undo.callback(self._pager.stop)

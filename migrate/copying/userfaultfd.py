@@ -6,7 +6,6 @@ from checkpoint.criu.page_wire import PAGE_SIZE, process_id
 from checkpoint.criu.session import DumpRole
 from checkpoint.errors import CheckpointError
 from checkpoint.host import processes
-from checkpoint.images.pagemap import Pagemap
 from checkpoint.memory import ranges, tracker
 from checkpoint.memory.ranges import Range
 from checkpoint.memory.tracker import Tracker
@@ -85,14 +84,14 @@ class UserfaultfdCopy:
 
     def send_last(self, pids: list[int]) -> None:
         """The pagemaps are the authority on which pages exist. Raises ImageError when one of them cannot be read."""
-        pages = 0
+        assert self._move.image_stream is not None
+        pages, pagemaps = 0, self._move.image_stream.pagemaps
         self._let_go()
         for pid in pids:
             image = tracker.virtual_pid(pid)
-            path = self._move.images / f"pagemap-{image}.img"
-            if not path.exists():
+            if image not in pagemaps:
                 continue  # a zombie has no memory
-            wanted = Pagemap.load(path).lazy_ranges()
+            wanted = pagemaps[image].lazy_ranges()
             stale = ranges.intersection(tracker.written_at_last(pid), wanted)
             unknown = ranges.difference(wanted, self._known.get(pid, []))
             last = ranges.union(stale, unknown)
