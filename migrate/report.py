@@ -33,6 +33,21 @@ class Stage:
     at_us: int
 
 
+@dataclass(frozen=True, kw_only=True)
+class Fill:
+    """Memory brought after the resume: how much, how many pages a task had to wait for, and for how long at most."""
+
+    bytes: int
+    faults: int
+    wait_median_us: int
+    wait_p99_us: int
+    wait_max_us: int
+
+    @classmethod
+    def of(cls, filled_bytes: int, faults: int, median_us: int, p99_us: int, max_us: int) -> Fill:
+        return cls(bytes=filled_bytes, faults=faults, wait_median_us=median_us, wait_p99_us=p99_us, wait_max_us=max_us)
+
+
 @dataclass(kw_only=True)
 class Report:
     """Everything a move leaves to be read. Fields are filled as it goes.
@@ -62,6 +77,7 @@ class Report:
     pages_skipped_parent: int = 0
     bytes_sent: dict[str, int] = field(default_factory=dict)
     frozen_bytes_sent: int = 0
+    fill: Fill | None = None
     versions: dict[str, dict[str, Any]] = field(default_factory=dict)
     phases: list[Phase] = field(default_factory=list)
     freeze: list[Stage] = field(default_factory=list)

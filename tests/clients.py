@@ -17,18 +17,10 @@ EXCLUDED = "client:*"
 
 
 class RedisClient:
-    """The 1 ms client on one TCP connection (workloads/redis_client.py). Use as a context."""
+    """The 1 ms client on one TCP connection (workloads/redis_client.py, or one like it). Use as a context."""
 
-    def __init__(self, switch: Switch, address: str, port: int = REDIS_PORT) -> None:
-        argv = [
-            sys.executable,
-            "-B",
-            str(WORKLOADS / "redis_client.py"),
-            address,
-            str(port),
-            "--key",
-            "client:counter",
-        ]
+    def __init__(self, switch: Switch, address: str, port: int = REDIS_PORT, program: str = "redis_client.py") -> None:
+        argv = [sys.executable, "-B", str(WORKLOADS / program), address, str(port)]
         self._process = switch.popen(argv, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
 
     def __enter__(self) -> RedisClient:

@@ -315,12 +315,17 @@ class Incoming:
         return protocol.Done()
 
     def _finish(self, _: protocol.Finish) -> Message:
-        stamps: list[list[Any]] = []
-        if self._pager is not None:
-            self._pager.wait(FILL_TIMEOUT_S)
-            stamps.append(["memory in place", self._pager.served.finished_ns])
+        if self._pager is None:
+            self._tidy.close()
+            return protocol.Finished(stamps=[], filled_bytes=0, waits=[0, 0, 0, 0])
+        self._pager.wait(FILL_TIMEOUT_S)
         self._tidy.close()
-        return protocol.Done(stamps=stamps)
+        served = self._pager.served
+        return protocol.Finished(
+            stamps=[["memory in place", served.finished_ns]],
+            filled_bytes=served.copied_bytes,
+            waits=percentiles([wait // 1000 for wait in served.waits_ns]),
+        )
 
     def close(self) -> None:
         """The channel ended: what was not committed is undone, what was is finished."""
@@ -387,6 +392,14 @@ def _remove_all(root: Path, paths: list[str]) -> None:
             shutil.rmtree(victim, ignore_errors=True)
         else:
             victim.unlink(missing_ok=True)
+
+
+def percentiles(values: list[int]) -> list[int]:
+    """How many there are, and of those the median, the 99th of a hundred, and the largest."""
+    ordered = sorted(values)
+    if not ordered:
+        return [0, 0, 0, 0]
+    return [len(ordered), ordered[len(ordered) // 2], ordered[len(ordered) * 99 // 100], ordered[-1]]
 
 
 def _is_taken(path: Path, bundle: Path) -> bool:

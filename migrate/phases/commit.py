@@ -13,6 +13,7 @@ from migrate import protocol
 from migrate.agent.client import AgentFailed, AgentGone
 from migrate.context import Context
 from migrate.errors import LeftBehind, ResumeFailed, Undecided
+from migrate.report import Fill
 from migrate.state import State
 
 DEATH_TIMEOUT_S = 10.0
@@ -69,10 +70,12 @@ def clean_up(move: Context) -> None:
     with move.phase("clean up"):
         try:
             leave_source(move)
-            for name, at_ns in move.agent.request(protocol.Finish(), protocol.Done).stamps:
-                move.stage(name, "target", at_ns)
+            finished = move.agent.request(protocol.Finish(), protocol.Finished)
         except (AgentFailed, AgentGone, CheckpointError, OSError) as error:
             raise LeftBehind(move.target.hostname, str(error)) from error
+    for name, at_ns in finished.stamps:
+        move.stage(name, "target", at_ns)
+    move.report.fill = Fill.of(finished.filled_bytes, *finished.waits)
     move.advance(State.DONE)
 
 

@@ -15,7 +15,7 @@ from typing import Any
 
 import psutil
 
-from tests.bench import moves, rates
+from tests.bench import fill, moves, rates, soak
 from tests.rig import Rig
 
 SCHEMA = 2
@@ -24,6 +24,11 @@ RUNS = 5
 CASES: dict[str, Callable[[Rig, int], dict[str, Any]]] = {
     "runc-redis-128m": lambda rig, runs: moves.redis_case(rig, runs, 128),
     "runc-redis-1g": lambda rig, runs: moves.redis_case(rig, runs, 1024, sets_per_second=2000),
+    "runc-redis-4g": lambda rig, runs: moves.redis_case(rig, runs, 4096, sets_per_second=2000),
+    "runc-idle": moves.idle_case,
+    "first-touch": fill.first_touch_case,
+    "recovery": fill.recovery_case,
+    "soak": soak.soak_case,
     "runc-dirty-10": lambda rig, runs: moves.dirtier_case(rig, runs, 10),
     "runc-dirty-50": lambda rig, runs: moves.dirtier_case(rig, runs, 50),
     "runc-dirty-200": lambda rig, runs: moves.dirtier_case(rig, runs, 200),
@@ -36,7 +41,7 @@ CASES: dict[str, Callable[[Rig, int], dict[str, Any]]] = {
 def main() -> int:
     arguments = _parser().parse_args()
     cases = []
-    for name in arguments.case or CASES:
+    for name in arguments.case or [name for name in CASES if name != "soak"]:
         print(f"{name}:", file=sys.stderr)
         rig = Rig(f"bench-{os.getpid()}")
         rig.up()
@@ -53,7 +58,12 @@ def main() -> int:
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="scripts/bench", description=__doc__)
-    parser.add_argument("--case", action="append", choices=sorted(CASES), help="only this one (may be repeated)")
+    parser.add_argument(
+        "--case",
+        action="append",
+        choices=sorted(CASES),
+        help="only this one (may be repeated); soak, which counts its runs in hundreds of moves, runs only when named",
+    )
     parser.add_argument("--runs", type=int, default=RUNS, help="of each kind per case (default %(default)s)")
     parser.add_argument("--json", type=Path, required=True, metavar="FILE", help="where the result goes")
     return parser

@@ -114,17 +114,20 @@ class Client:
             if reply and self._sock.fileno() in ready:
                 return True
 
-    def _take_reply(self) -> None:
+    def _read_value(self) -> int:
         data = self._sock.recv(64)
         while data and not data.endswith(b"\r\n"):
             more = self._sock.recv(64)
             data = data + more if more else b""
-        now_ns, unix_ns = time.monotonic_ns(), time.time_ns()
         if not data:
             raise ClientError("the server closed the connection")
         if data[:1] != b":" or not data[1:-2].isdigit():
             raise ClientError(f"unexpected reply {data[:60]!r}")
-        value = int(data[1:-2])
+        return int(data[1:-2])
+
+    def _take_reply(self) -> None:
+        value = self._read_value()
+        now_ns, unix_ns = time.monotonic_ns(), time.time_ns()
         self._add_gap(now_ns)
         if self._last is None:
             self._first = value

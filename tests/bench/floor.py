@@ -1,0 +1,96 @@
+"""What CRIU itself takes for a container, on one host and with nothing to send: floor.py NAME, as root on that host.
+
+Two times, in ms: a dump that leaves memory out, until everything else is written; and a restore from complete images
+in RAM with `criu lazy-pages`, until the tasks run. Requests are edited as the tool does (no cgroup freezer, nft, cgroups
+left to the runtime), the runtime and the daemon were started before. The container goes on where it is.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).parents[2]))
+
+from checkpoint.criu.interposer import Interposer, Stamp
+from checkpoint.criu.session import DumpRole, Edits, RestoreRole
+from checkpoint.criu.shim_install import install_shim
+from checkpoint.host.wakeful import wakeful
+from checkpoint.images.directory import ram_directory
+from checkpoint.runtimes import stdio
+from checkpoint.runtimes.runc import Runc
+
+EDITS = Edits(nftables=True, runtime_has_cgroups=True)
+ROOM_BYTES = 12 << 30
+TIMEOUT_S = 120.0
+
+
+def between(stamps: list[Stamp], first: str, last: str) -> float:
+    at = {stamp.name: stamp.at_ns for stamp in stamps}
+    return (at[last] - at[first]) / 1e6
+
+
+def dump_ms(name: str, directory: Path) -> float:
+    """The container is thawed afterwards."""
+    images = directory / "metadata"
+    images.mkdir()
+    role = DumpRole(EDITS)
+    role.lazy = True
+    env = install_shim(directory)
+    with Interposer(Path(env["MIGRATE_CRIU_SOCKET"]), role), wakeful():
+        checkpoint = Runc().checkpoint(name, images, env)
+        role.request_gate.wait_reached(TIMEOUT_S)
+        role.request_gate.open()
+        role.done_gate.wait_reached(TIMEOUT_S)
+        found = between(role.stamps, "request DUMP", "post-dump")
+        role.refuse()
+        checkpoint.communicate()
+        role.close()
+    shutil.rmtree(images)
+    return found
+
+
+def restore_ms(name: str, directory: Path) -> float:
+    """From a whole dump, which ends the container."""
+    images = directory / "whole"
+    images.mkdir()
+    runtime = Runc()
+    container = runtime.inspect(name)
+    checkpoint = runtime.checkpoint(name, images, os.environ)
+    if checkpoint.wait(TIMEOUT_S) != 0:
+        raise SystemExit("floor: the container could not be dumped")
+    ready, status = os.pipe()
+    argv = ["criu", "lazy-pages", "-D", str(images), "-W", str(images), "-v1", "--status-fd", str(status)]
+    with subprocess.Popen(argv, pass_fds=[status]) as daemon:
+        os.close(status)
+        os.read(ready, 1)
+        role = RestoreRole(EDITS)
+        role.lazy = True
+        env = install_shim(directory)
+        streams = stdio.rebuild(name, json.loads((images / "descriptors.json").read_text()))
+        with Interposer(Path(env["MIGRATE_CRIU_SOCKET"]), role), wakeful():
+            restore = runtime.restore(name, container.bundle, images, env, streams)
+            role.request_gate.wait_reached(TIMEOUT_S)
+            role.request_gate.open()
+            role.done_gate.wait_reached(TIMEOUT_S)
+            role.done_gate.open()
+            role.wait_resumed(TIMEOUT_S)
+            if restore.wait(TIMEOUT_S) != 0:
+                raise SystemExit("floor: the container could not be restored")
+    if daemon.returncode != 0:
+        raise SystemExit("floor: memory was not filled in")
+    return between(role.stamps, "request RESTORE", "post-resume")
+
+
+def main() -> None:
+    name = sys.argv[1]
+    with ram_directory(f"floor-{os.getpid()}", ROOM_BYTES) as directory:
+        print(json.dumps({"dump_ms": dump_ms(name, directory), "restore_ms": restore_ms(name, directory)}))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,81 @@
+"""Many moves in a row: do they stay as quick, and does anything stay behind?"""
+
+from __future__ import annotations
+
+import json
+import statistics
+import sys
+import time
+from typing import Any
+
+from tests.bench.fill import move
+from tests.bench.moves import ADDRESS, load, start_redis
+from tests.bench.spread import spread
+from tests.clients import RedisClient
+from tests.rig import Node, Rig
+
+MOVES_A_RUN = 20
+MIB, SETS_PER_SECOND = 128, 500
+SETTLE_S = 0.5
+#: What is on a node, counted there. `files` are those a move makes or might leave.
+COUNTS = """
+import json, os, subprocess
+def lines(*argv): return len(subprocess.run(argv, capture_output=True, text=True).stdout.splitlines())
+pids = [p for p in os.listdir("/proc") if p.isdigit() and p != str(os.getpid())]
+def number(path, start):
+    try:
+        return next(int(line.split()[1]) for line in open(path) if line.startswith(start))
+    except (OSError, StopIteration):
+        return 0
+def fds(pid):
+    try:
+        return len(os.listdir(f"/proc/{pid}/fd"))
+    except OSError:
+        return 0
+trees = ("/run", "/tmp", "/dev/shm", "/srv", "/var/log", "/var/lib", "/root")
+print(json.dumps({
+    "processes": len(pids),
+    "fds": sum(map(fds, pids)),
+    "anonymous_kb": sum(number(f"/proc/{p}/status", "RssAnon:") for p in pids),
+    "mounts": len(open("/proc/self/mountinfo").readlines()),
+    "netns": lines("ip", "netns"),
+    "links": lines("ip", "-o", "link"),
+    "rules": lines("nft", "list", "ruleset") + lines("iptables-save"),
+    "files": sum(len(names) for tree in trees for _, _, names in os.walk(tree)),
+}))
+"""
+
+
+def count(node: Node) -> dict[str, int]:
+    return dict(json.loads(node.run(["python3", "-c", COUNTS]).stdout))
+
+
+def soak_case(rig: Rig, runs: int) -> dict[str, Any]:
+    """redis with 128 MiB under load, to and fro; 20 moves a run, and one there and back before anything is counted."""
+    container = start_redis(rig, MIB)
+    blackout_ms: list[float] = []
+    with load(rig, SETS_PER_SECOND), RedisClient(rig.switch, ADDRESS) as client:
+        for _ in range(2):
+            container, _, _ = move(container, rig)
+        before = {name: count(rig.node(name)) for name in ("alpha", "beta")}
+        for number in range(runs * MOVES_A_RUN):
+            client.mark("before")
+            container, _, _ = move(container, rig)
+            time.sleep(SETTLE_S)
+            blackout_ms.append(float(client.mark("after")["worst_gap_ms"]))
+            print(f"  move {number + 1}: {blackout_ms[-1]:.1f} ms", file=sys.stderr)
+        after = {name: count(rig.node(name)) for name in ("alpha", "beta")}
+        seen = client.finish()
+    if seen["error"] or not seen["contiguous"]:
+        raise SystemExit(f"bench: the client was cut off: {seen}")
+    ordered = sorted(blackout_ms)
+    p99 = ordered[len(ordered) * 99 // 100]
+    return {
+        "moves": len(blackout_ms),
+        "blackout_ms": spread(blackout_ms),
+        "p99_ms": round(p99, 1),
+        "p99_over_median": round(p99 / statistics.median(blackout_ms), 2),
+        "before": before,
+        "after": after,
+        "grown": {name: {what: after[name][what] - before[name][what] for what in before[name]} for name in before},
+    }

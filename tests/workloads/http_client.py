@@ -1,0 +1,71 @@
+"""GET every millisecond over one HTTP/1.1 connection that is never made again; redis_client.py tells the rest."""
+
+import argparse
+import gc
+import json
+import signal
+import socket
+import sys
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING or __package__:
+    from tests.workloads.redis_client import Client, ClientError
+else:
+    from redis_client import Client, ClientError
+
+END_OF_HEADER = b"\r\n\r\n"
+
+
+class HttpClient(Client):
+    """Each answer must be status 200 and the same as the first."""
+
+    def __init__(self, sock: socket.socket, args: argparse.Namespace) -> None:
+        super().__init__(sock, args)
+        self._request = f"GET / HTTP/1.1\r\nHost: {args.host}\r\n\r\n".encode()
+        self._body: bytes | None = None
+
+    def _read_value(self) -> int:
+        data = b""
+        while END_OF_HEADER not in data:
+            data += self._receive()
+        header, _, body = data.partition(END_OF_HEADER)
+        lines = header.decode("latin-1").split("\r\n")
+        fields = dict(line.lower().split(": ", 1) for line in lines[1:])
+        while len(body) < int(fields["content-length"]):
+            body += self._receive()
+        if " 200 " not in lines[0] or body != (self._body or body):
+            raise ClientError(f"unexpected answer {data[:80]!r}")
+        self._body = body
+        return self._count + 1
+
+    def _receive(self) -> bytes:
+        data = self._sock.recv(65536)
+        if not data:
+            raise ClientError("the server closed the connection")
+        return data
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description="GET every millisecond over one connection; report the gaps")
+    parser.add_argument("host")
+    parser.add_argument("port", type=int)
+    parser.set_defaults(key="", interval_ms=1.0, gap_ms=10.0, seconds=None, reply_timeout_s=120.0, no_stdin=False)
+    args = parser.parse_args()
+    with socket.create_connection((args.host, args.port), timeout=10) as sock:
+        sock.settimeout(None)
+        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        client = HttpClient(sock, args)
+
+        def stop(*_: object) -> None:
+            client.stopping = True
+
+        signal.signal(signal.SIGTERM, stop)
+        gc.disable()
+        client.run()
+    summary = client.summary()
+    print(json.dumps(summary), flush=True)
+    return 0 if summary["error"] is None else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())
