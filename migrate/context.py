@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 from checkpoint.criu.session import DumpRole, Edits
 from checkpoint.host.cpu_limit import CpuLimit
 from checkpoint.host.processes import Init
+from checkpoint.network.frames import HeldFrames
 from checkpoint.network.model import Network
 from checkpoint.runtimes.base import Container, ContainerRuntime
 from migrate.agent.client import AgentClient
@@ -63,6 +64,7 @@ class Context:
     directory: Path = Path()
     rootfs: RootfsSync | None = None
     tmpfs: TmpfsSync | None = None
+    frames: list[HeldFrames] = field(default_factory=list)
     dump: DumpRole | None = None
     pages: PageChannels | None = None
     cpu_limit: CpuLimit | None = None

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import re
 import threading
-from pathlib import Path
 
 from checkpoint.host.inotify import ClosedFiles
 from checkpoint.host.ready import ready
@@ -45,7 +44,7 @@ class ImageStream:
         if self._failure is not None:
             raise self._failure
         for path in sorted(self._move.images.glob("*.img")):
-            self._add_file(path.name)
+            self._add_file(path.name, last=True)
         self._pass_on()
 
     def close(self) -> None:
@@ -65,33 +64,35 @@ class ImageStream:
         try:
             while self._end not in ready(self._closed.descriptor, self._end):
                 for name in self._closed.names():
-                    if name.endswith(".img") and not PAGES.fullmatch(name):  # those go with the pagemap
-                        self._add_file(name)
+                    if name.endswith(".img"):
+                        self._add_file(name, last=False)
                 self._pass_on()
         except Exception as error:  # noqa: BLE001  (told by `finish`)
             self._failure = error
 
-    def _add_file(self, name: str) -> None:
-        if name in self._names:
+    def _add_file(self, name: str, *, last: bool) -> None:
+        if name in self._names or (PAGES.fullmatch(name) and not last):  # pages go with their pagemap
             return
-        self._names.add(name)
-        path = self._move.images / name
         if found := PAGEMAP.fullmatch(name):
-            self._add_pages(path, int(found[1]))
-        self._add(name, memoryview(repaired(path)))
+            pagemap = self._pagemap(int(found[1]), last=last)
+            if pagemap is None:
+                return
+            self.pagemaps[int(found[1])] = pagemap
+            self._add_file(f"pages-{pagemap.pages_id}.img", last=True)
+        self._names.add(name)
+        self._add(name, memoryview(repaired(self._move.images / name)))
 
-    def _add_pages(self, pagemap: Path, image: int) -> None:
+    def _pagemap(self, image: int, *, last: bool) -> Pagemap | None:
+        """As it is to be sent; None if that must wait for an image that CRIU writes later."""
         assert self._move.dump is not None
-        if self._move.dump.lazy:
-            found, written_out = relazy(self._move.images, image)
+        pagemap = Pagemap.load(self._move.images / f"pagemap-{image}.img")
+        if self._move.dump.lazy and not pagemap.lazy_ranges():
+            if not last:
+                return None
+            pagemap, written_out = relazy(self._move.images, image)
             if written_out:
-                self._move.report.notes.append(
-                    f"CRIU wrote {written_out >> 20} MiB of process {image} out in the freeze"
-                )
-        else:
-            found = Pagemap.load(pagemap)
-        self.pagemaps[image] = found
-        self._add_file(f"pages-{self.pagemaps[image].pages_id}.img")
+                self._move.report.notes.append(f"CRIU wrote {written_out >> 20} MiB of process {image} out, frozen")
+        return pagemap
 
     def _add(self, name: str, data: memoryview) -> None:
         self.files += 1

@@ -186,7 +186,12 @@ class Restore(Message):
 
 @dataclass(frozen=True, kw_only=True)
 class Go(Message):
-    """The source is dead. Link up, announce, resume."""
+    """The source is dead. Link up, announce, resume.
+
+    The payload is the frames that came for the container meanwhile (checkpoint/network/frames.py).
+    """
+
+    frames: list  # type: ignore[type-arg]  # of [index of the interface, bytes]
 
 
 @dataclass(frozen=True, kw_only=True)

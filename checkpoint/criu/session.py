@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import socket
 import threading
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from checkpoint.criu import rpc
@@ -54,6 +55,8 @@ class _HeldRole:
         self.done_gate = Gate(self.held_notification)
         self.stamps: list[Stamp] = []
         self._conversation: Conversation | None = None
+        #: What to do at a notification, before it is passed on.
+        self.at: dict[str, Callable[[], None]] = {}
         #: criu_opts of the request, once `request_gate` is reached.
         self.options: rpc.Message = None
 
@@ -81,6 +84,8 @@ class _HeldRole:
         self.edits.apply(options)
 
     def notify(self, script: str, pid: int) -> bool:
+        if script in self.at:
+            self.at[script]()
         return self.done_gate.arrive() if script == self.held_notification else True
 
     def ended(self, conversation: Conversation, kind: str) -> None:

@@ -64,7 +64,9 @@ def snapshot(root: Path, *, attributes: bool = True) -> Snapshot:
                 with contextlib.suppress(FileNotFoundError):
                     found = entry.stat(follow_symlinks=False)
                     path = f"{directory}/{entry.name}" if directory else entry.name
-                    files[path] = _signature(found) if found.st_dev == device else MOUNT_POINT
+                    # Of directories only: on an overlay files have other devices than it has.
+                    mounted = stat.S_ISDIR(found.st_mode) and found.st_dev != device
+                    files[path] = MOUNT_POINT if mounted else _signature(found)
                     if stat.S_ISDIR(found.st_mode) and found.st_dev == device:
                         pending.append(path)
                         if attributes:

@@ -52,10 +52,10 @@ class AgentClient:
         except StreamError as error:
             raise self._gone(str(error)) from error
 
-    def request(self, message: Message, expect: type[A]) -> A:
-        """Send a request and return its answer. Raises AgentFailed or AgentGone."""
+    def request(self, message: Message, expect: type[A], parts: Sequence[bytes | memoryview] = ()) -> A:
+        """Send a request, `parts` joined as its payload, and return its answer. Raises AgentFailed or AgentGone."""
         try:
-            self.stream(message)
+            self.stream(message, parts)
             self._unanswered += 1
             while self._unanswered:
                 answer = protocol.decode(*self._frames.receive(), protocol.ANSWERS)

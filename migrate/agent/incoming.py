@@ -10,6 +10,7 @@ import shutil
 import subprocess
 import threading
 import time
+from collections import defaultdict
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -29,6 +30,7 @@ from checkpoint.memory.pager import Pager
 from checkpoint.memory.ranges import Range
 from checkpoint.memory.store import PageStore
 from checkpoint.network import link, netns
+from checkpoint.network.frames import HeldFrames
 from checkpoint.network.model import Network
 from checkpoint.rootfs.tmpfs import PreparedTmpfs, Tmpfs
 from checkpoint.runtimes import stdio
@@ -66,6 +68,8 @@ class Incoming:
         self.holds_container = False
         self._resumed = False
         self._network: Network | None = None
+        self._frames: list[HeldFrames] = []
+        self._late: defaultdict[int, list[bytes | memoryview]] = defaultdict(list)
         self._image_files = self._image_bytes = 0
         self._restore: subprocess.Popen[bytes] | None = None
         self._pager: Pager | None = None
@@ -91,7 +95,7 @@ class Incoming:
             protocol.RemoveInTmpfs: self._remove_in_tmpfs,
             protocol.TmpfsArchive: self._unpack_in_tmpfs,
             protocol.Restore: self._restore_and_hold,
-            protocol.Go: lambda _: self.go(),
+            protocol.Go: self._go,
             protocol.Abort: self._abort,
             protocol.Finish: self._finish,
         }
@@ -144,6 +148,8 @@ class Incoming:
             self._undo.callback(netns.remove, self._network)
             # Here, because binding its sockets waits for RCU.
             self._announcer = self._tidy.enter_context(contextlib.closing(link.Announcer(self._network)))
+            for interface in self._network.interfaces:
+                self._frames.append(self._tidy.enter_context(contextlib.closing(HeldFrames(interface))))
         return protocol.Done()
 
     def _make_bundle(self) -> None:
@@ -279,17 +285,26 @@ class Incoming:
         assert self._pages is not None
         self._pages.wait(request.batches)
 
+    def _go(self, request: protocol.Go) -> Message:
+        data = memoryview(request.payload)
+        for index, size in request.frames:
+            self._late[index].append(data[:size])
+            data = data[size:]
+        return self.go()
+
     # --- the two ends of a held restore; also reached from the control socket -----------------------
 
     def go(self) -> Message:
         """Resume the held container and make it reachable. From here on nothing is ever undone."""
         stamps: list[list[Any]] = [["go", time.monotonic_ns()]]
         self._undo.pop_all()
+        self._role.at["network-unlock"] = self._take_frames
         self._role.done_gate.open()
         self._connect()  # while CRIU unlocks the network, which takes longer
         self.holds_container, self._resumed = False, True
         self._role.wait_resumed(RESUME_TIMEOUT_S)
         stamps.append(["resumed", time.monotonic_ns()])
+        self._give_frames()
         self._announce()
         if self._pager is not None:
             self._pager.fill()  # not before: it would take the time of a processor from the restore
@@ -339,12 +354,23 @@ class Incoming:
 
     def _connect(self) -> None:
         """Links up, neighbours told. A container that cannot be reached is still better than none."""
+        for frames in self._frames:
+            frames.keep()
         for interface in self._network.interfaces if self._network is not None else ():
             try:
                 link.set_link(interface.host_name, up=True)
             except NetworkError as error:
                 self._log(str(error))
         self._announce()
+
+    def _take_frames(self) -> None:
+        """Those that were kept until the network is unlocked: what comes from here on gets through."""
+        for index, frames in enumerate(self._frames):
+            self._late[index] += frames.take()
+
+    def _give_frames(self) -> None:
+        for index, frames in enumerate(self._frames):
+            frames.give(self._late[index])
 
     def _announce(self) -> None:
         if self._network is not None:

@@ -40,7 +40,9 @@ def commit(move: Context) -> None:
         move.advance(State.KILLED)
         move.stage("source killed", "source", killed_ns)
         try:
-            answer = move.agent.request(protocol.Go(), protocol.Done)
+            held = [(index, frame) for index, frames in enumerate(move.frames) for frame in frames.take()]
+            go = protocol.Go(frames=[[index, len(frame)] for index, frame in held])
+            answer = move.agent.request(go, protocol.Done, [frame for _, frame in held])
         except AgentGone as error:
             raise Undecided(
                 move.migration_id,

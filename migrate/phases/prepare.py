@@ -7,6 +7,7 @@ import json
 import subprocess
 import threading
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 from checkpoint.criu.interposer import Interposer
@@ -14,6 +15,7 @@ from checkpoint.criu.session import DumpRole
 from checkpoint.criu.shim_install import install_shim
 from checkpoint.host import processes
 from checkpoint.images.directory import ram_directory
+from checkpoint.network.frames import HeldFrames
 from checkpoint.rootfs.tmpfs import tmpfs_mounts
 from checkpoint.runtimes.base import Container
 from migrate import page_channels, protocol
@@ -85,12 +87,22 @@ def arm(move: Context) -> None:
         )
         if move.rootfs is not None:
             move.rootfs.arm()
+        for interface in move.network.interfaces if move.network else ():
+            frames = HeldFrames(interface)
+            move.tidy.callback(frames.close)
+            move.frames.append(frames)
+        dump.at["network-lock"] = partial(_keep_frames, move)
         # From here to the resume no collector pause.
         gc.collect()
         gc.freeze()
         gc.disable()
         move.tidy.callback(gc.enable)
     move.advance(State.ARMED)
+
+
+def _keep_frames(move: Context) -> None:
+    for frames in move.frames:
+        frames.keep()
 
 
 def _open_page_channels(move: Context, count: int) -> PageChannels:
