@@ -83,7 +83,7 @@ class Unpacking:
     """An archive on its way into a directory."""
 
     def __init__(self, root: Path) -> None:
-        self._argv = ["tar", "--extract", *PRESERVE, "--directory", str(root)]
+        self._argv = ["tar", "--extract", "--delay-directory-restore", *PRESERVE, "--directory", str(root)]
         self._tar = start(self._argv, stdin=subprocess.PIPE, stderr=subprocess.PIPE)
 
     def write(self, piece: bytes | bytearray | memoryview) -> None:

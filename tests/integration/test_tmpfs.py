@@ -1,0 +1,102 @@
+"""What a container has in its tmpfs mounts is there on the other host, and is made there once."""
+
+import json
+
+import pytest
+
+from tests.clients import status
+from tests.integration.conftest import WORKLOADS, Hosts
+from tests.integration.test_move import ADDRESS, more_written
+from tests.rig import Container
+
+APPENDER = ["python3", "-B", f"{WORKLOADS}/appender.py", "--port", "7102", "--dir", "/dev/shm/log"]  # noqa: S108
+#: Every kind of file that tar carries, one with a hole of 1 GiB, and an open one that has no name any more.
+MAKE = """
+import mmap, os, socket
+os.chdir("/dev/shm")
+os.mkdir("log")
+os.mkdir("private", 0o750)
+open("private/secret", "w").write("s")
+os.chown("private/secret", 1, 2)
+os.link("private/secret", "linked")
+os.symlink("private/secret", "symbolic")
+os.mkfifo("fifo", 0o600)
+os.mknod("/dev/shm/zero", 0o20666, os.makedev(1, 5))
+with open("with a hole", "wb") as sparse:
+    sparse.truncate(50 << 20)
+    sparse.seek(40 << 20)
+    sparse.write(b"end of the hole")
+os.utime("private", (1, 2))
+"""
+LOOK = """
+import json, os
+found = {}
+for directory, _, names in os.walk("/dev/shm"):
+    if not directory.startswith("/dev/shm/log"):
+        for path in [directory, *(os.path.join(directory, name) for name in names)]:
+            s = os.lstat(path)
+            link = os.readlink(path) if os.path.islink(path) else ""
+            found[path] = [s.st_mode, s.st_uid, s.st_gid, s.st_nlink, s.st_size, s.st_rdev, int(s.st_mtime), link]
+found["blocks"] = os.stat("/dev/shm/with a hole").st_blocks
+# Without the masks under /proc, which runc binds to the null device of the host it restores on.
+mounts = [line.split(" ", 4)[4] for line in open("/proc/self/mountinfo") if " - tmpfs " in line]
+found["mounts"] = sorted(mount for mount in mounts if not mount.startswith("/proc/"))
+print(json.dumps(found))
+"""
+
+
+def run(container: Container, script: str) -> str:
+    return container.node.run(["runc", "exec", container.name, "python3", "-c", script]).stdout
+
+
+def look(container: Container) -> dict[str, object]:
+    return dict(json.loads(run(container, LOOK)))
+
+
+@pytest.fixture
+def appender(hosts: Hosts) -> Container:
+    argv = ["sh", "-c", f"mkdir -p /dev/shm/log; exec {' '.join(APPENDER)}"]
+    return hosts.alpha.start_container("appender", ip=ADDRESS, argv=argv)
+
+
+def test_files_of_all_kinds_and_one_that_is_written_all_the_time(hosts: Hosts, appender: Container) -> None:
+    """The appender has files open and mapped there, and makes and removes others."""
+    run(appender, MAKE.replace('os.mkdir("log")\n', ""))
+    before = look(appender)
+    for _ in range(2):
+        appender, report = hosts.move(appender, appender.node)
+        arrived = status(hosts.rig.switch, ADDRESS, 7102)
+        assert arrived["ok"], arrived
+        verdict = more_written(hosts, arrived["written"])
+        assert verdict["ok"], verdict
+        assert look(appender) == before
+        assert report["bytes_sent"]["tmpfs"] > 0
+
+
+def test_criu_archives_none_of_them(hosts: Hosts, appender: Container) -> None:
+    """Were tar run in the freeze, it would be found wanting."""
+    refused = '#!/bin/sh\n[ "$2" = --gzip ] && exit 1\nexec tar.kept "$@"\n'
+    for node in (hosts.alpha, hosts.beta):
+        node.run(["mv", "/usr/bin/tar", "/usr/bin/tar.kept"])
+        node.run(["sh", "-c", "cat > /usr/bin/tar; chmod +x /usr/bin/tar"], input=refused)
+    try:
+        appender, _ = hosts.move(appender, appender.node)
+    finally:
+        for node in (hosts.alpha, hosts.beta):
+            node.run(["mv", "/usr/bin/tar.kept", "/usr/bin/tar"])
+    assert status(hosts.rig.switch, ADDRESS, 7102)["ok"]
+
+
+def test_one_that_is_full_on_the_target_is_told_and_rolled_back(hosts: Hosts, appender: Container) -> None:
+    """The mount is made with the container's own limits: what is in it fits. Not so what tar cannot write."""
+    broken = '#!/bin/sh\n[ "$1" = --extract ] && { echo \'tar: no space\' >&2; exit 2; }\nexec tar.kept "$@"\n'
+    hosts.beta.run(["mv", "/usr/bin/tar", "/usr/bin/tar.kept"])
+    hosts.beta.run(["sh", "-c", "cat > /usr/bin/tar; chmod +x /usr/bin/tar"], input=broken)
+    try:
+        done = hosts.migrate(hosts.alpha, appender.name, "beta")
+    finally:
+        hosts.beta.run(["mv", "/usr/bin/tar.kept", "/usr/bin/tar"])
+    assert done.returncode != 0
+    assert "tar: no space" in done.stderr
+    assert appender.status == "running"
+    assert status(hosts.rig.switch, ADDRESS, 7102)["ok"]
