@@ -12,18 +12,22 @@ from checkpoint.memory.address_spaces import AddressSpaces
 from checkpoint.memory.missing import Piece
 from checkpoint.memory.store import PageStore
 from checkpoint.memory.uffd import PAGE_SIZE
-from checkpoint.memory.uffd_fill import FAULT, FORK, Buffer, Changing, Ended, Event
+from checkpoint.memory.uffd_fill import FAULT, FORK, Buffer, Ended, Event, NotNow
 
 #: Copied at one go while nobody waits: who comes meanwhile waits for so much, some 0.1 ms.
 CHUNK_BYTES = 256 << 10
 #: Copied around the address of who waits: what is near is wanted next.
 AROUND_BYTES = 64 << 10
+#: While somebody waits who could not be served: no event says when that is possible.
+AGAIN_MS = 1
 
 
-class Listener(Protocol):
-    """Who is told of changes before they are followed (keeper.py)."""
+class Witness(Protocol):
+    """Who is told of all that happens to address spaces before it is followed (keeper.py)."""
 
     def changed(self, number: int, event: Event, uffd: int) -> None: ...
+
+    def filled(self, number: int) -> None: ...
 
 
 @dataclass
@@ -40,11 +44,12 @@ class Filler:
 
     def __init__(self, store: PageStore, spaces: AddressSpaces) -> None:
         self._store, self._spaces = store, spaces
-        self.keeper: Listener | None = None
+        self.witness: Witness | None = None
         self._buffer = Buffer(CHUNK_BYTES)
         self._poll = select.poll()
         self._numbers: dict[int, int] = {}
-        self._again: list[tuple[int, int]] = []
+        #: (number, address) of those who wait.
+        self._faults: list[tuple[int, int]] = []
         self._quiet_ns = time.monotonic_ns()
         self.served = Served()
 
@@ -63,34 +68,51 @@ class Filler:
 
     def turn(self, *, fill: bool) -> list[int]:
         """Serve who waits; if nobody does and `fill`, copy a chunk. Returns which other descriptors can be read."""
-        unfilled = self._spaces.unfilled() if fill else None
-        ready = [descriptor for descriptor, _ in self._poll.poll(None if unfilled is None else 0)]
-        if not ready:
-            self._quiet_ns = time.monotonic_ns()
-            assert unfilled is not None
-            self._copy(unfilled, self._spaces[unfilled].missing.first(CHUNK_BYTES))
-        for descriptor in ready:
-            if descriptor in self._numbers:
-                self._serve(self._numbers[descriptor])
-        return [descriptor for descriptor in ready if descriptor not in self._numbers]
-
-    def _serve(self, number: int) -> None:
-        faults, self._again = self._again, []
-        for event in uffd_fill.events(self._spaces[number].uffd):
-            if event.kind == FAULT:
-                faults.append((number, event.arguments[1]))
-            else:
-                self._change(number, event)
+        unfilled = self._next_unfilled() if fill else None
+        ready = self._ready(busy=unfilled is not None)
+        # Before any of them ends and its descriptor is forgotten.
+        watched = [self._numbers[descriptor] for descriptor in ready if descriptor in self._numbers]
+        others = [descriptor for descriptor in ready if descriptor not in self._numbers]
+        for number in watched:
+            self._read(number)
+        faults, self._faults = self._faults, []
         for fault in faults:
             if self._answer(*fault):
                 self.served.waits_ns.append(time.monotonic_ns() - self._quiet_ns)
             else:
-                self._again.append(fault)
+                self._faults.append(fault)
+        if not ready and unfilled is not None and unfilled in self._spaces and self._spaces[unfilled].missing:
+            self._copy(unfilled, self._spaces[unfilled].missing.first(CHUNK_BYTES))
+        return others
 
-    def _change(self, number: int, event: Event) -> None:
+    def _ready(self, *, busy: bool) -> list[int]:
+        """Descriptors that can be read; waits for one unless there is something else to do."""
+        timeout_ms = 0 if busy else AGAIN_MS if self._faults else None
+        ready = [descriptor for descriptor, _ in self._poll.poll(timeout_ms)]
+        if not ready or timeout_ms != 0:
+            self._quiet_ns = time.monotonic_ns()
+        return ready
+
+    def _next_unfilled(self) -> int | None:
+        """Where to go on. Those where nothing is missing are let go: their descriptors are needed for forks."""
+        for number in self._spaces.numbers():
+            if self._spaces[number].missing:
+                return number
+            if self.witness is not None:
+                self.witness.filled(number)
+            self._close(number)
+        return None
+
+    def _read(self, number: int) -> None:
+        event = uffd_fill.next_event(self._spaces[number].uffd)
+        if event is None:  # who waited does not wait any more
+            return
+        if event.kind == FAULT:
+            self._faults.append((number, event.arguments[1]))
+            return
         child = event.arguments[0] if event.kind == FORK else -1
-        if self.keeper is not None:
-            self.keeper.changed(number, event, child)
+        if self.witness is not None:
+            self.witness.changed(number, event, child)
         changed = self._spaces.change(number, event, child)
         if event.kind == FORK:
             self.watch(changed)
@@ -104,31 +126,34 @@ class Filler:
             return self._copy(number, piece)
         try:
             uffd_fill.zero(self._spaces[number].uffd, address - address % PAGE_SIZE)  # it never had content
-        except Changing:
+        except NotNow:
             return False
         except Ended:
-            self._end(number)
+            self._close(number)
         return True
 
     def _copy(self, number: int, piece: Piece) -> bool:
-        """False when it must be tried again, after a change that waits to be read."""
-        space, at = self._spaces[number], piece.start
+        """False when it must be tried again."""
+        space, at, most = self._spaces[number], piece.start, CHUNK_BYTES
         while at < piece.end:
-            size = min(CHUNK_BYTES, piece.end - at)
+            size = min(most, piece.end - at)
             self._store.read(space.image, at + piece.shift, self._buffer.view[:size])
             try:
-                settled = self._buffer.copy(space.uffd, at, size) or self._buffer.copy(space.uffd, at, PAGE_SIZE)
-            except Changing:
+                settled = self._buffer.copy(space.uffd, at, size)
+            except NotNow:
                 return False
             except Ended:
-                self._end(number)
+                self._close(number)
                 return True
+            if not settled:  # some mapping ends in it
+                most = PAGE_SIZE
             space.missing.drop(at, at + settled)
             self.served.copied_bytes += settled
             at += settled
         return True
 
-    def _end(self, number: int) -> None:
+    def _close(self, number: int) -> None:
+        """It ended, or all of it is there."""
         uffd = self._spaces[number].uffd
         self._poll.unregister(uffd)
         del self._numbers[uffd]

@@ -2,7 +2,8 @@
 
 When the last descriptor of a userfaultfd is closed the kernel fills in zeros, and the container would run on with them.
 So there are two holders. This one is told of each change before the pager follows it, and does nothing else as long
-as the pager lives. What it cannot know is how far the pager was: a page that is there already stays as it is.
+as the pager lives. What it cannot know is how far the pager was: a page that is there already stays as it is. And not
+what the pager was killed with between reading it and telling it, some microseconds.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ import os
 import signal
 import socket
 import struct
+import warnings
 from pathlib import Path
 
 from checkpoint.images.directory import remove_ram_directory
@@ -20,8 +22,8 @@ from checkpoint.memory.filler import Filler
 from checkpoint.memory.store import PageStore
 from checkpoint.memory.uffd_fill import Event
 
-#: A task's number in its namespace, and its descriptor; a change; nothing is left to do.
-OPENED, CHANGED, DONE = b"o", b"c", b"d"
+#: A task's number in its namespace, and its descriptor; a change; nothing is missing there, or anywhere.
+OPENED, CHANGED, FILLED, DONE = b"o", b"c", b"f", b"d"
 NUMBER = struct.Struct("=Q")
 MAX_MESSAGE = 64
 
@@ -31,13 +33,18 @@ class Keeper:
 
     def __init__(self, spaces: AddressSpaces, store: PageStore, directory: Path) -> None:
         self._socket, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-        self.pid = os.fork()
+        with warnings.catch_warnings():
+            # Of threads that do not exist in the child: it asks nothing of them.
+            warnings.simplefilter("ignore", DeprecationWarning)
+            self.pid = os.fork()
         if self.pid == 0:
+            status = 1
             try:
-                _Stand(theirs, spaces, store).by()
+                _StandBy(theirs, spaces, store).serve()
                 remove_ram_directory(directory.parent)
+                status = 0
             finally:
-                os._exit(0)
+                os._exit(status)
         theirs.close()
 
     def opened(self, pid: int, uffd: int) -> None:
@@ -48,30 +55,37 @@ class Keeper:
         """An event was read that changes an address space. A fork comes with the child's `uffd`."""
         self._tell(CHANGED + NUMBER.pack(number) + event.pack(), uffd)
 
+    def filled(self, number: int) -> None:
+        """Nothing is missing in an address space any more."""
+        self._tell(FILLED + NUMBER.pack(number), -1)
+
     def release(self) -> None:
-        """Nothing is missing any more."""
+        """Nothing is missing anywhere."""
         self._tell(DONE, -1)
         self.take_over()
 
-    def take_over(self) -> None:
-        """Have it go on alone; until it is done."""
+    def take_over(self) -> bool:
+        """Have it go on alone, until it is done. Whether it brought everything."""
         self._socket.close()
-        os.waitpid(self.pid, 0)
+        _, status = os.waitpid(self.pid, 0)
+        return os.waitstatus_to_exitcode(status) == 0
 
     def _tell(self, message: bytes, uffd: int) -> None:
         with contextlib.suppress(BrokenPipeError, ConnectionResetError):  # it was killed; the pager is there
             socket.send_fds(self._socket, [message], [uffd] if uffd >= 0 else [])
 
 
-class _Stand:
+class _StandBy:
     """The process itself."""
 
     def __init__(self, pager: socket.socket, spaces: AddressSpaces, store: PageStore) -> None:
         self._pager, self._spaces, self._store = pager, spaces, store
-        signal.signal(signal.SIGHUP, signal.SIG_IGN)
+        os.setsid()  # what is sent to the agent and its group is not for this one
+        for number in (signal.SIGHUP, signal.SIGINT, signal.SIGTERM):
+            signal.signal(number, signal.SIG_IGN)
         _close_all_but({pager.fileno(), *store.descriptors()})
 
-    def by(self) -> None:
+    def serve(self) -> None:
         """Follow until the pager is done, or gone; then go on in its place."""
         while True:
             message, fds, _, _ = socket.recv_fds(self._pager, MAX_MESSAGE, 1)
@@ -90,6 +104,8 @@ class _Stand:
         (number,) = NUMBER.unpack_from(message, 1)
         if message[:1] == OPENED:
             self._spaces.open(uffd, number)
+        elif message[:1] == FILLED:
+            self._spaces.close(number)
         else:
             self._spaces.change(number, Event.unpack(message[1 + NUMBER.size :]), uffd)
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import resource
 import socket
 import struct
 import threading
@@ -43,6 +44,7 @@ class Pager:
         self._listener.bind(str(directory / SOCKET))
         self._listener.listen(1)
         self._wake = os.eventfd(0)
+        self._lock, self._ended = threading.Lock(), False
         self._filling = self._restored = self._stopped = False
         self._failure: Exception | None = None
         self._thread = threading.Thread(target=self._run, name="pager", daemon=True)
@@ -56,7 +58,7 @@ class Pager:
     def fill(self) -> None:
         """From now on bring everything, not only what is touched: all tasks are there."""
         self._filling = True
-        os.eventfd_write(self._wake, 1)
+        self._poke()
 
     def wait(self, timeout_s: float) -> None:
         """Until all memory is in place. Raises ImageError when it is not by then, or was not brought by us."""
@@ -64,21 +66,27 @@ class Pager:
         if self._thread.is_alive():
             raise ImageError(f"memory was not in place after {timeout_s:g} s")
         if self._failure is not None:
-            raise ImageError(f"memory was filled in by the stand-by process: {self._failure}") from self._failure
+            raise ImageError(f"memory was {self._failure}") from self._failure
 
     def stop(self) -> None:
         """Let go of everything: only before the tasks run, or after `wait`. Without their pages they cannot live."""
         self._stopped = True
-        os.eventfd_write(self._wake, 1)
+        self._poke()
         self._thread.join()
+
+    def _poke(self) -> None:
+        with self._lock:
+            if not self._ended:
+                os.eventfd_write(self._wake, 1)
 
     def _run(self) -> None:
         protect_from_oom_killer()
+        allow_many_descriptors()
         keeper: Keeper | None = None
+        restore: socket.socket | None = None
         try:
             self._filler.watch_other(self._listener.fileno())
             self._filler.watch_other(self._wake)
-            restore: socket.socket | None = None
             while not self._stopped and not (self._restored and self._spaces.unfilled() is None):
                 for descriptor in self._filler.turn(fill=self._filling):
                     if descriptor == self._wake:
@@ -87,7 +95,7 @@ class Pager:
                         restore, _ = self._listener.accept()
                         # Before there is anything to lose, and while CRIU is busy.
                         keeper = Keeper(self._spaces, self._store, self._directory)
-                        self._filler.keeper = keeper
+                        self._filler.witness = keeper
                         self._filler.watch_other(restore.fileno())
                     elif not self._from_restore(restore, keeper):
                         self._filler.forget_other(restore.fileno())
@@ -95,12 +103,16 @@ class Pager:
             if keeper is not None:
                 keeper.release()
         except Exception as error:  # noqa: BLE001  (the keeper goes on from here)
-            self._failure = error
-            if keeper is not None:
-                keeper.take_over()
+            done = keeper is not None and keeper.take_over()
+            self._failure = ImageError(f"{'filled in by the stand-by process' if done else 'not in place'}: {error}")
         finally:
             self._spaces.close_all()
             self._listener.close()
+            if restore is not None:
+                restore.close()
+            with self._lock:
+                self._ended = True
+                os.close(self._wake)
 
     def _from_restore(self, restore: socket.socket, keeper: Keeper | None) -> bool:
         """A task's descriptor, or the word that all tasks are restored; False at the end."""
@@ -117,6 +129,12 @@ class Pager:
                 keeper.opened(number, fds[0])
             self._filler.watch(self._spaces.open(fds[0], number))
         return True
+
+
+def allow_many_descriptors() -> None:
+    """Each fork brings one until it is filled."""
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
 
 
 def protect_from_oom_killer() -> None:

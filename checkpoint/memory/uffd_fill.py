@@ -11,7 +11,6 @@ import fcntl
 import mmap
 import os
 import struct
-from collections.abc import Iterator
 from typing import NamedTuple
 
 from checkpoint.memory.uffd import PAGE_SIZE, ioctl_number
@@ -21,7 +20,6 @@ UFFDIO_COPY = ioctl_number(3, 0xAA, 0x03, 40)
 UFFDIO_ZEROPAGE = ioctl_number(3, 0xAA, 0x04, 32)
 FAULT, FORK, REMAP, REMOVE, UNMAP = 0x12, 0x13, 0x14, 0x15, 0x16
 MESSAGE = struct.Struct("=B7x3Q")  # struct uffd_msg
-MESSAGES = 16
 
 
 class Event(NamedTuple):
@@ -45,18 +43,19 @@ class Ended(Exception):
     """The address space is gone."""
 
 
-class Changing(Exception):
-    """The address space is being changed; the event that says how waits to be read."""
+class NotNow(Exception):
+    """The address space is being changed, or there is no memory: to be tried again."""
 
 
-def events(uffd: int) -> Iterator[Event]:
-    """Those that wait to be read. What a process does to its mappings goes on once it was read."""
+def next_event(uffd: int) -> Event | None:
+    """If one waits to be read. What a process does to its mappings goes on from then on.
+
+    One by one: what is read and not yet passed on is lost to the keeper should we be killed (keeper.py).
+    """
     try:
-        data = os.read(uffd, MESSAGES * MESSAGE.size)
+        return Event.unpack(os.read(uffd, MESSAGE.size))
     except BlockingIOError:
-        return
-    for at in range(0, len(data), MESSAGE.size):
-        yield Event.unpack(data[at : at + MESSAGE.size])
+        return None
 
 
 class Buffer:
@@ -70,7 +69,7 @@ class Buffer:
     def copy(self, uffd: int, address: int, size: int) -> int:
         """UFFDIO_COPY of the buffer's first bytes to an address; who waits for them goes on.
 
-        Returns how many bytes are settled there: 0 when some mapping ends within. Raises Ended, Changing or OSError.
+        Returns how many bytes are settled there: 0 when some mapping ends within. Raises Ended, NotNow or OSError.
         """
         argument = bytearray(struct.pack("=4Qq", address, self._address, size, 0, 0))
         try:
@@ -82,7 +81,7 @@ class Buffer:
 
 
 def zero(uffd: int, address: int) -> None:
-    """A page of zeros. Raises Ended, Changing or OSError."""
+    """A page of zeros. Raises Ended, NotNow or OSError."""
     try:
         fcntl.ioctl(uffd, UFFDIO_ZEROPAGE, bytearray(struct.pack("=3Qq", address, PAGE_SIZE, 0, 0)))
     except OSError as error:
@@ -93,11 +92,11 @@ def _settled(error: OSError, uffd: int, address: int, size: int) -> int:
     """Bytes that need no copy. The kernel looks at the address space first, at the mapping next, at the page last."""
     if error.errno in (errno.ESRCH, errno.ENOSPC):
         raise Ended from error
-    if error.errno == errno.EAGAIN:
-        raise Changing from error
-    if error.errno == errno.EEXIST:
+    if error.errno in (errno.EAGAIN, errno.ENOMEM):
+        raise NotNow from error
+    if error.errno == errno.ENOENT and size > PAGE_SIZE:  # no mapping that is watched, or more than one
+        return 0
+    if error.errno in (errno.EEXIST, errno.ENOENT):
         fcntl.ioctl(uffd, UFFDIO_WAKE, bytearray(struct.pack("=2Q", address, PAGE_SIZE)))
         return PAGE_SIZE
-    if error.errno == errno.ENOENT:  # no mapping that is watched, or more than one
-        return PAGE_SIZE if size == PAGE_SIZE else 0
     raise error

@@ -346,6 +346,7 @@ class Incoming:
         """The channel ended: what was not committed is undone, what was is finished."""
         try:
             if self._resumed and self._pager is not None:
+                self._pager.fill()
                 self._pager.wait(FILL_TIMEOUT_S)
         finally:
             self.abort()

@@ -1,8 +1,8 @@
 """What CRIU itself takes for a container, on one host and with nothing to send: floor.py NAME, as root on that host.
 
 Two times, in ms: a dump that leaves memory out, until everything else is written; and a restore from complete images
-in RAM with `criu lazy-pages`, until the tasks run. Requests are edited as the tool does (no cgroup freezer, nft, cgroups
-left to the runtime), the runtime and the daemon were started before. The container goes on where it is.
+in RAM with `criu lazy-pages`, until the tasks run. Requests are edited as the tool does (no cgroup freezer, nft,
+cgroups left to the runtime), the runtime and the daemon were started before. The container goes on where it is.
 """
 
 from __future__ import annotations
