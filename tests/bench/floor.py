@@ -16,7 +16,8 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parents[2]))
 
-from checkpoint.criu.interposer import Interposer, Stamp
+from checkpoint.criu import rpc
+from checkpoint.criu.interposer import Conversation, Interposer, Stamp
 from checkpoint.criu.session import DumpRole, Edits, RestoreRole
 from checkpoint.criu.shim_install import install_shim
 from checkpoint.host.wakeful import wakeful
@@ -27,6 +28,26 @@ from checkpoint.runtimes.runc import Runc
 EDITS = Edits(nftables=True, runtime_has_cgroups=True)
 ROOM_BYTES = 12 << 30
 TIMEOUT_S = 120.0
+
+
+class WholeDump:
+    """A dump as the runtime wants it, but for the edits. They are in the images: the restore unlocks as the dump locked."""
+
+    def fds_for_criu(self, kind: str) -> dict[int, int]:
+        return {}
+
+    def begun(self, conversation: Conversation, kind: str) -> None: ...
+
+    def request(self, kind: str, message: rpc.Message) -> bool:
+        if kind == "DUMP":
+            EDITS.apply(message.opts)
+            message.opts.ClearField("freeze_cgroup")
+        return True
+
+    def notify(self, script: str, pid: int) -> bool:
+        return True
+
+    def ended(self, conversation: Conversation, kind: str) -> None: ...
 
 
 def between(stamps: list[Stamp], first: str, last: str) -> float:
@@ -60,9 +81,10 @@ def restore_ms(name: str, directory: Path) -> float:
     images.mkdir()
     runtime = Runc()
     container = runtime.inspect(name)
-    checkpoint = runtime.checkpoint(name, images, os.environ)
-    if checkpoint.wait(TIMEOUT_S) != 0:
-        raise SystemExit("floor: the container could not be dumped")
+    env = install_shim(directory)
+    with Interposer(Path(env["MIGRATE_CRIU_SOCKET"]), WholeDump()):
+        if runtime.checkpoint(name, images, env).wait(TIMEOUT_S) != 0:
+            raise SystemExit("floor: the container could not be dumped")
     ready, status = os.pipe()
     argv = ["criu", "lazy-pages", "-D", str(images), "-W", str(images), "-v1", "--status-fd", str(status)]
     with subprocess.Popen(argv, pass_fds=[status]) as daemon:
@@ -70,7 +92,6 @@ def restore_ms(name: str, directory: Path) -> float:
         os.read(ready, 1)
         role = RestoreRole(EDITS)
         role.lazy = True
-        env = install_shim(directory)
         streams = stdio.rebuild(name, json.loads((images / "descriptors.json").read_text()))
         with Interposer(Path(env["MIGRATE_CRIU_SOCKET"]), role), wakeful():
             restore = runtime.restore(name, container.bundle, images, env, streams)
