@@ -71,8 +71,11 @@ def clean_up(move: Context) -> None:
     """Remove what the container leaves on the source, and what only the move needed on both hosts."""
     with move.phase("clean up"):
         try:
-            leave_source(move)
-            finished = move.agent.request(protocol.Finish(), protocol.Finished)
+            try:
+                # First: what is taken down here takes a processor's time, which the container may want.
+                finished = move.agent.request(protocol.Finish(), protocol.Finished)
+            finally:
+                leave_source(move)
         except (AgentFailed, AgentGone, CheckpointError, OSError) as error:
             raise LeftBehind(move.target.hostname, str(error)) from error
     for name, at_ns in finished.stamps:

@@ -31,7 +31,7 @@ TIMEOUT_S = 120.0
 
 
 class WholeDump:
-    """A dump as the runtime wants it, but for the edits. They are in the images: the restore unlocks as the dump locked."""
+    """A dump as the runtime wants it, but for the edits: the images say how to unlock what it locked."""
 
     def fds_for_criu(self, kind: str) -> dict[int, int]:
         return {}
