@@ -4,18 +4,23 @@ from __future__ import annotations
 
 import select
 import time
+from collections import deque
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
 from checkpoint.memory import uffd_fill
 from checkpoint.memory.address_spaces import AddressSpaces
 from checkpoint.memory.missing import Piece
+from checkpoint.memory.ranges import Range
 from checkpoint.memory.store import PageStore
 from checkpoint.memory.uffd import PAGE_SIZE
 from checkpoint.memory.uffd_fill import FAULT, FORK, Buffer, Ended, Event, NotNow
 
-#: Copied at one go while nobody waits: who comes meanwhile waits for so much, some 0.1 ms.
-CHUNK_BYTES = 256 << 10
+#: Copied at one go: as much as takes about so long, for which everybody waits who comes meanwhile. New memory may be
+#: anything between 1 us a page and, in a virtual machine whose host takes back what is free, 10.
+CHUNK_NS = 200_000
+LEAST_CHUNK_BYTES, MOST_CHUNK_BYTES = 32 << 10, 512 << 10
 #: Copied around the address of who waits: what is near is wanted next.
 AROUND_BYTES = 64 << 10
 #: While somebody waits who could not be served: no event says when that is possible.
@@ -45,12 +50,15 @@ class Filler:
     def __init__(self, store: PageStore, spaces: AddressSpaces) -> None:
         self._store, self._spaces = store, spaces
         self.witness: Witness | None = None
-        self._buffer = Buffer(CHUNK_BYTES)
+        self._buffer = Buffer(MOST_CHUNK_BYTES)
+        self._chunk_bytes = LEAST_CHUNK_BYTES
+        #: (number, addresses) to be brought before all others.
+        self._first: deque[tuple[int, Range]] = deque()
         self._poll = select.poll()
         self._numbers: dict[int, int] = {}
         #: (number, address) of those who wait.
         self._faults: list[tuple[int, int]] = []
-        self._quiet_ns = time.monotonic_ns()
+        self._looked_ns = self._waiting_since_ns = time.monotonic_ns()
         self.served = Served()
 
     def watch(self, number: int) -> None:
@@ -58,6 +66,11 @@ class Filler:
         uffd = self._spaces[number].uffd
         self._numbers[uffd] = number
         self._poll.register(uffd, select.POLLIN)
+
+    def bring_first(self, hot: Mapping[int, Sequence[Range]]) -> None:
+        """What each image's address spaces will want at once."""
+        for number in self._spaces.numbers():
+            self._first.extend((number, wanted) for wanted in hot.get(self._spaces[number].image, ()))
 
     def watch_other(self, descriptor: int) -> None:
         """`turn` is to tell when this one can be read."""
@@ -67,9 +80,12 @@ class Filler:
         self._poll.unregister(descriptor)
 
     def turn(self, *, fill: bool) -> list[int]:
-        """Serve who waits; if nobody does and `fill`, copy a chunk. Returns which other descriptors can be read."""
-        unfilled = self._next_unfilled() if fill else None
-        ready = self._ready(busy=unfilled is not None)
+        """Serve who waits, and with `fill` copy a chunk. Returns which other descriptors can be read.
+
+        A chunk each time: were it only when nobody waits, a busy container would wait for each of its pages.
+        """
+        chunk = self._next_chunk(fill=fill)
+        ready = self._ready(busy=chunk is not None)
         # Before any of them ends and its descriptor is forgotten.
         watched = [self._numbers[descriptor] for descriptor in ready if descriptor in self._numbers]
         others = [descriptor for descriptor in ready if descriptor not in self._numbers]
@@ -78,30 +94,45 @@ class Filler:
         faults, self._faults = self._faults, []
         for fault in faults:
             if self._answer(*fault):
-                self.served.waits_ns.append(time.monotonic_ns() - self._quiet_ns)
+                self.served.waits_ns.append(time.monotonic_ns() - self._waiting_since_ns)
             else:
                 self._faults.append(fault)
-        if not ready and unfilled is not None and unfilled in self._spaces and self._spaces[unfilled].missing:
-            self._copy(unfilled, self._spaces[unfilled].missing.first(CHUNK_BYTES))
+        if chunk is not None:
+            self._copy_chunk(*chunk)
         return others
 
     def _ready(self, *, busy: bool) -> list[int]:
         """Descriptors that can be read; waits for one unless there is something else to do."""
         timeout_ms = 0 if busy else AGAIN_MS if self._faults else None
+        # Who is found waiting came after the last look, or in this one.
+        self._waiting_since_ns = self._looked_ns if busy else time.monotonic_ns()
         ready = [descriptor for descriptor, _ in self._poll.poll(timeout_ms)]
-        if not ready or timeout_ms != 0:
-            self._quiet_ns = time.monotonic_ns()
+        self._looked_ns = time.monotonic_ns()
         return ready
 
-    def _next_unfilled(self) -> int | None:
-        """Where to go on. Those where nothing is missing are let go: their descriptors are needed for forks."""
-        for number in self._spaces.numbers():
+    def _next_chunk(self, *, fill: bool) -> tuple[int, Range] | None:
+        """Where to go on. Spaces where nothing is missing are let go: their descriptors are needed for forks."""
+        if self._first:
+            return self._first.popleft()
+        for number in self._spaces.numbers() if fill else ():
             if self._spaces[number].missing:
-                return number
+                piece = self._spaces[number].missing.first(self._chunk_bytes)
+                return number, (piece.start, piece.end)
             if self.witness is not None:
                 self.witness.filled(number)
             self._close(number)
         return None
+
+    def _copy_chunk(self, number: int, wanted: Range) -> None:
+        """What is still missing of it, and learn how much is right for the next."""
+        started_ns = time.monotonic_ns()
+        for piece in self._spaces[number].missing.within(*wanted) if number in self._spaces else ():
+            if not self._copy(number, piece):
+                break
+        if wanted[1] - wanted[0] == self._chunk_bytes:
+            slow = time.monotonic_ns() - started_ns > CHUNK_NS
+            self._chunk_bytes = self._chunk_bytes // 2 if slow else self._chunk_bytes * 2
+            self._chunk_bytes = min(max(self._chunk_bytes, LEAST_CHUNK_BYTES), MOST_CHUNK_BYTES)
 
     def _read(self, number: int) -> None:
         event = uffd_fill.next_event(self._spaces[number].uffd)
@@ -134,7 +165,7 @@ class Filler:
 
     def _copy(self, number: int, piece: Piece) -> bool:
         """False when it must be tried again."""
-        space, at, most = self._spaces[number], piece.start, CHUNK_BYTES
+        space, at, most = self._spaces[number], piece.start, MOST_CHUNK_BYTES
         while at < piece.end:
             size = min(most, piece.end - at)
             self._store.read(space.image, at + piece.shift, self._buffer.view[:size])

@@ -49,6 +49,16 @@ class Missing:
         low = address - address % block
         return Piece(max(start, low), min(end, low + block), shift)
 
+    def within(self, start: int, end: int) -> list[Piece]:
+        """All pieces there, cut to it."""
+        found = []
+        for index in range(self._from(start), len(self._pieces)):
+            piece = self._pieces[index]
+            if piece.start >= end:
+                break
+            found.append(piece._replace(start=max(piece.start, start), end=min(piece.end, end)))
+        return found
+
     def drop(self, start: int, end: int) -> None:
         """Nothing is missing there any more."""
         first = last = self._from(start)
@@ -65,11 +75,7 @@ class Missing:
     def move(self, old: int, new: int, size: int) -> None:
         """mremap(2): what is missing there is missing here; what was here is gone."""
         by = new - old
-        moved = [
-            Piece(max(piece.start, old) + by, min(piece.end, old + size) + by, piece.shift - by)
-            for piece in self._pieces[self._from(old) :]
-            if piece.start < old + size
-        ]
+        moved = [Piece(start + by, end + by, shift - by) for start, end, shift in self.within(old, old + size)]
         self.drop(old, old + size)
         self.drop(new, new + size)
         at = self._from(new)

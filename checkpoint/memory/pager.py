@@ -45,7 +45,7 @@ class Pager:
         self._listener.listen(1)
         self._wake = os.eventfd(0)
         self._lock, self._ended = threading.Lock(), False
-        self._filling = self._restored = self._stopped = False
+        self._warming = self._filling = self._restored = self._stopped = False
         self._failure: Exception | None = None
         self._thread = threading.Thread(target=self._run, name="pager", daemon=True)
         self._thread.start()
@@ -55,8 +55,13 @@ class Pager:
         """What was done so far."""
         return self._filler.served
 
+    def warm(self) -> None:
+        """Bring what is written all the time: all tasks are there, and do not run yet."""
+        self._warming = True
+        self._poke()
+
     def fill(self) -> None:
-        """From now on bring everything, not only what is touched: all tasks are there."""
+        """From now on bring everything, not only what is touched."""
         self._filling = True
         self._poke()
 
@@ -91,6 +96,9 @@ class Pager:
                 for descriptor in self._filler.turn(fill=self._filling):
                     if descriptor == self._wake:
                         os.eventfd_read(self._wake)
+                        if self._warming:
+                            self._warming = False
+                            self._filler.bring_first(self._store.hot())
                     elif restore is None:
                         restore, _ = self._listener.accept()
                         # Before there is anything to lose, and while CRIU is busy.

@@ -10,6 +10,7 @@ from __future__ import annotations
 import bisect
 import errno
 import os
+from collections import defaultdict, deque
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -18,10 +19,13 @@ from types import MappingProxyType
 from checkpoint.criu.page_wire import PAGE_SIZE, process_id
 from checkpoint.errors import ImageError
 from checkpoint.images.pagemap import Pagemap
+from checkpoint.memory import ranges
 from checkpoint.memory.ranges import Range
 
 #: Of each image, in the order of their addresses.
 LazyRanges = dict[int, list[Range]]
+#: So many pieces of what is written all the time are remembered.
+MAX_HOT = 1024
 
 
 @dataclass
@@ -68,6 +72,7 @@ class PageStore:
     def __init__(self, directory: Path) -> None:
         self._directory = directory
         self._images: dict[int, _Image] = {}
+        self._rewritten: deque[tuple[int, Range]] = deque(maxlen=MAX_HOT)
 
     def __bool__(self) -> bool:
         return bool(self._images)
@@ -86,9 +91,12 @@ class PageStore:
         image = self._images.get(dst_id) or self._open(dst_id)
         while data:
             index = image.slot(vaddr)
+            known = index is not None
             if index is None:
                 index = image.make_slot(vaddr, len(data))
             taken = min(len(data), image.ends[index] - vaddr)
+            if known:
+                self._rewritten.append((dst_id, (vaddr, vaddr + taken)))
             _write(image.fd, data[:taken], image.offsets[index] + vaddr - image.starts[index])
             vaddr += taken
             data = data[taken:]
@@ -120,6 +128,13 @@ class PageStore:
             piece = view[at : at + image.ends[index] - vaddr - at]
             os.preadv(image.fd, [piece], image.offsets[index] + vaddr + at - image.starts[index])
             at += len(piece)
+
+    def hot(self) -> LazyRanges:
+        """What came more than once, and last: the container writes it all the time."""
+        found: defaultdict[int, list[Range]] = defaultdict(list)
+        for dst_id, written in self._rewritten:
+            found[dst_id].append(written)
+        return {dst_id: ranges.union(written, []) for dst_id, written in found.items()}
 
     def descriptors(self) -> list[int]:
         """Of the files that hold the pages."""

@@ -274,6 +274,8 @@ class Incoming:
         except ConversationLost as error:
             raise self._why(error, "restore") from error
         self.holds_container = True
+        if self._pager is not None:
+            self._pager.warm()
         return protocol.Done(
             stamps=[["images complete", received], ["restore released", released], ["held", time.monotonic_ns()]]
         )
@@ -306,8 +308,6 @@ class Incoming:
         stamps.append(["resumed", time.monotonic_ns()])
         self._give_frames()
         self._announce()
-        if self._pager is not None:
-            self._pager.fill()  # not before: it would take the time of a processor from the restore
         self._awake.close()
         (self._bundle / MARKER).unlink(missing_ok=True)
         self._wait_runtime(RESUME_TIMEOUT_S)
@@ -333,6 +333,8 @@ class Incoming:
         if self._pager is None:
             self._tidy.close()
             return protocol.Finished(stamps=[], filled_bytes=0, waits=[0, 0, 0, 0])
+        # Not before: what the container needs for its first answers comes first, and by itself.
+        self._pager.fill()
         self._pager.wait(FILL_TIMEOUT_S)
         self._tidy.close()
         served = self._pager.served

@@ -27,7 +27,7 @@ import pytest
 
 from checkpoint.criu.page_wire import process_id
 from checkpoint.errors import ImageError
-from checkpoint.memory.filler import AROUND_BYTES, CHUNK_BYTES
+from checkpoint.memory.filler import AROUND_BYTES, MOST_CHUNK_BYTES
 from checkpoint.memory.pager import INTEGER, RESTORED, SOCKET, Pager
 from checkpoint.memory.ranges import Range
 from checkpoint.memory.store import PageStore
@@ -472,6 +472,18 @@ def test_a_fill_brings_everything(target: Target) -> None:
     assert target.directory.exists(), "that is for its owner to remove"
 
 
+def test_what_was_written_again_and_again_comes_before_it_is_touched(target: Target) -> None:
+    for page in (40, 41, 200):
+        target.store.put(process_id(PID), START + page * PAGE_SIZE, memoryview(content(page)))
+    task, pager = target.task(), target.pager()
+    target.restore(task)
+    assert task.touch(100) == 101
+    pager.warm()
+    soon(lambda: task.present() == sorted([*near([100]), 40, 41, 200]))
+    assert [task.touch(page) for page in (40, 41, 200)] == [41, 42, 201]
+    assert len(pager.served.waits_ns) == 1
+
+
 def test_memory_is_not_in_place_before(target: Target) -> None:
     task, pager = target.task(), target.pager()
     target.restore(task)
@@ -840,7 +852,7 @@ def test_all_that_happened_is_known_even_when_it_was_not_followed_yet(target: Ta
 
 
 @pytest.mark.parametrize("when", ["before", "after"])
-@pytest.mark.parametrize("copy", [1, 2, 100, MANY_PAGES * PAGE_SIZE // CHUNK_BYTES])
+@pytest.mark.parametrize("copy", [1, 2, 100, MANY_PAGES * PAGE_SIZE // MOST_CHUNK_BYTES])
 def test_the_pager_is_killed_while_it_fills(target: Target, copy: int, when: str) -> None:
     task, pager = target.task(MANY_PAGES), target.mortal_pager(MANY_PAGES)
     target.restore(task)

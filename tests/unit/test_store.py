@@ -123,6 +123,17 @@ def test_an_unknown_process(tmp_path: Path) -> None:
             list(store.get(1, BASE, 1))
 
 
+def test_what_came_more_than_once_is_hot(tmp_path: Path) -> None:
+    with PageStore(tmp_path) as store:
+        store.put(1, BASE, memoryview(bytes(8 * PAGE_SIZE)))
+        assert store.hot() == {}
+        for page in (5, 2, 3):
+            store.put(1, BASE + page * PAGE_SIZE, memoryview(bytes(PAGE_SIZE)))
+        assert store.hot() == {
+            1: [(BASE + 2 * PAGE_SIZE, BASE + 4 * PAGE_SIZE), (BASE + 5 * PAGE_SIZE, BASE + 6 * PAGE_SIZE)]
+        }
+
+
 def test_shared_memory_is_not_asked_for(tmp_path: Path) -> None:
     """Pages of shmem are always in the images."""
     Pagemap(pages_id=1, entries=(Entry(vaddr=0, pages=1, flags=PE_LAZY),)).save(tmp_path / "pagemap-shmem-7.img")
