@@ -78,6 +78,7 @@ class ImageStream:
             if pagemap is None:
                 return
             self.pagemaps[int(found[1])] = pagemap
+            pagemap.save(self._move.images / name)
             self._add_file(f"pages-{pagemap.pages_id}.img", last=True)
         self._names.add(name)
         self._add(name, memoryview(repaired(self._move.images / name)))
@@ -92,7 +93,7 @@ class ImageStream:
             pagemap, written_out = relazy(self._move.images, image)
             if written_out:
                 self._move.report.notes.append(f"CRIU wrote {written_out >> 20} MiB of process {image} out, frozen")
-        return pagemap
+        return pagemap.joined()
 
     def _add(self, name: str, data: memoryview) -> None:
         self.files += 1

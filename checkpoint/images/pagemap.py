@@ -11,12 +11,12 @@ import os
 import re
 import struct
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from checkpoint.criu.page_wire import PAGE_SIZE, PE_LAZY, PE_PRESENT, TYPE_PROCESS, TYPE_SHMEM
 from checkpoint.errors import ImageError
-from checkpoint.memory.ranges import Range
+from checkpoint.memory import ranges
 
 #: IMG_COMMON_MAGIC and PAGEMAP_MAGIC of CRIU criu/include/magic.h.
 MAGICS = struct.pack("=II", 0x54564319, 0x56084025)
@@ -78,15 +78,20 @@ class Pagemap:
     entries: tuple[Entry, ...]
 
     def lazy_ranges(self) -> list[tuple[int, int]]:
-        """Addresses of the pages whose content is not in the images, neighbours joined: CRIU cuts at each MiB."""
-        found: list[Range] = []
+        """Addresses of the pages whose content is not in the images."""
+        lazy = [(e.vaddr, e.end) for e in self.entries if e.flags & PE_LAZY and not e.flags & PE_PRESENT]
+        return ranges.union(lazy, [])
+
+    def joined(self) -> Pagemap:
+        """The same with neighbours of one kind made one: CRIU cuts at each MiB, and reads each entry again."""
+        entries: list[Entry] = []
         for entry in self.entries:
-            if entry.flags & PE_LAZY and not entry.flags & PE_PRESENT:
-                if found and found[-1][1] == entry.vaddr:
-                    found[-1] = (found[-1][0], entry.end)
-                else:
-                    found.append((entry.vaddr, entry.end))
-        return found
+            last = entries[-1] if entries else None
+            if last is not None and last.end == entry.vaddr and last.flags == entry.flags:
+                entries[-1] = replace(last, pages=last.pages + entry.pages)
+            else:
+                entries.append(entry)
+        return Pagemap(pages_id=self.pages_id, entries=tuple(entries))
 
     def save(self, path: Path) -> None:
         """Write it as CRIU would."""

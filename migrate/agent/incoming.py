@@ -10,7 +10,6 @@ import shutil
 import subprocess
 import threading
 import time
-from collections import defaultdict
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -20,7 +19,7 @@ from checkpoint.criu.interposer import Interposer
 from checkpoint.criu.page_wire import wire_struct
 from checkpoint.criu.session import Edits, RestoreRole
 from checkpoint.criu.shim_install import install_shim
-from checkpoint.errors import CheckpointError, ConversationLost, CriuFailed, ImageError, NetworkError
+from checkpoint.errors import CheckpointError, ConversationLost, CriuFailed, ImageError
 from checkpoint.host.wakeful import wakeful
 from checkpoint.images.batch import Extent
 from checkpoint.images.directory import ram_directory
@@ -29,14 +28,14 @@ from checkpoint.memory.fold import fold
 from checkpoint.memory.pager import Pager
 from checkpoint.memory.ranges import Range
 from checkpoint.memory.store import PageStore
-from checkpoint.network import link, netns
-from checkpoint.network.frames import HeldFrames
+from checkpoint.network import link
 from checkpoint.network.model import Network
 from checkpoint.rootfs.tmpfs import PreparedTmpfs, Tmpfs
 from checkpoint.runtimes import stdio
 from checkpoint.runtimes.base import MARKER
 from checkpoint.runtimes.registry import runtime_named
 from migrate import protocol
+from migrate.agent.attachment import Attachment
 from migrate.agent.collect import collect
 from migrate.agent.page_receiver import PageReceiver, socket_path
 from migrate.agent.recover import control_path
@@ -67,9 +66,6 @@ class Incoming:
         self.control_path = control_path(migration_id)
         self.holds_container = False
         self._resumed = False
-        self._network: Network | None = None
-        self._frames: list[HeldFrames] = []
-        self._late: defaultdict[int, list[bytes | memoryview]] = defaultdict(list)
         self._image_files = self._image_bytes = 0
         self._restore: subprocess.Popen[bytes] | None = None
         self._pager: Pager | None = None
@@ -142,14 +138,8 @@ class Incoming:
         if not request.shared:
             self._make_bundle()
         (self._bundle / "config.json").write_text(json.dumps(request.config))
-        if request.network is not None:
-            self._network = Network.from_wire(request.network)
-            netns.create(self._network)
-            self._undo.callback(netns.remove, self._network)
-            # Here, because binding its sockets waits for RCU.
-            self._announcer = self._tidy.enter_context(contextlib.closing(link.Announcer(self._network)))
-            for interface in self._network.interfaces:
-                self._frames.append(self._tidy.enter_context(contextlib.closing(HeldFrames(interface))))
+        network = Network.from_wire(request.network) if request.network is not None else None
+        self._network = Attachment(network, self._undo, self._tidy, self._log)
         return protocol.Done()
 
     def _make_bundle(self) -> None:
@@ -290,7 +280,7 @@ class Incoming:
     def _go(self, request: protocol.Go) -> Message:
         data = memoryview(request.payload)
         for index, size in request.frames:
-            self._late[index].append(data[:size])
+            self._network.bring(index, data[:size])
             data = data[size:]
         return self.go()
 
@@ -300,14 +290,14 @@ class Incoming:
         """Resume the held container and make it reachable. From here on nothing is ever undone."""
         stamps: list[list[Any]] = [["go", time.monotonic_ns()]]
         self._undo.pop_all()
-        self._role.at["network-unlock"] = self._take_frames
+        self._role.at["network-unlock"] = self._network.take_frames
         self._role.done_gate.open()
-        self._connect()  # while CRIU unlocks the network, which takes longer
+        self._network.connect()  # while CRIU unlocks the network, which takes longer
         self.holds_container, self._resumed = False, True
         self._role.wait_resumed(RESUME_TIMEOUT_S)
         stamps.append(["resumed", time.monotonic_ns()])
-        self._give_frames()
-        self._announce()
+        self._network.give_frames()
+        self._network.announce()
         self._awake.close()
         (self._bundle / MARKER).unlink(missing_ok=True)
         self._wait_runtime(RESUME_TIMEOUT_S)
@@ -354,33 +344,6 @@ class Incoming:
             self.abort()
 
     # --- parts ---------------------------------------------------------------------------------------
-
-    def _connect(self) -> None:
-        """Links up, neighbours told. A container that cannot be reached is still better than none."""
-        for frames in self._frames:
-            frames.keep()
-        for interface in self._network.interfaces if self._network is not None else ():
-            try:
-                link.set_link(interface.host_name, up=True)
-            except NetworkError as error:
-                self._log(str(error))
-        self._announce()
-
-    def _take_frames(self) -> None:
-        """Those that were kept until the network is unlocked: what comes from here on gets through."""
-        for index, frames in enumerate(self._frames):
-            self._late[index] += frames.take()
-
-    def _give_frames(self) -> None:
-        for index, frames in enumerate(self._frames):
-            frames.give(self._late[index])
-
-    def _announce(self) -> None:
-        if self._network is not None:
-            try:
-                self._announcer.announce()
-            except OSError as error:
-                self._log(f"the container's addresses could not be announced: {error}")
 
     def _watch_runtime(self, restore: subprocess.Popen[bytes]) -> None:
         status = restore.wait()
