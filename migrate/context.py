@@ -60,6 +60,8 @@ class Context:
     state: State = State.PLANNED
     undo: contextlib.ExitStack = field(default_factory=contextlib.ExitStack)
     tidy: contextlib.ExitStack = field(default_factory=contextlib.ExitStack)
+    #: Until the container runs again, here or there.
+    awake: contextlib.ExitStack = field(default_factory=contextlib.ExitStack)
     # Set by `prepare`, `arm` and `pre_copy`.
     directory: Path = Path()
     rootfs: RootfsSync | None = None

@@ -154,7 +154,7 @@ class SetTimes(Message):
 
 @dataclass(frozen=True, kw_only=True)
 class MakeTmpfs(Message):
-    """Make the container's tmpfs mounts, empty. Other messages give their index."""
+    """Make the container's tmpfs mounts, empty. Other messages give their index in the answer."""
 
     mounts: list  # type: ignore[type-arg]  # of [path in the container, options]
 
@@ -239,6 +239,13 @@ class Finished(Message):
     stamps: list  # type: ignore[type-arg]  # as in Done
     filled_bytes: int
     waits: list  # type: ignore[type-arg]
+
+
+@dataclass(frozen=True, kw_only=True)
+class TmpfsMade(Message):
+    """Those that could be made; CRIU is left with the others."""
+
+    paths: list  # type: ignore[type-arg]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -334,4 +341,14 @@ REQUESTS: tuple[type[Message], ...] = (
 #: Of these, those that are not answered.
 STREAMED: tuple[type[Message], ...] = (Freezing, Images, PageMap, RemoveInTmpfs, TmpfsArchive)
 PAGES: tuple[type[Message], ...] = (Pages,)
-ANSWERS: tuple[type[Message], ...] = (Welcome, Clock, Done, Finished, AddressesFound, PathsFound, Failed, Log)
+ANSWERS: tuple[type[Message], ...] = (
+    Welcome,
+    Clock,
+    Done,
+    Finished,
+    TmpfsMade,
+    AddressesFound,
+    PathsFound,
+    Failed,
+    Log,
+)

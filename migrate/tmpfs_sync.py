@@ -13,17 +13,21 @@ from migrate.agent.client import AgentClient
 
 
 class TmpfsSync:
-    """Copies them whole at first, and what changed since, once the container stands still."""
+    """Has them made, copies them whole at first, and what changed since, once the container stands still.
+
+    Raises AgentFailed or AgentGone.
+    """
 
     def __init__(self, agent: AgentClient, pid: int, mounts: list[Tmpfs]) -> None:
-        self._agent, self._mounts = agent, mounts
-        self._roots = [Path(f"/proc/{pid}/root{mount.path}") for mount in mounts]
+        self._agent = agent
+        wanted = [[mount.path, mount.options] for mount in mounts]
+        #: Mount points of those that are there.
+        self.paths: list[str] = agent.request(protocol.MakeTmpfs(mounts=wanted), protocol.TmpfsMade).paths
+        self._roots = [Path(f"/proc/{pid}/root{path}") for path in self.paths]
         self._before: list[Snapshot] = []
 
-    def make(self) -> int:
-        """Make and fill them there. Returns bytes sent. Raises AgentFailed or AgentGone."""
-        wanted = [[mount.path, mount.options] for mount in self._mounts]
-        self._agent.request(protocol.MakeTmpfs(mounts=wanted), protocol.Done)
+    def copy_whole(self) -> int:
+        """The first copy. Returns bytes sent."""
         sent = 0
         for index, root in enumerate(self._roots):
             before = snapshot(root)
@@ -34,9 +38,9 @@ class TmpfsSync:
     def copy_changes(self, pids: list[int]) -> int:
         """With the container frozen. Returns bytes sent. Raises CommandFailed."""
         written, sent = written_through_mappings(pids), 0
-        for index, (mount, before) in enumerate(zip(self._mounts, self._before, strict=True)):
-            inside = f"{mount.path.lstrip('/')}/"
-            always = [path.removeprefix(inside) for path in written if path.startswith(inside)]
+        for index, (path, before) in enumerate(zip(self.paths, self._before, strict=True)):
+            inside = f"{path.lstrip('/')}/"
+            always = [name.removeprefix(inside) for name in written if name.startswith(inside)]
             found = changes(before, snapshot(before.root, attributes=False), always)
             changed = [*found.changed, *(path for path, _ in found.directories)]
             if found.removed or changed:

@@ -43,6 +43,13 @@ class Served:
     copied_bytes: int = 0
     finished_ns: int = 0
 
+    def waits_us(self) -> list[int]:
+        """How many there were, and of those the median, the 99th of a hundred, and the longest."""
+        ordered = sorted(wait // 1000 for wait in self.waits_ns)
+        if not ordered:
+            return [0, 0, 0, 0]
+        return [len(ordered), ordered[len(ordered) // 2], ordered[len(ordered) * 99 // 100], ordered[-1]]
+
 
 class Filler:
     """Works in turns, each short."""
@@ -104,10 +111,10 @@ class Filler:
     def _ready(self, *, busy: bool) -> list[int]:
         """Descriptors that can be read; waits for one unless there is something else to do."""
         timeout_ms = 0 if busy else AGAIN_MS if self._faults else None
-        # Who is found waiting came after the last look, or in this one.
-        self._waiting_since_ns = self._looked_ns if busy else time.monotonic_ns()
         ready = [descriptor for descriptor, _ in self._poll.poll(timeout_ms)]
-        self._looked_ns = time.monotonic_ns()
+        now_ns = time.monotonic_ns()
+        # Who is found waiting came after the last look, or ended this one.
+        self._waiting_since_ns, self._looked_ns = self._looked_ns if busy else now_ns, now_ns
         return ready
 
     def _next_chunk(self, *, fill: bool) -> tuple[int, Range] | None:

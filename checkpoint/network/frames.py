@@ -23,6 +23,7 @@ INSTRUCTION = struct.Struct("=HBBI")
 MAX_FRAME = 1 << 17  # with segmentation left to the device
 #: As much as is kept of one interface; for more, senders have to try again.
 MAX_BYTES = 1 << 20
+MAX_FRAMES = 2048
 
 
 class HeldFrames:
@@ -63,16 +64,14 @@ class HeldFrames:
     def take(self) -> list[bytes]:
         """What was kept; nothing is any more."""
         self._filter([(RETURN, 0, 0, 0)])
+        with contextlib.suppress(OSError):  # that the link was, or went, down is told once, before the frames
+            self._socket.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
         frames: list[bytes] = []
         room = MAX_BYTES
-        while room > 0:
-            try:
+        with contextlib.suppress(OSError):  # there are no more
+            while room > 0 and len(frames) < MAX_FRAMES:
                 frames.append(self._socket.recv(MAX_FRAME))
-            except BlockingIOError:
-                break
-            except OSError:  # told once, before the frames: the link was, or went, down
-                continue
-            room -= len(frames[-1])
+                room -= len(frames[-1])
         return frames
 
     def give(self, frames: Sequence[bytes | memoryview]) -> None:

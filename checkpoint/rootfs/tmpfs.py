@@ -6,6 +6,7 @@ filesystems.c, tmpfs_dump); a runtime's default container has four. The content 
 
 from __future__ import annotations
 
+import contextlib
 import os
 import subprocess
 import tempfile
@@ -35,9 +36,13 @@ class Tmpfs:
 
 
 def tmpfs_mounts(pid: int, pids: Iterable[int]) -> list[Tmpfs]:
-    """Those that can be made ahead: each mounted whole, once, and shared with nobody, in one mount namespace."""
-    namespaces = {os.stat(f"/proc/{each}/ns/mnt").st_ino for each in pids}
-    if len(namespaces) != 1:
+    """Those that can be made ahead: each mounted whole, once, and shared with nobody.
+
+    None where a container has several mount namespaces, or a user namespace, whose the mounts would have to be.
+    """
+    if len({_namespace(each, "mnt") for each in pids} - {None}) != 1:
+        return []
+    if _namespace(pid, "user") != _namespace(os.getpid(), "user"):
         return []
     lines = [line.split() for line in Path(f"/proc/{pid}/mountinfo").read_text().splitlines()]
     devices = Counter(fields[2] for fields in lines if fields[3] == "/")
@@ -56,6 +61,12 @@ def make(mount: Tmpfs, at: Path) -> None:
     options = ",".join(option for option in mount.options.split(",") if option not in ("ro", "seclabel"))
     run(["mount", "-t", "tmpfs", "-o", options, "tmpfs", str(at)])
     run(["mount", "--make-private", str(at)])
+
+
+def _namespace(pid: int, kind: str) -> int | None:
+    with contextlib.suppress(OSError):  # it is ending
+        return os.stat(f"/proc/{pid}/ns/{kind}").st_ino
+    return None
 
 
 def unescaped(text: str) -> str:
@@ -130,9 +141,9 @@ class PreparedTmpfs:
         return self._directory / str(index)
 
     def make(self, mount: Tmpfs) -> None:
-        """Mount the next one, empty."""
+        """Mount the next one, empty. Raises CommandFailed: this kernel does not know its options."""
         root = self.root(len(self._mounts))
-        root.mkdir()
+        root.mkdir(exist_ok=True)
         make(mount, root)
         self._mounts.append(mount)
 

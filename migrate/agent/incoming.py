@@ -19,7 +19,7 @@ from checkpoint.criu.interposer import Interposer
 from checkpoint.criu.page_wire import wire_struct
 from checkpoint.criu.session import Edits, RestoreRole
 from checkpoint.criu.shim_install import install_shim
-from checkpoint.errors import CheckpointError, ConversationLost, CriuFailed, ImageError
+from checkpoint.errors import CheckpointError, CommandFailed, ConversationLost, CriuFailed, ImageError
 from checkpoint.host.wakeful import wakeful
 from checkpoint.images.batch import Extent
 from checkpoint.images.directory import ram_directory
@@ -235,9 +235,12 @@ class Incoming:
 
     def _make_tmpfs(self, request: protocol.MakeTmpfs) -> Message:
         self._tmpfs = self._tidy.enter_context(PreparedTmpfs(self._directory))
+        made = []
         for path, options in request.mounts:
-            self._tmpfs.make(Tmpfs(path=path, options=options))
-        return protocol.Done()
+            with contextlib.suppress(CommandFailed):
+                self._tmpfs.make(Tmpfs(path=path, options=options))
+                made.append(path)
+        return protocol.TmpfsMade(paths=made)
 
     def _remove_in_tmpfs(self, request: protocol.RemoveInTmpfs) -> Message:
         _remove_all(self._tmpfs.root(request.index), request.paths)
@@ -331,7 +334,7 @@ class Incoming:
         return protocol.Finished(
             stamps=[["memory in place", served.finished_ns]],
             filled_bytes=served.copied_bytes,
-            waits=percentiles([wait // 1000 for wait in served.waits_ns]),
+            waits=served.waits_us(),
         )
 
     def close(self) -> None:
@@ -384,14 +387,6 @@ def _remove_all(root: Path, paths: list[str]) -> None:
             shutil.rmtree(victim, ignore_errors=True)
         else:
             victim.unlink(missing_ok=True)
-
-
-def percentiles(values: list[int]) -> list[int]:
-    """How many there are, and of those the median, the 99th of a hundred, and the largest."""
-    ordered = sorted(values)
-    if not ordered:
-        return [0, 0, 0, 0]
-    return [len(ordered), ordered[len(ordered) // 2], ordered[len(ordered) * 99 // 100], ordered[-1]]
 
 
 def _is_taken(path: Path, bundle: Path) -> bool:

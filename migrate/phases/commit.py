@@ -52,6 +52,7 @@ def commit(move: Context) -> None:
             ) from error
         except AgentFailed as error:
             raise ResumeFailed(move.target.hostname, str(error)) from error
+        move.awake.close()
         _settle(move, answer)
     move.advance(State.RESUMED)
 

@@ -16,7 +16,7 @@ def freeze(move: Context, copying: Copying) -> None:
     """Let CRIU freeze and dump."""
     assert move.dump is not None
     move.sent_before_freeze = move.sent_bytes
-    move.tidy.enter_context(wakeful())
+    move.awake.enter_context(wakeful())
     move.agent.stream(protocol.Freezing())
     move.limit.lift()
     if move.cpu_limit is not None:

@@ -55,9 +55,9 @@ def prepare(move: Context) -> None:
             move.tidy.callback(move.rootfs.close)
             move.report.add_bytes("rootfs", move.rootfs.copy_whole())
         mounts = tmpfs_mounts(container.pid, processes.in_pid_namespace_of(container.pid))
-        move.edits = replace(move.edits, external_mounts=tuple((mount.path, mount.path) for mount in mounts))
         move.tmpfs = TmpfsSync(move.agent, container.pid, mounts)
-        move.report.add_bytes("tmpfs", move.tmpfs.make())
+        move.edits = replace(move.edits, external_mounts=tuple((path, path) for path in move.tmpfs.paths))
+        move.report.add_bytes("tmpfs", move.tmpfs.copy_whole())
     move.advance(State.PREPARED)
 
 

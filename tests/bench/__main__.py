@@ -15,7 +15,7 @@ from typing import Any
 
 import psutil
 
-from tests.bench import fill, moves, rates, soak
+from tests.bench import fill, moves, rates, soak, timeline
 from tests.rig import Rig
 
 SCHEMA = 2
@@ -26,6 +26,7 @@ CASES: dict[str, Callable[[Rig, int], dict[str, Any]]] = {
     "runc-redis-1g": lambda rig, runs: moves.redis_case(rig, runs, 1024, sets_per_second=2000),
     "runc-redis-4g": lambda rig, runs: moves.redis_case(rig, runs, 4096, sets_per_second=2000),
     "runc-idle": moves.idle_case,
+    "timeline": timeline.timeline_case,
     "first-touch": fill.first_touch_case,
     "recovery": fill.recovery_case,
     "soak": soak.soak_case,
