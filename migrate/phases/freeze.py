@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from checkpoint.host import processes
+import contextlib
+
+from checkpoint.host import memory, processes
 from checkpoint.host.wakeful import wakeful
 from migrate import protocol
 from migrate.context import Context
@@ -11,11 +13,16 @@ from migrate.image_stream import ImageStream
 from migrate.rootfs_sync import RootfsSync
 from migrate.state import State
 
+#: What a lazy dump takes of memory: a pipe with 10 KiB of kernel memory for each MiB of the container, and some.
+DUMP_BYTES, DUMP_SHARE = 16 << 20, 64
+
 
 def freeze(move: Context, copying: Copying) -> None:
     """Let CRIU freeze and dump."""
     assert move.dump is not None
     move.sent_before_freeze = move.sent_bytes
+    with contextlib.suppress(OSError):
+        memory.bring_to_hand(DUMP_BYTES + move.report.memory_bytes // DUMP_SHARE)
     move.awake.enter_context(wakeful())
     move.agent.stream(protocol.Freezing())
     move.limit.lift()
