@@ -43,6 +43,7 @@ class Pager:
         self._listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         self._listener.bind(str(directory / SOCKET))
         self._listener.listen(1)
+        self._restore: socket.socket | None = None
         self._wake = os.eventfd(0)
         self._lock, self._ended = threading.Lock(), False
         self._warming = self._filling = self._restored = self._stopped = False
@@ -78,6 +79,12 @@ class Pager:
         self._stopped = True
         self._poke()
         self._thread.join()
+        self._hang_up()
+
+    def _hang_up(self) -> None:
+        """Not when we failed and the keeper goes on: a restore that cannot say that it is done kills its tasks."""
+        if self._restore is not None:
+            self._restore.close()
 
     def _poke(self) -> None:
         with self._lock:
@@ -88,7 +95,6 @@ class Pager:
         protect_from_oom_killer()
         allow_many_descriptors()
         keeper: Keeper | None = None
-        restore: socket.socket | None = None
         try:
             self._filler.watch_other(self._listener.fileno())
             self._filler.watch_other(self._wake)
@@ -99,25 +105,24 @@ class Pager:
                         if self._warming:
                             self._warming = False
                             self._filler.bring_first(self._store.hot())
-                    elif restore is None:
-                        restore, _ = self._listener.accept()
+                    elif self._restore is None:
+                        self._restore, _ = self._listener.accept()
                         # Before there is anything to lose, and while CRIU is busy.
                         keeper = Keeper(self._spaces, self._store, self._directory)
                         self._filler.witness = keeper
-                        self._filler.watch_other(restore.fileno())
-                    elif not self._from_restore(restore, keeper):
-                        self._filler.forget_other(restore.fileno())
+                        self._filler.watch_other(self._restore.fileno())
+                    elif not self._from_restore(self._restore, keeper):
+                        self._filler.forget_other(self._restore.fileno())
             self._filler.served.finished_ns = time.monotonic_ns()
             if keeper is not None:
                 keeper.release()
+            self._hang_up()
         except Exception as error:  # noqa: BLE001  (the keeper goes on from here)
             done = keeper is not None and keeper.take_over()
             self._failure = ImageError(f"{'filled in by the stand-by process' if done else 'not in place'}: {error}")
         finally:
             self._spaces.close_all()
             self._listener.close()
-            if restore is not None:
-                restore.close()
             with self._lock:
                 self._ended = True
                 os.close(self._wake)
