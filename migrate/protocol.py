@@ -92,7 +92,6 @@ class Arm(Message):
     """Start the runtime's restore and hold it at its RESTORE request."""
 
     descriptors: list  # type: ignore[type-arg]
-    criu_version: int
     nftables: bool
     runtime_has_cgroups: bool
 

@@ -16,7 +16,6 @@ from typing import Any
 
 from checkpoint.criu import log as criu_log
 from checkpoint.criu.interposer import Interposer
-from checkpoint.criu.page_wire import wire_struct
 from checkpoint.criu.session import Edits, RestoreRole
 from checkpoint.criu.shim_install import install_shim
 from checkpoint.errors import CheckpointError, CommandFailed, ConversationLost, CriuFailed, ImageError
@@ -177,7 +176,6 @@ class Incoming:
         gc.collect()
         gc.freeze()
         gc.disable()
-        self._wire = wire_struct(request.criu_version)
         return protocol.Done()
 
     def _freezing(self, _: protocol.Freezing) -> Message:

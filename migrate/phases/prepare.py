@@ -74,12 +74,10 @@ def arm(move: Context) -> None:
         move.tidy.callback(_reap, checkpoint, dump)
         threading.Thread(target=_watch, args=(checkpoint, dump), daemon=True).start()
         dump.request_gate.wait_reached(ARM_TIMEOUT_S)
-        assert move.target.criu_version is not None
         descriptors = json.loads((images / "descriptors.json").read_text())
         move.agent.request(
             protocol.Arm(
                 descriptors=descriptors,
-                criu_version=move.target.criu_version,
                 nftables=move.edits.nftables,
                 runtime_has_cgroups=move.edits.runtime_has_cgroups,
             ),

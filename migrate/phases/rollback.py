@@ -18,8 +18,6 @@ def roll_back(move: Context) -> list[str]:
     thawed_by_criu = move.dump is None or move.dump.criu_lives()
     # Refusing the gate makes CRIU thaw the container and unlock its connections.
     move.undo.close()
-    for frames in move.frames:
-        frames.give(frames.take())
     move.awake.close()
     if move.image_stream is not None:
         move.image_stream.close()  # the agent is ours alone again
