@@ -109,25 +109,14 @@ class PageStore:
 
     def get(self, dst_id: int, vaddr: int, pages: int) -> Iterator[bytes]:
         """The content of pages, in pieces. Raises ImageError for one that never came."""
-        image, end = self._images.get(dst_id), vaddr + pages * PAGE_SIZE
-        while vaddr < end:
-            index = image.slot(vaddr) if image else None
-            if image is None or index is None:
-                raise ImageError(f"the page at {vaddr:#x} of image {dst_id:#x} never came")
-            size = min(end, image.ends[index]) - vaddr
-            yield os.pread(image.fd, size, image.offsets[index] + vaddr - image.starts[index])
-            vaddr += size
+        for fd, offset, size in self._pieces(dst_id, vaddr, vaddr + pages * PAGE_SIZE):
+            yield os.pread(fd, size, offset)
 
     def read(self, dst_id: int, vaddr: int, view: memoryview) -> None:
         """The content of as many pages as fill `view`. Raises ImageError for one that never came."""
-        image, at = self._images.get(dst_id), 0
-        while at < len(view):
-            index = image.slot(vaddr + at) if image else None
-            if image is None or index is None:
-                raise ImageError(f"the page at {vaddr + at:#x} of image {dst_id:#x} never came")
-            piece = view[at : at + image.ends[index] - vaddr - at]
-            os.preadv(image.fd, [piece], image.offsets[index] + vaddr + at - image.starts[index])
-            at += len(piece)
+        for fd, offset, size in self._pieces(dst_id, vaddr, vaddr + len(view)):
+            os.preadv(fd, [view[:size]], offset)
+            view = view[size:]
 
     def hot(self) -> LazyRanges:
         """What came more than once, and last: the container writes it all the time."""
@@ -150,17 +139,22 @@ class PageStore:
             dst_id = process_id(int(path.stem.split("-")[1]))
             found = known[path.name] if path.name in known else Pagemap.load(path).lazy_ranges()
             for start, end in found:
-                self._check_range(self._images.get(dst_id), dst_id, start, end)
+                for _ in self._pieces(dst_id, start, end):
+                    pass
             if found:
                 lazy[dst_id] = found
         return lazy
 
-    def _check_range(self, image: _Image | None, dst_id: int, vaddr: int, end: int) -> None:
+    def _pieces(self, dst_id: int, vaddr: int, end: int) -> Iterator[tuple[int, int, int]]:
+        """(file, offset, bytes) of where pages are kept, in their order. Raises ImageError for one that never came."""
+        image = self._images.get(dst_id)
         while vaddr < end:
             index = image.slot(vaddr) if image else None
             if image is None or index is None:
                 raise ImageError(f"the page at {vaddr:#x} of image {dst_id:#x} never came")
-            vaddr = image.ends[index]
+            size = min(end, image.ends[index]) - vaddr
+            yield image.fd, image.offsets[index] + vaddr - image.starts[index], size
+            vaddr += size
 
     def _open(self, dst_id: int) -> _Image:
         path = self._directory / f"store-{dst_id}"

@@ -11,10 +11,10 @@ import time
 from collections.abc import Iterator
 from typing import Any
 
-from tests.bench.moves import ADDRESS, start_redis
-from tests.bench.spread import spread
+from tests.bench.moves import ADDRESS, move, start_redis
+from tests.bench.spread import percentile, spread
 from tests.clients import REDIS_PORT, WORKLOADS, ask, status
-from tests.rig import Container, Rig, until
+from tests.rig import Rig, until
 
 MIB = 1024
 TOUCHER_PORT = 7107
@@ -25,14 +25,6 @@ NORMAL_S, AFTER_S, SETTLE_S = 4.0, 8.0, 3.0
 #: Rates are of so many samples of workloads/redis_rate.py: half a second.
 WINDOW = 5
 NORMAL_SHARE = 0.9
-
-
-def move(container: Container, rig: Rig) -> tuple[Container, dict[str, Any], dict[str, float]]:
-    """To the other node: the container there, the report, and its instants in us."""
-    there = rig.node("beta" if container.node.name == "alpha" else "alpha")
-    report = json.loads(container.node.run(["migrate", container.name, there.name, "--json"], timeout=600).stdout)
-    at_us = {stage["name"]: stage["at_us"] for stage in report["freeze"]}
-    return Container(node=there, name=container.name, address=container.address), report, at_us
 
 
 def first_touch_case(rig: Rig, runs: int) -> dict[str, Any]:
@@ -47,10 +39,10 @@ def first_touch_case(rig: Rig, runs: int) -> dict[str, Any]:
         if not verdict["ok"]:
             raise SystemExit(f"bench: memory is not what it was: {verdict['errors']}")
         fill_us = at_us["memory in place"] - at_us["resumed"]
-        took_ms = sorted(took_us / 1000 for since_us, took_us in verdict["touches"] if since_us < fill_us)
-        found["p50"].append(took_ms[len(took_ms) // 2])
-        found["p99"].append(took_ms[len(took_ms) * 99 // 100])
-        found["max"].append(took_ms[-1])
+        took_ms = [took_us / 1000 for since_us, took_us in verdict["touches"] if since_us < fill_us]
+        found["p50"].append(percentile(took_ms, 50))
+        found["p99"].append(percentile(took_ms, 99))
+        found["max"].append(max(took_ms))
         found["fill"].append(fill_us / 1000)
         found["touches"].append(len(took_ms))
         found["pager_p99"].append(report["fill"]["wait_p99_us"] / 1000)

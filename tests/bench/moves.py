@@ -12,14 +12,14 @@ import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 from tests.bench import baseline
 from tests.bench.spread import spread
 from tests.clients import REDIS_PORT, WORKLOADS, RedisClient, ask, redis_data
-from tests.rig import Container, Rig, until
+from tests.rig import Container, Node, Rig, until
 
 ADDRESS = "10.77.0.50"
 REDIS = ["redis-server", "--bind", "0.0.0.0", "--save", "", "--protected-mode", "no"]  # noqa: S104 - in the rig
@@ -66,20 +66,39 @@ class Series:
         }
 
 
+def other(container: Container, rig: Rig) -> Node:
+    """The node where it is not."""
+    return rig.node("beta" if container.node.name == "alpha" else "alpha")
+
+
+def move(container: Container, rig: Rig) -> tuple[Container, dict[str, Any], dict[str, float]]:
+    """To the other node: the container there, the report, and its instants in us."""
+    there = other(container, rig)
+    report = json.loads(container.node.run(["migrate", container.name, there.name, "--json"], timeout=600).stdout)
+    at_us = {stage["name"]: stage["at_us"] for stage in report["freeze"]}
+    return Container(node=there, name=container.name, address=container.address), report, at_us
+
+
+def last_word(client: RedisClient) -> Mapping[str, Any]:
+    """The figures of a client's whole run, which must have gone on all the time."""
+    seen = client.finish()
+    if seen["error"] or not seen["contiguous"]:
+        raise SystemExit(f"bench: the client was cut off: {seen}")
+    return seen
+
+
 def moves(rig: Rig, runs: int, here: Container, port: int, client_program: str = "redis_client.py") -> Series:
     """Move a container to and fro, by tool and baseline in turn, and have CRIU dump and restore it on the spot."""
     series = Series()
     with RedisClient(rig.switch, ADDRESS, port, client_program) as client:
         for run in range(runs):
             for by_tool in (True, False):
-                there = rig.node("beta" if here.node.name == "alpha" else "alpha")
                 client.mark("before")
                 if by_tool:
-                    done = here.node.run(["migrate", here.name, there.name, "--json"], timeout=600)
-                    series.reports.append(json.loads(done.stdout))
-                    here = Container(node=there, name=here.name, address=ADDRESS)
+                    here, report, _ = move(here, rig)
+                    series.reports.append(report)
                 else:
-                    here = baseline.move(here, there)
+                    here = baseline.move(here, other(here, rig))
                 time.sleep(SETTLE_S)
                 gap = float(client.mark("after")["worst_gap_ms"])
                 (series.blackout_ms if by_tool else series.baseline_blackout_ms).append(gap)
@@ -87,9 +106,7 @@ def moves(rig: Rig, runs: int, here: Container, port: int, client_program: str =
             floor = json.loads(here.node.run([*FLOOR, here.name], timeout=600).stdout)
             series.floor_ms.append(floor["dump_ms"] + floor["restore_ms"])
             print(f"  run {run + 1}: floor {series.floor_ms[-1]:.1f} ms {floor}", file=sys.stderr)
-        seen = client.finish()
-    if seen["error"] or not seen["contiguous"]:
-        raise SystemExit(f"bench: the client was cut off: {seen}")
+        seen = last_word(client)
     series.first_byte_ms = [first_byte_ms(report, seen["gaps"]) for report in series.reports]
     return series
 

@@ -8,9 +8,8 @@ import sys
 import time
 from typing import Any
 
-from tests.bench.fill import move
-from tests.bench.moves import ADDRESS, load, start_redis
-from tests.bench.spread import spread
+from tests.bench.moves import ADDRESS, last_word, load, move, start_redis
+from tests.bench.spread import percentile, spread
 from tests.clients import RedisClient
 from tests.rig import Node, Rig
 
@@ -65,11 +64,8 @@ def soak_case(rig: Rig, runs: int) -> dict[str, Any]:
             blackout_ms.append(float(client.mark("after")["worst_gap_ms"]))
             print(f"  move {number + 1}: {blackout_ms[-1]:.1f} ms", file=sys.stderr)
         after = {name: count(rig.node(name)) for name in ("alpha", "beta")}
-        seen = client.finish()
-    if seen["error"] or not seen["contiguous"]:
-        raise SystemExit(f"bench: the client was cut off: {seen}")
-    ordered = sorted(blackout_ms)
-    p99 = ordered[len(ordered) * 99 // 100]
+        last_word(client)
+    p99 = percentile(blackout_ms, 99)
     return {
         "moves": len(blackout_ms),
         "blackout_ms": spread(blackout_ms),

@@ -6,6 +6,10 @@ import statistics
 from collections.abc import Sequence
 
 
+def percentile(values: Sequence[float], hundredths: int) -> float:
+    return sorted(values)[len(values) * hundredths // 100]
+
+
 def spread(values: Sequence[float], digits: int = 1) -> dict[str, float]:
     return {
         "min": round(min(values), digits),

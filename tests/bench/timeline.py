@@ -7,8 +7,7 @@ import sys
 import time
 from typing import Any
 
-from tests.bench.fill import move
-from tests.bench.moves import start_redis
+from tests.bench.moves import move, start_redis
 from tests.rig import Rig
 
 MIB = 128

@@ -5,7 +5,7 @@ import json
 import pytest
 
 from tests.clients import status
-from tests.integration.conftest import WORKLOADS, Hosts
+from tests.integration.conftest import WORKLOADS, Hosts, without
 from tests.integration.test_move import ADDRESS, more_written
 from tests.rig import Container
 
@@ -14,7 +14,6 @@ APPENDER = ["python3", "-B", f"{WORKLOADS}/appender.py", "--port", "7102", "--di
 MAKE = """
 import mmap, os, socket
 os.chdir("/dev/shm")
-os.mkdir("log")
 os.mkdir("private", 0o750)
 open("private/secret", "w").write("s")
 os.chown("private/secret", 1, 2)
@@ -61,7 +60,7 @@ def appender(hosts: Hosts) -> Container:
 
 def test_files_of_all_kinds_and_one_that_is_written_all_the_time(hosts: Hosts, appender: Container) -> None:
     """The appender has files open and mapped there, and makes and removes others."""
-    run(appender, MAKE.replace('os.mkdir("log")\n', ""))
+    run(appender, MAKE)
     before = look(appender)
     for _ in range(2):
         appender, report = hosts.move(appender, appender.node)
@@ -76,26 +75,16 @@ def test_files_of_all_kinds_and_one_that_is_written_all_the_time(hosts: Hosts, a
 def test_criu_archives_none_of_them(hosts: Hosts, appender: Container) -> None:
     """Were tar run in the freeze, it would be found wanting."""
     refused = '#!/bin/sh\n[ "$2" = --gzip ] && exit 1\nexec tar.kept "$@"\n'
-    for node in (hosts.alpha, hosts.beta):
-        node.run(["mv", "/usr/bin/tar", "/usr/bin/tar.kept"])
-        node.run(["sh", "-c", "cat > /usr/bin/tar; chmod +x /usr/bin/tar"], input=refused)
-    try:
+    with without(hosts.alpha, "/usr/bin/tar", refused), without(hosts.beta, "/usr/bin/tar", refused):
         appender, _ = hosts.move(appender, appender.node)
-    finally:
-        for node in (hosts.alpha, hosts.beta):
-            node.run(["mv", "/usr/bin/tar.kept", "/usr/bin/tar"])
     assert status(hosts.rig.switch, ADDRESS, 7102)["ok"]
 
 
 def test_one_that_is_full_on_the_target_is_told_and_rolled_back(hosts: Hosts, appender: Container) -> None:
     """The mount is made with the container's own limits: what is in it fits. Not so what tar cannot write."""
     broken = '#!/bin/sh\n[ "$1" = --extract ] && { echo \'tar: no space\' >&2; exit 2; }\nexec tar.kept "$@"\n'
-    hosts.beta.run(["mv", "/usr/bin/tar", "/usr/bin/tar.kept"])
-    hosts.beta.run(["sh", "-c", "cat > /usr/bin/tar; chmod +x /usr/bin/tar"], input=broken)
-    try:
+    with without(hosts.beta, "/usr/bin/tar", broken):
         done = hosts.migrate(hosts.alpha, appender.name, "beta")
-    finally:
-        hosts.beta.run(["mv", "/usr/bin/tar.kept", "/usr/bin/tar"])
     assert done.returncode != 0
     assert "tar: no space" in done.stderr
     assert appender.status == "running"

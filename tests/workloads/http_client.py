@@ -1,17 +1,14 @@
 """GET every millisecond over one HTTP/1.1 connection that is never made again; redis_client.py tells the rest."""
 
 import argparse
-import gc
-import json
-import signal
 import socket
 import sys
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING or __package__:
-    from tests.workloads.redis_client import Client, ClientError
+    from tests.workloads.redis_client import Client, ClientError, main
 else:
-    from redis_client import Client, ClientError
+    from redis_client import Client, ClientError, main
 
 END_OF_HEADER = b"\r\n\r\n"
 
@@ -45,27 +42,5 @@ class HttpClient(Client):
         return data
 
 
-def main() -> int:
-    parser = argparse.ArgumentParser(description="GET every millisecond over one connection; report the gaps")
-    parser.add_argument("host")
-    parser.add_argument("port", type=int)
-    parser.set_defaults(key="", interval_ms=1.0, gap_ms=10.0, seconds=None, reply_timeout_s=120.0, no_stdin=False)
-    args = parser.parse_args()
-    with socket.create_connection((args.host, args.port), timeout=10) as sock:
-        sock.settimeout(None)
-        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        client = HttpClient(sock, args)
-
-        def stop(*_: object) -> None:
-            client.stopping = True
-
-        signal.signal(signal.SIGTERM, stop)
-        gc.disable()
-        client.run()
-    summary = client.summary()
-    print(json.dumps(summary), flush=True)
-    return 0 if summary["error"] is None else 1
-
-
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(main(HttpClient))

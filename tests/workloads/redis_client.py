@@ -182,8 +182,8 @@ class Client:
         }
 
 
-def main() -> int:
-    parser = argparse.ArgumentParser(description="INCR every millisecond over one connection; report the gaps")
+def main(kind: type[Client] = Client) -> int:
+    parser = argparse.ArgumentParser(description="a request each millisecond over one connection; report the gaps")
     parser.add_argument("host")
     parser.add_argument("port", type=int)
     parser.add_argument("--key", default="client:counter")
@@ -196,7 +196,7 @@ def main() -> int:
     with socket.create_connection((args.host, args.port), timeout=10) as sock:
         sock.settimeout(None)
         sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        client = Client(sock, args)
+        client = kind(sock, args)
 
         def stop(*_: object) -> None:
             client.stopping = True
