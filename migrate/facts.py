@@ -32,7 +32,8 @@ class Facts:
     """One host, as its agent (or the coordinator) found it. Versions are CRIU's numbers: 40201 is 4.2.1.
 
     `criu_version` and `runtime_version` are None where the program is missing, `pycriu_error` is None
-    where pycriu works. `available_bytes` is RAM that can be allocated now.
+    where pycriu works. `dumps_with_parent`: CRIU can be told that its dump has a parent (checkpoint/criu/parent.py).
+    `available_bytes` is RAM that can be allocated now.
     """
 
     hostname: str
@@ -48,6 +49,7 @@ class Facts:
     nftables: bool
     lazy_pages: bool
     write_tracking: bool
+    dumps_with_parent: bool
     soft_dirty: bool
     rsync: bool
     iproute2: bool

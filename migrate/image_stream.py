@@ -3,27 +3,22 @@
 from __future__ import annotations
 
 import os
-import re
 import threading
 from pathlib import Path
 
 from checkpoint.host.inotify import ClosedFiles
 from checkpoint.host.ready import ready
-from checkpoint.images.pagemap import PAGEMAP, Pagemap
-from checkpoint.images.relazy import relazy
 from checkpoint.images.repair import repaired
 from migrate import protocol
 from migrate.context import Context
 
 CHUNK_BYTES = 1 << 20
-PAGES = re.compile(r"pages-\d+\.img")
 
 
 class ImageStream:
     """Sends what is closed in the directory of images, in a thread, until `finish`, which sends the rest.
 
-    The agent is ours alone meanwhile. What a lazy dump wrote out by mistake is taken out again (relazy.py).
-    `files` and `bytes` are what was sent; the target compares. `pagemaps` are those of processes, by their image.
+    The agent is ours alone meanwhile. `files` and `bytes` are what was sent; the target compares.
     """
 
     def __init__(self, move: Context) -> None:
@@ -34,7 +29,6 @@ class ImageStream:
         self._parts: list[memoryview] = []
         self._failure: Exception | None = None
         self._end = os.eventfd(0)
-        self.pagemaps: dict[int, Pagemap] = {}
         self.files = self.bytes = 0
         self._thread = threading.Thread(target=self._follow, name="images", daemon=True)
         self._thread.start()
@@ -45,7 +39,7 @@ class ImageStream:
         if self._failure is not None:
             raise self._failure
         for path in sorted(self._move.images.glob("*.img")):
-            self._add_file(path.name, last=True)
+            self._add_file(path.name)
         self._pass_on()
 
     def close(self) -> None:
@@ -69,35 +63,15 @@ class ImageStream:
             while self._end not in ready(self._closed.descriptor, self._end):
                 for name in self._closed.names():
                     if name.endswith(".img"):
-                        self._add_file(name, last=False)
+                        self._add_file(name)
                 self._pass_on()
         except Exception as error:  # noqa: BLE001  (told by `finish`)
             self._failure = error
 
-    def _add_file(self, name: str, *, last: bool) -> None:
-        if name in self._names or (PAGES.fullmatch(name) and not last):  # pages go with their pagemap
-            return
-        if found := PAGEMAP.fullmatch(name):
-            pagemap = self._pagemap(int(found[1]), last=last)
-            if pagemap is None:
-                return
-            self.pagemaps[int(found[1])] = pagemap
-            pagemap.save(self._move.images / name)
-            self._add_file(f"pages-{pagemap.pages_id}.img", last=True)
-        self._names.add(name)
-        self._add(name, memoryview(repaired(self._move.images / name)))
-
-    def _pagemap(self, image: int, *, last: bool) -> Pagemap | None:
-        """As it is to be sent; None if that must wait for an image that CRIU writes later."""
-        assert self._move.dump is not None
-        pagemap = Pagemap.load(self._move.images / f"pagemap-{image}.img")
-        if self._move.dump.lazy and not pagemap.lazy_ranges():
-            if not last:
-                return None
-            pagemap, written_out = relazy(self._move.images, image)
-            if written_out:
-                self._move.report.notes.append(f"CRIU wrote {written_out >> 20} MiB of process {image} out, frozen")
-        return pagemap.joined()
+    def _add_file(self, name: str) -> None:
+        if name not in self._names:
+            self._names.add(name)
+            self._add(name, memoryview(repaired(self._move.images / name)))
 
     def _add(self, name: str, data: memoryview) -> None:
         self.files += 1

@@ -49,7 +49,8 @@ def choose(mode: Mode, source: Facts, target: Facts) -> tuple[tuple[Tracking, ..
 def _why_no_userfaultfd(source: Facts, target: Facts) -> str:
     if not source.write_tracking:
         return f"{source.hostname} cannot track writes (Linux {source.kernel} on {source.machine}; 6.7 on x86_64 can)"
-    for facts in (source, target):
-        if not facts.lazy_pages:
-            return f"CRIU has no lazy pages on {facts.hostname} (Linux {facts.kernel})"
+    if not source.dumps_with_parent:
+        return f"CRIU on {source.hostname} cannot be told that memory went ahead (no /run/criu.kdat of a known form)"
+    if not target.lazy_pages:
+        return f"CRIU has no lazy pages on {target.hostname} (Linux {target.kernel})"
     return ""

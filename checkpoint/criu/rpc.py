@@ -20,9 +20,10 @@ try:
     from google.protobuf.message import DecodeError
     from pycriu import rpc_pb2 as _rpc
     from pycriu.images import fdinfo_pb2 as _fdinfo
+    from pycriu.images import inventory_pb2 as _inventory
     from pycriu.images import mm_pb2 as _mm
 except ImportError as error:
-    _rpc = _fdinfo = _mm = None
+    _rpc = _fdinfo = _inventory = _mm = None
     WHY_MISSING: str | None = str(error)
     DECODE_ERRORS: tuple[type[Exception], ...] = ()
 else:
@@ -86,3 +87,8 @@ def memory_map() -> Any:
 def fdinfo() -> Any:
     """The message classes of fdinfo.proto: file_entry and what is in it."""
     return _fdinfo
+
+
+def inventory() -> Any:
+    """The message class of inventory.proto: inventory_entry, about a dump as a whole."""
+    return _inventory.inventory_entry

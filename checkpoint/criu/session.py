@@ -111,10 +111,7 @@ class DumpRole(_HeldRole):
     Refusing `done_gate` makes CRIU thaw every task and unlock the network; the runtime then reports
     that its checkpoint failed and still shows the container running.
     `pages` is our end of the page-server socket (CRIU criu/page-xfer.c speaks it on the other end).
-    With `lazy` CRIU leaves private anonymous memory to us and the socket is not used. After such a dump
-    CRIU, even when told that it failed, goes on to serve the memory on a TCP port; it never comes to
-    accept anybody, because its question `status-ready` is always answered with no, by us or by our end.
-    With a `parent`, the directory of a pre-dump (predump.py), only pages written since then are sent.
+    With a `parent` (predump.py, parent.py) only pages that it has not are sent.
     """
 
     kind = "DUMP"
@@ -122,7 +119,6 @@ class DumpRole(_HeldRole):
 
     def __init__(self, edits: Edits) -> None:
         super().__init__(edits)
-        self.lazy = False
         self.parent: str | None = None
         self.pages, self._criu_pages = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
         widen(self._criu_pages)
@@ -136,9 +132,6 @@ class DumpRole(_HeldRole):
         super().edit(options)
         # The cgroup freezer is polled in 100 ms steps; ptrace freezes in well under one.
         options.ClearField("freeze_cgroup")
-
-    def notify(self, script: str, pid: int) -> bool:
-        return script != "status-ready" and super().notify(script, pid)
 
     def refuse(self) -> None:
         """... and what it still sends to the page server is wanted no more."""
@@ -162,18 +155,15 @@ class DumpRole(_HeldRole):
     def bury(self) -> None:
         """The container's processes are dead: end CRIU where it stands.
 
-        Told of success it would serve a lazy dump's pages; told of failure it would unlock the network
-        and close the dead processes' sockets, whose peers the target now serves.
+        However it is answered, it would unlock the network and close the dead processes' sockets, whose peers the
+        target now serves.
         """
         if self._conversation is not None:
             self._conversation.kill_criu()
         self.refuse()
 
     def last_edit(self, options: rpc.Message) -> None:
-        if self.lazy:
-            options.lazy_pages = True
-        else:
-            options.ps.fd = PAGE_SERVER_FD
+        options.ps.fd = PAGE_SERVER_FD
         if self.parent is not None:
             options.track_mem = True
             options.parent_img = self.parent

@@ -3,15 +3,22 @@
 
 With MIGRATE_CRIU_SOCKET set and asked for `swrk FD`, it hands FD (the runtime's RPC socket) to the
 interposer by SCM_RIGHTS, takes the descriptors it gets back, and becomes the real CRIU: the same
-process, so CRIU stays the runtime's child (`rst_sibling` needs that). Without the variable, or for
-any other sub-command, it is exactly `criu`. It is installed as a lone file: standard library only.
+process, so CRIU stays the runtime's child (`rst_sibling` needs that). With MIGRATE_CRIU_KERNDAT set,
+CRIU finds that file where it keeps its own (parent.py). Without the variables, or for any other
+sub-command, it is exactly `criu`. It is installed as a lone file: standard library only.
 """
 
+import ctypes
 import os
 import socket
 import sys
 
 SOCKET_VARIABLE = "MIGRATE_CRIU_SOCKET"
+KERNDAT_VARIABLE = "MIGRATE_CRIU_KERNDAT"
+#: KERNDAT_CACHE_FILE of criu/kerndat.c
+KERNDAT = "/run/criu.kdat"
+#: unshare(2), mount(2)
+CLONE_NEWNS, MS_BIND, MS_REC, MS_SLAVE = 1 << 17, 1 << 12, 1 << 14, 1 << 19
 MAX_FDS = 8
 
 
@@ -42,9 +49,23 @@ def hand_over(rpc_fd: int, socket_path: str) -> None:
         os.close(fd)
 
 
+def show_instead(kerndat: str) -> None:
+    """In a mount namespace of our own. What others unmount goes away in it, too."""
+    libc = ctypes.CDLL(None, use_errno=True)
+    path = kerndat.encode()
+    if (
+        libc.unshare(CLONE_NEWNS)
+        or libc.mount(None, b"/", None, MS_REC | MS_SLAVE, None)
+        or libc.mount(path, KERNDAT.encode(), None, MS_BIND, None)
+    ):
+        sys.exit(f"criu: {kerndat} cannot be shown as {KERNDAT}: {os.strerror(ctypes.get_errno())}")
+
+
 def main() -> None:
     """Become CRIU."""
     criu, arguments = real_criu(), sys.argv[1:]
+    if kerndat := os.environ.get(KERNDAT_VARIABLE):
+        show_instead(kerndat)
     socket_path = os.environ.get(SOCKET_VARIABLE)
     if socket_path and len(arguments) == 2 and arguments[0] == "swrk":
         hand_over(int(arguments[1]), socket_path)

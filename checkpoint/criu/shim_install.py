@@ -6,7 +6,7 @@ import os
 import pkgutil
 from pathlib import Path
 
-from checkpoint.criu.shim import SOCKET_VARIABLE
+from checkpoint.criu.shim import KERNDAT_VARIABLE, SOCKET_VARIABLE
 
 
 def install_program(package: str, module: str, path: Path) -> Path:
@@ -19,11 +19,15 @@ def install_program(package: str, module: str, path: Path) -> Path:
     return path
 
 
-def install_shim(directory: Path) -> dict[str, str]:
+def install_shim(directory: Path, kerndat: bytes = b"") -> dict[str, str]:
     """Install `directory`/bin/criu; return the environment that makes a runtime use it.
 
-    The interposer is to listen on the path in MIGRATE_CRIU_SOCKET.
+    The interposer is to listen on the path in MIGRATE_CRIU_SOCKET. `kerndat`, if any: parent.py.
     """
     program = install_program("checkpoint.criu", "shim", directory / "bin" / "criu")
     path = f"{program.parent}:{os.environ.get('PATH', os.defpath)}:/usr/local/sbin:/usr/sbin:/sbin"
-    return {**os.environ, "PATH": path, SOCKET_VARIABLE: str(directory / "rpc.sock")}
+    env = {**os.environ, "PATH": path, SOCKET_VARIABLE: str(directory / "rpc.sock")}
+    if kerndat:
+        (directory / "kerndat").write_bytes(kerndat)
+        env[KERNDAT_VARIABLE] = str(directory / "kerndat")
+    return env

@@ -1,4 +1,4 @@
-"""Read and write the images of memory: pagemap-*.img and pages-*.img.
+"""Write the images of memory: pagemap-*.img and pages-*.img.
 
 Format: CRIU images/pagemap.proto and criu/image.c. A pagemap image is two u32 magics, then messages
 each preceded by its u32 length: one pagemap_head, then pagemap_entry in rising order of address.
@@ -8,20 +8,15 @@ pages-N.img holds the bytes of the entries with PE_PRESENT, in the order of the 
 from __future__ import annotations
 
 import os
-import re
 import struct
-from collections.abc import Iterator
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 
-from checkpoint.criu.page_wire import PAGE_SIZE, PE_LAZY, PE_PRESENT, TYPE_PROCESS, TYPE_SHMEM
+from checkpoint.criu.page_wire import PAGE_SIZE, PE_PRESENT, TYPE_PROCESS, TYPE_SHMEM
 from checkpoint.errors import ImageError
-from checkpoint.memory import ranges
 
 #: IMG_COMMON_MAGIC and PAGEMAP_MAGIC of CRIU criu/include/magic.h.
 MAGICS = struct.pack("=II", 0x54564319, 0x56084025)
-#: The name of a process's.
-PAGEMAP = re.compile(r"pagemap-(\d+)\.img")
 U32_MAX = (1 << 32) - 1
 NAMES = {TYPE_PROCESS: "pagemap-{}.img", TYPE_SHMEM: "pagemap-shmem-{}.img"}
 
@@ -57,88 +52,6 @@ def _sized(message: bytes) -> bytes:
     return struct.pack("=I", len(message)) + message
 
 
-@dataclass(frozen=True, kw_only=True)
-class Entry:
-    """One pagemap_entry."""
-
-    vaddr: int
-    pages: int
-    flags: int
-
-    @property
-    def end(self) -> int:
-        return self.vaddr + self.pages * PAGE_SIZE
-
-
-@dataclass(frozen=True, kw_only=True)
-class Pagemap:
-    """A whole pagemap image."""
-
-    pages_id: int
-    entries: tuple[Entry, ...]
-
-    def lazy_ranges(self) -> list[tuple[int, int]]:
-        """Addresses of the pages whose content is not in the images."""
-        lazy = [(e.vaddr, e.end) for e in self.entries if e.flags & PE_LAZY and not e.flags & PE_PRESENT]
-        return ranges.union(lazy, [])
-
-    def joined(self) -> Pagemap:
-        """The same with neighbours of one kind made one: CRIU cuts at each MiB, and reads each entry again."""
-        entries: list[Entry] = []
-        for entry in self.entries:
-            last = entries[-1] if entries else None
-            if last is not None and last.end == entry.vaddr and last.flags == entry.flags:
-                entries[-1] = replace(last, pages=last.pages + entry.pages)
-            else:
-                entries.append(entry)
-        return Pagemap(pages_id=self.pages_id, entries=tuple(entries))
-
-    def save(self, path: Path) -> None:
-        """Write it as CRIU would."""
-        body = [encode_entry(entry.vaddr, entry.pages, entry.flags) for entry in self.entries]
-        path.write_bytes(b"".join([MAGICS, encode_head(self.pages_id), *body]))
-
-    @classmethod
-    def load(cls, path: Path) -> Pagemap:
-        """Raises ImageError when the file is not a pagemap image."""
-        data = path.read_bytes()
-        try:
-            if data[: len(MAGICS)] != MAGICS:
-                raise ImageError(f"{path.name} is not a pagemap image")
-            messages = list(_messages(data, len(MAGICS)))
-            entries = tuple(
-                Entry(vaddr=fields[1], pages=fields.get(5) or fields[2], flags=fields.get(4, PE_PRESENT))
-                for fields in messages[1:]
-            )
-            return cls(pages_id=messages[0][1], entries=entries)
-        except (IndexError, KeyError, struct.error) as error:
-            raise ImageError(f"{path.name} is damaged") from error
-
-
-def _messages(data: bytes, offset: int) -> Iterator[dict[int, int]]:
-    """{field number: value} of each message; every field of these messages is a varint."""
-    while offset < len(data):
-        (size,) = struct.unpack_from("=I", data, offset)
-        offset += 4
-        end, fields = offset + size, {}
-        while offset < end:
-            key, offset = read_varint(data, offset)
-            fields[key >> 3], offset = read_varint(data, offset)
-        yield fields
-
-
-def read_varint(data: bytes, offset: int) -> tuple[int, int]:
-    """(value, offset behind it)."""
-    value = shift = 0
-    while True:
-        byte = data[offset]
-        offset += 1
-        value |= (byte & 0x7F) << shift
-        shift += 7
-        if byte < 0x80:
-            return value, offset
-
-
 @dataclass
 class _Image:
     name: str
@@ -160,7 +73,7 @@ class _Image:
 
 
 class PageImages:
-    """Collects extents into an image directory. `close` writes the pagemaps; use as a context."""
+    """Collects extents into an image directory. Use as a context."""
 
     def __init__(self, directory: Path) -> None:
         self._directory = directory
@@ -186,8 +99,8 @@ class PageImages:
     def write_pagemaps(self) -> None:
         """Write every pagemap image; the pages are in place already."""
         for image in self._images.values():
-            entries = tuple(Entry(vaddr=vaddr, pages=pages, flags=flags) for vaddr, pages, flags in image.entries)
-            Pagemap(pages_id=image.pages_id, entries=entries).save(self._directory / image.name)
+            body = [encode_entry(*entry) for entry in image.entries]
+            (self._directory / image.name).write_bytes(b"".join([MAGICS, encode_head(image.pages_id), *body]))
 
     def _open(self, dst_id: int) -> _Image:
         name = NAMES.get(dst_id & 0xFF)

@@ -11,14 +11,12 @@ import bisect
 import errno
 import os
 from collections import defaultdict, deque
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from types import MappingProxyType
 
-from checkpoint.criu.page_wire import PAGE_SIZE, process_id
+from checkpoint.criu.page_wire import PAGE_SIZE
 from checkpoint.errors import ImageError
-from checkpoint.images.pagemap import Pagemap
 from checkpoint.memory import ranges
 from checkpoint.memory.ranges import Range
 
@@ -129,21 +127,10 @@ class PageStore:
         """Of the files that hold the pages."""
         return [image.fd for image in self._images.values()]
 
-    def lazy_ranges(self, images: Path, known: Mapping[str, list[Range]] = MappingProxyType({})) -> LazyRanges:
-        """By image, what the images leave to us. Raises ImageError unless every page of it is here.
-
-        `known`: file names of pagemaps that were looked into before, and what was found.
-        """
-        lazy = {}
-        for path in images.glob("pagemap-[0-9]*.img"):
-            dst_id = process_id(int(path.stem.split("-")[1]))
-            found = known[path.name] if path.name in known else Pagemap.load(path).lazy_ranges()
-            for start, end in found:
-                for _ in self._pieces(dst_id, start, end):
-                    pass
-            if found:
-                lazy[dst_id] = found
-        return lazy
+    def check(self, dst_id: int, vaddr: int, end: int) -> None:
+        """Raise ImageError unless every page of a range is here."""
+        for _ in self._pieces(dst_id, vaddr, end):
+            pass
 
     def _pieces(self, dst_id: int, vaddr: int, end: int) -> Iterator[tuple[int, int, int]]:
         """(file, offset, bytes) of where pages are kept, in their order. Raises ImageError for one that never came."""

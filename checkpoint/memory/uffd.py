@@ -12,6 +12,7 @@ import os
 import platform
 import struct
 
+from checkpoint.memory import ranges
 from checkpoint.memory.inject import SYS_USERFAULTFD, UFFD_USER_MODE_ONLY, libc
 from checkpoint.memory.ranges import Range
 
@@ -112,6 +113,8 @@ def _scan(pid: int, flags: int, inverted: int, mask: int, any_of: int) -> list[R
     """PAGEMAP_SCAN of a whole address space.
 
     The page map is opened anew each time: after an exec the old one still shows the old memory.
+    A walk that ends without having filled the buffer is complete, whatever `walk_end` says: of one with more than 512
+    regions the kernel does not put it forward to the end (fs/proc/task_mmu.c, do_pagemap_scan, as of 6.18).
     """
     found: list[Range] = []
     regions = (ctypes.c_uint64 * (3 * REGIONS))()
@@ -138,9 +141,7 @@ def _scan(pid: int, flags: int, inverted: int, mask: int, any_of: int) -> list[R
             )
             count = fcntl.ioctl(pagemap, PAGEMAP_SCAN, argument)
             words = memoryview(regions).cast("B").cast("Q")[: 3 * count].tolist()
-            found.extend(zip(words[0::3], words[1::3], strict=True))
-            walked = SCAN_ARGUMENT.unpack(argument)[4]
-            if walked <= start:
-                break
-            start = walked
+            batch = list(zip(words[0::3], words[1::3], strict=True))
+            found = ranges.union(found, batch) if found else batch
+            start = SCAN_ARGUMENT.unpack(argument)[4] if count == REGIONS else TASK_END
     return found

@@ -7,6 +7,7 @@ import platform
 import re
 
 from checkpoint.criu import features, rpc
+from checkpoint.criu.parent import kerndat_with_tracking
 from checkpoint.errors import CommandFailed
 from checkpoint.host import memory
 from checkpoint.host.run import find_program, run
@@ -32,6 +33,7 @@ def collect(runtime: ContainerRuntime, container_id: str) -> Facts:
         nftables=features.has("network_lock_nftables"),
         lazy_pages=features.has("uffd-noncoop"),
         write_tracking=uffd.available(),
+        dumps_with_parent=kerndat_with_tracking() is not None,
         soft_dirty=features.tracks_soft_dirty(),
         rsync=find_program("rsync") is not None,
         iproute2=find_program("ip") is not None,

@@ -22,11 +22,10 @@ from checkpoint.errors import CheckpointError, CommandFailed, ConversationLost, 
 from checkpoint.host.wakeful import wakeful
 from checkpoint.images.batch import Extent
 from checkpoint.images.directory import ram_directory
-from checkpoint.images.pagemap import PAGEMAP, PageImages, Pagemap
+from checkpoint.images.pagemap import PageImages
 from checkpoint.memory.fold import fold
 from checkpoint.memory.pager import Pager
-from checkpoint.memory.ranges import Range
-from checkpoint.memory.store import PageStore
+from checkpoint.memory.store import LazyRanges, PageStore
 from checkpoint.network import link
 from checkpoint.network.model import Network
 from checkpoint.rootfs.tmpfs import PreparedTmpfs, Tmpfs
@@ -70,7 +69,6 @@ class Incoming:
         self._pager: Pager | None = None
         self._pages: PageReceiver | None = None
         self._page_maps: list[protocol.PageMap] = []
-        self._lazy: dict[str, list[Range]] = {}
 
     # --- requests, in the order of a move ---------------------------------------------------------
 
@@ -187,14 +185,7 @@ class Incoming:
         for name, size in request.pieces:
             self._append(name, data[:size])
             data = data[size:]
-            if PAGEMAP.fullmatch(name):
-                self._look_into(name)
         return protocol.Done()
-
-    def _look_into(self, name: str) -> None:
-        """Of a large process this takes a while, and the source still dumps."""
-        with contextlib.suppress(ImageError):  # there is more to come
-            self._lazy[name] = Pagemap.load(self._images / name).lazy_ranges()
 
     def _append(self, name: str, data: memoryview) -> None:
         if "/" in name or name.startswith("."):
@@ -251,10 +242,7 @@ class Incoming:
     def _restore_and_hold(self, request: protocol.Restore) -> Message:
         received = time.monotonic_ns()
         self._check_complete(request)
-        for page_map in self._page_maps:
-            fold(self._store, self._page_images, page_map.dst_id, page_map.extents)
-        self._page_images.write_pagemaps()
-        if lazy := self._store.lazy_ranges(self._images, self._lazy):
+        if lazy := self._fold():
             self._role.lazy = True
             self._pager = Pager(self._images, self._store, lazy)
             self._undo.callback(self._pager.stop)
@@ -270,6 +258,15 @@ class Incoming:
         return protocol.Done(
             stamps=[["images complete", received], ["restore released", released], ["held", time.monotonic_ns()]]
         )
+
+    def _fold(self) -> LazyRanges:
+        """Complete the images of memory. Returns what they leave to the store."""
+        lazy: LazyRanges = {}
+        for page_map in self._page_maps:
+            if left := fold(self._store, self._page_images, page_map.dst_id, page_map.extents):
+                lazy.setdefault(page_map.dst_id, []).extend(left)
+        self._page_images.write_pagemaps()
+        return lazy
 
     def _check_complete(self, request: protocol.Restore) -> None:
         arrived, announced = (self._image_files, self._image_bytes), (request.image_files, request.image_bytes)

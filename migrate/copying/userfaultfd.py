@@ -1,8 +1,9 @@
-"""Memory ahead of the container by write tracking (checkpoint/memory/tracker.py); CRIU dumps it lazily at the end."""
+"""Memory ahead of the container by write tracking (checkpoint/memory/tracker.py); the rest while it is frozen."""
 
 from __future__ import annotations
 
-from checkpoint.criu.page_wire import PAGE_SIZE, process_id
+from checkpoint.criu.page_wire import PAGE_SIZE, TYPE_PROCESS, process_id
+from checkpoint.criu.parent import forget_writes, kerndat_with_tracking, make_parent
 from checkpoint.criu.session import DumpRole
 from checkpoint.errors import CheckpointError
 from checkpoint.host import processes
@@ -11,6 +12,8 @@ from checkpoint.memory.ranges import Range
 from checkpoint.memory.tracker import Tracker
 from migrate.context import Context
 from migrate.copying.base import Reach, progress_of, run_dump, send_all_pages, send_pages
+from migrate.copying.dumped import Dumped, send_page_maps
+from migrate.copying.relayed import relayed
 
 
 class UserfaultfdCopy:
@@ -21,6 +24,7 @@ class UserfaultfdCopy:
         self._trackers: dict[int, Tracker] = {}
         self._refused: set[int] = set()
         self._known: dict[int, list[Range]] = {}
+        self._last: Dumped | None = None
         self.batches = progress_of(move)
 
     def attach(self) -> Reach:
@@ -78,29 +82,41 @@ class UserfaultfdCopy:
             return False
 
     def dump(self, dump: DumpRole) -> None:
-        """Private anonymous memory stays with us."""
-        dump.lazy = True
-        run_dump(dump, self._move.images)
+        """CRIU says which pages there are, and takes ours for the parent that has them."""
+        dump.parent = make_parent(self._move.directory)
+        if kerndat_with_tracking() == b"":
+            forget_writes(list(self._trackers))
+        last = self._last = Dumped(self.batches, _of_a_process, last=True)
+        with relayed(dump.pages, self._move, last, self.batches.flush, last.has_parent):
+            run_dump(dump, self._move.images)
 
     def send_last(self, pids: list[int]) -> None:
-        """The pagemaps are the authority on which pages exist. Raises ImageError when one of them cannot be read."""
-        assert self._move.image_stream is not None
-        pages, pagemaps = 0, self._move.image_stream.pagemaps
+        """Raises ImageError when a page that CRIU found cannot be read."""
+        assert self._last is not None
+        pages, images = self._last.sent_pages, self._last.images()
         self._let_go()
         for pid in pids:
             image = tracker.virtual_pid(pid)
-            if image not in pagemaps:
+            wanted = self._last.holes(process_id(image))
+            if not wanted:
                 continue  # a zombie has no memory
-            wanted = pagemaps[image].lazy_ranges()
             stale = ranges.intersection(tracker.written_at_last(pid), wanted)
             unknown = ranges.difference(wanted, self._known.get(pid, []))
             last = ranges.union(stale, unknown)
             pages += ranges.size(last) // PAGE_SIZE
             send_all_pages(self.batches, pid, image, last)
         self.batches.flush()
-        self._move.report.notes.append(f"{pages} pages were left for the freeze")
+        send_page_maps(self._move, images)
+        report = self._move.report
+        report.pages_skipped_parent = self._last.hole_pages()
+        report.notes.append(f"{pages} pages were left for the freeze")
 
     def close(self) -> None:
         """Leave every process as it was."""
         while self._trackers:
             self._trackers.popitem()[1].close()
+
+
+def _of_a_process(dst_id: int) -> bool:
+    """Whether all of an image's pages can be had from us."""
+    return dst_id & 0xFF == TYPE_PROCESS

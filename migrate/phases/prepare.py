@@ -11,6 +11,7 @@ from functools import partial
 from pathlib import Path
 
 from checkpoint.criu.interposer import Interposer
+from checkpoint.criu.parent import kerndat_with_tracking
 from checkpoint.criu.session import DumpRole
 from checkpoint.criu.shim_install import install_shim
 from checkpoint.host import processes
@@ -26,6 +27,7 @@ from migrate.page_channels import PageChannels
 from migrate.rootfs_sync import RootfsSync
 from migrate.state import State
 from migrate.tmpfs_sync import TmpfsSync
+from migrate.tracking import Tracking
 
 ARM_TIMEOUT_S = 30.0
 
@@ -68,7 +70,8 @@ def arm(move: Context) -> None:
         images.mkdir(mode=0o700)
         dump = move.dump = DumpRole(move.edits)
         move.undo.callback(dump.refuse)
-        env = install_shim(move.directory)
+        with_parent = Tracking.USERFAULTFD in move.tracking
+        env = install_shim(move.directory, (kerndat_with_tracking() or b"") if with_parent else b"")
         move.tidy.enter_context(Interposer(Path(env["MIGRATE_CRIU_SOCKET"]), dump))
         checkpoint = move.runtime.checkpoint(move.container.id, images, env)
         move.tidy.callback(_reap, checkpoint, dump)

@@ -30,6 +30,16 @@ ROOM_BYTES = 12 << 30
 TIMEOUT_S = 120.0
 
 
+class LazyDump(DumpRole):
+    """One that leaves memory to be served later, and never comes to serve it: `status-ready` fails."""
+
+    def last_edit(self, options: rpc.Message) -> None:
+        options.lazy_pages = True
+
+    def notify(self, script: str, pid: int) -> bool:
+        return script != "status-ready" and super().notify(script, pid)
+
+
 class WholeDump:
     """A dump as the runtime wants it, but for the edits: the images say how to unlock what it locked."""
 
@@ -59,8 +69,7 @@ def dump_ms(name: str, directory: Path) -> float:
     """The container is thawed afterwards."""
     images = directory / "metadata"
     images.mkdir()
-    role = DumpRole(EDITS)
-    role.lazy = True
+    role = LazyDump(EDITS)
     env = install_shim(directory)
     with Interposer(Path(env["MIGRATE_CRIU_SOCKET"]), role), wakeful():
         checkpoint = Runc().checkpoint(name, images, env)

@@ -194,7 +194,13 @@ class Dump(Ended, DumpRole):
         try:
             with PageImages(self._images) as images:
                 sink = Tee(images, self.received)
-                page_wire.serve(self.pages, page_wire.wire_struct(40201), sink, before_close=images.write_pagemaps)
+                page_wire.serve(
+                    self.pages,
+                    page_wire.wire_struct(40201),
+                    sink,
+                    before_close=images.write_pagemaps,
+                    has_parent=lambda _: self.parent is not None,
+                )
         except Exception as error:  # noqa: BLE001  (looked at by the test)
             self.failure = error
 

@@ -16,9 +16,11 @@ import pytest
 from pycriu import images as image_files
 
 from checkpoint.criu.interposer import Interposer
+from checkpoint.criu.page_wire import PE_PARENT
+from checkpoint.criu.parent import make_parent
 from checkpoint.criu.session import Edits
 from checkpoint.errors import ConversationLost
-from checkpoint.images.pagemap import Pagemap
+from tests import pagemaps
 from tests.contract.harness import LIMIT_S, Dump, Peer, Restore, Scene, Task, state_of, until
 from tests.fakes import task as task_program
 
@@ -234,20 +236,28 @@ def test_criu_gets_the_page_server_socket(scene: Scene) -> None:
         runtime.finish()
 
 
-def test_a_lazy_dump_sends_no_pages(scene: Scene) -> None:
-    task = scene.task()
-    with scene.dump_role() as role:
-        role.lazy = True
-        runtime = scene.dump_of(task)
+def test_a_dump_whose_parent_has_all_memory_sends_no_pages(fake_scene: Scene) -> None:
+    """The real one is not told so of a process in our own mount namespace; tests/integration has it so told."""
+    task = fake_scene.task()
+    with fake_scene.dump_role() as role:
+        role.parent = make_parent(fake_scene.directory)
+        runtime = fake_scene.dump_of(task)
         release(role)
+        assert role.failure is None
         assert role.received == {}
-        end = task_program.REGION + task_program.PAGES * PAGE_SIZE
         for pid in task.tree():
-            ranges = Pagemap.load(scene.images / f"pagemap-{pid}.img").lazy_ranges()
-            assert any(start <= task_program.REGION and end <= stop for start, stop in ranges)
+            rows = pagemaps.rows(fake_scene.images / f"pagemap-{pid}.img")
+            assert rows == [(task_program.REGION, task_program.PAGES, PE_PARENT)]
         role.refuse()
         runtime.finish()
     task.check_runs()
+
+
+def test_a_cache_that_cannot_be_shown_to_criu_is_an_error(scene: Scene) -> None:
+    env = {**scene.env, "MIGRATE_CRIU_KERNDAT": str(scene.directory / "missing")}
+    status, _, said = run_criu(scene.shim, ["--version"], env)
+    assert status == 1
+    assert said == f"criu: {scene.directory}/missing cannot be shown as /run/criu.kdat: No such file or directory\n"
 
 
 # --- the dump, held ----------------------------------------------------------------------------------------

@@ -30,7 +30,7 @@ PAGE = 4096
 REGION, REGION_PAGES = 0x1_0000_0000_00, 64
 IOV = struct.Struct("=I4xQQQ")
 ADD_F, OPEN2, FORCE_CLOSE = 6, 4, 0x1024
-PE_LAZY, PE_PRESENT = 2, 4
+PE_PARENT, PE_LAZY, PE_PRESENT = 1, 2, 4
 PTRACE_DETACH, PTRACE_SEIZE, PTRACE_INTERRUPT = 17, 0x4206, 0x4207
 CLONE_PARENT = 0x8000
 #: What the RPC calls a method, and what images do (criu/include/cr_options.h). iptables, nftables, none.
@@ -186,10 +186,13 @@ class Service:
             for task in tasks:
                 image = task << 8 | 1
                 server.sendall(IOV.pack(OPEN2, 0, 0, image))
-                if server.recv(1) != b"\0":
+                in_parent = server.recv(1) != b"\0"
+                if in_parent and not self.opts.track_mem:
                     raise FakeError("the page server says that there are parent images")
-                server.sendall(IOV.pack(ADD_F | PE_PRESENT << 16, REGION_PAGES, REGION, image))
-                server.sendall(memory_of(task, REGION_PAGES * PAGE))
+                flags = PE_PARENT if in_parent else PE_PRESENT
+                server.sendall(IOV.pack(ADD_F | flags << 16, REGION_PAGES, REGION, image))
+                if not in_parent:
+                    server.sendall(memory_of(task, REGION_PAGES * PAGE))
             server.sendall(IOV.pack(FORCE_CLOSE, 0, 0, 0))
             if server.recv(4, socket.MSG_WAITALL) != struct.pack("=i", 0):
                 raise FakeError("the page server did not confirm")

@@ -20,6 +20,7 @@ def facts(**changes: object) -> Facts:
         nftables=True,
         lazy_pages=True,
         write_tracking=True,
+        dumps_with_parent=True,
         soft_dirty=False,
         rsync=True,
         iproute2=True,

@@ -8,15 +8,11 @@ import os
 
 import pytest
 
-from checkpoint.criu.page_wire import PAGE_SIZE, PE_PARENT, PE_PRESENT, TYPE_SHMEM, process_id
+from checkpoint.criu.page_wire import PAGE_SIZE
 from migrate.copying import soft_dirty
 from migrate.copying.soft_dirty import HUGE_PAGE
-from migrate.page_batches import PageBatches
-from tests.unit.test_batches import Carrier
 
 Ranges = list[tuple[int, int]]
-NOTHING = memoryview(b"")
-PROCESS, SHARED = process_id(1), 7 << 8 | TYPE_SHMEM
 
 
 @pytest.mark.parametrize(
@@ -33,25 +29,6 @@ PROCESS, SHARED = process_id(1), 7 << 8 | TYPE_SHMEM
 )
 def test_mappings_that_did_not_move(before: Ranges, now: Ranges, kept: Ranges) -> None:
     assert soft_dirty._unmoved(before, now) == kept
-
-
-def test_a_hole_that_nothing_came_for_is_unknown() -> None:
-    session = soft_dirty._Session(PageBatches(Carrier()), {PROCESS: [(0, 4 * PAGE_SIZE)]})
-    session.extent(PROCESS, 2 * PAGE_SIZE, 2, PE_PARENT, NOTHING)
-    assert session.unknown(PROCESS) == []
-    session.extent(PROCESS, 4 * PAGE_SIZE, 1, PE_PARENT, NOTHING)
-    assert session.unknown(PROCESS) == [(4 * PAGE_SIZE, 5 * PAGE_SIZE)]
-    assert session.unchanged_pages == 3
-
-
-@pytest.mark.parametrize(("last", "kept"), [(False, [PROCESS]), (True, [PROCESS, SHARED])])
-def test_shared_memory_is_for_the_last_session(last: bool, kept: list[int]) -> None:
-    session = soft_dirty._Session(PageBatches(Carrier()), {}, last=last)
-    for image in (PROCESS, SHARED):
-        assert not session.has_parent(image)
-        session.extent(image, 0, 1, PE_PRESENT, memoryview(b"x" * PAGE_SIZE))
-    assert list(session.images) == kept
-    assert session.sent_pages == len(kept)
 
 
 def test_whole_blocks_of_zeros_are_found_by_their_first_page() -> None:

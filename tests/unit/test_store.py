@@ -13,9 +13,8 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
-from checkpoint.criu.page_wire import PAGE_SIZE, PE_LAZY, PE_PRESENT, process_id
+from checkpoint.criu.page_wire import PAGE_SIZE, process_id
 from checkpoint.errors import ImageError
-from checkpoint.images.pagemap import Entry, Pagemap
 from checkpoint.memory.store import PageStore
 
 BASE, PAGES = 0x7F00_0000_0000, 40
@@ -32,7 +31,6 @@ class Model(RuleBasedStateMachine):
     def __init__(self) -> None:
         super().__init__()
         self.directory = Path(tempfile.mkdtemp(prefix="store-"))
-        (self.directory / "images").mkdir()
         self.store = PageStore(self.directory)
         self.model: dict[tuple[int, int], bytes] = {}
         self.stamp = 0
@@ -78,22 +76,13 @@ class Model(RuleBasedStateMachine):
             assert found == b"".join(page for page in wanted if page)
 
     @rule(pid=pids, first=page_numbers, count=counts)
-    def lazy_ranges(self, pid: int, first: int, count: int) -> None:
-        """A dump that leaves these pages to the store, and one in the images."""
-        entries = (
-            Entry(vaddr=BASE + first * PAGE_SIZE, pages=count, flags=PE_LAZY),
-            Entry(vaddr=BASE + (PAGES + 10) * PAGE_SIZE, pages=1, flags=PE_LAZY | PE_PRESENT),
-        )
-        path = self.directory / "images" / f"pagemap-{pid}.img"
-        Pagemap(pages_id=1, entries=entries).save(path)
+    def check(self, pid: int, first: int, count: int) -> None:
+        pages = process_id(pid), BASE + first * PAGE_SIZE, BASE + (first + count) * PAGE_SIZE
         if all((pid, page) in self.model for page in range(first, first + count)):
-            assert self.store.lazy_ranges(path.parent) == {
-                process_id(pid): [(BASE + first * PAGE_SIZE, entries[0].end)]
-            }
+            self.store.check(*pages)
         else:
             with pytest.raises(ImageError):
-                self.store.lazy_ranges(path.parent)
-        path.unlink()
+                self.store.check(*pages)
 
     @precondition(lambda self: self.model)
     @invariant()
@@ -132,13 +121,6 @@ def test_what_came_more_than_once_is_hot(tmp_path: Path) -> None:
         assert store.hot() == {
             1: [(BASE + 2 * PAGE_SIZE, BASE + 4 * PAGE_SIZE), (BASE + 5 * PAGE_SIZE, BASE + 6 * PAGE_SIZE)]
         }
-
-
-def test_shared_memory_is_not_asked_for(tmp_path: Path) -> None:
-    """Pages of shmem are always in the images."""
-    Pagemap(pages_id=1, entries=(Entry(vaddr=0, pages=1, flags=PE_LAZY),)).save(tmp_path / "pagemap-shmem-7.img")
-    with PageStore(tmp_path) as store:
-        assert store.lazy_ranges(tmp_path) == {}
 
 
 def test_it_leaves_nothing_to_find_or_to_remove(tmp_path: Path) -> None:

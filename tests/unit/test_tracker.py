@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import json
 import os
 import subprocess
@@ -164,6 +165,23 @@ def test_the_last_look_does_not_protect(child: Child) -> None:
         assert child.pages(written_at_last(child.pid)) == [8]
         assert child.pages(written_at_last(child.pid)) == [8]
         assert child.pages(tracker.written()) == [8]
+
+
+def test_the_last_look_finds_each_of_many_pieces_once(child: Child) -> None:
+    """More than fit the kernel's buffer of 512."""
+    pages = 2048
+    child.do(
+        f"more = mmap.mmap(-1, {pages * PAGE_SIZE}, mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)\n"
+        "more.madvise(mmap.MADV_NOHUGEPAGE)\n"
+        f"more[::{PAGE_SIZE}] = bytes([1]) * {pages}\n"
+        "answer = ctypes.addressof(ctypes.c_char.from_buffer(more))"
+    )
+    with contextlib.closing(Tracker(child.pid)) as tracker:
+        tracker.written()
+        child.do(f"more[::{2 * PAGE_SIZE}] = bytes([2]) * {pages // 2}")
+        for found in (written_at_last(child.pid), tracker.written()):
+            assert sum(end - start == PAGE_SIZE for start, end in found) >= pages // 2
+            assert all(before[1] < after[0] for before, after in itertools.pairwise(found)), "in order, and disjoint"
 
 
 def test_all_of_an_untracked_process_counts_as_written(child: Child) -> None:

@@ -1,0 +1,40 @@
+"""Read a process's mappings from its image (CRIU images/mm.proto)."""
+
+from __future__ import annotations
+
+import struct
+from pathlib import Path
+
+from checkpoint.criu.rpc import DECODE_ERRORS, memory_map
+from checkpoint.errors import ImageError
+from checkpoint.memory.ranges import Range, union
+
+HEADER = struct.Struct("=8xI")  # two magics, then the length of the one message
+#: mmap(2)
+MAP_PRIVATE, MAP_ANONYMOUS, MAP_LOCKED, MAP_HUGETLB = 0x02, 0x20, 0x2000, 0x40000
+#: VMA_AREA_VSYSCALL, VMA_AREA_VDSO, VMA_AREA_VVAR of CRIU criu/include/image.h
+SPECIAL = 1 << 2 | 1 << 3 | 1 << 12
+
+
+def may_be_lazy(path: Path) -> list[Range]:
+    """Of a process's mm image, the mappings that CRIU can restore lazily (criu/include/vma.h, vma_entry_can_be_lazy).
+
+    Raises ImageError.
+    """
+    data = path.read_bytes()
+    try:
+        (length,) = HEADER.unpack_from(data)
+        mappings = memory_map().FromString(data[HEADER.size : HEADER.size + length]).vmas
+    except struct.error as error:
+        raise ImageError(f"{path.name} is damaged") from error
+    except DECODE_ERRORS as error:
+        raise ImageError(f"{path.name} is damaged") from error
+    private = MAP_PRIVATE | MAP_ANONYMOUS
+    return union(
+        [
+            (vma.start, vma.end)
+            for vma in mappings
+            if vma.flags & (private | MAP_LOCKED | MAP_HUGETLB) == private and not vma.status & SPECIAL
+        ],
+        [],
+    )

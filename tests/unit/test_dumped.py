@@ -1,0 +1,46 @@
+"""migrate/copying/dumped.py: what CRIU says is there, what it brings, and what it leaves to the parent."""
+
+from __future__ import annotations
+
+import pytest
+
+from checkpoint.criu.page_wire import PAGE_SIZE, PE_PARENT, PE_PRESENT, TYPE_SHMEM, process_id
+from migrate.copying.dumped import Dumped
+from migrate.page_batches import PageBatches
+from tests.unit.test_batches import Carrier
+
+NOTHING = memoryview(b"")
+PROCESS, SHARED = process_id(1), 7 << 8 | TYPE_SHMEM
+
+
+def at(page: int) -> int:
+    return page * PAGE_SIZE
+
+
+def test_pages_that_are_there_and_pages_of_the_parent() -> None:
+    batches = PageBatches(Carrier())
+    dumped = Dumped(batches, {PROCESS}.__contains__, last=True)
+    assert dumped.has_parent(PROCESS)
+    dumped.extent(PROCESS, at(2), 2, PE_PARENT, NOTHING)
+    dumped.extent(PROCESS, at(4), 1, PE_PRESENT, memoryview(b"x" * PAGE_SIZE))
+    dumped.extent(PROCESS, at(9), 1, PE_PARENT, NOTHING)
+    assert dumped.images() == {PROCESS: [(at(2), at(5)), (at(9), at(10))]}
+    assert dumped.holes(PROCESS) == [(at(2), at(4)), (at(9), at(10))]
+    assert (dumped.hole_pages(), dumped.sent_pages, batches.pages) == (3, 1, 1)
+    assert dumped.holes(process_id(2)) == []
+
+
+def test_an_image_without_a_page_is_one() -> None:
+    dumped = Dumped(PageBatches(Carrier()), {PROCESS}.__contains__, last=True)
+    dumped.has_parent(PROCESS)
+    assert dumped.images() == {PROCESS: []}
+
+
+@pytest.mark.parametrize(("last", "kept"), [(False, [PROCESS]), (True, [PROCESS, SHARED])])
+def test_shared_memory_is_for_the_last_one(last: bool, kept: list[int]) -> None:
+    dumped = Dumped(PageBatches(Carrier()), {PROCESS}.__contains__, last=last)
+    for image in (PROCESS, SHARED):
+        assert dumped.has_parent(image) is (image == PROCESS)
+        dumped.extent(image, 0, 1, PE_PRESENT, memoryview(b"x" * PAGE_SIZE))
+    assert list(dumped.images()) == kept
+    assert dumped.sent_pages == len(kept)

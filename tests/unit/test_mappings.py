@@ -1,0 +1,69 @@
+"""checkpoint/images/mappings.py on images as CRIU writes them."""
+
+from __future__ import annotations
+
+import struct
+from pathlib import Path
+
+import pytest
+from pycriu.images import mm_pb2, vma_pb2
+
+from checkpoint.criu.page_wire import PAGE_SIZE
+from checkpoint.errors import ImageError
+from checkpoint.images.mappings import may_be_lazy
+
+ANONYMOUS, FILE, LOCKED, HUGE, SHARED = 0x22, 0x02, 0x2022, 0x40022, 0x21
+REGULAR, VDSO = 1 | 1 << 9, 1 | 1 << 3
+NUMBERS = (
+    *("start_code", "end_code", "start_data", "end_data", "start_stack", "start_brk", "brk"),
+    *("arg_start", "arg_end", "env_start", "env_end", "exe_file_id"),
+)
+
+
+def written(directory: Path, mappings: list[tuple[int, int, int, int]]) -> Path:
+    """The image of a process with these: (first page, past the last, flags, status)."""
+    memory = mm_pb2.mm_entry(**{name if name == "exe_file_id" else f"mm_{name}": 0 for name in NUMBERS})
+    for start, end, flags, status in mappings:
+        memory.vmas.append(
+            vma_pb2.vma_entry(
+                start=start * PAGE_SIZE,
+                end=end * PAGE_SIZE,
+                pgoff=0,
+                shmid=0,
+                prot=3,
+                flags=flags,
+                status=status,
+                fd=-1,
+            )
+        )
+    message = memory.SerializeToString()
+    path = directory / "mm-1.img"
+    path.write_bytes(bytes(8) + struct.pack("=I", len(message)) + message)
+    return path
+
+
+def test_what_may_be_lazy(tmp_path: Path) -> None:
+    mappings = [
+        (10, 20, ANONYMOUS, REGULAR),
+        (20, 22, FILE, 1),
+        (22, 30, ANONYMOUS, REGULAR),
+        (30, 31, ANONYMOUS, REGULAR),
+        (40, 44, LOCKED, REGULAR),
+    ]
+    found = may_be_lazy(written(tmp_path, mappings))
+    assert [(start // PAGE_SIZE, end // PAGE_SIZE) for start, end in found] == [(10, 20), (22, 31)]
+
+
+@pytest.mark.parametrize(
+    "flags, status", [(FILE, 1), (LOCKED, REGULAR), (HUGE, REGULAR), (SHARED, 1), (ANONYMOUS, VDSO)]
+)
+def test_what_may_not(tmp_path: Path, flags: int, status: int) -> None:
+    assert may_be_lazy(written(tmp_path, [(10, 20, flags, status)])) == []
+
+
+@pytest.mark.parametrize("data", [b"", bytes(8), bytes(8) + struct.pack("=I", 3) + b"\xff\xff\xff"])
+def test_a_damaged_image(tmp_path: Path, data: bytes) -> None:
+    path = tmp_path / "mm-1.img"
+    path.write_bytes(data)
+    with pytest.raises(ImageError):
+        may_be_lazy(path)
