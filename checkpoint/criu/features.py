@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import re
 from pathlib import Path
 
@@ -32,6 +33,7 @@ def tracks_soft_dirty() -> bool:
     return has("mem_dirty_track")
 
 
+@functools.cache
 def has(feature: str) -> bool:
     """`criu check --feature`: CRIU tries the thing itself on this kernel."""
     program = find_program("criu")

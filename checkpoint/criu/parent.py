@@ -9,8 +9,8 @@ give our CRIU, in a mount namespace of its own (shim.py), a copy with this one a
 
 from __future__ import annotations
 
+import contextlib
 import functools
-import os
 import struct
 import sys
 import tempfile
@@ -74,13 +74,5 @@ def make_parent(directory: Path) -> str:
 def forget_writes(pids: list[int]) -> None:
     """Where the kernel does track: have it take every page for one the parent has (soft-dirty.rst), until written."""
     for pid in pids:
-        try:
-            fd = os.open(f"/proc/{pid}/clear_refs", os.O_WRONLY | os.O_CLOEXEC)
-        except FileNotFoundError:  # it ended
-            continue
-        try:
-            os.write(fd, b"4")
-        except ProcessLookupError:
-            pass
-        finally:
-            os.close(fd)
+        with contextlib.suppress(FileNotFoundError, ProcessLookupError):  # it ended
+            Path(f"/proc/{pid}/clear_refs").write_text("4")

@@ -70,8 +70,8 @@ def arm(move: Context) -> None:
         images.mkdir(mode=0o700)
         dump = move.dump = DumpRole(move.edits)
         move.undo.callback(dump.refuse)
-        with_parent = Tracking.USERFAULTFD in move.tracking
-        env = install_shim(move.directory, (kerndat_with_tracking() or b"") if with_parent else b"")
+        kerndat = kerndat_with_tracking() if Tracking.USERFAULTFD in move.tracking else None
+        env = install_shim(move.directory, kerndat or b"")
         move.tidy.enter_context(Interposer(Path(env["MIGRATE_CRIU_SOCKET"]), dump))
         checkpoint = move.runtime.checkpoint(move.container.id, images, env)
         move.tidy.callback(_reap, checkpoint, dump)

@@ -1,4 +1,4 @@
-"""checkpoint/criu/parent.py: how CRIU is had to take a parent. That it does: tests/contract."""
+"""checkpoint/criu/parent.py: how CRIU is had to take a parent. That it does: tests/integration/test_interposer.py."""
 
 from __future__ import annotations
 
