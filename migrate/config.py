@@ -12,10 +12,11 @@ from migrate.tracking import Mode
 class Options:
     """The defaults suit a container that nobody knows anything about.
 
+    `engine` None: the one that has a container of the name.
     `bandwidth_limit` in bytes per second holds what is sent while the container runs; the freeze has no time to save.
     """
 
-    engine: str = "runc"
+    engine: str | None = None
     mode: Mode = Mode.AUTO
     policy: Policy = field(default_factory=Policy)
     bandwidth_limit: int | None = None

@@ -3,7 +3,7 @@
 MigrateError
 ├── Refused                  nothing was changed on either host
 │   ├── BadRequest           the command line
-│   ├── NoSuchContainer, NotRunning, NotMovableError, OpenFileOutside, CannotPreCopy
+│   ├── NoSuchContainer, SeveralContainers, NotRunning, NotMovableError, OpenFileOutside, CannotPreCopy
 │   ├── TargetUnreachable, AuthenticationFailed, UnknownHostKey, ChangedHostKey
 │   ├── NotRoot, MissingOnHost, CriuTooOld, CriuWireMismatch, MachineMismatch
 │   └── NameTaken, PathTaken, NotEnoughMemory, AddressTaken
@@ -19,6 +19,7 @@ MigrateError
 from __future__ import annotations
 
 import enum
+from collections.abc import Sequence
 
 
 class Where(enum.Enum):
@@ -55,10 +56,22 @@ class BadRequest(Refused):
 
 
 class NoSuchContainer(Refused):
-    """The runtime does not know the name."""
+    """No engine, or not the one asked for, knows the name."""
 
-    def __init__(self, container: str, runtime: str) -> None:
-        super().__init__(f"{runtime} has no container named {container!r} here", f"see '{runtime} list'")
+    def __init__(self, container: str, engines: Sequence[str]) -> None:
+        super().__init__(
+            f"{' and '.join(engines)} {'have' if len(engines) > 1 else 'has'} no container named {container!r} here",
+            "list what they have, and mind that only containers of this host are looked for",
+        )
+
+
+class SeveralContainers(Refused):
+    """More than one engine has a container of that name."""
+
+    def __init__(self, container: str, engines: Sequence[str]) -> None:
+        super().__init__(
+            f"{' and '.join(engines)} both have a container named {container!r} here", "say which by '--engine'"
+        )
 
 
 class NotRunning(Refused):

@@ -93,7 +93,7 @@ class Arm(Message):
 
     descriptors: list  # type: ignore[type-arg]
     nftables: bool
-    runtime_has_cgroups: bool
+    one_cgroup: bool
 
 
 @dataclass(frozen=True, kw_only=True)

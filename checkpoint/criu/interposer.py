@@ -103,6 +103,7 @@ class Conversation:
     runtime: socket.socket
     criu: socket.socket
     runtime_pid: int
+    criu_pid: int
     criu_pidfd: int
     stamps: list[Stamp] = field(default_factory=list)
     opened_fds: list[int] = field(default_factory=list)
@@ -192,7 +193,8 @@ class Interposer:
     def _introduce(self, shim: socket.socket, runtime: socket.socket, kind: str) -> Conversation:
         """Give the shim its end of a socketpair, and the descriptors this kind of conversation needs."""
         # The shim becomes CRIU without changing its pid.
-        criu_pidfd = os.pidfd_open(_peer_pid(shim))
+        criu_pid = _peer_pid(shim)
+        criu_pidfd = os.pidfd_open(criu_pid)
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         extra = self._role.fds_for_criu(kind)
         with theirs, contextlib.suppress(OSError):
@@ -200,7 +202,9 @@ class Interposer:
             socket.send_fds(shim, [numbers or b" "], [theirs.fileno(), *extra.values()])
         for fd in extra.values():
             os.close(fd)
-        return Conversation(runtime=runtime, criu=ours, runtime_pid=_peer_pid(runtime), criu_pidfd=criu_pidfd)
+        return Conversation(
+            runtime=runtime, criu=ours, runtime_pid=_peer_pid(runtime), criu_pid=criu_pid, criu_pidfd=criu_pidfd
+        )
 
     def _relay(self, conversation: Conversation) -> None:
         ways = {

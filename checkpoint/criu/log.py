@@ -1,10 +1,9 @@
-"""The lines that matter of CRIU's and runc's logs."""
+"""The lines that matter of CRIU's and the runtimes' logs."""
 
 from __future__ import annotations
 
 import contextlib
 import json
-import re
 from pathlib import Path
 
 #: CRIU probes for things that may be absent and logs an error; these mean nothing.
@@ -23,22 +22,16 @@ def errors(path: Path) -> list[str]:
 
 
 def runtime_errors(path: Path) -> list[str]:
-    """The error messages of a log written by `runc --log` (text or JSON)."""
+    """The error messages of a log written by `runc` or `crun` with `--log FILE --log-format json`."""
     try:
         lines = path.read_text(errors="replace").splitlines()
     except OSError:
         return []
     found = []
     for line in lines:
-        if line.startswith("{"):
-            # The last line may be cut off: whoever wrote it may have been killed.
-            with contextlib.suppress(ValueError):
-                entry = json.loads(line)
-                if entry.get("level") == "error":
-                    found.append(str(entry.get("msg", line)))
-        elif "level=error" in line:
-            # logrus quotes a message only where it must.
-            message = re.search(r'msg=(?:"((?:[^"\\]|\\.)*)"|(\S+))', line)
-            text = (message[1] or message[2] or "") if message else line
-            found.append(re.sub(r"\\(.)", r"\1", text))
+        # The last line may be cut off: whoever wrote it may have been killed.
+        with contextlib.suppress(ValueError):
+            entry = json.loads(line)
+            if entry.get("level") == "error":
+                found.append(str(entry.get("msg", line)))
     return found[-MOST:]

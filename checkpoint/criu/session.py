@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from checkpoint.criu import rpc
 from checkpoint.criu.interposer import Conversation, Gate, Stamp
 from checkpoint.errors import ConversationLost
+from checkpoint.host import cgroups
 
 #: Where CRIU finds the page-server socket. High, so that it meets no descriptor of the runtime's.
 PAGE_SERVER_FD = 200
@@ -22,21 +23,22 @@ class Edits:
     """What we change in a runtime's request, the same on both hosts.
 
     `nftables`: lock the network with nft; CRIU's default runs iptables-restore and ip6tables-restore.
-    `runtime_has_cgroups`: the runtime starts CRIU inside the container's cgroups, and one cgroup is
-    all the container has; then CRIU need not move tasks, which waits for RCU once per v1 hierarchy.
+    `one_cgroup`: one cgroup is all the container has. CRIU, once it is in there itself, then need not move tasks, which
+    waits for RCU once per v1 hierarchy.
     `external_mounts`: (mount point in the container, what it is bound to) of mounts that CRIU need not make nor fill;
     a dump wants the mount point twice.
     """
 
     nftables: bool
-    runtime_has_cgroups: bool
+    one_cgroup: bool
     external_mounts: tuple[tuple[str, str], ...] = ()
 
     def apply(self, options: rpc.Message) -> None:
         options.log_level = LOG_LEVEL_WARNING
+        options.notify_scripts = True  # crun asks for none when it dumps, and passes them over when they come
         if self.nftables:
             options.network_lock = rpc.network_lock_nftables()
-        if self.runtime_has_cgroups:
+        if self.one_cgroup:
             options.manage_cgroups = False
             options.manage_cgroups_mode = rpc.cgroups_ignore()
         for mount_point, bound in self.external_mounts:
@@ -193,6 +195,13 @@ class RestoreRole(_HeldRole):
         if script == "post-resume":
             self._resumed.set()
         return super().notify(script, pid)
+
+    def edit(self, options: rpc.Message) -> None:
+        super().edit(options)
+        if self.edits.one_cgroup:
+            assert self._conversation is not None
+            for root in options.cg_root:  # runc has done so before; crun leaves it to CRIU, which is told not to
+                cgroups.enter(self._conversation.criu_pid, root.path, root.ctrl)
 
     def last_edit(self, options: rpc.Message) -> None:
         options.lazy_pages = self.lazy

@@ -1,10 +1,41 @@
-"""Where a container's processes stand in the cgroup hierarchies."""
+"""Where a container's processes stand in the cgroup hierarchies, and what limits they have there.
+
+Kernel: Documentation/admin-guide/cgroup-v1/ and cgroup-v2.rst.
+"""
 
 from __future__ import annotations
 
 import contextlib
 import os
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
+
+#: Files of cgroup v1 that `update` commands write: controller, file, where it is in OCI `linux.resources`.
+V1_LIMITS = (
+    ("memory", "memory.limit_in_bytes", ("memory", "limit")),
+    ("memory", "memory.soft_limit_in_bytes", ("memory", "reservation")),
+    ("memory", "memory.memsw.limit_in_bytes", ("memory", "swap")),
+    ("cpu", "cpu.shares", ("cpu", "shares")),
+    ("cpu", "cpu.cfs_period_us", ("cpu", "period")),
+    ("cpu", "cpu.cfs_quota_us", ("cpu", "quota")),
+    ("cpuset", "cpuset.cpus", ("cpu", "cpus")),
+    ("cpuset", "cpuset.mems", ("cpu", "mems")),
+    ("pids", "pids.max", ("pids", "limit")),
+)
+#: No limit on memory, as v1 says it: the largest multiple of a page in 63 bits.
+V1_UNLIMITED = (1 << 63) - 4096
+#: The same of cgroup v2, under its own names as `linux.resources.unified` takes them; and what each says of no limit.
+V2_LIMITS = {
+    "memory.max": "max",
+    "memory.low": "0",
+    "memory.swap.max": "max",
+    "cpu.weight": "100",
+    "cpu.max": "max 100000",
+    "cpuset.cpus": "",
+    "cpuset.mems": "",
+    "pids.max": "max",
+}
 
 
 def in_one_cgroup(init: int, pids: list[int]) -> bool:
@@ -16,3 +47,63 @@ def in_one_cgroup(init: int, pids: list[int]) -> bool:
         with contextlib.suppress(OSError):
             found.add(Path(f"/proc/{pid}/cgroup").read_text())
     return len(found) == 1
+
+
+def directories(pid: int, controller: str) -> Iterator[Path]:
+    """Where a process is in the v1 hierarchy of a controller, or in the v2 one for "". The root does not count."""
+    for line in Path(f"/proc/{pid}/cgroup").read_text().splitlines():
+        _, controllers, path = line.split(":", 2)
+        if path != "/" and controller in controllers.split(","):
+            for mount in _mounts("cgroup" if controller else "cgroup2", controller):
+                if (directory := mount / path.lstrip("/")).is_dir():
+                    yield directory
+
+
+def enter(pid: int, path: str, controller: str = "") -> None:
+    """Move a process into the cgroup at `path` of a controller's hierarchy, or of each that has one there, unless it is
+    in it already: a move waits for RCU. Raises OSError."""
+    for line in Path(f"/proc/{pid}/cgroup").read_text().splitlines():
+        _, controllers, now = line.split(":", 2)
+        if now != path and (not controller or controller in controllers.split(",")):
+            kind, option = ("cgroup", controllers.split(",")[0]) if controllers else ("cgroup2", "")
+            for mount in _mounts(kind, option):
+                if (directory := mount / path.lstrip("/")).is_dir():
+                    (directory / "cgroup.procs").write_text(str(pid))
+
+
+def limits(pid: int) -> dict[str, Any]:
+    """The limits in force of a process's own cgroups, as OCI `linux.resources`. What is not limited is left out."""
+    found: dict[str, Any] = {}
+    for controller, name, (section, field) in V1_LIMITS:
+        for directory in directories(pid, controller):
+            if (value := _v1_value(directory / name)) is not None:
+                found.setdefault(section, {})[field] = value
+    for directory in directories(pid, ""):
+        for name, unlimited in V2_LIMITS.items():
+            with contextlib.suppress(OSError):
+                if (text := (directory / name).read_text().strip()) != unlimited:
+                    found.setdefault("unified", {})[name] = text
+    return found
+
+
+def _v1_value(file: Path) -> int | str | None:
+    try:
+        text = file.read_text().strip()
+    except OSError:
+        return None
+    if not text.lstrip("-").isdigit():
+        return None if text in ("", "max") or not file.name.startswith("cpuset.") else text
+    if file.name.startswith("cpuset."):
+        return text
+    return int(text) if 0 <= int(text) < V1_UNLIMITED else None
+
+
+def _mounts(kind: str, option: str) -> list[Path]:
+    """Where hierarchies of a kind are mounted (proc(5), mountinfo)."""
+    found = []
+    for line in Path("/proc/self/mountinfo").read_text().splitlines():
+        fields, _, rest = line.partition(" - ")
+        file_system, _, options = rest.split(" ", 2)
+        if file_system == kind and (not option or option in options.split(",")):
+            found.append(Path(fields.split()[4]))
+    return found

@@ -13,6 +13,7 @@ from pathlib import Path
 import psutil
 
 from checkpoint.errors import CgroupUnavailable
+from checkpoint.host import cgroups
 from checkpoint.host.processes import in_pid_namespace_of
 
 PERIOD_US = 100_000
@@ -73,23 +74,9 @@ def _cpu_seconds(init: int) -> float:
 
 def _files(init: int) -> list[Path]:
     """v2: [cpu.max]. v1: [cpu.cfs_quota_us, cpu.cfs_period_us]."""
-    for line in Path(f"/proc/{init}/cgroup").read_text().splitlines():
-        _, controllers, path = line.split(":", 2)
-        if path != "/" and ("cpu" in controllers.split(",") or not controllers):
-            names = ["cpu.cfs_quota_us", "cpu.cfs_period_us"] if controllers else ["cpu.max"]
-            for mount in _mounts("cgroup" if controllers else "cgroup2", "cpu" if controllers else ""):
-                files = [mount / path.lstrip("/") / name for name in names]
-                if all(file.exists() for file in files):
-                    return files
+    for controller, names in (("cpu", ["cpu.cfs_quota_us", "cpu.cfs_period_us"]), ("", ["cpu.max"])):
+        for directory in cgroups.directories(init, controller):
+            files = [directory / name for name in names]
+            if all(file.exists() for file in files):
+                return files
     raise CgroupUnavailable(f"process {init} has no cpu cgroup of its own")
-
-
-def _mounts(kind: str, option: str) -> list[Path]:
-    """Where hierarchies of a kind are mounted (proc(5), mountinfo)."""
-    found = []
-    for line in Path("/proc/self/mountinfo").read_text().splitlines():
-        fields, _, rest = line.partition(" - ")
-        file_system, _, options = rest.split(" ", 2)
-        if file_system == kind and (not option or option in options.split(",")):
-            found.append(Path(fields.split()[4]))
-    return found

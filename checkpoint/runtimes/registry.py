@@ -1,12 +1,15 @@
-"""The runtimes by name."""
+"""The engines by name."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from checkpoint.errors import ContainerNotFound
 from checkpoint.runtimes.base import ContainerRuntime
+from checkpoint.runtimes.crun import Crun
 from checkpoint.runtimes.runc import Runc
 
-RUNTIMES: dict[str, type[ContainerRuntime]] = {"runc": Runc}
+RUNTIMES: dict[str, Callable[[], ContainerRuntime]] = {"runc": Runc, "crun": Crun}
 
 
 def runtime_named(name: str) -> ContainerRuntime:
@@ -14,3 +17,8 @@ def runtime_named(name: str) -> ContainerRuntime:
     if name not in RUNTIMES:
         raise ContainerNotFound(f"no runtime named {name!r} is supported")
     return RUNTIMES[name]()
+
+
+def owners_of(container_id: str) -> list[ContainerRuntime]:
+    """Those that have a container of that name here."""
+    return [runtime for make in RUNTIMES.values() if (runtime := make()).exists(container_id)]

@@ -152,7 +152,7 @@ class Incoming:
         (self._images / "descriptors.json").write_text(json.dumps(request.descriptors))
         edits = Edits(
             nftables=request.nftables,
-            runtime_has_cgroups=request.runtime_has_cgroups,
+            one_cgroup=request.one_cgroup,
             external_mounts=self._tmpfs.external_mounts(),
         )
         self._role = RestoreRole(edits)
@@ -370,7 +370,7 @@ class Incoming:
 
     def _why(self, error: ConversationLost, stage: str) -> CheckpointError:
         """CRIU's and the runtime's own words are better than ours."""
-        errors = criu_log.errors(self._images / "restore.log") or criu_log.runtime_errors(self._images / "runc.log")
+        errors = criu_log.errors(self._images / "restore.log") or criu_log.runtime_errors(self._images / "runtime.log")
         return CriuFailed(stage, errors) if errors else error
 
 

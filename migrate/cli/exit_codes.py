@@ -13,6 +13,7 @@ CODES: dict[type[errors.MigrateError], int] = {
     errors.OpenFileOutside: 12,
     errors.NotMovableError: 13,
     errors.CannotPreCopy: 14,
+    errors.SeveralContainers: 15,
     errors.TargetUnreachable: 20,
     errors.AuthenticationFailed: 21,
     errors.UnknownHostKey: 22,

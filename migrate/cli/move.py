@@ -8,6 +8,7 @@ import re
 import sys
 from collections.abc import Sequence
 
+from checkpoint.runtimes.registry import RUNTIMES
 from migrate import VERSION
 from migrate.cli.exit_codes import exit_code
 from migrate.cli.progress import observer_for
@@ -52,6 +53,7 @@ def _destination(text: str) -> Destination:
 
 def _options(arguments: argparse.Namespace) -> Options:
     return Options(
+        engine=arguments.engine,
         mode=Mode(arguments.mode),
         policy=Policy(
             max_downtime_ms=arguments.max_downtime,
@@ -85,6 +87,11 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("container", metavar="CTR", help="name of the running container on this host")
     parser.add_argument("host", metavar="HOST", help="where to: name, user@name, name:port, or an ssh_config alias")
+    parser.add_argument(
+        "--engine",
+        choices=sorted(RUNTIMES),
+        help="which engine's container it is (default: the one that has a container of that name)",
+    )
     parser.add_argument(
         "--mode",
         choices=[mode.value for mode in Mode],

@@ -10,7 +10,6 @@ from checkpoint.criu.session import Edits
 from checkpoint.errors import CheckpointError
 from checkpoint.host import memory, processes
 from checkpoint.host.cgroups import in_one_cgroup
-from checkpoint.runtimes.registry import runtime_named
 from migrate import protocol
 from migrate.agent.client import AgentClient, AgentFailed, AgentGone
 from migrate.config import Options
@@ -59,7 +58,7 @@ def _plan(
     stack: contextlib.ExitStack, report: Report, destination: Destination, observer: Observer, options: Options
 ) -> Context:
     started_ns = time.monotonic_ns()
-    runtime = runtime_named(options.engine)
+    runtime = preflight.choose_runtime(options.engine, report.container)
     source = preflight.check_source(runtime, report.container)
     report.source, report.versions["source"] = source.hostname, source.to_wire()
     container = preflight.find_container(runtime, report.container)
@@ -70,7 +69,7 @@ def _plan(
     restored_bytes = memory.restored_bytes(pids)
 
     connection = stack.enter_context(_connected(destination))
-    agent, target = _greet(connection, report, options.engine, observer)
+    agent, target = _greet(connection, report, runtime.name, observer)
     stack.callback(agent.close)
     report.target, report.versions["target"] = target.hostname, target.to_wire()
     preflight.check_target(target, source, container, restored_bytes)
@@ -96,7 +95,7 @@ def _plan(
         shared_rootfs=shared,
         clock=clock,
         started_ns=started_ns,
-        edits=Edits(nftables=source.nftables and target.nftables, runtime_has_cgroups=one_cgroup),
+        edits=Edits(nftables=source.nftables and target.nftables, one_cgroup=one_cgroup),
         options=options,
         tracking=tracking,
         room_bytes=room(restored_bytes, target.available_bytes),

@@ -12,6 +12,7 @@ from checkpoint.host import processes
 from checkpoint.network import netns
 from checkpoint.network.model import Network
 from checkpoint.runtimes.base import Container, ContainerRuntime
+from checkpoint.runtimes.registry import RUNTIMES, owners_of, runtime_named
 from migrate import protocol
 from migrate.agent.client import AgentClient
 from migrate.agent.collect import collect
@@ -22,9 +23,22 @@ from migrate.errors import (
     NotRunning,
     OpenFileOutside,
     PathTaken,
+    SeveralContainers,
     Where,
 )
 from migrate.facts import Facts, check_host, check_pair
+
+
+def choose_runtime(engine: str | None, container_id: str) -> ContainerRuntime:
+    """The engine asked for, or the one that has a container of that name. Raises NoSuchContainer, SeveralContainers."""
+    if engine is not None:
+        return runtime_named(engine)
+    found = owners_of(container_id)
+    if not found:
+        raise NoSuchContainer(container_id, list(RUNTIMES))
+    if len(found) > 1:
+        raise SeveralContainers(container_id, [runtime.name for runtime in found])
+    return found[0]
 
 
 def find_container(runtime: ContainerRuntime, container_id: str) -> Container:
@@ -32,7 +46,7 @@ def find_container(runtime: ContainerRuntime, container_id: str) -> Container:
     try:
         return runtime.inspect(container_id)
     except ContainerNotFound as error:
-        raise NoSuchContainer(container_id, runtime.name) from error
+        raise NoSuchContainer(container_id, [runtime.name]) from error
     except ContainerNotRunning as error:
         raise NotRunning(str(error)) from error
 

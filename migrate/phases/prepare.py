@@ -82,7 +82,7 @@ def arm(move: Context) -> None:
             protocol.Arm(
                 descriptors=descriptors,
                 nftables=move.edits.nftables,
-                runtime_has_cgroups=move.edits.runtime_has_cgroups,
+                one_cgroup=move.edits.one_cgroup,
             ),
             protocol.Done,
         )

@@ -4,6 +4,7 @@ Written as well as such a script can be: the target's bundle and network are mad
 restore share one SSH connection, images stay in RAM, the link is switched and announced.
 """
 
+from dataclasses import replace
 from pathlib import PurePosixPath
 
 from tests.rig import Container, Node, until
@@ -28,7 +29,7 @@ tar -C {images} -cf - . | ssh {target} '
 def move(container: Container, target: Node) -> Container:
     """Move a container by script; the container there."""
     source = container.node
-    there = Container(node=target, name=container.name, address=container.address)
+    there = replace(container, node=target)
     source.run(["rsync", "-a", f"{container.bundle}/", f"{target.name}:{container.bundle}/"])
     there.plug(connected=False)
     for node in (source, target):

@@ -25,7 +25,7 @@ from checkpoint.images.directory import ram_directory
 from checkpoint.runtimes import stdio
 from checkpoint.runtimes.runc import Runc
 
-EDITS = Edits(nftables=True, runtime_has_cgroups=True)
+EDITS = Edits(nftables=True, one_cgroup=True)
 ROOM_BYTES = 12 << 30
 TIMEOUT_S = 120.0
 

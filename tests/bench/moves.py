@@ -13,7 +13,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from tests.bench import baseline
@@ -76,7 +76,7 @@ def move(container: Container, rig: Rig) -> tuple[Container, dict[str, Any], dic
     there = other(container, rig)
     report = json.loads(container.node.run(["migrate", container.name, there.name, "--json"], timeout=600).stdout)
     at_us = {stage["name"]: stage["at_us"] for stage in report["freeze"]}
-    return Container(node=there, name=container.name, address=container.address), report, at_us
+    return replace(container, node=there), report, at_us
 
 
 def last_word(client: RedisClient) -> Mapping[str, Any]:

@@ -28,7 +28,7 @@ FAKES = Path(__file__).parent.parent / "fakes"
 #: For anything that takes well under a second; reached only by a failure.
 LIMIT_S = 30.0
 IPTABLES = 1  # criu_network_lock_method of rpc.proto
-EDITS = Edits(nftables=True, runtime_has_cgroups=True)
+EDITS = Edits(nftables=True, one_cgroup=True)
 Event = dict[str, Any]
 
 

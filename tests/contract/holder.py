@@ -13,7 +13,7 @@ from checkpoint.criu import page_wire
 from checkpoint.criu.interposer import Interposer
 from checkpoint.criu.session import DumpRole, Edits, RestoreRole
 
-EDITS = Edits(nftables=True, runtime_has_cgroups=True)
+EDITS = Edits(nftables=True, one_cgroup=True)
 LIMIT_S = 60.0
 
 

@@ -200,7 +200,7 @@ def test_garbage_ends_only_its_own_conversation(scene: Scene) -> None:
 @pytest.mark.parametrize("nftables", [True, False])
 def test_criu_sees_the_edits(scene: Scene, nftables: bool) -> None:
     """The runtime asks for log level 4, iptables, and a freezer cgroup that is not there."""
-    with scene.dump_role(Edits(nftables=nftables, runtime_has_cgroups=True)) as role:
+    with scene.dump_role(Edits(nftables=nftables, one_cgroup=True)) as role:
         runtime = scene.dump_of(scene.task())
         release(role)
         role.done_gate.open()

@@ -5,7 +5,7 @@ import json
 import subprocess
 from collections import Counter
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import pytest
@@ -40,7 +40,7 @@ class Hosts:
         done = self.migrate(source, container.name, target.name, "--json")
         assert done.returncode == 0, done.stderr
         report: Mapping[str, Any] = json.loads(done.stdout)
-        return Container(node=target, name=container.name, address=container.address), report
+        return replace(container, node=target), report
 
 
 #: What a move could leave on a host, by kind.

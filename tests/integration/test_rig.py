@@ -201,7 +201,7 @@ def test_a_container_moves_by_hand_with_its_client(rig: Rig, redis: Container) -
             alpha.run(["rsync", "-aR", "/srv/image", str(redis.bundle), "beta:/"])
             beta.run(["mkdir", "-p", "/srv/work"])
             moved.plug()
-            moved.runc("restore", "-d", *RUNC_DATA, "--bundle", str(moved.bundle))
+            moved.leave("restore", "-d", *RUNC_DATA, "--bundle", str(moved.bundle))
             assert ask("INCR counter") == ":2"
             assert (redis.status, moved.status) == (None, "running")
         finally:

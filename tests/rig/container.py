@@ -1,4 +1,4 @@
-"""A container on a node: a bundle, a network namespace on the node's bridge, and runc."""
+"""A container on a node: a bundle, a network namespace on the node's bridge, and runc or crun."""
 
 from __future__ import annotations
 
@@ -30,15 +30,18 @@ class Container:
     node: Node
     name: str
     address: str
+    runtime: str = "runc"
 
     @classmethod
-    def start(cls, node: Node, name: str, *, address: str, argv: Sequence[str], memory: str | None) -> Container:
+    def start(
+        cls, node: Node, name: str, *, address: str, argv: Sequence[str], memory: str | None, runtime: str = "runc"
+    ) -> Container:
         names.check_container_name(name)
         names.check_address(address)
         if not argv:
             raise BadUsage("no command given for the container")
         memory_bytes = None if memory is None else parse_size(memory)
-        container = cls(node=node, name=name, address=address)
+        container = cls(node=node, name=name, address=address, runtime=runtime)
         if node.run(["test", "-e", str(container.bundle)], check=False).returncode == 0:
             raise BadUsage(f"{node.name} already has a container {name}")
         try:
@@ -54,7 +57,7 @@ class Container:
                 )
                 node.copy(scratch, str(container.bundle))
             container.plug()
-            container.runc("run", "-d", "--bundle", str(container.bundle))
+            container.leave("run", "-d", "--bundle", str(container.bundle))
         except RigError:
             container.remove()
             raise
@@ -71,7 +74,7 @@ class Container:
 
     @property
     def status(self) -> str | None:
-        """What runc says (running, stopped, ...); None if it does not know the container."""
+        """What the runtime says (running, stopped, ...); None if it does not know the container."""
         state = self._state()
         return None if state is None else str(state["status"])
 
@@ -97,24 +100,26 @@ class Container:
         self.node.run(["ip", "link", "delete", names.host_interface(self.name)], check=False)
         self.node.run(["ip", "netns", "delete", self.name], check=False)
 
-    def runc(self, verb: str, *options: str) -> None:
-        """Run a runc command that leaves the container behind (run -d, restore -d), its output going to the log."""
-        argv = [PYTHON_IN_NODE, "-I", "-B", str(DETACHED), str(self.log), "runc", verb, *options, self.name]
+    def leave(self, verb: str, *options: str) -> None:
+        """Run a runtime's command that leaves the container behind (run -d, restore -d), its output going to
+        the log."""
+        argv = [PYTHON_IN_NODE, "-I", "-B", str(DETACHED), str(self.log), self.runtime, verb, *options, self.name]
         try:
             self.node.run(argv)
         except CommandFailed as error:
-            # runc wrote its reason where the container's output goes.
+            # It wrote its reason where the container's output goes.
             log = self.node.run(["tail", "-n", "20", str(self.log)], check=False).stdout
-            raise CommandFailed(["runc", verb, *options, self.name], error.status, "", error.stderr + log) from error
+            argv = [self.runtime, verb, *options, self.name]
+            raise CommandFailed(argv, error.status, "", error.stderr + log) from error
 
     def remove(self) -> None:
         """Kill it and remove its traces from the node, its log excepted; nothing happens if there are none."""
-        self.node.run(["runc", "delete", "--force", self.name], check=False)
+        self.node.run([self.runtime, "delete", "--force", self.name], check=False)
         self.unplug()
         self.node.run(["rm", "-rf", "--one-file-system", str(self.bundle)])
 
     def _state(self) -> dict[str, object] | None:
-        answer = self.node.run(["runc", "state", self.name], check=False)
+        answer = self.node.run([self.runtime, "state", self.name], check=False)
         if answer.returncode != 0:
             return None
         state: dict[str, object] = json.loads(answer.stdout)

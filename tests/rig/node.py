@@ -84,6 +84,8 @@ class Node(Place):
             if unpacking.wait() != 0 or tar.wait() != 0:
                 raise RigError(f"copying {source} to {self.name}:{target} failed")
 
-    def start_container(self, name: str, *, ip: str, argv: Sequence[str], memory: str | None = None) -> Container:
+    def start_container(
+        self, name: str, *, ip: str, argv: Sequence[str], memory: str | None = None, runtime: str = "runc"
+    ) -> Container:
         """Run a container that goes on after this returns (see container.py)."""
-        return Container.start(self, name, address=ip, argv=argv, memory=memory)
+        return Container.start(self, name, address=ip, argv=argv, memory=memory, runtime=runtime)

@@ -1,0 +1,86 @@
+"""What runc and crun have in common: the command line of OCI runtimes that checkpoint and restore."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from checkpoint.errors import CommandFailed, ContainerNotFound, ContainerNotRunning
+from checkpoint.host.run import run, start
+from checkpoint.runtimes.base import Container
+
+DUMP_OPTIONS = ("--tcp-established", "--file-locks")
+
+
+class OciRuntime(ABC):
+    """ContainerRuntime over a program on PATH; what its commands do not print is read from its state directory.
+
+    `root` is that directory, as its --root option takes it: engines keep their own.
+    """
+
+    name: str
+    #: The file of a container's directory under `root` that is there as long as the container is.
+    state_file: str
+
+    def __init__(self, root: Path) -> None:
+        self._root = root
+
+    def exists(self, container_id: str) -> bool:
+        # Not Path.exists: a name too long for a file name is an error to it before Python 3.12.
+        return os.path.exists(self._root / container_id / self.state_file)
+
+    def inspect(self, container_id: str) -> Container:
+        if "/" in container_id or not self.exists(container_id):
+            raise ContainerNotFound(f"{self.name} knows no container named {container_id!r}")
+        try:
+            state = json.loads(run([*self._program, "state", container_id]))
+        except CommandFailed as error:
+            raise ContainerNotFound(f"{self.name} has no usable state of {container_id!r}: {error.stderr}") from error
+        if state["status"] != "running":
+            raise ContainerNotRunning(f"container {container_id!r} is {state['status']}")
+        internal = json.loads((self._root / container_id / self.state_file).read_text())
+        bundle = Path(state["bundle"])
+        config = json.loads((bundle / "config.json").read_text())
+        return Container(
+            id=container_id,
+            pid=state["pid"],
+            bundle=bundle,
+            rootfs=bundle / config["root"]["path"],
+            config=config,
+            resources=self._limits(state["pid"], internal),
+            descriptors=self._descriptors(internal),
+        )
+
+    def checkpoint(self, container_id: str, images: Path, env: Mapping[str, str]) -> subprocess.Popen[bytes]:
+        argv = [*self._program, "checkpoint", "--image-path", str(images), "--work-path", str(images), *DUMP_OPTIONS]
+        return start([*argv, container_id], env=env, stderr=subprocess.PIPE)
+
+    def restore(
+        self, container_id: str, bundle: Path, images: Path, env: Mapping[str, str], stdio: tuple[int, int, int]
+    ) -> subprocess.Popen[bytes]:
+        # Its own messages go to a file: its stderr belongs to the container.
+        log = ["--log", str(images / "runtime.log"), "--log-format", "json"]
+        argv = [*self._program, *log, "restore", "--detach", "--bundle", str(bundle)]
+        argv += ["--image-path", str(images), "--work-path", str(images), *DUMP_OPTIONS, container_id]
+        return start(argv, env=env, stdin=stdio[0], stdout=stdio[1], stderr=stdio[2])
+
+    def delete(self, container_id: str) -> None:
+        if self.exists(container_id):
+            run([*self._program, "delete", "--force", container_id])
+
+    @property
+    def _program(self) -> list[str]:
+        return [self.name, "--root", str(self._root)]
+
+    @abstractmethod
+    def _limits(self, pid: int, internal: dict[str, Any]) -> dict[str, Any]:
+        """The limits in force, as OCI `linux.resources`, of what the runtime's `update` can change."""
+
+    @abstractmethod
+    def _descriptors(self, internal: dict[str, Any]) -> tuple[str, ...]:
+        """What the standard streams were open on when the container was started."""
