@@ -1,11 +1,12 @@
 #!/usr/bin/python3 -IS
 """The `criu` that runtimes find first on PATH when the tool drives them.
 
-With MIGRATE_CRIU_SOCKET set and asked for `swrk FD`, it hands FD (the runtime's RPC socket) to the
-interposer by SCM_RIGHTS, takes the descriptors it gets back, and becomes the real CRIU: the same
-process, so CRIU stays the runtime's child (`rst_sibling` needs that). With MIGRATE_CRIU_KERNDAT set,
-CRIU finds that file where it keeps its own (parent.py). Without the variables, or for any other
-sub-command, it is exactly `criu`. It is installed as a lone file: standard library only.
+It is installed as DIRECTORY/bin/criu, a lone file: standard library only. What else it needs is beside it: engines
+pass their environment on to a runtime or not. Asked for `swrk FD` it hands FD (the
+runtime's RPC socket) to the interposer on DIRECTORY/rpc.sock by SCM_RIGHTS, takes the descriptors it gets back, and
+becomes the real CRIU: the same process, so CRIU stays the runtime's child (`rst_sibling` needs that). Where no
+interposer listens (any more) it fails: a checkpoint that nobody holds would end the container. With a file
+DIRECTORY/kerndat, CRIU finds that where it keeps its own (parent.py). For any other sub-command it is exactly `criu`.
 """
 
 import ctypes
@@ -13,8 +14,7 @@ import os
 import socket
 import sys
 
-SOCKET_VARIABLE = "MIGRATE_CRIU_SOCKET"
-KERNDAT_VARIABLE = "MIGRATE_CRIU_KERNDAT"
+RPC_SOCKET, OWN_KERNDAT = "rpc.sock", "kerndat"
 #: KERNDAT_CACHE_FILE of criu/kerndat.c
 KERNDAT = "/run/criu.kdat"
 #: unshare(2), mount(2)
@@ -64,10 +64,11 @@ def show_instead(kerndat: str) -> None:
 def main() -> None:
     """Become CRIU."""
     criu, arguments = real_criu(), sys.argv[1:]
-    if kerndat := os.environ.get(KERNDAT_VARIABLE):
+    directory = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
+    if os.path.exists(kerndat := os.path.join(directory, OWN_KERNDAT)):
         show_instead(kerndat)
-    socket_path = os.environ.get(SOCKET_VARIABLE)
-    if socket_path and len(arguments) == 2 and arguments[0] == "swrk":
+    socket_path = os.path.join(directory, RPC_SOCKET)
+    if len(arguments) == 2 and arguments[0] == "swrk":
         hand_over(int(arguments[1]), socket_path)
     os.execv(criu, [criu, *arguments])  # noqa: S606  (to become it is the point)
 

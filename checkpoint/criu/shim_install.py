@@ -6,7 +6,7 @@ import os
 import pkgutil
 from pathlib import Path
 
-from checkpoint.criu.shim import KERNDAT_VARIABLE, SOCKET_VARIABLE
+from checkpoint.criu.shim import OWN_KERNDAT, RPC_SOCKET
 
 
 def install_program(package: str, module: str, path: Path) -> Path:
@@ -20,14 +20,17 @@ def install_program(package: str, module: str, path: Path) -> Path:
 
 
 def install_shim(directory: Path, kerndat: bytes = b"") -> dict[str, str]:
-    """Install `directory`/bin/criu; return the environment that makes a runtime use it.
+    """Install `directory`/bin/criu; return the environment (of which PATH will do) that makes a runtime use it.
 
-    The interposer is to listen on the path in MIGRATE_CRIU_SOCKET. `kerndat`, if any: parent.py.
+    The interposer is to listen on `rpc_socket(directory)`. `kerndat`, if any: parent.py.
     """
     program = install_program("checkpoint.criu", "shim", directory / "bin" / "criu")
     path = f"{program.parent}:{os.environ.get('PATH', os.defpath)}:/usr/local/sbin:/usr/sbin:/sbin"
-    env = {**os.environ, "PATH": path, SOCKET_VARIABLE: str(directory / "rpc.sock")}
     if kerndat:
-        (directory / "kerndat").write_bytes(kerndat)
-        env[KERNDAT_VARIABLE] = str(directory / "kerndat")
-    return env
+        (directory / OWN_KERNDAT).write_bytes(kerndat)
+    return {**os.environ, "PATH": path}
+
+
+def rpc_socket(directory: Path) -> Path:
+    """Where a shim installed in `directory` looks for its interposer."""
+    return directory / RPC_SOCKET

@@ -17,7 +17,7 @@ from typing import Any
 from checkpoint.criu import log as criu_log
 from checkpoint.criu.interposer import Interposer
 from checkpoint.criu.session import Edits, RestoreRole
-from checkpoint.criu.shim_install import install_shim
+from checkpoint.criu.shim_install import install_shim, rpc_socket
 from checkpoint.errors import CheckpointError, CommandFailed, ConversationLost, CriuFailed, ImageError
 from checkpoint.host.wakeful import wakeful
 from checkpoint.images.batch import Extent
@@ -157,7 +157,7 @@ class Incoming:
         )
         self._role = RestoreRole(edits)
         env = install_shim(self._directory)
-        self._tidy.enter_context(Interposer(Path(env["MIGRATE_CRIU_SOCKET"]), self._role))
+        self._tidy.enter_context(Interposer(rpc_socket(self._directory), self._role))
         streams = stdio.rebuild(self._container_id, request.descriptors)
         try:
             self._restore = self._runtime.restore(self._container_id, self._bundle, self._images, env, streams)

@@ -8,12 +8,11 @@ import subprocess
 import threading
 from dataclasses import replace
 from functools import partial
-from pathlib import Path
 
 from checkpoint.criu.interposer import Interposer
 from checkpoint.criu.parent import kerndat_with_tracking
 from checkpoint.criu.session import DumpRole
-from checkpoint.criu.shim_install import install_shim
+from checkpoint.criu.shim_install import install_shim, rpc_socket
 from checkpoint.host import processes
 from checkpoint.images.directory import ram_directory
 from checkpoint.network.frames import HeldFrames
@@ -72,7 +71,7 @@ def arm(move: Context) -> None:
         move.undo.callback(dump.refuse)
         kerndat = kerndat_with_tracking() if Tracking.USERFAULTFD in move.tracking else None
         env = install_shim(move.directory, kerndat or b"")
-        move.tidy.enter_context(Interposer(Path(env["MIGRATE_CRIU_SOCKET"]), dump))
+        move.tidy.enter_context(Interposer(rpc_socket(move.directory), dump))
         checkpoint = move.runtime.checkpoint(move.container.id, images, env)
         move.tidy.callback(_reap, checkpoint, dump)
         threading.Thread(target=_watch, args=(checkpoint, dump), daemon=True).start()

@@ -19,7 +19,7 @@ sys.path.insert(0, str(Path(__file__).parents[2]))
 from checkpoint.criu import rpc
 from checkpoint.criu.interposer import Conversation, Interposer, Stamp
 from checkpoint.criu.session import DumpRole, Edits, RestoreRole
-from checkpoint.criu.shim_install import install_shim
+from checkpoint.criu.shim_install import install_shim, rpc_socket
 from checkpoint.host.wakeful import wakeful
 from checkpoint.images.directory import ram_directory
 from checkpoint.runtimes import stdio
@@ -71,7 +71,7 @@ def dump_ms(name: str, directory: Path) -> float:
     images.mkdir()
     role = LazyDump(EDITS)
     env = install_shim(directory)
-    with Interposer(Path(env["MIGRATE_CRIU_SOCKET"]), role), wakeful():
+    with Interposer(rpc_socket(directory), role), wakeful():
         checkpoint = Runc().checkpoint(name, images, env)
         role.request_gate.wait_reached(TIMEOUT_S)
         role.request_gate.open()
@@ -91,7 +91,7 @@ def restore_ms(name: str, directory: Path) -> float:
     runtime = Runc()
     container = runtime.inspect(name)
     env = install_shim(directory)
-    with Interposer(Path(env["MIGRATE_CRIU_SOCKET"]), WholeDump()):
+    with Interposer(rpc_socket(directory), WholeDump()):
         if runtime.checkpoint(name, images, env).wait(TIMEOUT_S) != 0:
             raise SystemExit("floor: the container could not be dumped")
     ready, status = os.pipe()
@@ -102,7 +102,7 @@ def restore_ms(name: str, directory: Path) -> float:
         role = RestoreRole(EDITS)
         role.lazy = True
         streams = stdio.rebuild(name, json.loads((images / "descriptors.json").read_text()))
-        with Interposer(Path(env["MIGRATE_CRIU_SOCKET"]), role), wakeful():
+        with Interposer(rpc_socket(directory), role), wakeful():
             restore = runtime.restore(name, container.bundle, images, env, streams)
             role.request_gate.wait_reached(TIMEOUT_S)
             role.request_gate.open()

@@ -20,7 +20,7 @@ from typing import Any
 from checkpoint.criu import page_wire
 from checkpoint.criu.interposer import Conversation, Interposer
 from checkpoint.criu.session import DumpRole, Edits, RestoreRole
-from checkpoint.criu.shim_install import install_shim
+from checkpoint.criu.shim_install import install_shim, rpc_socket
 from checkpoint.images.pagemap import PageImages
 from tests.fakes import task as task_program
 
@@ -261,7 +261,7 @@ class Scene:
 
     @property
     def socket_path(self) -> Path:
-        return Path(self.env["MIGRATE_CRIU_SOCKET"])
+        return rpc_socket(self.directory / "move")
 
     def task(self) -> Task:
         return self._stack.enter_context(contextlib.closing(Task()))
@@ -270,7 +270,7 @@ class Scene:
         """Start a runtime with a request of a kind; a dump or restore is of `images`."""
         if kind in ("DUMP", "RESTORE"):
             spec["images"] = str(self.images)
-        env = {name: value for name, value in self.env.items() if interposed or name != "MIGRATE_CRIU_SOCKET"}
+        env = self.env if interposed else {**self.env, "PATH": self.env["PATH"].partition(":")[2]}
         spec = {"kind": kind, "log": str(self.directory / "criu.log"), **spec}
         return self._stack.enter_context(contextlib.closing(Runtime(spec, env)))
 
