@@ -1,0 +1,135 @@
+"""Container images made of the nodes' own programs, as archives that `podman load` and `docker load` take.
+
+Format: the docker-archive of containers/image (manifest.json, a config after the OCI image spec, one tar per layer).
+"""
+
+import functools
+import hashlib
+import io
+import json
+import os
+import re
+import subprocess
+import tarfile
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from tests.rig.bundle import ENVIRONMENT, USR_MERGE
+
+ARCHITECTURES = {"x86_64": "amd64", "aarch64": "arm64"}
+EMPTY = ("data", "dev", "etc", "proc", "root", "run", "srv", "sys", "usr", "var/lib", "var/log", "var/tmp")
+SHELL = ["bash", "cat", "chmod", "cp", "date", "echo", "env", "hostname", "ip", "ln", "ls", "mkdir", "mknod", "mv"]
+SHELL += ["rm", "sh", "sleep", "stat", "touch", "true", "xargs"]
+#: What programs look up beside what they are linked with.
+PYTHON = ("/usr/bin/python3", "/usr/bin/python3.14", "/usr/lib/python3.14")
+SEARCHED = ("/usr/sbin", "/usr/bin")
+LINKED = re.compile(r"(/\S+) \(0x")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Layer:
+    """Programs (by name or path) with the libraries they need, further paths of the tree, and files by content."""
+
+    programs: Sequence[str] = ()
+    paths: Sequence[str] = ()
+    files: Mapping[str, bytes] = field(default_factory=dict)
+    directories: Sequence[str] = ()
+
+
+BASE = Layer(
+    programs=SHELL,
+    paths=[*PYTHON, "/etc/passwd", "/etc/group", "/etc/nsswitch.conf", "/usr/lib/locale/C.utf8"],
+    directories=EMPTY,
+)
+
+
+def write_archive(archive: Path, tree: Path, name: str, layers: Sequence[Layer], command: Sequence[str]) -> str:
+    """Write the image's archive; its id. The same input makes the same image."""
+    blobs = [_layer(tree, layer, first=index == 0) for index, layer in enumerate(layers)]
+    config = {
+        "architecture": ARCHITECTURES[os.uname().machine],
+        "os": "linux",
+        "config": {"Cmd": list(command), "Env": ENVIRONMENT[:1]},
+        "rootfs": {"type": "layers", "diff_ids": [f"sha256:{_digest(blob)}" for blob in blobs]},
+        "history": [{"created_by": f"layer {index}"} for index in range(len(blobs))],
+    }
+    text = json.dumps(config).encode()
+    manifest = [
+        {
+            "Config": f"{_digest(text)}.json",
+            "RepoTags": [name],
+            "Layers": [f"{_digest(blob)}/layer.tar" for blob in blobs],
+        }
+    ]
+    with tarfile.open(archive, "w") as tar:
+        for blob in {_digest(blob): blob for blob in blobs}.values():
+            _add(tar, f"{_digest(blob)}/layer.tar", blob)
+        _add(tar, f"{_digest(text)}.json", text)
+        _add(tar, "manifest.json", json.dumps(manifest).encode())
+    return _digest(text)
+
+
+def _layer(tree: Path, layer: Layer, *, first: bool) -> bytes:
+    data = io.BytesIO()
+    paths = {path for program in layer.programs for path in _closure(tree, program)} | {*layer.paths}
+    with tarfile.open(fileobj=data, mode="w") as tar:
+        if first:
+            for link, leads_to in USR_MERGE.items():
+                _add_link(tar, link, leads_to)
+            _add_directory(tar, "tmp", 0o1777)
+        for directory in layer.directories:
+            _add_directory(tar, directory, 0o755)
+        for path in sorted(paths):
+            tar.add(tree / path.lstrip("/"), path.lstrip("/"), filter=_timeless)
+        for path, content in layer.files.items():
+            _add(tar, path.lstrip("/"), content)
+    return data.getvalue()
+
+
+@functools.cache
+def _closure(tree: Path, program: str) -> frozenset[str]:
+    """The program's file, what its links lead to, and the libraries it is linked with."""
+    path = next(p for at in SEARCHED if os.path.lexists(tree / (p := os.path.join(at, program)).lstrip("/")))
+    argv = ["chroot", str(tree), "/usr/bin/ldd", path]
+    linked = LINKED.findall(subprocess.run(argv, capture_output=True, text=True, check=False).stdout)
+    return frozenset(step for file in (path, *linked) for step in _links(tree, file))
+
+
+def _links(tree: Path, path: str) -> Iterable[str]:
+    """The path and, as long as it is a link, where it leads to; /lib and the like told as what they lead to."""
+    for merged, real in USR_MERGE.items():
+        if path.startswith(f"/{merged}/"):
+            path = f"/{real}{path.removeprefix(f'/{merged}')}"
+    yield path
+    inside = tree / path.lstrip("/")
+    if inside.is_symlink():
+        target = os.path.normpath(Path(path).parent / os.readlink(inside))
+        yield from _links(tree, target)
+
+
+def _timeless(entry: tarfile.TarInfo) -> tarfile.TarInfo | None:
+    entry.mtime = 0
+    return None if "__pycache__" in entry.name or "/test/" in entry.name else entry
+
+
+def _add(tar: tarfile.TarFile, name: str, content: bytes) -> None:
+    entry = tarfile.TarInfo(name)
+    entry.size, entry.mode = len(content), 0o644
+    tar.addfile(entry, io.BytesIO(content))
+
+
+def _add_directory(tar: tarfile.TarFile, name: str, mode: int) -> None:
+    entry = tarfile.TarInfo(name)
+    entry.type, entry.mode = tarfile.DIRTYPE, mode
+    tar.addfile(entry)
+
+
+def _add_link(tar: tarfile.TarFile, name: str, leads_to: str) -> None:
+    entry = tarfile.TarInfo(name)
+    entry.type, entry.linkname = tarfile.SYMTYPE, leads_to
+    tar.addfile(entry)
+
+
+def _digest(blob: bytes) -> str:
+    return hashlib.sha256(blob).hexdigest()
