@@ -23,10 +23,10 @@ from migrate.facts import Facts
 from migrate.page_batches import PageBatches
 from migrate.page_channels import PageChannels
 from migrate.report import Phase, Report, Stage
-from migrate.rootfs_sync import RootfsSync
 from migrate.state import State, check_move
 from migrate.tmpfs_sync import TmpfsSync
 from migrate.tracking import Tracking
+from migrate.tree_sync import Bridge, TreeSync
 from transport.ssh import Connection
 from transport.throttle import RateLimit
 
@@ -62,9 +62,10 @@ class Context:
     tidy: contextlib.ExitStack = field(default_factory=contextlib.ExitStack)
     #: Until the container runs again, here or there.
     awake: contextlib.ExitStack = field(default_factory=contextlib.ExitStack)
-    # Set by `prepare`, `arm` and `pre_copy`.
+    # Set by `prepare`, `arm_source`, `pre_copy` and `arm_target`.
     directory: Path = Path()
-    rootfs: RootfsSync | None = None
+    bridge: Bridge | None = None
+    trees: dict[str, TreeSync] = field(default_factory=dict)  # by destination
     tmpfs: TmpfsSync | None = None
     frames: list[HeldFrames] = field(default_factory=list)
     dump: DumpRole | None = None

@@ -42,8 +42,10 @@ def move_container(report: Report, destination: Destination, observer: Observer,
 def _go_through(move: Context, signals: Signals) -> None:
     try:
         prepare.prepare(move)
-        prepare.arm(move)
+        prepare.arm_source(move)
         copying = precopy.pre_copy(move)
+        prepare.arm_target(move)
+        precopy.catch_up(move, copying)
         freeze.freeze(move, copying)
         freeze.transfer(move, copying)
         freeze.restore(move)

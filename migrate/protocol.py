@@ -72,16 +72,15 @@ class CheckPaths(Message):
 
 @dataclass(frozen=True, kw_only=True)
 class Prepare(Message):
-    """Make the bundle and the network. `network` is Network.to_wire() or None, `config` the OCI spec.
+    """Have the engine make what it can. `description` and the payload are its Description, `network` is
+    Network.to_wire(), or None where the engine makes it; `shared`: the container's files need not be sent.
 
     `room_bytes` bounds what the move may put into RAM there: images and the page store. So many
     `page_channels` will be opened.
     """
 
-    bundle: str
-    rootfs: str
+    description: dict  # type: ignore[type-arg]
     shared: bool
-    config: dict  # type: ignore[type-arg]
     network: dict | None  # type: ignore[type-arg]
     room_bytes: int
     page_channels: int
@@ -89,9 +88,12 @@ class Prepare(Message):
 
 @dataclass(frozen=True, kw_only=True)
 class Arm(Message):
-    """Start the runtime's restore and hold it at its RESTORE request."""
+    """Start the engine's restore and hold it at its RESTORE request.
 
-    descriptors: list  # type: ignore[type-arg]
+    `macs` are the container's, if the engine makes its network; it is unplugged when that is there.
+    """
+
+    macs: list  # type: ignore[type-arg]
     nftables: bool
     one_cgroup: bool
 
@@ -139,15 +141,17 @@ class PageMap(Message):
 
 @dataclass(frozen=True, kw_only=True)
 class Remove(Message):
-    """Delete files of the rootfs that are gone on the source."""
+    """Delete files of a tree that are gone on the source."""
 
+    tree: str
     paths: list  # type: ignore[type-arg]
 
 
 @dataclass(frozen=True, kw_only=True)
 class SetTimes(Message):
-    """Directories of the rootfs whose time of modification is another: [path, mtime_ns]."""
+    """Directories of a tree whose time of modification is another: [path, mtime_ns]."""
 
+    tree: str
     directories: list  # type: ignore[type-arg]
 
 
@@ -226,6 +230,20 @@ class Done(Message):
     """Answer to a request that has nothing else to say. `stamps` are [name, monotonic_ns]."""
 
     stamps: list = dataclasses.field(default_factory=list)  # type: ignore[type-arg]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Prepared(Message):
+    """Answer to Prepare: where trees can be filled by now, by their destination in the container."""
+
+    trees: dict  # type: ignore[type-arg]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Armed(Message):
+    """Answer to Arm: likewise; now all can."""
+
+    trees: dict  # type: ignore[type-arg]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -344,6 +362,8 @@ ANSWERS: tuple[type[Message], ...] = (
     Welcome,
     Clock,
     Done,
+    Prepared,
+    Armed,
     Finished,
     TmpfsMade,
     AddressesFound,

@@ -69,6 +69,11 @@ def request(kind: str, **fields: Any) -> Message:
     return _rpc.criu_req(type=_rpc.criu_req_type.Value(kind), **fields)
 
 
+def dumped() -> Message:
+    """A criu_resp that says that a dump was done."""
+    return _rpc.criu_resp(type=_rpc.DUMP, success=True, dump=_rpc.criu_dump_resp(restored=False))
+
+
 def network_lock_nftables() -> int:
     """The value of criu_opts.network_lock that makes CRIU use nftables."""
     return int(_rpc.NFTABLES)

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import socket
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 
 from checkpoint.criu import rpc
 from checkpoint.criu.interposer import Conversation, Gate, Stamp
@@ -16,6 +18,8 @@ from checkpoint.host import cgroups
 #: Where CRIU finds the page-server socket. High, so that it meets no descriptor of the runtime's.
 PAGE_SERVER_FD = 200
 LOG_LEVEL_WARNING = 2
+#: How runc and crun call a network namespace that they were given.
+OWN_NETWORK = "extRootNetNS"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -171,6 +175,35 @@ class DumpRole(_HeldRole):
             options.parent_img = self.parent
 
 
+class UndumpedRole:
+    """Tells the runtime that its DUMP was done, without doing it: for what an engine writes beside the images.
+
+    Nothing was asked of CRIU by then that changes anything, and it is not asked for the dump.
+    """
+
+    def __init__(self) -> None:
+        self._conversation: Conversation | None = None
+
+    def fds_for_criu(self, kind: str) -> dict[int, int]:
+        return {}
+
+    def begun(self, conversation: Conversation, kind: str) -> None:
+        self._conversation = conversation
+
+    def request(self, kind: str, message: rpc.Message) -> bool:
+        if kind != "DUMP":
+            return True
+        assert self._conversation is not None
+        self._conversation.runtime.send(rpc.dumped().SerializeToString())
+        return False
+
+    def notify(self, script: str, pid: int) -> bool:
+        return True
+
+    def ended(self, conversation: Conversation, kind: str) -> None:
+        """Nobody waits for it."""
+
+
 class RestoreRole(_HeldRole):
     """Target side. Opened: at `done_gate` tasks are restored, stopped, and the network is locked.
 
@@ -183,10 +216,11 @@ class RestoreRole(_HeldRole):
     kind = "RESTORE"
     held_notification = "post-restore"
 
-    def __init__(self, edits: Edits) -> None:
+    def __init__(self, edits: Edits, images: Path) -> None:
         super().__init__(edits)
         self.pid = 0
         self.lazy = False
+        self._images = images
         self._resumed = threading.Event()
 
     def notify(self, script: str, pid: int) -> bool:
@@ -198,13 +232,29 @@ class RestoreRole(_HeldRole):
 
     def edit(self, options: rpc.Message) -> None:
         super().edit(options)
+        assert self._conversation is not None
+        # Engines name a directory of theirs, which is not in RAM. CRIU looks this up in our /proc/PID/fd.
+        fd = os.open(self._images, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        self._conversation.opened_fds.append(fd)
+        options.images_dir_fd = options.work_dir_fd = fd
         if self.edits.one_cgroup:
-            assert self._conversation is not None
             for root in options.cg_root:  # runc has done so before; crun leaves it to CRIU, which is told not to
                 cgroups.enter(self._conversation.criu_pid, root.path, root.ctrl)
 
     def last_edit(self, options: rpc.Message) -> None:
         options.lazy_pages = self.lazy
+
+    def roots(self) -> dict[str, Path]:
+        """Where the runtime shows the container's root ("/") and each bind mount, by its place in the container."""
+        mounts = {mount.key: Path(mount.val) for mount in self.options.ext_mnt}
+        return {**mounts, "/": Path(self.options.root)}
+
+    @property
+    def network_namespace(self) -> str:
+        """A path of the one that the runtime has made or was given. As long as it waits at the RESTORE request."""
+        assert self._conversation is not None
+        fd = next(inherited.fd for inherited in self.options.inherit_fd if inherited.key == OWN_NETWORK)
+        return f"/proc/{self._conversation.runtime_pid}/fd/{fd}"
 
     def wait_resumed(self, timeout_s: float) -> None:
         """Block until the tasks run. Raises ConversationLost when CRIU does not say so in time."""

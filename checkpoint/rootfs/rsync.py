@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import subprocess
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 from checkpoint.errors import CommandFailed
@@ -20,38 +20,34 @@ PEER = "target"
 
 
 class Rsync:
-    """One rsync process. Its remote end is reached through `rsh` (see rsh.py) and `socket_path`."""
+    """rsync to the target. Its remote end is reached through `rsh` (see rsh.py) and `socket_path`."""
 
-    def __init__(self, root: Path, destination: Path, options: Iterable[str], rsh: Path, socket_path: Path) -> None:
-        # A trailing slash: the content of root, not root itself.
-        self._argv = [
-            "rsync",
-            *PRESERVE,
-            *options,
-            "--stats",
-            "--rsh",
-            str(rsh),
-            f"{root}/",
-            f"{PEER}:{destination}/",
-        ]
-        env = {**os.environ, SOCKET_VARIABLE: str(socket_path)}
-        self._process = start(
-            self._argv, env=env, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE
-        )
+    def __init__(self, rsh: Path, socket_path: Path) -> None:
+        self._rsh, self._socket_path = rsh, socket_path
 
-    @classmethod
-    def whole(cls, root: Path, destination: Path, rsh: Path, socket_path: Path) -> Rsync:
+    def whole(self, root: Path, destination: Path) -> Running:
         """Make `destination` equal to `root`, deleting there what is not here."""
-        return cls(root, destination, ("--delete",), rsh, socket_path)
+        return self._start(root, destination, "--delete")
 
-    @classmethod
-    def armed(cls, root: Path, destination: Path, rsh: Path, socket_path: Path) -> Rsync:
+    def listed(self, root: Path, destination: Path) -> Running:
         """Start both ends now; they wait for the list that `send_list` gives them.
 
         --ignore-times: we know what changed; size and mtime may well be equal.
         """
-        options = ("--ignore-times", "--files-from=-", "--from0", "--no-implied-dirs")
-        return cls(root, destination, options, rsh, socket_path)
+        return self._start(root, destination, "--ignore-times", "--files-from=-", "--from0", "--no-implied-dirs")
+
+    def _start(self, root: Path, destination: Path, *options: str) -> Running:
+        # A trailing slash: the content of root, not root itself.
+        argv = ["rsync", *PRESERVE, *options, "--stats", "--rsh", str(self._rsh), f"{root}/", f"{PEER}:{destination}/"]
+        return Running(argv, {**os.environ, SOCKET_VARIABLE: str(self._socket_path)})
+
+
+class Running:
+    """One rsync process."""
+
+    def __init__(self, argv: list[str], env: Mapping[str, str]) -> None:
+        self._argv = argv
+        self._process = start(argv, env=env, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
 
     def send_list(self, paths: Iterable[str]) -> None:
         """Name the files to copy, relative to the root; the list ends with this call."""

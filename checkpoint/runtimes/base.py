@@ -1,33 +1,58 @@
-"""What the tool needs to know and do of any container runtime."""
+"""What the tool needs to know and do of any container engine: podman, docker, or a plain OCI runtime."""
 
 from __future__ import annotations
 
+import contextlib
 import subprocess
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
 #: Lies in a bundle that a move left behind: the next move may overwrite that tree.
 MARKER = ".migrated-away"
+#: The destination of the tree that is the container's root.
+ROOTFS = "/"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Tree:
+    """Files that come along: what is mounted at `destination` in the container.
+
+    `root` shows them on this host. With a `layer` only that directory's are sent: it is the upper one of an overlay
+    (kernel: Documentation/filesystems/overlayfs.rst) whose others are on the target already.
+    """
+
+    destination: str
+    root: Path
+    layer: Path | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
 class Container:
-    """A running container as its runtime describes it.
+    """A running container as its engine describes it.
 
-    `config` is the OCI runtime spec of its bundle (config.json), `resources` the limits in force now,
-    which `update` may have changed since, in the same spec's `linux.resources` form.
-    `descriptors` names what stdin, stdout and stderr are open on, as in /proc/PID/fd.
+    `id` is the runtime's name for it, `name` the user's. `config` is the OCI runtime spec of its bundle (config.json),
+    `resources` the limits in force now, which `update` may have changed since, in the same spec's `linux.resources`
+    form. `descriptors` names what stdin, stdout and stderr are open on, as in /proc/PID/fd. `log` is the file that the
+    engine appends the container's output to. `engine_mounts` are destinations of bind mounts that the engine makes by
+    itself wherever it runs the container; `engine_network`: likewise its network. `engine_state` is for the engine
+    alone.
     """
 
     id: str
+    name: str
     pid: int
     bundle: Path
     rootfs: Path
     config: dict[str, Any]
     resources: dict[str, Any]
     descriptors: tuple[str, ...]
+    trees: tuple[Tree, ...]
+    log: Path | None = None
+    engine_mounts: frozenset[str] = frozenset()
+    engine_network: bool = False
+    engine_state: dict[str, Any] = field(default_factory=dict)
 
     @property
     def network_namespace(self) -> str | None:
@@ -38,34 +63,76 @@ class Container:
         return None
 
     @property
-    def bind_mounts(self) -> tuple[tuple[str, bool], ...]:
-        """(source, writable) of every bind mount of the spec."""
-        found = []
-        for mount in self.config.get("mounts", []):
-            options = mount.get("options", [])
-            if mount.get("type") == "bind" or "bind" in options or "rbind" in options:
-                found.append((mount["source"], not {"ro", "rro"} & set(options)))
-        return tuple(found)
+    def bind_mounts(self) -> dict[str, dict[str, Any]]:
+        """The spec's bind mounts by destination."""
+        return {mount["destination"]: mount for mount in self.config.get("mounts", []) if _is_bind(mount)}
+
+    @property
+    def host_paths(self) -> tuple[tuple[str, bool], ...]:
+        """(source, writable) of the bind mounts that are neither the engine's nor come along."""
+        ours = self.engine_mounts | {tree.destination for tree in self.trees}
+        return tuple(
+            (mount["source"], not {"ro", "rro"} & set(mount.get("options", [])))
+            for destination, mount in self.bind_mounts.items()
+            if destination not in ours
+        )
+
+
+def _is_bind(mount: dict[str, Any]) -> bool:
+    return mount.get("type") == "bind" or bool({"bind", "rbind"} & set(mount.get("options", [])))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Description:
+    """What the same engine on another host needs to make the container again; `data` is an archive of its own."""
+
+    fields: dict[str, Any] = field(default_factory=dict)
+    data: bytes | memoryview = b""
 
 
 class ContainerRuntime(Protocol):
-    """One runtime on this host. Directories are the caller's; it makes and removes them."""
+    """One engine on this host. Directories are the caller's; it makes and removes them."""
 
     name: str
 
-    def inspect(self, container_id: str) -> Container:
-        """Raises ContainerNotFound or ContainerNotRunning."""
+    def inspect(self, name: str) -> Container:
+        """Raises ContainerNotFound, ContainerNotRunning or NotMovable."""
 
-    def exists(self, container_id: str) -> bool:
-        """Whether the runtime knows the name, in whatever state."""
+    def exists(self, name: str) -> bool:
+        """Whether the engine knows the name, in whatever state."""
 
-    def checkpoint(self, container_id: str, images: Path, env: Mapping[str, str]) -> subprocess.Popen[bytes]:
+    def checkpoint(self, container: Container, images: Path, env: Mapping[str, str]) -> subprocess.Popen[bytes]:
         """Start a checkpoint that ends with the container gone, its connections kept in the images."""
 
-    def restore(
-        self, container_id: str, bundle: Path, images: Path, env: Mapping[str, str], stdio: tuple[int, int, int]
-    ) -> subprocess.Popen[bytes]:
-        """Start a restore that detaches once the container runs."""
+    def describe(self, container: Container, directory: Path) -> Description:
+        """For `arrival` on the target. `directory` is empty, and for whatever it takes."""
 
-    def delete(self, container_id: str) -> None:
-        """Forget a container whose processes are gone. A name that is not known is no error."""
+    def let_go(self, container: Container) -> None:
+        """The container is about to be killed: keep the engine from doing anything about it."""
+
+    def leave(self, container: Container, *, shared: bool) -> None:
+        """It was killed, for it runs elsewhere: forget it. `shared` as in Arrival."""
+
+    def delete(self, name: str) -> None:
+        """Forget a container that could not be taken in. A name that is not known is no error."""
+
+    def arrival(self, name: str, description: Description, undo: contextlib.ExitStack) -> Arrival:
+        """A container that is to be taken in. What is made for it is entered in `undo`."""
+
+
+class Arrival(Protocol):
+    """A container on its way into an engine. `log` is its file of output here, as in Container."""
+
+    log: Path | None
+
+    def prepare(self, *, shared: bool) -> dict[str, Path]:
+        """Make what can be there before; the roots (by destination) of trees that can be filled by now.
+
+        `shared`: the container's files are on storage that both hosts have.
+        """
+
+    def start_restore(self, directory: Path, images: Path, env: Mapping[str, str]) -> subprocess.Popen[bytes]:
+        """Start what ends in a RESTORE request to CRIU. `images` may lack what CRIU reads; `directory` is for files."""
+
+    def settle(self) -> None:
+        """The container runs here, for good."""

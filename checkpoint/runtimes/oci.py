@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import subprocess
@@ -12,7 +13,8 @@ from typing import Any
 
 from checkpoint.errors import CommandFailed, ContainerNotFound, ContainerNotRunning
 from checkpoint.host.run import run, start
-from checkpoint.runtimes.base import Container
+from checkpoint.runtimes import bundle
+from checkpoint.runtimes.base import MARKER, ROOTFS, Arrival, Container, Description, Tree
 
 DUMP_OPTIONS = ("--tcp-established", "--file-locks")
 
@@ -44,34 +46,52 @@ class OciRuntime(ABC):
         if state["status"] != "running":
             raise ContainerNotRunning(f"container {container_id!r} is {state['status']}")
         internal = json.loads((self._root / container_id / self.state_file).read_text())
-        bundle = Path(state["bundle"])
-        config = json.loads((bundle / "config.json").read_text())
+        directory = Path(state["bundle"])
+        config = json.loads((directory / "config.json").read_text())
+        rootfs = directory / config["root"]["path"]
         return Container(
             id=container_id,
+            name=container_id,
             pid=state["pid"],
-            bundle=bundle,
-            rootfs=bundle / config["root"]["path"],
+            bundle=directory,
+            rootfs=rootfs,
             config=config,
             resources=self._limits(state["pid"], internal),
             descriptors=self._descriptors(internal),
+            trees=(Tree(destination=ROOTFS, root=rootfs),),
         )
 
-    def checkpoint(self, container_id: str, images: Path, env: Mapping[str, str]) -> subprocess.Popen[bytes]:
+    def checkpoint(self, container: Container, images: Path, env: Mapping[str, str]) -> subprocess.Popen[bytes]:
         argv = [*self._program, "checkpoint", "--image-path", str(images), "--work-path", str(images), *DUMP_OPTIONS]
-        return start([*argv, container_id], env=env, stderr=subprocess.PIPE)
+        return start([*argv, container.id], env=env, stderr=subprocess.PIPE)
 
     def restore(
         self, container_id: str, bundle: Path, images: Path, env: Mapping[str, str], stdio: tuple[int, int, int]
     ) -> subprocess.Popen[bytes]:
+        """Start a restore that detaches once the container runs."""
         # Its own messages go to a file: its stderr belongs to the container.
         log = ["--log", str(images / "runtime.log"), "--log-format", "json"]
         argv = [*self._program, *log, "restore", "--detach", "--bundle", str(bundle)]
         argv += ["--image-path", str(images), "--work-path", str(images), *DUMP_OPTIONS, container_id]
         return start(argv, env=env, stdin=stdio[0], stdout=stdio[1], stderr=stdio[2])
 
-    def delete(self, container_id: str) -> None:
-        if self.exists(container_id):
-            run([*self._program, "delete", "--force", container_id])
+    def describe(self, container: Container, directory: Path) -> Description:
+        return bundle.describe(container)
+
+    def let_go(self, container: Container) -> None:
+        return  # nobody looks after it
+
+    def leave(self, container: Container, *, shared: bool) -> None:
+        self.delete(container.id)
+        if not shared:  # a shared bundle is the target's own now
+            (container.bundle / MARKER).touch()
+
+    def delete(self, name: str) -> None:
+        if self.exists(name):
+            run([*self._program, "delete", "--force", name])
+
+    def arrival(self, name: str, description: Description, undo: contextlib.ExitStack) -> Arrival:
+        return bundle.BundleArrival(self, name, description.fields, undo)
 
     @property
     def _program(self) -> list[str]:

@@ -9,7 +9,7 @@ from collections.abc import Callable
 from checkpoint.errors import NetworkError
 from checkpoint.network import link, netns
 from checkpoint.network.frames import HeldFrames
-from checkpoint.network.model import Network
+from checkpoint.network.model import Interface, Network
 
 
 class Attachment:
@@ -22,18 +22,29 @@ class Attachment:
         tidy: contextlib.ExitStack,
         log: Callable[[str], None],
     ) -> None:
-        self._interfaces = network.interfaces if network is not None else ()
-        self._log = log
+        self._interfaces: tuple[Interface, ...] = ()
+        self._tidy, self._log = tidy, log
         self._announcer: link.Announcer | None = None
         self._held: list[HeldFrames] = []
         self._late: defaultdict[int, list[bytes | memoryview]] = defaultdict(list)
         if network is not None:
             netns.create(network)
             undo.callback(netns.remove, network)
-            # Here, because binding their sockets waits for RCU.
-            self._announcer = tidy.enter_context(contextlib.closing(link.Announcer(network)))
-            for interface in network.interfaces:
-                self._held.append(tidy.enter_context(contextlib.closing(HeldFrames(interface))))
+            self._open(network)
+
+    def adopt(self, path: str) -> None:
+        """Unplug what an engine made and plugged in. Raises NetworkError or NotMovable."""
+        network = netns.read(path)
+        for interface in network.interfaces:
+            link.set_link(interface.host_name, up=False)
+        self._open(network)
+
+    def _open(self, network: Network) -> None:
+        """Early, because binding their sockets waits for RCU."""
+        self._interfaces = network.interfaces
+        self._announcer = self._tidy.enter_context(contextlib.closing(link.Announcer(network)))
+        for interface in network.interfaces:
+            self._held.append(self._tidy.enter_context(contextlib.closing(HeldFrames(interface))))
 
     def bring(self, interface: int, frame: memoryview) -> None:
         """A frame that came for the container where it was."""

@@ -4,9 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import gc
-import json
-import os
-import shutil
 import subprocess
 import threading
 import time
@@ -18,24 +15,18 @@ from checkpoint.criu import log as criu_log
 from checkpoint.criu.interposer import Interposer
 from checkpoint.criu.session import Edits, RestoreRole
 from checkpoint.criu.shim_install import install_shim, rpc_socket
-from checkpoint.errors import CheckpointError, CommandFailed, ConversationLost, CriuFailed, ImageError
+from checkpoint.errors import CheckpointError, ConversationLost, CriuFailed
 from checkpoint.host.wakeful import wakeful
-from checkpoint.images.batch import Extent
-from checkpoint.images.directory import ram_directory
-from checkpoint.images.pagemap import PageImages
-from checkpoint.memory.fold import fold
 from checkpoint.memory.pager import Pager
-from checkpoint.memory.store import LazyRanges, PageStore
 from checkpoint.network import link
+from checkpoint.network.guard import silenced
 from checkpoint.network.model import Network
-from checkpoint.rootfs.tmpfs import PreparedTmpfs, Tmpfs
-from checkpoint.runtimes import stdio
-from checkpoint.runtimes.base import MARKER
+from checkpoint.runtimes.base import MARKER, Description
 from checkpoint.runtimes.registry import runtime_named
 from migrate import protocol
 from migrate.agent.attachment import Attachment
 from migrate.agent.collect import collect
-from migrate.agent.page_receiver import PageReceiver, socket_path
+from migrate.agent.received import Received
 from migrate.agent.recover import control_path
 from migrate.protocol import Message
 
@@ -64,11 +55,9 @@ class Incoming:
         self.control_path = control_path(migration_id)
         self.holds_container = False
         self._resumed = False
-        self._image_files = self._image_bytes = 0
         self._restore: subprocess.Popen[bytes] | None = None
         self._pager: Pager | None = None
-        self._pages: PageReceiver | None = None
-        self._page_maps: list[protocol.PageMap] = []
+        self._prepared: Received | None = None
 
     # --- requests, in the order of a move ---------------------------------------------------------
 
@@ -80,24 +69,25 @@ class Incoming:
             protocol.Prepare: self._prepare,
             protocol.Arm: self._arm,
             protocol.Freezing: self._freezing,
-            protocol.Images: self._take_images,
-            protocol.PageMap: self._page_map,
-            protocol.Remove: self._remove,
-            protocol.SetTimes: self._set_times,
-            protocol.MakeTmpfs: self._make_tmpfs,
-            protocol.RemoveInTmpfs: self._remove_in_tmpfs,
-            protocol.TmpfsArchive: self._unpack_in_tmpfs,
             protocol.Restore: self._restore_and_hold,
             protocol.Go: self._go,
             protocol.Abort: self._abort,
             protocol.Finish: self._finish,
         }
-        return handlers[type(request)](request)
+        if (handler := handlers.get(type(request))) is not None:
+            return handler(request)
+        return self._received.handle(request)
+
+    @property
+    def _received(self) -> Received:
+        if self._prepared is None:
+            raise protocol.ProtocolError("Prepare must come first")
+        return self._prepared
 
     def check_pages(self) -> None:
         """Raise what went wrong with pages so far."""
-        if self._pages is not None:
-            self._pages.check()
+        if self._prepared is not None:
+            self._prepared.check_pages()
 
     def welcome(self) -> protocol.Welcome:
         """Answer to Hello."""
@@ -123,128 +113,50 @@ class Incoming:
         )
 
     def _prepare(self, request: protocol.Prepare) -> Message:
-        self._directory = self._tidy.enter_context(ram_directory(self._id, request.room_bytes))
-        self._images = self._directory / "images"
-        self._images.mkdir(mode=0o700)
-        self._page_images = self._tidy.enter_context(PageImages(self._images))
-        self._store = self._tidy.enter_context(PageStore(self._directory))
-        self._pages = self._tidy.enter_context(
-            PageReceiver(socket_path(self._id), request.page_channels, self._put_pages)
-        )
-        self._bundle, self._rootfs = Path(request.bundle), Path(request.rootfs)
-        if not request.shared:
-            self._make_bundle()
-        (self._bundle / "config.json").write_text(json.dumps(request.config))
+        self._prepared = Received(self._id, request.room_bytes, request.page_channels, self._tidy)
+        description = Description(fields=request.description, data=bytes(request.payload))
+        self._arrival = self._runtime.arrival(self._container_id, description, self._undo)
+        self._received.trees = self._arrival.prepare(shared=request.shared)
         network = Network.from_wire(request.network) if request.network is not None else None
         self._network = Attachment(network, self._undo, self._tidy, self._log)
-        return protocol.Done()
-
-    def _make_bundle(self) -> None:
-        if not self._bundle.exists():
-            self._bundle.mkdir(parents=True, mode=0o711)
-            self._undo.callback(shutil.rmtree, self._bundle, ignore_errors=True)
-        (self._bundle / MARKER).touch()
-        if not self._rootfs.exists():
-            self._rootfs.mkdir(parents=True)
-            self._undo.callback(shutil.rmtree, self._rootfs, ignore_errors=True)
+        return protocol.Prepared(trees={name: str(root) for name, root in self._received.trees.items()})
 
     def _arm(self, request: protocol.Arm) -> Message:
-        (self._images / "descriptors.json").write_text(json.dumps(request.descriptors))
+        received = self._received
         edits = Edits(
             nftables=request.nftables,
             one_cgroup=request.one_cgroup,
-            external_mounts=self._tmpfs.external_mounts(),
+            external_mounts=received.tmpfs.external_mounts(),
         )
-        self._role = RestoreRole(edits)
-        env = install_shim(self._directory)
-        self._tidy.enter_context(Interposer(rpc_socket(self._directory), self._role))
-        streams = stdio.rebuild(self._container_id, request.descriptors)
-        try:
-            self._restore = self._runtime.restore(self._container_id, self._bundle, self._images, env, streams)
-        finally:
-            for fd in streams:
-                os.close(fd)
+        self._role = RestoreRole(edits, received.images)
+        env = install_shim(received.directory)
+        self._tidy.enter_context(Interposer(rpc_socket(received.directory), self._role))
         self._undo.callback(self._drop_restored)
-        threading.Thread(target=self._watch_runtime, args=(self._restore,), daemon=True).start()
-        try:
-            self._role.request_gate.wait_reached(ARM_TIMEOUT_S)
-        except ConversationLost as error:
-            raise self._why(error, "arming the restore") from error
+        with silenced(request.macs, self._id):
+            self._restore = self._arrival.start_restore(received.directory, received.images, env)
+            threading.Thread(target=self._watch_runtime, args=(self._restore,), daemon=True).start()
+            try:
+                self._role.request_gate.wait_reached(ARM_TIMEOUT_S)
+            except ConversationLost as error:
+                raise self._why(error, "arming the restore") from error
+            if request.macs:
+                self._network.adopt(self._role.network_namespace)
+        received.trees = {**self._role.roots(), **received.trees}
         # What follows is the blackout: no collector pause in it.
         gc.collect()
         gc.freeze()
         gc.disable()
-        return protocol.Done()
+        return protocol.Armed(trees={name: str(root) for name, root in received.trees.items()})
 
     def _freezing(self, _: protocol.Freezing) -> Message:
         self._awake.enter_context(wakeful())
         return protocol.Done()
 
-    def _take_images(self, request: protocol.Images) -> Message:
-        data = memoryview(request.payload)
-        for name, size in request.pieces:
-            self._append(name, data[:size])
-            data = data[size:]
-        return protocol.Done()
-
-    def _append(self, name: str, data: memoryview) -> None:
-        if "/" in name or name.startswith("."):
-            raise ImageError(f"{name!r} is not the name of an image")
-        path = self._images / name
-        self._image_files += not path.exists()
-        self._image_bytes += len(data)
-        fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
-        try:
-            while data:
-                data = data[os.write(fd, data) :]
-        finally:
-            os.close(fd)
-
-    def _put_pages(self, message: protocol.Pages, extents: list[Extent]) -> None:
-        for dst_id in message.forget:
-            self._store.forget(dst_id)
-        for dst_id, vaddr, pages, flags, data in extents:
-            if message.final:
-                self._page_images.extent(dst_id, vaddr, pages, flags, data)
-            else:
-                self._store.put(dst_id, vaddr, data)
-
-    def _page_map(self, request: protocol.PageMap) -> Message:
-        self._page_maps.append(request)
-        return protocol.Done()
-
-    def _remove(self, request: protocol.Remove) -> Message:
-        _remove_all(self._rootfs, request.paths)
-        return protocol.Done()
-
-    def _set_times(self, request: protocol.SetTimes) -> Message:
-        for path, mtime_ns in request.directories:
-            os.utime(self._rootfs / path, ns=(mtime_ns, mtime_ns), follow_symlinks=False)
-        return protocol.Done()
-
-    def _make_tmpfs(self, request: protocol.MakeTmpfs) -> Message:
-        self._tmpfs = self._tidy.enter_context(PreparedTmpfs(self._directory))
-        made = []
-        for path, options in request.mounts:
-            with contextlib.suppress(CommandFailed):
-                self._tmpfs.make(Tmpfs(path=path, options=options))
-                made.append(path)
-        return protocol.TmpfsMade(paths=made)
-
-    def _remove_in_tmpfs(self, request: protocol.RemoveInTmpfs) -> Message:
-        _remove_all(self._tmpfs.root(request.index), request.paths)
-        return protocol.Done()
-
-    def _unpack_in_tmpfs(self, request: protocol.TmpfsArchive) -> Message:
-        self._tmpfs.unpack(request.index, request.payload, last=request.last)
-        return protocol.Done()
-
     def _restore_and_hold(self, request: protocol.Restore) -> Message:
         received = time.monotonic_ns()
-        self._check_complete(request)
-        if lazy := self._fold():
+        if lazy := self._received.complete(request):
             self._role.lazy = True
-            self._pager = Pager(self._images, self._store, lazy)
+            self._pager = Pager(self._received.images, self._received.store, lazy)
             self._undo.callback(self._pager.stop)
         released = time.monotonic_ns()
         self._role.request_gate.open()
@@ -258,22 +170,6 @@ class Incoming:
         return protocol.Done(
             stamps=[["images complete", received], ["restore released", released], ["held", time.monotonic_ns()]]
         )
-
-    def _fold(self) -> LazyRanges:
-        """Complete the images of memory. Returns what they leave to the store."""
-        lazy: LazyRanges = {}
-        for page_map in self._page_maps:
-            if left := fold(self._store, self._page_images, page_map.dst_id, page_map.extents):
-                lazy.setdefault(page_map.dst_id, []).extend(left)
-        self._page_images.write_pagemaps()
-        return lazy
-
-    def _check_complete(self, request: protocol.Restore) -> None:
-        arrived, announced = (self._image_files, self._image_bytes), (request.image_files, request.image_bytes)
-        if arrived != announced:
-            raise ImageError(f"(images, their bytes): {arrived} arrived of {announced}")
-        assert self._pages is not None
-        self._pages.wait(request.batches)
 
     def _go(self, request: protocol.Go) -> Message:
         data = memoryview(request.payload)
@@ -297,8 +193,8 @@ class Incoming:
         self._network.give_frames()
         self._network.announce()
         self._awake.close()
-        (self._bundle / MARKER).unlink(missing_ok=True)
         self._wait_runtime(RESUME_TIMEOUT_S)
+        self._arrival.settle()
         stamps += [[stamp.name, stamp.at_ns] for stamp in self._role.stamps]
         return protocol.Done(stamps=stamps)
 
@@ -370,18 +266,9 @@ class Incoming:
 
     def _why(self, error: ConversationLost, stage: str) -> CheckpointError:
         """CRIU's and the runtime's own words are better than ours."""
-        errors = criu_log.errors(self._images / "restore.log") or criu_log.runtime_errors(self._images / "runtime.log")
+        images = self._received.images
+        errors = criu_log.errors(images / "restore.log") or criu_log.runtime_errors(images / "runtime.log")
         return CriuFailed(stage, errors) if errors else error
-
-
-def _remove_all(root: Path, paths: list[str]) -> None:
-    """Parents come before their children."""
-    for path in reversed(paths):
-        victim = root / path
-        if victim.is_dir() and not victim.is_symlink():
-            shutil.rmtree(victim, ignore_errors=True)
-        else:
-            victim.unlink(missing_ok=True)
 
 
 def _is_taken(path: Path, bundle: Path) -> bool:

@@ -8,7 +8,6 @@ import time
 
 from checkpoint.errors import CheckpointError, NetworkError
 from checkpoint.network import link, netns
-from checkpoint.runtimes.base import MARKER
 from migrate import protocol
 from migrate.agent.client import AgentFailed, AgentGone
 from migrate.context import Context
@@ -24,6 +23,7 @@ def commit(move: Context) -> None:
     move.advance(State.KILLING)
     killed_ns = time.monotonic_ns()
     with move.phase("commit"):
+        move.runtime.let_go(move.container)
         move.init.kill()
         # At once: should we die here, CRIU closes the dead container's sockets, and their FINs
         # must not reach peers that the target is about to serve. Aside: it takes the kernel milliseconds.
@@ -98,11 +98,9 @@ def leave_source(move: Context) -> None:
     assert move.dump is not None
     move.dump.bury()
     move.tidy.close()
-    move.runtime.delete(move.container.id)
-    if move.network is not None:
+    move.runtime.leave(move.container, shared=move.shared_rootfs)
+    if move.network is not None and not move.container.engine_network:
         netns.remove(move.network)
-    if not move.shared_rootfs:  # a shared bundle is the target's own now
-        (move.container.bundle / MARKER).touch()
 
 
 def _links_down(move: Context) -> None:

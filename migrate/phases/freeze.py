@@ -6,11 +6,11 @@ import contextlib
 
 from checkpoint.host import memory, processes
 from checkpoint.host.wakeful import wakeful
+from checkpoint.runtimes.base import ROOTFS
 from migrate import protocol
 from migrate.context import Context
 from migrate.copying.base import Copying
 from migrate.image_stream import ImageStream
-from migrate.rootfs_sync import RootfsSync
 from migrate.state import State
 
 #: What a lazy dump takes of memory: a pipe with 10 KiB of kernel memory for each MiB of the container, and some.
@@ -43,21 +43,10 @@ def transfer(move: Context, copying: Copying) -> None:
         pids = processes.in_pid_namespace_of(move.container.pid)
         copying.send_last(pids)
         move.account_pages(copying.batches)
-        if move.rootfs is not None:
-            _send_rootfs(move, move.rootfs, pids)
+        for destination, tree in move.trees.items():
+            move.report.add_bytes("rootfs" if destination == ROOTFS else "volumes", tree.copy_changes(pids))
         assert move.tmpfs is not None
         move.report.add_bytes("tmpfs", move.tmpfs.copy_changes(pids))
-
-
-def _send_rootfs(move: Context, rootfs: RootfsSync, pids: list[int]) -> None:
-    """What changed since the first copy: usually nothing, or a few files."""
-    found = rootfs.find_changes(pids)
-    if found.removed:
-        move.agent.request(protocol.Remove(paths=list(found.removed)), protocol.Done)
-    if found.changed:
-        move.report.add_bytes("rootfs", rootfs.copy_changes(found))
-    if found.directories:
-        move.agent.request(protocol.SetTimes(directories=[list(d) for d in found.directories]), protocol.Done)
 
 
 def restore(move: Context) -> None:

@@ -42,6 +42,16 @@ def pre_copy(move: Context) -> Copying:
     return copying
 
 
+def catch_up(move: Context, copying: Copying) -> None:
+    """One more round, for what was written since the decision."""
+    if isinstance(copying, UserfaultfdCopy | SoftDirtyCopy):
+        with move.phase("catch up"):
+            done = _round(move, copying)
+            move.account_pages(copying.batches)
+            move.report.rounds += 1
+            move.report.round_bytes.append(done.bytes)
+
+
 def _attached(move: Context) -> Ahead | None:
     """The first way that reaches all processes, or else the last that reaches some."""
     for tracking in move.tracking:

@@ -76,7 +76,7 @@ def read_network(container: Container) -> Network | None:
 def check_target(target: Facts, source: Facts, container: Container, memory_bytes: int) -> None:
     """Raise the error for what the target lacks."""
     check_host(target, Where.TARGET)
-    check_pair(source, target, container=container.id, memory_bytes=memory_bytes)
+    check_pair(source, target, container=container.name, memory_bytes=memory_bytes)
 
 
 def check_addresses(agent: AgentClient, network: Network | None, host: str) -> None:
@@ -95,16 +95,17 @@ def check_addresses(agent: AgentClient, network: Network | None, host: str) -> N
 
 def check_paths(agent: AgentClient, container: Container, host: str) -> bool:
     """Whether both hosts see the same rootfs. Raises PathTaken or NotMovableError for what is in the way."""
-    with _probe(container.rootfs) as (probe, token):
-        sources = [source for source, _ in container.bind_mounts]
-        own = [str(container.bundle), str(container.rootfs)]
+    engine_keeps_it = container.engine_network  # under its own roof, which it shares with nobody
+    with contextlib.nullcontext((Path(), "")) if engine_keeps_it else _probe(container.rootfs) as (probe, token):
+        sources = [source for source, _ in container.host_paths]
+        own = [] if engine_keeps_it else [str(container.bundle), str(container.rootfs)]
         question = protocol.CheckPaths(required=sources, own=own, probe=str(probe), probe_token=token)
         answer = agent.request(question, protocol.PathsFound)
     for path in answer.taken:
         raise PathTaken(path, host)
     for source in answer.missing:
         raise NotMovableError(f"{source}, bind-mounted into the container, does not exist on {host}", "create it there")
-    for source, writable in container.bind_mounts:
+    for source, writable in container.host_paths:
         if writable and not answer.shared:
             raise NotMovableError(
                 f"{source} is bind-mounted writable and not shared with {host}", "share it, or mount it read-only"

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import gc
-import json
 import subprocess
 import threading
+from collections.abc import Mapping
 from dataclasses import replace
 from functools import partial
+from pathlib import Path
 
 from checkpoint.criu.interposer import Interposer
 from checkpoint.criu.parent import kerndat_with_tracking
@@ -17,54 +18,66 @@ from checkpoint.host import processes
 from checkpoint.images.directory import ram_directory
 from checkpoint.network.frames import HeldFrames
 from checkpoint.rootfs.tmpfs import tmpfs_mounts
-from checkpoint.runtimes.base import Container
+from checkpoint.runtimes.base import ROOTFS
 from migrate import page_channels, protocol
 from migrate.agent.page_receiver import socket_path
 from migrate.context import Context
 from migrate.encoding_choice import EncodingChoice
 from migrate.page_channels import PageChannels
-from migrate.rootfs_sync import RootfsSync
 from migrate.state import State
 from migrate.tmpfs_sync import TmpfsSync
 from migrate.tracking import Tracking
+from migrate.tree_sync import Bridge, TreeSync
 
 ARM_TIMEOUT_S = 30.0
 
 
 def prepare(move: Context) -> None:
-    """The target gets the bundle, the network and a first copy of the rootfs."""
+    """The target gets what its engine can make beforehand, and a first copy of files."""
     with move.phase("prepare"):
         container = move.container
         move.directory = move.tidy.enter_context(ram_directory(move.migration_id, move.room_bytes))
+        scratch = move.directory / "engine"
+        scratch.mkdir(mode=0o700)
+        description = move.runtime.describe(container, scratch)
         channels = page_channels.channels_for(2 * move.clock.error_ns / 1e9)
-        move.agent.request(
-            protocol.Prepare(
-                bundle=str(container.bundle),
-                rootfs=str(container.rootfs),
-                shared=move.shared_rootfs,
-                config=config_for_target(container),
-                network=move.network.to_wire() if move.network else None,
-                room_bytes=move.room_bytes,
-                page_channels=channels,
-            ),
-            protocol.Done,
+        question = protocol.Prepare(
+            description=description.fields,
+            shared=move.shared_rootfs,
+            network=move.network.to_wire() if move.network and not container.engine_network else None,
+            room_bytes=move.room_bytes,
+            page_channels=channels,
         )
+        roots = move.agent.request(question, protocol.Prepared, [description.data]).trees
         move.pages = _open_page_channels(move, channels)
         move.tidy.callback(move.pages.close)
-        if not move.shared_rootfs:
-            move.rootfs = RootfsSync(move.connection, container.rootfs, move.directory, move.limit)
-            move.tidy.callback(move.rootfs.close)
-            move.report.add_bytes("rootfs", move.rootfs.copy_whole())
+        move.bridge = Bridge(move.connection, move.directory, move.limit)
+        move.tidy.callback(move.bridge.close)
+        _copy_trees(move, roots)
         mounts = tmpfs_mounts(container.pid, processes.in_pid_namespace_of(container.pid))
-        move.tmpfs = TmpfsSync(move.agent, container.pid, mounts)
+        ours = [mount for mount in mounts if mount.path not in container.bind_mounts]
+        move.tmpfs = TmpfsSync(move.agent, container.pid, ours)
         move.edits = replace(move.edits, external_mounts=tuple((path, path) for path in move.tmpfs.paths))
         move.report.add_bytes("tmpfs", move.tmpfs.copy_whole())
     move.advance(State.PREPARED)
 
 
-def arm(move: Context) -> None:
-    """Start `checkpoint` here and `restore` there; both wait at the door, all start-up is behind them."""
-    with move.phase("arm"):
+def _copy_trees(move: Context, roots: Mapping[str, str]) -> None:
+    """Those whose place on the target is known by now, unless it was before."""
+    if move.shared_rootfs:
+        return
+    assert move.bridge is not None
+    for tree in move.container.trees:
+        if tree.destination in roots and tree.destination not in move.trees:
+            target = Path(roots[tree.destination])
+            sync = move.trees[tree.destination] = TreeSync(tree, target, move.bridge.rsync, move.agent)
+            move.tidy.callback(sync.close)
+            move.report.add_bytes("rootfs" if tree.destination == ROOTFS else "volumes", sync.copy_whole())
+
+
+def arm_source(move: Context) -> None:
+    """Start the runtime's checkpoint; it waits at the door, its start-up is behind it."""
+    with move.phase("arm here"):
         images = move.images
         images.mkdir(mode=0o700)
         dump = move.dump = DumpRole(move.edits)
@@ -72,32 +85,33 @@ def arm(move: Context) -> None:
         kerndat = kerndat_with_tracking() if Tracking.USERFAULTFD in move.tracking else None
         env = install_shim(move.directory, kerndat or b"")
         move.tidy.enter_context(Interposer(rpc_socket(move.directory), dump))
-        checkpoint = move.runtime.checkpoint(move.container.id, images, env)
+        checkpoint = move.runtime.checkpoint(move.container, images, env)
         move.tidy.callback(_reap, checkpoint, dump)
         threading.Thread(target=_watch, args=(checkpoint, dump), daemon=True).start()
         dump.request_gate.wait_reached(ARM_TIMEOUT_S)
-        descriptors = json.loads((images / "descriptors.json").read_text())
-        move.agent.request(
-            protocol.Arm(
-                descriptors=descriptors,
-                nftables=move.edits.nftables,
-                one_cgroup=move.edits.one_cgroup,
-            ),
-            protocol.Done,
-        )
-        if move.rootfs is not None:
-            move.rootfs.arm()
-        for interface in move.network.interfaces if move.network else ():
+    move.advance(State.ARMED)
+
+
+def arm_target(move: Context) -> None:
+    """Likewise the engine's restore. Late: podman, for one, answers no question while it restores a container."""
+    assert move.dump is not None
+    with move.phase("arm there"):
+        interfaces = move.network.interfaces if move.network else ()
+        macs = [interface.mac for interface in interfaces] if move.container.engine_network else []
+        question = protocol.Arm(macs=macs, nftables=move.edits.nftables, one_cgroup=move.edits.one_cgroup)
+        _copy_trees(move, move.agent.request(question, protocol.Armed).trees)
+        for tree in move.trees.values():
+            tree.arm()
+        for interface in interfaces:
             frames = HeldFrames(interface)
             move.tidy.callback(frames.close)
             move.frames.append(frames)
-        dump.at["network-lock"] = partial(_keep_frames, move)
+        move.dump.at["network-lock"] = partial(_keep_frames, move)
         # From here to the resume no collector pause.
         gc.collect()
         gc.freeze()
         gc.disable()
         move.tidy.callback(gc.enable)
-    move.advance(State.ARMED)
 
 
 def _keep_frames(move: Context) -> None:
@@ -109,15 +123,6 @@ def _open_page_channels(move: Context, count: int) -> PageChannels:
     streams = page_channels.open_streams(move.connection, socket_path(move.migration_id), count)
     common = [encoding for encoding in move.source.encodings if encoding in move.target.encodings]
     return PageChannels(streams, EncodingChoice(common), move.limit)
-
-
-def config_for_target(container: Container) -> dict[str, object]:
-    """The bundle's config.json with the limits in force now, which `update` may have changed."""
-    config = json.loads(json.dumps(container.config))
-    resources = config.setdefault("linux", {}).setdefault("resources", {})
-    for section, values in container.resources.items():
-        resources.setdefault(section, {}).update(values)
-    return dict(config)
 
 
 def _watch(checkpoint: subprocess.Popen[bytes], dump: DumpRole) -> None:

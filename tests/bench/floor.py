@@ -72,7 +72,7 @@ def dump_ms(name: str, directory: Path) -> float:
     role = LazyDump(EDITS)
     env = install_shim(directory)
     with Interposer(rpc_socket(directory), role), wakeful():
-        checkpoint = Runc().checkpoint(name, images, env)
+        checkpoint = Runc().checkpoint(Runc().inspect(name), images, env)
         role.request_gate.wait_reached(TIMEOUT_S)
         role.request_gate.open()
         role.done_gate.wait_reached(TIMEOUT_S)
@@ -92,14 +92,14 @@ def restore_ms(name: str, directory: Path) -> float:
     container = runtime.inspect(name)
     env = install_shim(directory)
     with Interposer(rpc_socket(directory), WholeDump()):
-        if runtime.checkpoint(name, images, env).wait(TIMEOUT_S) != 0:
+        if runtime.checkpoint(container, images, env).wait(TIMEOUT_S) != 0:
             raise SystemExit("floor: the container could not be dumped")
     ready, status = os.pipe()
     argv = ["criu", "lazy-pages", "-D", str(images), "-W", str(images), "-v1", "--status-fd", str(status)]
     with subprocess.Popen(argv, pass_fds=[status]) as daemon:
         os.close(status)
         os.read(ready, 1)
-        role = RestoreRole(EDITS)
+        role = RestoreRole(EDITS, images)
         role.lazy = True
         streams = stdio.rebuild(name, json.loads((images / "descriptors.json").read_text()))
         with Interposer(rpc_socket(directory), role), wakeful():

@@ -166,8 +166,8 @@ def state_of(pid: int) -> str:
 class Ended:
     """Mixed into a role: tells when a conversation is over and its descriptors are closed."""
 
-    def __init__(self, edits: Edits = EDITS) -> None:
-        super().__init__(edits)  # type: ignore[call-arg]
+    def __init__(self, edits: Edits, *others: Path) -> None:
+        super().__init__(edits, *others)  # type: ignore[call-arg]
         self.over = threading.Event()
 
     def ended(self, conversation: Conversation, kind: str) -> None:
@@ -296,6 +296,6 @@ class Scene:
     @contextlib.contextmanager
     def restore_role(self) -> Iterator[Restore]:
         """An interposer that holds restores."""
-        role = Restore()
+        role = Restore(EDITS, self.images)
         with Interposer(self.socket_path, role):
             yield role

@@ -23,9 +23,9 @@ class Nowhere:
     def extent(self, dst_id: int, vaddr: int, pages: int, flags: int, data: memoryview) -> None: ...
 
 
-def role_of(kind: str) -> DumpRole | RestoreRole:
+def role_of(kind: str, images: Path) -> DumpRole | RestoreRole:
     if kind == "restore":
-        return RestoreRole(EDITS)
+        return RestoreRole(EDITS, images)
     role = DumpRole(EDITS)
     served = (role.pages, page_wire.wire_struct(40201), Nowhere())
     threading.Thread(target=page_wire.serve, args=served, daemon=True).start()
@@ -34,7 +34,7 @@ def role_of(kind: str) -> DumpRole | RestoreRole:
 
 def main() -> None:
     kind, gate, path = sys.argv[1:]
-    role = role_of(kind)
+    role = role_of(kind, Path(path).parents[1] / "images")
     with Interposer(Path(path), role):
         print("listening", flush=True)
         role.request_gate.wait_reached(LIMIT_S)

@@ -101,7 +101,7 @@ class Coordinator:
 
 HELLO = protocol.Hello(version=protocol.PROTOCOL_VERSION, migration_id="m", runtime="runc", container_id="c")
 #: Requests of each sort: one that is answered, one that is streamed.
-ASKED, STREAMED = protocol.Remove(paths=[]), protocol.Images(pieces=[])
+ASKED, STREAMED = protocol.Remove(tree="/", paths=[]), protocol.Images(pieces=[])
 
 
 @pytest.fixture

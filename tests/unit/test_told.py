@@ -23,6 +23,7 @@ from migrate.state import State
 DOCS = Path(__file__).parents[2] / "docs"
 SAMPLES: dict[str, Any] = {
     "where": Where.TARGET,
+    "engines": ["<engines>"],
     "pid": 7,
     "fd": 3,
     "signal_number": signal.SIGTERM,
@@ -113,6 +114,7 @@ def test_the_codes_are_frozen() -> None:
         "OpenFileOutside": 12,
         "NotMovableError": 13,
         "CannotPreCopy": 14,
+        "SeveralContainers": 15,
         "TargetUnreachable": 20,
         "AuthenticationFailed": 21,
         "UnknownHostKey": 22,

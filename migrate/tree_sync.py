@@ -1,4 +1,4 @@
-"""Keep the target's rootfs equal to the source's: once while running, again what changed, while frozen."""
+"""Keep the target's files equal to the source's: once while running, again what changed, while frozen."""
 
 from __future__ import annotations
 
@@ -6,13 +6,17 @@ import contextlib
 import os
 import socket
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from checkpoint.criu.shim_install import install_program
 from checkpoint.host.listener import Listener
-from checkpoint.rootfs.changes import Changes, changes, snapshot, written_through_mappings
-from checkpoint.rootfs.rsync import Rsync
+from checkpoint.rootfs import overlay
+from checkpoint.rootfs.changes import changes, snapshot, written_through_mappings
+from checkpoint.rootfs.rsync import Rsync, Running
+from checkpoint.runtimes.base import Tree
+from migrate import protocol
+from migrate.agent.client import AgentClient
 from transport.errors import StreamError
 from transport.ssh import Connection, RemoteProcess
 from transport.throttle import RateLimit
@@ -22,47 +26,68 @@ FROZEN_TIMEOUT_S = 300.0
 PIECE = 1 << 18
 
 
-class RootfsSync:
-    """Two passes of rsync over the SSH connection of the move."""
+class TreeSync:
+    """Two passes of rsync for one tree. Raises CommandFailed, AgentFailed or AgentGone."""
 
-    def __init__(self, connection: Connection, root: Path, directory: Path, limit: RateLimit) -> None:
-        self._root = root
-        self._rsh = install_program("checkpoint.rootfs", "rsh", directory / "bin" / "rsh")
-        self._bridge = Bridge(connection, directory / "rsync.sock", limit)
+    def __init__(self, tree: Tree, target: Path, rsync: Rsync, agent: AgentClient) -> None:
+        self._tree, self._target, self._agent = tree, target, agent
+        self._rsync = rsync
         # Taken before the first copy: what changes during it shows up as changed since.
-        self._before = snapshot(root)
-        self._armed: Rsync | None = None
+        self._before = snapshot(tree.layer or tree.root)
+        self._armed: Running | None = None
 
     def copy_whole(self) -> int:
         """First pass, while the container runs. Returns bytes sent."""
-        return Rsync.whole(self._root, self._root, self._rsh, self._bridge.path).finish(WHOLE_TIMEOUT_S)
+        if self._tree.layer is None:
+            return self._rsync.whole(self._tree.root, self._target).finish(WHOLE_TIMEOUT_S)
+        found = overlay.content(self._before, self._tree.root)
+        self._remove(found.removed)
+        listed = self._rsync.listed(self._tree.root, self._target)
+        listed.send_list(found.changed)
+        return listed.finish(WHOLE_TIMEOUT_S)
 
     def arm(self) -> None:
         """Start the second pass; both its ends wait for the list of files."""
-        self._armed = Rsync.armed(self._root, self._root, self._rsh, self._bridge.path)
+        self._armed = self._rsync.listed(self._tree.root, self._target)
 
-    def find_changes(self, pids: list[int]) -> Changes:
-        """What the second pass must copy and delete. The container must be frozen."""
-        return changes(self._before, snapshot(self._root, attributes=False), written_through_mappings(pids))
+    def copy_changes(self, pids: list[int]) -> int:
+        """Second pass, of what changed since the first: usually nothing, or a few files. The container must be frozen.
 
-    def copy_changes(self, found: Changes) -> int:
-        """Second pass. Returns bytes sent."""
-        assert self._armed is not None
-        self._armed.send_list(found.changed)
-        return self._armed.finish(FROZEN_TIMEOUT_S)
+        Returns bytes sent.
+        """
+        inside = f"{self._tree.destination.strip('/')}/".lstrip("/")
+        mapped = written_through_mappings(pids)
+        written = [path.removeprefix(inside) for path in mapped if path.startswith(inside)]
+        found = changes(self._before, snapshot(self._before.root, attributes=False), written)
+        if self._tree.layer is not None:
+            found = overlay.translated(found, self._before, self._tree.root)
+        self._remove(found.removed)
+        sent = 0
+        if found.changed:
+            assert self._armed is not None
+            self._armed.send_list(found.changed)
+            sent = self._armed.finish(FROZEN_TIMEOUT_S)
+        if found.directories:
+            times = [list(directory) for directory in found.directories]
+            self._agent.request(protocol.SetTimes(tree=self._tree.destination, directories=times), protocol.Done)
+        return sent
 
     def close(self) -> None:
         """End what still runs."""
         if self._armed is not None:
             self._armed.kill()
-        self._bridge.close()
+
+    def _remove(self, paths: Sequence[str]) -> None:
+        if paths:
+            self._agent.request(protocol.Remove(tree=self._tree.destination, paths=list(paths)), protocol.Done)
 
 
 class Bridge:
     """Runs, over SSH, the remote commands that rsync asks its remote shell (rsh.py) for."""
 
-    def __init__(self, connection: Connection, path: Path, limit: RateLimit) -> None:
-        self.path = path
+    def __init__(self, connection: Connection, directory: Path, limit: RateLimit) -> None:
+        path = directory / "rsync.sock"
+        self.rsync = Rsync(install_program("checkpoint.rootfs", "rsh", directory / "bin" / "rsh"), path)
         self._limit = limit
         self._connection = connection
         self._listener = Listener(path, self._serve, "rsync bridge")

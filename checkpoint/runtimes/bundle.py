@@ -1,0 +1,74 @@
+"""A container that is a bundle and nothing else (OCI runtime spec, bundle.md): taken in by making the same bundle."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import shutil
+import subprocess
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Protocol
+
+from checkpoint.runtimes import stdio
+from checkpoint.runtimes.base import MARKER, ROOTFS, Container, Description
+
+
+class Restores(Protocol):
+    """An OCI runtime."""
+
+    def restore(
+        self, container_id: str, bundle: Path, images: Path, env: Mapping[str, str], stdio: tuple[int, int, int]
+    ) -> subprocess.Popen[bytes]: ...
+
+
+def describe(container: Container) -> Description:
+    """The bundle, its config.json with the limits in force now, which `update` may have changed."""
+    config = json.loads(json.dumps(container.config))
+    resources = config.setdefault("linux", {}).setdefault("resources", {})
+    for section, values in container.resources.items():
+        resources.setdefault(section, {}).update(values)
+    return Description(
+        fields={
+            "bundle": str(container.bundle),
+            "rootfs": str(container.rootfs),
+            "config": config,
+            "descriptors": list(container.descriptors),
+        }
+    )
+
+
+class BundleArrival:
+    """Arrival of such a container. What it prints goes to a log of ours: where it went on the source is unknown."""
+
+    log: Path | None = None
+
+    def __init__(
+        self, runtime: Restores, container_id: str, fields: Mapping[str, Any], undo: contextlib.ExitStack
+    ) -> None:
+        self._runtime, self._id, self._undo = runtime, container_id, undo
+        self._bundle, self._rootfs = Path(fields["bundle"]), Path(fields["rootfs"])
+        self._config, self._descriptors = fields["config"], fields["descriptors"]
+
+    def prepare(self, *, shared: bool) -> dict[str, Path]:
+        for directory, mode in ((self._bundle, 0o711), (self._rootfs, 0o755)):
+            if not directory.exists():
+                directory.mkdir(parents=True, mode=mode)
+                self._undo.callback(shutil.rmtree, directory, ignore_errors=True)
+        if not shared:
+            (self._bundle / MARKER).touch()
+        (self._bundle / "config.json").write_text(json.dumps(self._config))
+        return {ROOTFS: self._rootfs}
+
+    def start_restore(self, directory: Path, images: Path, env: Mapping[str, str]) -> subprocess.Popen[bytes]:
+        (images / "descriptors.json").write_text(json.dumps(self._descriptors))
+        streams = stdio.rebuild(self._id, self._descriptors)
+        try:
+            return self._runtime.restore(self._id, self._bundle, images, env, streams)
+        finally:
+            for fd in streams:
+                os.close(fd)
+
+    def settle(self) -> None:
+        (self._bundle / MARKER).unlink(missing_ok=True)

@@ -1,0 +1,193 @@
+"""podman, driven by its command line; the container itself belongs to an OCI runtime beneath it.
+
+It is made again from podman's own checkpoint archive (docs of podman-container-checkpoint(1), --export), of everything
+but memory and files.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import json
+import os
+import signal
+import subprocess
+import tarfile
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from checkpoint.criu.interposer import Interposer
+from checkpoint.criu.session import UndumpedRole
+from checkpoint.criu.shim_install import install_shim, rpc_socket
+from checkpoint.errors import CommandFailed, ContainerNotFound, ContainerNotRunning, NotMovable
+from checkpoint.host.run import run, start
+from checkpoint.runtimes.base import ROOTFS, Arrival, Container, Description, Tree
+from checkpoint.runtimes.crun import Crun
+from checkpoint.runtimes.oci import DUMP_OPTIONS, OciRuntime
+from checkpoint.runtimes.runc import Runc
+
+BENEATH: dict[str, Callable[[], OciRuntime]] = {"crun": Crun, "runc": Runc}
+#: Bind mounts that podman makes for every container, from its own settings and what it knows of the network.
+OWN_MOUNTS = ("/etc/hosts", "/etc/hostname", "/etc/resolv.conf", "/run/.containerenv", "/run/secrets", "/etc/passwd")
+SHM = "/dev/shm"  # noqa: S108  (of the container)
+#: What an archive must have, beside podman's own descriptions, for a restore to begin.
+INVENTORY = "checkpoint/inventory.img"
+#: Of an archive as podman writes it: files that come by other ways, newer.
+LEFT_OUT = ("devshm-checkpoint.tar", "rootfs-diff.tar", "deleted.files")
+REMOVE_TIMEOUT_S = 120.0
+
+
+class Podman:
+    """ContainerRuntime over the `podman` on PATH, for containers of root."""
+
+    name = "podman"
+
+    def exists(self, name: str) -> bool:
+        try:
+            run(["podman", "container", "exists", name])
+        except CommandFailed:
+            return False
+        return True
+
+    def inspect(self, name: str) -> Container:
+        try:
+            found = json.loads(run(["podman", "container", "inspect", name]))[0]
+        except CommandFailed as error:
+            raise ContainerNotFound(f"podman knows no container named {name!r}") from error
+        if found["State"]["Status"] != "running":
+            raise ContainerNotRunning(f"container {name!r} is {found['State']['Status']}")
+        if why := unmovable(found):
+            raise NotMovable(why)
+        beneath = self._beneath(found).inspect(found["Id"])
+        return replace(
+            beneath,
+            name=found["Name"],
+            trees=tuple(_trees(found, beneath)),
+            log=_log(found),
+            engine_mounts=frozenset(OWN_MOUNTS),
+            engine_network=True,
+            engine_state=found,
+        )
+
+    def checkpoint(self, container: Container, images: Path, env: Mapping[str, str]) -> subprocess.Popen[bytes]:
+        return self._beneath(container.engine_state).checkpoint(container, images, env)
+
+    def describe(self, container: Container, directory: Path) -> Description:
+        archive = directory / "podman.tar"
+        env = install_shim(directory)
+        argv = ["podman", "container", "checkpoint", "--leave-running", "--compress=none", "--ignore-rootfs"]
+        argv += ["--ignore-volumes", f"--export={archive}", *DUMP_OPTIONS, container.id]
+        with Interposer(rpc_socket(directory), UndumpedRole()):
+            run(argv, env=env)
+        data = without_contents(archive.read_bytes())
+        archive.unlink()
+        networks = container.engine_state["NetworkSettings"]["Networks"] or {}
+        return Description(
+            fields={
+                "id": container.id,
+                "log": str(container.log) if container.log else None,
+                "volumes": [_volume(mount["Name"]) for mount in container.engine_state["Mounts"] if mount.get("Name")],
+                "networks": [_network(name) for name in networks],
+                "mounts": {
+                    mount["Destination"]: mount["Name"]
+                    for mount in container.engine_state["Mounts"]
+                    if mount.get("Name")
+                },
+            },
+            data=data,
+        )
+
+    def let_go(self, container: Container) -> None:
+        """End its conmon, which would have podman clean up, and maybe start it again."""
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(container.engine_state["State"]["ConmonPid"], signal.SIGKILL)
+
+    def leave(self, container: Container, *, shared: bool) -> None:
+        self.delete(container.id)
+
+    def delete(self, name: str) -> None:
+        run(["podman", "rm", "--force", "--ignore", "--volumes", "--time=0", name], timeout_s=REMOVE_TIMEOUT_S)
+
+    def arrival(self, name: str, description: Description, undo: contextlib.ExitStack) -> Arrival:
+        return PodmanArrival(name, description, undo)
+
+    def _beneath(self, found: Mapping[str, Any]) -> OciRuntime:
+        return BENEATH[Path(found["OCIRuntime"]).name]()
+
+
+class PodmanArrival:
+    """Arrival by `podman container restore --import`."""
+
+    def __init__(self, name: str, description: Description, undo: contextlib.ExitStack) -> None:
+        self._name, self._fields, self._archive, self._undo = name, description.fields, description.data, undo
+        self.log = Path(log) if (log := description.fields["log"]) else None
+
+    def prepare(self, *, shared: bool) -> dict[str, Path]:
+        return {}
+
+    def start_restore(self, directory: Path, images: Path, env: Mapping[str, str]) -> subprocess.Popen[bytes]:
+        archive = directory / "podman.tar"
+        archive.write_bytes(self._archive)
+        argv = ["podman", "container", "restore", f"--import={archive}", "--ignore-volumes", "--ignore-rootfs"]
+        output = os.open(images / "runtime.log", os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
+        try:
+            return start([*argv, *DUMP_OPTIONS], env=env, stderr=output)
+        finally:
+            os.close(output)
+
+    def settle(self) -> None:
+        """podman has all it needs."""
+
+
+def unmovable(found: Mapping[str, Any]) -> str | None:
+    """Why a container cannot be moved, from `podman container inspect`; None if it can."""
+    if found["Pod"]:
+        return f"container {found['Name']!r} is in a pod, and pods cannot be moved yet"
+    if found["Config"]["Tty"]:
+        return f"container {found['Name']!r} has a terminal (-t), which cannot be moved"
+    if found["HostConfig"]["NetworkMode"] not in ("bridge", "none"):
+        mode = found["HostConfig"]["NetworkMode"]
+        return f"container {found['Name']!r} has the network mode {mode!r}; only podman's networks can be moved"
+    if Path(found["OCIRuntime"]).name not in BENEATH:
+        return f"container {found['Name']!r} is run by {found['OCIRuntime']}; only {' and '.join(BENEATH)} can move it"
+    return None
+
+
+def without_contents(archive: bytes) -> bytes:
+    """A checkpoint archive as podman needs it to begin a restore: what else is in it comes by other ways."""
+    written = io.BytesIO()
+    with tarfile.open(fileobj=io.BytesIO(archive)) as old, tarfile.open(fileobj=written, mode="w") as new:
+        for entry in old:
+            if entry.name not in LEFT_OUT:
+                new.addfile(entry, old.extractfile(entry) if entry.isreg() else None)
+        new.addfile(tarfile.TarInfo(INVENTORY))
+    return written.getvalue()
+
+
+def _trees(found: Mapping[str, Any], beneath: Container) -> list[Tree]:
+    data = found["GraphDriver"]["Data"]
+    layer = Path(data["UpperDir"]) if found["GraphDriver"]["Name"] == "overlay" else None
+    trees = [Tree(destination=ROOTFS, root=Path(data["MergedDir"]) if layer else beneath.rootfs, layer=layer)]
+    trees += [
+        Tree(destination=mount["Destination"], root=Path(mount["Source"]))
+        for mount in found["Mounts"]
+        if mount["Type"] == "volume"
+    ]
+    if SHM in beneath.bind_mounts:
+        trees.append(Tree(destination=SHM, root=Path(beneath.bind_mounts[SHM]["source"])))
+    return trees
+
+
+def _log(found: Mapping[str, Any]) -> Path | None:
+    path = found["HostConfig"]["LogConfig"]["Path"]
+    return Path(path) if path else None
+
+
+def _volume(name: str) -> dict[str, Any]:
+    return dict(json.loads(run(["podman", "volume", "inspect", name]))[0])
+
+
+def _network(name: str) -> dict[str, Any]:
+    return dict(json.loads(run(["podman", "network", "inspect", name]))[0])

@@ -1,0 +1,136 @@
+"""What comes for a container before it is restored: images and pages in RAM, files in its trees and tmpfs mounts."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from checkpoint.errors import CommandFailed, ImageError
+from checkpoint.images.batch import Extent
+from checkpoint.images.directory import ram_directory
+from checkpoint.images.pagemap import PageImages
+from checkpoint.memory.fold import fold
+from checkpoint.memory.store import LazyRanges, PageStore
+from checkpoint.rootfs.tmpfs import PreparedTmpfs, Tmpfs
+from migrate import protocol
+from migrate.agent.page_receiver import PageReceiver, socket_path
+from migrate.protocol import Message
+
+
+class Received:
+    """Everything is under `directory`, in RAM, or in `trees`; it goes when `tidy` is closed."""
+
+    def __init__(self, migration_id: str, room_bytes: int, page_channels: int, tidy: contextlib.ExitStack) -> None:
+        self.directory = tidy.enter_context(ram_directory(migration_id, room_bytes))
+        self.images = self.directory / "images"
+        self.images.mkdir(mode=0o700)
+        #: Where each tree of files is here, by its destination in the container.
+        self.trees: dict[str, Path] = {}
+        self.store = tidy.enter_context(PageStore(self.directory))
+        self.tmpfs = tidy.enter_context(PreparedTmpfs(self.directory))
+        self._page_images = tidy.enter_context(PageImages(self.images))
+        self._pages = tidy.enter_context(PageReceiver(socket_path(migration_id), page_channels, self._put_pages))
+        self._page_maps: list[protocol.PageMap] = []
+        self._image_files = self._image_bytes = 0
+
+    def check_pages(self) -> None:
+        """Raise what went wrong with pages so far."""
+        self._pages.check()
+
+    def handle(self, request: Message) -> Message:
+        """One of what may come."""
+        handlers: dict[type[Message], Callable[[Any], Message]] = {
+            protocol.Images: self._take_images,
+            protocol.PageMap: self._page_map,
+            protocol.Remove: self._remove,
+            protocol.SetTimes: self._set_times,
+            protocol.MakeTmpfs: self._make_tmpfs,
+            protocol.RemoveInTmpfs: self._remove_in_tmpfs,
+            protocol.TmpfsArchive: self._unpack_in_tmpfs,
+        }
+        return handlers[type(request)](request)
+
+    def _take_images(self, request: protocol.Images) -> Message:
+        data = memoryview(request.payload)
+        for name, size in request.pieces:
+            self._append(name, data[:size])
+            data = data[size:]
+        return protocol.Done()
+
+    def _page_map(self, request: protocol.PageMap) -> Message:
+        self._page_maps.append(request)
+        return protocol.Done()
+
+    def _remove(self, request: protocol.Remove) -> Message:
+        _remove_all(self.trees[request.tree], request.paths)
+        return protocol.Done()
+
+    def _set_times(self, request: protocol.SetTimes) -> Message:
+        for path, mtime_ns in request.directories:
+            os.utime(self.trees[request.tree] / path, ns=(mtime_ns, mtime_ns), follow_symlinks=False)
+        return protocol.Done()
+
+    def _make_tmpfs(self, request: protocol.MakeTmpfs) -> Message:
+        made = []
+        for path, options in request.mounts:
+            with contextlib.suppress(CommandFailed):
+                self.tmpfs.make(Tmpfs(path=path, options=options))
+                made.append(path)
+        return protocol.TmpfsMade(paths=made)
+
+    def _remove_in_tmpfs(self, request: protocol.RemoveInTmpfs) -> Message:
+        _remove_all(self.tmpfs.root(request.index), request.paths)
+        return protocol.Done()
+
+    def _unpack_in_tmpfs(self, request: protocol.TmpfsArchive) -> Message:
+        self.tmpfs.unpack(request.index, request.payload, last=request.last)
+        return protocol.Done()
+
+    def complete(self, request: protocol.Restore) -> LazyRanges:
+        """Complete the images of memory. Returns what they leave to the store. Raises ImageError if something lacks."""
+        arrived, announced = (self._image_files, self._image_bytes), (request.image_files, request.image_bytes)
+        if arrived != announced:
+            raise ImageError(f"(images, their bytes): {arrived} arrived of {announced}")
+        self._pages.wait(request.batches)
+        lazy: LazyRanges = {}
+        for page_map in self._page_maps:
+            if left := fold(self.store, self._page_images, page_map.dst_id, page_map.extents):
+                lazy.setdefault(page_map.dst_id, []).extend(left)
+        self._page_images.write_pagemaps()
+        return lazy
+
+    def _append(self, name: str, data: memoryview) -> None:
+        if "/" in name or name.startswith("."):
+            raise ImageError(f"{name!r} is not the name of an image")
+        path = self.images / name
+        self._image_files += not path.exists()
+        self._image_bytes += len(data)
+        fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
+        try:
+            while data:
+                data = data[os.write(fd, data) :]
+        finally:
+            os.close(fd)
+
+    def _put_pages(self, message: protocol.Pages, extents: list[Extent]) -> None:
+        for dst_id in message.forget:
+            self.store.forget(dst_id)
+        for dst_id, vaddr, pages, flags, data in extents:
+            if message.final:
+                self._page_images.extent(dst_id, vaddr, pages, flags, data)
+            else:
+                self.store.put(dst_id, vaddr, data)
+
+
+def _remove_all(root: Path, paths: list[str]) -> None:
+    """Parents come before their children."""
+    for path in reversed(paths):
+        victim = root / path
+        if victim.is_dir() and not victim.is_symlink():
+            shutil.rmtree(victim, ignore_errors=True)
+        else:
+            victim.unlink(missing_ok=True)
