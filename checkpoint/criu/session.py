@@ -240,6 +240,8 @@ class RestoreRole(_HeldRole):
         if self.edits.one_cgroup:
             for root in options.cg_root:  # runc has done so before; crun leaves it to CRIU, which is told not to
                 cgroups.enter(self._conversation.criu_pid, root.path, root.ctrl)
+                if not root.ctrl:
+                    _show_own_cgroups(options, root.path)
 
     def last_edit(self, options: rpc.Message) -> None:
         options.lazy_pages = self.lazy
@@ -260,6 +262,13 @@ class RestoreRole(_HeldRole):
         """Block until the tasks run. Raises ConversationLost when CRIU does not say so in time."""
         if not self._resumed.wait(timeout_s):
             raise ConversationLost(f"CRIU did not resume the container within {timeout_s:g} s")
+
+
+def _show_own_cgroups(options: rpc.Message, path: str) -> None:
+    """crun would bind the v1 cgroups that it is in itself, not the container's, where the container sees its own."""
+    for mount in options.ext_mnt:
+        if mount.key.startswith(f"{cgroups.V1_ROOT}/") and mount.val.startswith(mount.key):
+            mount.val = f"{mount.key}{path}"
 
 
 def widen(sock: socket.socket, size_bytes: int = 8 << 20) -> None:

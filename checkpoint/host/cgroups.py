@@ -23,6 +23,8 @@ V1_LIMITS = (
     ("cpuset", "cpuset.mems", ("cpu", "mems")),
     ("pids", "pids.max", ("pids", "limit")),
 )
+#: Where v1 hierarchies are mounted, each in a directory of its own.
+V1_ROOT = "/sys/fs/cgroup"
 #: No limit on memory, as v1 says it: the largest multiple of a page in 63 bits.
 V1_UNLIMITED = (1 << 63) - 4096
 #: The same of cgroup v2, under its own names as `linux.resources.unified` takes them; and what each says of no limit.
