@@ -4,6 +4,7 @@ CheckpointError
 ├── CommandFailed            a program we ran ended badly
 ├── ContainerNotFound        the runtime knows no container of that name
 ├── ContainerNotRunning      it does, but there is nothing to move
+├── EngineRefused            docker or podman said no; carries its words
 ├── NotMovable               something in the container cannot be dumped or rebuilt
 ├── ConversationLost         CRIU or the runtime left before the point we waited for
 ├── CriuFailed               CRIU said so; carries the errors of its log
@@ -40,6 +41,10 @@ class ContainerNotFound(CheckpointError):
 
 class ContainerNotRunning(CheckpointError):
     """The container exists but is created, paused or stopped."""
+
+
+class EngineRefused(CheckpointError):
+    """The engine did not do what it was asked."""
 
 
 class NotMovable(CheckpointError):

@@ -31,11 +31,13 @@ class Edits:
     waits for RCU once per v1 hierarchy.
     `external_mounts`: (mount point in the container, what it is bound to) of mounts that CRIU need not make nor fill;
     a dump wants the mount point twice.
+    `network_namespace`: in a dump, one that somebody makes on the target, even if the runtime takes it for its own.
     """
 
     nftables: bool
     one_cgroup: bool
     external_mounts: tuple[tuple[str, str], ...] = ()
+    network_namespace: str | None = None
 
     def apply(self, options: rpc.Message) -> None:
         options.log_level = LOG_LEVEL_WARNING
@@ -138,6 +140,9 @@ class DumpRole(_HeldRole):
         super().edit(options)
         # The cgroup freezer is polled in 100 ms steps; ptrace freezes in well under one.
         options.ClearField("freeze_cgroup")
+        if self.edits.network_namespace and not any(name.startswith("net[") for name in options.external):
+            number = os.stat(self.edits.network_namespace).st_ino
+            options.external.append(f"net[{number}]:{OWN_NETWORK}")
 
     def refuse(self) -> None:
         """... and what it still sends to the page server is wanted no more."""
@@ -256,7 +261,7 @@ class RestoreRole(_HeldRole):
         """A path of the one that the runtime has made or was given. As long as it waits at the RESTORE request."""
         assert self._conversation is not None
         fd = next(inherited.fd for inherited in self.options.inherit_fd if inherited.key == OWN_NETWORK)
-        return f"/proc/{self._conversation.runtime_pid}/fd/{fd}"
+        return f"/proc/{self._conversation.criu_pid}/fd/{fd}"
 
     def wait_resumed(self, timeout_s: float) -> None:
         """Block until the tasks run. Raises ConversationLost when CRIU does not say so in time."""

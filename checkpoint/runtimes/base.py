@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import subprocess
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
@@ -34,10 +34,10 @@ class Container:
 
     `id` is the runtime's name for it, `name` the user's. `config` is the OCI runtime spec of its bundle (config.json),
     `resources` the limits in force now, which `update` may have changed since, in the same spec's `linux.resources`
-    form. `descriptors` names what stdin, stdout and stderr are open on, as in /proc/PID/fd. `log` is the file that the
-    engine appends the container's output to. `engine_mounts` are destinations of bind mounts that the engine makes by
-    itself wherever it runs the container; `engine_network`: likewise its network. `engine_state` is for the engine
-    alone.
+    form. `network_namespace` is the path of one that somebody made for it, or None when it owns its own. `descriptors`
+    names what stdin, stdout and stderr are open on, as in /proc/PID/fd. `log` is the file that the engine appends the
+    container's output to. `engine_mounts` are destinations of bind mounts that the engine makes by itself wherever it
+    runs the container; `engine_network`: likewise its network. `engine_state` is for the engine alone.
     """
 
     id: str
@@ -49,18 +49,11 @@ class Container:
     resources: dict[str, Any]
     descriptors: tuple[str, ...]
     trees: tuple[Tree, ...]
+    network_namespace: str | None
     log: Path | None = None
     engine_mounts: frozenset[str] = frozenset()
     engine_network: bool = False
     engine_state: dict[str, Any] = field(default_factory=dict)
-
-    @property
-    def network_namespace(self) -> str | None:
-        """The path of a network namespace somebody else made for it, or None when it owns its own."""
-        for namespace in self.config.get("linux", {}).get("namespaces", []):
-            if namespace["type"] == "network":
-                return str(namespace["path"]) if namespace.get("path") else None
-        return None
 
     @property
     def bind_mounts(self) -> dict[str, dict[str, Any]]:
@@ -107,8 +100,11 @@ class ContainerRuntime(Protocol):
     def describe(self, container: Container, directory: Path) -> Description:
         """For `arrival` on the target. `directory` is empty, and for whatever it takes."""
 
+    def hold_back(self, container: Container) -> Callable[[], None]:
+        """From now on the engine must not start it again when it ends. Returns what undoes that."""
+
     def let_go(self, container: Container) -> None:
-        """The container is about to be killed: keep the engine from doing anything about it."""
+        """The container is about to be killed, at once: the last chance to keep the engine from noticing."""
 
     def leave(self, container: Container, *, shared: bool) -> None:
         """It was killed, for it runs elsewhere: forget it. `shared` as in Arrival."""

@@ -7,7 +7,7 @@ import json
 import os
 import subprocess
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -58,6 +58,7 @@ class OciRuntime(ABC):
             config=config,
             resources=self._limits(state["pid"], internal),
             descriptors=self._descriptors(internal),
+            network_namespace=_network_namespace(config),
             trees=(Tree(destination=ROOTFS, root=rootfs),),
         )
 
@@ -77,6 +78,9 @@ class OciRuntime(ABC):
 
     def describe(self, container: Container, directory: Path) -> Description:
         return bundle.describe(container)
+
+    def hold_back(self, container: Container) -> Callable[[], None]:
+        return lambda: None
 
     def let_go(self, container: Container) -> None:
         return  # nobody looks after it
@@ -104,3 +108,10 @@ class OciRuntime(ABC):
     @abstractmethod
     def _descriptors(self, internal: dict[str, Any]) -> tuple[str, ...]:
         """What the standard streams were open on when the container was started."""
+
+
+def _network_namespace(config: Mapping[str, Any]) -> str | None:
+    for namespace in config.get("linux", {}).get("namespaces", []):
+        if namespace["type"] == "network" and namespace.get("path"):
+            return str(namespace["path"])
+    return None

@@ -7,10 +7,11 @@ from collections.abc import Callable
 from checkpoint.errors import ContainerNotFound
 from checkpoint.runtimes.base import ContainerRuntime
 from checkpoint.runtimes.crun import Crun
+from checkpoint.runtimes.docker import Docker
 from checkpoint.runtimes.podman import Podman
 from checkpoint.runtimes.runc import Runc
 
-RUNTIMES: dict[str, Callable[[], ContainerRuntime]] = {"podman": Podman, "runc": Runc, "crun": Crun}
+RUNTIMES: dict[str, Callable[[], ContainerRuntime]] = {"podman": Podman, "docker": Docker, "runc": Runc, "crun": Crun}
 
 
 def runtime_named(name: str) -> ContainerRuntime:

@@ -95,7 +95,11 @@ def _plan(
         shared_rootfs=shared,
         clock=clock,
         started_ns=started_ns,
-        edits=Edits(nftables=source.nftables and target.nftables, one_cgroup=one_cgroup),
+        edits=Edits(
+            nftables=source.nftables and target.nftables,
+            one_cgroup=one_cgroup,
+            network_namespace=container.network_namespace,
+        ),
         options=options,
         tracking=tracking,
         room_bytes=room(restored_bytes, target.available_bytes),

@@ -106,6 +106,7 @@ def arm_target(move: Context) -> None:
             frames = HeldFrames(interface)
             move.tidy.callback(frames.close)
             move.frames.append(frames)
+        move.undo.callback(move.runtime.hold_back(move.container))
         move.dump.at["network-lock"] = partial(_keep_frames, move)
         # From here to the resume no collector pause.
         gc.collect()

@@ -1,0 +1,129 @@
+"""docker, by its Engine API; the container itself belongs to a runc beneath containerd's shim.
+
+Docker's own `start --checkpoint` restores no network (containerd#12141), and an engine that only creates and starts
+need not know that it restores: see docker_arrival.py.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import subprocess
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from checkpoint.errors import ContainerNotFound, ContainerNotRunning, NotMovable
+from checkpoint.runtimes import docker_api
+from checkpoint.runtimes.base import ROOTFS, Arrival, Container, Description, Tree
+from checkpoint.runtimes.docker_arrival import RUNTIME, DockerArrival
+from checkpoint.runtimes.runc import Runc
+
+#: Bind mounts that docker makes for every container, from its own settings and what it knows of the network.
+OWN_MOUNTS = ("/etc/hosts", "/etc/hostname", "/etc/resolv.conf")
+SHM = "/dev/shm"  # noqa: S108  (of the container)
+#: Where the shim has runc keep its state: one directory for each of docker's `runtimes`.
+STATE = "/run/docker"
+#: HostConfig.Runtime of what runc runs.
+RUNTIMES = ("runc", "io.containerd.runc.v2", RUNTIME)
+NETWORK_MODES = ("host", "none")
+
+
+class Docker:
+    """ContainerRuntime over the docker that listens on its socket."""
+
+    name = "docker"
+
+    def exists(self, name: str) -> bool:
+        return docker_api.responds() and docker_api.call("GET", f"/containers/{name}/json") is not None
+
+    def inspect(self, name: str) -> Container:
+        found = docker_api.call("GET", f"/containers/{name}/json") if docker_api.responds() else None
+        if found is None:
+            raise ContainerNotFound(f"docker knows no container named {name!r}")
+        if found["State"]["Status"] != "running":
+            raise ContainerNotRunning(f"container {name!r} is {found['State']['Status']}")
+        if why := unmovable(found):
+            raise NotMovable(why)
+        beneath = _runc_of(found["Id"]).inspect(found["Id"])
+        return replace(
+            beneath,
+            name=found["Name"].removeprefix("/"),
+            trees=tuple(_trees(found, beneath)),
+            log=Path(found["LogPath"]) if found["LogPath"] else None,
+            network_namespace=found["NetworkSettings"]["SandboxKey"],
+            engine_mounts=frozenset(OWN_MOUNTS),
+            engine_network=True,
+            engine_state=found,
+        )
+
+    def checkpoint(self, container: Container, images: Path, env: Mapping[str, str]) -> subprocess.Popen[bytes]:
+        return _runc_of(container.id).checkpoint(container, images, env)
+
+    def describe(self, container: Container, directory: Path) -> Description:
+        found = container.engine_state
+        endpoints = found["NetworkSettings"]["Networks"]
+        volumes = {mount["Destination"]: mount["Name"] for mount in found["Mounts"] if mount["Type"] == "volume"}
+        return Description(
+            fields={
+                "container": {name: found[name] for name in ("Config", "HostConfig", "Image", "Name")},
+                "endpoints": endpoints,
+                "networks": [docker_api.call("GET", f"/networks/{name}") for name in endpoints],
+                "volumes": [docker_api.call("GET", f"/volumes/{name}") for name in volumes.values()],
+                "mounts": volumes,
+                "descriptors": list(container.descriptors),
+            }
+        )
+
+    def hold_back(self, container: Container) -> Callable[[], None]:
+        policy = container.engine_state["HostConfig"]["RestartPolicy"]
+        if policy["Name"] in ("", "no"):
+            return lambda: None
+        path = f"/containers/{container.id}/update"
+        docker_api.call("POST", path, {"RestartPolicy": {"Name": "no"}})
+        return lambda: docker_api.call("POST", path, {"RestartPolicy": policy})
+
+    def let_go(self, container: Container) -> None:
+        return  # what docker would do is held back
+
+    def leave(self, container: Container, *, shared: bool) -> None:
+        self.delete(container.id)
+
+    def delete(self, name: str) -> None:
+        docker_api.call("DELETE", f"/containers/{name}", force="true", v="true")
+
+    def arrival(self, name: str, description: Description, undo: contextlib.ExitStack) -> Arrival:
+        return DockerArrival(name, description.fields, undo)
+
+
+def unmovable(found: Mapping[str, Any]) -> str | None:
+    """Why a container cannot be moved, from what the API tells of it; None if it can."""
+    name, host = found["Name"].removeprefix("/"), found["HostConfig"]
+    if found["Config"]["Tty"]:
+        return f"container {name!r} has a terminal (-t), which cannot be moved"
+    if host["NetworkMode"] in NETWORK_MODES or host["NetworkMode"].startswith("container:"):
+        return f"container {name!r} has the network mode {host['NetworkMode']!r}; only docker's networks can be moved"
+    if host["Runtime"] not in RUNTIMES:
+        return f"container {name!r} is run by {host['Runtime']!r}; only runc can move it"
+    return None
+
+
+def _runc_of(container_id: str) -> Runc:
+    for directory in Path(STATE).glob(f"runtime-*/moby/{container_id}"):
+        return Runc(directory.parent)
+    raise ContainerNotFound(f"no runc of docker's knows {container_id}")
+
+
+def _trees(found: Mapping[str, Any], beneath: Container) -> list[Tree]:
+    trees = [Tree(destination=ROOTFS, root=beneath.rootfs)]
+    if found["GraphDriver"]["Name"] == "overlay2":
+        data = found["GraphDriver"]["Data"]
+        trees = [Tree(destination=ROOTFS, root=Path(data["MergedDir"]), layer=Path(data["UpperDir"]))]
+    trees += [
+        Tree(destination=mount["Destination"], root=Path(mount["Source"]))
+        for mount in found["Mounts"]
+        if mount["Type"] == "volume"
+    ]
+    if SHM in beneath.bind_mounts:
+        trees.append(Tree(destination=SHM, root=Path(beneath.bind_mounts[SHM]["source"])))
+    return trees

@@ -1,0 +1,55 @@
+"""The part of docker's Engine API (docs.docker.com, /reference/api/engine) that is needed, over its unix socket."""
+
+from __future__ import annotations
+
+import contextlib
+import http.client
+import json
+import socket
+from collections.abc import Mapping
+from typing import Any
+from urllib.parse import quote, urlencode
+
+from checkpoint.errors import EngineRefused
+
+SOCKET = "/var/run/docker.sock"
+#: Of Engine 25 (2024), the first in which each network of a container has a MAC of its own.
+VERSION = "v1.44"
+TIMEOUT_S = 120.0
+NOT_MODIFIED, NOT_FOUND, FIRST_FAILURE = 304, 404, 400
+
+
+class _Connection(http.client.HTTPConnection):
+    def connect(self) -> None:
+        self.sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        self.sock.settimeout(self.timeout)
+        self.sock.connect(SOCKET)
+
+
+def call(method: str, path: str, body: Any = None, **query: str) -> Any:
+    """One request. The answer's JSON; None for an answer without content, or of what is not there.
+
+    Raises EngineRefused, with docker's own words, and OSError where there is no docker.
+    """
+    target = f"/{VERSION}{quote(path)}{'?' + urlencode(query) if query else ''}"
+    data = None if body is None else json.dumps(body)
+    headers = {"Host": "docker", **({"Content-Type": "application/json"} if data is not None else {})}
+    with contextlib.closing(_Connection("docker", timeout=TIMEOUT_S)) as connection:
+        connection.request(method, target, data, headers)
+        response = connection.getresponse()
+        text = response.read()
+    if response.status == NOT_FOUND and method in ("GET", "DELETE"):
+        return None
+    found = json.loads(text) if text and response.headers.get_content_type() == "application/json" else None
+    if response.status >= FIRST_FAILURE:
+        raise EngineRefused(f"docker: {found['message'] if isinstance(found, Mapping) else text.decode()}")
+    return found
+
+
+def responds() -> bool:
+    """Whether a docker answers here."""
+    try:
+        call("GET", "/version")
+    except (OSError, http.client.HTTPException, EngineRefused):
+        return False
+    return True

@@ -1,0 +1,137 @@
+"""A container on its way into docker, which creates and starts it as any other.
+
+Its runtime is oci_wrapper.py, which asks here what to do: `create` has left a process that docker takes for the
+container's; `start` has it restore the container into the network namespace that docker has furnished meanwhile, and
+ends when the container runs.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import socket
+import subprocess
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from checkpoint.errors import EngineRefused
+from checkpoint.host.listener import Listener
+from checkpoint.host.ready import ready
+from checkpoint.host.run import start
+from checkpoint.runtimes import docker_api
+from checkpoint.runtimes.oci import DUMP_OPTIONS
+from checkpoint.runtimes.oci_wrapper import DIRECTORY, MAX_MESSAGE
+
+#: What docker calls oci_wrapper.py.
+RUNTIME = "migrate"
+LOOK_AGAIN_S = 0.005
+
+
+class DockerArrival:
+    """Arrival by docker's create and start."""
+
+    log: Path | None = None
+
+    def __init__(self, name: str, fields: Mapping[str, Any], undo: contextlib.ExitStack) -> None:
+        self._name, self._fields, self._undo = name, fields, undo
+        self._id = ""
+        self._process: socket.socket | None = None
+        self._pidfd = -1
+
+    def prepare(self, *, shared: bool) -> dict[str, Path]:
+        created = docker_api.call("POST", "/containers/create", body_of(self._fields), name=self._name)
+        self._id = created["Id"]
+        self._undo.callback(docker_api.call, "DELETE", f"/containers/{self._id}", force="true", v="true")
+        root = docker_api.call("GET", "/info")["DockerRootDir"]
+        if self._fields["container"]["HostConfig"]["LogConfig"]["Type"] == "json-file":
+            self.log = Path(root) / "containers" / self._id / f"{self._id}-json.log"
+        return {}
+
+    def start_restore(self, directory: Path, images: Path, env: Mapping[str, str]) -> subprocess.Popen[bytes]:
+        (images / "descriptors.json").write_text(json.dumps(self._fields["descriptors"]))
+        self._images, self._env = images, env
+        Path(DIRECTORY).mkdir(mode=0o700, parents=True, exist_ok=True)
+        self._listener = Listener(Path(DIRECTORY) / self._id, self._serve, "docker's runtime")
+        self._undo.callback(self._listener.close)
+        output = os.open(images / "engine.log", os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
+        try:
+            return start(["docker", "start", self._id], stderr=output)
+        finally:
+            os.close(output)
+
+    def settle(self) -> None:
+        self._listener.close()
+
+    def _serve(self, peer: socket.socket) -> None:
+        said = json.loads(peer.recv(MAX_MESSAGE))
+        if said["command"] == "create":
+            self._root, self._bundle = said["root"], Path(said["bundle"])
+            self._process, self._pid = peer, _pid_of(peer)
+            self._pidfd = os.pidfd_open(self._pid)
+            return
+        with peer:
+            failure = self._become_container()
+            with contextlib.suppress(OSError):
+                peer.send(json.dumps({"failure": failure}).encode())
+
+    def _become_container(self) -> str:
+        """Until it is one. Returns why it is not, or nothing."""
+        assert self._process is not None
+        self._use_network()
+        pid_file = self._images / "pid"
+        argv = ["runc", "--root", self._root, "--log", str(self._images / "runtime.log"), "--log-format", "json"]
+        argv += ["restore", "--detach", "--bundle", str(self._bundle), "--image-path", str(self._images), "--work-path"]
+        argv += [str(self._images), "--pid-file", str(pid_file), *DUMP_OPTIONS, self._id]
+        with self._process as process:
+            process.send(json.dumps({"argv": argv, "env": dict(self._env), "pid_file": str(pid_file)}).encode())
+        while not pid_file.exists():
+            if ready(self._pidfd, timeout_s=0):
+                return "runc could not restore it"
+            time.sleep(LOOK_AGAIN_S)
+        return ""
+
+    def _use_network(self) -> None:
+        """The spec says that the container gets a new network namespace; by now docker has furnished one."""
+        path = self._bundle / "config.json"
+        config = json.loads(path.read_text())
+        for namespace in config["linux"]["namespaces"]:
+            if namespace["type"] == "network":
+                namespace.setdefault("path", f"/proc/{self._pid}/ns/net")
+        path.write_text(json.dumps(config))
+
+
+def body_of(fields: Mapping[str, Any]) -> dict[str, Any]:
+    """What to create: the container as the source's docker tells it, with the addresses it has now.
+
+    Raises EngineRefused where the image is not here.
+    """
+    container = fields["container"]
+    config = dict(container["Config"])
+    named = docker_api.call("GET", f"/images/{config['Image']}/json")
+    if named is None or named["Id"] != container["Image"]:  # the name means another image here, or nothing
+        if docker_api.call("GET", f"/images/{container['Image']}/json") is None:
+            raise EngineRefused(f"docker has no image {config['Image']} ({container['Image']})")
+        config["Image"] = container["Image"]
+    return {
+        **config,
+        "HostConfig": {**container["HostConfig"], "Runtime": RUNTIME},
+        "NetworkingConfig": {"EndpointsConfig": {n: endpoint_of(found) for n, found in fields["endpoints"].items()}},
+    }
+
+
+def endpoint_of(found: Mapping[str, Any]) -> dict[str, Any]:
+    """A container's place in a network, with the same addresses."""
+    ipam = {"IPv4Address": found["IPAddress"], "IPv6Address": found["GlobalIPv6Address"]}
+    return {
+        **{name: found[name] for name in ("Links", "Aliases", "DriverOpts", "GwPriority") if found.get(name)},
+        "MacAddress": found["MacAddress"],
+        "IPAMConfig": {name: address for name, address in ipam.items() if address},
+    }
+
+
+def _pid_of(peer: socket.socket) -> int:
+    credentials = peer.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12)
+    return int.from_bytes(credentials[:4], "little", signed=True)

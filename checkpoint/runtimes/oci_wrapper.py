@@ -1,0 +1,187 @@
+#!/usr/bin/python3 -IS
+"""The OCI runtime that docker knows as `migrate`: runc, but a container that a move brings is restored, not started.
+
+Installed as a lone file: standard library only. While a container is being moved in, an agent listens on a socket of
+its id (docker_arrival.py). Then `create` leaves a small process behind, which docker takes for the container and whose
+network namespace it furnishes; `start` has that process restore the container there, and stand for it: it passes on
+signals and the exit status. Without such a socket, and for any other command, this is exactly runc.
+"""
+
+import contextlib
+import ctypes
+import json
+import os
+import signal
+import socket
+import sys
+from typing import Any
+
+DIRECTORY = "/run/migrate/docker"
+CGROUPS = "/sys/fs/cgroup"
+#: sched.h, linux/prctl.h
+CLONE_NEWNET, PR_SET_CHILD_SUBREAPER = 0x40000000, 36
+#: runc's global options that take a value.
+WITH_VALUE = ("--root", "--log", "--log-format", "--rootless", "--criu")
+MAX_MESSAGE = 1 << 17
+
+libc = ctypes.CDLL(None, use_errno=True)
+
+
+def command_of(words: list[str]) -> str:
+    """The command among runc's words, or "" where there is none."""
+    rest = iter(words)
+    for word in rest:
+        if word in WITH_VALUE:
+            next(rest, None)
+        elif not word.startswith("-"):
+            return word
+    return ""
+
+
+def option(words: list[str], name: str) -> str:
+    """The value of an option that is given as two words, or as one with a "="."""
+    for index, word in enumerate(words):
+        if word == name:
+            return words[index + 1]
+        if word.startswith(f"{name}="):
+            return word.partition("=")[2]
+    return ""
+
+
+def ask(path: str, question: dict[str, str]) -> socket.socket:
+    """A connection to the agent, on which something was said."""
+    peer = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    peer.connect(path)
+    peer.send(json.dumps(question).encode())
+    return peer
+
+
+def create(words: list[str], path: str) -> None:
+    """Leave the process behind that will be the container's."""
+    bundle = option(words, "--bundle") or option(words, "-b") or os.getcwd()
+    with open(os.path.join(bundle, "config.json"), encoding="utf-8") as file:
+        config = json.load(file)
+    ready, told = os.pipe()
+    child = os.fork()
+    if child == 0:
+        os.close(ready)
+        await_start(words, bundle, config, path, told)
+    os.close(told)
+    if os.read(ready, 1) != b"1":
+        sys.exit("migrate: the container's first process could not be made")
+    with open(option(words, "--pid-file"), "w", encoding="ascii") as file:
+        file.write(str(child))
+
+
+def await_start(words: list[str], bundle: str, config: dict[str, Any], path: str, told: int) -> None:
+    """In the process left behind: furnished like the container, until it is told how to restore it."""
+    os.setsid()
+    home, network = cgroups_of("self"), os.open("/proc/self/ns/net", os.O_RDONLY)
+    linux = config["linux"]
+    enter({controllers: linux.get("cgroupsPath", "") for controllers in home}, make=True)
+    if any(namespace["type"] == "network" and not namespace.get("path") for namespace in linux["namespaces"]):
+        check(libc.unshare(CLONE_NEWNET))
+    check(libc.prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0))
+    signal.pthread_sigmask(signal.SIG_SETMASK, signal.valid_signals())
+    with ask(path, {"command": "create", "root": option(words, "--root"), "bundle": bundle}) as agent:
+        os.write(told, b"1")
+        os.close(told)
+        order = agent.recv(MAX_MESSAGE)
+    if not order:
+        os._exit(1)
+    what = json.loads(order)
+    enter(home, make=False)  # runc does not take a cgroup that somebody is in
+    runc = os.fork()
+    if runc == 0:
+        check(libc.setns(network, CLONE_NEWNET))
+        signal.pthread_sigmask(signal.SIG_SETMASK, [])
+        os.execvpe(what["argv"][0], what["argv"], what["env"])  # noqa: S606
+    if os.waitpid(runc, 0)[1] != 0:
+        os._exit(1)
+    with open(what["pid_file"], encoding="ascii") as file:
+        stand_for(int(file.read()))
+
+
+def stand_for(init: int) -> None:
+    """Pass on what is sent to this process, and end as the container's init ends."""
+    null = os.open(os.devnull, os.O_RDWR)
+    for stream in (0, 1, 2):
+        os.dup2(null, stream)
+    while True:
+        number = signal.sigwait(signal.valid_signals())
+        if number != signal.SIGCHLD:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(init, number)
+            continue
+        with contextlib.suppress(ChildProcessError):
+            while (ended := os.waitpid(-1, os.WNOHANG))[0]:
+                if ended[0] == init:
+                    status = os.waitstatus_to_exitcode(ended[1])
+                    os._exit(status if status >= 0 else 128 - status)
+
+
+def check(result: int) -> None:
+    """End if a system call failed."""
+    if result != 0:
+        os._exit(1)
+
+
+def cgroups_of(pid: str) -> dict[str, str]:
+    """{controllers: path} of a process, as /proc/PID/cgroup has them."""
+    with open(f"/proc/{pid}/cgroup", encoding="ascii") as file:
+        return {controllers: path for _, controllers, path in (line.rstrip().split(":", 2) for line in file)}
+
+
+def enter(paths: dict[str, str], *, make: bool) -> None:
+    """Move this process. Where that cannot be done docker's statistics lack, and nothing else."""
+    for controllers, path in paths.items():
+        name = controllers.removeprefix("name=")
+        mount = os.path.join(CGROUPS, name) if name else CGROUPS if os.path.exists(f"{CGROUPS}/cgroup.procs") else ""
+        if not mount or not path.startswith("/"):
+            continue
+        directory = mount + path
+        with contextlib.suppress(OSError):
+            if make and not os.path.isdir(directory):
+                os.makedirs(directory)
+            for file in ("cpuset.cpus", "cpuset.mems"):
+                inherit(directory, file)
+            with open(os.path.join(directory, "cgroup.procs"), "w", encoding="ascii") as procs:
+                procs.write("0")
+
+
+def inherit(directory: str, file: str) -> None:
+    """A cpuset of v1 is empty when it is made, and takes no process then."""
+    own, parents = os.path.join(directory, file), os.path.join(os.path.dirname(directory), file)
+    with contextlib.suppress(OSError), open(own, encoding="ascii") as now:
+        if not now.read().strip():
+            inherit(os.path.dirname(directory), file)
+            with open(parents, encoding="ascii") as given, open(own, "w", encoding="ascii") as taken:
+                taken.write(given.read())
+
+
+def start(words: list[str], path: str) -> None:
+    """Until the container runs; a reason why it does not goes where runc's would."""
+    with ask(path, {"command": "start"}) as agent:
+        answer = agent.recv(MAX_MESSAGE)
+    failure = json.loads(answer)["failure"] if answer else "the move that was to bring it has ended"
+    if failure:
+        if log := option(words, "--log"):
+            with open(log, "a", encoding="utf-8") as file:
+                file.write(json.dumps({"level": "error", "msg": failure}) + "\n")
+        sys.exit(f"migrate: {failure}")
+
+
+def main() -> None:
+    words = sys.argv[1:]
+    command = command_of(words)
+    path = os.path.join(DIRECTORY, words[-1]) if words else ""
+    if command == "create" and os.path.exists(path):
+        create(words, path)
+    elif command == "start" and os.path.exists(path):
+        start(words, path)
+    else:
+        os.execvp("runc", ["runc", *words])  # noqa: S606
+
+
+if __name__ == "__main__":
+    main()
