@@ -20,6 +20,7 @@ from migrate.clock import Offset
 from migrate.config import Options
 from migrate.events import Observer
 from migrate.facts import Facts
+from migrate.output_sync import OutputSync
 from migrate.page_batches import PageBatches
 from migrate.page_channels import PageChannels
 from migrate.report import Phase, Report, Stage
@@ -67,6 +68,7 @@ class Context:
     bridge: Bridge | None = None
     trees: dict[str, TreeSync] = field(default_factory=dict)  # by destination
     tmpfs: TmpfsSync | None = None
+    output: OutputSync | None = None
     frames: list[HeldFrames] = field(default_factory=list)
     dump: DumpRole | None = None
     pages: PageChannels | None = None

@@ -156,6 +156,11 @@ class SetTimes(Message):
 
 
 @dataclass(frozen=True, kw_only=True)
+class Output(Message):
+    """More of the engine's log of the container's output, in its own format; whole lines. Not answered."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class MakeTmpfs(Message):
     """Make the container's tmpfs mounts, empty. Other messages give their index in the answer."""
 
@@ -347,6 +352,7 @@ REQUESTS: tuple[type[Message], ...] = (
     PageMap,
     Remove,
     SetTimes,
+    Output,
     MakeTmpfs,
     RemoveInTmpfs,
     TmpfsArchive,
@@ -356,7 +362,7 @@ REQUESTS: tuple[type[Message], ...] = (
     Finish,
 )
 #: Of these, those that are not answered.
-STREAMED: tuple[type[Message], ...] = (Freezing, Images, PageMap, RemoveInTmpfs, TmpfsArchive)
+STREAMED: tuple[type[Message], ...] = (Freezing, Images, PageMap, Output, RemoveInTmpfs, TmpfsArchive)
 PAGES: tuple[type[Message], ...] = (Pages,)
 ANSWERS: tuple[type[Message], ...] = (
     Welcome,

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from checkpoint.criu import rpc
-from checkpoint.criu.interposer import Conversation, Gate, Stamp
+from checkpoint.criu.interposer import MAX_MESSAGE, Conversation, Gate, Stamp
 from checkpoint.errors import ConversationLost
 from checkpoint.host import cgroups
 
@@ -183,7 +183,7 @@ class DumpRole(_HeldRole):
 class UndumpedRole:
     """Tells the runtime that its DUMP was done, without doing it: for what an engine writes beside the images.
 
-    Nothing was asked of CRIU by then that changes anything, and it is not asked for the dump.
+    CRIU is asked for its version instead, so that it ends well: runc wants that.
     """
 
     def __init__(self) -> None:
@@ -196,11 +196,12 @@ class UndumpedRole:
         self._conversation = conversation
 
     def request(self, kind: str, message: rpc.Message) -> bool:
-        if kind != "DUMP":
-            return True
-        assert self._conversation is not None
-        self._conversation.runtime.send(rpc.dumped().SerializeToString())
-        return False
+        if kind == "DUMP":
+            assert self._conversation is not None
+            self._conversation.criu.send(rpc.request("VERSION").SerializeToString())
+            self._conversation.criu.recv(MAX_MESSAGE)
+            self._conversation.runtime.send(rpc.dumped().SerializeToString())
+        return kind != "DUMP"
 
     def notify(self, script: str, pid: int) -> bool:
         return True

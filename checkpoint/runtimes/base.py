@@ -117,15 +117,16 @@ class ContainerRuntime(Protocol):
 
 
 class Arrival(Protocol):
-    """A container on its way into an engine. `log` is its file of output here, as in Container."""
-
-    log: Path | None
+    """A container on its way into an engine."""
 
     def prepare(self, *, shared: bool) -> dict[str, Path]:
         """Make what can be there before; the roots (by destination) of trees that can be filled by now.
 
         `shared`: the container's files are on storage that both hosts have.
         """
+
+    def take_output(self, lines: bytes) -> None:
+        """More of what the source's engine logged (Container.log). Comes before the restore is started, and after."""
 
     def start_restore(self, directory: Path, images: Path, env: Mapping[str, str]) -> subprocess.Popen[bytes]:
         """Start what ends in a RESTORE request to CRIU. `images` may lack what CRIU reads; `directory` is for files."""

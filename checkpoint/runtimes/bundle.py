@@ -42,8 +42,6 @@ def describe(container: Container) -> Description:
 class BundleArrival:
     """Arrival of such a container. What it prints goes to a log of ours: where it went on the source is unknown."""
 
-    log: Path | None = None
-
     def __init__(
         self, runtime: Restores, container_id: str, fields: Mapping[str, Any], undo: contextlib.ExitStack
     ) -> None:
@@ -60,6 +58,9 @@ class BundleArrival:
             (self._bundle / MARKER).touch()
         (self._bundle / "config.json").write_text(json.dumps(self._config))
         return {ROOTFS: self._rootfs}
+
+    def take_output(self, lines: bytes) -> None:
+        """Nothing comes: nobody knows where it was logged."""
 
     def start_restore(self, directory: Path, images: Path, env: Mapping[str, str]) -> subprocess.Popen[bytes]:
         (images / "descriptors.json").write_text(json.dumps(self._descriptors))

@@ -28,16 +28,17 @@ from checkpoint.runtimes.oci_wrapper import DIRECTORY, MAX_MESSAGE
 #: What docker calls oci_wrapper.py.
 RUNTIME = "migrate"
 LOOK_AGAIN_S = 0.005
+#: As a json-file log names them.
+STREAMS = {"stdout": 1, "stderr": 2}
 
 
 class DockerArrival:
     """Arrival by docker's create and start."""
 
-    log: Path | None = None
-
     def __init__(self, name: str, fields: Mapping[str, Any], undo: contextlib.ExitStack) -> None:
         self._name, self._fields, self._undo = name, fields, undo
         self._id = ""
+        self._log: Path | None = None
         self._process: socket.socket | None = None
         self._pidfd = -1
 
@@ -47,15 +48,29 @@ class DockerArrival:
         self._undo.callback(docker_api.call, "DELETE", f"/containers/{self._id}", force="true", v="true")
         root = docker_api.call("GET", "/info")["DockerRootDir"]
         if self._fields["container"]["HostConfig"]["LogConfig"]["Type"] == "json-file":
-            self.log = Path(root) / "containers" / self._id / f"{self._id}-json.log"
+            self._log = Path(root) / "containers" / self._id / f"{self._id}-json.log"
         return {}
+
+    def take_output(self, lines: bytes) -> None:
+        """Before docker opens the log, into it; docker does not see what others append to it then."""
+        if self._log is None:
+            return
+        if self._process is None:
+            fd = os.open(self._log, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o640)
+            with open(fd, "ab") as log:
+                log.write(lines)
+            return
+        for line in lines.splitlines():
+            entry = json.loads(line)
+            with open(f"/proc/{self._pid}/fd/{STREAMS[entry['stream']]}", "wb", buffering=0) as stream:
+                stream.write(entry["log"].encode())
 
     def start_restore(self, directory: Path, images: Path, env: Mapping[str, str]) -> subprocess.Popen[bytes]:
         (images / "descriptors.json").write_text(json.dumps(self._fields["descriptors"]))
         self._images, self._env = images, env
         Path(DIRECTORY).mkdir(mode=0o700, parents=True, exist_ok=True)
         self._listener = Listener(Path(DIRECTORY) / self._id, self._serve, "docker's runtime")
-        self._undo.callback(self._listener.close)
+        self._undo.callback(self._stop_listening)
         output = os.open(images / "engine.log", os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
         try:
             return start(["docker", "start", self._id], stderr=output)
@@ -63,7 +78,12 @@ class DockerArrival:
             os.close(output)
 
     def settle(self) -> None:
+        self._stop_listening()
+
+    def _stop_listening(self) -> None:
         self._listener.close()
+        with contextlib.suppress(OSError):  # other containers are on their way
+            Path(DIRECTORY).rmdir()
 
     def _serve(self, peer: socket.socket) -> None:
         said = json.loads(peer.recv(MAX_MESSAGE))

@@ -35,7 +35,8 @@ SHM = "/dev/shm"  # noqa: S108  (of the container)
 #: What an archive must have, beside podman's own descriptions, for a restore to begin.
 INVENTORY = "checkpoint/inventory.img"
 #: Of an archive as podman writes it: files that come by other ways, newer.
-LEFT_OUT = ("devshm-checkpoint.tar", "rootfs-diff.tar", "deleted.files")
+LOG = "ctr.log"
+LEFT_OUT = (LOG, "devshm-checkpoint.tar", "rootfs-diff.tar", "deleted.files")
 REMOVE_TIMEOUT_S = 120.0
 
 
@@ -125,14 +126,23 @@ class PodmanArrival:
 
     def __init__(self, name: str, description: Description, undo: contextlib.ExitStack) -> None:
         self._name, self._fields, self._archive, self._undo = name, description.fields, description.data, undo
-        self.log = Path(log) if (log := description.fields["log"]) else None
+        self._started = False
+        self._output, self._log = bytearray(), description.fields["log"]
 
     def prepare(self, *, shared: bool) -> dict[str, Path]:
         return {}
 
+    def take_output(self, lines: bytes) -> None:
+        if not self._started:
+            self._output += lines
+        elif self._log:
+            with open(self._log, "ab") as log:
+                log.write(lines)
+
     def start_restore(self, directory: Path, images: Path, env: Mapping[str, str]) -> subprocess.Popen[bytes]:
         archive = directory / "podman.tar"
-        archive.write_bytes(self._archive)
+        archive.write_bytes(with_output(self._archive, bytes(self._output)))
+        self._started = True
         argv = ["podman", "container", "restore", f"--import={archive}", "--ignore-volumes", "--ignore-rootfs"]
         output = os.open(images / "runtime.log", os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
         try:
@@ -166,6 +176,16 @@ def without_contents(archive: bytes) -> bytes:
             if entry.name not in LEFT_OUT:
                 new.addfile(entry, old.extractfile(entry) if entry.isreg() else None)
         new.addfile(tarfile.TarInfo(INVENTORY))
+    return written.getvalue()
+
+
+def with_output(archive: bytes | memoryview, output: bytes) -> bytes:
+    """The same with the container's log in it, as podman itself takes it along (k8s-file and json-file)."""
+    written = io.BytesIO(bytes(archive))
+    with tarfile.open(fileobj=written, mode="a") as tar:
+        entry = tarfile.TarInfo(LOG)
+        entry.size, entry.mode = len(output), 0o640
+        tar.addfile(entry, io.BytesIO(output))
     return written.getvalue()
 
 

@@ -67,6 +67,7 @@ class Incoming:
             protocol.CheckAddresses: self._check_addresses,
             protocol.CheckPaths: self._check_paths,
             protocol.Prepare: self._prepare,
+            protocol.Output: self._output,
             protocol.Arm: self._arm,
             protocol.Freezing: self._freezing,
             protocol.Restore: self._restore_and_hold,
@@ -120,6 +121,10 @@ class Incoming:
         network = Network.from_wire(request.network) if request.network is not None else None
         self._network = Attachment(network, self._undo, self._tidy, self._log)
         return protocol.Prepared(trees={name: str(root) for name, root in self._received.trees.items()})
+
+    def _output(self, request: protocol.Output) -> Message:
+        self._arrival.take_output(bytes(request.payload))
+        return protocol.Done()
 
     def _arm(self, request: protocol.Arm) -> Message:
         received = self._received

@@ -73,6 +73,8 @@ def clean_up(move: Context) -> None:
     with move.phase("clean up"):
         try:
             try:
+                if move.output is not None:
+                    move.report.add_bytes("output", move.output.copy())  # what the engine logged late
                 # First: what is taken down here takes a processor's time, which the container may want.
                 finished = move.agent.request(protocol.Finish(), protocol.Finished)
             finally:

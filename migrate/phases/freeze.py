@@ -45,6 +45,8 @@ def transfer(move: Context, copying: Copying) -> None:
         move.account_pages(copying.batches)
         for destination, tree in move.trees.items():
             move.report.add_bytes("rootfs" if destination == ROOTFS else "volumes", tree.copy_changes(pids))
+        if move.output is not None:
+            move.report.add_bytes("output", move.output.copy_rest(move.container.pid))
         assert move.tmpfs is not None
         move.report.add_bytes("tmpfs", move.tmpfs.copy_changes(pids))
 

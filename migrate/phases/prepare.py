@@ -23,6 +23,7 @@ from migrate import page_channels, protocol
 from migrate.agent.page_receiver import socket_path
 from migrate.context import Context
 from migrate.encoding_choice import EncodingChoice
+from migrate.output_sync import OutputSync
 from migrate.page_channels import PageChannels
 from migrate.state import State
 from migrate.tmpfs_sync import TmpfsSync
@@ -75,6 +76,18 @@ def _copy_trees(move: Context, roots: Mapping[str, str]) -> None:
             move.report.add_bytes("rootfs" if tree.destination == ROOTFS else "volumes", sync.copy_whole())
 
 
+def _copy_output(move: Context) -> None:
+    if move.container.log is None:
+        return
+    try:
+        move.output = OutputSync(move.agent, move.container.log)
+    except OSError as error:
+        move.note(f"its log stays here: {error}")
+        return
+    move.tidy.callback(move.output.close)
+    move.report.add_bytes("output", move.output.copy())
+
+
 def arm_source(move: Context) -> None:
     """Start the runtime's checkpoint; it waits at the door, its start-up is behind it."""
     with move.phase("arm here"):
@@ -98,6 +111,7 @@ def arm_target(move: Context) -> None:
     with move.phase("arm there"):
         interfaces = move.network.interfaces if move.network else ()
         macs = [interface.mac for interface in interfaces] if move.container.engine_network else []
+        _copy_output(move)
         question = protocol.Arm(macs=macs, nftables=move.edits.nftables, one_cgroup=move.edits.one_cgroup)
         _copy_trees(move, move.agent.request(question, protocol.Armed).trees)
         for tree in move.trees.values():
