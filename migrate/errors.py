@@ -6,7 +6,7 @@ MigrateError
 │   ├── NoSuchContainer, SeveralContainers, NotRunning, NotMovableError, OpenFileOutside, CannotPreCopy
 │   ├── TargetUnreachable, AuthenticationFailed, UnknownHostKey, ChangedHostKey
 │   ├── NotRoot, MissingOnHost, CriuTooOld, CriuWireMismatch, MachineMismatch
-│   └── NameTaken, PathTaken, NotEnoughMemory, AddressTaken
+│   └── NameTaken, PathTaken, NotEnoughMemory, AddressTaken, EngineObjects
 ├── RolledBack               the move failed; the container goes on where it was
 │   ├── Interrupted          ... because the user said so
 │   ├── CannotTrack          ... because pre-copy was asked for and cannot work on this container
@@ -215,6 +215,13 @@ class AddressTaken(Refused):
             f"address {address} is already in use by {mac} on the network of {host}",
             "free the address or move elsewhere",
         )
+
+
+class EngineObjects(Refused):
+    """The target's engine has something else where the container's belongs, or lacks what it needs."""
+
+    def __init__(self, host: str, reason: str) -> None:
+        super().__init__(f"{host} cannot take it in: {reason}", f"put that right on {host}, or choose another host")
 
 
 class RolledBack(MigrateError):

@@ -71,15 +71,23 @@ class CheckPaths(Message):
 
 
 @dataclass(frozen=True, kw_only=True)
+class Examine(Message):
+    """Can the engine there take this container in? `description` is what the engine here says of it."""
+
+    description: dict  # type: ignore[type-arg]
+
+
+@dataclass(frozen=True, kw_only=True)
 class Prepare(Message):
-    """Have the engine make what it can. `description` and the payload are its Description, `network` is
-    Network.to_wire(), or None where the engine makes it; `shared`: the container's files need not be sent.
+    """Have the engine make what it can of the container examined before.
+
+    The payload is what the engine here has packed, `network` is Network.to_wire(), or None where the engine makes it;
+    `shared`: the container's files need not be sent.
 
     `room_bytes` bounds what the move may put into RAM there: images and the page store. So many
     `page_channels` will be opened.
     """
 
-    description: dict  # type: ignore[type-arg]
     shared: bool
     network: dict | None  # type: ignore[type-arg]
     room_bytes: int
@@ -238,6 +246,13 @@ class Done(Message):
 
 
 @dataclass(frozen=True, kw_only=True)
+class Examined(Message):
+    """Answer to Examine: why it cannot, for people."""
+
+    objections: list  # type: ignore[type-arg]
+
+
+@dataclass(frozen=True, kw_only=True)
 class Prepared(Message):
     """Answer to Prepare: where trees can be filled by now, by their destination in the container."""
 
@@ -345,6 +360,7 @@ REQUESTS: tuple[type[Message], ...] = (
     Ping,
     CheckAddresses,
     CheckPaths,
+    Examine,
     Prepare,
     Arm,
     Freezing,
@@ -368,6 +384,7 @@ ANSWERS: tuple[type[Message], ...] = (
     Welcome,
     Clock,
     Done,
+    Examined,
     Prepared,
     Armed,
     Finished,

@@ -75,14 +75,6 @@ def _is_bind(mount: dict[str, Any]) -> bool:
     return mount.get("type") == "bind" or bool({"bind", "rbind"} & set(mount.get("options", [])))
 
 
-@dataclass(frozen=True, kw_only=True)
-class Description:
-    """What the same engine on another host needs to make the container again; `data` is an archive of its own."""
-
-    fields: dict[str, Any] = field(default_factory=dict)
-    data: bytes | memoryview = b""
-
-
 class ContainerRuntime(Protocol):
     """One engine on this host. Directories are the caller's; it makes and removes them."""
 
@@ -97,8 +89,14 @@ class ContainerRuntime(Protocol):
     def checkpoint(self, container: Container, images: Path, env: Mapping[str, str]) -> subprocess.Popen[bytes]:
         """Start a checkpoint that ends with the container gone, its connections kept in the images."""
 
-    def describe(self, container: Container, directory: Path) -> Description:
-        """For `arrival` on the target. `directory` is empty, and for whatever it takes."""
+    def describe(self, container: Container) -> dict[str, Any]:
+        """What the same engine on the target needs to know of the container (`arrival`), as JSON has it."""
+
+    def pack(self, container: Container, directory: Path) -> bytes:
+        """An archive of the engine's own that it needs besides, or nothing. `directory` is for files.
+
+        Raises CommandFailed.
+        """
 
     def hold_back(self, container: Container) -> Callable[[], None]:
         """From now on the engine must not start it again when it ends. Returns what undoes that."""
@@ -112,17 +110,20 @@ class ContainerRuntime(Protocol):
     def delete(self, name: str) -> None:
         """Forget a container that could not be taken in. A name that is not known is no error."""
 
-    def arrival(self, name: str, description: Description, undo: contextlib.ExitStack) -> Arrival:
+    def arrival(self, name: str, description: dict[str, Any], undo: contextlib.ExitStack) -> Arrival:
         """A container that is to be taken in. What is made for it is entered in `undo`."""
 
 
 class Arrival(Protocol):
     """A container on its way into an engine."""
 
-    def prepare(self, *, shared: bool) -> dict[str, Path]:
+    def objections(self) -> list[str]:
+        """Why the engine here cannot take it in, for people. Changes nothing."""
+
+    def prepare(self, packed: bytes, *, shared: bool) -> dict[str, Path]:
         """Make what can be there before; the roots (by destination) of trees that can be filled by now.
 
-        `shared`: the container's files are on storage that both hosts have.
+        `packed` is from the source's `pack`; `shared`: the container's files are on storage that both hosts have.
         """
 
     def take_output(self, lines: bytes) -> None:

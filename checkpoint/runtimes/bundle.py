@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from checkpoint.runtimes import stdio
-from checkpoint.runtimes.base import MARKER, ROOTFS, Container, Description
+from checkpoint.runtimes.base import MARKER, ROOTFS, Container
 
 
 class Restores(Protocol):
@@ -23,20 +23,18 @@ class Restores(Protocol):
     ) -> subprocess.Popen[bytes]: ...
 
 
-def describe(container: Container) -> Description:
+def describe(container: Container) -> dict[str, Any]:
     """The bundle, its config.json with the limits in force now, which `update` may have changed."""
     config = json.loads(json.dumps(container.config))
     resources = config.setdefault("linux", {}).setdefault("resources", {})
     for section, values in container.resources.items():
         resources.setdefault(section, {}).update(values)
-    return Description(
-        fields={
-            "bundle": str(container.bundle),
-            "rootfs": str(container.rootfs),
-            "config": config,
-            "descriptors": list(container.descriptors),
-        }
-    )
+    return {
+        "bundle": str(container.bundle),
+        "rootfs": str(container.rootfs),
+        "config": config,
+        "descriptors": list(container.descriptors),
+    }
 
 
 class BundleArrival:
@@ -49,7 +47,10 @@ class BundleArrival:
         self._bundle, self._rootfs = Path(fields["bundle"]), Path(fields["rootfs"])
         self._config, self._descriptors = fields["config"], fields["descriptors"]
 
-    def prepare(self, *, shared: bool) -> dict[str, Path]:
+    def objections(self) -> list[str]:
+        return []
+
+    def prepare(self, packed: bytes, *, shared: bool) -> dict[str, Path]:
         for directory, mode in ((self._bundle, 0o711), (self._rootfs, 0o755)):
             if not directory.exists():
                 directory.mkdir(parents=True, mode=mode)

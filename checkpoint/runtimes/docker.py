@@ -14,8 +14,8 @@ from pathlib import Path
 from typing import Any
 
 from checkpoint.errors import ContainerNotFound, ContainerNotRunning, NotMovable
-from checkpoint.runtimes import docker_api
-from checkpoint.runtimes.base import ROOTFS, Arrival, Container, Description, Tree
+from checkpoint.runtimes import docker_api, docker_store, left_behind
+from checkpoint.runtimes.base import ROOTFS, Arrival, Container, Tree
 from checkpoint.runtimes.docker_arrival import RUNTIME, DockerArrival
 from checkpoint.runtimes.runc import Runc
 
@@ -60,20 +60,20 @@ class Docker:
     def checkpoint(self, container: Container, images: Path, env: Mapping[str, str]) -> subprocess.Popen[bytes]:
         return _runc_of(container.id).checkpoint(container, images, env)
 
-    def describe(self, container: Container, directory: Path) -> Description:
+    def describe(self, container: Container) -> dict[str, Any]:
         found = container.engine_state
         endpoints = found["NetworkSettings"]["Networks"]
         volumes = {mount["Destination"]: mount["Name"] for mount in found["Mounts"] if mount["Type"] == "volume"}
-        return Description(
-            fields={
-                "container": {name: found[name] for name in ("Config", "HostConfig", "Image", "Name")},
-                "endpoints": endpoints,
-                "networks": [docker_api.call("GET", f"/networks/{name}") for name in endpoints],
-                "volumes": [docker_api.call("GET", f"/volumes/{name}") for name in volumes.values()],
-                "mounts": volumes,
-                "descriptors": list(container.descriptors),
-            }
-        )
+        return {
+            "container": {name: found[name] for name in ("Config", "HostConfig", "Image", "Name")},
+            "endpoints": endpoints,
+            "networks": {name: docker_store.network(name) for name in endpoints},
+            "volumes": {at: docker_store.volume(name) for at, name in volumes.items()},
+            "descriptors": list(container.descriptors),
+        }
+
+    def pack(self, container: Container, directory: Path) -> bytes:
+        return b""
 
     def hold_back(self, container: Container) -> Callable[[], None]:
         policy = container.engine_state["HostConfig"]["RestartPolicy"]
@@ -88,12 +88,15 @@ class Docker:
 
     def leave(self, container: Container, *, shared: bool) -> None:
         self.delete(container.id)
+        for mount in container.engine_state["Mounts"]:
+            if mount["Type"] == "volume" and docker_store.volume(mount["Name"]) is not None:
+                left_behind.note(self.name, mount["Name"])
 
     def delete(self, name: str) -> None:
         docker_api.call("DELETE", f"/containers/{name}", force="true", v="true")
 
-    def arrival(self, name: str, description: Description, undo: contextlib.ExitStack) -> Arrival:
-        return DockerArrival(name, description.fields, undo)
+    def arrival(self, name: str, description: dict[str, Any], undo: contextlib.ExitStack) -> Arrival:
+        return DockerArrival(name, description, undo)
 
 
 def unmovable(found: Mapping[str, Any]) -> str | None:
@@ -103,6 +106,8 @@ def unmovable(found: Mapping[str, Any]) -> str | None:
         return f"container {name!r} has a terminal (-t), which cannot be moved"
     if host["NetworkMode"] in NETWORK_MODES or host["NetworkMode"].startswith("container:"):
         return f"container {name!r} has the network mode {host['NetworkMode']!r}; only docker's networks can be moved"
+    if "bridge" in found["NetworkSettings"]["Networks"]:
+        return f"container {name!r} is on docker's default network, which gives no fixed addresses; use one of your own"
     if host["Runtime"] not in RUNTIMES:
         return f"container {name!r} is run by {host['Runtime']!r}; only runc can move it"
     return None
@@ -122,7 +127,7 @@ def _trees(found: Mapping[str, Any], beneath: Container) -> list[Tree]:
     trees += [
         Tree(destination=mount["Destination"], root=Path(mount["Source"]))
         for mount in found["Mounts"]
-        if mount["Type"] == "volume"
+        if mount["Type"] == "volume" and mount["Driver"] == "local"
     ]
     if SHM in beneath.bind_mounts:
         trees.append(Tree(destination=SHM, root=Path(beneath.bind_mounts[SHM]["source"])))

@@ -13,15 +13,14 @@ import os
 import socket
 import subprocess
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from checkpoint.errors import EngineRefused
 from checkpoint.host.listener import Listener
 from checkpoint.host.ready import ready
 from checkpoint.host.run import start
-from checkpoint.runtimes import docker_api
+from checkpoint.runtimes import docker_api, docker_store, left_behind
 from checkpoint.runtimes.oci import DUMP_OPTIONS
 from checkpoint.runtimes.oci_wrapper import DIRECTORY, MAX_MESSAGE
 
@@ -42,14 +41,22 @@ class DockerArrival:
         self._process: socket.socket | None = None
         self._pidfd = -1
 
-    def prepare(self, *, shared: bool) -> dict[str, Path]:
+    def objections(self) -> list[str]:
+        return list(self._objections())
+
+    def prepare(self, packed: bytes, *, shared: bool) -> dict[str, Path]:
+        for name, network in self._fields["networks"].items():
+            if docker_store.network(name) is None:
+                docker_store.create_network(network)
+                self._undo.callback(docker_store.remove_network, name)
+        volumes = {at: self._volume(volume) for at, volume in self._fields["volumes"].items()}
         created = docker_api.call("POST", "/containers/create", body_of(self._fields), name=self._name)
         self._id = created["Id"]
         self._undo.callback(docker_api.call, "DELETE", f"/containers/{self._id}", force="true", v="true")
         root = docker_api.call("GET", "/info")["DockerRootDir"]
         if self._fields["container"]["HostConfig"]["LogConfig"]["Type"] == "json-file":
             self._log = Path(root) / "containers" / self._id / f"{self._id}-json.log"
-        return {}
+        return volumes
 
     def take_output(self, lines: bytes) -> None:
         """Before docker opens the log, into it; docker does not see what others append to it then."""
@@ -79,6 +86,34 @@ class DockerArrival:
 
     def settle(self) -> None:
         self._stop_listening()
+        for volume in self._fields["volumes"].values():
+            left_behind.forget("docker", volume["Name"])
+
+    def _objections(self) -> Iterator[str]:
+        if RUNTIME not in docker_store.runtimes():
+            yield f"docker has no runtime {RUNTIME!r} there ('migratectl docker-runtime' installs it)"
+        container = self._fields["container"]
+        if not docker_store.has_image(container["Image"]):
+            yield f"docker has no image {container['Config']['Image']} ({container['Image'][:19]}) there"
+        for name, network in self._fields["networks"].items():
+            there = docker_store.network(name)
+            if there is not None and (what := docker_store.difference(network, there)):
+                yield f"docker's network {name!r} is another one there: its {what} is {there.get(what)!r}"
+        for volume in self._fields["volumes"].values():
+            name = volume["Name"]
+            if docker_store.volume(name) is None:
+                continue
+            if docker_store.is_used(name):
+                yield f"docker's volume {name!r} is used there by another container"
+            elif not left_behind.is_noted("docker", name):
+                yield f"docker's volume {name!r} is there already, and no move has left it"
+
+    def _volume(self, wanted: Mapping[str, Any]) -> Path:
+        there = docker_store.volume(wanted["Name"])
+        if there is not None:
+            return Path(there["Mountpoint"])
+        self._undo.callback(docker_store.remove_volume, wanted["Name"])
+        return docker_store.create_volume(wanted)
 
     def _stop_listening(self) -> None:
         self._listener.close()
@@ -124,16 +159,11 @@ class DockerArrival:
 
 
 def body_of(fields: Mapping[str, Any]) -> dict[str, Any]:
-    """What to create: the container as the source's docker tells it, with the addresses it has now.
-
-    Raises EngineRefused where the image is not here.
-    """
+    """What to create: the container as the source's docker tells it, with the addresses it has now."""
     container = fields["container"]
     config = dict(container["Config"])
     named = docker_api.call("GET", f"/images/{config['Image']}/json")
     if named is None or named["Id"] != container["Image"]:  # the name means another image here, or nothing
-        if docker_api.call("GET", f"/images/{container['Image']}/json") is None:
-            raise EngineRefused(f"docker has no image {config['Image']} ({container['Image']})")
         config["Image"] = container["Image"]
     return {
         **config,

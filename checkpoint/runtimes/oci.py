@@ -14,7 +14,7 @@ from typing import Any
 from checkpoint.errors import CommandFailed, ContainerNotFound, ContainerNotRunning
 from checkpoint.host.run import run, start
 from checkpoint.runtimes import bundle
-from checkpoint.runtimes.base import MARKER, ROOTFS, Arrival, Container, Description, Tree
+from checkpoint.runtimes.base import MARKER, ROOTFS, Arrival, Container, Tree
 
 DUMP_OPTIONS = ("--tcp-established", "--file-locks")
 
@@ -76,8 +76,11 @@ class OciRuntime(ABC):
         argv += ["--image-path", str(images), "--work-path", str(images), *DUMP_OPTIONS, container_id]
         return start(argv, env=env, stdin=stdio[0], stdout=stdio[1], stderr=stdio[2])
 
-    def describe(self, container: Container, directory: Path) -> Description:
+    def describe(self, container: Container) -> dict[str, Any]:
         return bundle.describe(container)
+
+    def pack(self, container: Container, directory: Path) -> bytes:
+        return b""
 
     def hold_back(self, container: Container) -> Callable[[], None]:
         return lambda: None
@@ -94,8 +97,8 @@ class OciRuntime(ABC):
         if self.exists(name):
             run([*self._program, "delete", "--force", name])
 
-    def arrival(self, name: str, description: Description, undo: contextlib.ExitStack) -> Arrival:
-        return bundle.BundleArrival(self, name, description.fields, undo)
+    def arrival(self, name: str, description: dict[str, Any], undo: contextlib.ExitStack) -> Arrival:
+        return bundle.BundleArrival(self, name, description, undo)
 
     @property
     def _program(self) -> list[str]:

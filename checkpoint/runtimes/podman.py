@@ -22,10 +22,12 @@ from checkpoint.criu.interposer import Interposer
 from checkpoint.criu.session import UndumpedRole
 from checkpoint.criu.shim_install import install_shim, rpc_socket
 from checkpoint.errors import CommandFailed, ContainerNotFound, ContainerNotRunning, NotMovable
-from checkpoint.host.run import run, start
-from checkpoint.runtimes.base import ROOTFS, Arrival, Container, Description, Tree
+from checkpoint.host.run import run
+from checkpoint.runtimes import left_behind, podman_store
+from checkpoint.runtimes.base import ROOTFS, Arrival, Container, Tree
 from checkpoint.runtimes.crun import Crun
 from checkpoint.runtimes.oci import DUMP_OPTIONS, OciRuntime
+from checkpoint.runtimes.podman_arrival import LOG, PodmanArrival
 from checkpoint.runtimes.runc import Runc
 
 BENEATH: dict[str, Callable[[], OciRuntime]] = {"crun": Crun, "runc": Runc}
@@ -35,7 +37,6 @@ SHM = "/dev/shm"  # noqa: S108  (of the container)
 #: What an archive must have, beside podman's own descriptions, for a restore to begin.
 INVENTORY = "checkpoint/inventory.img"
 #: Of an archive as podman writes it: files that come by other ways, newer.
-LOG = "ctr.log"
 LEFT_OUT = (LOG, "devshm-checkpoint.tar", "rootfs-diff.tar", "deleted.files")
 REMOVE_TIMEOUT_S = 120.0
 
@@ -75,7 +76,19 @@ class Podman:
     def checkpoint(self, container: Container, images: Path, env: Mapping[str, str]) -> subprocess.Popen[bytes]:
         return self._beneath(container.engine_state).checkpoint(container, images, env)
 
-    def describe(self, container: Container, directory: Path) -> Description:
+    def describe(self, container: Container) -> dict[str, Any]:
+        found = container.engine_state
+        volumes = {mount["Destination"]: mount["Name"] for mount in found["Mounts"] if mount["Type"] == "volume"}
+        return {
+            "id": container.id,
+            "image": {"id": found["Image"], "name": found["ImageName"]},
+            "runtime": Path(found["OCIRuntime"]).name,
+            "log": str(container.log) if container.log else None,
+            "volumes": {at: podman_store.volume(name) for at, name in volumes.items()},
+            "networks": {name: podman_store.network(name) for name in found["NetworkSettings"]["Networks"] or {}},
+        }
+
+    def pack(self, container: Container, directory: Path) -> bytes:
         archive = directory / "podman.tar"
         env = install_shim(directory)
         argv = ["podman", "container", "checkpoint", "--leave-running", "--compress=none", "--ignore-rootfs"]
@@ -84,21 +97,7 @@ class Podman:
             run(argv, env=env)
         data = without_contents(archive.read_bytes())
         archive.unlink()
-        networks = container.engine_state["NetworkSettings"]["Networks"] or {}
-        return Description(
-            fields={
-                "id": container.id,
-                "log": str(container.log) if container.log else None,
-                "volumes": [_volume(mount["Name"]) for mount in container.engine_state["Mounts"] if mount.get("Name")],
-                "networks": [_network(name) for name in networks],
-                "mounts": {
-                    mount["Destination"]: mount["Name"]
-                    for mount in container.engine_state["Mounts"]
-                    if mount.get("Name")
-                },
-            },
-            data=data,
-        )
+        return data
 
     def hold_back(self, container: Container) -> Callable[[], None]:
         return lambda: None  # conmon would do it, and see `let_go`
@@ -110,48 +109,18 @@ class Podman:
 
     def leave(self, container: Container, *, shared: bool) -> None:
         self.delete(container.id)
+        for mount in container.engine_state["Mounts"]:
+            if mount["Type"] == "volume" and podman_store.volume(mount["Name"]) is not None:
+                left_behind.note(self.name, mount["Name"])
 
     def delete(self, name: str) -> None:
         run(["podman", "rm", "--force", "--ignore", "--volumes", "--time=0", name], timeout_s=REMOVE_TIMEOUT_S)
 
-    def arrival(self, name: str, description: Description, undo: contextlib.ExitStack) -> Arrival:
-        return PodmanArrival(name, description, undo)
+    def arrival(self, name: str, description: dict[str, Any], undo: contextlib.ExitStack) -> Arrival:
+        return PodmanArrival(description, undo)
 
     def _beneath(self, found: Mapping[str, Any]) -> OciRuntime:
         return BENEATH[Path(found["OCIRuntime"]).name]()
-
-
-class PodmanArrival:
-    """Arrival by `podman container restore --import`."""
-
-    def __init__(self, name: str, description: Description, undo: contextlib.ExitStack) -> None:
-        self._name, self._fields, self._archive, self._undo = name, description.fields, description.data, undo
-        self._started = False
-        self._output, self._log = bytearray(), description.fields["log"]
-
-    def prepare(self, *, shared: bool) -> dict[str, Path]:
-        return {}
-
-    def take_output(self, lines: bytes) -> None:
-        if not self._started:
-            self._output += lines
-        elif self._log:
-            with open(self._log, "ab") as log:
-                log.write(lines)
-
-    def start_restore(self, directory: Path, images: Path, env: Mapping[str, str]) -> subprocess.Popen[bytes]:
-        archive = directory / "podman.tar"
-        archive.write_bytes(with_output(self._archive, bytes(self._output)))
-        self._started = True
-        argv = ["podman", "container", "restore", f"--import={archive}", "--ignore-volumes", "--ignore-rootfs"]
-        output = os.open(images / "runtime.log", os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
-        try:
-            return start([*argv, *DUMP_OPTIONS], env=env, stderr=output)
-        finally:
-            os.close(output)
-
-    def settle(self) -> None:
-        """podman has all it needs."""
 
 
 def unmovable(found: Mapping[str, Any]) -> str | None:
@@ -179,16 +148,6 @@ def without_contents(archive: bytes) -> bytes:
     return written.getvalue()
 
 
-def with_output(archive: bytes | memoryview, output: bytes) -> bytes:
-    """The same with the container's log in it, as podman itself takes it along (k8s-file and json-file)."""
-    written = io.BytesIO(bytes(archive))
-    with tarfile.open(fileobj=written, mode="a") as tar:
-        entry = tarfile.TarInfo(LOG)
-        entry.size, entry.mode = len(output), 0o640
-        tar.addfile(entry, io.BytesIO(output))
-    return written.getvalue()
-
-
 def _trees(found: Mapping[str, Any], beneath: Container) -> list[Tree]:
     data = found["GraphDriver"]["Data"]
     layer = Path(data["UpperDir"]) if found["GraphDriver"]["Name"] == "overlay" else None
@@ -196,7 +155,7 @@ def _trees(found: Mapping[str, Any], beneath: Container) -> list[Tree]:
     trees += [
         Tree(destination=mount["Destination"], root=Path(mount["Source"]))
         for mount in found["Mounts"]
-        if mount["Type"] == "volume"
+        if mount["Type"] == "volume" and mount["Driver"] == "local"
     ]
     if SHM in beneath.bind_mounts:
         trees.append(Tree(destination=SHM, root=Path(beneath.bind_mounts[SHM]["source"])))
@@ -206,11 +165,3 @@ def _trees(found: Mapping[str, Any], beneath: Container) -> list[Tree]:
 def _log(found: Mapping[str, Any]) -> Path | None:
     path = found["HostConfig"]["LogConfig"]["Path"]
     return Path(path) if path else None
-
-
-def _volume(name: str) -> dict[str, Any]:
-    return dict(json.loads(run(["podman", "volume", "inspect", name]))[0])
-
-
-def _network(name: str) -> dict[str, Any]:
-    return dict(json.loads(run(["podman", "network", "inspect", name]))[0])

@@ -21,7 +21,7 @@ from checkpoint.memory.pager import Pager
 from checkpoint.network import link
 from checkpoint.network.guard import silenced
 from checkpoint.network.model import Network
-from checkpoint.runtimes.base import MARKER, Description
+from checkpoint.runtimes.base import MARKER
 from checkpoint.runtimes.registry import runtime_named
 from migrate import protocol
 from migrate.agent.attachment import Attachment
@@ -66,6 +66,7 @@ class Incoming:
         handlers: dict[type[Message], Callable[[Any], Message]] = {
             protocol.CheckAddresses: self._check_addresses,
             protocol.CheckPaths: self._check_paths,
+            protocol.Examine: self._examine,
             protocol.Prepare: self._prepare,
             protocol.Output: self._output,
             protocol.Arm: self._arm,
@@ -99,6 +100,7 @@ class Incoming:
         taken = [
             [address, mac]
             for address, own_mac, bridge in request.addresses
+            if Path("/sys/class/net", bridge).exists()  # or it is made yet, by an engine
             for mac in link.stations_using(address, bridge)
             if mac != own_mac
         ]
@@ -113,11 +115,13 @@ class Incoming:
             shared=shared,
         )
 
+    def _examine(self, request: protocol.Examine) -> Message:
+        self._arrival = self._runtime.arrival(self._container_id, request.description, self._undo)
+        return protocol.Examined(objections=self._arrival.objections())
+
     def _prepare(self, request: protocol.Prepare) -> Message:
         self._prepared = Received(self._id, request.room_bytes, request.page_channels, self._tidy)
-        description = Description(fields=request.description, data=bytes(request.payload))
-        self._arrival = self._runtime.arrival(self._container_id, description, self._undo)
-        self._received.trees = self._arrival.prepare(shared=request.shared)
+        self._received.trees = self._arrival.prepare(bytes(request.payload), shared=request.shared)
         network = Network.from_wire(request.network) if request.network is not None else None
         self._network = Attachment(network, self._undo, self._tidy, self._log)
         return protocol.Prepared(trees={name: str(root) for name, root in self._received.trees.items()})

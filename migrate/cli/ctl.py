@@ -1,4 +1,4 @@
-"""`migratectl`: look after moves that ended in the middle."""
+"""`migratectl`: look after moves that ended in the middle, and make a host ready for them."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import sys
 from collections.abc import Sequence
 
 from checkpoint.images.directory import RUN
+from checkpoint.runtimes import docker_runtime
 from migrate import VERSION
 from migrate.agent import recover
 
@@ -45,6 +46,16 @@ def _recover(arguments: argparse.Namespace) -> int:
     return 0 if answer.startswith(("ok:", "container ")) else 62
 
 
+def _docker_runtime(arguments: argparse.Namespace) -> int:
+    try:
+        told = docker_runtime.remove() if arguments.remove else docker_runtime.install()
+    except (OSError, ValueError) as error:
+        print(f"migratectl: {docker_runtime.SETTINGS} and docker stay as they are: {error}", file=sys.stderr)
+        return 63
+    print("\n".join(f"migratectl: {line}" for line in told or ["nothing to do"]))
+    return 0
+
+
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="migratectl", description=__doc__)
     parser.add_argument("--version", action="version", version=f"migratectl {VERSION}")
@@ -60,4 +71,9 @@ def _parser() -> argparse.ArgumentParser:
     command.add_argument(
         "--source-is-dead", action="store_true", help="with --go: even though the link to the source seems alive"
     )
+    command = commands.add_parser(
+        "docker-runtime", help="let docker on this host take containers in: adds a runtime to its daemon.json"
+    )
+    command.set_defaults(run=_docker_runtime)
+    command.add_argument("--remove", action="store_true", help="take that back")
     return parser

@@ -6,6 +6,7 @@ import contextlib
 import secrets
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 from checkpoint.errors import ContainerNotFound, ContainerNotRunning, NotMovable
 from checkpoint.host import processes
@@ -18,6 +19,7 @@ from migrate.agent.client import AgentClient
 from migrate.agent.collect import collect
 from migrate.errors import (
     AddressTaken,
+    EngineObjects,
     NoSuchContainer,
     NotMovableError,
     NotRunning,
@@ -111,6 +113,12 @@ def check_paths(agent: AgentClient, container: Container, host: str) -> bool:
                 f"{source} is bind-mounted writable and not shared with {host}", "share it, or mount it read-only"
             )
     return answer.shared
+
+
+def check_engine(agent: AgentClient, description: dict[str, Any], host: str) -> None:
+    """Raise EngineObjects when the target's engine cannot take the container in."""
+    for objection in agent.request(protocol.Examine(description=description), protocol.Examined).objections:
+        raise EngineObjects(host, str(objection))
 
 
 @contextlib.contextmanager

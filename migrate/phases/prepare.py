@@ -40,16 +40,15 @@ def prepare(move: Context) -> None:
         move.directory = move.tidy.enter_context(ram_directory(move.migration_id, move.room_bytes))
         scratch = move.directory / "engine"
         scratch.mkdir(mode=0o700)
-        description = move.runtime.describe(container, scratch)
+        packed = move.runtime.pack(container, scratch)
         channels = page_channels.channels_for(2 * move.clock.error_ns / 1e9)
         question = protocol.Prepare(
-            description=description.fields,
             shared=move.shared_rootfs,
             network=move.network.to_wire() if move.network and not container.engine_network else None,
             room_bytes=move.room_bytes,
             page_channels=channels,
         )
-        roots = move.agent.request(question, protocol.Prepared, [description.data]).trees
+        roots = move.agent.request(question, protocol.Prepared, [packed]).trees
         move.pages = _open_page_channels(move, channels)
         move.tidy.callback(move.pages.close)
         move.bridge = Bridge(move.connection, move.directory, move.limit)

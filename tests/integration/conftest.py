@@ -51,7 +51,7 @@ TRACES = {
     "cgroups": ["find", "/sys/fs/cgroup", "-type", "d"],
     "processes": ["ps", "-eo", "args", "--no-headers"],
     "files": ["find", "/run/migrate", "/run/runc", "-mindepth", "1"],
-    "rules": ["nft", "list", "ruleset"],
+    "rules": ["nft", "--stateless", "list", "ruleset"],
 }
 #: Of the processes, those that look, that serve an SSH connection which is about to end, or that are kernel threads.
 LOOKING = ("ps -eo", "sshd", "[")

@@ -128,6 +128,7 @@ def test_the_codes_are_frozen() -> None:
         "PathTaken": 41,
         "NotEnoughMemory": 42,
         "AddressTaken": 43,
+        "EngineObjects": 44,
         "Refused": 49,
         "RolledBack": 50,
         "LeftBehind": 51,

@@ -1,0 +1,82 @@
+"""Tell this host's docker of the OCI runtime `migrate` (oci_wrapper.py), or that there is none any more.
+
+docker reads its `runtimes` again on SIGHUP (dockerd(8), live reload); containers that run are not touched.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import pkgutil
+import signal
+from pathlib import Path
+from typing import Any
+
+from checkpoint.runtimes.docker_arrival import RUNTIME
+
+PROGRAM = Path("/usr/local/sbin/migrate-oci-runtime")
+SETTINGS = Path("/etc/docker/daemon.json")
+PID_FILE = Path("/var/run/docker.pid")
+
+
+def install() -> list[str]:
+    """Returns what was changed, a line each. Raises OSError, and ValueError if docker's settings are not JSON."""
+    told = []
+    source = pkgutil.get_data("checkpoint.runtimes", "oci_wrapper.py")
+    assert source is not None
+    settings = _settings()
+    if not PROGRAM.exists() or PROGRAM.read_bytes() != source:
+        PROGRAM.parent.mkdir(parents=True, exist_ok=True)
+        _replace(PROGRAM, source, 0o755)
+        told.append(f"{PROGRAM}: written")
+    wanted = {"path": str(PROGRAM)}
+    if settings.get("runtimes", {}).get(RUNTIME) != wanted:
+        settings.setdefault("runtimes", {})[RUNTIME] = wanted
+        told += [_write(settings, f"runtimes.{RUNTIME} = {json.dumps(wanted)}"), *_reload()]
+    return told
+
+
+def remove() -> list[str]:
+    """Likewise. Containers that were moved in can be started again only while the runtime is there."""
+    told = []
+    settings = _settings()
+    if RUNTIME in settings.get("runtimes", {}):
+        del settings["runtimes"][RUNTIME]
+        if not settings["runtimes"]:
+            del settings["runtimes"]
+        told += [_write(settings, f"runtimes.{RUNTIME} removed"), *_reload()]
+    if PROGRAM.exists():
+        PROGRAM.unlink()
+        told.append(f"{PROGRAM}: removed")
+    return told
+
+
+def _settings() -> dict[str, Any]:
+    with contextlib.suppress(FileNotFoundError):
+        return dict(json.loads(SETTINGS.read_text() or "{}"))
+    return {}
+
+
+def _write(settings: dict[str, Any], what: str) -> str:
+    SETTINGS.parent.mkdir(parents=True, exist_ok=True)
+    mode = SETTINGS.stat().st_mode & 0o777 if SETTINGS.exists() else 0o644
+    _replace(SETTINGS, (json.dumps(settings, indent=2) + "\n").encode(), mode)
+    return f"{SETTINGS}: {what}"
+
+
+def _reload() -> list[str]:
+    try:
+        pid = int(PID_FILE.read_text())
+        os.kill(pid, signal.SIGHUP)
+    except (OSError, ValueError):
+        return ["docker does not run; it will know when it does"]
+    return [f"dockerd (process {pid}): told to read its settings again"]
+
+
+def _replace(path: Path, content: bytes, mode: int) -> None:
+    """Whole or not at all."""
+    new = path.with_name(f".{path.name}.new")
+    new.write_bytes(content)
+    new.chmod(mode)
+    new.rename(path)

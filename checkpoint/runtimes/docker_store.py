@@ -1,0 +1,67 @@
+"""docker's networks and volumes, in the form that its API gives and takes them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from checkpoint.runtimes import docker_api
+
+#: What must be the same of a network on both hosts, and what is given when it is made.
+SAME = ("Driver", "EnableIPv6", "Internal", "Options")
+GIVEN = (*SAME, "EnableIPv4", "Attachable", "Labels", "IPAM")
+
+
+def difference(ours: Mapping[str, Any], theirs: Mapping[str, Any]) -> str | None:
+    """In what two networks differ so that a container of one is none of the other."""
+    if ours["IPAM"]["Config"] != theirs["IPAM"]["Config"]:
+        return "IPAM"
+    return next((name for name in SAME if ours.get(name) != theirs.get(name)), None)
+
+
+def network(name: str) -> dict[str, Any] | None:
+    """None where there is none of that name."""
+    found = docker_api.call("GET", f"/networks/{name}")
+    return dict(found) if found else None
+
+
+def create_network(wanted: Mapping[str, Any]) -> None:
+    """Like one of another host. Raises EngineRefused."""
+    body = {"Name": wanted["Name"], **{name: wanted[name] for name in GIVEN if name in wanted}}
+    docker_api.call("POST", "/networks/create", body)
+
+
+def remove_network(name: str) -> None:
+    docker_api.call("DELETE", f"/networks/{name}")
+
+
+def volume(name: str) -> dict[str, Any] | None:
+    """None where there is none of that name."""
+    found = docker_api.call("GET", f"/volumes/{name}")
+    return dict(found) if found else None
+
+
+def create_volume(wanted: Mapping[str, Any]) -> Path:
+    """Like one of another host, empty. Where its content goes. Raises EngineRefused."""
+    body = {"Name": wanted["Name"], "Driver": wanted["Driver"]}
+    body |= {"DriverOpts": wanted["Options"] or {}, "Labels": wanted["Labels"] or {}}
+    return Path(docker_api.call("POST", "/volumes/create", body)["Mountpoint"])
+
+
+def remove_volume(name: str) -> None:
+    docker_api.call("DELETE", f"/volumes/{name}", force="true")
+
+
+def is_used(name: str) -> bool:
+    """Whether any container here, running or not, has the volume."""
+    return bool(docker_api.call("GET", "/containers/json", all="true", filters=f'{{"volume":["{name}"]}}'))
+
+
+def has_image(image_id: str) -> bool:
+    return docker_api.call("GET", f"/images/{image_id}/json") is not None
+
+
+def runtimes() -> set[str]:
+    """The names of the OCI runtimes that it knows."""
+    return set(docker_api.call("GET", "/info")["Runtimes"])

@@ -1,0 +1,96 @@
+"""podman's networks and volumes, in the form that its `inspect` commands print and its `create` commands take."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from checkpoint.errors import CommandFailed
+from checkpoint.host.run import run
+
+#: What must be the same of a network on both hosts. The name of a bridge that podman makes itself need not be.
+SAME = ("driver", "subnets", "ipv6_enabled", "internal", "options", "routes")
+UNMANAGED = "unmanaged"
+
+
+def network(name: str) -> dict[str, Any] | None:
+    """None where there is none of that name."""
+    return _inspect("network", name)
+
+
+def volume(name: str) -> dict[str, Any] | None:
+    return _inspect("volume", name)
+
+
+def is_used(volume_name: str) -> bool:
+    """Whether any container here, running or not, has the volume."""
+    return bool(run(["podman", "ps", "--all", "--quiet", "--filter", f"volume={volume_name}"]).strip())
+
+
+def difference(ours: Mapping[str, Any], theirs: Mapping[str, Any]) -> str | None:
+    """In what two networks differ so that a container of one is none of the other."""
+    names = [*SAME, "network_interface"] if ours.get("options", {}).get("mode") == UNMANAGED else SAME
+    return next((name for name in names if (ours.get(name) or None) != (theirs.get(name) or None)), None)
+
+
+def create_network(wanted: Mapping[str, Any]) -> None:
+    """Like one of another host. Raises CommandFailed."""
+    argv = ["podman", "network", "create", "--driver", wanted["driver"]]
+    for subnet in wanted.get("subnets") or []:
+        argv += ["--subnet", subnet["subnet"]]
+        argv += ["--gateway", subnet["gateway"]] if subnet.get("gateway") else []
+        if lease := subnet.get("lease_range"):
+            argv += ["--ip-range", f"{lease['start_ip']}-{lease['end_ip']}"]
+    for route in wanted.get("routes") or []:
+        metric = [str(route["metric"])] if route.get("metric") is not None else []
+        argv += ["--route", ",".join([route["destination"], route["gateway"], *metric])]
+    for name, value in (wanted.get("options") or {}).items():
+        argv += ["--opt", f"{name}={value}"]
+    for name, value in (wanted.get("labels") or {}).items():
+        argv += ["--label", f"{name}={value}"]
+    if interface := wanted.get("network_interface"):
+        argv += ["--interface-name", interface]
+    for server in wanted.get("network_dns_servers") or []:
+        argv += ["--dns", server]
+    flags = {"--ipv6": wanted.get("ipv6_enabled"), "--internal": wanted.get("internal")}
+    flags["--disable-dns"] = not wanted.get("dns_enabled")
+    run([*argv, *(flag for flag, given in flags.items() if given), wanted["name"]])
+
+
+def remove_network(name: str) -> None:
+    run(["podman", "network", "rm", name])
+
+
+def create_volume(wanted: Mapping[str, Any]) -> Path:
+    """Like one of another host, empty. Where its content goes. Raises CommandFailed."""
+    argv = ["podman", "volume", "create", "--driver", wanted["Driver"]]
+    for name, value in (wanted.get("Options") or {}).items():
+        argv += ["--opt", f"{name}={value}"]
+    for name, value in (wanted.get("Labels") or {}).items():
+        argv += ["--label", f"{name}={value}"]
+    run([*argv, wanted["Name"]])
+    made = volume(wanted["Name"])
+    assert made is not None
+    return Path(made["Mountpoint"])
+
+
+def remove_volume(name: str) -> None:
+    run(["podman", "volume", "rm", "--force", name])
+
+
+def has_image(image_id: str) -> bool:
+    try:
+        run(["podman", "image", "exists", image_id])
+    except CommandFailed:
+        return False
+    return True
+
+
+def _inspect(kind: str, name: str) -> dict[str, Any] | None:
+    try:
+        run(["podman", kind, "exists", name])
+    except CommandFailed:
+        return None
+    return dict(json.loads(run(["podman", kind, "inspect", name]))[0])

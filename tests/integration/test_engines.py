@@ -1,0 +1,199 @@
+"""podman and docker: their containers move, keep their clients, and are the engine's own on the target."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from migrate import errors
+from migrate.cli.exit_codes import CODES
+from tests.clients import REDIS_PORT, RedisClient, ask, redis_data, redis_digest
+from tests.integration.conftest import REDIS, REDIS_ADDRESS, Hosts, without
+from tests.rig import until
+from tests.rig.engine import EngineContainer, load, set_up
+from tests.rig.image import BASE, Layer, write_archive
+from tests.rig.rig import Rig
+from tests.rig.tree import node_tree
+
+IMAGE = "localhost/rig/redis:1"
+TALKER = ["sh", "-c", "n=0; while sleep 0.02; do n=$((n+1)); echo line $n; done"]
+MOVES = 5
+Start = Callable[..., EngineContainer]
+
+
+@pytest.fixture(scope="session")
+def archive(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An image with redis."""
+    path = tmp_path_factory.mktemp("image") / "redis.tar"
+    write_archive(path, node_tree(), IMAGE, [BASE, Layer(programs=["redis-server", "redis-cli"])], ["redis-server"])
+    return path
+
+
+@pytest.fixture(scope="session", params=["podman", "docker"])
+def engine(rig: Rig, archive: Path, request: pytest.FixtureRequest) -> str:
+    """One that works on both hosts, has the image, and has run a container: what it leaves for ever is there."""
+    for node in rig.nodes:
+        set_up(node, request.param)
+        load(node, request.param, archive)
+        node.run([request.param, "network", "create", "warm"])
+        for network in ("rack", "warm"):
+            node.run([request.param, "run", "--rm", "--network", network, IMAGE, "true"])
+        node.run([request.param, "network", "rm", "warm"])
+    return str(request.param)
+
+
+@pytest.fixture
+def start(engine: str, hosts: Hosts) -> Iterator[Start]:
+    """Starts containers on alpha; they are removed wherever they are."""
+    started = []
+
+    def run(name: str, *command: str, options: tuple[str, ...] = ()) -> EngineContainer:
+        container = EngineContainer.start(
+            hosts.alpha, engine, name, IMAGE, command, address=REDIS_ADDRESS, options=options
+        )
+        started.append(container)
+        return container
+
+    yield run
+    for container in started:
+        for node in (hosts.alpha, hosts.beta):
+            container.on(node).remove()
+
+
+def move(hosts: Hosts, container: EngineContainer) -> EngineContainer:
+    target = hosts.other(container.node)
+    done = hosts.migrate(container.node, container.name, target.name)
+    assert done.returncode == 0, done.stderr
+    assert container.inspect() is None
+    return container.on(target)
+
+
+def test_redis_keeps_its_client_over_five_moves_and_is_the_engines_own(hosts: Hosts, start: Start) -> None:
+    switch = hosts.rig.switch
+    redis = start("redis", *REDIS)
+    until(lambda: ask(switch, REDIS_ADDRESS, REDIS_PORT, "PING") == "+PONG", "redis to answer")
+    redis_data(switch, REDIS_ADDRESS, "fill", "--mib", "32")
+    digest = redis_digest(switch, REDIS_ADDRESS)
+    started = redis.do("logs", "redis")
+    with RedisClient(switch, REDIS_ADDRESS) as client:
+        for number in range(MOVES):
+            redis = move(hosts, redis)
+            window = client.mark(str(number))
+            assert window["contiguous"], window
+        seen = client.finish()
+    assert seen["contiguous"]
+    assert seen["reconnects"] == 0
+    assert redis_digest(switch, REDIS_ADDRESS) == digest
+    assert redis.do("logs", "redis") == started
+    assert redis.do("exec", "redis", "redis-cli", "ping").strip() == "PONG"
+    assert redis.do("ps", "--format", "{{.Names}}").split() == ["redis"]
+    redis.do("restart", "--time=2", "redis")
+    until(lambda: ask(switch, REDIS_ADDRESS, REDIS_PORT, "PING") == "+PONG", "redis to answer after its restart")
+    redis.do("stop", "--time=2", "redis")
+    assert redis.status == "exited"
+    redis.do("rm", "redis")
+    assert redis.inspect() is None
+
+
+def test_no_line_of_its_log_is_lost(hosts: Hosts, start: Start) -> None:
+    talker = start("talker", *TALKER)
+    for _ in range(2):
+        before = len(talker.do("logs", "talker").splitlines())
+        talker = move(hosts, talker)
+        until(lambda: len(talker.do("logs", "talker").splitlines()) > before + 10, "more to be logged")  # noqa: B023
+    lines = talker.do("logs", "talker").splitlines()
+    assert lines == [f"line {number + 1}" for number in range(len(lines))]
+
+
+def test_its_files_are_what_they_were(hosts: Hosts, start: Start) -> None:
+    """Those of the image that it changed or removed, its own, and those of a volume."""
+    script = (
+        "echo changed > /etc/passwd; rm /usr/bin/xargs; rm -r /srv; mkdir /srv; echo own > /srv/own; mkdir /data/deep;"
+        " echo kept > /data/deep/file; ln /data/deep/file /data/hard; ln -s deep /data/soft; mknod /data/null c 1 3;"
+        " truncate -s 64M /data/holes; chown 7:8 /data/deep; while sleep 0.01; do date > /srv/own; done"
+    )
+    keeper = start("keeper", "sh", "-c", script, options=("--volume", "kept:/data"))
+    look = "cat /etc/passwd /data/hard; ls /srv /usr/bin/xargs; stat -c '%n %F %u %g %h %t %T %b' /data/* /data/deep"
+    until(lambda: "own" in keeper.do("exec", "keeper", "ls", "/srv", check=False), "its files to be there")
+    before = keeper.do("exec", "keeper", "sh", "-c", look, check=False)
+    for _ in range(2):
+        keeper = move(hosts, keeper)
+        assert keeper.do("exec", "keeper", "sh", "-c", look, check=False) == before
+    keeper.remove()
+    for node in (hosts.alpha, hosts.beta):
+        node.run([keeper.engine, "volume", "rm", "kept"])
+        node.run(["sh", "-c", "rm -rf /var/lib/migrate"])
+
+
+def refused(hosts: Hosts, container: EngineContainer) -> str:
+    done = hosts.migrate(container.node, container.name, "beta")
+    assert done.returncode == CODES[errors.EngineObjects], done.stderr
+    assert "nothing was changed" in done.stderr
+    assert container.status == "running"
+    return done.stderr
+
+
+def test_a_volume_of_somebody_elses_is_not_overwritten(hosts: Hosts, start: Start) -> None:
+    keeper = start("keeper", "sleep", "1000", options=("--volume", "precious:/data"))
+    hosts.beta.run([keeper.engine, "volume", "create", "precious"])
+    try:
+        assert "volume 'precious' is there already" in refused(hosts, keeper)
+    finally:
+        keeper.remove()
+        for node in (hosts.alpha, hosts.beta):
+            node.run([keeper.engine, "volume", "rm", "precious"])
+
+
+@contextlib.contextmanager
+def other_network(hosts: Hosts, engine: str) -> Iterator[None]:
+    """beta calls another network by that name."""
+    for node, subnet in ((hosts.alpha, "10.78.1.0/24"), (hosts.beta, "10.78.2.0/24")):
+        node.run([engine, "network", "create", "--subnet", subnet, "yard"])
+    try:
+        yield
+    finally:
+        for node in (hosts.alpha, hosts.beta):
+            node.run([engine, "network", "rm", "yard"])
+
+
+def test_another_network_of_the_name_is_refused(hosts: Hosts, engine: str) -> None:
+    with other_network(hosts, engine):
+        hosts.alpha.run([engine, "run", "--detach", "--name", "fenced", "--network", "yard", IMAGE, "sleep", "1000"])
+        fenced = EngineContainer(node=hosts.alpha, name="fenced", engine=engine, address="")
+        try:
+            assert "network 'yard' is another one there" in refused(hosts, fenced)
+        finally:
+            fenced.remove()
+
+
+def test_a_terminal_is_refused(hosts: Hosts, start: Start) -> None:
+    shell = start("shell", "sleep", "1000", options=("--tty",))
+    done = hosts.migrate(hosts.alpha, "shell", "beta")
+    assert done.returncode != 0
+    assert "has a terminal (-t), which cannot be moved" in done.stderr
+    assert shell.status == "running"
+
+
+BROKEN = """#!/bin/sh
+[ "$1" = swrk ] && exit 1
+exec /usr/sbin/criu.kept "$@"
+"""
+
+
+def test_after_a_failure_it_runs_on_and_the_target_knows_nothing(hosts: Hosts, start: Start) -> None:
+    redis = start("redis", *REDIS, options=("--restart", "always"))
+    until(lambda: ask(hosts.rig.switch, REDIS_ADDRESS, REDIS_PORT, "PING") == "+PONG", "redis to answer")
+    with RedisClient(hosts.rig.switch, REDIS_ADDRESS) as client:
+        with without(hosts.beta, "/usr/sbin/criu", BROKEN):
+            done = hosts.migrate(hosts.alpha, "redis", "beta")
+        seen = client.finish()
+    assert done.returncode == CODES[errors.RolledBack], done.stderr
+    assert seen["contiguous"]
+    assert redis.on(hosts.beta).inspect() is None
+    found = redis.inspect()
+    assert found is not None
+    assert found["State"]["Status"] == "running"
+    assert found["HostConfig"]["RestartPolicy"]["Name"] == "always"
