@@ -56,6 +56,7 @@ class Context:
     room_bytes: int
     limit: RateLimit
     shared_rootfs: bool
+    layers_there: frozenset[str] | None
     clock: Offset
     started_ns: int
     state: State = State.PLANNED

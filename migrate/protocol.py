@@ -78,6 +78,18 @@ class Examine(Message):
 
 
 @dataclass(frozen=True, kw_only=True)
+class AwaitImage(Message):
+    """The image will come, as files. `key` is the same for the same image: what came before needs not come again."""
+
+    key: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class LoadImage(Message):
+    """It has come: have the engine take it in, and drop the files."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class Prepare(Message):
     """Have the engine make what it can of the container examined before.
 
@@ -247,9 +259,17 @@ class Done(Message):
 
 @dataclass(frozen=True, kw_only=True)
 class Examined(Message):
-    """Answer to Examine: why it cannot, for people."""
+    """Answer to Examine: why it cannot, for people. `layers`: if the image lacks, those of its layers that do not."""
 
     objections: list  # type: ignore[type-arg]
+    layers: list | None  # type: ignore[type-arg]
+
+
+@dataclass(frozen=True, kw_only=True)
+class ImageAwaited(Message):
+    """Answer to AwaitImage: the directory where its files go."""
+
+    directory: str
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -361,6 +381,8 @@ REQUESTS: tuple[type[Message], ...] = (
     CheckAddresses,
     CheckPaths,
     Examine,
+    AwaitImage,
+    LoadImage,
     Prepare,
     Arm,
     Freezing,
@@ -385,6 +407,7 @@ ANSWERS: tuple[type[Message], ...] = (
     Clock,
     Done,
     Examined,
+    ImageAwaited,
     Prepared,
     Armed,
     Finished,

@@ -36,6 +36,10 @@ class Rsync:
         """
         return self._start(root, destination, "--ignore-times", "--files-from=-", "--from0", "--no-implied-dirs")
 
+    def resumed(self, root: Path, destination: Path) -> Running:
+        """Likewise, for large files that never change: what is there already of one is not sent again."""
+        return self._start(root, destination, "--partial", "--append-verify", "--files-from=-", "--from0")
+
     def _start(self, root: Path, destination: Path, *options: str) -> Running:
         # A trailing slash: the content of root, not root itself.
         argv = ["rsync", *PRESERVE, *options, "--stats", "--rsh", str(self._rsh), f"{root}/", f"{PEER}:{destination}/"]

@@ -98,6 +98,9 @@ class ContainerRuntime(Protocol):
         Raises CommandFailed.
         """
 
+    def export_image(self, container: Container, there: frozenset[str], directory: Path) -> None:
+        """Write the container's image as files for `load_image` on the target, without the layers that are `there`."""
+
     def hold_back(self, container: Container) -> Callable[[], None]:
         """From now on the engine must not start it again when it ends. Returns what undoes that."""
 
@@ -119,6 +122,12 @@ class Arrival(Protocol):
 
     def objections(self) -> list[str]:
         """Why the engine here cannot take it in, for people. Changes nothing."""
+
+    def layers_there(self) -> list[str] | None:
+        """Of the container's image, which layers are here without it; None if the image is here, or there is none."""
+
+    def load_image(self, directory: Path) -> None:
+        """Take in what `export_image` has written. Raises ImageError unless it is that image."""
 
     def prepare(self, packed: bytes, *, shared: bool) -> dict[str, Path]:
         """Make what can be there before; the roots (by destination) of trees that can be filled by now.

@@ -50,6 +50,12 @@ class BundleArrival:
     def objections(self) -> list[str]:
         return []
 
+    def layers_there(self) -> list[str] | None:
+        return None
+
+    def load_image(self, directory: Path) -> None:
+        """Nothing comes: it has none."""
+
     def prepare(self, packed: bytes, *, shared: bool) -> dict[str, Path]:
         for directory, mode in ((self._bundle, 0o711), (self._rootfs, 0o755)):
             if not directory.exists():

@@ -69,11 +69,19 @@ class Docker:
             "endpoints": endpoints,
             "networks": {name: docker_store.network(name) for name in endpoints},
             "volumes": {at: docker_store.volume(name) for at, name in volumes.items()},
+            "layers": _layers(found["Image"]),
             "descriptors": list(container.descriptors),
         }
 
     def pack(self, container: Container, directory: Path) -> bytes:
         return b""
+
+    def export_image(self, container: Container, there: frozenset[str], directory: Path) -> None:
+        found = container.engine_state
+        named = docker_store.image(found["Config"]["Image"])
+        # By its name, if it still has that: the name comes along.
+        name = found["Config"]["Image"] if named and named["Id"] == found["Image"] else found["Image"]
+        docker_store.export_image(name, there, directory)
 
     def hold_back(self, container: Container) -> Callable[[], None]:
         policy = container.engine_state["HostConfig"]["RestartPolicy"]
@@ -111,6 +119,11 @@ def unmovable(found: Mapping[str, Any]) -> str | None:
     if host["Runtime"] not in RUNTIMES:
         return f"container {name!r} is run by {host['Runtime']!r}; only runc can move it"
     return None
+
+
+def _layers(image: str) -> list[str]:
+    found = docker_store.image(image)
+    return list(found["RootFS"]["Layers"] or []) if found else []
 
 
 def _runc_of(container_id: str) -> Runc:

@@ -6,8 +6,9 @@ import contextlib
 import http.client
 import json
 import socket
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import IO, Any
 from urllib.parse import quote, urlencode
 
 from checkpoint.errors import EngineRefused
@@ -15,7 +16,7 @@ from checkpoint.errors import EngineRefused
 SOCKET = "/var/run/docker.sock"
 #: Of Engine 25 (2024), the first in which each network of a container has a MAC of its own.
 VERSION = "v1.44"
-TIMEOUT_S = 120.0
+TIMEOUT_S, UPLOAD_TIMEOUT_S = 120.0, 3600.0
 NOT_MODIFIED, NOT_FOUND, FIRST_FAILURE = 304, 404, 400
 
 
@@ -44,6 +45,29 @@ def call(method: str, path: str, body: Any = None, **query: str) -> Any:
     if response.status >= FIRST_FAILURE:
         raise EngineRefused(f"docker: {found['message'] if isinstance(found, Mapping) else text.decode()}")
     return found
+
+
+@contextlib.contextmanager
+def download(path: str) -> Iterator[IO[bytes]]:
+    """A GET whose answer is read as it comes. Raises EngineRefused."""
+    with contextlib.closing(_Connection("docker", timeout=TIMEOUT_S)) as connection:
+        connection.request("GET", f"/{VERSION}{quote(path)}", headers={"Host": "docker"})
+        response = connection.getresponse()
+        if response.status >= FIRST_FAILURE:
+            raise EngineRefused(f"docker: {response.read().decode(errors='replace')}")
+        yield response
+
+
+def upload(path: str, archive: Path) -> str:
+    """A POST of a tar archive; what docker says to it. Raises EngineRefused."""
+    headers = {"Host": "docker", "Content-Type": "application/x-tar", "Content-Length": str(archive.stat().st_size)}
+    with contextlib.closing(_Connection("docker", timeout=UPLOAD_TIMEOUT_S)) as connection, archive.open("rb") as body:
+        connection.request("POST", f"/{VERSION}{quote(path)}", body, headers)
+        response = connection.getresponse()
+        text = response.read().decode(errors="replace")
+    if response.status >= FIRST_FAILURE or '"error"' in text:
+        raise EngineRefused(f"docker: {text}")
+    return text
 
 
 def responds() -> bool:

@@ -20,7 +20,7 @@ from typing import Any
 from checkpoint.host.listener import Listener
 from checkpoint.host.ready import ready
 from checkpoint.host.run import start
-from checkpoint.runtimes import docker_api, docker_store, left_behind
+from checkpoint.runtimes import docker_api, docker_store, layers, left_behind
 from checkpoint.runtimes.oci import DUMP_OPTIONS
 from checkpoint.runtimes.oci_wrapper import DIRECTORY, MAX_MESSAGE
 
@@ -43,6 +43,14 @@ class DockerArrival:
 
     def objections(self) -> list[str]:
         return list(self._objections())
+
+    def layers_there(self) -> list[str] | None:
+        if docker_store.image(self._fields["container"]["Image"]) is not None:
+            return None
+        return layers.common(self._fields["layers"], docker_store.layers_of_all_images())
+
+    def load_image(self, directory: Path) -> None:
+        docker_store.load_image(directory, self._fields["container"]["Image"])
 
     def prepare(self, packed: bytes, *, shared: bool) -> dict[str, Path]:
         for name, network in self._fields["networks"].items():
@@ -92,9 +100,6 @@ class DockerArrival:
     def _objections(self) -> Iterator[str]:
         if RUNTIME not in docker_store.runtimes():
             yield f"docker has no runtime {RUNTIME!r} there ('migratectl docker-runtime' installs it)"
-        container = self._fields["container"]
-        if not docker_store.has_image(container["Image"]):
-            yield f"docker has no image {container['Config']['Image']} ({container['Image'][:19]}) there"
         for name, network in self._fields["networks"].items():
             there = docker_store.network(name)
             if there is not None and (what := docker_store.difference(network, there)):

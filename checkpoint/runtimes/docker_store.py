@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import tarfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from checkpoint.errors import ImageError
 from checkpoint.runtimes import docker_api
 
 #: What must be the same of a network on both hosts, and what is given when it is made.
 SAME = ("Driver", "EnableIPv6", "Internal", "Options")
+#: Where an OCI image layout has what is named by its digest.
+BLOBS = "blobs/sha256"
 GIVEN = (*SAME, "EnableIPv4", "Attachable", "Labels", "IPAM")
 
 
@@ -58,8 +62,37 @@ def is_used(name: str) -> bool:
     return bool(docker_api.call("GET", "/containers/json", all="true", filters=f'{{"volume":["{name}"]}}'))
 
 
-def has_image(image_id: str) -> bool:
-    return docker_api.call("GET", f"/images/{image_id}/json") is not None
+def image(name: str) -> dict[str, Any] | None:
+    """By name or id; None where there is none."""
+    found = docker_api.call("GET", f"/images/{name}/json")
+    return dict(found) if found else None
+
+
+def layers_of_all_images() -> list[list[str]]:
+    ids = {each["Id"] for each in docker_api.call("GET", "/images/json", all="true")}
+    return [found["RootFS"]["Layers"] or [] for each in sorted(ids) if (found := image(each)) is not None]
+
+
+def export_image(name: str, there: frozenset[str], directory: Path) -> None:
+    """What `docker save` gives, unpacked: an OCI image layout with layers named by their DiffID."""
+    left_out = {f"{BLOBS}/{digest.removeprefix('sha256:')}" for digest in there}
+    with docker_api.download(f"/images/{name}/get") as answer, tarfile.open(fileobj=answer, mode="r|") as archive:
+        for entry in archive:
+            if entry.name not in left_out:
+                archive.extract(entry, directory, filter="data")
+
+
+def load_image(directory: Path, image_id: str) -> None:
+    """docker verifies the layers, and takes those for granted that it has. Raises EngineRefused or ImageError."""
+    archive = directory.with_name(f"{directory.name}.tar")
+    try:
+        with tarfile.open(archive, "w") as tar:
+            tar.add(directory, ".")
+        docker_api.upload("/images/load", archive)
+    finally:
+        archive.unlink(missing_ok=True)
+    if image(image_id) is None:
+        raise ImageError(f"what arrived is not the image {image_id}")
 
 
 def runtimes() -> set[str]:

@@ -81,7 +81,7 @@ class Podman:
         volumes = {mount["Destination"]: mount["Name"] for mount in found["Mounts"] if mount["Type"] == "volume"}
         return {
             "id": container.id,
-            "image": {"id": found["Image"], "name": found["ImageName"]},
+            "image": {"id": found["Image"], "name": found["ImageName"], "layers": _layers(found["Image"])},
             "runtime": Path(found["OCIRuntime"]).name,
             "log": str(container.log) if container.log else None,
             "volumes": {at: podman_store.volume(name) for at, name in volumes.items()},
@@ -98,6 +98,9 @@ class Podman:
         data = without_contents(archive.read_bytes())
         archive.unlink()
         return data
+
+    def export_image(self, container: Container, there: frozenset[str], directory: Path) -> None:
+        podman_store.export_image(container.engine_state["Image"], there, directory)
 
     def hold_back(self, container: Container) -> Callable[[], None]:
         return lambda: None  # conmon would do it, and see `let_go`
@@ -160,6 +163,11 @@ def _trees(found: Mapping[str, Any], beneath: Container) -> list[Tree]:
     if SHM in beneath.bind_mounts:
         trees.append(Tree(destination=SHM, root=Path(beneath.bind_mounts[SHM]["source"])))
     return trees
+
+
+def _layers(image: str) -> list[str]:
+    found = podman_store.image(image)
+    return list(found["RootFS"]["Layers"]) if found else []
 
 
 def _log(found: Mapping[str, Any]) -> Path | None:

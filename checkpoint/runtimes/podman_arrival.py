@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from checkpoint.host.run import find_program, start
-from checkpoint.runtimes import left_behind, podman_store
+from checkpoint.runtimes import layers, left_behind, podman_store
 from checkpoint.runtimes.oci import DUMP_OPTIONS
 
 #: The container's log in a checkpoint archive.
@@ -29,6 +29,15 @@ class PodmanArrival:
 
     def objections(self) -> list[str]:
         return list(self._objections())
+
+    def layers_there(self) -> list[str] | None:
+        image = self._wanted["image"]
+        if podman_store.image(image["id"]) is not None:
+            return None
+        return layers.common(image["layers"], podman_store.layers_of_all_images())
+
+    def load_image(self, directory: Path) -> None:
+        podman_store.load_image(directory, self._wanted["image"]["id"], self._wanted["image"]["name"])
 
     def prepare(self, packed: bytes, *, shared: bool) -> dict[str, Path]:
         self._archive = packed
@@ -63,9 +72,6 @@ class PodmanArrival:
     def _objections(self) -> Iterator[str]:
         if find_program(runtime := self._wanted["runtime"]) is None:
             yield f"its container is run by {runtime}, which is not there"
-        image = self._wanted["image"]
-        if not podman_store.has_image(image["id"]):
-            yield f"podman has no image {image['name']} ({image['id'][:12]}) there"
         for name, network in self._wanted["networks"].items():
             there = podman_store.network(name)
             if there is not None and (what := podman_store.difference(network, there)):

@@ -7,12 +7,14 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from checkpoint.errors import CommandFailed
+from checkpoint.errors import CommandFailed, ImageError
 from checkpoint.host.run import run
 
 #: What must be the same of a network on both hosts. The name of a bridge that podman makes itself need not be.
 SAME = ("driver", "subnets", "ipv6_enabled", "internal", "options", "routes")
 UNMANAGED = "unmanaged"
+#: A bound against waiting for ever, not a limit.
+IMAGE_TIMEOUT_S = 3600.0
 
 
 def network(name: str) -> dict[str, Any] | None:
@@ -80,12 +82,32 @@ def remove_volume(name: str) -> None:
     run(["podman", "volume", "rm", "--force", name])
 
 
-def has_image(image_id: str) -> bool:
-    try:
-        run(["podman", "image", "exists", image_id])
-    except CommandFailed:
-        return False
-    return True
+def image(name: str) -> dict[str, Any] | None:
+    """By name or id; None where there is none."""
+    return _inspect("image", name)
+
+
+def layers_of_all_images() -> list[list[str]]:
+    ids = set(run(["podman", "images", "--all", "--quiet", "--no-trunc"]).split())
+    found = json.loads(run(["podman", "image", "inspect", *sorted(ids)])) if ids else []
+    return [each["RootFS"]["Layers"] for each in found]
+
+
+def export_image(image_id: str, there: frozenset[str], directory: Path) -> None:
+    """In the form of containers-transports(5), `dir:`; layers as they are when unpacked, named by their DiffID."""
+    argv = ["podman", "push", "--quiet", "--remove-signatures", "--compress=false", image_id, f"dir:{directory}"]
+    run(argv, timeout_s=IMAGE_TIMEOUT_S)
+    for digest in there:
+        (directory / digest.removeprefix("sha256:")).unlink(missing_ok=True)
+
+
+def load_image(directory: Path, image_id: str, name: str) -> None:
+    """podman verifies every digest. Raises CommandFailed, and ImageError if it is another image."""
+    loaded = run(["podman", "pull", "--quiet", f"dir:{directory}"], timeout_s=IMAGE_TIMEOUT_S).strip()
+    if loaded != image_id:
+        raise ImageError(f"the image that arrived is {loaded}, not {image_id}")
+    if not image_id.startswith(name):
+        run(["podman", "tag", image_id, name])
 
 
 def _inspect(kind: str, name: str) -> dict[str, Any] | None:

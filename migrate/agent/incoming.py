@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import gc
+import shutil
 import subprocess
 import threading
 import time
@@ -15,7 +16,7 @@ from checkpoint.criu import log as criu_log
 from checkpoint.criu.interposer import Interposer
 from checkpoint.criu.session import Edits, RestoreRole
 from checkpoint.criu.shim_install import install_shim, rpc_socket
-from checkpoint.errors import CheckpointError, ConversationLost, CriuFailed
+from checkpoint.errors import CheckpointError, ConversationLost, CriuFailed, ImageError
 from checkpoint.host.wakeful import wakeful
 from checkpoint.memory.pager import Pager
 from checkpoint.network import link
@@ -31,6 +32,8 @@ from migrate.agent.recover import control_path
 from migrate.protocol import Message
 
 ARM_TIMEOUT_S = 30.0
+#: On disk; files of images stay until the engine has them.
+INCOMING_IMAGES = Path("/var/lib/migrate/images")
 RESTORE_TIMEOUT_S = 120.0
 RESUME_TIMEOUT_S = 30.0
 #: A bound against waiting for ever, not a limit: memory is filled at hundreds of MB a second.
@@ -67,6 +70,8 @@ class Incoming:
             protocol.CheckAddresses: self._check_addresses,
             protocol.CheckPaths: self._check_paths,
             protocol.Examine: self._examine,
+            protocol.AwaitImage: self._await_image,
+            protocol.LoadImage: self._load_image,
             protocol.Prepare: self._prepare,
             protocol.Output: self._output,
             protocol.Arm: self._arm,
@@ -117,7 +122,19 @@ class Incoming:
 
     def _examine(self, request: protocol.Examine) -> Message:
         self._arrival = self._runtime.arrival(self._container_id, request.description, self._undo)
-        return protocol.Examined(objections=self._arrival.objections())
+        return protocol.Examined(objections=self._arrival.objections(), layers=self._arrival.layers_there())
+
+    def _await_image(self, request: protocol.AwaitImage) -> Message:
+        if "/" in request.key or request.key.startswith("."):
+            raise ImageError(f"{request.key!r} is not the name of an image")
+        self._image_directory = INCOMING_IMAGES / request.key
+        self._image_directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+        return protocol.ImageAwaited(directory=str(self._image_directory))
+
+    def _load_image(self, _: protocol.LoadImage) -> Message:
+        self._arrival.load_image(self._image_directory)
+        shutil.rmtree(self._image_directory)  # not before: after a failure it goes on from there
+        return protocol.Done()
 
     def _prepare(self, request: protocol.Prepare) -> Message:
         self._prepared = Received(self._id, request.room_bytes, request.page_channels, self._tidy)

@@ -75,7 +75,7 @@ def _plan(
     preflight.check_target(target, source, container, restored_bytes)
     tracking, why = choose(options.mode, source, target)
     shared = preflight.check_paths(agent, container, target.hostname)
-    preflight.check_engine(agent, runtime.describe(container), target.hostname)
+    layers_there = preflight.check_engine(agent, runtime.describe(container), target.hostname)
     preflight.check_addresses(agent, network, target.hostname)
 
     clock = agent.clock_offset()
@@ -94,6 +94,7 @@ def _plan(
         source=source,
         target=target,
         shared_rootfs=shared,
+        layers_there=layers_there,
         clock=clock,
         started_ns=started_ns,
         edits=Edits(

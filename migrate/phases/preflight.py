@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+import os
+import platform
 import secrets
 from collections.abc import Iterator
 from pathlib import Path
@@ -22,6 +24,7 @@ from migrate.errors import (
     EngineObjects,
     NoSuchContainer,
     NotMovableError,
+    NotRoot,
     NotRunning,
     OpenFileOutside,
     PathTaken,
@@ -32,7 +35,12 @@ from migrate.facts import Facts, check_host, check_pair
 
 
 def choose_runtime(engine: str | None, container_id: str) -> ContainerRuntime:
-    """The engine asked for, or the one that has a container of that name. Raises NoSuchContainer, SeveralContainers."""
+    """The engine asked for, or the one that has a container of that name.
+
+    Raises NotRoot, for nobody else is told of them, NoSuchContainer or SeveralContainers.
+    """
+    if os.geteuid() != 0:
+        raise NotRoot(Where.SOURCE, platform.node())
     if engine is not None:
         return runtime_named(engine)
     found = owners_of(container_id)
@@ -115,10 +123,15 @@ def check_paths(agent: AgentClient, container: Container, host: str) -> bool:
     return answer.shared
 
 
-def check_engine(agent: AgentClient, description: dict[str, Any], host: str) -> None:
-    """Raise EngineObjects when the target's engine cannot take the container in."""
-    for objection in agent.request(protocol.Examine(description=description), protocol.Examined).objections:
+def check_engine(agent: AgentClient, description: dict[str, Any], host: str) -> frozenset[str] | None:
+    """Raise EngineObjects when the target's engine cannot take the container in.
+
+    None if it has the image (or needs none), or else those layers of it that it has.
+    """
+    examined = agent.request(protocol.Examine(description=description), protocol.Examined)
+    for objection in examined.objections:
         raise EngineObjects(host, str(objection))
+    return None if examined.layers is None else frozenset(examined.layers)
 
 
 @contextlib.contextmanager

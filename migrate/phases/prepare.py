@@ -23,6 +23,7 @@ from migrate import page_channels, protocol
 from migrate.agent.page_receiver import socket_path
 from migrate.context import Context
 from migrate.encoding_choice import EncodingChoice
+from migrate.image_sync import send_image
 from migrate.output_sync import OutputSync
 from migrate.page_channels import PageChannels
 from migrate.state import State
@@ -38,6 +39,11 @@ def prepare(move: Context) -> None:
     with move.phase("prepare"):
         container = move.container
         move.directory = move.tidy.enter_context(ram_directory(move.migration_id, move.room_bytes))
+        move.bridge = Bridge(move.connection, move.directory, move.limit)
+        move.tidy.callback(move.bridge.close)
+        if move.layers_there is not None:
+            move.note(f"the image is not there, but {len(move.layers_there)} of its layers")
+            move.report.add_bytes("image", send_image(move, move.layers_there))
         scratch = move.directory / "engine"
         scratch.mkdir(mode=0o700)
         packed = move.runtime.pack(container, scratch)
@@ -51,8 +57,6 @@ def prepare(move: Context) -> None:
         roots = move.agent.request(question, protocol.Prepared, [packed]).trees
         move.pages = _open_page_channels(move, channels)
         move.tidy.callback(move.pages.close)
-        move.bridge = Bridge(move.connection, move.directory, move.limit)
-        move.tidy.callback(move.bridge.close)
         _copy_trees(move, roots)
         mounts = tmpfs_mounts(container.pid, processes.in_pid_namespace_of(container.pid))
         ours = [mount for mount in mounts if mount.path not in container.bind_mounts]

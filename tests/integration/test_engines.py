@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import contextlib
+import json
+import random
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -21,6 +24,7 @@ from tests.rig.tree import node_tree
 IMAGE = "localhost/rig/redis:1"
 TALKER = ["sh", "-c", "n=0; while sleep 0.02; do n=$((n+1)); echo line $n; done"]
 MOVES = 5
+EXTRA_BYTES = 8 << 20
 Start = Callable[..., EngineContainer]
 
 
@@ -63,12 +67,13 @@ def start(engine: str, hosts: Hosts) -> Iterator[Start]:
             container.on(node).remove()
 
 
-def move(hosts: Hosts, container: EngineContainer) -> EngineContainer:
+def move(hosts: Hosts, container: EngineContainer) -> tuple[EngineContainer, dict[str, Any]]:
+    """The container on the other host, and the report."""
     target = hosts.other(container.node)
-    done = hosts.migrate(container.node, container.name, target.name)
+    done = hosts.migrate(container.node, container.name, target.name, "--json")
     assert done.returncode == 0, done.stderr
     assert container.inspect() is None
-    return container.on(target)
+    return container.on(target), json.loads(done.stdout)
 
 
 def test_redis_keeps_its_client_over_five_moves_and_is_the_engines_own(hosts: Hosts, start: Start) -> None:
@@ -80,7 +85,8 @@ def test_redis_keeps_its_client_over_five_moves_and_is_the_engines_own(hosts: Ho
     started = redis.do("logs", "redis")
     with RedisClient(switch, REDIS_ADDRESS) as client:
         for number in range(MOVES):
-            redis = move(hosts, redis)
+            redis, report = move(hosts, redis)
+            assert "image" not in report["bytes_sent"]  # it is there
             window = client.mark(str(number))
             assert window["contiguous"], window
         seen = client.finish()
@@ -102,7 +108,7 @@ def test_no_line_of_its_log_is_lost(hosts: Hosts, start: Start) -> None:
     talker = start("talker", *TALKER)
     for _ in range(2):
         before = len(talker.do("logs", "talker").splitlines())
-        talker = move(hosts, talker)
+        talker, _ = move(hosts, talker)
         until(lambda: len(talker.do("logs", "talker").splitlines()) > before + 10, "more to be logged")  # noqa: B023
     lines = talker.do("logs", "talker").splitlines()
     assert lines == [f"line {number + 1}" for number in range(len(lines))]
@@ -120,12 +126,41 @@ def test_its_files_are_what_they_were(hosts: Hosts, start: Start) -> None:
     until(lambda: "own" in keeper.do("exec", "keeper", "ls", "/srv", check=False), "its files to be there")
     before = keeper.do("exec", "keeper", "sh", "-c", look, check=False)
     for _ in range(2):
-        keeper = move(hosts, keeper)
+        keeper, _ = move(hosts, keeper)
         assert keeper.do("exec", "keeper", "sh", "-c", look, check=False) == before
     keeper.remove()
     for node in (hosts.alpha, hosts.beta):
         node.run([keeper.engine, "volume", "rm", "kept"])
         node.run(["sh", "-c", "rm -rf /var/lib/migrate"])
+
+
+def image_of(container: EngineContainer) -> str:
+    found = container.inspect()
+    assert found is not None
+    return str(found["Image"])
+
+
+def test_of_an_image_that_lacks_the_layers_that_lack_are_sent(hosts: Hosts, engine: str, tmp_path: Path) -> None:
+    """And the image is the same on both sides, by its digests, which the engine has verified."""
+    extra = Layer(files={"/srv/extra": random.Random(7).randbytes(EXTRA_BYTES)})  # noqa: S311
+    archive, name = tmp_path / "extra.tar", "localhost/rig/extra:1"
+    redis = Layer(programs=["redis-server", "redis-cli"])
+    write_archive(archive, node_tree(), name, [BASE, redis, extra], ["sleep", "1000"])
+    load(hosts.alpha, engine, archive)
+    heavy = EngineContainer.start(hosts.alpha, engine, "heavy", name, ["sleep", "1000"], address=REDIS_ADDRESS)
+    before, layers = image_of(heavy), f"{engine} image inspect --format {{{{.RootFS.Layers}}}} {name}"
+    heavy, report = move(hosts, heavy)
+    try:
+        assert EXTRA_BYTES < report["bytes_sent"]["image"] < EXTRA_BYTES + (1 << 20)
+        assert image_of(heavy) == before
+        assert hosts.beta.run(layers.split()).stdout == hosts.alpha.run(layers.split()).stdout
+        assert heavy.do("exec", "heavy", "stat", "-c", "%s", "/srv/extra").strip() == str(EXTRA_BYTES)
+        assert hosts.beta.run(["find", "/var/lib/migrate", "-type", "f"], check=False).stdout == ""
+    finally:
+        heavy.remove()
+        for node in (hosts.alpha, hosts.beta):
+            node.run([engine, "rmi", name])
+            node.run(["sh", "-c", "rm -rf /var/lib/migrate"])
 
 
 def refused(hosts: Hosts, container: EngineContainer) -> str:

@@ -1,0 +1,56 @@
+"""Send the container's image to a target whose engine lacks it: the layers it has not, several at once."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Iterable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+from migrate import protocol
+from migrate.context import Context
+
+#: On disk: an image may be larger than RAM.
+OUTGOING_IMAGES = Path("/var/lib/migrate/outgoing")
+AT_ONCE = 4
+TIMEOUT_S = 3600.0
+
+
+def send_image(move: Context, there: frozenset[str]) -> int:
+    """Returns bytes sent. What came there before it was interrupted is not sent again.
+
+    Raises CommandFailed, EngineRefused, AgentFailed or AgentGone.
+    """
+    OUTGOING_IMAGES.mkdir(mode=0o700, parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=OUTGOING_IMAGES) as name:
+        directory = Path(name)
+        move.runtime.export_image(move.container, there, directory)
+        key = str(move.container.engine_state["Image"]).removeprefix("sha256:")
+        target = Path(move.agent.request(protocol.AwaitImage(key=key), protocol.ImageAwaited).directory)
+        sent = _send(move, directory, target)
+    move.agent.request(protocol.LoadImage(), protocol.Done)
+    return sent
+
+
+def _send(move: Context, directory: Path, target: Path) -> int:
+    assert move.bridge is not None
+    rsync = move.bridge.rsync
+    shares = dealt((path for path in directory.rglob("*") if path.is_file()), AT_ONCE)
+
+    def send(share: list[Path]) -> int:
+        running = rsync.resumed(directory, target)
+        running.send_list(str(path.relative_to(directory)) for path in share)
+        return running.finish(TIMEOUT_S)
+
+    with ThreadPoolExecutor(len(shares)) as threads:
+        return sum(threads.map(send, shares))
+
+
+def dealt(files: Iterable[Path], shares: int) -> list[list[Path]]:
+    """Files in so many groups of about the same size, none of them empty."""
+    groups: list[tuple[int, list[Path]]] = [(0, []) for _ in range(shares)]
+    for size, file in sorted(((file.stat().st_size, file) for file in files), reverse=True):
+        total, group = min(groups, key=lambda each: each[0])
+        groups.remove((total, group))
+        groups.append((total + size, [*group, file]))
+    return [group for _, group in groups if group]
