@@ -7,7 +7,7 @@ from collections import defaultdict
 from collections.abc import Callable
 
 from checkpoint.errors import NetworkError
-from checkpoint.network import link, netns
+from checkpoint.network import conntrack, link, netns
 from checkpoint.network.frames import HeldFrames
 from checkpoint.network.model import Interface, Network
 
@@ -42,6 +42,7 @@ class Attachment:
     def _open(self, network: Network) -> None:
         """Early, because binding their sockets waits for RCU."""
         self._interfaces = network.interfaces
+        conntrack.forget(address for interface in network.interfaces for address in interface.addresses)
         self._announcer = self._tidy.enter_context(contextlib.closing(link.Announcer(network)))
         for interface in network.interfaces:
             self._held.append(self._tidy.enter_context(contextlib.closing(HeldFrames(interface))))

@@ -6,15 +6,20 @@ import subprocess
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from tests.clients import REDIS_PORT, ask
 from tests.rig import Container, Node, Rig, RigError, until
+from tests.rig.engine import load, set_up
+from tests.rig.image import BASE, Layer, write_archive
+from tests.rig.tree import node_tree
 
 REDIS = ["redis-server", "--bind", "0.0.0.0", "--save", "", "--protected-mode", "no"]  # noqa: S104 - in the rig
 REDIS_ADDRESS = "10.77.0.50"
+IMAGE = "localhost/rig/redis:1"
 WORKLOADS = "/opt/migrate/tests/workloads"
 MOVE_TIMEOUT_S = 120.0
 
@@ -117,3 +122,24 @@ def redis(hosts: Hosts) -> Container:
     container = hosts.alpha.start_container("redis", ip=REDIS_ADDRESS, argv=REDIS)
     until(lambda: ask(hosts.rig.switch, REDIS_ADDRESS, REDIS_PORT, "PING") == "+PONG", "redis to answer")
     return container
+
+
+@pytest.fixture(scope="session")
+def archive(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An image with redis."""
+    path = tmp_path_factory.mktemp("image") / "redis.tar"
+    write_archive(path, node_tree(), IMAGE, [BASE, Layer(programs=["redis-server", "redis-cli"])], ["redis-server"])
+    return path
+
+
+@pytest.fixture(scope="session", params=["podman", "docker"])
+def engine(rig: Rig, archive: Path, request: pytest.FixtureRequest) -> str:
+    """One that works on both hosts, has the image, and has run a container: what it leaves for ever is there."""
+    for node in rig.nodes:
+        set_up(node, request.param)
+        load(node, request.param, archive)
+        node.run([request.param, "network", "create", "warm"])
+        for network in ("rack", "warm"):
+            node.run([request.param, "run", "--rm", "--network", network, IMAGE, "true"])
+        node.run([request.param, "network", "rm", "warm"])
+    return str(request.param)

@@ -14,39 +14,16 @@ import pytest
 from migrate import errors
 from migrate.cli.exit_codes import CODES
 from tests.clients import REDIS_PORT, RedisClient, ask, redis_data, redis_digest
-from tests.integration.conftest import REDIS, REDIS_ADDRESS, Hosts, without
+from tests.integration.conftest import IMAGE, REDIS, REDIS_ADDRESS, Hosts, without
 from tests.rig import until
-from tests.rig.engine import EngineContainer, load, set_up
+from tests.rig.engine import EngineContainer, load
 from tests.rig.image import BASE, Layer, write_archive
-from tests.rig.rig import Rig
 from tests.rig.tree import node_tree
 
-IMAGE = "localhost/rig/redis:1"
 TALKER = ["sh", "-c", "n=0; while sleep 0.02; do n=$((n+1)); echo line $n; done"]
 MOVES = 5
 EXTRA_BYTES = 8 << 20
 Start = Callable[..., EngineContainer]
-
-
-@pytest.fixture(scope="session")
-def archive(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """An image with redis."""
-    path = tmp_path_factory.mktemp("image") / "redis.tar"
-    write_archive(path, node_tree(), IMAGE, [BASE, Layer(programs=["redis-server", "redis-cli"])], ["redis-server"])
-    return path
-
-
-@pytest.fixture(scope="session", params=["podman", "docker"])
-def engine(rig: Rig, archive: Path, request: pytest.FixtureRequest) -> str:
-    """One that works on both hosts, has the image, and has run a container: what it leaves for ever is there."""
-    for node in rig.nodes:
-        set_up(node, request.param)
-        load(node, request.param, archive)
-        node.run([request.param, "network", "create", "warm"])
-        for network in ("rack", "warm"):
-            node.run([request.param, "run", "--rm", "--network", network, IMAGE, "true"])
-        node.run([request.param, "network", "rm", "warm"])
-    return str(request.param)
 
 
 @pytest.fixture

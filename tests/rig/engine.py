@@ -33,7 +33,9 @@ DOCKER_NETWORK = [
 
 
 def set_up(node: Node, engine: str) -> None:
-    """Have the engine work on a node, with the network and nothing else."""
+    """Have the engine work on a node, with the network and nothing else; nothing happens if it does."""
+    if node.run(["mountpoint", "-q", STORAGE[engine][0]], check=False).returncode == 0:
+        return
     for path in STORAGE[engine]:
         node.run(["mkdir", "-p", path])
         node.run(["mount", "-t", "tmpfs", "-o", "mode=711", "tmpfs", path])

@@ -80,7 +80,8 @@ def _layer(tree: Path, layer: Layer, *, first: bool) -> bytes:
             _add_directory(tar, "tmp", 0o1777)
         for directory in layer.directories:
             _add_directory(tar, directory, 0o755)
-        for path in sorted(paths):
+        whole = tuple(f"{path}/" for path in layer.paths)
+        for path in sorted(path for path in paths if not path.startswith(whole)):
             tar.add(tree / path.lstrip("/"), path.lstrip("/"), filter=_timeless)
         for path, content in layer.files.items():
             _add(tar, path.lstrip("/"), content)

@@ -1,0 +1,83 @@
+"""Forget the connections of an address that this host's firewall has seen, some time ago.
+
+A container that was here before, and comes back with its connections, is else met by what conntrack remembers of them:
+their sequence numbers have moved on meanwhile, so that every packet is `ct state invalid`, and firewalls drop that
+(netavark's does). Kernel: net/netfilter/nf_conntrack_netlink.c; messages as in linux/netfilter/nfnetlink_conntrack.h.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ipaddress
+import socket
+import struct
+from collections.abc import Iterable, Iterator
+
+NETLINK_NETFILTER, CTNETLINK = 12, 1
+GET, DELETE = 1, 2
+NLM_F_REQUEST, NLM_F_ACK, NLM_F_DUMP, NLMSG_DONE, NLMSG_ERROR = 0x1, 0x4, 0x300, 3, 2
+TUPLE_ORIG, TUPLE_REPLY, ZONE = 1, 2, 18
+TUPLE_IP, ADDRESSES = 1, (1, 2, 3, 4)
+TYPE_MASK = 0x3FFF
+HEADER, FAMILY, ATTRIBUTE = struct.Struct("=IHHII"), struct.Struct("!BBH"), struct.Struct("=HH")
+RECEIVE_BYTES, TIMEOUT_S = 1 << 17, 5.0
+
+
+def forget(addresses: Iterable[str]) -> None:
+    """Of what comes from or goes to these ("ADDRESS/PREFIX"). Where nothing is remembered nothing happens."""
+    wanted = {ipaddress.ip_interface(address).ip.packed for address in addresses}
+    if not wanted:
+        return
+    with socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, NETLINK_NETFILTER) as netlink:
+        netlink.settimeout(TIMEOUT_S)
+        with contextlib.suppress(OSError):  # no conntrack in this kernel, or none yet
+            netlink.bind((0, 0))
+            for family, entry in list(_entries(netlink)):
+                if wanted & set(_addresses(entry)):
+                    _delete(netlink, family, entry)
+
+
+def _entries(netlink: socket.socket) -> Iterator[tuple[int, dict[int, bytes]]]:
+    """(address family, attributes) of each connection."""
+    netlink.send(_message(GET, NLM_F_DUMP, 0, b""))
+    while True:
+        data = memoryview(netlink.recv(RECEIVE_BYTES))
+        while len(data) >= HEADER.size:
+            length, kind, *_ = HEADER.unpack_from(data)
+            if kind in (NLMSG_DONE, NLMSG_ERROR):
+                return
+            body = data[HEADER.size : length]
+            yield body[0], _attributes(body[FAMILY.size :])
+            data = data[(length + 3) & ~3 :]
+
+
+def _delete(netlink: socket.socket, family: int, entry: dict[int, bytes]) -> None:
+    named = b"".join(_attribute(kind, entry[kind]) for kind in (TUPLE_ORIG, ZONE) if kind in entry)
+    netlink.send(_message(DELETE, NLM_F_ACK, family, named))
+    netlink.recv(RECEIVE_BYTES)  # it may have ended by itself meanwhile
+
+
+def _message(kind: int, flags: int, family: int, attributes: bytes) -> bytes:
+    length = HEADER.size + FAMILY.size + len(attributes)
+    header = HEADER.pack(length, CTNETLINK << 8 | kind, flags | NLM_F_REQUEST, 1, 0)
+    return header + FAMILY.pack(family, 0, 0) + attributes
+
+
+def _addresses(entry: dict[int, bytes]) -> Iterator[bytes]:
+    for direction in (TUPLE_ORIG, TUPLE_REPLY):
+        addresses = _attributes(_attributes(entry.get(direction, b"")).get(TUPLE_IP, b""))
+        yield from (value for kind, value in addresses.items() if kind in ADDRESSES)
+
+
+def _attributes(data: bytes | memoryview) -> dict[int, bytes]:
+    found, data = {}, memoryview(data)
+    while len(data) >= ATTRIBUTE.size:
+        length, kind = ATTRIBUTE.unpack_from(data)
+        found[kind & TYPE_MASK] = bytes(data[ATTRIBUTE.size : length])
+        data = data[(length + 3) & ~3 :]
+    return found
+
+
+def _attribute(kind: int, value: bytes) -> bytes:
+    nested = 0x8000 if kind == TUPLE_ORIG else 0
+    return ATTRIBUTE.pack(ATTRIBUTE.size + len(value), kind | nested) + value + b"\0" * (-len(value) % 4)
