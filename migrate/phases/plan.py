@@ -64,6 +64,7 @@ def _plan(
     container = preflight.find_container(runtime, report.container)
     pids = processes.in_pid_namespace_of(container.pid)
     preflight.check_open_files(container, pids)
+    preflight.check_limits(pids)
     network = preflight.read_network(container)
     report.memory_bytes = memory.resident_bytes(pids)
     restored_bytes = memory.restored_bytes(pids)

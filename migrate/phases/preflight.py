@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import platform
+import resource
 import secrets
 from collections.abc import Iterator
 from pathlib import Path
@@ -72,6 +73,19 @@ def check_open_files(container: Container, pids: list[int]) -> None:
     """Raise OpenFileOutside for a descriptor that CRIU could not dump."""
     for outside in processes.open_outside(container.pid, pids):
         raise OpenFileOutside(outside.pid, outside.fd, outside.path)
+
+
+def check_limits(pids: list[int]) -> None:
+    """Raise NotMovableError for a process whose resource limits CRIU could not read (prlimit(2))."""
+    for pid in pids:
+        with contextlib.suppress(ProcessLookupError):
+            try:
+                resource.prlimit(pid, resource.RLIMIT_CPU)
+            except PermissionError as error:
+                raise NotMovableError(
+                    f"process {pid} of the container is not root's, and this host gives CRIU no CAP_SYS_RESOURCE",
+                    "run it where root has all capabilities",
+                ) from error
 
 
 def read_network(container: Container) -> Network | None:

@@ -4,10 +4,10 @@ from collections.abc import Iterator
 
 import pytest
 
-from tests.integration.conftest import hosts
+from tests.integration.conftest import archive, engine, hosts
 from tests.rig import Rig
 
-__all__ = ["hosts"]
+__all__ = ["archive", "engine", "hosts"]
 
 
 @pytest.fixture(scope="session")

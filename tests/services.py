@@ -1,0 +1,47 @@
+"""An image with services as people run them, and how they are started in it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from tests.rig.image import BASE, Layer, write_archive
+from tests.rig.tree import node_tree
+
+IMAGE = "localhost/rig/services:1"
+NGINX_CONFIGURATION = b"""
+daemon off; user root; worker_processes 1; pid /data/nginx.pid; error_log /data/error.log;
+events { worker_connections 1024; }
+http {
+    access_log off; sendfile on; keepalive_requests 1000000000; keepalive_timeout 3600;
+    client_body_temp_path /data/b; proxy_temp_path /data/p; fastcgi_temp_path /data/f;
+    uwsgi_temp_path /data/u; scgi_temp_path /data/s;
+    server { listen 80; root /srv; }
+}
+"""
+#: nginx with a file of that size.
+SERVE = "head -c {mib}M /dev/urandom > /srv/file && exec nginx -e /data/error.log -c /etc/nginx.conf"
+#: PostgreSQL with its data in /data.
+START_POSTGRES = """
+export PATH=$PATH:{bin}
+chown postgres /data /run
+exec setpriv --reuid=postgres --regid=postgres --clear-groups sh -c '
+initdb --auth=trust --username=postgres --locale=C.UTF-8 --pgdata=/data/pg > /data/initdb.log &&
+echo "host all all all trust" >> /data/pg/pg_hba.conf &&
+exec postgres -D /data/pg -c listen_addresses=* -c unix_socket_directories=/run -c shared_buffers=32MB'
+"""
+
+
+def postgres_programs() -> str:
+    """The directory where the nodes' PostgreSQL is."""
+    version = next((node_tree() / "usr/lib/postgresql").iterdir()).name
+    return f"/usr/lib/postgresql/{version}/bin"
+
+
+def write_services(archive: Path) -> None:
+    """The image's archive."""
+    tools = Layer(
+        programs=["head", "sha256sum", "chown", "setpriv", "nginx"], files={"/etc/nginx.conf": NGINX_CONFIGURATION}
+    )
+    programs = [f"{postgres_programs()}/{name}" for name in ("postgres", "initdb", "psql", "pg_amcheck")]
+    trees = ["/usr/lib/postgresql", "/usr/share/postgresql", "/usr/share/zoneinfo/Etc/UTC"]
+    write_archive(archive, node_tree(), IMAGE, [BASE, tools, Layer(programs=programs, paths=trees)], ["sh"])
