@@ -15,7 +15,7 @@ from typing import Any
 
 import psutil
 
-from tests.bench import fill, moves, rates, soak, timeline
+from tests.bench import engines, fill, moves, rates, soak, timeline
 from tests.rig import Rig
 
 SCHEMA = 2
@@ -25,6 +25,9 @@ CASES: dict[str, Callable[[Rig, int], dict[str, Any]]] = {
     "runc-redis-128m": lambda rig, runs: moves.redis_case(rig, runs, 128),
     "runc-redis-1g": lambda rig, runs: moves.redis_case(rig, runs, 1024, sets_per_second=2000),
     "runc-redis-4g": lambda rig, runs: moves.redis_case(rig, runs, 4096, sets_per_second=2000),
+    "crun-redis-128m": lambda rig, runs: engines.engine_case(rig, runs, "crun"),
+    "podman-redis-128m": lambda rig, runs: engines.engine_case(rig, runs, "podman"),
+    "docker-redis-128m": lambda rig, runs: engines.engine_case(rig, runs, "docker"),
     "runc-idle": moves.idle_case,
     "timeline": timeline.timeline_case,
     "first-touch": fill.first_touch_case,

@@ -14,12 +14,13 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, TypeVar
 
 from tests.bench import baseline
 from tests.bench.spread import spread
 from tests.clients import REDIS_PORT, WORKLOADS, RedisClient, ask, redis_data
 from tests.rig import Container, Node, Rig, until
+from tests.rig.engine import EngineContainer
 
 ADDRESS = "10.77.0.50"
 REDIS = ["redis-server", "--bind", "0.0.0.0", "--save", "", "--protected-mode", "no"]  # noqa: S104 - in the rig
@@ -28,6 +29,9 @@ DIRTIER = ["python3", "-B", "/opt/migrate/tests/workloads/dirtier.py", "--mib", 
 NGINX = ["nginx", "-e", "/data/error.log", "-c", "/opt/migrate/tests/workloads/nginx.conf"]
 FLOOR = ["python3", "-B", "/opt/migrate/tests/bench/floor.py"]
 SETTLE_S = 1.0  # a client's retransmissions may come that late
+
+
+Moved = TypeVar("Moved", Container, EngineContainer)
 
 
 @dataclass(kw_only=True)
@@ -66,12 +70,12 @@ class Series:
         }
 
 
-def other(container: Container, rig: Rig) -> Node:
+def other(container: Container | EngineContainer, rig: Rig) -> Node:
     """The node where it is not."""
     return rig.node("beta" if container.node.name == "alpha" else "alpha")
 
 
-def move(container: Container, rig: Rig) -> tuple[Container, dict[str, Any], dict[str, float]]:
+def move(container: Moved, rig: Rig) -> tuple[Moved, dict[str, Any], dict[str, float]]:
     """To the other node: the container there, the report, and its instants in us."""
     there = other(container, rig)
     report = json.loads(container.node.run(["migrate", container.name, there.name, "--json"], timeout=600).stdout)
