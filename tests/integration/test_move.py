@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 
-from tests.clients import RedisClient, ask, redis_data, redis_digest, status
-from tests.integration.conftest import REDIS_ADDRESS, WORKLOADS, Hosts, without
+from tests.clients import REDIS_PORT, RedisClient, ask, redis_data, redis_digest, status
+from tests.integration.conftest import REDIS, REDIS_ADDRESS, WORKLOADS, Hosts, without
 from tests.rig import Container, Node, until
 
 MOVES = 20
@@ -33,6 +33,32 @@ def test_redis_keeps_its_one_client_over_twenty_moves(hosts: Hosts, redis: Conta
     assert seen["reconnects"] == 0
     assert redis_digest(switch, REDIS_ADDRESS) == digest
     assert here.status == "running"
+
+
+def test_a_container_of_crun_is_cruns_on_the_target(hosts: Hosts) -> None:
+    switch, alpha = hosts.rig.switch, hosts.alpha
+    redis = alpha.start_container("redis", ip=REDIS_ADDRESS, argv=REDIS, memory="300M", runtime="crun")
+    until(lambda: ask(switch, REDIS_ADDRESS, REDIS_PORT, "PING") == "+PONG", "redis to answer")
+    redis_data(switch, REDIS_ADDRESS, "fill", "--mib", "32")
+    digest = redis_digest(switch, REDIS_ADDRESS)
+    alpha.run(["crun", "update", "--pids-limit", "77", "redis"])
+    with RedisClient(switch, REDIS_ADDRESS) as client:
+        for _ in range(5):
+            redis, _ = hosts.move(redis, redis.node)
+        seen = client.finish()
+    assert seen["contiguous"]
+    assert seen["reconnects"] == 0
+    assert redis_digest(switch, REDIS_ADDRESS) == digest
+    assert redis.node.run(["crun", "exec", "redis", "redis-cli", "ping"]).stdout.strip() == "PONG"
+    cgroups = redis.node.run(["cat", f"/proc/{redis.pid}/cgroup"]).stdout.splitlines()
+    assert all(line.endswith(":/redis") for line in cgroups), cgroups
+    assert limit(redis.node, "memory.max", "memory/redis/memory.limit_in_bytes", name="redis") == 300 << 20
+    assert limit(redis.node, "pids.max", "pids/redis/pids.max", name="redis") == 77
+    redis.node.run(["crun", "kill", "redis", "TERM"])
+    until(lambda: redis.status == "stopped", "the container to be stopped")
+    redis.node.run(["crun", "delete", "redis"])
+    assert redis.status is None
+    redis.remove()
 
 
 def start(hosts: Hosts, name: str, *command: str, memory: str | None = None) -> Container:
@@ -114,8 +140,8 @@ def test_the_container_is_the_targets_own_afterwards(hosts: Hosts) -> None:
     moved.remove()
 
 
-def limit(node: Node, v2: str, v1: str) -> int:
-    script = f"cat /sys/fs/cgroup/{v1} 2>/dev/null || cat /sys/fs/cgroup/appender/{v2}"
+def limit(node: Node, v2: str, v1: str, name: str = "appender") -> int:
+    script = f"cat /sys/fs/cgroup/{v1} 2>/dev/null || cat /sys/fs/cgroup/{name}/{v2}"
     return int(node.run(["sh", "-c", script]).stdout)
 
 
