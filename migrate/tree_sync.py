@@ -1,4 +1,4 @@
-"""Keep the target's files equal to the source's: once while running, again what changed, while frozen."""
+"""Keep the target's files equal to the source's: while running, and what changed last, while frozen."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from pathlib import Path
 from checkpoint.criu.shim_install import install_program
 from checkpoint.host.listener import Listener
 from checkpoint.rootfs import overlay
-from checkpoint.rootfs.changes import changes, snapshot, written_through_mappings
+from checkpoint.rootfs.changes import Changes, changes, snapshot, written_through_mappings
 from checkpoint.rootfs.rsync import Rsync, Running
 from checkpoint.runtimes.base import Tree
 from migrate import protocol
@@ -27,7 +27,10 @@ PIECE = 1 << 18
 
 
 class TreeSync:
-    """Two passes of rsync for one tree. Raises CommandFailed, AgentFailed or AgentGone."""
+    """Passes of rsync for one tree: whole, what changed since, and that again, frozen.
+
+    Raises CommandFailed, AgentFailed or AgentGone.
+    """
 
     def __init__(self, tree: Tree, target: Path, rsync: Rsync, agent: AgentClient) -> None:
         self._tree, self._target, self._agent = tree, target, agent
@@ -46,36 +49,48 @@ class TreeSync:
         listed.send_list(found.changed)
         return listed.finish(WHOLE_TIMEOUT_S)
 
+    def catch_up(self) -> int:
+        """A pass of what changed since the one before, while the container runs. Returns bytes sent."""
+        now = snapshot(self._before.root)
+        found = self._told(changes(self._before, now))
+        self._before = now
+        self.arm()
+        return self._apply(found, WHOLE_TIMEOUT_S)
+
     def arm(self) -> None:
-        """Start the second pass; both its ends wait for the list of files."""
-        self._armed = self._rsync.listed(self._tree.root, self._target)
+        """Start the next pass; both its ends wait for the list of files."""
+        if self._armed is None:
+            self._armed = self._rsync.listed(self._tree.root, self._target)
 
     def copy_changes(self, pids: list[int]) -> int:
-        """Second pass, of what changed since the first: usually nothing, or a few files. The container must be frozen.
-
-        Returns bytes sent.
-        """
+        """The last pass: usually of nothing, or a few files. The container must be frozen. Returns bytes sent."""
         inside = f"{self._tree.destination.strip('/')}/".lstrip("/")
         mapped = written_through_mappings(pids)
         written = [path.removeprefix(inside) for path in mapped if path.startswith(inside)]
-        found = changes(self._before, snapshot(self._before.root, attributes=False), written)
-        if self._tree.layer is not None:
-            found = overlay.translated(found, self._before, self._tree.root)
-        self._remove(found.removed)
-        sent = 0
-        if found.changed:
-            assert self._armed is not None
-            self._armed.send_list(found.changed)
-            sent = self._armed.finish(FROZEN_TIMEOUT_S)
-        if found.directories:
-            times = [list(directory) for directory in found.directories]
-            self._agent.request(protocol.SetTimes(tree=self._tree.destination, directories=times), protocol.Done)
-        return sent
+        found = self._told(changes(self._before, snapshot(self._before.root, attributes=False), written))
+        return self._apply(found, FROZEN_TIMEOUT_S)
 
     def close(self) -> None:
         """End what still runs."""
         if self._armed is not None:
             self._armed.kill()
+
+    def _apply(self, found: Changes, timeout_s: float) -> int:
+        self._remove(found.removed)
+        sent = 0
+        if found.changed:
+            assert self._armed is not None
+            self._armed.send_list(found.changed)
+            sent = self._armed.finish(timeout_s)
+            self._armed = None
+        if found.directories:
+            times = [list(directory) for directory in found.directories]
+            self._agent.request(protocol.SetTimes(tree=self._tree.destination, directories=times), protocol.Done)
+        return sent
+
+    def _told(self, found: Changes) -> Changes:
+        """Of an overlay's layer, as changes to what the overlay shows."""
+        return overlay.translated(found, self._before, self._tree.root) if self._tree.layer is not None else found
 
     def _remove(self, paths: Sequence[str]) -> None:
         if paths:

@@ -13,7 +13,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from checkpoint.errors import ContainerNotFound, ContainerNotRunning, NotMovable
+from checkpoint.errors import ContainerNotFound, ContainerNotRunning, EngineRefused, NotMovable
 from checkpoint.runtimes import docker_api, docker_store, left_behind
 from checkpoint.runtimes.base import ROOTFS, Arrival, Container, Tree
 from checkpoint.runtimes.docker_arrival import RUNTIME, DockerArrival
@@ -35,10 +35,13 @@ class Docker:
     name = "docker"
 
     def exists(self, name: str) -> bool:
-        return docker_api.responds() and docker_api.call("GET", f"/containers/{name}/json") is not None
+        try:
+            return docker_api.listens() and docker_api.call("GET", f"/containers/{name}/json") is not None
+        except EngineRefused:  # it is too old for us; `inspect` says so, should its container be meant
+            return False
 
     def inspect(self, name: str) -> Container:
-        found = docker_api.call("GET", f"/containers/{name}/json") if docker_api.responds() else None
+        found = docker_api.call("GET", f"/containers/{name}/json") if docker_api.listens() else None
         if found is None:
             raise ContainerNotFound(f"docker knows no container named {name!r}")
         if found["State"]["Status"] != "running":
@@ -133,10 +136,8 @@ def _runc_of(container_id: str) -> Runc:
 
 
 def _trees(found: Mapping[str, Any], beneath: Container) -> list[Tree]:
-    trees = [Tree(destination=ROOTFS, root=beneath.rootfs)]
-    if found["GraphDriver"]["Name"] == "overlay2":
-        data = found["GraphDriver"]["Data"]
-        trees = [Tree(destination=ROOTFS, root=Path(data["MergedDir"]), layer=Path(data["UpperDir"]))]
+    data = found["GraphDriver"]["Data"]
+    trees = [Tree(destination=ROOTFS, root=Path(data["MergedDir"]), layer=Path(data["UpperDir"]))]
     trees += [
         Tree(destination=mount["Destination"], root=Path(mount["Source"]))
         for mount in found["Mounts"]

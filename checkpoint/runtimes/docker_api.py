@@ -70,10 +70,11 @@ def upload(path: str, archive: Path) -> str:
     return text
 
 
-def responds() -> bool:
-    """Whether a docker answers here."""
-    try:
-        call("GET", "/version")
-    except (OSError, http.client.HTTPException, EngineRefused):
-        return False
+def listens() -> bool:
+    """Whether there is a docker here."""
+    with contextlib.closing(_Connection("docker", timeout=TIMEOUT_S)) as connection:
+        try:
+            connection.connect()
+        except OSError:
+            return False
     return True

@@ -39,6 +39,8 @@ INVENTORY = "checkpoint/inventory.img"
 #: Of an archive as podman writes it: files that come by other ways, newer.
 LEFT_OUT = (LOG, "devshm-checkpoint.tar", "rootfs-diff.tar", "deleted.files")
 REMOVE_TIMEOUT_S = 120.0
+#: Without any of these podman has never run here; asked, it would make them.
+TRACES = (Path("/run/libpod"), Path("/var/lib/containers/storage"))
 
 
 class Podman:
@@ -47,6 +49,8 @@ class Podman:
     name = "podman"
 
     def exists(self, name: str) -> bool:
+        if not any(path.exists() for path in TRACES):
+            return False
         try:
             run(["podman", "container", "exists", name])
         except CommandFailed:
@@ -107,8 +111,10 @@ class Podman:
 
     def let_go(self, container: Container) -> None:
         """End its conmon, which would have podman clean up, and maybe start it again."""
-        with contextlib.suppress(ProcessLookupError):
-            os.kill(container.engine_state["State"]["ConmonPid"], signal.SIGKILL)
+        pid = container.engine_state["State"]["ConmonPid"]
+        with contextlib.suppress(FileNotFoundError, ProcessLookupError):
+            if Path(f"/proc/{pid}/comm").read_text().strip() == "conmon":
+                os.kill(pid, signal.SIGKILL)
 
     def leave(self, container: Container, *, shared: bool) -> None:
         self.delete(container.id)

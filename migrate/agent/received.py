@@ -71,7 +71,8 @@ class Received:
 
     def _set_times(self, request: protocol.SetTimes) -> Message:
         for path, mtime_ns in request.directories:
-            os.utime(self.trees[request.tree] / path, ns=(mtime_ns, mtime_ns), follow_symlinks=False)
+            with contextlib.suppress(FileNotFoundError):  # it came and went while others were copied
+                os.utime(self.trees[request.tree] / path, ns=(mtime_ns, mtime_ns), follow_symlinks=False)
         return protocol.Done()
 
     def _make_tmpfs(self, request: protocol.MakeTmpfs) -> Message:

@@ -117,7 +117,8 @@ def arm_target(move: Context) -> None:
         _copy_output(move)
         question = protocol.Arm(macs=macs, nftables=move.edits.nftables, one_cgroup=move.edits.one_cgroup)
         _copy_trees(move, move.agent.request(question, protocol.Armed).trees)
-        for tree in move.trees.values():
+        for destination, tree in move.trees.items():
+            move.report.add_bytes("rootfs" if destination == ROOTFS else "volumes", tree.catch_up())
             tree.arm()
         for interface in interfaces:
             frames = HeldFrames(interface)
