@@ -38,7 +38,7 @@ class Snapshot:
 class Changes:
     """Relative paths, parents before children.
 
-    `directories` are those of which only the time of modification is another: (path, mtime_ns). To be
+    `directories` are those of which only the time of modification is another, or will be: (path, mtime_ns). To be
     set last, since copying and deleting change it. CRIU itself touches /tmp in every dump.
     """
 
@@ -94,9 +94,12 @@ def changes(before: Snapshot, after: Snapshot, always: Iterable[str] = ()) -> Ch
         if stat.S_IFMT(before.files[path][0]) != stat.S_IFMT(after.files[path][0])
     }
     touched = {path for path in changed if _only_touched(path, before, after)}
+    changed, gone = changed - touched, removed | retyped
+    # Copying into a directory and deleting from it touch it, too.
+    touched |= {os.path.dirname(path) for path in changed | gone} & after.files.keys() - changed
     return Changes(
-        changed=tuple(sorted(changed - touched)),
-        removed=tuple(sorted(removed | retyped)),
+        changed=tuple(sorted(changed)),
+        removed=tuple(sorted(gone)),
         directories=tuple((path, after.files[path][MTIME]) for path in sorted(touched)),
     )
 

@@ -9,50 +9,38 @@ from __future__ import annotations
 import contextlib
 import os
 import stat
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
-from checkpoint.rootfs.changes import INODE, Changes, Snapshot
+from checkpoint.rootfs.changes import Attributes, Changes, Snapshot
 
 OPAQUE, WHITEOUT, REDIRECT = "trusted.overlay.opaque", "trusted.overlay.whiteout", "trusted.overlay.redirect"
 
 
 def content(layer: Snapshot, shown: Path) -> Changes:
     """All that a layer holds, for a target that shows the lower layers alone so far. `shown`: the whole overlay."""
-    return _told(layer.root, shown, sorted(layer.files), removed=(), same=lambda _: False)
+    return _told(layer, {}, shown, Changes(changed=tuple(sorted(layer.files)), removed=(), directories=()))
 
 
 def translated(found: Changes, before: Snapshot, shown: Path) -> Changes:
     """Changes of a layer since `before`, for a target that shows what the overlay showed then."""
-
-    def same(path: str) -> bool:
-        """Whether it is the directory that was there before."""
-        old = before.files.get(path)
-        with contextlib.suppress(FileNotFoundError):
-            return old is not None and old[INODE] == (before.root / path).lstat().st_ino
-        return False
-
-    told = _told(before.root, shown, found.changed, removed=found.removed, same=same)
-    return Changes(changed=told.changed, removed=told.removed, directories=found.directories)
+    return _told(before, before.attributes, shown, found)
 
 
-def _told(
-    layer: Path, shown: Path, paths: Iterable[str], removed: Iterable[str], same: Callable[[str], bool]
-) -> Changes:
-    gone, kept = set(removed), set[str]()
-    for path in paths:
-        file = layer / path
+def _told(layer: Snapshot, known: Mapping[str, Attributes], shown: Path, found: Changes) -> Changes:
+    """`known`: the attributes that the target's directories show the effect of."""
+    gone, kept = set(found.removed), set[str]()
+    for path in found.changed:
+        file = layer.root / path
         if _is_whiteout(file):
             gone.add(path)
             continue
         kept.add(path)
-        if not same(path):
-            if _attribute(file, REDIRECT):  # renamed: what it shows is in lower layers, under the name it had there
-                kept.update(_below(shown, path))
-                gone.add(path)
-            elif _attribute(file, OPAQUE) == b"y":
-                gone.add(path)
-    return Changes(changed=tuple(sorted(kept)), removed=tuple(sorted(gone)), directories=())
+        if _hiding(file) - set(known.get(path, ())):
+            # What lower layers have there is gone, and what is there now may come from elsewhere, unchanged.
+            gone.add(path)
+            kept.update(_below(shown, path))
+    return Changes(changed=tuple(sorted(kept)), removed=tuple(sorted(gone)), directories=found.directories)
 
 
 def _below(root: Path, path: str) -> Iterator[str]:
@@ -68,6 +56,12 @@ def _is_whiteout(file: Path) -> bool:
             return found.st_rdev == 0
         return stat.S_ISREG(found.st_mode) and found.st_size == 0 and _attribute(file, WHITEOUT) is not None
     return False
+
+
+def _hiding(file: Path) -> set[tuple[str, bytes]]:
+    """The attributes by which a directory hides what lower layers have of its name."""
+    found = {(name, value) for name in (OPAQUE, REDIRECT) if (value := _attribute(file, name)) is not None}
+    return found - {(OPAQUE, b"x")}  # there may be whiteouts in it that are attributes, and that is all
 
 
 def _attribute(file: Path, name: str) -> bytes | None:

@@ -26,6 +26,7 @@ SHM = "/dev/shm"  # noqa: S108  (of the container)
 STATE = "/run/docker"
 #: HostConfig.Runtime of what runc runs.
 RUNTIMES = ("runc", "io.containerd.runc.v2", RUNTIME)
+STORAGE_DRIVER = "overlay2"
 NETWORK_MODES = ("host", "none")
 
 
@@ -119,6 +120,8 @@ def unmovable(found: Mapping[str, Any]) -> str | None:
         return f"container {name!r} has the network mode {host['NetworkMode']!r}; only docker's networks can be moved"
     if "bridge" in found["NetworkSettings"]["Networks"]:
         return f"container {name!r} is on docker's default network, which gives no fixed addresses; use one of your own"
+    if found["Driver"] != STORAGE_DRIVER:
+        return f"docker keeps the files of {name!r} by {found['Driver']!r}; only those of {STORAGE_DRIVER} can be moved"
     if host["Runtime"] not in RUNTIMES:
         return f"container {name!r} is run by {host['Runtime']!r}; only runc can move it"
     return None

@@ -11,6 +11,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -57,7 +58,8 @@ def gaps_of(rig: Rig, runs: int, here: Any, moves: list[Callable[[Any], Any]]) -
                 gaps[kind].append(float(client.mark("after")["worst_gap_ms"]))
                 print(f"  run {run + 1}: {gaps[kind][-1]:.1f} ms", file=sys.stderr)
         last_word(client)
-    here.remove()
+    for node in rig.nodes:
+        replace(here, node=node).remove()
     return gaps
 
 

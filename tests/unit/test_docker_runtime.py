@@ -1,0 +1,150 @@
+"""checkpoint/runtimes/docker_runtime.py on files of a test's own."""
+
+from __future__ import annotations
+
+import json
+import signal
+import subprocess
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from checkpoint.runtimes import docker_runtime, oci_wrapper
+
+NO_DOCKER = "docker does not run; it will know when it does"
+
+
+@pytest.fixture(autouse=True)
+def root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Where the program, docker's settings and its pid file are."""
+    monkeypatch.setattr(docker_runtime, "PROGRAM", tmp_path / "sbin/wrapper")
+    monkeypatch.setattr(docker_runtime, "SETTINGS", tmp_path / "docker/daemon.json")
+    monkeypatch.setattr(docker_runtime, "PID_FILE", tmp_path / "docker.pid")
+    return tmp_path
+
+
+@pytest.fixture
+def settings(root: Path) -> Path:
+    path = root / "docker/daemon.json"
+    path.parent.mkdir()
+    return path
+
+
+@pytest.fixture
+def dockerd(root: Path) -> Iterator[subprocess.Popen[bytes]]:
+    """A process that a SIGHUP ends."""
+    with subprocess.Popen(["sleep", "60"]) as process:
+        (root / "docker.pid").write_text(f"{process.pid}\n")
+        yield process
+        process.kill()
+
+
+def test_install_where_there_is_nothing(root: Path) -> None:
+    program, settings = root / "sbin/wrapper", root / "docker/daemon.json"
+    assert docker_runtime.install() == [
+        f"{program}: written",
+        f'{settings}: runtimes.migrate = {{"path": "{program}"}}',
+        NO_DOCKER,
+    ]
+    assert program.read_bytes() == Path(oci_wrapper.__file__).read_bytes()
+    assert program.stat().st_mode & 0o7777 == 0o755
+    assert json.loads(settings.read_text()) == {"runtimes": {"migrate": {"path": str(program)}}}
+    assert settings.stat().st_mode & 0o7777 == 0o644
+    assert sorted(path.name for path in root.rglob("*")) == ["daemon.json", "docker", "sbin", "wrapper"]
+
+
+def test_install_twice(root: Path, settings: Path, dockerd: subprocess.Popen[bytes]) -> None:
+    docker_runtime.install()
+    dockerd.wait()
+    before = settings.stat()
+    assert docker_runtime.install() == []
+    assert settings.stat() == before
+
+
+def test_an_older_program_is_replaced(root: Path, settings: Path) -> None:
+    docker_runtime.install()
+    program = root / "sbin/wrapper"
+    program.write_text("old")
+    program.chmod(0o600)
+    assert docker_runtime.install() == [f"{program}: written"]
+    assert program.read_bytes() == Path(oci_wrapper.__file__).read_bytes()
+    assert program.stat().st_mode & 0o7777 == 0o755
+
+
+def test_a_runtime_of_that_name_elsewhere(root: Path, settings: Path) -> None:
+    settings.write_text('{"runtimes": {"migrate": {"path": "/old"}}}')
+    assert len(docker_runtime.install()) == 3
+    assert json.loads(settings.read_text()) == {"runtimes": {"migrate": {"path": str(root / "sbin/wrapper")}}}
+
+
+@pytest.mark.parametrize("mode", [0o600, 0o640, 0o644])
+def test_other_settings_and_the_mode_stay(settings: Path, mode: int) -> None:
+    others = {"log-driver": "json-file", "runtimes": {"gvisor": {"path": "/usr/bin/runsc"}}, "name": "caf\xe9"}
+    settings.write_text(json.dumps(others))
+    settings.chmod(mode)
+    docker_runtime.install()
+    found = json.loads(settings.read_text())
+    assert set(found["runtimes"]) == {"gvisor", "migrate"}
+    del found["runtimes"]["migrate"]
+    assert found == others
+    assert settings.stat().st_mode & 0o7777 == mode
+
+
+def test_an_empty_file_of_settings(settings: Path) -> None:
+    settings.touch()
+    docker_runtime.install()
+    assert set(json.loads(settings.read_text())) == {"runtimes"}
+
+
+@pytest.mark.parametrize("change", [docker_runtime.install, docker_runtime.remove])
+@pytest.mark.parametrize("text", ['{"runtimes": {', "no JSON"])
+def test_broken_settings_are_left_alone(root: Path, settings: Path, change: Callable[[], list[str]], text: str) -> None:
+    settings.write_text(text)
+    with pytest.raises(ValueError, match="line 1"):
+        change()
+    assert settings.read_text() == text
+    assert [path for path in root.rglob("*") if path.is_file()] == [settings]
+
+
+@pytest.mark.parametrize(
+    "before", [{}, {"debug": True}, {"runtimes": {"gvisor": {"path": "/usr/bin/runsc"}}, "mtu": 9}]
+)
+def test_remove_takes_back_what_was_installed(root: Path, settings: Path, before: dict[str, object]) -> None:
+    settings.write_text(json.dumps(before))
+    settings.chmod(0o600)
+    docker_runtime.install()
+    program = root / "sbin/wrapper"
+    assert docker_runtime.remove() == [
+        f"{settings}: runtimes.migrate removed",
+        NO_DOCKER,
+        f"{program}: removed",
+    ]
+    assert json.loads(settings.read_text()) == before
+    assert settings.stat().st_mode & 0o7777 == 0o600
+    assert not program.exists()
+    assert docker_runtime.remove() == []
+
+
+def test_remove_where_there_is_nothing(root: Path) -> None:
+    assert docker_runtime.remove() == []
+    assert list(root.iterdir()) == []
+
+
+@pytest.mark.parametrize("change", [docker_runtime.install, docker_runtime.remove])
+def test_dockerd_is_told(
+    root: Path, settings: Path, dockerd: subprocess.Popen[bytes], change: Callable[[], list[str]]
+) -> None:
+    if change is docker_runtime.remove:
+        settings.write_text('{"runtimes": {"migrate": {"path": "/old"}}}')
+    assert f"dockerd (process {dockerd.pid}): told to read its settings again" in change()
+    assert dockerd.wait(timeout=10) == -signal.SIGHUP
+
+
+@pytest.mark.parametrize("pid", ["", "no number", "ended"])
+def test_a_pid_file_that_was_left_behind(root: Path, pid: str) -> None:
+    if pid == "ended":
+        with subprocess.Popen(["true"]) as process:
+            pid = str(process.pid)
+    (root / "docker.pid").write_text(pid)
+    assert docker_runtime.install()[-1] == NO_DOCKER
