@@ -121,7 +121,8 @@ def unmovable(found: Mapping[str, Any]) -> str | None:
     if "bridge" in found["NetworkSettings"]["Networks"]:
         return f"container {name!r} is on docker's default network, which gives no fixed addresses; use one of your own"
     if found["Driver"] != STORAGE_DRIVER:
-        return f"docker keeps the files of {name!r} by {found['Driver']!r}; only those of {STORAGE_DRIVER} can be moved"
+        driver = found["Driver"]
+        return f"container {name!r} has its files kept by {driver!r}; only those kept by {STORAGE_DRIVER} can be moved"
     if host["Runtime"] not in RUNTIMES:
         return f"container {name!r} is run by {host['Runtime']!r}; only runc can move it"
     return None
