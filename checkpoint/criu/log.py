@@ -21,6 +21,13 @@ def errors(path: Path) -> list[str]:
     return [line[line.index("Error (") :] for line in lines][-MOST:]
 
 
+def last_words(path: Path) -> list[str]:
+    """The last line of what an engine's command said. Empty when it said nothing."""
+    with contextlib.suppress(OSError):
+        return path.read_text(errors="replace").strip().splitlines()[-1:]
+    return []
+
+
 def runtime_errors(path: Path) -> list[str]:
     """The error messages of a log written by `runc` or `crun` with `--log FILE --log-format json`."""
     try:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import pkgutil
 import socket
 import subprocess
 import time
@@ -98,8 +99,11 @@ class DockerArrival:
             left_behind.forget("docker", volume["Name"])
 
     def _objections(self) -> Iterator[str]:
-        if RUNTIME not in docker_store.runtimes():
+        program = docker_store.runtime_program(RUNTIME)
+        if program is None or not program.exists():
             yield f"docker has no runtime {RUNTIME!r} there ('migratectl docker-runtime' installs it)"
+        elif program.read_bytes() != pkgutil.get_data("checkpoint.runtimes", "oci_wrapper.py"):
+            yield f"docker's runtime {RUNTIME!r} there is of another version ('migratectl docker-runtime' renews it)"
         for name, network in self._fields["networks"].items():
             there = docker_store.network(name)
             if there is not None and (what := docker_store.difference(network, there)):

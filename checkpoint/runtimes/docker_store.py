@@ -95,6 +95,7 @@ def load_image(directory: Path, image_id: str) -> None:
         raise ImageError(f"what arrived is not the image {image_id}")
 
 
-def runtimes() -> set[str]:
-    """The names of the OCI runtimes that it knows."""
-    return set(docker_api.call("GET", "/info")["Runtimes"])
+def runtime_program(name: str) -> Path | None:
+    """The program of an OCI runtime that it knows by that name."""
+    found = docker_api.call("GET", "/info")["Runtimes"].get(name)
+    return Path(found["path"]) if found and found.get("path") else None

@@ -103,10 +103,10 @@ def await_start(words: list[str], bundle: str, config: dict[str, Any], path: str
 
 
 def stand_for(init: int) -> None:
-    """Pass on what is sent to this process, and end as the container's init ends."""
-    null = os.open(os.devnull, os.O_RDWR)
-    for stream in (0, 1, 2):
-        os.dup2(null, stream)
+    """Pass on what is sent to this process, and end as the container's init ends.
+
+    Its standard streams stay open so long: through them comes what docker on the source logged late.
+    """
     while True:
         number = signal.sigwait(signal.valid_signals())
         if number != signal.SIGCHLD:

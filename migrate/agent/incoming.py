@@ -294,6 +294,7 @@ class Incoming:
         """CRIU's and the runtime's own words are better than ours."""
         images = self._received.images
         errors = criu_log.errors(images / "restore.log") or criu_log.runtime_errors(images / "runtime.log")
+        errors = errors or criu_log.last_words(images / "engine.log")
         return CriuFailed(stage, errors) if errors else error
 
 
