@@ -157,6 +157,13 @@ class SetTimes(Message):
 
 
 @dataclass(frozen=True, kw_only=True)
+class ListTree(Message):
+    """Which files are in a tree by now? Directories do not count: runtimes make some, for mounts."""
+
+    tree: str
+
+
+@dataclass(frozen=True, kw_only=True)
 class Output(Message):
     """More of the engine's log of the container's output, in its own format; whole lines. Not answered."""
 
@@ -268,6 +275,13 @@ class Armed(Message):
 
 
 @dataclass(frozen=True, kw_only=True)
+class TreeListed(Message):
+    """Answer to ListTree: relative paths."""
+
+    paths: list  # type: ignore[type-arg]
+
+
+@dataclass(frozen=True, kw_only=True)
 class Finished(Message):
     """Nothing of the move is left there, and all memory is in place.
 
@@ -333,6 +347,7 @@ REQUESTS: tuple[type[Message], ...] = (
     PageMap,
     Remove,
     SetTimes,
+    ListTree,
     Output,
     MakeTmpfs,
     RemoveInTmpfs,
@@ -353,6 +368,7 @@ ANSWERS: tuple[type[Message], ...] = (
     ImageAwaited,
     Prepared,
     Armed,
+    TreeListed,
     Finished,
     TmpfsMade,
     AddressesFound,

@@ -7,12 +7,13 @@ import os
 import socket
 import threading
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from checkpoint.criu.shim_install import install_program
 from checkpoint.host.listener import Listener
 from checkpoint.rootfs import overlay
-from checkpoint.rootfs.changes import Changes, changes, snapshot, written_through_mappings
+from checkpoint.rootfs.changes import Changes, Snapshot, changes, snapshot, written_through_mappings
 from checkpoint.rootfs.rsync import Rsync, Running
 from checkpoint.runtimes.base import Tree
 from migrate import protocol
@@ -38,6 +39,8 @@ class TreeSync:
         # Taken before the first copy: what changes during it shows up as changed since.
         self._before = snapshot(tree.layer or tree.root)
         self._armed: Running | None = None
+        #: Files that are on the target, maybe without being in `_before`: made and copied after that was taken.
+        self._there: set[str] = set()
 
     def copy_whole(self) -> int:
         """First pass, while the container runs. Returns bytes sent."""
@@ -45,6 +48,7 @@ class TreeSync:
             return self._rsync.whole(self._tree.root, self._target).finish(WHOLE_TIMEOUT_S)
         found = overlay.content(self._before, self._tree.root)
         self._remove(found.removed)
+        self._there.update(found.changed)
         listed = self._rsync.listed(self._tree.root, self._target)
         listed.send_list(found.changed)
         return listed.finish(WHOLE_TIMEOUT_S)
@@ -55,7 +59,12 @@ class TreeSync:
         found = self._told(changes(self._before, now))
         self._before = now
         self.arm()
-        return self._apply(found, WHOLE_TIMEOUT_S)
+        sent = self._apply(found, WHOLE_TIMEOUT_S)
+        self._there.update(found.changed)
+        if self._tree.layer is None:
+            listed = self._agent.request(protocol.ListTree(tree=self._tree.destination), protocol.TreeListed)
+            self._there = set(listed.paths)
+        return sent
 
     def arm(self) -> None:
         """Start the next pass; both its ends wait for the list of files."""
@@ -67,8 +76,16 @@ class TreeSync:
         inside = f"{self._tree.destination.strip('/')}/".lstrip("/")
         mapped = written_through_mappings(pids)
         written = [path.removeprefix(inside) for path in mapped if path.startswith(inside)]
-        found = self._told(changes(self._before, snapshot(self._before.root, attributes=False), written))
-        return self._apply(found, FROZEN_TIMEOUT_S)
+        now = snapshot(self._before.root, attributes=False)
+        found = self._told(changes(self._before, now, written))
+        return self._apply(replace(found, removed=self._gone(found, now)), FROZEN_TIMEOUT_S)
+
+    def _gone(self, found: Changes, now: Snapshot) -> tuple[str, ...]:
+        """What is to be removed, with what came and went between two looks."""
+        left = self._there - now.files.keys()
+        if self._tree.layer is not None:  # lower layers may have it
+            left = {path for path in left if not os.path.lexists(self._tree.root / path)}
+        return tuple(sorted(left.union(found.removed)))
 
     def close(self) -> None:
         """End what still runs."""

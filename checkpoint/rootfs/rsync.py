@@ -13,6 +13,8 @@ from checkpoint.rootfs.rsh import SOCKET_VARIABLE
 
 #: Everything a file is: hard links, ACLs, xattrs, holes, owners by number; one file system.
 PRESERVE = ("--archive", "--hard-links", "--acls", "--xattrs", "--sparse", "--numeric-ids", "--one-file-system")
+#: Names come on standard input; a file that has vanished since it was named is none of the errors.
+LISTED = ("--files-from=-", "--from0", "--ignore-missing-args")
 #: rsync ends with 24 when files vanished while it copied a live tree. The second pass knows.
 VANISHED = 24
 #: Stands for the target in rsync's argv; our remote shell knows where to go.
@@ -34,11 +36,11 @@ class Rsync:
 
         --ignore-times: we know what changed; size and mtime may well be equal.
         """
-        return self._start(root, destination, "--ignore-times", "--files-from=-", "--from0", "--no-implied-dirs")
+        return self._start(root, destination, "--ignore-times", *LISTED, "--no-implied-dirs")
 
     def resumed(self, root: Path, destination: Path) -> Running:
         """Likewise, for large files that never change: what is there already of one is not sent again."""
-        return self._start(root, destination, "--partial", "--append-verify", "--files-from=-", "--from0")
+        return self._start(root, destination, "--partial", "--append-verify", *LISTED)
 
     def _start(self, root: Path, destination: Path, *options: str) -> Running:
         # A trailing slash: the content of root, not root itself.

@@ -17,7 +17,7 @@ from checkpoint.runtimes.docker_arrival import RUNTIME
 
 PROGRAM = Path("/usr/local/sbin/migrate-oci-runtime")
 SETTINGS = Path("/etc/docker/daemon.json")
-PID_FILE = Path("/var/run/docker.pid")
+PID_FILE, DAEMON = Path("/var/run/docker.pid"), "dockerd"
 
 
 def install() -> list[str]:
@@ -54,7 +54,10 @@ def remove() -> list[str]:
 
 def _settings() -> dict[str, Any]:
     with contextlib.suppress(FileNotFoundError):
-        return dict(json.loads(SETTINGS.read_text() or "{}"))
+        settings = json.loads(SETTINGS.read_text().strip() or "{}")
+        if not isinstance(settings, dict):
+            raise ValueError(f"{SETTINGS} holds no JSON object")  # noqa: TRY004  (json's own are ValueErrors)
+        return settings
     return {}
 
 
@@ -68,6 +71,8 @@ def _write(settings: dict[str, Any], what: str) -> str:
 def _reload() -> list[str]:
     try:
         pid = int(PID_FILE.read_text())
+        if Path(f"/proc/{pid}/comm").read_text().strip() != DAEMON:
+            raise ProcessLookupError(pid)
         os.kill(pid, signal.SIGHUP)
     except (OSError, ValueError):
         return ["docker does not run; it will know when it does"]
@@ -77,6 +82,8 @@ def _reload() -> list[str]:
 def _replace(path: Path, content: bytes, mode: int) -> None:
     """Whole or not at all."""
     new = path.with_name(f".{path.name}.new")
-    new.write_bytes(content)
-    new.chmod(mode)
+    fd = os.open(new, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
+    with open(fd, "wb") as file:
+        file.write(content)
+        os.fchmod(fd, mode)
     new.rename(path)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
-import shutil
+import stat
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -15,6 +15,8 @@ from checkpoint.images.directory import ram_directory
 from checkpoint.images.pagemap import PageImages
 from checkpoint.memory.fold import fold
 from checkpoint.memory.store import LazyRanges, PageStore
+from checkpoint.rootfs import beneath
+from checkpoint.rootfs.changes import MODE, snapshot
 from checkpoint.rootfs.tmpfs import PreparedTmpfs, Tmpfs
 from migrate import protocol
 from migrate.agent.page_receiver import PageReceiver, socket_path
@@ -48,6 +50,7 @@ class Received:
             protocol.PageMap: self._page_map,
             protocol.Remove: self._remove,
             protocol.SetTimes: self._set_times,
+            protocol.ListTree: self._list_tree,
             protocol.MakeTmpfs: self._make_tmpfs,
             protocol.RemoveInTmpfs: self._remove_in_tmpfs,
             protocol.TmpfsArchive: self._unpack_in_tmpfs,
@@ -66,14 +69,18 @@ class Received:
         return protocol.Done()
 
     def _remove(self, request: protocol.Remove) -> Message:
-        _remove_all(self.trees[request.tree], request.paths)
+        beneath.remove(self.trees[request.tree], request.paths)
         return protocol.Done()
 
     def _set_times(self, request: protocol.SetTimes) -> Message:
         for path, mtime_ns in request.directories:
-            with contextlib.suppress(FileNotFoundError):  # it came and went while others were copied
-                os.utime(self.trees[request.tree] / path, ns=(mtime_ns, mtime_ns), follow_symlinks=False)
+            beneath.set_mtime(self.trees[request.tree], path, mtime_ns)
         return protocol.Done()
+
+    def _list_tree(self, request: protocol.ListTree) -> Message:
+        found = snapshot(self.trees[request.tree], attributes=False).files
+        files = [path for path, signature in found.items() if signature[MODE] and not stat.S_ISDIR(signature[MODE])]
+        return protocol.TreeListed(paths=files)
 
     def _make_tmpfs(self, request: protocol.MakeTmpfs) -> Message:
         made = []
@@ -84,7 +91,7 @@ class Received:
         return protocol.TmpfsMade(paths=made)
 
     def _remove_in_tmpfs(self, request: protocol.RemoveInTmpfs) -> Message:
-        _remove_all(self.tmpfs.root(request.index), request.paths)
+        beneath.remove(self.tmpfs.root(request.index), request.paths)
         return protocol.Done()
 
     def _unpack_in_tmpfs(self, request: protocol.TmpfsArchive) -> Message:
@@ -125,13 +132,3 @@ class Received:
                 self._page_images.extent(dst_id, vaddr, pages, flags, data)
             else:
                 self.store.put(dst_id, vaddr, data)
-
-
-def _remove_all(root: Path, paths: list[str]) -> None:
-    """Parents come before their children."""
-    for path in reversed(paths):
-        victim = root / path
-        if victim.is_dir() and not victim.is_symlink():
-            shutil.rmtree(victim, ignore_errors=True)
-        else:
-            victim.unlink(missing_ok=True)

@@ -32,8 +32,9 @@ def settings(root: Path) -> Path:
 
 
 @pytest.fixture
-def dockerd(root: Path) -> Iterator[subprocess.Popen[bytes]]:
+def dockerd(root: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[subprocess.Popen[bytes]]:
     """A process that a SIGHUP ends."""
+    monkeypatch.setattr(docker_runtime, "DAEMON", "sleep")
     with subprocess.Popen(["sleep", "60"]) as process:
         (root / "docker.pid").write_text(f"{process.pid}\n")
         yield process
@@ -129,6 +130,14 @@ def test_remove_takes_back_what_was_installed(root: Path, settings: Path, before
 def test_remove_where_there_is_nothing(root: Path) -> None:
     assert docker_runtime.remove() == []
     assert list(root.iterdir()) == []
+
+
+def test_another_program_with_dockerds_number_is_left_alone(
+    root: Path, settings: Path, dockerd: subprocess.Popen[bytes], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(docker_runtime, "DAEMON", "dockerd")
+    assert NO_DOCKER in docker_runtime.install()
+    assert dockerd.poll() is None
 
 
 @pytest.mark.parametrize("change", [docker_runtime.install, docker_runtime.remove])

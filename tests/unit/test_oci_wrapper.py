@@ -42,7 +42,8 @@ def program(tmp_path: Path) -> Program:
     env = {**os.environ, "PATH": f"{runc.parent}:{os.environ['PATH']}"}
 
     def run(*words: str) -> subprocess.CompletedProcess[bytes]:
-        return subprocess.run([sys.executable, "-IS", file, *words], env=env, capture_output=True, check=False)
+        argv = [sys.executable, "-IS", str(file), *words]
+        return subprocess.run(argv, env=env, capture_output=True, timeout=30, check=False)
 
     return run
 
@@ -77,7 +78,8 @@ def test_command(words: list[str], command: str) -> None:
         (["create", "--bundle", "/b", "box"], "/b"),
         (["create", "--bundle=/b=c", "box"], "/b=c"),
         (["create", "--bundle=", "box"], ""),
-        (["create", "--bundles", "/b", "--bundled=/c", "box"], ""),
+        (["create", "--bundles", "/b", "box"], ""),
+        (["create", "--bundled=/c", "box"], ""),
     ],
 )
 def test_option(words: list[str], value: str) -> None:

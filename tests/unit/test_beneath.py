@@ -1,0 +1,76 @@
+"""checkpoint/rootfs/beneath.py: what a tree's own symlinks lead to stays as it is."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from checkpoint.rootfs.beneath import remove, set_mtime
+
+
+@pytest.fixture
+def outside(tmp_path: Path) -> Path:
+    """A directory beside the tree, with a file in it."""
+    (tmp_path / "outside").mkdir()
+    (tmp_path / "outside/file").touch()
+    return tmp_path / "outside"
+
+
+@pytest.fixture
+def root(tmp_path: Path) -> Path:
+    (tmp_path / "root/a/b").mkdir(parents=True)
+    (tmp_path / "root/a/b/file").touch()
+    (tmp_path / "root/a/file").touch()
+    return tmp_path / "root"
+
+
+def left(root: Path) -> list[str]:
+    return sorted(str(path.relative_to(root)) for path in root.rglob("*"))
+
+
+def test_files_and_directories_with_what_is_in_them(root: Path) -> None:
+    remove(root, ["a/b", "a/b/file"])
+    assert left(root) == ["a", "a/file"]
+    remove(root, ["a"])
+    assert left(root) == []
+
+
+def test_what_is_gone_is_gone(root: Path) -> None:
+    remove(root, ["none", "none/file", "a/file/below"])
+    assert left(root) == ["a", "a/b", "a/b/file", "a/file"]
+
+
+def test_a_symlink_is_removed_and_not_followed(root: Path, outside: Path) -> None:
+    (root / "way").symlink_to(outside)
+    (root / "a/way").symlink_to(outside)
+    remove(root, ["a/way", "a/way/file", "way", "way/file"])
+    assert left(root) == ["a", "a/b", "a/b/file", "a/file"]
+    assert (outside / "file").exists()
+
+
+def test_a_symlink_below_a_removed_directory(root: Path, outside: Path) -> None:
+    (root / "a/b/way").symlink_to(outside)
+    remove(root, ["a/b"])
+    assert (outside / "file").exists()
+
+
+@pytest.mark.parametrize("path", ["../outside/file", "a/../../outside/file"])
+def test_no_way_out(root: Path, outside: Path, path: str) -> None:
+    with pytest.raises(PermissionError):
+        remove(root, [path])
+    with pytest.raises(PermissionError):
+        set_mtime(root, path, 1)
+    assert (outside / "file").stat().st_mtime_ns != 1
+
+
+def test_times(root: Path, outside: Path) -> None:
+    (root / "way").symlink_to(outside)
+    before = outside.stat().st_mtime_ns, (outside / "file").stat().st_mtime_ns
+    set_mtime(root, "a/b", 7)
+    set_mtime(root, "way", 8)
+    set_mtime(root, "way/file", 9)
+    set_mtime(root, "none", 10)
+    assert (root / "a/b").stat().st_mtime_ns == 7
+    assert (root / "way").lstat().st_mtime_ns == 8
+    assert (outside.stat().st_mtime_ns, (outside / "file").stat().st_mtime_ns) == before
