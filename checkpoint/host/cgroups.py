@@ -73,6 +73,16 @@ def enter(pid: int, path: str, controller: str = "") -> None:
                     (directory / "cgroup.procs").write_text(str(pid))
 
 
+def remove_empty(path: str) -> None:
+    """The cgroup at `path` of every hierarchy, with those in it, as far as no process is in them."""
+    if not path.strip("/") or ".." in path.split("/"):
+        return
+    for mount in [*_mounts("cgroup", ""), *_mounts("cgroup2", "")]:
+        for directory, _, _ in os.walk(mount / path.lstrip("/"), topdown=False):
+            with contextlib.suppress(OSError):
+                os.rmdir(directory)
+
+
 def limits(pid: int) -> dict[str, Any]:
     """The limits in force of a process's own cgroups, as OCI `linux.resources`. What is not limited is left out."""
     found: dict[str, Any] = {}

@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Protocol
 
+from checkpoint.host import cgroups
 from checkpoint.runtimes import stdio
 from checkpoint.runtimes.base import MARKER, ROOTFS, Container
 
@@ -63,6 +64,8 @@ class BundleArrival:
                 self._undo.callback(shutil.rmtree, directory, ignore_errors=True)
         if not shared:
             (self._bundle / MARKER).touch()
+        # crun leaves its cgroup behind when a restore fails, and cannot use it then the next time.
+        self._undo.callback(cgroups.remove_empty, self._config["linux"].get("cgroupsPath", ""))
         (self._bundle / "config.json").write_text(json.dumps(self._config))
         return {ROOTFS: self._rootfs}
 

@@ -97,7 +97,7 @@ class OciRuntime(ABC):
             (container.bundle / MARKER).touch()
 
     def delete(self, name: str) -> None:
-        if self.exists(name):
+        if os.path.exists(self._root / name):  # a restore that failed may leave less than a container
             run([*self._program, "delete", "--force", name])
 
     def arrival(self, name: str, description: dict[str, Any], undo: contextlib.ExitStack) -> Arrival:

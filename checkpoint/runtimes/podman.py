@@ -87,6 +87,7 @@ class Podman:
             "id": container.id,
             "image": {"id": found["Image"], "name": found["ImageName"], "layers": _layers(found["Image"])},
             "runtime": Path(found["OCIRuntime"]).name,
+            "cgroup": found["State"]["CgroupPath"],
             "log": str(container.log) if container.log else None,
             "volumes": {at: podman_store.volume(name) for at, name in volumes.items()},
             "networks": {name: podman_store.network(name) for name in found["NetworkSettings"]["Networks"] or {}},

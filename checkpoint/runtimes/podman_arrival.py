@@ -11,6 +11,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from checkpoint.host import cgroups
 from checkpoint.host.run import find_program, start
 from checkpoint.runtimes import layers, left_behind, podman_store
 from checkpoint.runtimes.oci import DUMP_OPTIONS
@@ -41,6 +42,7 @@ class PodmanArrival:
 
     def prepare(self, packed: bytes, *, shared: bool) -> dict[str, Path]:
         self._archive = packed
+        self._undo.callback(cgroups.remove_empty, self._wanted["cgroup"])  # crun leaves it when a restore fails
         for name, network in self._wanted["networks"].items():
             if podman_store.network(name) is None:
                 podman_store.create_network(network)

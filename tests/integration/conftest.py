@@ -22,6 +22,11 @@ REDIS_ADDRESS = "10.77.0.50"
 IMAGE = "localhost/rig/redis:1"
 WORKLOADS = "/opt/migrate/tests/workloads"
 MOVE_TIMEOUT_S = 120.0
+#: A CRIU with which a restore fails: it may open too few files.
+BROKEN = """#!/bin/sh
+[ "$1" = swrk ] && ulimit -n 14
+exec /usr/sbin/criu.kept "$@"
+"""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -14,7 +14,7 @@ import pytest
 from migrate import errors
 from migrate.cli.exit_codes import CODES
 from tests.clients import REDIS_PORT, RedisClient, ask, redis_data, redis_digest
-from tests.integration.conftest import IMAGE, REDIS, REDIS_ADDRESS, Hosts, without
+from tests.integration.conftest import BROKEN, IMAGE, REDIS, REDIS_ADDRESS, Hosts, without
 from tests.rig import until
 from tests.rig.engine import EngineContainer, load
 from tests.rig.image import BASE, Layer, write_archive
@@ -189,12 +189,6 @@ def test_a_terminal_is_refused(hosts: Hosts, start: Start) -> None:
     assert shell.status == "running"
 
 
-BROKEN = """#!/bin/sh
-[ "$1" = swrk ] && exit 1
-exec /usr/sbin/criu.kept "$@"
-"""
-
-
 def test_after_a_failure_it_runs_on_and_the_target_knows_nothing(hosts: Hosts, start: Start) -> None:
     redis = start("redis", *REDIS, options=("--restart", "always"))
     until(lambda: ask(hosts.rig.switch, REDIS_ADDRESS, REDIS_PORT, "PING") == "+PONG", "redis to answer")
@@ -203,9 +197,11 @@ def test_after_a_failure_it_runs_on_and_the_target_knows_nothing(hosts: Hosts, s
             done = hosts.migrate(hosts.alpha, "redis", "beta")
         seen = client.finish()
     assert done.returncode == CODES[errors.RolledBack], done.stderr
+    assert "CRIU failed in restore" in done.stderr
     assert seen["contiguous"]
     assert redis.on(hosts.beta).inspect() is None
     found = redis.inspect()
     assert found is not None
     assert found["State"]["Status"] == "running"
     assert found["HostConfig"]["RestartPolicy"]["Name"] == "always"
+    move(hosts, redis)

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from tests.clients import REDIS_PORT, RedisClient, ask, redis_data, redis_digest, status
-from tests.integration.conftest import REDIS, REDIS_ADDRESS, WORKLOADS, Hosts, without
+from tests.integration.conftest import BROKEN, REDIS, REDIS_ADDRESS, WORKLOADS, Hosts, without
 from tests.rig import Container, Node, until
 
 MOVES = 10
@@ -43,6 +43,9 @@ def test_a_container_of_crun_is_cruns_on_the_target(hosts: Hosts) -> None:
     digest = redis_digest(switch, REDIS_ADDRESS)
     alpha.run(["crun", "update", "--pids-limit", "77", "redis"])
     with RedisClient(switch, REDIS_ADDRESS) as client:
+        with without(hosts.beta, "/usr/sbin/criu", BROKEN):
+            failed = hosts.migrate(alpha, "redis", "beta")
+        assert "CRIU failed in restore" in failed.stderr
         for _ in range(5):
             redis, _ = hosts.move(redis, redis.node)
         seen = client.finish()
