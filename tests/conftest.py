@@ -42,7 +42,7 @@ def rig(rig_name: str, request: pytest.FixtureRequest) -> Iterator[Rig]:
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--vm", action="store_true", help="the nodes are virtual machines: slow")
-    parser.addoption("--moves", type=int, default=4, help="moves of the workload that verifies its memory")
+    parser.addoption("--moves", type=int, default=2, help="moves of the workload that verifies its memory")
 
 
 @pytest.fixture

@@ -2,6 +2,7 @@
 
 import contextlib
 import json
+import shlex
 import subprocess
 from collections import Counter
 from collections.abc import Iterator, Mapping
@@ -63,13 +64,21 @@ TRACES = {
     "files": ["find", "/run/migrate", "/run/runc", "-mindepth", "1"],
     "rules": ["nft", "--stateless", "list", "ruleset"],
 }
+#: All of it in one go, for this is done around every test.
+SECTION = "=== "
+LOOK = "; ".join(f"echo '{SECTION}{kind}'; {shlex.join(argv)} 2>/dev/null" for kind, argv in TRACES.items())
 #: Of the processes, those that look, that serve an SSH connection which is about to end, or that are kernel threads.
-LOOKING = ("ps -eo", "sshd", "[")
+LOOKING = ("ps -eo", f"sh -c echo '{SECTION}", "sshd", "[")
 
 
 def traces(node: Node) -> Mapping[str, list[str]]:
     """What there is on a host now. Containers of the test are removed before this is compared."""
-    found = {kind: node.run(argv, check=False).stdout.splitlines() for kind, argv in TRACES.items()}
+    found: dict[str, list[str]] = {}
+    for line in node.run(["sh", "-c", LOOK], check=False).stdout.splitlines():
+        if line.startswith(SECTION):
+            found[line.removeprefix(SECTION)] = lines = []
+        else:
+            lines.append(line)
     found["links"] = [line.split(": ")[1] for line in found["links"]]
     found["processes"] = [line for line in found["processes"] if not line.startswith(LOOKING)]
     return found
@@ -114,8 +123,8 @@ def hosts(rig: Rig) -> Iterator[Hosts]:
     before = {node.name: traces(node) for node in (both.alpha, both.beta)}
     yield both
     for node in (both.alpha, both.beta):
-        for name in json.loads(node.run(["runc", "list", "--format", "json"], check=False).stdout or "null") or []:
-            Container(node=node, name=name["id"], address="").remove()
+        for name in node.run(["runc", "list", "--quiet"], check=False).stdout.split():
+            Container(node=node, name=name, address="").remove()
         node.run(["sh", "-c", "rm -rf --one-file-system /srv/containers/*"])
     for node in (both.alpha, both.beta):
         assert settled(node, before[node.name]) == {}
