@@ -15,7 +15,7 @@ from checkpoint.host.listener import Listener
 from checkpoint.rootfs import overlay
 from checkpoint.rootfs.changes import Changes, Snapshot, changes, snapshot, written_through_mappings
 from checkpoint.rootfs.rsync import Rsync, Running
-from checkpoint.runtimes.base import Tree
+from checkpoint.runtimes.base import ROOTFS, Tree
 from migrate import protocol
 from migrate.agent.client import AgentClient
 from transport.errors import StreamError
@@ -41,6 +41,11 @@ class TreeSync:
         self._armed: Running | None = None
         #: Files that are on the target, maybe without being in `_before`: made and copied after that was taken.
         self._there: set[str] = set()
+
+    @property
+    def kind(self) -> str:
+        """What its bytes are reported as."""
+        return "rootfs" if self._tree.destination == ROOTFS else "volumes"
 
     def copy_whole(self) -> int:
         """First pass, while the container runs. Returns bytes sent."""

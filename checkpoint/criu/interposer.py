@@ -15,7 +15,6 @@ import contextlib
 import os
 import signal
 import socket
-import struct
 import threading
 import time
 from collections.abc import Callable
@@ -25,7 +24,7 @@ from typing import Protocol
 
 from checkpoint.criu import rpc
 from checkpoint.errors import ConversationLost
-from checkpoint.host.listener import Listener
+from checkpoint.host.listener import Listener, peer_pid
 from checkpoint.host.ready import ready
 
 MAX_MESSAGE = 1 << 22
@@ -193,7 +192,7 @@ class Interposer:
     def _introduce(self, shim: socket.socket, runtime: socket.socket, kind: str) -> Conversation:
         """Give the shim its end of a socketpair, and the descriptors this kind of conversation needs."""
         # The shim becomes CRIU without changing its pid.
-        criu_pid = _peer_pid(shim)
+        criu_pid = peer_pid(shim)
         criu_pidfd = os.pidfd_open(criu_pid)
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         extra = self._role.fds_for_criu(kind)
@@ -203,7 +202,7 @@ class Interposer:
         for fd in extra.values():
             os.close(fd)
         return Conversation(
-            runtime=runtime, criu=ours, runtime_pid=_peer_pid(runtime), criu_pid=criu_pid, criu_pidfd=criu_pidfd
+            runtime=runtime, criu=ours, runtime_pid=peer_pid(runtime), criu_pid=criu_pid, criu_pidfd=criu_pidfd
         )
 
     def _relay(self, conversation: Conversation) -> None:
@@ -255,13 +254,6 @@ class Interposer:
                 fd = os.open(f"/proc/{conversation.runtime_pid}/fd/{number}", os.O_RDONLY | os.O_DIRECTORY)
                 conversation.opened_fds.append(fd)
                 setattr(options, name, fd)
-
-
-def _peer_pid(peer: socket.socket) -> int:
-    """The pid of whoever connected, or made the pair (unix(7), SO_PEERCRED)."""
-    layout = struct.Struct("3i")
-    credentials = peer.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, layout.size)
-    return int(layout.unpack(credentials)[0])
 
 
 def _close(fds: list[int]) -> None:

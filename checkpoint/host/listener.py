@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import socket
+import struct
 import threading
 from collections.abc import Callable
 from pathlib import Path
@@ -38,3 +39,10 @@ class Listener:
 
     def _spawn(self, target: Callable[..., None], *args: object) -> None:
         threading.Thread(target=target, args=args, name=self._name, daemon=True).start()
+
+
+def peer_pid(peer: socket.socket) -> int:
+    """The pid of whoever connected, or made the pair (unix(7), SO_PEERCRED)."""
+    layout = struct.Struct("3i")
+    credentials = peer.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, layout.size)
+    return int(layout.unpack(credentials)[0])

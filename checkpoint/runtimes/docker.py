@@ -14,14 +14,13 @@ from pathlib import Path
 from typing import Any
 
 from checkpoint.errors import ContainerNotFound, ContainerNotRunning, EngineRefused, NotMovable
-from checkpoint.runtimes import docker_api, docker_store, left_behind
+from checkpoint.runtimes import belongings, docker_api, docker_store
 from checkpoint.runtimes.base import ROOTFS, Arrival, Container, Tree
 from checkpoint.runtimes.docker_arrival import RUNTIME, DockerArrival
 from checkpoint.runtimes.runc import Runc
 
 #: Bind mounts that docker makes for every container, from its own settings and what it knows of the network.
 OWN_MOUNTS = ("/etc/hosts", "/etc/hostname", "/etc/resolv.conf")
-SHM = "/dev/shm"  # noqa: S108  (of the container)
 #: Where the shim has runc keep its state: one directory for each of docker's `runtimes`.
 STATE = "/run/docker"
 #: HostConfig.Runtime of what runc runs.
@@ -67,13 +66,13 @@ class Docker:
     def describe(self, container: Container) -> dict[str, Any]:
         found = container.engine_state
         endpoints = found["NetworkSettings"]["Networks"]
-        volumes = {mount["Destination"]: mount["Name"] for mount in found["Mounts"] if mount["Type"] == "volume"}
+        volumes = belongings.volumes_of(found)
         return {
             "container": {name: found[name] for name in ("Config", "HostConfig", "Image", "Name")},
             "endpoints": endpoints,
             "networks": {name: docker_store.network(name) for name in endpoints},
             "volumes": {at: docker_store.volume(name) for at, name in volumes.items()},
-            "layers": _layers(found["Image"]),
+            "layers": belongings.layers_of(docker_store, found["Image"]),
             "descriptors": list(container.descriptors),
         }
 
@@ -100,9 +99,7 @@ class Docker:
 
     def leave(self, container: Container, *, shared: bool) -> None:
         self.delete(container.id)
-        for mount in container.engine_state["Mounts"]:
-            if mount["Type"] == "volume" and docker_store.volume(mount["Name"]) is not None:
-                left_behind.note(self.name, mount["Name"])
+        belongings.left(self.name, docker_store, container.engine_state)
 
     def delete(self, name: str) -> None:
         docker_api.call("DELETE", f"/containers/{name}", force="true", v="true")
@@ -128,11 +125,6 @@ def unmovable(found: Mapping[str, Any]) -> str | None:
     return None
 
 
-def _layers(image: str) -> list[str]:
-    found = docker_store.image(image)
-    return list(found["RootFS"]["Layers"] or []) if found else []
-
-
 def _runc_of(container_id: str) -> Runc:
     for directory in Path(STATE).glob(f"runtime-*/moby/{container_id}"):
         return Runc(directory.parent)
@@ -141,12 +133,5 @@ def _runc_of(container_id: str) -> Runc:
 
 def _trees(found: Mapping[str, Any], beneath: Container) -> list[Tree]:
     data = found["GraphDriver"]["Data"]
-    trees = [Tree(destination=ROOTFS, root=Path(data["MergedDir"]), layer=Path(data["UpperDir"]))]
-    trees += [
-        Tree(destination=mount["Destination"], root=Path(mount["Source"]))
-        for mount in found["Mounts"]
-        if mount["Type"] == "volume" and mount["Driver"] == "local"
-    ]
-    if SHM in beneath.bind_mounts:
-        trees.append(Tree(destination=SHM, root=Path(beneath.bind_mounts[SHM]["source"])))
-    return trees
+    rootfs = Tree(destination=ROOTFS, root=Path(data["MergedDir"]), layer=Path(data["UpperDir"]))
+    return [rootfs, *belongings.trees_of(found, beneath)]

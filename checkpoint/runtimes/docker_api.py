@@ -17,7 +17,7 @@ SOCKET = "/var/run/docker.sock"
 #: Of Engine 25 (2024), the first in which each network of a container has a MAC of its own.
 VERSION = "v1.44"
 TIMEOUT_S, UPLOAD_TIMEOUT_S = 120.0, 3600.0
-NOT_MODIFIED, NOT_FOUND, FIRST_FAILURE = 304, 404, 400
+NOT_FOUND, FIRST_FAILURE = 404, 400
 
 
 class _Connection(http.client.HTTPConnection):

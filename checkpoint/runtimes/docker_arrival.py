@@ -18,12 +18,12 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from checkpoint.host.listener import Listener
+from checkpoint.host.listener import Listener, peer_pid
 from checkpoint.host.ready import ready
-from checkpoint.host.run import start
-from checkpoint.runtimes import docker_api, docker_store, layers, left_behind
-from checkpoint.runtimes.oci import DUMP_OPTIONS
+from checkpoint.runtimes import docker_api, docker_store, layers
+from checkpoint.runtimes.belongings import Belongings, start_logged
 from checkpoint.runtimes.oci_wrapper import DIRECTORY, MAX_MESSAGE
+from checkpoint.runtimes.runc import Runc
 
 #: What docker calls oci_wrapper.py.
 RUNTIME = "migrate"
@@ -37,6 +37,7 @@ class DockerArrival:
 
     def __init__(self, name: str, fields: Mapping[str, Any], undo: contextlib.ExitStack) -> None:
         self._name, self._fields, self._undo = name, fields, undo
+        self._belongings = Belongings("docker", docker_store, fields["networks"], fields["volumes"])
         self._id = ""
         self._log: Path | None = None
         self._process: socket.socket | None = None
@@ -54,11 +55,7 @@ class DockerArrival:
         docker_store.load_image(directory, self._fields["container"]["Image"])
 
     def prepare(self, packed: bytes, *, shared: bool) -> dict[str, Path]:
-        for name, network in self._fields["networks"].items():
-            if docker_store.network(name) is None:
-                docker_store.create_network(network)
-                self._undo.callback(docker_store.remove_network, name)
-        volumes = {at: self._volume(volume) for at, volume in self._fields["volumes"].items()}
+        volumes = self._belongings.make(self._undo)
         created = docker_api.call("POST", "/containers/create", body_of(self._fields), name=self._name)
         self._id = created["Id"]
         self._undo.callback(docker_api.call, "DELETE", f"/containers/{self._id}", force="true", v="true")
@@ -87,16 +84,11 @@ class DockerArrival:
         Path(DIRECTORY).mkdir(mode=0o700, parents=True, exist_ok=True)
         self._listener = Listener(Path(DIRECTORY) / self._id, self._serve, "docker's runtime")
         self._undo.callback(self._stop_listening)
-        output = os.open(images / "engine.log", os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
-        try:
-            return start(["docker", "start", self._id], stderr=output)
-        finally:
-            os.close(output)
+        return start_logged(["docker", "start", self._id], images)
 
     def settle(self) -> None:
         self._stop_listening()
-        for volume in self._fields["volumes"].values():
-            left_behind.forget("docker", volume["Name"])
+        self._belongings.settle()
 
     def _objections(self) -> Iterator[str]:
         program = docker_store.runtime_program(RUNTIME)
@@ -104,25 +96,7 @@ class DockerArrival:
             yield f"docker has no runtime {RUNTIME!r} there ('migratectl docker-runtime' installs it)"
         elif program.read_bytes() != pkgutil.get_data("checkpoint.runtimes", "oci_wrapper.py"):
             yield f"docker's runtime {RUNTIME!r} there is of another version ('migratectl docker-runtime' renews it)"
-        for name, network in self._fields["networks"].items():
-            there = docker_store.network(name)
-            if there is not None and (what := docker_store.difference(network, there)):
-                yield f"docker's network {name!r} is another one there: its {what} is {there.get(what)!r}"
-        for volume in self._fields["volumes"].values():
-            name = volume["Name"]
-            if docker_store.volume(name) is None:
-                continue
-            if docker_store.is_used(name):
-                yield f"docker's volume {name!r} is used there by another container"
-            elif not left_behind.is_noted("docker", name):
-                yield f"docker's volume {name!r} is there already, and no move has left it"
-
-    def _volume(self, wanted: Mapping[str, Any]) -> Path:
-        there = docker_store.volume(wanted["Name"])
-        if there is not None:
-            return Path(there["Mountpoint"])
-        self._undo.callback(docker_store.remove_volume, wanted["Name"])
-        return docker_store.create_volume(wanted)
+        yield from self._belongings.objections()
 
     def _stop_listening(self) -> None:
         self._listener.close()
@@ -133,7 +107,7 @@ class DockerArrival:
         said = json.loads(peer.recv(MAX_MESSAGE))
         if said["command"] == "create":
             self._root, self._bundle = said["root"], Path(said["bundle"])
-            self._process, self._pid = peer, _pid_of(peer)
+            self._process, self._pid = peer, peer_pid(peer)
             self._pidfd = os.pidfd_open(self._pid)
             return
         with peer:
@@ -146,9 +120,8 @@ class DockerArrival:
         assert self._process is not None
         self._use_network()
         pid_file = self._images / "pid"
-        argv = ["runc", "--root", self._root, "--log", str(self._images / "runtime.log"), "--log-format", "json"]
-        argv += ["restore", "--detach", "--bundle", str(self._bundle), "--image-path", str(self._images), "--work-path"]
-        argv += [str(self._images), "--pid-file", str(pid_file), *DUMP_OPTIONS, self._id]
+        runc = Runc(Path(self._root))
+        argv = runc.restore_command(self._id, self._bundle, self._images, "--pid-file", str(pid_file))
         with self._process as process:
             process.send(json.dumps({"argv": argv, "env": dict(self._env), "pid_file": str(pid_file)}).encode())
         while not pid_file.exists():
@@ -189,8 +162,3 @@ def endpoint_of(found: Mapping[str, Any]) -> dict[str, Any]:
         "MacAddress": found["MacAddress"],
         "IPAMConfig": {name: address for name, address in ipam.items() if address},
     }
-
-
-def _pid_of(peer: socket.socket) -> int:
-    credentials = peer.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12)
-    return int.from_bytes(credentials[:4], "little", signed=True)

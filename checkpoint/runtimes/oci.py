@@ -69,12 +69,15 @@ class OciRuntime(ABC):
     def restore(
         self, container_id: str, bundle: Path, images: Path, env: Mapping[str, str], stdio: tuple[int, int, int]
     ) -> subprocess.Popen[bytes]:
-        """Start a restore that detaches once the container runs."""
-        # Its own messages go to a file: its stderr belongs to the container.
+        """Start `restore_command` with the container's standard streams."""
+        argv = self.restore_command(container_id, bundle, images)
+        return start(argv, env=env, stdin=stdio[0], stdout=stdio[1], stderr=stdio[2])
+
+    def restore_command(self, container_id: str, bundle: Path, images: Path, *options: str) -> list[str]:
+        """What ends once the container runs. Its own messages go to a file: its stderr belongs to the container."""
         log = ["--log", str(images / "runtime.log"), "--log-format", "json"]
         argv = [*self._program, *log, "restore", "--detach", "--bundle", str(bundle)]
-        argv += ["--image-path", str(images), "--work-path", str(images), *DUMP_OPTIONS, container_id]
-        return start(argv, env=env, stdin=stdio[0], stdout=stdio[1], stderr=stdio[2])
+        return [*argv, "--image-path", str(images), "--work-path", str(images), *options, *DUMP_OPTIONS, container_id]
 
     def describe(self, container: Container) -> dict[str, Any]:
         return bundle.describe(container)

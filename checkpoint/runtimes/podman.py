@@ -23,7 +23,7 @@ from checkpoint.criu.session import UndumpedRole
 from checkpoint.criu.shim_install import install_shim, rpc_socket
 from checkpoint.errors import CommandFailed, ContainerNotFound, ContainerNotRunning, NotMovable
 from checkpoint.host.run import run
-from checkpoint.runtimes import left_behind, podman_store
+from checkpoint.runtimes import belongings, podman_store
 from checkpoint.runtimes.base import ROOTFS, Arrival, Container, Tree
 from checkpoint.runtimes.crun import Crun
 from checkpoint.runtimes.oci import DUMP_OPTIONS, OciRuntime
@@ -33,7 +33,6 @@ from checkpoint.runtimes.runc import Runc
 BENEATH: dict[str, Callable[[], OciRuntime]] = {"crun": Crun, "runc": Runc}
 #: Bind mounts that podman makes for every container, from its own settings and what it knows of the network.
 OWN_MOUNTS = ("/etc/hosts", "/etc/hostname", "/etc/resolv.conf", "/run/.containerenv", "/run/secrets", "/etc/passwd")
-SHM = "/dev/shm"  # noqa: S108  (of the container)
 #: What an archive must have, beside podman's own descriptions, for a restore to begin.
 INVENTORY = "checkpoint/inventory.img"
 #: Of an archive as podman writes it: files that come by other ways, newer.
@@ -82,10 +81,10 @@ class Podman:
 
     def describe(self, container: Container) -> dict[str, Any]:
         found = container.engine_state
-        volumes = {mount["Destination"]: mount["Name"] for mount in found["Mounts"] if mount["Type"] == "volume"}
+        volumes, layers = belongings.volumes_of(found), belongings.layers_of(podman_store, found["Image"])
         return {
             "id": container.id,
-            "image": {"id": found["Image"], "name": found["ImageName"], "layers": _layers(found["Image"])},
+            "image": {"id": found["Image"], "name": found["ImageName"], "layers": layers},
             "runtime": Path(found["OCIRuntime"]).name,
             "cgroup": found["State"]["CgroupPath"],
             "log": str(container.log) if container.log else None,
@@ -119,9 +118,7 @@ class Podman:
 
     def leave(self, container: Container, *, shared: bool) -> None:
         self.delete(container.id)
-        for mount in container.engine_state["Mounts"]:
-            if mount["Type"] == "volume" and podman_store.volume(mount["Name"]) is not None:
-                left_behind.note(self.name, mount["Name"])
+        belongings.left(self.name, podman_store, container.engine_state)
 
     def delete(self, name: str) -> None:
         run(["podman", "rm", "--force", "--ignore", "--volumes", "--time=0", name], timeout_s=REMOVE_TIMEOUT_S)
@@ -161,20 +158,8 @@ def without_contents(archive: bytes) -> bytes:
 def _trees(found: Mapping[str, Any], beneath: Container) -> list[Tree]:
     data = found["GraphDriver"]["Data"]
     layer = Path(data["UpperDir"]) if found["GraphDriver"]["Name"] == "overlay" else None
-    trees = [Tree(destination=ROOTFS, root=Path(data["MergedDir"]) if layer else beneath.rootfs, layer=layer)]
-    trees += [
-        Tree(destination=mount["Destination"], root=Path(mount["Source"]))
-        for mount in found["Mounts"]
-        if mount["Type"] == "volume" and mount["Driver"] == "local"
-    ]
-    if SHM in beneath.bind_mounts:
-        trees.append(Tree(destination=SHM, root=Path(beneath.bind_mounts[SHM]["source"])))
-    return trees
-
-
-def _layers(image: str) -> list[str]:
-    found = podman_store.image(image)
-    return list(found["RootFS"]["Layers"]) if found else []
+    rootfs = Tree(destination=ROOTFS, root=Path(data["MergedDir"]) if layer else beneath.rootfs, layer=layer)
+    return [rootfs, *belongings.trees_of(found, beneath)]
 
 
 def _log(found: Mapping[str, Any]) -> Path | None:

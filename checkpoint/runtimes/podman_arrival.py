@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import io
-import os
 import subprocess
 import tarfile
 from collections.abc import Iterator, Mapping
@@ -12,8 +11,9 @@ from pathlib import Path
 from typing import Any
 
 from checkpoint.host import cgroups
-from checkpoint.host.run import find_program, start
-from checkpoint.runtimes import layers, left_behind, podman_store
+from checkpoint.host.run import find_program
+from checkpoint.runtimes import layers, podman_store
+from checkpoint.runtimes.belongings import Belongings, start_logged
 from checkpoint.runtimes.oci import DUMP_OPTIONS
 
 #: The container's log in a checkpoint archive.
@@ -25,6 +25,7 @@ class PodmanArrival:
 
     def __init__(self, description: Mapping[str, Any], undo: contextlib.ExitStack) -> None:
         self._wanted, self._undo = description, undo
+        self._belongings = Belongings("podman", podman_store, description["networks"], description["volumes"])
         self._started = False
         self._output = bytearray()
 
@@ -43,11 +44,7 @@ class PodmanArrival:
     def prepare(self, packed: bytes, *, shared: bool) -> dict[str, Path]:
         self._archive = packed
         self._undo.callback(cgroups.remove_empty, self._wanted["cgroup"])  # crun leaves it when a restore fails
-        for name, network in self._wanted["networks"].items():
-            if podman_store.network(name) is None:
-                podman_store.create_network(network)
-                self._undo.callback(podman_store.remove_network, name)
-        return {at: self._volume(volume) for at, volume in self._wanted["volumes"].items()}
+        return self._belongings.make(self._undo)
 
     def take_output(self, lines: bytes) -> None:
         if not self._started:
@@ -61,38 +58,15 @@ class PodmanArrival:
         archive.write_bytes(with_output(self._archive, bytes(self._output)))
         self._started = True
         argv = ["podman", "container", "restore", f"--import={archive}", "--ignore-volumes", "--ignore-rootfs"]
-        output = os.open(images / "engine.log", os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
-        try:
-            return start([*argv, *DUMP_OPTIONS], env=env, stderr=output)
-        finally:
-            os.close(output)
+        return start_logged([*argv, *DUMP_OPTIONS], images, env)
 
     def settle(self) -> None:
-        for volume in self._wanted["volumes"].values():
-            left_behind.forget("podman", volume["Name"])
+        self._belongings.settle()
 
     def _objections(self) -> Iterator[str]:
         if find_program(runtime := self._wanted["runtime"]) is None:
             yield f"its container is run by {runtime}, which is not there"
-        for name, network in self._wanted["networks"].items():
-            there = podman_store.network(name)
-            if there is not None and (what := podman_store.difference(network, there)):
-                yield f"podman's network {name!r} is another one there: its {what} is {there.get(what)!r}"
-        for volume in self._wanted["volumes"].values():
-            name = volume["Name"]
-            if podman_store.volume(name) is None:
-                continue
-            if podman_store.is_used(name):
-                yield f"podman's volume {name!r} is used there by another container"
-            elif not left_behind.is_noted("podman", name):
-                yield f"podman's volume {name!r} is there already, and no move has left it"
-
-    def _volume(self, wanted: Mapping[str, Any]) -> Path:
-        there = podman_store.volume(wanted["Name"])
-        if there is not None:
-            return Path(there["Mountpoint"])
-        self._undo.callback(podman_store.remove_volume, wanted["Name"])
-        return podman_store.create_volume(wanted)
+        yield from self._belongings.objections()
 
 
 def with_output(archive: bytes, output: bytes) -> bytes:

@@ -26,9 +26,9 @@ def volume(name: str) -> dict[str, Any] | None:
     return _inspect("volume", name)
 
 
-def is_used(volume_name: str) -> bool:
+def is_used(name: str) -> bool:
     """Whether any container here, running or not, has the volume."""
-    return bool(run(["podman", "ps", "--all", "--quiet", "--filter", f"volume={volume_name}"]).strip())
+    return bool(run(["podman", "ps", "--all", "--quiet", "--filter", f"volume={name}"]).strip())
 
 
 def difference(ours: Mapping[str, Any], theirs: Mapping[str, Any]) -> str | None:

@@ -6,7 +6,6 @@ import contextlib
 
 from checkpoint.host import memory, processes
 from checkpoint.host.wakeful import wakeful
-from checkpoint.runtimes.base import ROOTFS
 from migrate import protocol
 from migrate.context import Context
 from migrate.copying.base import Copying
@@ -43,8 +42,8 @@ def transfer(move: Context, copying: Copying) -> None:
         pids = processes.in_pid_namespace_of(move.container.pid)
         copying.send_last(pids)
         move.account_pages(copying.batches)
-        for destination, tree in move.trees.items():
-            move.report.add_bytes("rootfs" if destination == ROOTFS else "volumes", tree.copy_changes(pids))
+        for tree in move.trees.values():
+            move.report.add_bytes(tree.kind, tree.copy_changes(pids))
         if move.output is not None:
             move.report.add_bytes("output", move.output.copy_rest(move.container.pid))
         assert move.tmpfs is not None

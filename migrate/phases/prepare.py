@@ -18,7 +18,6 @@ from checkpoint.host import processes
 from checkpoint.images.directory import ram_directory
 from checkpoint.network.frames import HeldFrames
 from checkpoint.rootfs.tmpfs import tmpfs_mounts
-from checkpoint.runtimes.base import ROOTFS
 from migrate import page_channels, protocol
 from migrate.agent.page_receiver import socket_path
 from migrate.context import Context
@@ -76,7 +75,7 @@ def _copy_trees(move: Context, roots: Mapping[str, str]) -> None:
             target = Path(roots[tree.destination])
             sync = move.trees[tree.destination] = TreeSync(tree, target, move.bridge.rsync, move.agent)
             move.tidy.callback(sync.close)
-            move.report.add_bytes("rootfs" if tree.destination == ROOTFS else "volumes", sync.copy_whole())
+            move.report.add_bytes(sync.kind, sync.copy_whole())
 
 
 def _copy_output(move: Context) -> None:
@@ -117,8 +116,8 @@ def arm_target(move: Context) -> None:
         _copy_output(move)
         question = protocol.Arm(macs=macs, nftables=move.edits.nftables, one_cgroup=move.edits.one_cgroup)
         _copy_trees(move, move.agent.request(question, protocol.Armed).trees)
-        for destination, tree in move.trees.items():
-            move.report.add_bytes("rootfs" if destination == ROOTFS else "volumes", tree.catch_up())
+        for tree in move.trees.values():
+            move.report.add_bytes(tree.kind, tree.catch_up())
             tree.arm()
         for interface in interfaces:
             frames = HeldFrames(interface)

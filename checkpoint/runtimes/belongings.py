@@ -1,0 +1,115 @@
+"""What a container has of its engine beside itself, networks and volumes: the same for podman and docker.
+
+Their inspections name mounts alike; what differs is in podman_store.py and docker_store.py.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import subprocess
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Protocol
+
+from checkpoint.host.run import start
+from checkpoint.runtimes import left_behind
+from checkpoint.runtimes.base import Container, Tree
+
+SHM = "/dev/shm"  # noqa: S108  (of the container)
+
+
+class Store(Protocol):
+    """An engine's networks, volumes and images on this host."""
+
+    def network(self, name: str) -> dict[str, Any] | None: ...
+    def difference(self, ours: Mapping[str, Any], theirs: Mapping[str, Any]) -> str | None: ...
+    def create_network(self, wanted: Mapping[str, Any]) -> None: ...
+    def remove_network(self, name: str) -> None: ...
+    def volume(self, name: str) -> dict[str, Any] | None: ...
+    def is_used(self, name: str) -> bool: ...
+    def create_volume(self, wanted: Mapping[str, Any]) -> Path: ...
+    def remove_volume(self, name: str) -> None: ...
+    def image(self, name: str) -> dict[str, Any] | None: ...
+
+
+def volumes_of(found: Mapping[str, Any]) -> dict[str, str]:
+    """{destination: name} of the volumes of an inspected container."""
+    return {mount["Destination"]: mount["Name"] for mount in found["Mounts"] if mount["Type"] == "volume"}
+
+
+def trees_of(found: Mapping[str, Any], beneath: Container) -> list[Tree]:
+    """Its volumes whose files are on this host, and a /dev/shm that the engine has mounted."""
+    trees = [
+        Tree(destination=mount["Destination"], root=Path(mount["Source"]))
+        for mount in found["Mounts"]
+        if mount["Type"] == "volume" and mount["Driver"] == "local"
+    ]
+    if SHM in beneath.bind_mounts:
+        trees.append(Tree(destination=SHM, root=Path(beneath.bind_mounts[SHM]["source"])))
+    return trees
+
+
+def layers_of(store: Store, image: str) -> list[str]:
+    """The DiffIDs of an image; none if it is not here."""
+    found = store.image(image)
+    return list(found["RootFS"]["Layers"] or []) if found else []
+
+
+def left(engine: str, store: Store, found: Mapping[str, Any]) -> None:
+    """Its container runs elsewhere: what its volumes hold here is old."""
+    for name in volumes_of(found).values():
+        if store.volume(name) is not None:
+            left_behind.note(engine, name)
+
+
+def start_logged(argv: Sequence[str], images: Path, env: Mapping[str, str] | None = None) -> subprocess.Popen[bytes]:
+    """Start an engine's command; what it complains of is in `images`/engine.log."""
+    output = os.open(images / "engine.log", os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
+    try:
+        return start(argv, env=env, stderr=output)
+    finally:
+        os.close(output)
+
+
+class Belongings:
+    """Those of a container on its way in. `networks` by name and `volumes` by destination, as the source tells them."""
+
+    def __init__(self, engine: str, store: Store, networks: Mapping[str, Any], volumes: Mapping[str, Any]) -> None:
+        self._engine, self._store = engine, store
+        self._networks, self._volumes = networks, volumes
+
+    def objections(self) -> Iterator[str]:
+        """Why they cannot be had here. Changes nothing."""
+        for name, network in self._networks.items():
+            there = self._store.network(name)
+            if there is not None and (what := self._store.difference(network, there)):
+                yield f"{self._engine}'s network {name!r} is another one there: its {what} is {there.get(what)!r}"
+        for volume in self._volumes.values():
+            name = volume["Name"]
+            if self._store.volume(name) is None:
+                continue
+            if self._store.is_used(name):
+                yield f"{self._engine}'s volume {name!r} is used there by another container"
+            elif not left_behind.is_noted(self._engine, name):
+                yield f"{self._engine}'s volume {name!r} is there already, and no move has left it"
+
+    def make(self, undo: contextlib.ExitStack) -> dict[str, Path]:
+        """Those that are not here. Returns where the content of each volume goes, by destination."""
+        for name, network in self._networks.items():
+            if self._store.network(name) is None:
+                self._store.create_network(network)
+                undo.callback(self._store.remove_network, name)
+        return {at: self._volume(volume, undo) for at, volume in self._volumes.items()}
+
+    def settle(self) -> None:
+        """The container runs here: its volumes are in use again."""
+        for volume in self._volumes.values():
+            left_behind.forget(self._engine, volume["Name"])
+
+    def _volume(self, wanted: Mapping[str, Any], undo: contextlib.ExitStack) -> Path:
+        there = self._store.volume(wanted["Name"])
+        if there is not None:
+            return Path(there["Mountpoint"])
+        undo.callback(self._store.remove_volume, wanted["Name"])
+        return self._store.create_volume(wanted)
