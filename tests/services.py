@@ -7,7 +7,7 @@ from pathlib import Path
 from tests.rig.image import BASE, Layer, write_archive
 from tests.rig.tree import node_tree
 
-IMAGE = "localhost/rig/services:1"
+IMAGE, REDIS_IMAGE = "localhost/rig/services:1", "localhost/rig/redis:1"
 NGINX_CONFIGURATION = b"""
 daemon off; user root; worker_processes 1; pid /data/nginx.pid; error_log /data/error.log;
 events { worker_connections 1024; }
@@ -35,6 +35,12 @@ def postgres_programs() -> str:
     """The directory where the nodes' PostgreSQL is."""
     version = next((node_tree() / "usr/lib/postgresql").iterdir()).name
     return f"/usr/lib/postgresql/{version}/bin"
+
+
+def write_redis(archive: Path) -> None:
+    """The archive of an image with redis."""
+    redis = Layer(programs=["redis-server", "redis-cli"])
+    write_archive(archive, node_tree(), REDIS_IMAGE, [BASE, redis], ["redis-server"])
 
 
 def write_services(archive: Path) -> None:

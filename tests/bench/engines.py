@@ -21,11 +21,10 @@ from tests.bench.spread import spread
 from tests.clients import REDIS_PORT, RedisClient, ask, redis_data
 from tests.rig import Node, Rig, until
 from tests.rig.engine import EngineContainer, load, set_up
-from tests.rig.image import BASE, Layer, write_archive
-from tests.rig.tree import node_tree
+from tests.services import REDIS_IMAGE as IMAGE
+from tests.services import write_redis
 
 MIB = 128
-IMAGE = "localhost/rig/redis:1"
 ARCHIVE = "/dev/shm/redis.checkpoint"  # noqa: S108  (of a node)
 #: As well as such a script can be: nothing is compressed, the archive stays in RAM, one connection copies and restores.
 EXPORT_IMPORT = """
@@ -105,8 +104,7 @@ def prepare(rig: Rig, engine: str) -> None:
     """The engine on both nodes, with an image of redis."""
     with tempfile.TemporaryDirectory() as directory:
         archive = Path(directory) / "redis.tar"
-        layers = [BASE, Layer(programs=["redis-server", "redis-cli"])]
-        write_archive(archive, node_tree(), IMAGE, layers, ["redis-server"])
+        write_redis(archive)
         for node in rig.nodes:
             set_up(node, engine)
             load(node, engine, archive)

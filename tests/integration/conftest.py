@@ -8,19 +8,17 @@ from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import pytest
 
 from tests.clients import REDIS_PORT, ask
 from tests.rig import Container, Node, Rig, RigError, until
-from tests.rig.engine import load, set_up
-from tests.rig.image import BASE, Layer, write_archive
-from tests.rig.tree import node_tree
+from tests.rig.engine import EngineContainer, load, set_up
+from tests.services import REDIS_IMAGE, write_redis
 
 REDIS = ["redis-server", "--bind", "0.0.0.0", "--save", "", "--protected-mode", "no"]  # noqa: S104 - in the rig
 REDIS_ADDRESS = "10.77.0.50"
-IMAGE = "localhost/rig/redis:1"
 WORKLOADS = "/opt/migrate/tests/workloads"
 MOVE_TIMEOUT_S = 120.0
 #: A CRIU with which a restore fails: it may open too few files.
@@ -28,6 +26,9 @@ BROKEN = """#!/bin/sh
 [ "$1" = swrk ] && ulimit -n 14
 exec /usr/sbin/criu.kept "$@"
 """
+
+
+Moved = TypeVar("Moved", Container, EngineContainer)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,7 +46,7 @@ class Hosts:
         """Run the tool as a user would; its exit status is the caller's to look at."""
         return source.run(["migrate", *words], check=False, timeout=MOVE_TIMEOUT_S * source.slowness)
 
-    def move(self, container: Container, source: Node) -> tuple[Container, Mapping[str, Any]]:
+    def move(self, container: Moved, source: Node) -> tuple[Moved, Mapping[str, Any]]:
         """Move a container to the other host; the container there, and the report."""
         target = self.other(source)
         done = self.migrate(source, container.name, target.name, "--json")
@@ -142,7 +143,7 @@ def redis(hosts: Hosts) -> Container:
 def archive(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """An image with redis."""
     path = tmp_path_factory.mktemp("image") / "redis.tar"
-    write_archive(path, node_tree(), IMAGE, [BASE, Layer(programs=["redis-server", "redis-cli"])], ["redis-server"])
+    write_redis(path)
     return path
 
 
@@ -154,6 +155,6 @@ def engine(rig: Rig, archive: Path, request: pytest.FixtureRequest) -> str:
         load(node, request.param, archive)
         node.run([request.param, "network", "create", "warm"])
         for network in ("rack", "warm"):
-            node.run([request.param, "run", "--rm", "--network", network, IMAGE, "true"])
+            node.run([request.param, "run", "--rm", "--network", network, REDIS_IMAGE, "true"])
         node.run([request.param, "network", "rm", "warm"])
     return str(request.param)

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import contextlib
-import json
 import random
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -14,11 +13,12 @@ import pytest
 from migrate import errors
 from migrate.cli.exit_codes import CODES
 from tests.clients import REDIS_PORT, RedisClient, ask, redis_data, redis_digest
-from tests.integration.conftest import BROKEN, IMAGE, REDIS, REDIS_ADDRESS, Hosts, without
+from tests.integration.conftest import BROKEN, REDIS, REDIS_ADDRESS, Hosts, without
 from tests.rig import until
 from tests.rig.engine import EngineContainer, load
 from tests.rig.image import BASE, Layer, write_archive
 from tests.rig.tree import node_tree
+from tests.services import REDIS_IMAGE as IMAGE
 
 TALKER = ["sh", "-c", "n=0; while sleep 0.02; do n=$((n+1)); echo line $n; done"]
 MOVES = 5
@@ -44,13 +44,11 @@ def start(engine: str, hosts: Hosts) -> Iterator[Start]:
             container.on(node).remove()
 
 
-def move(hosts: Hosts, container: EngineContainer) -> tuple[EngineContainer, dict[str, Any]]:
-    """The container on the other host, and the report."""
-    target = hosts.other(container.node)
-    done = hosts.migrate(container.node, container.name, target.name, "--json")
-    assert done.returncode == 0, done.stderr
+def move(hosts: Hosts, container: EngineContainer) -> tuple[EngineContainer, Mapping[str, Any]]:
+    """The container on the other host, gone from its own, and the report."""
+    there, report = hosts.move(container, container.node)
     assert container.inspect() is None
-    return container.on(target), json.loads(done.stdout)
+    return there, report
 
 
 def test_redis_keeps_its_client_over_five_moves_and_is_the_engines_own(hosts: Hosts, start: Start) -> None:

@@ -33,13 +33,6 @@ def image(hosts: Hosts, engine: str, tmp_path: Path) -> Iterator[str]:
         node.run(["sh", "-c", "rm -rf /var/lib/migrate"])
 
 
-def move(hosts: Hosts, container: EngineContainer) -> tuple[EngineContainer, dict[str, Any]]:
-    target = hosts.other(container.node)
-    done = hosts.migrate(container.node, container.name, target.name, "--json")
-    assert done.returncode == 0, done.stderr
-    return container.on(target), json.loads(done.stdout)
-
-
 @contextlib.contextmanager
 def http_load(hosts: Hosts) -> Iterator[dict[str, Any]]:
     """Filled in when it is over."""
@@ -65,7 +58,7 @@ def test_nginx_fails_no_request_of_a_hundred_clients(hosts: Hosts, engine: str, 
         until(lambda: "200 OK" in ask(hosts.rig.switch, ADDRESS, 80, "HEAD /file HTTP/1.0\r\n\r"), "nginx to answer")
         with http_load(hosts) as seen:
             for _ in range(2):
-                nginx, _ = move(hosts, nginx)
+                nginx, _ = hosts.move(nginx, nginx.node)
         assert seen["failed"] == 0, seen
         assert seen["requests"] > 10 * CLIENTS
         assert seen["downloads"] >= 1
