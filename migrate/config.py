@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from migrate.convergence import Policy
+from migrate.limits import Limits
 from migrate.tracking import Mode
 
 
@@ -20,3 +21,4 @@ class Options:
     mode: Mode = Mode.AUTO
     policy: Policy = field(default_factory=Policy)
     bandwidth_limit: int | None = None
+    limits: Limits = field(default_factory=Limits)

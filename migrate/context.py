@@ -28,7 +28,7 @@ from migrate.state import State, check_move
 from migrate.tmpfs_sync import TmpfsSync
 from migrate.tracking import Tracking
 from migrate.tree_sync import Bridge, TreeSync
-from transport.ssh import Connection
+from transport.connection import Connection
 from transport.throttle import RateLimit
 
 if TYPE_CHECKING:

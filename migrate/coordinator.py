@@ -11,23 +11,26 @@ from migrate.context import Context
 from migrate.errors import MigrateError, RolledBack
 from migrate.events import Observer
 from migrate.phases import commit, freeze, precopy, prepare
-from migrate.phases.plan import planned
+from migrate.phases.plan import Connect, by_ssh, planned
 from migrate.phases.rollback import roll_back
 from migrate.report import Report
 from migrate.signals import Signals
 from transport.destination import Destination
 
 
-def move_container(report: Report, destination: Destination, observer: Observer, options: Options) -> None:
+def move_container(
+    report: Report, destination: Destination, observer: Observer, options: Options, connect: Connect = by_ssh
+) -> None:
     """Move the container that the (new) report names; fill the report in, however it ends.
 
+    `connect` makes the connection to the target.
     Raises Refused (nothing was changed), RolledBack (the source runs it, as before), Undecided (the
     target holds it), ResumeFailed, or LeftBehind (the target runs it). A Refused or RolledBack leaves
     no trace on the target.
     """
     started_ns = time.monotonic_ns()
     try:
-        with Signals() as signals, planned(report, destination, observer, options) as move:
+        with Signals() as signals, planned(report, destination, observer, options, connect) as move:
             try:
                 _go_through(move, signals)
             finally:

@@ -27,9 +27,9 @@ from migrate import protocol
 from migrate.agent.client import AgentGone
 from migrate.encoding_choice import EncodingChoice
 from transport import openssh
+from transport.connection import Connection
 from transport.framing import ByteStream, FrameStream
 from transport.openssh import SshProcess
-from transport.ssh import Connection
 from transport.throttle import RateLimit
 
 #: sshd's receive window per channel.
@@ -174,7 +174,7 @@ def open_streams(connection: Connection, socket_path: Path, count: int) -> list[
 
 def _open_by_ssh(connection: Connection, command: str, count: int, undo: contextlib.ExitStack) -> Iterator[SshProcess]:
     """As many as ssh(1) opens in time, started side by side."""
-    argv = openssh.command_line(connection.endpoint.destination, command)
+    argv = openssh.command_line(connection.destination, command)
     started = []
     for _ in range(count):
         process = SshProcess(start(argv, stdin=subprocess.PIPE, stdout=subprocess.PIPE))

@@ -18,8 +18,8 @@ from checkpoint.rootfs.rsync import Rsync, Running
 from checkpoint.runtimes.base import ROOTFS, Tree
 from migrate import protocol
 from migrate.agent.client import AgentClient
+from transport.connection import Connection, Process
 from transport.errors import StreamError
-from transport.ssh import Connection, RemoteProcess
 from transport.throttle import RateLimit
 
 WHOLE_TIMEOUT_S = 3600.0
@@ -150,7 +150,7 @@ class Bridge:
                     shell.send(str(status).encode())
                 upstream.join()
 
-    def _carry_upstream(self, remote: RemoteProcess, from_rsync: int) -> threading.Thread:
+    def _carry_upstream(self, remote: Process, from_rsync: int) -> threading.Thread:
         def carry() -> None:
             with contextlib.suppress(OSError, StreamError):
                 while data := os.read(from_rsync, PIECE):
@@ -172,7 +172,7 @@ def _closing(fds: list[int]) -> Iterator[tuple[int, int]]:
             os.close(fd)
 
 
-def _carry_downstream(remote: RemoteProcess, to_rsync: int) -> None:
+def _carry_downstream(remote: Process, to_rsync: int) -> None:
     """Until the remote command closes its output."""
     with contextlib.suppress(OSError):
         while data := remote.read(PIECE):

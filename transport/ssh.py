@@ -137,6 +137,11 @@ class Connection:
         self._client = client
         self.endpoint = endpoint
 
+    @property
+    def destination(self) -> Destination:
+        """The host, as the user wrote it."""
+        return self.endpoint.destination
+
     def run(self, command: str) -> RemoteProcess:
         """Start a command, given as one string for the remote login shell. Raises IncompleteFrame."""
         try:

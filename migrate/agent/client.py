@@ -11,9 +11,9 @@ from migrate import protocol
 from migrate.agent import zipapp
 from migrate.clock import Offset, Sample, estimate
 from migrate.protocol import Message
+from transport.connection import Connection, Process
 from transport.errors import StreamError
 from transport.framing import FrameStream
-from transport.ssh import Connection, RemoteProcess
 
 A = TypeVar("A", bound=Message)
 CLOCK_SAMPLES = 16
@@ -39,7 +39,7 @@ class AgentClient:
     """An agent running on the target."""
 
     def __init__(self, connection: Connection, log: Callable[[str], None]) -> None:
-        self._process: RemoteProcess = connection.run(zipapp.COMMAND)
+        self._process: Process = connection.run(zipapp.COMMAND)
         self._frames = FrameStream(self._process)
         self._log = log
         self._said: list[str] = []

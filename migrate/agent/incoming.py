@@ -29,15 +29,11 @@ from migrate.agent.attachment import Attachment
 from migrate.agent.collect import collect
 from migrate.agent.received import Received
 from migrate.agent.recover import control_path
+from migrate.limits import Limits
 from migrate.protocol import Message
 
-ARM_TIMEOUT_S = 30.0
 #: On disk; files of images stay until the engine has them.
 INCOMING_IMAGES = Path("/var/lib/migrate/images")
-RESTORE_TIMEOUT_S = 120.0
-RESUME_TIMEOUT_S = 30.0
-#: A bound against waiting for ever, not a limit: memory is filled at hundreds of MB a second.
-FILL_TIMEOUT_S = 3600.0
 
 
 class Incoming:
@@ -47,9 +43,12 @@ class Incoming:
     both, a finished move the second.
     """
 
-    def __init__(self, migration_id: str, runtime: str, container_id: str, log: Callable[[str], None]) -> None:
+    def __init__(
+        self, migration_id: str, runtime: str, container_id: str, log: Callable[[str], None], limits: Limits
+    ) -> None:
         self._id = migration_id
         self._log = log
+        self._limits = limits
         self._container_id = container_id
         self._runtime = runtime_named(runtime)
         self._undo = contextlib.ExitStack()
@@ -137,7 +136,7 @@ class Incoming:
         return protocol.Done()
 
     def _prepare(self, request: protocol.Prepare) -> Message:
-        self._prepared = Received(self._id, request.room_bytes, request.page_channels, self._tidy)
+        self._prepared = Received(self._id, request, self._limits.batch_s, self._tidy)
         self._received.trees = self._arrival.prepare(bytes(request.payload), shared=request.shared)
         network = Network.from_wire(request.network) if request.network is not None else None
         self._network = Attachment(network, self._undo, self._tidy, self._log)
@@ -162,7 +161,7 @@ class Incoming:
             self._restore = self._arrival.start_restore(received.directory, received.images, env)
             threading.Thread(target=self._watch_runtime, args=(self._restore,), daemon=True).start()
             try:
-                self._role.request_gate.wait_reached(ARM_TIMEOUT_S)
+                self._role.request_gate.wait_reached(self._limits.arm_s)
             except ConversationLost as error:
                 raise self._why(error, "arming the restore") from error
             if request.macs:
@@ -187,7 +186,7 @@ class Incoming:
         released = time.monotonic_ns()
         self._role.request_gate.open()
         try:
-            self._role.done_gate.wait_reached(RESTORE_TIMEOUT_S)
+            self._role.done_gate.wait_reached(self._limits.restore_s)
         except ConversationLost as error:
             raise self._why(error, "restore") from error
         self.holds_container = True
@@ -214,12 +213,12 @@ class Incoming:
         self._role.done_gate.open()
         self._network.connect()  # while CRIU unlocks the network, which takes longer
         self.holds_container, self._resumed = False, True
-        self._role.wait_resumed(RESUME_TIMEOUT_S)
+        self._role.wait_resumed(self._limits.resume_s)
         stamps.append(["resumed", time.monotonic_ns()])
         self._network.give_frames()
         self._network.announce()
         self._awake.close()
-        self._wait_runtime(RESUME_TIMEOUT_S)
+        self._wait_runtime(self._limits.resume_s)
         self._arrival.settle()
         stamps += [[stamp.name, stamp.at_ns] for stamp in self._role.stamps]
         return protocol.Done(stamps=stamps)
@@ -245,7 +244,7 @@ class Incoming:
             return protocol.Finished(stamps=[], filled_bytes=0, waits=[0, 0, 0, 0])
         # Not before: what the container needs for its first answers comes first, and by itself.
         self._pager.fill()
-        self._pager.wait(FILL_TIMEOUT_S)
+        self._pager.wait(self._limits.fill_s)
         self._tidy.close()
         served = self._pager.served
         return protocol.Finished(
@@ -259,7 +258,7 @@ class Incoming:
         try:
             if self._resumed and self._pager is not None:
                 self._pager.fill()
-                self._pager.wait(FILL_TIMEOUT_S)
+                self._pager.wait(self._limits.fill_s)
         finally:
             self.abort()
 
@@ -283,9 +282,9 @@ class Incoming:
         self._role.refuse()
         if self._restore is not None:
             try:
-                self._restore.wait(RESUME_TIMEOUT_S)
+                self._restore.wait(self._limits.resume_s)
             except subprocess.TimeoutExpired:
-                self._log(f"{self._runtime.name} restore did not end in {RESUME_TIMEOUT_S:g} s and was killed")
+                self._log(f"{self._runtime.name} restore did not end in {self._limits.resume_s:g} s and was killed")
                 self._restore.kill()
                 self._restore.wait()
         self._runtime.delete(self._container_id)

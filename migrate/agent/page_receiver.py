@@ -20,8 +20,6 @@ from transport.descriptors import Descriptors, widen_pipe
 from transport.errors import EndOfStream, StreamError
 from transport.framing import FrameStream
 
-#: A batch that does not come for so long is lost. One of 1 MiB takes a while on a slow link.
-PATIENCE_S = 30.0
 DRAIN_BYTES = 1 << 20
 
 #: Takes one batch and its extents, unpacked.
@@ -36,11 +34,13 @@ def socket_path(migration_id: str) -> Path:
 class PageReceiver:
     """Listens at `path` for so many channels (migrate/page_channels.py, PLUG). Use as a context.
 
-    A failure is kept for `wait`; until then what still comes is read and dropped, so that nobody blocks.
+    A batch that does not come in `patience_s` is lost. A failure is kept for `wait`; until then what
+    still comes is read and dropped, so that nobody blocks.
     """
 
-    def __init__(self, path: Path, channels: int, put: Put) -> None:
+    def __init__(self, path: Path, channels: int, put: Put, patience_s: float) -> None:
         self._path, self._channels, self._put = path, channels, put
+        self._patience_s = patience_s
         self._plugs: list[socket.socket] = []
         self._turn = threading.Condition()
         self._next = 0
@@ -70,7 +70,7 @@ class PageReceiver:
         with self._turn:
             while self._next < batches and self._failure is None:
                 before = self._next
-                if not self._turn.wait_for(lambda: self._next > before or self._failure is not None, PATIENCE_S):  # noqa: B023
+                if not self._turn.wait_for(lambda: self._next > before or self._failure is not None, self._patience_s):  # noqa: B023
                     raise ImageError(f"batch {self._next} of {batches} with pages never came")
             if self._failure is not None:
                 raise self._failure
@@ -122,7 +122,7 @@ class PageReceiver:
             lost = len(self._waiting) == self._channels and self._next not in self._waiting
             if number > self._next and lost:
                 raise ImageError(f"batch {self._next} with pages never came")
-            if not self._turn.wait_for(lambda: self._next >= number or self._failure is not None, PATIENCE_S):
-                raise ImageError(f"batch {self._next} with pages never came in {PATIENCE_S:g} s")
+            if not self._turn.wait_for(lambda: self._next >= number or self._failure is not None, self._patience_s):
+                raise ImageError(f"batch {self._next} with pages never came in {self._patience_s:g} s")
         finally:
             self._waiting.discard(number)

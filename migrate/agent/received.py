@@ -26,8 +26,10 @@ from migrate.protocol import Message
 class Received:
     """Everything is under `directory`, in RAM, or in `trees`; it goes when `tidy` is closed."""
 
-    def __init__(self, migration_id: str, room_bytes: int, page_channels: int, tidy: contextlib.ExitStack) -> None:
-        self.directory = tidy.enter_context(ram_directory(migration_id, room_bytes))
+    def __init__(
+        self, migration_id: str, request: protocol.Prepare, batch_s: float, tidy: contextlib.ExitStack
+    ) -> None:
+        self.directory = tidy.enter_context(ram_directory(migration_id, request.room_bytes))
         self.images = self.directory / "images"
         self.images.mkdir(mode=0o700)
         #: Where each tree of files is here, by its destination in the container.
@@ -35,7 +37,8 @@ class Received:
         self.store = tidy.enter_context(PageStore(self.directory))
         self.tmpfs = tidy.enter_context(PreparedTmpfs(self.directory))
         self._page_images = tidy.enter_context(PageImages(self.images))
-        self._pages = tidy.enter_context(PageReceiver(socket_path(migration_id), page_channels, self._put_pages))
+        receiver = PageReceiver(socket_path(migration_id), request.page_channels, self._put_pages, batch_s)
+        self._pages = tidy.enter_context(receiver)
         self._page_maps: list[protocol.PageMap] = []
         self._image_files = self._image_bytes = 0
 

@@ -16,6 +16,7 @@ from checkpoint.host.ready import ready
 from migrate import protocol
 from migrate.agent.incoming import Incoming
 from migrate.agent.recover import ControlSocket
+from migrate.limits import Limits
 from migrate.protocol import Message
 from transport.descriptors import Descriptors
 from transport.errors import StreamError
@@ -25,8 +26,9 @@ from transport.framing import FrameStream
 class Server:
     """Answers one coordinator, and after it is gone whoever recovers what it left."""
 
-    def __init__(self, stream: FrameStream, reader: int) -> None:
+    def __init__(self, stream: FrameStream, reader: int, limits: Limits) -> None:
         self._stream = stream
+        self._limits = limits
         self._reader = reader
         self._incoming: Incoming | None = None
         self._failure: Exception | None = None
@@ -71,7 +73,9 @@ class Server:
         if isinstance(request, protocol.Hello):
             if request.version != protocol.PROTOCOL_VERSION:
                 raise protocol.ProtocolError(f"agent speaks version {protocol.PROTOCOL_VERSION}, not {request.version}")
-            self._incoming = Incoming(request.migration_id, request.runtime, request.container_id, self._log)
+            self._incoming = Incoming(
+                request.migration_id, request.runtime, request.container_id, self._log, self._limits
+            )
             return self._incoming.welcome()
         if self._incoming is None:
             raise protocol.ProtocolError("the first message must be Hello")
@@ -127,4 +131,4 @@ def main() -> None:
     os.dup2(null, 0)
     os.dup2(2, 1)
     os.close(null)
-    Server(FrameStream(Descriptors(reader, writer)), reader).serve()
+    Server(FrameStream(Descriptors(reader, writer)), reader, Limits()).serve()

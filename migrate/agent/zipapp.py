@@ -15,6 +15,7 @@ CONTENTS = (
     "migrate/__init__.py",
     "migrate/errors.py",
     "migrate/facts.py",
+    "migrate/limits.py",
     "migrate/message.py",
     "migrate/protocol.py",
     "migrate/agent/*.py",

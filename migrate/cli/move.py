@@ -16,6 +16,8 @@ from migrate.config import Options
 from migrate.convergence import OnNoConverge, Policy
 from migrate.coordinator import move_container
 from migrate.errors import BadRequest, MigrateError
+from migrate.limits import Limits
+from migrate.phases.plan import Connect, by_ssh
 from migrate.report import Report, summary
 from migrate.tracking import Mode
 from transport.destination import Destination
@@ -25,15 +27,15 @@ SCALES = {"": 1, "K": 10**3, "M": 10**6, "G": 10**9}
 LEAST_RATE = 1000
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    """Entry point. Returns the exit code."""
+def main(argv: Sequence[str] | None = None, *, connect: Connect = by_ssh, limits: Limits | None = None) -> int:
+    """Entry point. Returns the exit code. `connect` and `limits` are for whoever calls it as a function."""
     arguments = _parser().parse_args(argv)
     report = Report.begin(arguments.container, arguments.host)
     status = 0
     try:
         destination = _destination(arguments.host)
         with observer_for(sys.stderr) as observer:
-            move_container(report, destination, observer, _options(arguments))
+            move_container(report, destination, observer, _options(arguments, limits or Limits()), connect)
     except MigrateError as error:
         print(f"migrate: {error}", file=sys.stderr)
         status = exit_code(error)
@@ -51,7 +53,7 @@ def _destination(text: str) -> Destination:
         raise BadRequest(str(error), "see 'migrate --help'") from error
 
 
-def _options(arguments: argparse.Namespace) -> Options:
+def _options(arguments: argparse.Namespace, limits: Limits) -> Options:
     return Options(
         engine=arguments.engine,
         mode=Mode(arguments.mode),
@@ -62,6 +64,7 @@ def _options(arguments: argparse.Namespace) -> Options:
             on_no_converge=OnNoConverge(arguments.on_no_converge),
         ),
         bandwidth_limit=arguments.bandwidth_limit,
+        limits=limits,
     )
 
 

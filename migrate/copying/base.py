@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import enum
-from pathlib import Path
 from typing import Protocol
 
 from checkpoint.criu import log as criu_log
@@ -15,8 +14,6 @@ from checkpoint.memory.tracker import read_pages
 from migrate.context import Context
 from migrate.page_batches import PageBatches
 from migrate.state import State
-
-DUMP_TIMEOUT_S = 600.0
 
 
 class Reach(enum.Enum):
@@ -53,13 +50,13 @@ class Ahead(Copying, Protocol):
         """Leave every process as it was."""
 
 
-def run_dump(dump: DumpRole, images: Path) -> None:
+def run_dump(dump: DumpRole, move: Context) -> None:
     """Until everything is dumped and the container is frozen. Raises CriuFailed or ConversationLost."""
     dump.request_gate.open()
     try:
-        dump.done_gate.wait_reached(DUMP_TIMEOUT_S)
+        dump.done_gate.wait_reached(move.options.limits.dump_s)
     except ConversationLost as error:
-        log = criu_log.errors(images / "dump.log")
+        log = criu_log.errors(move.images / "dump.log")
         raise (CriuFailed("dump", log) if log else error) from error
 
 

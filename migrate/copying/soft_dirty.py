@@ -76,7 +76,7 @@ class SoftDirtyCopy:
         dump.parent = self._predumps.parent
         last = self._last = Dumped(self.batches, self._images.__contains__, last=True)
         with relayed(dump.pages, self._move, last, self.batches.flush, last.has_parent):
-            run_dump(dump, self._move.images)
+            run_dump(dump, self._move)
         report = self._move.report
         report.pages_skipped_parent = last.hole_pages()
         report.notes.append(f"{last.sent_pages} pages were left for the freeze")

@@ -19,7 +19,7 @@ class StopCopy:
 
     def dump(self, dump: DumpRole) -> None:
         with relayed(dump.pages, self._move, self.batches, self.batches.flush):
-            run_dump(dump, self._move.images)
+            run_dump(dump, self._move)
 
     def send_last(self, pids: list[int]) -> None:
         """Everything went with the dump."""

@@ -88,7 +88,7 @@ class UserfaultfdCopy:
             forget_writes(list(self._trackers))
         last = self._last = Dumped(self.batches, _of_a_process, last=True)
         with relayed(dump.pages, self._move, last, self.batches.flush, last.has_parent):
-            run_dump(dump, self._move.images)
+            run_dump(dump, self._move)
 
     def send_last(self, pids: list[int]) -> None:
         """Raises ImageError when a page that CRIU found cannot be read."""

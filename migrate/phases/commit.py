@@ -15,8 +15,6 @@ from migrate.errors import LeftBehind, ResumeFailed, Undecided
 from migrate.report import Fill
 from migrate.state import State
 
-DEATH_TIMEOUT_S = 10.0
-
 
 def commit(move: Context) -> None:
     """Kill, then GO; never the other way round, and GO only when the death was seen."""
@@ -30,11 +28,11 @@ def commit(move: Context) -> None:
         links = threading.Thread(target=_links_down, args=(move,))
         links.start()
         move.tidy.callback(links.join)
-        if not move.init.wait_dead(DEATH_TIMEOUT_S):
+        if not move.init.wait_dead(limit_s := move.options.limits.death_s):
             raise Undecided(
                 move.migration_id,
                 move.target.hostname,
-                f"process {move.init.pid} here was sent SIGKILL {DEATH_TIMEOUT_S:g} s ago and is not dead yet",
+                f"process {move.init.pid} here was sent SIGKILL {limit_s:g} s ago and is not dead yet",
                 f"when it is, run there, as root: migratectl recover {move.migration_id} --go --source-is-dead",
             )
         move.advance(State.KILLED)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 from checkpoint.criu.session import Edits
 from checkpoint.errors import CheckpointError
@@ -29,6 +29,7 @@ from migrate.phases import preflight
 from migrate.report import Report
 from migrate.tracking import choose
 from transport import ssh
+from transport.connection import Connection
 from transport.destination import Destination
 from transport.errors import (
     AuthenticationRefused,
@@ -43,19 +44,34 @@ from transport.throttle import RateLimit
 COMMAND_NOT_FOUND = 127
 
 
+#: Makes a connection for the length of a block. Raises ConnectError.
+Connect = Callable[[Destination], contextlib.AbstractContextManager[Connection]]
+
+
+def by_ssh(destination: Destination) -> contextlib.AbstractContextManager[Connection]:
+    """Connect as ssh(1) would."""
+    return ssh.connect(ssh.Endpoint.of(destination))
+
+
 @contextlib.contextmanager
-def planned(report: Report, destination: Destination, observer: Observer, options: Options) -> Iterator[Context]:
+def planned(
+    report: Report, destination: Destination, observer: Observer, options: Options, connect: Connect
+) -> Iterator[Context]:
     """Check everything, change nothing; yield the move, connected and ready to begin. Raises Refused."""
     with contextlib.ExitStack() as stack:
         try:
-            move = _plan(stack, report, destination, observer, options)
+            move = _plan(stack, report, _connected(destination, connect), observer, options)
         except (CheckpointError, TransportError, AgentFailed, AgentGone, protocol.ProtocolError, OSError) as error:
             raise Refused(f"preflight failed: {error}", "see the reason above") from error
         yield move
 
 
 def _plan(
-    stack: contextlib.ExitStack, report: Report, destination: Destination, observer: Observer, options: Options
+    stack: contextlib.ExitStack,
+    report: Report,
+    connected: contextlib.AbstractContextManager[Connection],
+    observer: Observer,
+    options: Options,
 ) -> Context:
     started_ns = time.monotonic_ns()
     runtime = preflight.choose_runtime(options.engine, report.container)
@@ -69,7 +85,7 @@ def _plan(
     report.memory_bytes = memory.resident_bytes(pids)
     restored_bytes = memory.restored_bytes(pids)
 
-    connection = stack.enter_context(_connected(destination))
+    connection = stack.enter_context(connected)
     agent, target = _greet(connection, report, runtime.name, observer)
     stack.callback(agent.close)
     report.target, report.versions["target"] = target.hostname, target.to_wire()
@@ -112,7 +128,7 @@ def _plan(
     return move
 
 
-def _greet(connection: ssh.Connection, report: Report, engine: str, observer: Observer) -> tuple[AgentClient, Facts]:
+def _greet(connection: Connection, report: Report, engine: str, observer: Observer) -> tuple[AgentClient, Facts]:
     """Start the agent and learn what host it is on."""
     hello = protocol.Hello(
         version=protocol.PROTOCOL_VERSION,
@@ -135,12 +151,12 @@ def _greet(connection: ssh.Connection, report: Report, engine: str, observer: Ob
 
 
 @contextlib.contextmanager
-def _connected(destination: Destination) -> Iterator[ssh.Connection]:
+def _connected(destination: Destination, connect: Connect) -> Iterator[Connection]:
     """An SSH connection, its errors told as ours."""
     told = {AuthenticationRefused: AuthenticationFailed, HostKeyUnknown: UnknownHostKey, HostKeyChanged: ChangedHostKey}
     with contextlib.ExitStack() as stack:
         try:
-            connection = stack.enter_context(ssh.connect(ssh.Endpoint.of(destination)))
+            connection = stack.enter_context(connect(destination))
         except ConnectError as error:
             raise told.get(type(error), TargetUnreachable)(str(error)) from error
         yield connection

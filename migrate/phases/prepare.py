@@ -30,14 +30,12 @@ from migrate.tmpfs_sync import TmpfsSync
 from migrate.tracking import Tracking
 from migrate.tree_sync import Bridge, TreeSync
 
-ARM_TIMEOUT_S = 30.0
-
 
 def prepare(move: Context) -> None:
     """The target gets what its engine can make beforehand, and a first copy of files."""
     with move.phase("prepare"):
         container = move.container
-        move.directory = move.tidy.enter_context(ram_directory(move.migration_id, move.room_bytes))
+        move.directory = move.tidy.enter_context(ram_directory(f"{move.migration_id}-source", move.room_bytes))
         move.bridge = Bridge(move.connection, move.directory, move.limit)
         move.tidy.callback(move.bridge.close)
         if move.layers_there is not None:
@@ -103,7 +101,7 @@ def arm_source(move: Context) -> None:
         checkpoint = move.runtime.checkpoint(move.container, images, env)
         move.tidy.callback(_reap, checkpoint, dump)
         threading.Thread(target=_watch, args=(checkpoint, dump), daemon=True).start()
-        dump.request_gate.wait_reached(ARM_TIMEOUT_S)
+        dump.request_gate.wait_reached(move.options.limits.arm_s)
     move.advance(State.ARMED)
 
 

@@ -16,6 +16,7 @@ from migrate import protocol
 from migrate.agent import server
 from migrate.agent.recover import GO, ask
 from migrate.agent.server import Server
+from migrate.limits import Limits
 from migrate.protocol import ANSWERS, Message, decode, encode
 from transport.descriptors import Descriptors
 from transport.errors import EndOfStream
@@ -29,7 +30,9 @@ class Incoming:
     does: Callable[[Incoming], Message] = staticmethod(lambda _: protocol.Done())
     last: Incoming
 
-    def __init__(self, migration_id: str, runtime: str, container_id: str, log: Callable[[str], None]) -> None:
+    def __init__(
+        self, migration_id: str, runtime: str, container_id: str, log: Callable[[str], None], limits: Limits
+    ) -> None:
         self.log = log
         self.holds_container = False
         self.handled: list[str] = []
@@ -71,7 +74,7 @@ class Coordinator:
 
     def _serve(self, fd: int) -> None:
         try:
-            Server(FrameStream(Descriptors(fd, fd)), fd).serve()
+            Server(FrameStream(Descriptors(fd, fd)), fd, Limits()).serve()
         finally:
             os.close(fd)
 

@@ -9,11 +9,12 @@ import pytest
 from migrate.cli import move
 from migrate.config import Options
 from migrate.convergence import OnNoConverge, Policy
+from migrate.limits import Limits
 from migrate.tracking import Mode
 
 
 def options(*words: str) -> Options:
-    return move._options(move._parser().parse_args(["ctr", "host", *words]))
+    return move._options(move._parser().parse_args(["ctr", "host", *words]), Limits())
 
 
 def test_the_defaults_of_the_command_line_are_those_of_the_program() -> None:

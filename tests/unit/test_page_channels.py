@@ -20,7 +20,6 @@ from checkpoint.errors import ImageError
 from checkpoint.images import batch, encoding
 from checkpoint.images.batch import Extent
 from migrate import protocol
-from migrate.agent import page_receiver
 from migrate.agent.client import AgentGone
 from migrate.agent.page_receiver import PageReceiver
 from migrate.encoding_choice import EncodingChoice
@@ -31,6 +30,7 @@ from transport.framing import ByteStream, FrameStream
 from transport.throttle import RateLimit
 
 BASE = 0x7F00_0000_0000
+PATIENCE_S = 30.0
 
 
 class Stream:
@@ -64,10 +64,10 @@ class Stream:
 class Scene:
     """A receiver that keeps what it is given, and streams to it."""
 
-    def __init__(self, directory: Path, channels: int) -> None:
+    def __init__(self, directory: Path, channels: int, patience_s: float = PATIENCE_S) -> None:
         self.taken: list[tuple[bool, int, int, bytes]] = []
         self.path = directory / "pages.sock"
-        self.receiver = PageReceiver(self.path, channels, self._put)
+        self.receiver = PageReceiver(self.path, channels, self._put, patience_s)
         self.receiver.__enter__()
         self.streams = [Stream(self.path) for _ in range(channels)]
         while len(self.receiver._plugs) < channels:
@@ -128,13 +128,14 @@ def test_the_newest_content_of_a_page_is_the_last_taken(scene: Scene, channels: 
     assert scene.taken[-1][3][:1] == bytes([299 % 256])
 
 
-def test_waiting_for_one_that_never_comes(
-    scene: Scene, channels: PageChannels, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(page_receiver, "PATIENCE_S", 0.2)
-    submit(channels, 0, content(1))
+def test_waiting_for_one_that_never_comes(tmp_path: Path) -> None:
+    scene = Scene(tmp_path, 1, patience_s=0.2)
+    channel = FrameStream(scene.streams[0])
+    channel.send(protocol.encode(pages_message(0, GOOD)), [GOOD])
     with pytest.raises(ImageError, match="batch 1 of 2"):
         scene.receiver.wait(2)
+    channel.close()
+    scene.close()
 
 
 def test_more_came_than_were_announced(scene: Scene, channels: PageChannels) -> None:
@@ -207,10 +208,9 @@ GOOD = b"a" * PAGE_SIZE
     ids=["damaged", "short", "unknown encoding", "twice", "lost", "no pages"],
 )
 def test_what_is_wrong_is_told_and_nothing_after_it_is_taken(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, sent: list[tuple[protocol.Message, bytes]], said: str
+    tmp_path: Path, sent: list[tuple[protocol.Message, bytes]], said: str
 ) -> None:
-    monkeypatch.setattr(page_receiver, "PATIENCE_S", 0.2)
-    scene = Scene(tmp_path, 1)
+    scene = Scene(tmp_path, 1, patience_s=0.2)
     channel = FrameStream(scene.streams[0])
     for message, payload in sent:
         channel.send(protocol.encode(message), [payload])
@@ -246,7 +246,7 @@ def test_a_lost_batch_is_missed_at_once_when_no_channel_can_still_bring_it(
     started = time.monotonic()
     with pytest.raises(ImageError, match=r"batch 1 with pages never came$"):
         scene.receiver.wait(4)
-    assert time.monotonic() - started < page_receiver.PATIENCE_S / 2
+    assert time.monotonic() - started < PATIENCE_S / 2
     assert len(scene.taken) == 1
 
 

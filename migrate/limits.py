@@ -1,0 +1,30 @@
+"""How long a move waits for others before it takes them for lost. No I/O here.
+
+None of these is reached by a move that goes well. All are in seconds.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, kw_only=True)
+class Limits:
+    """The source's and the target's limits.
+
+    `arm_s`: an engine's checkpoint or restore, from its start to its request to CRIU.
+    `dump_s`: CRIU's dump, from that request until the container is frozen and dumped.
+    `death_s`: the source's init, from SIGKILL to its death.
+    `batch_s`: a batch of pages after the one before it. One of 1 MiB takes a while on a slow link.
+    `restore_s`: CRIU's restore, from its request until the container is restored and held.
+    `resume_s`: CRIU and then the engine, from GO to their end.
+    `fill_s`: all of the container's memory filled in after the resume, at hundreds of MB a second.
+    """
+
+    arm_s: float = 30.0
+    dump_s: float = 600.0
+    death_s: float = 10.0
+    batch_s: float = 30.0
+    restore_s: float = 120.0
+    resume_s: float = 30.0
+    fill_s: float = 3600.0
