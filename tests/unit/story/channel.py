@@ -1,0 +1,300 @@
+"""A connection that stays in memory: what transport.ssh is to a move, with the target in threads of this process.
+
+Its `run` knows the two commands that the product has run on a target, the agent and the plug of a page
+channel, and gives any other to a shell. Each frame passes `Wire`, which may do with it what a test wants.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import shlex
+import socket
+import subprocess
+import threading
+from collections.abc import Callable
+from typing import Any, Protocol
+
+from migrate.agent import zipapp
+from migrate.page_channels import PLUG
+from tests.unit.story.processes import Host
+from transport.destination import Destination
+from transport.errors import IncompleteFrame
+from transport.framing import PREFIX
+
+#: Runs the target's agent on a descriptor until its channel ends, and closes neither.
+Serve = Callable[[int], None]
+
+
+class Frame:
+    """One message on the agent's channel, as it is on the wire."""
+
+    def __init__(self, header: bytes, payload: bytes = b"") -> None:
+        self.header, self.payload = header, payload
+
+    @property
+    def kind(self) -> str:
+        return str(json.loads(self.header)["type"])
+
+    def to_bytes(self) -> bytes:
+        return PREFIX.pack(len(self.header), len(self.payload)) + self.header + self.payload
+
+
+class Wire(Protocol):
+    """What happens to frames between the hosts. Called in the thread that sends or reads."""
+
+    def request(self, frame: Frame, link: Link) -> list[Frame]:
+        """Return what reaches the agent of a frame that the coordinator sends."""
+
+    def answer(self, asked: str, frame: Frame, link: Link) -> list[Frame]:
+        """Return what reaches the coordinator of a frame that the agent sends after a request of kind `asked`."""
+
+    def pages(self, frame: Frame, link: Link) -> list[Frame]:
+        """Return what reaches the agent of a frame on one of the page channels."""
+
+
+class Straight:
+    """A wire where nothing happens."""
+
+    def request(self, frame: Frame, link: Link) -> list[Frame]:
+        return [frame]
+
+    def answer(self, asked: str, frame: Frame, link: Link) -> list[Frame]:
+        return [frame]
+
+    def pages(self, frame: Frame, link: Link) -> list[Frame]:
+        return [frame]
+
+
+class Link:
+    """Everything between the two hosts: `cut` ends all of it at once, for both."""
+
+    def __init__(self, target: Host, serve: Serve, wire: Wire, destination: Destination) -> None:
+        self.destination = destination
+        self._target = target
+        self._serve, self._wire = serve, wire
+        self._processes: list[Remote] = []
+        self.is_cut = False
+
+    def run(self, command: str) -> Remote:
+        if self.is_cut:
+            raise IncompleteFrame("no further session on the connection")
+        process = self._started(command)
+        self._processes.append(process)
+        return process
+
+    @property
+    def agents(self) -> list[Agent]:
+        return [process for process in self._processes if isinstance(process, Agent)]
+
+    def _started(self, command: str) -> Remote:
+        if command == zipapp.COMMAND:
+            return Agent(self._serve, self._wire, self)
+        if shlex.quote(PLUG) in command:
+            return Plug(self._target.path(shlex.split(command)[-1]), self._wire, self)
+        return Shell(self._target, command)
+
+    def cut(self) -> None:
+        """The network is gone: every stream ends in its middle."""
+        self.is_cut = True
+        for process in self._processes:
+            process.cut()
+
+    def close(self) -> None:
+        """The connection is closed as it should be; waits for what ran on the target, but for a held agent."""
+        for process in self._processes:
+            process.close()
+
+
+class Remote:
+    """A process on the target, with a socket for its stdin and stdout."""
+
+    def __init__(self) -> None:
+        self.socket, self._theirs = socket.socketpair()
+        self._cut = False
+
+    def read(self, size: int) -> bytes:
+        data = bytearray(size)
+        return bytes(data[: self.read_into(memoryview(data))])
+
+    def read_into(self, view: memoryview) -> int:
+        with contextlib.suppress(OSError):
+            if size := self.socket.recv_into(view):
+                return size
+        return 0
+
+    def write(self, data: bytes | memoryview) -> None:
+        try:
+            self.socket.sendall(data)
+        except OSError as error:
+            raise IncompleteFrame(f"the connection broke: {error}") from error
+
+    def read_errors(self, size: int) -> bytes:
+        return b""
+
+    def end_input(self) -> None:
+        self.socket.shutdown(socket.SHUT_WR)
+
+    def ended(self) -> bool:
+        return False
+
+    def wait(self) -> int:
+        return -1
+
+    def cut(self) -> None:
+        self._cut = True
+        with contextlib.suppress(OSError):
+            self.socket.shutdown(socket.SHUT_RDWR)
+
+    def close(self) -> None:
+        with contextlib.suppress(OSError):
+            self.socket.shutdown(socket.SHUT_RDWR)
+        self.socket.close()
+
+
+class Agent(Remote):
+    """The agent: takes its code, which it has already, and serves."""
+
+    def __init__(self, serve: Serve, wire: Wire, link: Link) -> None:
+        super().__init__()
+        self._wire, self._link = wire, link
+        self._code_left: int | None = None
+        self._sent = bytearray()
+        self._to_read = bytearray()
+        self._asked = ""
+        self._from_agent = bytearray()
+        self._silent = threading.Event()
+        self._thread = threading.Thread(target=self._run, args=(serve,), name="target agent")
+        self._thread.start()
+
+    def _run(self, serve: Serve) -> None:
+        with self._theirs:
+            serve(self._theirs.fileno())
+
+    def write(self, data: bytes | memoryview) -> None:
+        """Collect whole frames; the code comes first, behind its size (migrate/agent/zipapp.py)."""
+        self._sent += data
+        if self._code_left is None and len(self._sent) >= 4:
+            self._code_left = int.from_bytes(self._sent[:4], "big")
+            del self._sent[:4]
+        if self._code_left:
+            taken = min(self._code_left, len(self._sent))
+            del self._sent[:taken]
+            self._code_left -= taken
+        while frame := taken_from(self._sent):
+            self._asked = frame.kind
+            for passed in self._wire.request(frame, self._link):
+                super().write(passed.to_bytes())
+        if self._cut:
+            raise IncompleteFrame("the connection broke")
+
+    def read_into(self, view: memoryview) -> int:
+        while not self._to_read:
+            frame = self._next()
+            if frame is None:
+                return 0
+            for passed in self._wire.answer(self._asked, frame, self._link):
+                self._to_read += passed.to_bytes()
+            if self._cut:
+                return 0
+        size = min(len(view), len(self._to_read))
+        view[:size] = self._to_read[:size]
+        del self._to_read[:size]
+        return size
+
+    def _next(self) -> Frame | None:
+        while (frame := taken_from(self._from_agent)) is None:
+            piece = bytearray(1 << 16)
+            if not (size := super().read_into(memoryview(piece))):
+                return None
+            self._from_agent += piece[:size]
+        return frame
+
+    def read_errors(self, size: int) -> bytes:
+        self._silent.wait()  # what an agent says goes to the test's own standard error
+        return b""
+
+    def cut(self) -> None:
+        super().cut()
+        self._silent.set()
+
+    def close(self) -> None:
+        super().close()
+        self._silent.set()
+
+    def lives(self) -> bool:
+        """Whether the agent has not ended."""
+        return self._thread.is_alive()
+
+
+def taken_from(data: bytearray) -> Frame | None:
+    """Take the first frame off, if there is a whole one."""
+    if len(data) < PREFIX.size:
+        return None
+    header, payload = PREFIX.unpack_from(data)
+    end = PREFIX.size + header + payload
+    if len(data) < end:
+        return None
+    frame = Frame(bytes(data[PREFIX.size : PREFIX.size + header]), bytes(data[PREFIX.size + header : end]))
+    del data[:end]
+    return frame
+
+
+class Plug(Remote):
+    """migrate.page_channels.PLUG: hands its stdin to the agent that listens at a path."""
+
+    def __init__(self, path: str, wire: Wire, link: Link) -> None:
+        super().__init__()
+        self._wire, self._link = wire, link
+        self._sent = bytearray()
+        self._agent = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        with self._theirs:
+            try:
+                self._agent.connect(path)
+                socket.send_fds(self._agent, [b"pages"], [self._theirs.fileno()])
+            except OSError:
+                self.cut()
+
+    def write(self, data: bytes | memoryview) -> None:
+        self._sent += data
+        while frame := taken_from(self._sent):
+            for passed in self._wire.pages(frame, self._link):
+                super().write(passed.to_bytes())
+
+    def close(self) -> None:
+        super().close()
+        self._agent.close()
+
+
+class Shell(Remote):
+    """Any other command."""
+
+    def __init__(self, target: Host, command: str) -> None:
+        super().__init__()
+        with self._theirs as ours:
+            end = ours.fileno()
+            argv = ["sh", "-c", command]
+            self._process: subprocess.Popen[bytes] = target.do(
+                lambda: subprocess.Popen(argv, stdin=end, stdout=end, stderr=subprocess.PIPE)
+            )
+
+    def read_errors(self, size: int) -> bytes:
+        assert self._process.stderr is not None
+        return os.read(self._process.stderr.fileno(), size)
+
+    def ended(self) -> bool:
+        return self._process.poll() is not None
+
+    def wait(self) -> int:
+        return self._process.wait()
+
+    def close(self) -> None:
+        super().close()
+        self._process.kill()
+        self._process.communicate()
+
+
+def header(kind: str, **fields: Any) -> bytes:
+    """A message's header, written out by hand, so that it may be wrong."""
+    return json.dumps({"type": kind, **fields}).encode()

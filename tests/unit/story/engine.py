@@ -1,0 +1,227 @@
+"""An engine whose containers are warm.py's: the ContainerRuntime of both hosts, as a test sets it up.
+
+Everything that it does is a line of the journal. What it does that a roll-back must undo has an undoing
+of its own in `UNDONE_BY`.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import signal
+import subprocess
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, cast
+
+from checkpoint.criu.shim_install import rpc_socket
+from checkpoint.errors import CommandFailed, ContainerNotFound
+from checkpoint.runtimes.base import ROOTFS, Container, Tree
+from tests.unit.story.processes import Child, Host
+
+NAME = "box"
+
+
+@dataclass(kw_only=True)
+class World:
+    """Both hosts, and what is to go wrong on them.
+
+    `faults` by "host point": what is done there instead of going on; `process_faults` by host: what
+    warm.py's runtime and CRIU are told.
+    """
+
+    directory: Path
+    source: Host
+    target: Host
+    init: Child
+    faults: dict[str, Callable[[], None]] = field(default_factory=dict)
+    process_faults: dict[str, dict[str, Any]] = field(default_factory=dict)
+    undying: bool = False
+    children: list[Child] = field(default_factory=list)
+    #: Containers that the target's engine knows.
+    taken_in: set[str] = field(default_factory=set)
+
+    @property
+    def journal(self) -> Path:
+        return self.directory / "journal"
+
+    @property
+    def root(self) -> Path:
+        return self.directory / "root"
+
+    def lines(self) -> list[dict[str, Any]]:
+        """The journal so far."""
+        return [json.loads(line) for line in self.journal.read_text().splitlines()] if self.journal.exists() else []
+
+    def events(self, host: str) -> list[str]:
+        """What happened on a host, in order."""
+        return [line["event"] for line in self.lines() if line["host"] == host and line["event"]]
+
+    def here(self) -> Host:
+        """The host whose code runs in this thread."""
+        return self.target if self.target.is_here() else self.source
+
+    def note(self, event: str) -> None:
+        """Add a line to the journal."""
+        line = json.dumps({"host": self.here().name, "event": event}) + "\n"
+        fd = os.open(self.journal, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
+        os.write(fd, line.encode())
+        os.close(fd)
+
+    def point(self, name: str) -> None:
+        """A place where something may go wrong."""
+        if (happen := self.faults.get(f"{self.here().name} {name}")) is not None:
+            happen()
+
+    def does(self, name: str) -> None:
+        """A step of the engine's: it goes wrong, or is done and written down."""
+        self.point(name)
+        self.note(name)
+
+    def start(self, asks: str, images: Path, env: Mapping[str, str], **spec: Any) -> subprocess.Popen[bytes]:
+        """Start a runtime that finds the `criu` that comes first on its PATH."""
+        host = self.here()
+        child = host.make(
+            "runtime",
+            host=host.name,
+            asks=asks,
+            journal=str(self.journal),
+            images=str(images),
+            root=str(self.root),
+            rpc_socket=str(rpc_socket(Path(env["PATH"].partition(":")[0]).parent)),
+            fault=self.process_faults.get(host.name),
+            **spec,
+        )
+        self.children.append(child)
+        return cast("subprocess.Popen[bytes]", child)
+
+
+class Engine:
+    """ContainerRuntime of the host that it is made on."""
+
+    name = "runc"
+
+    def __init__(self, world: World) -> None:
+        self._world, self._host = world, world.here()
+
+    # --- the source's -----------------------------------------------------------------------------
+
+    def inspect(self, name: str) -> Container:
+        self._world.point("inspect")
+        if name != NAME:
+            raise ContainerNotFound(f"no {name!r} here")
+        world = self._world
+        return Container(
+            id=NAME,
+            name=NAME,
+            pid=world.init.pid,
+            bundle=world.directory,
+            rootfs=world.root,
+            config={"mounts": [], "linux": {}},
+            resources={},
+            descriptors=(),
+            trees=(Tree(destination=ROOTFS, root=world.root),),
+            network_namespace=None,
+        )
+
+    def exists(self, name: str) -> bool:
+        return self._host is self._world.source or name in self._world.taken_in
+
+    def describe(self, container: Container) -> dict[str, Any]:
+        self._world.point("describe")
+        return {}
+
+    def pack(self, container: Container, directory: Path) -> bytes:
+        self._world.point("pack")
+        return b"packed"
+
+    def export_image(self, container: Container, there: frozenset[str], directory: Path) -> None:
+        raise NotImplementedError
+
+    def checkpoint(self, container: Container, images: Path, env: Mapping[str, str]) -> subprocess.Popen[bytes]:
+        self._world.does("checkpoint")
+        return self._world.start("DUMP", images, env, pid=container.pid, undying=self._world.undying)
+
+    def hold_back(self, container: Container) -> Callable[[], None]:
+        self._world.does("hold back")
+        return lambda: self._world.note("no longer held back")
+
+    def let_go(self, container: Container) -> None:
+        self._world.does("let go")
+
+    def leave(self, container: Container, *, shared: bool) -> None:
+        self._world.does("leave")
+
+    # --- the target's -----------------------------------------------------------------------------
+
+    def arrival(self, name: str, description: dict[str, Any], undo: contextlib.ExitStack) -> Arriving:
+        self._world.point("arrival")
+        return Arriving(self._world, name, undo)
+
+    def delete(self, name: str) -> None:
+        self._world.does("delete")
+        self._world.taken_in.discard(name)
+
+
+class Arriving:
+    """Arrival of a container."""
+
+    def __init__(self, world: World, name: str, undo: contextlib.ExitStack) -> None:
+        self._world, self._name, self._undo = world, name, undo
+
+    def objections(self) -> list[str]:
+        self._world.point("objections")
+        return []
+
+    def layers_there(self) -> list[str] | None:
+        return None
+
+    def load_image(self, directory: Path) -> None:
+        raise NotImplementedError
+
+    def prepare(self, packed: bytes, *, shared: bool) -> dict[str, Path]:
+        assert packed == b"packed"
+        self._world.does("prepare")
+        self._undo.callback(self._world.note, "unprepare")
+        return {ROOTFS: self._world.directory / "target"} if not shared else {}
+
+    def take_output(self, lines: bytes) -> None:
+        raise NotImplementedError
+
+    def start_restore(self, directory: Path, images: Path, env: Mapping[str, str]) -> subprocess.Popen[bytes]:
+        self._world.does("start restore")
+        self._world.taken_in.add(self._name)
+        return self._world.start("RESTORE", images, env)
+
+    def settle(self) -> None:
+        self._world.does("settle")
+
+
+# --- what can go wrong in a step ----------------------------------------------------------------
+
+
+def failing(error: Exception) -> Callable[[], None]:
+    """Raise."""
+
+    def fail() -> None:
+        raise error
+
+    return fail
+
+
+def refusing(argv: str, status: int, stderr: str) -> Callable[[], None]:
+    """A command of the engine's ends badly."""
+    return failing(CommandFailed(argv.split(), status, stderr))
+
+
+def interrupting(number: signal.Signals) -> Callable[[], None]:
+    """The user interrupts the move; only where the main thread runs."""
+    return lambda: signal.raise_signal(number)
+
+
+def sleeping(seconds: float) -> Callable[[], None]:
+    """It takes a while."""
+    return lambda: time.sleep(seconds)

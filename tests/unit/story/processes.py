@@ -1,0 +1,169 @@
+"""The test's end of warm.py, and the processes it makes."""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any, TypeVar
+
+from checkpoint.host.ready import ready
+from tests.fakes import task
+
+T = TypeVar("T")
+CLONE_FS, CLONE_NEWNS = 0x200, 1 << 17
+libc = ctypes.CDLL(None, use_errno=True)
+PROGRAM = Path(__file__).with_name("warm.py")
+#: For anything that takes milliseconds; reached only by a failure.
+LIMIT_S = 30.0
+
+
+class Child:
+    """A process that warm.py made: what the product uses of subprocess.Popen. Several threads may wait."""
+
+    stderr = None
+
+    def __init__(self, pid: int) -> None:
+        self.pid = pid
+        self.returncode: int | None = None
+        self._pidfd = os.pidfd_open(pid)
+        self._reaping = threading.Lock()
+
+    def wait(self, timeout: float | None = None) -> int:
+        """Return its exit status. Raises subprocess.TimeoutExpired."""
+        if self.returncode is None and not ready(self._pidfd, timeout_s=timeout):
+            raise subprocess.TimeoutExpired(["story"], timeout or 0.0)
+        with self._reaping:
+            if self.returncode is None:
+                self.returncode = os.waitstatus_to_exitcode(os.waitpid(self.pid, 0)[1])
+        return self.returncode
+
+    def poll(self) -> int | None:
+        """Return its exit status, or None while it runs."""
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            return self.wait(0)
+        return None
+
+    def kill(self) -> None:
+        """SIGKILL it, unless it was waited for."""
+        with contextlib.suppress(ProcessLookupError):
+            signal.pidfd_send_signal(self._pidfd, signal.SIGKILL)
+
+    def close(self) -> None:
+        """End it, and let go of its number."""
+        self.kill()
+        self.wait(LIMIT_S)
+        os.close(self._pidfd)
+
+
+class Host:
+    """One of two hosts on this machine: a running warm.py.
+
+    What differs between them is /run, where all that the product has on a host and that has a fixed name
+    is. The source's is this machine's own; the target has a mount namespace, which threads enter.
+    Make it in the main thread, with whose end its processes end.
+    """
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+        self._control, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        argv = [sys.executable, "-B", str(PROGRAM), str(theirs.fileno())]
+        if name == "target":
+            argv.append("own-run")
+        with theirs:
+            self._process = subprocess.Popen(argv, stdin=subprocess.DEVNULL, pass_fds=[theirs.fileno()])
+        self._asking = threading.Lock()
+        self.make("nothing").close()  # now it is what it is to be
+
+    def enter(self) -> None:
+        """Have this thread, and those that it starts, run on this host. Not for the main thread."""
+        namespace = os.open(f"/proc/{self._process.pid}/ns/mnt", os.O_RDONLY | os.O_CLOEXEC)
+        try:
+            if libc.unshare(CLONE_FS) or libc.setns(namespace, CLONE_NEWNS):
+                raise OSError(ctypes.get_errno(), os.strerror(ctypes.get_errno()))
+        finally:
+            os.close(namespace)
+
+    def is_here(self) -> bool:
+        """Whether this thread runs on this host."""
+        own = os.stat("/proc/thread-self/ns/mnt")
+        return os.path.samestat(own, os.stat(f"/proc/{self._process.pid}/ns/mnt"))
+
+    def path(self, path: str) -> str:
+        """Where any thread finds what is at a path on this host."""
+        return f"/proc/{self._process.pid}/root{path}"
+
+    def do(self, action: Callable[[], T]) -> T:
+        """Do something in a thread on this host, and return what it returns."""
+
+        def there() -> T:
+            self.enter()
+            return action()
+
+        with ThreadPoolExecutor(1) as thread:
+            return thread.submit(there).result(LIMIT_S)
+
+    def make(self, kind: str, **spec: Any) -> Child:
+        """Make a process; see warm.py."""
+        with self._asking:
+            self._control.send(json.dumps({"kind": kind, **spec}).encode())
+            answer = self._control.recv(64)
+        assert answer, "warm.py ended"
+        return Child(int(answer))
+
+    def close(self) -> None:
+        """End warm.py."""
+        self._control.close()
+        assert self._process.wait(LIMIT_S) == 0
+
+
+def until(condition: Callable[[], bool], what: str) -> None:
+    """Wait for what nothing announces."""
+    deadline = time.monotonic() + LIMIT_S
+    while not condition():
+        assert time.monotonic() < deadline, f"not in time: {what}"
+        time.sleep(0.0005)
+
+
+def state_of(pid: int) -> str:
+    """The letter of proc_pid_stat(5); empty when there is no such process."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
+    except (FileNotFoundError, ProcessLookupError):
+        return ""
+
+
+def memory(pid: int) -> bytes:
+    """The region of tests/fakes/task.py; empty when there is none, or no such process."""
+    try:
+        with open(f"/proc/{pid}/mem", "rb", 0) as file:
+            file.seek(task.REGION)
+            return bytes(file.read(task.PAGES * task.PAGE_SIZE))
+    except (OSError, ValueError):
+        return b""
+
+
+def counter(pid: int) -> int | None:
+    """How far a container has counted; None when it does not exist."""
+    found = memory(pid)[: task.COUNTER.size]
+    return int(task.COUNTER.unpack(found)[0]) if found else None
+
+
+def counts(pid: int) -> bool:
+    """Whether a process runs: it is waited for if it could."""
+    before, deadline = counter(pid), time.monotonic() + LIMIT_S
+    while before is not None and state_of(pid) in ("S", "R", "D") and time.monotonic() < deadline:
+        if (now := counter(pid)) is not None and now > before:
+            return True
+        time.sleep(0.0005)
+    return False

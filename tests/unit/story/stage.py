@@ -1,0 +1,237 @@
+"""Plays one move from the command line to the last clean-up, and looks at what it left."""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import gc
+import io
+import json
+import os
+import signal
+import threading
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from checkpoint.criu import features
+from checkpoint.criu.parent import kerndat_with_tracking
+from checkpoint.images.directory import RUN
+from checkpoint.runtimes.registry import RUNTIMES
+from migrate.agent import recover
+from migrate.agent.server import Server
+from migrate.cli import ctl, move
+from migrate.limits import Limits
+from migrate.state import State
+from tests.fakes import task
+from tests.unit.story.channel import Agent, Link, Straight, Wire
+from tests.unit.story.engine import NAME, Engine, World
+from tests.unit.story.processes import Host, counter, counts, memory, state_of, until
+from transport.descriptors import Descriptors
+from transport.destination import Destination
+from transport.framing import FrameStream
+
+PR_SET_CHILD_SUBREAPER = 36
+STATES = {state.value for state in State}
+#: What is waited for at most. Nothing of a move on the stage takes a tenth of that.
+LIMITS = Limits(arm_s=5, dump_s=5, death_s=5, batch_s=5, restore_s=5, resume_s=5, fill_s=5)
+#: Programs that are looked for on PATH. No ssh(1) gets in by itself: pages go over the connection that is there.
+PROGRAMS = {
+    "criu": 'case "$*" in --version) echo "Version: 4.2.1";; *nftables) ;; *) exit 1;; esac',
+    "runc": "echo runc version 1.3.0",
+    "ssh": "exit 255",
+}
+
+
+@dataclass(kw_only=True)
+class Ending:
+    """What can be seen of a move after it.
+
+    `running`: hosts where the container's counter counts on. `held`: the target's agent holds the
+    container and can be asked about it. `said` is what a person reads, `states` those that were told of.
+    """
+
+    code: int
+    report: dict[str, Any]
+    said: str
+    states: list[str]
+    running: set[str]
+    held: bool
+
+
+class Play:
+    """One move of the container of a world, and what comes after it."""
+
+    def __init__(self, world: World, wire: Wire, limits: Limits, options: tuple[str, ...]) -> None:
+        self._world, self._wire, self._limits, self._options = world, wire, limits, options
+        self._links: list[Link] = []
+        self._threads = set(threading.enumerate())
+        self._descriptors = descriptors()
+
+    def run(self) -> Ending:
+        """Move it by the command line, and wait until nothing goes on any more by itself."""
+        out, err = io.StringIO(), io.StringIO()
+        with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+            argv = [NAME, "beta", "--engine", "runc", "--json", *self._options]
+            code = move.main(argv, connect=self._connect, limits=self._limits)
+        assert gc.isenabled(), "the collector is on again"
+        report = json.loads(out.getvalue())
+        self.id = str(report["migration_id"])
+        held = self.settled()
+        words = [line.removeprefix("migrate: ") for line in err.getvalue().splitlines()]
+        return Ending(
+            code=code,
+            report=report,
+            said=err.getvalue(),
+            states=[word for word in words if word in STATES],
+            running=self.running(),
+            held=held,
+        )
+
+    @contextlib.contextmanager
+    def _connect(self, destination: Destination) -> Iterator[Link]:
+        self._world.point("connect")
+        link = Link(self._world.target, self._serve, self._wire, destination)
+        self._links.append(link)
+        try:
+            yield link
+        finally:
+            link.close()
+
+    def _serve(self, fd: int) -> None:
+        self._world.target.enter()
+        Server(FrameStream(Descriptors(fd, fd)), fd, self._limits).serve()
+
+    def settled(self) -> bool:
+        """Wait until every agent has ended or holds the container for good. Whether one does."""
+        agents = [agent for link in self._links for agent in link.agents]
+        until(lambda: all(self._is_at_rest(agent) for agent in agents), "an agent at rest")
+        return any(agent.lives() for agent in agents)
+
+    def _is_at_rest(self, agent: Agent) -> bool:
+        return not agent.lives() or "the coordinator is gone" in self.ask(recover.STATUS)
+
+    def ask(self, word: str) -> str:
+        """What the agent answers to an operator on the target; empty if none listens."""
+        with contextlib.suppress(OSError):
+            return self._world.target.do(lambda: recover.ask(recover.control_path(self.id), word))
+        return ""
+
+    def recover(self, *how: str) -> int:
+        """`migratectl recover` on the target, and its exit code."""
+        with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
+            return self._world.target.do(lambda: ctl.main(["recover", self.id, *how]))
+
+    def running(self) -> set[str]:
+        """Where the container runs."""
+        source = {"source"} if counts(self._world.init.pid) else set()
+        return source | ({"target"} if self.restored and counts(self.restored[-1]) else set())
+
+    @property
+    def restored(self) -> list[int]:
+        """The processes that CRIU restored on the target, whatever became of them."""
+        return [line["restored"] for line in self._world.lines() if "restored" in line]
+
+    def check_memory(self) -> None:
+        """What runs on the target remembers what the source did."""
+        found, page = memory(self.restored[-1]), task.PAGE_SIZE
+        assert found[page:] == b"".join(task.pattern(number) for number in range(1, task.PAGES))
+
+    def check_nothing_left(self) -> None:
+        """No thread, descriptor, directory, mount, or process of the move."""
+        until(lambda: set(threading.enumerate()) <= self._threads, "its threads to end")
+        for child in self._world.children:
+            until(lambda child=child: child.poll() is not None, "its runtimes to end")  # type: ignore[misc]
+            child.close()
+        self._world.children.clear()
+        until(lambda: descriptors() <= self._descriptors, "its descriptors to be closed")
+        for host in (self._world.source, self._world.target):
+            run = Path(host.path(str(RUN)))
+            left = [path for path in run.rglob("*") if path.is_file() or self.id in path.name] if run.exists() else []
+            assert not left
+            assert self.id not in Path(host.path("/proc/self/mountinfo")).read_text()
+
+
+def descriptors() -> int:
+    return len(os.listdir("/proc/self/fd"))
+
+
+@dataclass(kw_only=True)
+class Stage:
+    """What stays from move to move."""
+
+    source: Host
+    target: Host
+    directory: Path
+    moves: int = 0
+
+    @contextlib.contextmanager
+    def world(self, *, tmpfs: bool = False) -> Iterator[World]:
+        """Two hosts, and a container that counts on the first; everything is ended after the block."""
+        self.moves += 1
+        directory = self.directory / str(self.moves)
+        root = directory / "root"
+        root.mkdir(parents=True)
+        init = self.source.make("init", root=str(root), tmpfs=tmpfs)
+        world = World(directory=directory, source=self.source, target=self.target, init=init)
+        RUNTIMES["runc"] = lambda: Engine(world)
+        try:
+            until(lambda: counter(init.pid) is not None or init.poll() is not None, "a container")
+            assert counts(init.pid), f"the container ended with {init.poll()}"
+            yield world
+        finally:
+            for child in [*world.children, init]:
+                child.close()
+            for line in world.lines():
+                if "restored" in line:
+                    end_orphan(line["restored"])
+
+    @contextlib.contextmanager
+    def move(
+        self, world: World, wire: Wire | None = None, *, limits: Limits = LIMITS, options: tuple[str, ...] = ()
+    ) -> Iterator[Play]:
+        """Have a move ready to be run; a container that its agent holds after the block is dropped."""
+        play = Play(world, wire or Straight(), limits, options)
+        try:
+            yield play
+        finally:
+            play.ask(recover.ABORT)
+
+
+def end_orphan(pid: int) -> None:
+    """End a process whose parent, the runtime, has ended: this one inherits it."""
+    with contextlib.suppress(ProcessLookupError):
+        os.kill(pid, signal.SIGKILL)
+    until(lambda: state_of(pid) in ("Z", ""), "what was restored to die")
+    with contextlib.suppress(ChildProcessError):
+        os.waitpid(pid, 0)
+
+
+@contextlib.contextmanager
+def stage(directory: Path) -> Iterator[Stage]:
+    """Set the stage: programs on PATH, two hosts, and a collector that has little to do."""
+    programs = directory / "bin"
+    programs.mkdir()
+    for name, text in PROGRAMS.items():
+        (programs / name).write_text(f"#!/bin/sh\n{text}\n")
+        (programs / name).chmod(0o700)
+    libc = ctypes.CDLL(None)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("PATH", f"{programs}:{os.environ['PATH']}")
+        patch.setitem(RUNTIMES, "runc", RUNTIMES["runc"])
+        features.has.cache_clear()
+        kerndat_with_tracking.cache_clear()
+        libc.prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
+        gc.collect()
+        gc.freeze()
+        try:
+            with contextlib.closing(Host("source")) as source, contextlib.closing(Host("target")) as target:
+                yield Stage(source=source, target=target, directory=directory)
+        finally:
+            gc.unfreeze()
+            libc.prctl(PR_SET_CHILD_SUBREAPER, 0, 0, 0, 0)
+            features.has.cache_clear()
+            kerndat_with_tracking.cache_clear()

@@ -1,0 +1,329 @@
+"""Forks what a move needs processes for, in milliseconds: warm.py SOCKET [own-run]. Run as a program.
+
+It has imported everything by the time it is asked. Each request is one JSON object in one message; the
+answer is the pid of the process that was made, which is a child of whoever started this program
+(clone(2), CLONE_PARENT), so that the starter can wait for it. `kind` of a request is
+    init      a container's init: a pid and a mount namespace of its own, nothing open, counting in memory
+    nothing   a process that ends
+    runtime   what runc does with CRIU: asks the fake CRIU for a dump or a restore, through the interposer
+
+With `own-run` it and its processes are another host as far as files go: a mount namespace with a /run of its own.
+
+The journal is a file that all processes of a move append to, so that the kernel keeps the order.
+"""
+
+import ctypes
+import json
+import os
+import platform
+import signal
+import socket
+import struct
+import sys
+import time
+import warnings
+from pathlib import Path
+from typing import Any, NoReturn
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[3]))
+if sys.version_info >= (3, 14):  # as pycriu itself says
+    os.environ.setdefault("PROTOCOL_BUFFERS_PYTHON_IMPLEMENTATION", "python")
+
+with warnings.catch_warnings():
+    warnings.simplefilter("ignore")
+    from pycriu import images as image_files
+    from pycriu import rpc_pb2 as rpc
+
+    from checkpoint.criu import shim
+    from tests.fakes import criu, task
+
+Spec = dict[str, Any]
+CLONE_PARENT, CLONE_NEWNS, CLONE_NEWPID = 0x8000, 1 << 17, 1 << 29
+PR_SET_PDEATHSIG = 1
+MS_BIND, MS_REC, MS_PRIVATE, MNT_DETACH = 1 << 12, 1 << 14, 1 << 18, 2
+SYS_PIVOT_ROOT = {"x86_64": 155, "aarch64": 41}
+PTRACE_O_TRACEEXIT = 0x40
+PF_EXITING = 0x4
+#: Far from any number that another process is likely to have.
+IMAGES_FD = 150
+#: No process of a test lives longer, whatever became of the test.
+LIFE_S = 300
+
+libc = criu.libc
+libc.mmap.restype = ctypes.c_void_p
+libc.mmap.argtypes = [ctypes.c_void_p, ctypes.c_size_t, *[ctypes.c_int] * 3, ctypes.c_long]
+
+
+def clone(flags: int) -> int:
+    number = criu.SYS_CLONE[platform.machine()]
+    pid = libc.syscall(number, flags | signal.SIGCHLD, 0, 0, 0, 0)
+    if pid < 0:
+        sys.exit(f"clone: {os.strerror(ctypes.get_errno())}")
+    return int(pid)
+
+
+def write_down(spec: Spec, event: str, **fields: Any) -> None:
+    """Add a line to the journal."""
+    line = json.dumps({"host": spec["host"], "event": event, "pid": os.getpid(), **fields}) + "\n"
+    fd = os.open(spec["journal"], os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
+    os.write(fd, line.encode())
+    os.close(fd)
+
+
+def fault(spec: Spec, at: str) -> None:
+    """Do what the test wants to go wrong here."""
+    if (spec.get("fault") or {}).get("at") != at:
+        return
+    what = spec["fault"]["do"]
+    write_down(spec, f"fault {what}", at=at)
+    if what == "fail":
+        raise criu.FakeError(f"{at} was to fail")
+    if what == "die":
+        os.kill(os.getpid(), signal.SIGKILL)
+    if what == "late":
+        time.sleep(spec["fault"]["seconds"])
+    if what == "stall":
+        signal.pause()
+
+
+# --- the container -----------------------------------------------------------------------------
+
+
+def remember(content: bytes) -> None:
+    """Have the region of tests/fakes/task.py in memory, with a content."""
+    size = task.PAGES * task.PAGE_SIZE
+    found = libc.mmap(task.REGION, size, task.PROT_READ_WRITE, task.MAP_PRIVATE_ANONYMOUS_FIXED, -1, 0)
+    if found != task.REGION:
+        os._exit(3)
+    ctypes.memmove(task.REGION, content, size)
+
+
+def count() -> NoReturn:
+    """Go on from the number in memory."""
+    (counter,) = task.COUNTER.unpack(ctypes.string_at(task.REGION, task.COUNTER.size))
+    last = time.monotonic() + LIFE_S
+    while time.monotonic() < last:
+        counter += 1
+        ctypes.memmove(task.REGION, task.COUNTER.pack(counter), task.COUNTER.size)
+        time.sleep(0.0005)
+    os._exit(0)
+
+
+def must(result: int) -> None:
+    """Of a system call."""
+    if result < 0:
+        raise OSError(ctypes.get_errno(), os.strerror(ctypes.get_errno()))
+
+
+def init(spec: Spec) -> NoReturn:
+    root = spec["root"].encode()
+    must(libc.mount(None, b"/", None, MS_REC | MS_PRIVATE, None))
+    must(libc.mount(root, root, None, MS_BIND, None))
+    os.chdir(root)
+    must(libc.syscall(SYS_PIVOT_ROOT[platform.machine()], b".", b"."))
+    must(libc.umount2(b".", MNT_DETACH))
+    if spec["tmpfs"]:
+        os.makedirs("/data", exist_ok=True)
+        must(libc.mount(b"tmpfs", b"/data", b"tmpfs", 0, b"size=1m"))
+        Path("/data/note").write_text("a note\n")
+    remember(b"".join(map(task.pattern, range(task.PAGES))))
+    os.closerange(0, 1 << 16)
+    count()
+
+
+# --- CRIU ----------------------------------------------------------------------------------------
+
+
+class Criu(criu.Service):
+    """tests/fakes/criu.py without exec, with faults, and with what it does in the journal."""
+
+    def __init__(self, fd: int, spec: Spec) -> None:
+        super().__init__(fd)
+        self.spec = spec
+
+    def log(self) -> None:
+        """Nobody reads it."""
+
+    def step(self, script: str, pid: int = 0) -> None:
+        fault(self.spec, script)
+        self.notify(script, pid)
+
+    def send(self, message: Any, fds: tuple[int, ...] = ()) -> None:
+        if message.type != rpc.NOTIFY and not message.success:
+            write_down(self.spec, "criu failed", why=message.cr_errmsg)
+        super().send(message, fds)
+
+    def dump(self, answer: Any) -> None:
+        images, pid = self.directory(), self.opts.pid
+        self.step("pre-dump")
+        # With this option a traced process stops on its way out, too: it survives SIGKILL until CRIU lets go.
+        options = PTRACE_O_TRACEEXIT if self.spec.get("undying") else 0
+        if libc.ptrace(criu.PTRACE_SEIZE, pid, None, options) or libc.ptrace(criu.PTRACE_INTERRUPT, pid, None, None):
+            raise criu.FakeError(f"ptrace of {pid}: {os.strerror(ctypes.get_errno())}")
+        os.waitpid(pid, 0x40000000)
+        write_down(self.spec, "frozen")
+        try:
+            self.step("network-lock")
+            inventory = {"img_version": 2, "network_lock_method": criu.NETWORK_LOCK[self.opts.network_lock]}
+            criu.save(images / "inventory.img", "INVENTORY", [inventory])
+            virtual_pid = int(status_of(pid, "NSpid").split()[-1])
+            (images / "story.img").write_text(json.dumps({"image": virtual_pid, "source": pid}))
+            fault(self.spec, "pages")
+            self.send_memory(pid, virtual_pid)
+            self.step("post-dump")
+        except (criu.FakeError, OSError):
+            libc.ptrace(criu.PTRACE_DETACH, pid, None, None)
+            write_down(self.spec, "thawed")
+            raise
+        os.kill(pid, signal.SIGKILL)
+
+    def send_memory(self, pid: int, virtual_pid: int) -> None:
+        """CRIU criu/page-xfer.c: one image, all of it present."""
+        image = virtual_pid << 8 | 1
+        with socket.socket(fileno=self.opts.ps.fd) as server:
+            server.sendall(criu.IOV.pack(criu.OPEN2, 0, 0, image))
+            server.recv(1)
+            server.sendall(criu.IOV.pack(criu.ADD_F | criu.PE_PRESENT << 16, task.PAGES, task.REGION, image))
+            server.sendall(criu.memory_of(pid, task.PAGES * task.PAGE_SIZE))
+            server.sendall(criu.IOV.pack(criu.FORCE_CLOSE, 0, 0, 0))
+            if server.recv(4, socket.MSG_WAITALL) != struct.pack("=i", 0):
+                raise criu.FakeError("the page server did not confirm")
+
+    def restore(self, answer: Any) -> None:
+        images = self.directory()
+        known = json.loads((images / "story.img").read_text())
+        self.step("pre-restore")
+        with (images / f"pagemap-{known['image']}.img").open("rb") as file:
+            head, *entries = image_files.load(file)["entries"]
+        content = (images / f"pages-{head['pages_id']}.img").read_bytes()
+        whole = task.PAGES * task.PAGE_SIZE
+        if [entry["vaddr"] for entry in entries] != [task.REGION] or len(content) != whole:
+            raise criu.FakeError("the images are not of a whole container")
+        pid, release = self.restored(content)
+        write_down(self.spec, "restored", restored=pid)
+        answer.restore.pid = pid
+        try:
+            for script in ("post-restore", "network-unlock", "pre-resume"):
+                self.step(script, pid)
+            fault(self.spec, "resume")
+        except criu.FakeError:
+            os.kill(pid, signal.SIGKILL)
+            write_down(self.spec, "killed what was restored")
+            raise
+        write_down(self.spec, "resumed", source_runs=can_run(known["source"]))
+        os.write(release, b"!")
+        self.step("post-resume", pid)
+
+    def restored(self, content: bytes) -> tuple[int, int]:
+        """(pid, descriptor): the container goes on when a byte is written; it ends when CRIU ends before."""
+        wait, release = os.pipe()
+        pid = clone(CLONE_PARENT if self.opts.rst_sibling else 0)
+        if pid == 0:
+            os.close(release)
+            os.setsid()
+            remember(content)
+            if not os.read(wait, 1):
+                os._exit(1)
+            os.closerange(0, 1 << 16)
+            count()
+        os.close(wait)
+        return pid, release
+
+
+def status_of(pid: int, name: str) -> str:
+    lines = (line.partition(":") for line in Path(f"/proc/{pid}/status").read_text().splitlines())
+    return next(value.strip() for key, _, value in lines if key == name)
+
+
+def can_run(pid: int) -> bool:
+    """Whether a process may ever run its own code again (proc_pid_stat(5))."""
+    try:
+        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    except (FileNotFoundError, ProcessLookupError):
+        return False
+    return fields[0] not in "ZX" and not int(fields[6]) & PF_EXITING
+
+
+# --- the runtime -----------------------------------------------------------------------------------
+
+
+def runtime(spec: Spec) -> NoReturn:
+    """`runc checkpoint` or `runc restore`: ends with 0 if CRIU did it."""
+    fault_of(spec, "start")
+    ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    child = os.fork()
+    if child == 0:
+        ours.close()
+        number = theirs.detach()
+        shim.hand_over(number, spec["rpc_socket"])
+        os._exit(Criu(number, spec).serve())
+    theirs.close()
+    with ours:
+        done = converse(ours, spec)
+    os.waitpid(child, 0)
+    fault_of(spec, "end")
+    os._exit(0 if done else 1)
+
+
+def fault_of(spec: Spec, at: str) -> None:
+    try:
+        fault(spec, f"runtime {at}")
+    except criu.FakeError:
+        os._exit(1)
+
+
+def converse(peer: socket.socket, spec: Spec) -> bool:
+    request = rpc.criu_req(type=rpc.criu_req_type.Value(spec["asks"]))
+    directory = os.open(spec["images"], os.O_RDONLY | os.O_DIRECTORY)
+    os.dup2(directory, IMAGES_FD)
+    os.close(directory)
+    options = request.opts
+    options.images_dir_fd = options.work_dir_fd = IMAGES_FD
+    options.log_file = f"{spec['asks'].lower()}.log"
+    options.notify_scripts = True
+    options.manage_cgroups = False
+    options.root = spec["root"]
+    options.rst_sibling = spec["asks"] == "RESTORE"
+    if "pid" in spec:
+        options.pid = spec["pid"]
+    try:
+        peer.send(request.SerializeToString())
+        while data := peer.recv(1 << 20):
+            message = rpc.criu_resp()
+            message.ParseFromString(data)
+            if message.type != rpc.NOTIFY:
+                return bool(message.success)
+            peer.send(rpc.criu_req(type=rpc.NOTIFY, notify_success=True).SerializeToString())
+    except OSError:  # whoever was at the other end is gone
+        pass
+    return False
+
+
+def nothing(_: Spec) -> NoReturn:
+    os._exit(0)
+
+
+def have_own_run() -> None:
+    must(libc.unshare(CLONE_NEWNS))
+    must(libc.mount(None, b"/", None, MS_REC | MS_PRIVATE, None))
+    must(libc.mount(b"tmpfs", b"/run", b"tmpfs", 0, b"mode=755"))
+
+
+def serve(control: socket.socket) -> None:
+    while request := control.recv(1 << 16):
+        spec = json.loads(request)
+        is_init = spec["kind"] == "init"
+        pid = clone(CLONE_PARENT | (CLONE_NEWPID | CLONE_NEWNS if is_init else 0))
+        if pid == 0:
+            control.close()
+            os.setsid()
+            libc.prctl(PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
+            {"init": init, "runtime": runtime, "nothing": nothing}[spec["kind"]](spec)
+        control.send(str(pid).encode())
+
+
+if __name__ == "__main__":
+    criu.record = lambda **_: None  # the journal has what matters
+    if sys.argv[2:] == ["own-run"]:
+        have_own_run()
+    serve(socket.socket(fileno=int(sys.argv[1])))
