@@ -73,6 +73,10 @@ class CgroupUnavailable(CheckpointError):
     """The container has no cgroup of the controller that was asked for."""
 
 
+class ProcError(CheckpointError):
+    """A file of /proc is not what proc(5) says."""
+
+
 class ImageError(CheckpointError):
     """A CRIU image or page stream breaks its format."""
 

@@ -11,6 +11,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from checkpoint.host import proc
+
 #: Files of cgroup v1 that `update` commands write: controller, file, where it is in OCI `linux.resources`.
 V1_LIMITS = (
     ("memory", "memory.limit_in_bytes", ("memory", "limit")),
@@ -47,13 +49,13 @@ def in_one_cgroup(init: int, pids: list[int]) -> bool:
     found = set()
     for pid in pids:
         with contextlib.suppress(OSError):
-            found.add(Path(f"/proc/{pid}/cgroup").read_text())
+            found.add(Path(f"/proc/{pid}/cgroup").read_bytes())
     return len(found) == 1
 
 
 def directories(pid: int, controller: str) -> Iterator[Path]:
     """Where a process is in the v1 hierarchy of a controller, or in the v2 one for "". The root does not count."""
-    for line in Path(f"/proc/{pid}/cgroup").read_text().splitlines():
+    for line in proc.lines(f"/proc/{pid}/cgroup"):
         _, controllers, path = line.split(":", 2)
         if path != "/" and controller in controllers.split(","):
             for mount in _mounts("cgroup" if controller else "cgroup2", controller):
@@ -64,7 +66,7 @@ def directories(pid: int, controller: str) -> Iterator[Path]:
 def enter(pid: int, path: str, controller: str = "") -> None:
     """Move a process into the cgroup at `path` of a controller's hierarchy, or of each that has one there, unless it is
     in it already: a move waits for RCU. Raises OSError."""
-    for line in Path(f"/proc/{pid}/cgroup").read_text().splitlines():
+    for line in proc.lines(f"/proc/{pid}/cgroup"):
         _, controllers, now = line.split(":", 2)
         if now != path and (not controller or controller in controllers.split(",")):
             kind, option = ("cgroup", controllers.split(",")[0]) if controllers else ("cgroup2", "")
@@ -111,11 +113,9 @@ def _v1_value(file: Path) -> int | str | None:
 
 
 def _mounts(kind: str, option: str) -> list[Path]:
-    """Where hierarchies of a kind are mounted (proc(5), mountinfo)."""
-    found = []
-    for line in Path("/proc/self/mountinfo").read_text().splitlines():
-        fields, _, rest = line.partition(" - ")
-        file_system, _, options = rest.split(" ", 2)
-        if file_system == kind and (not option or option in options.split(",")):
-            found.append(Path(fields.split()[4]))
-    return found
+    """Where hierarchies of a kind are mounted."""
+    return [
+        Path(mount.point)
+        for mount in proc.mounts("self")
+        if mount.kind == kind and (not option or option in mount.options.split(","))
+    ]

@@ -6,6 +6,8 @@ import contextlib
 import mmap
 from pathlib import Path
 
+from checkpoint.host import proc
+
 
 def resident_bytes(pids: list[int]) -> int:
     """Proportional set size of these processes together (/proc/PID/smaps_rollup, proc(5))."""
@@ -52,7 +54,7 @@ def _fields(path: Path) -> dict[str, int]:
 def _cgroup_bounds() -> list[int]:
     """Limit minus usage of our memory cgroup and its parents, v1 or v2 (cgroup-v1/memory, cgroup-v2)."""
     bounds = []
-    for line in Path("/proc/self/cgroup").read_text().splitlines():
+    for line in proc.lines("/proc/self/cgroup"):
         _, controllers, path = line.split(":", 2)
         if "memory" in controllers.split(","):
             base, names = Path("/sys/fs/cgroup/memory"), ("memory.limit_in_bytes", "memory.usage_in_bytes")

@@ -9,6 +9,7 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
+from checkpoint.host import proc
 from checkpoint.host.ready import ready
 
 #: include/linux/sched.h: the task is in do_exit() and will not run user code again.
@@ -55,27 +56,22 @@ class OutsideFile:
 
 
 def open_outside(init: int, pids: list[int]) -> list[OutsideFile]:
-    """Descriptors CRIU would fail on with "Can't lookup mount": their mount is not the container's."""
-    mounts = {int(line.split()[0]) for line in Path(f"/proc/{init}/mountinfo").read_text().splitlines()}
+    """Descriptors CRIU would fail on with "Can't lookup mount": their mount is not the container's.
+
+    Raises ProcError.
+    """
+    mounts = {mount.id for mount in proc.mounts(init)}
     found = []
     for pid in pids:
         with contextlib.suppress(FileNotFoundError, ProcessLookupError):
             for name in os.listdir(f"/proc/{pid}/fd"):
                 with contextlib.suppress(FileNotFoundError, ProcessLookupError):
                     path = os.readlink(f"/proc/{pid}/fd/{name}")
-                    if path.startswith("/") and not path.startswith(("/memfd:", "/dev/zero (")):
-                        mount = _mount_id(Path(f"/proc/{pid}/fdinfo/{name}"))
-                        if mount not in mounts:
-                            found.append(OutsideFile(pid=pid, fd=int(name), path=path))
+                    if not path.startswith("/") or path.startswith(("/memfd:", "/dev/zero (")):
+                        continue
+                    if proc.number(f"/proc/{pid}/fdinfo/{name}", "mnt_id") not in mounts:
+                        found.append(OutsideFile(pid=pid, fd=int(name), path=path))
     return found
-
-
-def _mount_id(fdinfo: Path) -> int:
-    for line in fdinfo.read_text().splitlines():
-        key, _, value = line.partition(":")
-        if key == "mnt_id":
-            return int(value)
-    return -1
 
 
 class Init:
@@ -99,11 +95,12 @@ class Init:
         if ready(self._pidfd, timeout_s=0):
             return True
         try:
-            text = Path(f"/proc/{self.pid}/stat").read_text()
+            text = Path(f"/proc/{self.pid}/stat").read_bytes()
         except (FileNotFoundError, ProcessLookupError):
             return True
-        state, flags = (fields := text.rpartition(")")[2].split())[0], int(fields[6])
-        return state in "ZX" or bool(flags & PF_EXITING)
+        # Before the last parenthesis is the name, which the process gives itself: any bytes, also those of a line.
+        state, flags = (fields := text.rpartition(b")")[2].split())[0], int(fields[6])
+        return state in b"ZX" or bool(flags & PF_EXITING)
 
     def wait_dead(self, timeout_s: float) -> bool:
         """Poll `is_dead`; dying takes microseconds, so it is looked at often."""

@@ -87,12 +87,13 @@ def ptrace(request: int, tid: int, address: int = 0, data: int = 0) -> int:
 
 def find_syscall(pid: int) -> int:
     """Address of a syscall instruction in the target, best in the vdso, which every process has."""
-    with open(f"/proc/{pid}/maps") as maps, open(f"/proc/{pid}/mem", "rb", 0) as memory:
-        regions = [line.split() for line in maps]
-        regions.sort(key=lambda fields: fields[-1] != "[vdso]")
+    # As bytes: a mapped file may have any name, also one that is no text or that text mode takes for two lines.
+    with open(f"/proc/{pid}/maps", "rb") as maps, open(f"/proc/{pid}/mem", "rb", 0) as memory:
+        regions = [line.split(None, 5) for line in maps]
+        regions.sort(key=lambda fields: fields[-1].rstrip(b"\n") != b"[vdso]")
         for fields in regions:
-            if "x" in fields[1] and fields[-1] != "[vsyscall]":
-                start, end = (int(x, 16) for x in fields[0].split("-"))
+            if b"x" in fields[1] and not fields[-1].startswith(b"[vsyscall]"):
+                start, end = (int(x, 16) for x in fields[0].split(b"-"))
                 memory.seek(start)
                 offset = memory.read(min(end - start, 1 << 20)).find(SYSCALL_INSTRUCTION)
                 if offset >= 0:
@@ -102,8 +103,8 @@ def find_syscall(pid: int) -> int:
 
 def has_seccomp(tid: int) -> bool:
     """Whether a filter or strict mode is on (proc(5), Seccomp)."""
-    with open(f"/proc/{tid}/status") as status:
-        return any(line.startswith("Seccomp:") and line.split()[1] != "0" for line in status)
+    with open(f"/proc/{tid}/status", "rb") as status:  # the process's name, which may be no text, is in it
+        return any(line.startswith(b"Seccomp:") and line.split()[1] != b"0" for line in status)
 
 
 class Stopped:

@@ -13,8 +13,8 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
-from checkpoint.errors import TrackingUnavailable
-from checkpoint.host import run
+from checkpoint.errors import ProcError, TrackingUnavailable
+from checkpoint.host import proc, run
 from checkpoint.host.ready import ready
 from checkpoint.memory import inject, uffd
 from checkpoint.memory.ranges import Range
@@ -58,6 +58,8 @@ class Tracker:
                 failed = uffd.register(self._uffd, mappings)
             except OSError as error:
                 raise TrackingUnavailable(f"process {pid}: {error.strerror}") from error
+            except ProcError as error:
+                raise TrackingUnavailable(f"process {pid}: {error}") from error
             if mappings and failed == len(mappings):
                 raise TrackingUnavailable(f"process {pid}: its memory is watched by another userfaultfd")
             undo.pop_all()
@@ -88,22 +90,19 @@ def reads_directly(pid: int) -> bool:
     protected meanwhile is written all the same, without a fault that would show it.
     """
     directory = f"/proc/{pid}/fdinfo"
-    for number in os.listdir(directory):
-        with contextlib.suppress(FileNotFoundError), open(f"{directory}/{number}") as info:
-            for line in info:
-                if line.startswith("flags:"):
-                    if int(line.split()[1], 8) & os.O_DIRECT:
-                        return True
-                    break
+    for name in os.listdir(directory):
+        with contextlib.suppress(FileNotFoundError):
+            if (proc.number(f"{directory}/{name}", "flags", base=8) or 0) & os.O_DIRECT:
+                return True
     return False
 
 
 def virtual_pid(pid: int) -> int:
     """The process's number in its own pid namespace, which names its images (NSpid, proc(5))."""
-    for line in Path(f"/proc/{pid}/status").read_text().splitlines():
-        if line.startswith("NSpid:"):
-            return int(line.split()[-1])
-    raise TrackingUnavailable(f"process {pid} has no NSpid")
+    found = proc.number(f"/proc/{pid}/status", "NSpid")
+    if found is None:
+        raise TrackingUnavailable(f"process {pid} has no NSpid")
+    return found
 
 
 def read_pages(pid: int, ranges: list[Range]) -> Iterator[list[Chunk]]:

@@ -12,6 +12,7 @@ import os
 import platform
 import struct
 
+from checkpoint.host import proc
 from checkpoint.memory import ranges
 from checkpoint.memory.inject import SYS_USERFAULTFD, UFFD_USER_MODE_ONLY, libc
 from checkpoint.memory.ranges import Range
@@ -64,14 +65,11 @@ def available() -> bool:
 
 def private_mappings(pid: int) -> list[Range]:
     """The private mappings of a process, whose pages CRIU may leave to us."""
-    found = []
-    with open(f"/proc/{pid}/maps") as maps:
-        for line in maps:
-            fields = line.split(None, 5)
-            start, end = (int(x, 16) for x in fields[0].split("-"))
-            if fields[1][3] == "p" and fields[-1].strip() not in SPECIAL and end <= TASK_END:
-                found.append((start, end))
-    return found
+    return [
+        (mapping.start, mapping.end)
+        for mapping in proc.mappings(pid)
+        if mapping.permissions[3] == "p" and mapping.path not in SPECIAL and mapping.end <= TASK_END
+    ]
 
 
 def register(uffd: int, mappings: list[Range]) -> int:

@@ -10,6 +10,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
+from checkpoint.host import proc
+
 #: (mode, size, mtime_ns, ctime_ns, inode, uid, gid)
 Signature = tuple[int, int, int, int, int, int, int]
 Attributes = tuple[tuple[str, bytes], ...]
@@ -119,10 +121,10 @@ def written_through_mappings(pids: Iterable[int]) -> set[str]:
     found = set()
     for pid in pids:
         with contextlib.suppress(OSError):
-            for line in Path(f"/proc/{pid}/maps").read_text(errors="surrogateescape").splitlines():
-                fields = line.split(None, 5)
-                if len(fields) == 6 and fields[1].startswith("rw") and fields[1][3] == "s":
-                    found.add(fields[5].lstrip("/"))
+            for mapping in proc.mappings(pid):
+                if mapping.permissions[:2] == "rw" and mapping.permissions[3] == "s":
+                    with contextlib.suppress(OSError):  # it is not mapped any more
+                        found.add(proc.mapped_file(pid, mapping).lstrip("/"))
     return found
 
 

@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from checkpoint.errors import CommandFailed
+from checkpoint.host import proc
 from checkpoint.host.run import run, start
 
 PIECE_BYTES = 1 << 20
@@ -44,15 +45,15 @@ def tmpfs_mounts(pid: int, pids: Iterable[int]) -> list[Tmpfs]:
         return []
     if _namespace(pid, "user") != _namespace(os.getpid(), "user"):
         return []
-    lines = [line.split() for line in Path(f"/proc/{pid}/mountinfo").read_text().splitlines()]
-    devices = Counter(fields[2] for fields in lines if fields[3] == "/")
-    points = Counter(fields[4] for fields in lines)
+    mounts = proc.mounts(pid)
+    devices = Counter(mount.device for mount in mounts if mount.root == "/")
+    points = Counter(mount.point for mount in mounts)
     return [
-        Tmpfs(path=unescaped(fields[4]), options=fields[-1])
-        for fields in lines
-        # Between the mount options and the dash are those fields that tell whom a mount is shared with.
-        if fields[6:-3] == ["-"] and fields[-3] == "tmpfs" and fields[3] == "/" and fields[4] != "/"
-        if devices[fields[2]] == 1 and points[fields[4]] == 1
+        Tmpfs(path=mount.point, options=mount.options)
+        for mount in mounts
+        # The optional fields tell whom a mount is shared with.
+        if not mount.propagation and mount.kind == "tmpfs" and mount.root == "/" and mount.point != "/"
+        if devices[mount.device] == 1 and points[mount.point] == 1
     ]
 
 
@@ -67,11 +68,6 @@ def _namespace(pid: int, kind: str) -> int | None:
     with contextlib.suppress(OSError):  # it is ending
         return os.stat(f"/proc/{pid}/ns/{kind}").st_ino
     return None
-
-
-def unescaped(text: str) -> str:
-    """A path from mountinfo, where blanks and the like are three octal digits behind a backslash."""
-    return os.fsdecode(text.encode("utf-8", "surrogateescape").decode("unicode_escape").encode("latin-1"))
 
 
 def pack(root: Path, names: Iterable[str], *, complete: bool) -> Iterator[bytes]:
