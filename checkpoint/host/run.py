@@ -19,15 +19,15 @@ def run(
 ) -> str:
     """Run a short command to its end and return its standard output.
 
+    The output may name what a container has named: bytes that are no text come as os.fsdecode has them.
     Raises CommandFailed when it cannot be started, times out or ends with a status other than 0.
     """
     try:
         done = subprocess.run(
             argv,
-            input=stdin,
+            input=None if stdin is None else os.fsencode(stdin),
             stdin=None if stdin is not None else subprocess.DEVNULL,
             capture_output=True,
-            text=True,
             timeout=timeout_s,
             env=env,
             check=False,
@@ -37,8 +37,8 @@ def run(
     except subprocess.TimeoutExpired as error:
         raise CommandFailed(argv, 124, f"no end after {timeout_s:g} s") from error
     if done.returncode != 0:
-        raise CommandFailed(argv, done.returncode, done.stderr)
-    return done.stdout
+        raise CommandFailed(argv, done.returncode, done.stderr.decode(errors="replace"))
+    return os.fsdecode(done.stdout)
 
 
 def start(

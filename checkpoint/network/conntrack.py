@@ -13,6 +13,10 @@ import socket
 import struct
 from collections.abc import Iterable, Iterator
 
+from checkpoint.errors import NetworkError
+
+#: The port of the kernel in a struct sockaddr_nl: root's processes, too, can send to a netlink socket.
+KERNEL = 0
 NETLINK_NETFILTER, CTNETLINK = 12, 1
 GET, DELETE = 1, 2
 NLM_F_REQUEST, NLM_F_ACK, NLM_F_DUMP, NLMSG_DONE, NLMSG_ERROR = 0x1, 0x4, 0x300, 3, 2
@@ -24,7 +28,10 @@ RECEIVE_BYTES, TIMEOUT_S = 1 << 17, 5.0
 
 
 def forget(addresses: Iterable[str]) -> None:
-    """Of what comes from or goes to these ("ADDRESS/PREFIX"). Where nothing is remembered nothing happens."""
+    """Of what comes from or goes to these ("ADDRESS/PREFIX"). Where nothing is remembered nothing happens.
+
+    Raises NetworkError for messages that are none of netlink(7).
+    """
     wanted = {ipaddress.ip_interface(address).ip.packed for address in addresses}
     if not wanted:
         return
@@ -38,17 +45,32 @@ def forget(addresses: Iterable[str]) -> None:
 
 
 def _entries(netlink: socket.socket) -> Iterator[tuple[int, dict[int, bytes]]]:
-    """(address family, attributes) of each connection."""
+    """(address family, attributes) of each connection. Raises NetworkError and OSError."""
     netlink.send(_message(GET, NLM_F_DUMP, 0, b""))
     while True:
-        data = memoryview(netlink.recv(RECEIVE_BYTES))
-        while len(data) >= HEADER.size:
-            length, kind, *_ = HEADER.unpack_from(data)
+        data, _, flags, sender = netlink.recvmsg(RECEIVE_BYTES)
+        if sender[0] != KERNEL:
+            continue
+        if flags & socket.MSG_TRUNC:
+            raise NetworkError(f"conntrack sent a datagram of more than {RECEIVE_BYTES} bytes")
+        for kind, body in _messages(data):
             if kind in (NLMSG_DONE, NLMSG_ERROR):
                 return
-            body = data[HEADER.size : length]
             yield body[0], _attributes(body[FAMILY.size :])
-            data = data[(length + 3) & ~3 :]
+
+
+def _messages(datagram: bytes) -> Iterator[tuple[int, memoryview]]:
+    """(type, content) of the messages in a datagram (struct nlmsghdr). Raises NetworkError."""
+    data = memoryview(datagram)
+    while data:
+        if len(data) < HEADER.size:
+            raise NetworkError(f"conntrack sent {len(data)} bytes behind a message")
+        length, kind, *_ = HEADER.unpack_from(data)
+        least = HEADER.size if kind in (NLMSG_DONE, NLMSG_ERROR) else HEADER.size + FAMILY.size
+        if not least <= length <= len(data):
+            raise NetworkError(f"conntrack sent a message of {length} bytes in {len(data)}")
+        yield kind, data[HEADER.size : length]
+        data = data[_aligned(length) :]
 
 
 def _delete(netlink: socket.socket, family: int, entry: dict[int, bytes]) -> None:
@@ -70,12 +92,22 @@ def _addresses(entry: dict[int, bytes]) -> Iterator[bytes]:
 
 
 def _attributes(data: bytes | memoryview) -> dict[int, bytes]:
+    """The attributes of a message, or of another attribute (struct nlattr). Raises NetworkError."""
     found, data = {}, memoryview(data)
-    while len(data) >= ATTRIBUTE.size:
+    while data:
+        if len(data) < ATTRIBUTE.size:
+            raise NetworkError(f"conntrack sent {len(data)} bytes behind an attribute")
         length, kind = ATTRIBUTE.unpack_from(data)
+        if not ATTRIBUTE.size <= length <= len(data):
+            raise NetworkError(f"conntrack sent an attribute of {length} bytes in {len(data)}")
         found[kind & TYPE_MASK] = bytes(data[ATTRIBUTE.size : length])
-        data = data[(length + 3) & ~3 :]
+        data = data[_aligned(length) :]
     return found
+
+
+def _aligned(length: int) -> int:
+    """NLMSG_ALIGN and NLA_ALIGN. What comes last need not be padded."""
+    return (length + 3) & ~3
 
 
 def _attribute(kind: int, value: bytes) -> bytes:

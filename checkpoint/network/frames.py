@@ -20,6 +20,8 @@ SO_ATTACH_FILTER, SO_RCVBUFFORCE, SOL_PACKET, PACKET_VNET_HDR = 26, 33, 263, 15
 #: linux/bpf_common.h: A = 4 or 2 bytes at K; jump if A == K; return K
 LOAD_WORD, LOAD_HALF, JUMP_EQUAL, RETURN = 0x20, 0x28, 0x15, 0x06
 INSTRUCTION = struct.Struct("=HBBI")
+#: include/uapi/linux/virtio_net.h, include/uapi/linux/if_ether.h
+VIRTIO_HEADER_BYTES, ETHERNET_HEADER_BYTES = 10, 14
 MAX_FRAME = 1 << 17  # with segmentation left to the device
 #: As much as is kept of one interface; for more, senders have to try again.
 MAX_BYTES = 1 << 20
@@ -70,15 +72,18 @@ class HeldFrames:
         room = MAX_BYTES
         with contextlib.suppress(OSError):  # there are no more
             while room > 0 and len(frames) < MAX_FRAMES:
-                frames.append(self._socket.recv(MAX_FRAME))
-                room -= len(frames[-1])
+                frame, _, flags, _ = self._socket.recvmsg(MAX_FRAME)
+                if not flags & socket.MSG_TRUNC:
+                    frames.append(frame)
+                    room -= len(frame)
         return frames
 
     def give(self, frames: Sequence[bytes | memoryview]) -> None:
-        """To the container. What it does not take is tried again by its sender."""
+        """To the container, and to nobody else. What it does not take is tried again by its sender."""
         for frame in frames:
-            with contextlib.suppress(OSError):
-                self._socket.send(frame)
+            if is_for(self._mac, frame):
+                with contextlib.suppress(OSError):
+                    self._socket.send(frame)
 
     def close(self) -> None:
         self._socket.close()
@@ -87,3 +92,9 @@ class HeldFrames:
         code = ctypes.create_string_buffer(b"".join(INSTRUCTION.pack(*each) for each in instructions))
         program = struct.pack("HxxxxxxP", len(instructions), ctypes.addressof(code))  # struct sock_fprog
         self._socket.setsockopt(socket.SOL_SOCKET, SO_ATTACH_FILTER, program)
+
+
+def is_for(mac: bytes, frame: bytes | memoryview) -> bool:
+    """Whether a frame, behind its virtio_net_hdr, is a whole one to that address."""
+    to = frame[VIRTIO_HEADER_BYTES : VIRTIO_HEADER_BYTES + len(mac)]
+    return VIRTIO_HEADER_BYTES + ETHERNET_HEADER_BYTES <= len(frame) <= MAX_FRAME and bytes(to) == mac

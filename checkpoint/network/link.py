@@ -10,7 +10,7 @@ import socket
 import struct
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import TypeVar
 
 from checkpoint.errors import NetworkError
@@ -25,6 +25,12 @@ ETH_P_ARP, ETH_P_IPV6, ETH_P_ALL = 0x0806, 0x86DD, 0x0003
 CLONE_NEWNET = 0x40000000
 BROADCAST = b"\xff" * 6
 ARP_REQUEST, ARP_REPLY = 1, 2
+#: Ethernet and IPv4: the types and lengths of their addresses (RFC 826).
+ARP_OF_IPV4 = struct.pack("!HHBB", 1, 0x0800, 6, 4)
+#: The header of Ethernet and all of ARP.
+ARP_FRAME_BYTES = 42
+#: One is too many already.
+MOST_STATIONS = 16
 
 
 def set_link(name: str, *, up: bool) -> None:
@@ -66,17 +72,35 @@ class Announcer:
 
 
 def stations_using(address: str, link: str, wait_s: float = 0.25) -> set[str]:
-    """MAC addresses on `link`'s network that answer an ARP probe (RFC 5227, 2.1.1) for an IPv4 address."""
+    """MAC addresses on `link`'s network that answer an ARP probe (RFC 5227, 2.1.1) for an IPv4 address.
+
+    Whoever is on that network can answer, truthfully or not, and can send anything else: of MOST_STATIONS
+    answers no more are waited for. Raises NetworkError.
+    """
     found: set[str] = set()
-    with _packet_socket(link, ETH_P_ARP) as sock:
-        own = sock.getsockname()[4]
+    deadline = time.monotonic() + wait_s
+    try:
         wanted = socket.inet_aton(address)
-        sock.send(_arp(own, b"\0" * 4, wanted))
-        for frame in _frames_until(sock, time.monotonic() + wait_s):
-            operation, sender_mac, sender_ip = struct.unpack("!6xH6s4s", frame[14:32])
-            if operation == ARP_REPLY and sender_ip == wanted:
-                found.add(sender_mac.hex(":"))
+        with _packet_socket(link, ETH_P_ARP) as sock:
+            sock.send(_arp(sock.getsockname()[4], b"\0" * 4, wanted))
+            while len(found) < MOST_STATIONS and (left := deadline - time.monotonic()) > 0:
+                if ready(sock.fileno(), timeout_s=left) and (mac := answered(sock.recv(ARP_FRAME_BYTES), wanted)):
+                    found.add(mac.hex(":"))
+    except OSError as error:
+        raise NetworkError(f"cannot ask on {link} who has {address}: {error.strerror or error}") from error
     return found
+
+
+def answered(frame: bytes, wanted: bytes) -> bytes | None:
+    """The MAC address that an ARP reply gives for the IPv4 address `wanted`; None for any other frame.
+
+    A reply to somebody else counts as well, and so does one that a proxy sends for the station.
+    """
+    if len(frame) < ARP_FRAME_BYTES:  # no station's own: Ethernet pads its frames to more
+        return None
+    kind, formats, operation, mac, address = struct.unpack_from("!H6sH6s4s", frame, 12)
+    reply = (kind, formats, operation, address) == (ETH_P_ARP, ARP_OF_IPV4, ARP_REPLY, wanted)
+    return bytes(mac) if reply else None
 
 
 def in_netns(path: str, action: Callable[[], T]) -> T:
@@ -108,14 +132,12 @@ def in_netns(path: str, action: Callable[[], T]) -> T:
 
 def _packet_socket(link: str, protocol: int) -> socket.socket:
     sock = socket.socket(socket.AF_PACKET, socket.SOCK_RAW, socket.htons(protocol))
-    sock.bind((link, protocol))
+    try:
+        sock.bind((link, protocol))
+    except OSError:
+        sock.close()
+        raise
     return sock
-
-
-def _frames_until(sock: socket.socket, deadline: float) -> Iterator[bytes]:
-    while (left := deadline - time.monotonic()) > 0:
-        if ready(sock.fileno(), timeout_s=left):
-            yield sock.recv(128)
 
 
 def _arp(mac: bytes, sender: bytes, target: bytes) -> bytes:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import re
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ from checkpoint.errors import CommandFailed, NetworkError, NotMovable
 from checkpoint.host.run import run
 from checkpoint.network.model import Interface, Network, Route
 
+NAME = re.compile(r"[A-Za-z0-9_.@][A-Za-z0-9_.@-]{0,14}")
 IP_NETNS_DIRECTORIES = (Path("/run/netns"), Path("/var/run/netns"))
 
 
@@ -84,6 +86,9 @@ def _ip(*words: str, netns: str | None = None) -> list[dict[str, Any]]:
 
 def _interface(link: dict[str, Any], host_links: dict[int, dict[str, Any]]) -> Interface:
     name = link["ifname"]
+    # The container may have named it, and the kernel takes nearly anything; it becomes a word of `ip -batch`.
+    if not NAME.fullmatch(name):
+        raise NotMovable(f"interface {name!r} has a name of other characters than letters, digits and _.@-")
     kind = link.get("linkinfo", {}).get("info_kind", link["link_type"])
     if kind != "veth":
         raise NotMovable(f"interface {name} is of type {kind}; only veth interfaces can be moved")

@@ -15,8 +15,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from checkpoint.errors import NetworkError
 from checkpoint.network import conntrack
-from checkpoint.network.conntrack import _addresses, _attribute, _attributes, _message, forget
+from checkpoint.network.conntrack import _addresses, _attribute, _attributes, _message, _messages, forget
 
 CLONE_NEWNET = 0x40000000
 #: linux/netlink.h, nfnetlink_conntrack.h
@@ -191,3 +192,44 @@ def test_forget_where_nothing_is_known() -> None:
         assert known() == []
 
     elsewhere(test)
+
+
+def message(kind: int, body: bytes, length: int | None = None) -> bytes:
+    size = conntrack.HEADER.size + len(body) if length is None else length
+    return conntrack.HEADER.pack(size, kind, 0, 1, 0) + body
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        struct.pack("=HH", 0, 1),  # an endless loop, were it stepped over
+        struct.pack("=HH", 3, 1),
+        struct.pack("=HH", 9, 1) + b"1234",
+        struct.pack("=HH", 4, 1) + b"1",
+        b"123",
+    ],
+)
+def test_attributes_that_are_none(data: bytes) -> None:
+    with pytest.raises(NetworkError):
+        _attributes(data)
+
+
+@pytest.mark.parametrize(
+    "datagram",
+    [
+        message(0x100, b"\2\0\0\0", length=0),
+        message(0x100, b"\2\0\0\0", length=15),
+        message(0x100, b"\2\0\0\0", length=21),
+        message(0x100, b"\2\0\0"),
+        message(0x100, b"\2\0\0\0") + b"more",
+    ],
+)
+def test_messages_that_are_none(datagram: bytes) -> None:
+    with pytest.raises(NetworkError):
+        list(_messages(datagram))
+
+
+def test_messages() -> None:
+    datagram = message(0x100, b"\2\0\0\0") + message(0x101, b"\2\0\0\0") + message(conntrack.NLMSG_DONE, b"")
+    assert [kind for kind, _ in _messages(datagram)] == [0x100, 0x101, conntrack.NLMSG_DONE]
+    assert list(_messages(b"")) == []
