@@ -165,19 +165,10 @@ class Interposer:
 
     def _serve(self, shim: socket.socket) -> None:
         with shim:
-            _, fds, _, _ = socket.recv_fds(shim, 64, 1)
-            if not fds:
-                return
-            runtime = socket.socket(fileno=fds[0])
-            first, ancillary, _, _ = socket.recv_fds(runtime, MAX_MESSAGE, MAX_FDS)
-            try:
-                kind = rpc.kind_of(rpc.parse_request(first))
-            except ConversationLost:
-                # It left before it spoke, or does not speak CRIU's language.
-                runtime.close()
-                _close(ancillary)
-                return
-            conversation = self._introduce(shim, runtime, kind)
+            begun = self._begin(shim)
+        if begun is None:
+            return
+        conversation, kind, first, ancillary = begun
         self._role.begun(conversation, kind)
         # A reset instead of an end means that CRIU or the runtime was killed; `ended` tells the role.
         try:
@@ -189,10 +180,30 @@ class Interposer:
             self._role.ended(conversation, kind)
             conversation.close()
 
+    def _begin(self, shim: socket.socket) -> tuple[Conversation, str, bytes, list[int]] | None:
+        """The conversation, its kind, and its first request with the descriptors that came with that.
+
+        None when whoever connected left before it spoke, or does not speak CRIU's language.
+        """
+        with contextlib.ExitStack() as undo, contextlib.suppress(OSError, ConversationLost):
+            _, fds = receive(shim, 64, 1)
+            if not fds:
+                return None
+            undo.callback(_close, fds)
+            runtime = socket.socket(fileno=fds[0])
+            undo.callback(runtime.detach)
+            first, ancillary = receive(runtime, MAX_MESSAGE, MAX_FDS)
+            undo.callback(_close, ancillary)
+            kind = rpc.kind_of(rpc.parse_request(first))
+            conversation = self._introduce(shim, runtime, kind)
+            undo.pop_all()
+            return conversation, kind, first, ancillary
+        return None
+
     def _introduce(self, shim: socket.socket, runtime: socket.socket, kind: str) -> Conversation:
         """Give the shim its end of a socketpair, and the descriptors this kind of conversation needs."""
         # The shim becomes CRIU without changing its pid.
-        criu_pid = peer_pid(shim)
+        runtime_pid, criu_pid = peer_pid(runtime), peer_pid(shim)
         criu_pidfd = os.pidfd_open(criu_pid)
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         extra = self._role.fds_for_criu(kind)
@@ -202,7 +213,7 @@ class Interposer:
         for fd in extra.values():
             os.close(fd)
         return Conversation(
-            runtime=runtime, criu=ours, runtime_pid=peer_pid(runtime), criu_pid=criu_pid, criu_pidfd=criu_pidfd
+            runtime=runtime, criu=ours, runtime_pid=runtime_pid, criu_pid=criu_pid, criu_pidfd=criu_pidfd
         )
 
     def _relay(self, conversation: Conversation) -> None:
@@ -213,8 +224,9 @@ class Interposer:
         while True:
             for descriptor in ready(*ways):
                 sender, direction = ways[descriptor]
-                data, fds, _, _ = socket.recv_fds(sender, MAX_MESSAGE, MAX_FDS)
+                data, fds = receive(sender, MAX_MESSAGE, MAX_FDS)
                 if not data:
+                    _close(fds)
                     return
                 self._pass_on(direction, conversation, data, fds)
 
@@ -254,6 +266,18 @@ class Interposer:
                 fd = os.open(f"/proc/{conversation.runtime_pid}/fd/{number}", os.O_RDONLY | os.O_DIRECTORY)
                 conversation.opened_fds.append(fd)
                 setattr(options, name, fd)
+
+
+def receive(sock: socket.socket, size: int, most_fds: int) -> tuple[bytes, list[int]]:
+    """One message and the descriptors that came with it. Raises OSError.
+
+    A message that was cut off to `size` bytes or `most_fds` descriptors (recvmsg(2)) raises ConversationLost.
+    """
+    data, fds, flags, _ = socket.recv_fds(sock, size, most_fds)
+    if flags & (socket.MSG_TRUNC | socket.MSG_CTRUNC):
+        _close(fds)
+        raise ConversationLost(f"a message of more than {size} bytes or {most_fds} descriptors came")
+    return data, fds
 
 
 def _close(fds: list[int]) -> None:

@@ -32,13 +32,25 @@ PE_PARENT = 1
 PE_LAZY = 2
 PE_PRESENT = 4
 
+PE_KNOWN = PE_PARENT | PE_LAZY | PE_PRESENT
+
 TYPE_PROCESS = 1
 TYPE_SHMEM = 2
+#: No process has an address, and no shared memory an offset, from here on.
+END = 1 << 63
 
 
 def process_id(pid: int) -> int:
     """The dst_id of a process's memory; the pid is that in its own namespace."""
     return pid << 8 | TYPE_PROCESS
+
+
+def check_extent(dst_id: int, vaddr: int, pages: int) -> None:
+    """Raise ImageError unless these can be pages of an image, by their numbers."""
+    if dst_id & 0xFF not in (TYPE_PROCESS, TYPE_SHMEM) or not 0 < dst_id < 1 << 64:
+        raise ImageError(f"pages of an image of unknown kind, {dst_id:#x}")
+    if vaddr % PAGE_SIZE or pages <= 0 or not 0 <= vaddr <= END - pages * PAGE_SIZE:
+        raise ImageError(f"{pages} pages at {vaddr:#x} are in nobody's memory")
 
 
 class Sink(Protocol):
@@ -81,7 +93,7 @@ def serve(
 
     `before_close` runs before CRIU is told that all pages are safe. `has_parent` tells whether an earlier session
     brought that image: then pages that did not change since come without their bytes, with PE_PARENT.
-    Raises ImageError when the stream ends early or holds a command that a dump never sends.
+    Raises ImageError when the stream ends early, or holds a command or pages that a dump never sends.
     """
     totals = Totals()
     header = memoryview(bytearray(layout.size))
@@ -91,6 +103,9 @@ def serve(
         word, pages, vaddr, dst_id = layout.unpack(header)
         code, flags = word & 0xFFFF, word >> 16
         if code == ADD_F:
+            check_extent(dst_id, vaddr, pages)
+            if flags & ~PE_KNOWN:
+                raise ImageError(f"page server: pages with unknown flags {flags:#x}")
             totals.extents += 1
             if flags & PE_PRESENT:
                 totals.pages += pages

@@ -60,8 +60,11 @@ def _parse(message: Message, data: bytes) -> Message:
 
 
 def kind_of(message: Message) -> str:
-    """The criu_req_type of a request or response, by name: DUMP, RESTORE, NOTIFY ..."""
-    return str(_rpc.criu_req_type.Name(message.type))
+    """The criu_req_type of a request or response, by name: DUMP, RESTORE, NOTIFY ... Raises ConversationLost."""
+    try:
+        return str(_rpc.criu_req_type.Name(message.type))
+    except ValueError as error:
+        raise ConversationLost(f"CRIU's RPC has no request of type {message.type} here") from error
 
 
 def request(kind: str, **fields: Any) -> Message:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import errno
 import os
 import struct
 from collections.abc import Iterator
@@ -29,17 +30,25 @@ class ClosedFiles:
             raise OSError(error, os.strerror(error), str(directory))
 
     def names(self) -> Iterator[str]:
-        """Of files closed since the last call."""
+        """Of files closed since the last call. Some may be missing: the kernel's queue has an end. Raises OSError."""
         try:
             data = os.read(self.descriptor, BUFFER)
         except BlockingIOError:
             return
-        at = 0
-        while at < len(data):
-            size = HEADER.unpack_from(data, at)[3]
-            at += HEADER.size
-            yield os.fsdecode(data[at : at + size].rstrip(b"\0"))
-            at += size
+        yield from names_of(data)
 
     def close(self) -> None:
         os.close(self.descriptor)
+
+
+def names_of(data: bytes) -> Iterator[str]:
+    """The names in what was read of an inotify descriptor. Raises OSError for anything but whole events."""
+    at = 0
+    while at < len(data):
+        behind = at + HEADER.size
+        size = HEADER.unpack_from(data, at)[3] if behind <= len(data) else 0
+        if behind + size > len(data):
+            raise OSError(errno.EBADMSG, "an inotify event was cut off")
+        if name := data[behind : behind + size].rstrip(b"\0"):  # an overflow of the queue has none
+            yield os.fsdecode(name)
+        at = behind + size

@@ -12,6 +12,9 @@ from checkpoint.errors import ImageError
 
 RAW, ZSTD = "raw", "zstd"
 LEVEL = 1
+#: So much of what came before may be referred to. A decompressor sets memory aside for it: by itself up to 128 MiB.
+#: A batch is no larger, and level 1 refers to less.
+WINDOW_LOG = 22
 
 Compress = Callable[[memoryview], bytes]
 #: Gives at most so many bytes, plus one if there were more.
@@ -24,9 +27,10 @@ def _find_zstd() -> tuple[Compress, Decompress] | None:
     except ImportError:
         pass
     else:
+        bounded = {zstd.DecompressionParameter.window_log_max: WINDOW_LOG}
         return (
             lambda data: bytes(zstd.compress(data, LEVEL)),
-            lambda data, limit: bytes(zstd.ZstdDecompressor().decompress(data, limit + 1)),
+            lambda data, limit: bytes(zstd.ZstdDecompressor(options=bounded).decompress(data, limit + 1)),
         )
     try:
         import zstandard
@@ -34,7 +38,9 @@ def _find_zstd() -> tuple[Compress, Decompress] | None:
         return None
     return (
         lambda data: zstandard.ZstdCompressor(level=LEVEL).compress(data),
-        lambda data, limit: zstandard.ZstdDecompressor().stream_reader(data).read(limit + 1),
+        lambda data, limit: (
+            zstandard.ZstdDecompressor(max_window_size=1 << WINDOW_LOG).stream_reader(data).read(limit + 1)
+        ),
     )
 
 

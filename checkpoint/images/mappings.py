@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import struct
 from pathlib import Path
+from typing import Any
 
 from checkpoint.criu.rpc import DECODE_ERRORS, memory_map
 from checkpoint.errors import ImageError
@@ -21,14 +22,7 @@ def may_be_lazy(path: Path) -> list[Range]:
 
     Raises ImageError.
     """
-    data = path.read_bytes()
-    try:
-        (length,) = HEADER.unpack_from(data)
-        mappings = memory_map().FromString(data[HEADER.size : HEADER.size + length]).vmas
-    except struct.error as error:
-        raise ImageError(f"{path.name} is damaged") from error
-    except DECODE_ERRORS as error:
-        raise ImageError(f"{path.name} is damaged") from error
+    mappings = _mappings(path)
     private = MAP_PRIVATE | MAP_ANONYMOUS
     return union(
         [
@@ -38,3 +32,17 @@ def may_be_lazy(path: Path) -> list[Range]:
         ],
         [],
     )
+
+
+def _mappings(path: Path) -> list[Any]:
+    """The vma_entry messages of an mm image, whose one message ends with the file. Raises ImageError."""
+    data = path.read_bytes()
+    if len(data) < HEADER.size or HEADER.unpack_from(data)[0] != len(data) - HEADER.size:
+        raise ImageError(f"{path.name} is damaged: it has {len(data)} bytes, and its message another number of them")
+    try:
+        found = list(memory_map().FromString(data[HEADER.size :]).vmas)
+    except DECODE_ERRORS as error:
+        raise ImageError(f"{path.name} is damaged") from error
+    if any(vma.start >= vma.end for vma in found):
+        raise ImageError(f"{path.name} is damaged: it has a mapping that ends where it begins, or before")
+    return found

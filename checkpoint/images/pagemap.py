@@ -12,7 +12,7 @@ import struct
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from checkpoint.criu.page_wire import PAGE_SIZE, PE_PRESENT, TYPE_PROCESS, TYPE_SHMEM
+from checkpoint.criu.page_wire import PAGE_SIZE, PE_PRESENT, TYPE_PROCESS, TYPE_SHMEM, check_extent
 from checkpoint.errors import ImageError
 
 #: IMG_COMMON_MAGIC and PAGEMAP_MAGIC of CRIU criu/include/magic.h.
@@ -88,7 +88,8 @@ class PageImages:
         self._images.clear()
 
     def extent(self, dst_id: int, vaddr: int, pages: int, flags: int, data: memoryview) -> None:
-        """Append pages to their image. Raises ImageError when lengths or order are wrong."""
+        """Append pages to their image. Raises ImageError when numbers, lengths or order are wrong."""
+        check_extent(dst_id, vaddr, pages)
         if len(data) != (pages * PAGE_SIZE if flags & PE_PRESENT else 0):
             raise ImageError(f"{pages} pages at {vaddr:#x} came with {len(data)} bytes")
         image = self._images.get(dst_id) or self._open(dst_id)
@@ -103,9 +104,7 @@ class PageImages:
             (self._directory / image.name).write_bytes(b"".join([MAGICS, encode_head(image.pages_id), *body]))
 
     def _open(self, dst_id: int) -> _Image:
-        name = NAMES.get(dst_id & 0xFF)
-        if name is None:
-            raise ImageError(f"pages of unknown type {dst_id & 0xFF}")
+        name = NAMES[dst_id & 0xFF]
         pages_id = len(self._images) + 1
         path = self._directory / f"pages-{pages_id}.img"
         fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)

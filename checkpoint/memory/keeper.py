@@ -88,7 +88,9 @@ class _StandBy:
     def serve(self) -> None:
         """Follow until the pager is done, or gone; then go on in its place."""
         while True:
-            message, fds, _, _ = socket.recv_fds(self._pager, MAX_MESSAGE, 1)
+            message, fds, flags, _ = socket.recv_fds(self._pager, MAX_MESSAGE, 1)
+            if flags & (socket.MSG_TRUNC | socket.MSG_CTRUNC):  # no descriptor is free: this one can follow no further
+                os._exit(1)
             if message == DONE:
                 os._exit(0)
             if not message:

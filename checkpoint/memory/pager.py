@@ -137,7 +137,9 @@ class Pager:
         if number == RESTORED:
             self._restored = True
         elif number > 0:  # a zombie's is negative, and has no memory
-            _, fds, _, _ = socket.recv_fds(restore, 1, 1)
+            _, fds, flags, _ = socket.recv_fds(restore, 1, 1)
+            if not fds or flags & socket.MSG_CTRUNC:
+                raise ImageError(f"CRIU sent no userfaultfd of task {number}, or more than one")
             if keeper is not None:
                 keeper.opened(number, fds[0])
             self._filler.watch(self._spaces.open(fds[0], number))

@@ -15,7 +15,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from checkpoint.criu.page_wire import PAGE_SIZE
+from checkpoint.criu.page_wire import PAGE_SIZE, check_extent
 from checkpoint.errors import ImageError
 from checkpoint.memory import ranges
 from checkpoint.memory.ranges import Range
@@ -84,8 +84,9 @@ class PageStore:
 
     def put(self, dst_id: int, vaddr: int, data: memoryview) -> None:
         """Take whole pages, the newest of their addresses."""
-        if not data or len(data) % PAGE_SIZE or vaddr % PAGE_SIZE:
+        if len(data) % PAGE_SIZE:
             raise ImageError(f"{len(data)} bytes at {vaddr:#x} are not pages")
+        check_extent(dst_id, vaddr, len(data) // PAGE_SIZE)
         image = self._images.get(dst_id) or self._open(dst_id)
         while data:
             index = image.slot(vaddr)

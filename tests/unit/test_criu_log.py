@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-from checkpoint.criu.log import MOST, errors, runtime_errors
+from checkpoint.criu.log import MOST, MOST_BYTES, errors, last_words, runtime_errors
 
 
 def test_error_lines_without_time_and_without_the_harmless(tmp_path: Path) -> None:
@@ -58,3 +58,28 @@ def test_a_json_line_cut_off_does_not_hide_the_others(tmp_path: Path) -> None:
 def test_no_log_is_no_error(tmp_path: Path) -> None:
     assert errors(tmp_path / "none") == []
     assert runtime_errors(tmp_path / "none") == []
+
+
+def test_json_that_is_no_entry(tmp_path: Path) -> None:
+    path = tmp_path / "runtime.log"
+    lines = ["[]", "1", "null", '"error"', "[" * 100_000, "9" * 10_000, '{"level": "error", "msg": ["no", "text"]}']
+    path.write_text("\n".join(lines))
+    assert runtime_errors(path) == ["['no', 'text']"]
+
+
+def test_of_a_log_that_has_no_end_the_end_is_read(tmp_path: Path) -> None:
+    path = tmp_path / "dump.log"
+    with path.open("wb") as file:
+        file.write(b"(00.1) Error (a.c:1): the first\n")
+        file.truncate(1 << 32)
+        file.seek(0, 2)
+        file.write(b"\n(00.1) Error (a.c:2): the last\n" + b"x" * 100)
+    assert errors(path) == ["Error (a.c:2): the last"]
+    assert last_words(path) == ["x" * 100]
+    assert MOST_BYTES < 1 << 24
+
+
+def test_a_name_in_a_log_makes_no_line_of_its_own(tmp_path: Path) -> None:
+    path = tmp_path / "dump.log"
+    path.write_bytes(b"(00.1) Error (a.c:1): open /x\rError (b.c:1): forged\x0cError (c.c:1): too\n")
+    assert errors(path) == ["Error (a.c:1): open /x\rError (b.c:1): forged\x0cError (c.c:1): too"]

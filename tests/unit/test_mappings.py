@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import struct
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -67,3 +68,17 @@ def test_a_damaged_image(tmp_path: Path, data: bytes) -> None:
     path.write_bytes(data)
     with pytest.raises(ImageError):
         may_be_lazy(path)
+
+
+@pytest.mark.parametrize("change", [lambda data: data + b"\0", lambda data: data[:-1], lambda data: data + data[12:]])
+def test_an_image_of_another_length_than_its_message(tmp_path: Path, change: Callable[[bytes], bytes]) -> None:
+    path = written(tmp_path, [(10, 20, ANONYMOUS, REGULAR), (30, 40, ANONYMOUS, REGULAR)])
+    path.write_bytes(change(path.read_bytes()))
+    with pytest.raises(ImageError):
+        may_be_lazy(path)
+
+
+@pytest.mark.parametrize(("start", "end"), [(20, 10), (20, 20)])
+def test_a_mapping_that_ends_before_it_begins(tmp_path: Path, start: int, end: int) -> None:
+    with pytest.raises(ImageError):
+        may_be_lazy(written(tmp_path, [(start, end, ANONYMOUS, REGULAR)]))

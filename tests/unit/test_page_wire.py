@@ -155,3 +155,23 @@ def test_an_unknown_command_is_an_error(session: Session, word: int) -> None:
     session.end()
     assert session.failure is not None
     assert f"{word:#x}" in str(session.failure)
+
+
+@pytest.mark.parametrize(
+    ("pages", "vaddr", "flags", "image"),
+    [
+        (0, BASE, PE_PRESENT, IMAGE),
+        (1 << 31, (1 << 63) - PAGE_SIZE, PE_PRESENT, IMAGE),
+        (1, (1 << 64) - PAGE_SIZE, PE_LAZY, IMAGE),
+        (1, BASE + 1, PE_PRESENT, IMAGE),
+        (1, BASE, 8, IMAGE),
+        (1, BASE, PE_PRESENT | 1 << 15, IMAGE),
+        (1, BASE, PE_PRESENT, 7 << 8),
+        (1, BASE, PE_PRESENT, 7 << 8 | 3),
+    ],
+)
+def test_pages_that_no_process_has(session: Session, pages: int, vaddr: int, flags: int, image: int) -> None:
+    session.tell(ADD_F | flags << 16, pages, vaddr, image)
+    session.end()
+    assert session.failure is not None
+    assert session.extents == []

@@ -1,0 +1,37 @@
+"""checkpoint/host/inotify.py: what the kernel tells, and what it never would."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import struct
+from pathlib import Path
+
+import pytest
+
+from checkpoint.host.inotify import ClosedFiles, names_of
+
+
+def event(name: bytes, size: int | None = None, mask: int = 8) -> bytes:
+    return struct.pack("=iIII", 1, mask, 0, len(name) if size is None else size) + name
+
+
+def test_files_are_named_as_they_are_closed(tmp_path: Path) -> None:
+    names = ["plain", os.fsdecode(b"caf\xe9"), "new\nline", "x" * 255]
+    with contextlib.closing(ClosedFiles(tmp_path)) as closed:
+        assert list(closed.names()) == []
+        for name in names:
+            (tmp_path / name).write_text("x")
+        assert list(closed.names()) == names
+
+
+def test_events() -> None:
+    assert list(names_of(event(b"a\0\0\0") + event(b"") + event(b"bc\0\0"))) == ["a", "bc"]
+    assert list(names_of(event(b"", mask=1 << 14))) == [], "the queue was full"
+    assert list(names_of(b"")) == []
+
+
+@pytest.mark.parametrize("data", [b"x", event(b"")[:-1], event(b"abcd", 5), event(b"", 1 << 31), event(b"a") + b"x"])
+def test_events_that_are_none(data: bytes) -> None:
+    with pytest.raises(OSError, match="cut off"):
+        list(names_of(data))
