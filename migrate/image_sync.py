@@ -7,6 +7,7 @@ from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+from checkpoint.host.ownership import private_directory
 from migrate import protocol
 from migrate.context import Context
 
@@ -21,7 +22,7 @@ def send_image(move: Context, there: frozenset[str]) -> int:
 
     Raises CommandFailed, EngineRefused, AgentFailed or AgentGone.
     """
-    OUTGOING_IMAGES.mkdir(mode=0o700, parents=True, exist_ok=True)
+    private_directory(OUTGOING_IMAGES)
     with tempfile.TemporaryDirectory(dir=OUTGOING_IMAGES) as name:
         directory = Path(name)
         move.runtime.export_image(move.container, there, directory)

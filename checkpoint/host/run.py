@@ -9,6 +9,9 @@ from pathlib import Path
 
 from checkpoint.errors import CommandFailed
 
+#: Of every program started here, whatever this process's is: an engine makes its files as it always does.
+UMASK = 0o022
+
 
 def run(
     argv: Sequence[str],
@@ -30,6 +33,7 @@ def run(
             capture_output=True,
             timeout=timeout_s,
             env=env,
+            umask=UMASK,
             check=False,
         )
     except OSError as error:
@@ -61,6 +65,7 @@ def start(
             env=env,
             cwd=cwd,
             pass_fds=pass_fds,
+            umask=UMASK,
             start_new_session=True,
         )
     except OSError as error:

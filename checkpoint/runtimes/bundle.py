@@ -11,9 +11,12 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Protocol
 
-from checkpoint.host import cgroups
+from checkpoint.host import cgroups, ownership
+from checkpoint.host.ownership import Owned
 from checkpoint.runtimes import stdio
 from checkpoint.runtimes.base import MARKER, ROOTFS, Container
+
+CONFIG = "config.json"
 
 
 class Restores(Protocol):
@@ -35,6 +38,7 @@ def describe(container: Container) -> dict[str, Any]:
         "rootfs": str(container.rootfs),
         "config": config,
         "descriptors": list(container.descriptors),
+        "owned": ownership.along(container.bundle / CONFIG, container.rootfs),
     }
 
 
@@ -47,6 +51,7 @@ class BundleArrival:
         self._runtime, self._id, self._undo = runtime, container_id, undo
         self._bundle, self._rootfs = Path(fields["bundle"]), Path(fields["rootfs"])
         self._config, self._descriptors = fields["config"], fields["descriptors"]
+        self._owned = {path: Owned(*values) for path, values in fields["owned"].items()}
 
     def objections(self) -> list[str]:
         return []
@@ -58,15 +63,19 @@ class BundleArrival:
         """Nothing comes: it has none."""
 
     def prepare(self, packed: bytes, *, shared: bool) -> dict[str, Path]:
-        for directory, mode in ((self._bundle, 0o711), (self._rootfs, 0o755)):
-            if not directory.exists():
-                directory.mkdir(parents=True, mode=mode)
-                self._undo.callback(shutil.rmtree, directory, ignore_errors=True)
+        made = ownership.Maker(self._owned)
+        for directory in (self._bundle, self._rootfs):
+            for missing in made.missing(directory):
+                if missing == directory:
+                    self._undo.callback(shutil.rmtree, missing, ignore_errors=True)
+                else:
+                    self._undo.callback(_remove_if_empty, missing)
+                made.directory(missing)
         if not shared:
-            (self._bundle / MARKER).touch()
+            ownership.mark(self._bundle / MARKER)
         # crun leaves its cgroup behind when a restore fails, and cannot use it then the next time.
         self._undo.callback(cgroups.remove_empty, self._config["linux"].get("cgroupsPath", ""))
-        (self._bundle / "config.json").write_text(json.dumps(self._config))
+        made.file(self._bundle / CONFIG, json.dumps(self._config).encode())
         return {ROOTFS: self._rootfs}
 
     def take_output(self, lines: bytes) -> None:
@@ -83,3 +92,8 @@ class BundleArrival:
 
     def settle(self) -> None:
         (self._bundle / MARKER).unlink(missing_ok=True)
+
+
+def _remove_if_empty(directory: Path) -> None:
+    with contextlib.suppress(OSError):
+        directory.rmdir()

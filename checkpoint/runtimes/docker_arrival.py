@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from checkpoint.host.listener import Listener, peer_pid
+from checkpoint.host.ownership import private_directory
 from checkpoint.host.ready import ready
 from checkpoint.runtimes import docker_api, docker_store, layers
 from checkpoint.runtimes.belongings import Belongings, start_logged
@@ -71,6 +72,7 @@ class DockerArrival:
         if self._process is None:
             fd = os.open(self._log, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o640)
             with open(fd, "ab") as log:
+                os.fchmod(fd, 0o640)  # as docker makes it
                 log.write(lines)
             return
         for line in lines.splitlines():
@@ -81,7 +83,7 @@ class DockerArrival:
     def start_restore(self, directory: Path, images: Path, env: Mapping[str, str]) -> subprocess.Popen[bytes]:
         (images / "descriptors.json").write_text(json.dumps(self._fields["descriptors"]))
         self._images, self._env = images, env
-        Path(DIRECTORY).mkdir(mode=0o700, parents=True, exist_ok=True)
+        private_directory(Path(DIRECTORY))
         self._listener = Listener(Path(DIRECTORY) / self._id, self._serve, "docker's runtime")
         self._undo.callback(self._stop_listening)
         return start_logged(["docker", "start", self._id], images)

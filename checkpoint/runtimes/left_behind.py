@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from checkpoint.host import ownership
+
 RECORDS = Path("/var/lib/migrate/left-behind")
 
 
@@ -13,8 +15,8 @@ def _record(engine: str, volume: str) -> Path:
 
 def note(engine: str, volume: str) -> None:
     """It was copied away from here."""
-    RECORDS.mkdir(mode=0o700, parents=True, exist_ok=True)
-    _record(engine, volume).touch()
+    ownership.private_directory(RECORDS)
+    ownership.mark(_record(engine, volume))
 
 
 def forget(engine: str, volume: str) -> None:

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from checkpoint.errors import CommandFailed, ContainerNotFound, ContainerNotRunning
+from checkpoint.host import ownership
 from checkpoint.host.run import run, start
 from checkpoint.runtimes import bundle
 from checkpoint.runtimes.base import MARKER, ROOTFS, Arrival, Container, Tree
@@ -97,7 +98,7 @@ class OciRuntime(ABC):
     def leave(self, container: Container, *, shared: bool) -> None:
         self.delete(container.id)
         if not shared:  # a shared bundle is the target's own now
-            (container.bundle / MARKER).touch()
+            ownership.mark(container.bundle / MARKER)
 
     def delete(self, name: str) -> None:
         if os.path.exists(self._root / name):  # a restore that failed may leave less than a container

@@ -6,6 +6,7 @@ import os
 import sys
 from pathlib import Path
 
+from checkpoint.host.ownership import private_directory
 from checkpoint.host.run import start
 
 LOG_DIRECTORY = Path("/var/log/migrate")
@@ -42,7 +43,7 @@ def _attach(container_id: str, number: int, pipe: tuple[int, int]) -> None:
     if number == 0:
         start([sys.executable, "-ISc", HOLDER.format(fd=writer)], pass_fds=[writer])
         return
-    LOG_DIRECTORY.mkdir(mode=0o700, parents=True, exist_ok=True)
+    private_directory(LOG_DIRECTORY)
     log = os.open(LOG_DIRECTORY / f"{container_id}.log", os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
     start(["cat"], stdin=reader, stdout=log)
     os.close(log)

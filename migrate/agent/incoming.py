@@ -17,6 +17,7 @@ from checkpoint.criu.interposer import Interposer
 from checkpoint.criu.session import Edits, RestoreRole
 from checkpoint.criu.shim_install import install_shim, rpc_socket
 from checkpoint.errors import CheckpointError, ConversationLost, CriuFailed, ImageError
+from checkpoint.host.ownership import private_directory
 from checkpoint.host.wakeful import wakeful
 from checkpoint.memory.pager import Pager
 from checkpoint.network import link
@@ -127,7 +128,7 @@ class Incoming:
         if "/" in request.key or request.key.startswith("."):
             raise ImageError(f"{request.key!r} is not the name of an image")
         self._image_directory = INCOMING_IMAGES / request.key
-        self._image_directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+        private_directory(self._image_directory)
         return protocol.ImageAwaited(directory=str(self._image_directory))
 
     def _load_image(self, _: protocol.LoadImage) -> Message:

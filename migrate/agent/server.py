@@ -122,6 +122,7 @@ def _failed(error: Exception) -> protocol.Failed:
 
 def main() -> None:
     """Entry point of the zipapp."""
+    os.umask(0o077)
     # The session must outlive its terminal and its connection: it may be holding a container.
     signal.signal(signal.SIGHUP, signal.SIG_IGN)
     with contextlib.suppress(PermissionError):  # sshd made us leader of one already
