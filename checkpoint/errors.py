@@ -10,6 +10,7 @@ CheckpointError
 ├── CriuFailed               CRIU said so; carries the errors of its log
 ├── TrackingUnavailable      this process's writes cannot be tracked; its memory is copied while frozen
 ├── CgroupUnavailable        the container has no cgroup that could be set
+├── DataInvalid              data from outside is not of its declared type (schema.py)
 ├── ImageError               an image or page stream is not what the format says
 └── NetworkError             a namespace, link or address could not be read or made
     └── AddressInUse
@@ -75,6 +76,18 @@ class CgroupUnavailable(CheckpointError):
 
 class ProcError(CheckpointError):
     """A file of /proc is not what proc(5) says."""
+
+
+class DataInvalid(CheckpointError):
+    """Data from outside is not of its declared type. `place` is the field, as in `.pieces[3].name`."""
+
+    def __init__(self, why: str, place: str = "") -> None:
+        self.why, self.place = why, place
+        super().__init__(f"{place}: {why}" if place else why)
+
+    def inside(self, place: str) -> DataInvalid:
+        """The same error, told by whoever holds the field in question."""
+        return DataInvalid(self.why, place + self.place)
 
 
 class ImageError(CheckpointError):

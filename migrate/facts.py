@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import re
-from dataclasses import asdict, dataclass
-from typing import Any
+from dataclasses import dataclass
+from typing import Annotated
 
+from checkpoint.bounded import HostName, Size, Text, Word
+from checkpoint.schema import Length, Range
 from migrate.errors import (
     CriuTooOld,
     CriuWireMismatch,
@@ -17,6 +19,8 @@ from migrate.errors import (
     Where,
 )
 
+#: Two digits each of major, minor and sublevel.
+CriuVersion = Annotated[int, Range(0, 999_999)]
 #: CRIU 4.2 changed its page-server wire and pagemap entries.
 WIRE_CHANGED = 40200
 #: Oldest CRIU that works per kernel, newest first, with what breaks below it.
@@ -36,15 +40,15 @@ class Facts:
     `available_bytes` is RAM that can be allocated now.
     """
 
-    hostname: str
-    kernel: str
-    machine: str
-    python: str
+    hostname: HostName
+    kernel: Word
+    machine: Word
+    python: Word
     uid: int
-    criu_version: int | None
-    pycriu_error: str | None
-    runtime: str
-    runtime_version: str | None
+    criu_version: CriuVersion | None
+    pycriu_error: Text | None
+    runtime: Word
+    runtime_version: Word | None
     container_exists: bool
     nftables: bool
     lazy_pages: bool
@@ -53,15 +57,8 @@ class Facts:
     soft_dirty: bool
     rsync: bool
     iproute2: bool
-    available_bytes: int
-    encodings: list[str]
-
-    def to_wire(self) -> dict[str, Any]:
-        return asdict(self)
-
-    @classmethod
-    def from_wire(cls, data: dict[str, Any]) -> Facts:
-        return cls(**data)
+    available_bytes: Size
+    encodings: Annotated[tuple[Word, ...], Length(16)]
 
 
 def version_text(criu_version: int) -> str:

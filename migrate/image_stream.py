@@ -11,6 +11,7 @@ from checkpoint.host.ready import ready
 from checkpoint.images.repair import repaired
 from migrate import protocol
 from migrate.context import Context
+from migrate.values import ImagePiece
 
 CHUNK_BYTES = 1 << 20
 
@@ -25,7 +26,7 @@ class ImageStream:
         self._move = move
         self._closed = _closed_files(move.images)
         self._names: set[str] = set()
-        self._pieces: list[list[object]] = []
+        self._pieces: list[ImagePiece] = []
         self._parts: list[memoryview] = []
         self._failure: Exception | None = None
         self._end = os.eventfd(0)
@@ -79,14 +80,14 @@ class ImageStream:
         self._move.report.add_bytes("images", len(data))
         for start in range(0, max(len(data), 1), CHUNK_BYTES):
             piece = data[start : start + CHUNK_BYTES]
-            self._pieces.append([name, len(piece)])
+            self._pieces.append(ImagePiece(name, len(piece)))
             self._parts.append(piece)
             if sum(map(len, self._parts)) >= CHUNK_BYTES:
                 self._pass_on()
 
     def _pass_on(self) -> None:
         if self._pieces:
-            self._move.agent.stream(protocol.Images(pieces=self._pieces), self._parts)
+            self._move.agent.stream(protocol.Images(pieces=tuple(self._pieces)), self._parts)
             self._pieces, self._parts = [], []
 
 

@@ -27,9 +27,9 @@ def send_image(move: Context, there: frozenset[str]) -> int:
         directory = Path(name)
         move.runtime.export_image(move.container, there, directory)
         key = str(move.container.engine_state["Image"]).removeprefix("sha256:")
-        target = Path(move.agent.request(protocol.AwaitImage(key=key), protocol.ImageAwaited).directory)
+        target = Path(move.agent.request(protocol.AwaitImage(key=key)).directory)
         sent = _send(move, directory, target)
-    move.agent.request(protocol.LoadImage(), protocol.Done)
+    move.agent.request(protocol.LoadImage())
     return sent
 
 

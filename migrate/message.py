@@ -1,69 +1,116 @@
 """What a message between coordinator and agent is, and how it becomes a frame. No I/O here.
 
-A message is one frame: a JSON object {"type": ..., fields...} as its header, and for the few messages that carry bytes,
-a payload. Anything else than what migrate/protocol.py declares is refused.
+A message is one frame: a JSON object {"type": ..., fields...} as its header and, of the messages that declare a
+`payload`, bytes. A message is declared by a class (migrate/protocol.py) whose fields are types that
+checkpoint/schema.py knows, with their bounds:
+
+    class Prepare(Request[Prepared])    the coordinator asks, and is answered by a Prepared, or by Failed
+    class Images(Streamed)              the coordinator tells, and is not answered
+    class Prepared(Answer)              the agent answers
+    class Pages(Message)                neither: it has channels of its own
+
+`decode` refuses everything else than what is declared, by ProtocolError and by nothing else.
 """
 
 from __future__ import annotations
 
-import dataclasses
 import json
 from dataclasses import dataclass
-from typing import Any, ClassVar, get_type_hints
+from typing import Any, ClassVar, Generic, TypeVar, dataclass_transform, get_args
 
-_REGISTRY: dict[str, type[Message]] = {}
-_HINTS: dict[type[Message], dict[str, Any]] = {}
+from checkpoint import schema
+from checkpoint.errors import DataInvalid
+
+#: A payload as it is sent, and as it arrives.
+Payload = bytes | bytearray | memoryview
+M = TypeVar("M", bound="Message")
+A = TypeVar("A", bound="Answer")
+PAYLOAD = "payload"
+#: By the name that stands in the header.
+_CONCRETE: dict[str, type[Message]] = {}
 
 
 class ProtocolError(Exception):
-    """The peer sent something that is not a message of this protocol."""
+    """The peer sent something that is not a message of this protocol, or not one that may come now."""
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass_transform(kw_only_default=True, frozen_default=True)
 class Message:
-    """Base: subclasses declare fields of the JSON types str, int, bool, float, list, dict, or None."""
+    """Base. A subclass is a frozen keyword-only dataclass; `abstract` ones are no messages themselves.
 
-    type: ClassVar[str]
-    payload: bytes | bytearray | memoryview = dataclasses.field(default=b"", repr=False)
+    A subclass may have a method `check`, which raises DataInvalid where its fields do not fit each other.
+    """
 
-    def __init_subclass__(cls) -> None:
-        cls.type = cls.__name__
-        _REGISTRY[cls.type] = cls
+    def __init_subclass__(cls, *, abstract: bool = False) -> None:
+        super().__init_subclass__()
+        dataclass(frozen=True, kw_only=True)(cls)
+        if not abstract:
+            _CONCRETE[cls.__name__] = cls
+
+
+class Answer(Message, abstract=True):
+    """What the agent says."""
+
+    @property
+    def is_last(self) -> bool:
+        """Whether nothing more belongs to this answer. A long one comes in several."""
+        return True
+
+
+class Command(Message, abstract=True):
+    """What the coordinator says."""
+
+
+class Request(Command, Generic[A], abstract=True):
+    """A command that is answered. `answer` is the class of the answer, unless that is Failed."""
+
+    answer: ClassVar[type[Answer]]
+
+    def __init_subclass__(cls, *, abstract: bool = False) -> None:
+        super().__init_subclass__(abstract=abstract)
+        [base] = [base for base in getattr(cls, "__orig_bases__", ()) if get_args(base)]
+        [cls.answer] = get_args(base)
+
+
+class Streamed(Command, abstract=True):
+    """A command that is not answered: what goes wrong is told in the answer to the next request."""
+
+
+def concrete(base: type[M]) -> list[type[M]]:
+    """Every message of a sort."""
+    return [kind for kind in _CONCRETE.values() if issubclass(kind, base)]
 
 
 def encode(message: Message) -> bytes:
-    """The header of a message's frame. Its payload is `message.payload`."""
-    fields = {f.name: getattr(message, f.name) for f in dataclasses.fields(message) if f.name != "payload"}
-    return json.dumps({"type": message.type, **fields}, separators=(",", ":")).encode()
+    """The header of a message's frame."""
+    fields: Any = schema.plain(message)
+    fields.pop(PAYLOAD, None)
+    text = json.dumps(
+        {"type": type(message).__name__, **fields}, separators=(",", ":"), default=schema.plain, allow_nan=False
+    )
+    return text.encode()
 
 
-def decode(header: bytes | bytearray, payload: bytes | bytearray, allowed: tuple[type[Message], ...]) -> Message:
+def decode(header: bytes | bytearray, payload: Payload, allowed: type[M]) -> M:
     """The message of a frame. Raises ProtocolError unless it is well formed and one of `allowed`."""
     try:
-        fields: dict[str, Any] = json.loads(header)
+        fields: dict[str, Any] = json.loads(header, parse_constant=_no_number)
         name = fields.pop("type")
     except (ValueError, KeyError, AttributeError, TypeError, RecursionError) as error:
         raise ProtocolError("a frame without a message") from error
-    kind = _REGISTRY.get(name) if isinstance(name, str) else None
-    if kind is None or kind not in allowed:
-        raise ProtocolError(f"message {str(name)[:40]!r} is not allowed here")
-    _check_fields(kind, fields)
-    return kind(payload=payload, **fields)
+    kind = _CONCRETE.get(name) if isinstance(name, str) else None
+    if kind is None or not issubclass(kind, allowed):
+        raise ProtocolError(f"message {schema.shown(name)} is not allowed here")
+    takes_payload = PAYLOAD in schema.fields_of(kind)
+    if PAYLOAD in fields or (payload and not takes_payload):
+        raise ProtocolError(f"{name} came with a payload")
+    try:
+        message: M = schema.read_fields(kind, fields, {PAYLOAD: payload} if takes_payload else {})
+    except DataInvalid as error:
+        raise ProtocolError(f"{name}{error}") from error
+    return message
 
 
-def _hints(kind: type[Message]) -> dict[str, Any]:
-    if kind not in _HINTS:
-        _HINTS[kind] = get_type_hints(kind)
-    return _HINTS[kind]
-
-
-def _check_fields(kind: type[Message], fields: dict[str, Any]) -> None:
-    hints = _hints(kind)
-    known = {f.name: f for f in dataclasses.fields(kind) if f.name != "payload"}
-    for name, value in fields.items():
-        # bool is an int to isinstance; on this wire it is not.
-        if name not in known or not isinstance(value, hints[name]) or (hints[name] is int and isinstance(value, bool)):
-            raise ProtocolError(f"{kind.type}: field {name[:40]!r} is not as declared")
-    required = {n for n, f in known.items() if f.default_factory is dataclasses.MISSING}
-    if missing := required - fields.keys():
-        raise ProtocolError(f"{kind.type}: field {min(missing)!r} is missing")
+def _no_number(text: str) -> None:
+    """JSON has no NaN and no infinity, though json.loads reads them."""
+    raise ValueError(text)

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any, Protocol
+from typing import Protocol
 
 from checkpoint.criu.page_wire import PAGE_SIZE, PE_PRESENT, process_id
 from checkpoint.images import batch
+from checkpoint.images.batch import MAX_PAGES, PageExtent
 
 #: Keeps a batch's header well under the frame's bound.
 MAX_EXTENTS = 1024
@@ -18,7 +19,9 @@ class Carrier(Protocol):
     def buffer(self) -> memoryview:
         """One to fill."""
 
-    def submit(self, extents: list[Any], buffer: memoryview, used: int, *, final: bool, forget: Sequence[int]) -> None:
+    def submit(
+        self, extents: Sequence[PageExtent], buffer: memoryview, used: int, *, final: bool, forget: Sequence[int]
+    ) -> None:
         """Take a batch and the buffer with its bytes."""
 
     def drain(self) -> None:
@@ -32,7 +35,8 @@ class PageBatches:
         self, carrier: Carrier, *, final: bool = False, progress: Callable[[int], None] = lambda data_bytes: None
     ) -> None:
         self._carrier, self._final, self._progress = carrier, final, progress
-        self._extents: list[list[Any]] = []
+        self._extents: list[PageExtent] = []
+        self._pages_gathered = 0
         self._buffer = carrier.buffer()
         self._used = 0
         self._forget: list[int] = []
@@ -76,10 +80,12 @@ class PageBatches:
             self.data_bytes += self._used
             self._carrier.submit(self._extents, self._buffer, self._used, final=self._final, forget=self._forget)
             self._buffer = self._carrier.buffer()
-            self._extents, self._forget, self._used = [], [], 0
+            self._extents, self._forget, self._used, self._pages_gathered = [], [], 0, 0
             self._progress(self.data_bytes)
 
     def _add(self, dst_id: int, vaddr: int, pages: int, flags: int, *, zero: bool) -> None:
-        if len(self._extents) == MAX_EXTENTS:
+        there = pages if flags & PE_PRESENT else 0
+        if len(self._extents) == MAX_EXTENTS or self._pages_gathered + there > MAX_PAGES:
             self._pass_on()
-        self._extents.append([dst_id, vaddr, pages, flags, zero])
+        self._extents.append(PageExtent(dst_id, vaddr, pages, flags, zero))
+        self._pages_gathered += there

@@ -17,12 +17,13 @@ import threading
 import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from checkpoint.criu.page_wire import PIECE_BYTES
 from checkpoint.host.ready import ready
 from checkpoint.host.run import find_program, start
 from checkpoint.images import batch, encoding
+from checkpoint.images.batch import PageExtent
 from migrate import protocol
 from migrate.agent.client import AgentGone
 from migrate.encoding_choice import EncodingChoice
@@ -54,12 +55,12 @@ class Job(NamedTuple):
     """A gathered batch; its bytes are the first `used` of `buffer`."""
 
     number: int
-    extents: list[Any]
+    extents: tuple[PageExtent, ...]
     buffer: memoryview
     used: int
     digest: str
     final: bool
-    forget: list[int]
+    forget: tuple[int, ...]
 
 
 class PageChannels:
@@ -95,13 +96,19 @@ class PageChannels:
         return self._free.get()
 
     def submit(
-        self, extents: list[Any], buffer: memoryview, used: int, *, final: bool = False, forget: Sequence[int] = ()
+        self,
+        extents: Sequence[PageExtent],
+        buffer: memoryview,
+        used: int,
+        *,
+        final: bool = False,
+        forget: Sequence[int] = (),
     ) -> None:
         """Send a batch; see protocol.Pages. Raises AgentGone when an earlier one could not be."""
         self._check()
         # Here, not in the thread that sends: that one is the slowest.
         digest = batch.digest_of(buffer[:used])
-        self._jobs.put(Job(self.count, extents, buffer, used, digest, final, list(forget)))
+        self._jobs.put(Job(self.count, tuple(extents), buffer, used, digest, final, tuple(forget)))
         self.count += 1
 
     def drain(self) -> None:

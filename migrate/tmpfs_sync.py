@@ -10,6 +10,7 @@ from checkpoint.rootfs.changes import Snapshot, changes, snapshot, written_throu
 from checkpoint.rootfs.tmpfs import Tmpfs
 from migrate import protocol
 from migrate.agent.client import AgentClient
+from migrate.values import in_pieces
 
 
 class TmpfsSync:
@@ -20,9 +21,8 @@ class TmpfsSync:
 
     def __init__(self, agent: AgentClient, pid: int, mounts: list[Tmpfs]) -> None:
         self._agent = agent
-        wanted = [[mount.path, mount.options] for mount in mounts]
         #: Mount points of those that are there.
-        self.paths: list[str] = agent.request(protocol.MakeTmpfs(mounts=wanted), protocol.TmpfsMade).paths
+        self.paths = agent.request(protocol.MakeTmpfs(mounts=tuple(mounts))).paths
         self._roots = [Path(f"/proc/{pid}/root{path}") for path in self.paths]
         self._before: list[Snapshot] = []
 
@@ -49,7 +49,8 @@ class TmpfsSync:
 
     def _send(self, index: int, removed: Iterable[str], names: list[str], *, complete: bool) -> int:
         sent = 0
-        self._agent.stream(protocol.RemoveInTmpfs(index=index, paths=list(removed)))
+        for paths in in_pieces(removed):
+            self._agent.stream(protocol.RemoveInTmpfs(index=index, paths=paths))
         for piece in tmpfs.pack(self._roots[index], names, complete=complete):
             self._agent.stream(protocol.TmpfsArchive(index=index, last=False), [piece])
             sent += len(piece)

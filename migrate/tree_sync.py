@@ -18,6 +18,7 @@ from checkpoint.rootfs.rsync import Rsync, Running
 from checkpoint.runtimes.base import ROOTFS, Tree
 from migrate import protocol
 from migrate.agent.client import AgentClient
+from migrate.values import DirectoryTime, in_pieces
 from transport.connection import Connection, Process
 from transport.errors import StreamError
 from transport.throttle import RateLimit
@@ -67,8 +68,9 @@ class TreeSync:
         sent = self._apply(found, WHOLE_TIMEOUT_S)
         self._there.update(found.changed)
         if self._tree.layer is None:
-            listed = self._agent.request(protocol.ListTree(tree=self._tree.destination), protocol.TreeListed)
-            self._there = set(listed.paths)
+            listed = self._agent.request_all(protocol.ListTree(tree=self._tree.destination))
+            # Those that are in `_before` are seen to go by comparing it.
+            self._there = {path for piece in listed for path in piece.paths if path not in now.files}
         return sent
 
     def arm(self) -> None:
@@ -106,8 +108,9 @@ class TreeSync:
             sent = self._armed.finish(timeout_s)
             self._armed = None
         if found.directories:
-            times = [list(directory) for directory in found.directories]
-            self._agent.request(protocol.SetTimes(tree=self._tree.destination, directories=times), protocol.Done)
+            times = [DirectoryTime(*directory) for directory in found.directories]
+            for piece in in_pieces(times):
+                self._agent.request(protocol.SetTimes(tree=self._tree.destination, directories=piece))
         return sent
 
     def _told(self, found: Changes) -> Changes:
@@ -115,8 +118,8 @@ class TreeSync:
         return overlay.translated(found, self._before, self._tree.root) if self._tree.layer is not None else found
 
     def _remove(self, paths: Sequence[str]) -> None:
-        if paths:
-            self._agent.request(protocol.Remove(tree=self._tree.destination, paths=list(paths)), protocol.Done)
+        for piece in in_pieces(paths):
+            self._agent.request(protocol.Remove(tree=self._tree.destination, paths=piece))
 
 
 class Bridge:

@@ -14,11 +14,16 @@ from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Annotated
 
+from checkpoint.bounded import ContainerPath
 from checkpoint.errors import CommandFailed
 from checkpoint.host import proc
 from checkpoint.host.run import run, start
+from checkpoint.schema import Pattern
 
+#: tmpfs(5), with the commas between them.
+MountOptions = Annotated[str, Pattern(r'[A-Za-z0-9_=,:.%"-]{0,1024}')]
 PIECE_BYTES = 1 << 20
 PRESERVE = ("--sparse", "--numeric-owner", "--preserve-permissions")
 CREATE = ("--create", "--no-recursion", "--null", "--files-from=-")
@@ -28,8 +33,8 @@ CREATE = ("--create", "--no-recursion", "--null", "--files-from=-")
 class Tmpfs:
     """One, by its mount point in the container and its options as mountinfo has them (proc_pid_mountinfo(5))."""
 
-    path: str
-    options: str
+    path: ContainerPath
+    options: MountOptions
 
     @property
     def read_only(self) -> bool:

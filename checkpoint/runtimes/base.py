@@ -113,7 +113,7 @@ class ContainerRuntime(Protocol):
     def delete(self, name: str) -> None:
         """Forget a container that could not be taken in. A name that is not known is no error."""
 
-    def arrival(self, name: str, description: dict[str, Any], undo: contextlib.ExitStack) -> Arrival:
+    def arrival(self, name: str, description: Mapping[str, Any], undo: contextlib.ExitStack) -> Arrival:
         """A container that is to be taken in. What is made for it is entered in `undo`."""
 
 

@@ -104,7 +104,7 @@ class Docker:
     def delete(self, name: str) -> None:
         docker_api.call("DELETE", f"/containers/{name}", force="true", v="true")
 
-    def arrival(self, name: str, description: dict[str, Any], undo: contextlib.ExitStack) -> Arrival:
+    def arrival(self, name: str, description: Mapping[str, Any], undo: contextlib.ExitStack) -> Arrival:
         return DockerArrival(name, description, undo)
 
 

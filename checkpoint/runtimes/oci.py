@@ -104,7 +104,7 @@ class OciRuntime(ABC):
         if os.path.exists(self._root / name):  # a restore that failed may leave less than a container
             run([*self._program, "delete", "--force", name])
 
-    def arrival(self, name: str, description: dict[str, Any], undo: contextlib.ExitStack) -> Arrival:
+    def arrival(self, name: str, description: Mapping[str, Any], undo: contextlib.ExitStack) -> Arrival:
         return bundle.BundleArrival(self, name, description, undo)
 
     @property

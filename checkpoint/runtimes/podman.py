@@ -123,7 +123,7 @@ class Podman:
     def delete(self, name: str) -> None:
         run(["podman", "rm", "--force", "--ignore", "--volumes", "--time=0", name], timeout_s=REMOVE_TIMEOUT_S)
 
-    def arrival(self, name: str, description: dict[str, Any], undo: contextlib.ExitStack) -> Arrival:
+    def arrival(self, name: str, description: Mapping[str, Any], undo: contextlib.ExitStack) -> Arrival:
         return PodmanArrival(description, undo)
 
     def _beneath(self, found: Mapping[str, Any]) -> OciRuntime:

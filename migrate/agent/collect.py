@@ -38,7 +38,7 @@ def collect(runtime: ContainerRuntime, container_id: str) -> Facts:
         rsync=find_program("rsync") is not None,
         iproute2=find_program("ip") is not None,
         available_bytes=memory.available_bytes(),
-        encodings=list(encoding.AVAILABLE),
+        encodings=encoding.AVAILABLE,
     )
 
 

@@ -8,7 +8,7 @@ import shutil
 import subprocess
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -16,22 +16,23 @@ from checkpoint.criu import log as criu_log
 from checkpoint.criu.interposer import Interposer
 from checkpoint.criu.session import Edits, RestoreRole
 from checkpoint.criu.shim_install import install_shim, rpc_socket
-from checkpoint.errors import CheckpointError, ConversationLost, CriuFailed, ImageError
+from checkpoint.errors import CheckpointError, ConversationLost, CriuFailed
 from checkpoint.host.ownership import private_directory
 from checkpoint.host.wakeful import wakeful
 from checkpoint.memory.pager import Pager
 from checkpoint.network import link
 from checkpoint.network.guard import silenced
-from checkpoint.network.model import Network
 from checkpoint.runtimes.base import MARKER
 from checkpoint.runtimes.registry import runtime_named
+from checkpoint.schema import harmless
 from migrate import protocol
 from migrate.agent.attachment import Attachment
 from migrate.agent.collect import collect
 from migrate.agent.received import Received
 from migrate.agent.recover import control_path
 from migrate.limits import Limits
-from migrate.protocol import Message
+from migrate.protocol import Answer, Command
+from migrate.values import Stamp, Station, Waits
 
 #: On disk; files of images stay until the engine has them.
 INCOMING_IMAGES = Path("/var/lib/migrate/images")
@@ -64,9 +65,9 @@ class Incoming:
 
     # --- requests, in the order of a move ---------------------------------------------------------
 
-    def handle(self, request: Message) -> Message:
+    def handle(self, request: Command) -> Iterable[Answer]:
         """Do what is asked; the answer says when and with what result."""
-        handlers: dict[type[Message], Callable[[Any], Message]] = {
+        handlers: dict[type[Command], Callable[[Any], Answer]] = {
             protocol.CheckAddresses: self._check_addresses,
             protocol.CheckPaths: self._check_paths,
             protocol.Examine: self._examine,
@@ -82,7 +83,7 @@ class Incoming:
             protocol.Finish: self._finish,
         }
         if (handler := handlers.get(type(request))) is not None:
-            return handler(request)
+            return [handler(request)]
         return self._received.handle(request)
 
     @property
@@ -99,55 +100,51 @@ class Incoming:
     def welcome(self) -> protocol.Welcome:
         """Answer to Hello."""
         facts = collect(self._runtime, self._container_id)
-        return protocol.Welcome(version=protocol.PROTOCOL_VERSION, facts=facts.to_wire())
+        return protocol.Welcome(version=protocol.PROTOCOL_VERSION, facts=facts)
 
-    def _check_addresses(self, request: protocol.CheckAddresses) -> Message:
-        taken = [
-            [address, mac]
+    def _check_addresses(self, request: protocol.CheckAddresses) -> Answer:
+        taken = tuple(
+            Station(address, mac)
             for address, own_mac, bridge in request.addresses
             if Path("/sys/class/net", bridge).exists()  # or it is made yet, by an engine
             for mac in link.stations_using(address, bridge)
             if mac != own_mac
-        ]
+        )
         return protocol.AddressesFound(taken=taken)
 
-    def _check_paths(self, request: protocol.CheckPaths) -> Message:
-        probe = Path(request.probe)
-        shared = probe.is_file() and probe.read_text() == request.probe_token
-        return protocol.PathsFound(
-            missing=[path for path in request.required if not Path(path).exists()],
-            taken=[] if shared else [path for path in request.own if _is_taken(Path(path), Path(request.own[0]))],
-            shared=shared,
-        )
+    def _check_paths(self, request: protocol.CheckPaths) -> Answer:
+        shared = request.probe is not None and _holds(Path(request.probe.path), request.probe.token)
+        taken = () if shared else tuple(path for path in request.own if _is_taken(Path(path), Path(request.own[0])))
+        missing = tuple(path for path in request.required if not Path(path).exists())
+        return protocol.PathsFound(missing=missing, taken=taken, shared=shared)
 
-    def _examine(self, request: protocol.Examine) -> Message:
+    def _examine(self, request: protocol.Examine) -> Answer:
         self._arrival = self._runtime.arrival(self._container_id, request.description, self._undo)
-        return protocol.Examined(objections=self._arrival.objections(), layers=self._arrival.layers_there())
+        layers = self._arrival.layers_there()
+        objections = tuple(map(harmless, self._arrival.objections()))
+        return protocol.Examined(objections=objections, layers=None if layers is None else tuple(layers))
 
-    def _await_image(self, request: protocol.AwaitImage) -> Message:
-        if "/" in request.key or request.key.startswith("."):
-            raise ImageError(f"{request.key!r} is not the name of an image")
+    def _await_image(self, request: protocol.AwaitImage) -> Answer:
         self._image_directory = INCOMING_IMAGES / request.key
         private_directory(self._image_directory)
         return protocol.ImageAwaited(directory=str(self._image_directory))
 
-    def _load_image(self, _: protocol.LoadImage) -> Message:
+    def _load_image(self, _: protocol.LoadImage) -> Answer:
         self._arrival.load_image(self._image_directory)
         shutil.rmtree(self._image_directory)  # not before: after a failure it goes on from there
         return protocol.Done()
 
-    def _prepare(self, request: protocol.Prepare) -> Message:
+    def _prepare(self, request: protocol.Prepare) -> Answer:
         self._prepared = Received(self._id, request, self._limits.batch_s, self._tidy)
         self._received.trees = self._arrival.prepare(bytes(request.payload), shared=request.shared)
-        network = Network.from_wire(request.network) if request.network is not None else None
-        self._network = Attachment(network, self._undo, self._tidy, self._log)
+        self._network = Attachment(request.network, self._undo, self._tidy, self._log)
         return protocol.Prepared(trees={name: str(root) for name, root in self._received.trees.items()})
 
-    def _output(self, request: protocol.Output) -> Message:
+    def _output(self, request: protocol.Output) -> Answer:
         self._arrival.take_output(bytes(request.payload))
         return protocol.Done()
 
-    def _arm(self, request: protocol.Arm) -> Message:
+    def _arm(self, request: protocol.Arm) -> Answer:
         received = self._received
         edits = Edits(
             nftables=request.nftables,
@@ -174,11 +171,11 @@ class Incoming:
         gc.disable()
         return protocol.Armed(trees={name: str(root) for name, root in received.trees.items()})
 
-    def _freezing(self, _: protocol.Freezing) -> Message:
+    def _freezing(self, _: protocol.Freezing) -> Answer:
         self._awake.enter_context(wakeful())
         return protocol.Done()
 
-    def _restore_and_hold(self, request: protocol.Restore) -> Message:
+    def _restore_and_hold(self, request: protocol.Restore) -> Answer:
         received = time.monotonic_ns()
         if lazy := self._received.complete(request):
             self._role.lazy = True
@@ -194,10 +191,14 @@ class Incoming:
         if self._pager is not None:
             self._pager.warm()
         return protocol.Done(
-            stamps=[["images complete", received], ["restore released", released], ["held", time.monotonic_ns()]]
+            stamps=(
+                Stamp("images complete", received),
+                Stamp("restore released", released),
+                Stamp("held", time.monotonic_ns()),
+            )
         )
 
-    def _go(self, request: protocol.Go) -> Message:
+    def _go(self, request: protocol.Go) -> Answer:
         data = memoryview(request.payload)
         for index, size in request.frames:
             self._network.bring(index, data[:size])
@@ -206,23 +207,23 @@ class Incoming:
 
     # --- the two ends of a held restore; also reached from the control socket -----------------------
 
-    def go(self) -> Message:
+    def go(self) -> protocol.Resumed:
         """Resume the held container and make it reachable. From here on nothing is ever undone."""
-        stamps: list[list[Any]] = [["go", time.monotonic_ns()]]
+        go_ns = time.monotonic_ns()
         self._undo.pop_all()
         self._role.at["network-unlock"] = self._network.take_frames
         self._role.done_gate.open()
         self._network.connect()  # while CRIU unlocks the network, which takes longer
         self.holds_container, self._resumed = False, True
         self._role.wait_resumed(self._limits.resume_s)
-        stamps.append(["resumed", time.monotonic_ns()])
+        resumed_ns = time.monotonic_ns()
         self._network.give_frames()
         self._network.announce()
         self._awake.close()
         self._wait_runtime(self._limits.resume_s)
         self._arrival.settle()
-        stamps += [[stamp.name, stamp.at_ns] for stamp in self._role.stamps]
-        return protocol.Done(stamps=stamps)
+        stamps = tuple(Stamp(stamp.name, stamp.at_ns) for stamp in self._role.stamps)
+        return protocol.Resumed(go_ns=go_ns, resumed_ns=resumed_ns, stamps=stamps)
 
     def abort(self) -> None:
         """Drop the held container and everything made for it."""
@@ -235,23 +236,23 @@ class Incoming:
     def describe(self) -> str:
         return f"container {self._container_id!r} is held here, restored but not running"
 
-    def _abort(self, _: protocol.Abort) -> Message:
+    def _abort(self, _: protocol.Abort) -> Answer:
         self.abort()
         return protocol.Done()
 
-    def _finish(self, _: protocol.Finish) -> Message:
+    def _finish(self, _: protocol.Finish) -> Answer:
         if self._pager is None:
             self._tidy.close()
-            return protocol.Finished(stamps=[], filled_bytes=0, waits=[0, 0, 0, 0])
+            return protocol.Finished(stamps=(), filled_bytes=0, waits=Waits(0, 0, 0, 0))
         # Not before: what the container needs for its first answers comes first, and by itself.
         self._pager.fill()
         self._pager.wait(self._limits.fill_s)
         self._tidy.close()
         served = self._pager.served
         return protocol.Finished(
-            stamps=[["memory in place", served.finished_ns]],
+            stamps=(Stamp("memory in place", served.finished_ns),),
             filled_bytes=served.copied_bytes,
-            waits=served.waits_us(),
+            waits=Waits(*served.waits_us()),
         )
 
     def close(self) -> None:
@@ -296,6 +297,11 @@ class Incoming:
         errors = criu_log.errors(images / "restore.log") or criu_log.runtime_errors(images / "runtime.log")
         errors = errors or criu_log.last_words(images / "engine.log")
         return CriuFailed(stage, errors) if errors else error
+
+
+def _holds(probe: Path, token: str) -> bool:
+    """Whether a file is there and is the source's."""
+    return probe.is_file() and probe.read_text() == token
 
 
 def _is_taken(path: Path, bundle: Path) -> bool:

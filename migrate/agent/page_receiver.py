@@ -6,7 +6,7 @@ import contextlib
 import os
 import socket
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from checkpoint.errors import ImageError
@@ -23,7 +23,7 @@ from transport.framing import FrameStream
 DRAIN_BYTES = 1 << 20
 
 #: Takes one batch and its extents, unpacked.
-Put = Callable[[protocol.Pages, list[Extent]], None]
+Put = Callable[[protocol.Pages, Iterator[Extent]], None]
 
 
 def socket_path(migration_id: str) -> Path:
@@ -88,9 +88,7 @@ class PageReceiver:
         channel = FrameStream(Descriptors(fd, fd))
         try:
             while True:
-                message = protocol.decode(*channel.receive(), protocol.PAGES)
-                assert isinstance(message, protocol.Pages)
-                self._take(message)
+                self._take(protocol.decode(*channel.receive(), protocol.Pages))
         except EndOfStream:
             pass
         except (StreamError, ProtocolError, ImageError, OSError) as error:
@@ -104,7 +102,7 @@ class PageReceiver:
             channel.close()
 
     def _take(self, message: protocol.Pages) -> None:
-        extents = list(batch.unpack(message.extents, message.payload, message.encoding, message.digest))
+        extents = batch.unpack(message.extents, message.payload, message.encoding, message.digest)
         with self._turn:
             self._wait_turn(message.number)
             if self._failure is not None:

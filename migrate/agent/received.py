@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import stat
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -17,10 +17,11 @@ from checkpoint.memory.fold import fold
 from checkpoint.memory.store import LazyRanges, PageStore
 from checkpoint.rootfs import beneath
 from checkpoint.rootfs.changes import MODE, snapshot
-from checkpoint.rootfs.tmpfs import PreparedTmpfs, Tmpfs
+from checkpoint.rootfs.tmpfs import PreparedTmpfs
 from migrate import protocol
 from migrate.agent.page_receiver import PageReceiver, socket_path
-from migrate.protocol import Message
+from migrate.protocol import Answer, Command
+from migrate.values import in_pieces
 
 
 class Received:
@@ -46,58 +47,61 @@ class Received:
         """Raise what went wrong with pages so far."""
         self._pages.check()
 
-    def handle(self, request: Message) -> Message:
+    def handle(self, request: Command) -> Iterable[Answer]:
         """One of what may come."""
-        handlers: dict[type[Message], Callable[[Any], Message]] = {
+        if isinstance(request, protocol.ListTree):
+            return self._list_tree(request)
+        handlers: dict[type[Command], Callable[[Any], Answer]] = {
             protocol.Images: self._take_images,
             protocol.PageMap: self._page_map,
             protocol.Remove: self._remove,
             protocol.SetTimes: self._set_times,
-            protocol.ListTree: self._list_tree,
             protocol.MakeTmpfs: self._make_tmpfs,
             protocol.RemoveInTmpfs: self._remove_in_tmpfs,
             protocol.TmpfsArchive: self._unpack_in_tmpfs,
         }
-        return handlers[type(request)](request)
+        return [handlers[type(request)](request)]
 
-    def _take_images(self, request: protocol.Images) -> Message:
+    def _take_images(self, request: protocol.Images) -> Answer:
         data = memoryview(request.payload)
         for name, size in request.pieces:
             self._append(name, data[:size])
             data = data[size:]
         return protocol.Done()
 
-    def _page_map(self, request: protocol.PageMap) -> Message:
+    def _page_map(self, request: protocol.PageMap) -> Answer:
         self._page_maps.append(request)
         return protocol.Done()
 
-    def _remove(self, request: protocol.Remove) -> Message:
+    def _remove(self, request: protocol.Remove) -> Answer:
         beneath.remove(self.trees[request.tree], request.paths)
         return protocol.Done()
 
-    def _set_times(self, request: protocol.SetTimes) -> Message:
+    def _set_times(self, request: protocol.SetTimes) -> Answer:
         for path, mtime_ns in request.directories:
             beneath.set_mtime(self.trees[request.tree], path, mtime_ns)
         return protocol.Done()
 
-    def _list_tree(self, request: protocol.ListTree) -> Message:
+    def _list_tree(self, request: protocol.ListTree) -> Iterator[Answer]:
         found = snapshot(self.trees[request.tree], attributes=False).files
-        files = [path for path, signature in found.items() if signature[MODE] and not stat.S_ISDIR(signature[MODE])]
-        return protocol.TreeListed(paths=files)
+        files = (path for path, signature in found.items() if signature[MODE] and not stat.S_ISDIR(signature[MODE]))
+        for paths in in_pieces(files):
+            yield protocol.TreeListed(paths=paths, more=True)
+        yield protocol.TreeListed(paths=(), more=False)
 
-    def _make_tmpfs(self, request: protocol.MakeTmpfs) -> Message:
+    def _make_tmpfs(self, request: protocol.MakeTmpfs) -> Answer:
         made = []
-        for path, options in request.mounts:
+        for mount in request.mounts:
             with contextlib.suppress(CommandFailed):
-                self.tmpfs.make(Tmpfs(path=path, options=options))
-                made.append(path)
-        return protocol.TmpfsMade(paths=made)
+                self.tmpfs.make(mount)
+                made.append(mount.path)
+        return protocol.TmpfsMade(paths=tuple(made))
 
-    def _remove_in_tmpfs(self, request: protocol.RemoveInTmpfs) -> Message:
+    def _remove_in_tmpfs(self, request: protocol.RemoveInTmpfs) -> Answer:
         beneath.remove(self.tmpfs.root(request.index), request.paths)
         return protocol.Done()
 
-    def _unpack_in_tmpfs(self, request: protocol.TmpfsArchive) -> Message:
+    def _unpack_in_tmpfs(self, request: protocol.TmpfsArchive) -> Answer:
         self.tmpfs.unpack(request.index, request.payload, last=request.last)
         return protocol.Done()
 
@@ -115,8 +119,6 @@ class Received:
         return lazy
 
     def _append(self, name: str, data: memoryview) -> None:
-        if "/" in name or name.startswith("."):
-            raise ImageError(f"{name!r} is not the name of an image")
         path = self.images / name
         self._image_files += not path.exists()
         self._image_bytes += len(data)
@@ -127,7 +129,7 @@ class Received:
         finally:
             os.close(fd)
 
-    def _put_pages(self, message: protocol.Pages, extents: list[Extent]) -> None:
+    def _put_pages(self, message: protocol.Pages, extents: Iterable[Extent]) -> None:
         for dst_id in message.forget:
             self.store.forget(dst_id)
         for dst_id, vaddr, pages, flags, data in extents:

@@ -10,17 +10,22 @@ import os
 import signal
 import sys
 import time
+from collections.abc import Iterable
 
 from checkpoint.errors import CriuFailed
 from checkpoint.host.ready import ready
+from checkpoint.schema import harmless
 from migrate import protocol
 from migrate.agent.incoming import Incoming
 from migrate.agent.recover import ControlSocket
 from migrate.limits import Limits
-from migrate.protocol import Message
+from migrate.protocol import Answer, Command, Request
 from transport.descriptors import Descriptors
 from transport.errors import StreamError
 from transport.framing import FrameStream
+
+#: Lines of CRIU's log in an answer.
+MOST_DETAIL = 64
 
 
 class Server:
@@ -51,32 +56,36 @@ class Server:
             self._wait_for_word(self._incoming)
             if not self._incoming.holds_container:
                 return False
-        request = protocol.decode(*self._stream.receive(), protocol.REQUESTS)
-        streamed = isinstance(request, protocol.STREAMED)
+        request = protocol.decode(*self._stream.receive(), Command)
         try:
-            answer = self._handle(request)
+            for answer in self._handle(request):
+                self._send(request, answer)
+        except StreamError:
+            raise
         except Exception as error:  # noqa: BLE001  (whatever it is, the coordinator must hear of it and undo the move)
-            # Nobody waits for an answer to streamed data: the next request's answer tells.
             self._failure = error
-            answer = _failed(error)
-        if not streamed:
-            self._stream.send(protocol.encode(answer))
+            self._send(request, _failed(error))
         return not isinstance(request, protocol.Finish | protocol.Abort)
 
-    def _handle(self, request: Message) -> Message:
+    def _send(self, request: Command, answer: Answer) -> None:
+        """Nobody waits for an answer to streamed data: the next request's answer tells what went wrong."""
+        if isinstance(request, Request):
+            self._stream.send(protocol.encode(answer))
+
+    def _handle(self, request: Command) -> Iterable[Answer]:
         if self._failure is not None and not isinstance(request, protocol.Abort):
             raise self._failure
         if isinstance(request, protocol.Ping):
             if self._incoming is not None:
                 self._incoming.check_pages()
-            return protocol.Clock(monotonic_ns=time.monotonic_ns())
+            return [protocol.Clock(monotonic_ns=time.monotonic_ns())]
         if isinstance(request, protocol.Hello):
             if request.version != protocol.PROTOCOL_VERSION:
                 raise protocol.ProtocolError(f"agent speaks version {protocol.PROTOCOL_VERSION}, not {request.version}")
             self._incoming = Incoming(
                 request.migration_id, request.runtime, request.container_id, self._log, self._limits
             )
-            return self._incoming.welcome()
+            return [self._incoming.welcome()]
         if self._incoming is None:
             raise protocol.ProtocolError("the first message must be Hello")
         return self._incoming.handle(request)
@@ -104,7 +113,7 @@ class Server:
     def _log(self, text: str) -> None:
         """To the coordinator, or to whatever is left when it is gone."""
         try:
-            self._stream.send(protocol.encode(protocol.Log(text=text)))
+            self._stream.send(protocol.encode(protocol.Log(text=harmless(text))))
         except (StreamError, OSError):
             _say(text)
 
@@ -116,8 +125,9 @@ def _say(text: str) -> None:
 
 
 def _failed(error: Exception) -> protocol.Failed:
-    detail = list(error.log) if isinstance(error, CriuFailed) else []
-    return protocol.Failed(kind=type(error).__name__, text=str(error) or type(error).__name__, detail=detail)
+    detail = error.log[-MOST_DETAIL:] if isinstance(error, CriuFailed) else ()
+    text = harmless(str(error) or type(error).__name__)
+    return protocol.Failed(kind=type(error).__name__, text=text, detail=tuple(map(harmless, detail)))
 
 
 def main() -> None:

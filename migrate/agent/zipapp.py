@@ -18,6 +18,7 @@ CONTENTS = (
     "migrate/limits.py",
     "migrate/message.py",
     "migrate/protocol.py",
+    "migrate/values.py",
     "migrate/agent/*.py",
     "checkpoint/*.py",
     "checkpoint/*/*.py",

@@ -11,6 +11,7 @@ from checkpoint.memory.ranges import Range
 from migrate import protocol
 from migrate.context import Context
 from migrate.page_batches import PageBatches
+from migrate.values import MapExtent
 
 #: Keeps a message's header well under the frame's bound.
 MAX_EXTENTS = 1024
@@ -64,11 +65,12 @@ def send_page_maps(move: Context, images: dict[int, list[Range]]) -> None:
     """Tell the target of which of the pages in its store each image is made up. Raises ImageError."""
     for dst_id, present in images.items():
         lazy = ranges.intersection(present, _may_be_lazy(move, dst_id))
-        extents = [[start, (end - start) // PAGE_SIZE, True] for start, end in lazy]
-        extents += [[start, (end - start) // PAGE_SIZE, False] for start, end in ranges.difference(present, lazy)]
+        extents = [MapExtent(start, (end - start) // PAGE_SIZE, True) for start, end in lazy]
+        eager = ranges.difference(present, lazy)
+        extents += [MapExtent(start, (end - start) // PAGE_SIZE, False) for start, end in eager]
         extents.sort()
         for first in range(0, len(extents), MAX_EXTENTS):
-            move.agent.stream(protocol.PageMap(dst_id=dst_id, extents=extents[first : first + MAX_EXTENTS]))
+            move.agent.stream(protocol.PageMap(dst_id=dst_id, extents=tuple(extents[first : first + MAX_EXTENTS])))
 
 
 def _may_be_lazy(move: Context, dst_id: int) -> list[Range]:

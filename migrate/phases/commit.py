@@ -14,6 +14,7 @@ from migrate.context import Context
 from migrate.errors import LeftBehind, ResumeFailed, Undecided
 from migrate.report import Fill
 from migrate.state import State
+from migrate.values import LateFrame
 
 
 def commit(move: Context) -> None:
@@ -39,8 +40,8 @@ def commit(move: Context) -> None:
         move.stage("source killed", "source", killed_ns)
         try:
             held = [(index, frame) for index, frames in enumerate(move.frames) for frame in frames.take()]
-            go = protocol.Go(frames=[[index, len(frame)] for index, frame in held])
-            answer = move.agent.request(go, protocol.Done, [frame for _, frame in held])
+            go = protocol.Go(frames=tuple(LateFrame(index, len(frame)) for index, frame in held))
+            answer = move.agent.request(go, [frame for _, frame in held])
         except AgentGone as error:
             raise Undecided(
                 move.migration_id,
@@ -55,12 +56,12 @@ def commit(move: Context) -> None:
     move.advance(State.RESUMED)
 
 
-def _settle(move: Context, answer: protocol.Done) -> None:
+def _settle(move: Context, answer: protocol.Resumed) -> None:
     """Enter the freeze into the report: its stages, and the downtime from releasing the dump to the resume."""
     assert move.dump is not None
     for stamp in move.dump.stamps:
         move.stage(stamp.name, "source", stamp.at_ns)
-    for name, at_ns in answer.stamps:
+    for name, at_ns in (("go", answer.go_ns), ("resumed", answer.resumed_ns), *answer.stamps):
         move.stage(name, "target", at_ns)
     at_us = {stage.name: stage.at_us for stage in move.report.freeze}
     move.report.downtime_us = at_us["resumed"] - at_us["request DUMP"]
@@ -74,7 +75,7 @@ def clean_up(move: Context) -> None:
                 if move.output is not None:
                     move.report.add_bytes("output", move.output.copy())  # what the engine logged late
                 # First: what is taken down here takes a processor's time, which the container may want.
-                finished = move.agent.request(protocol.Finish(), protocol.Finished)
+                finished = move.agent.request(protocol.Finish())
             finally:
                 leave_source(move)
         except (AgentFailed, AgentGone, CheckpointError, OSError) as error:

@@ -61,7 +61,7 @@ def restore(move: Context) -> None:
         assert move.pages is not None and move.image_stream is not None
         images = move.image_stream
         question = protocol.Restore(image_files=images.files, image_bytes=images.bytes, batches=move.pages.count)
-        for name, at_ns in move.agent.request(question, protocol.Done).stamps:
+        for name, at_ns in move.agent.request(question).stamps:
             move.stage(name, "target", at_ns)
     move.dump.check_frozen()
     move.report.frozen_bytes_sent = move.sent_bytes - move.sent_before_freeze

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import asdict
 
 from checkpoint.criu.session import Edits
 from checkpoint.errors import CheckpointError
@@ -76,7 +77,7 @@ def _plan(
     started_ns = time.monotonic_ns()
     runtime = preflight.choose_runtime(options.engine, report.container)
     source = preflight.check_source(runtime, report.container)
-    report.source, report.versions["source"] = source.hostname, source.to_wire()
+    report.source, report.versions["source"] = source.hostname, asdict(source)
     container = preflight.find_container(runtime, report.container)
     pids = processes.in_pid_namespace_of(container.pid)
     preflight.check_open_files(container, pids)
@@ -88,7 +89,7 @@ def _plan(
     connection = stack.enter_context(connected)
     agent, target = _greet(connection, report, runtime.name, observer)
     stack.callback(agent.close)
-    report.target, report.versions["target"] = target.hostname, target.to_wire()
+    report.target, report.versions["target"] = target.hostname, asdict(target)
     preflight.check_target(target, source, container, restored_bytes)
     tracking, why = choose(options.mode, source, target)
     shared = preflight.check_paths(agent, container, target.hostname)
@@ -143,7 +144,7 @@ def _greet(connection: Connection, report: Report, engine: str, observer: Observ
 
     try:
         agent = AgentClient(connection, note)
-        return agent, Facts.from_wire(agent.request(hello, protocol.Welcome).facts)
+        return agent, agent.request(hello).facts
     except AgentGone as error:
         if error.status == COMMAND_NOT_FOUND:
             raise MissingOnHost(Where.TARGET, report.target, "python3") from error

@@ -73,7 +73,7 @@ def _converge(move: Context, copying: Ahead) -> None:
     while True:
         rounds.append(_round(move, copying))
         move.account_pages(copying.batches)
-        move.agent.request(protocol.Ping(), protocol.Clock)  # a failure is better told before the freeze
+        move.agent.request(protocol.Ping())  # a failure is better told before the freeze
         elapsed_us = (time.monotonic_ns() - started_ns) // 1000
         history = History(
             rounds=rounds, memory_bytes=move.report.memory_bytes, elapsed_us=elapsed_us, slowed_to=slowed_to

@@ -33,6 +33,7 @@ from migrate.errors import (
     Where,
 )
 from migrate.facts import Facts, check_host, check_pair
+from migrate.values import OwnAddress, Probe
 
 
 def choose_runtime(engine: str | None, container_id: str) -> ContainerRuntime:
@@ -105,14 +106,14 @@ def check_target(target: Facts, source: Facts, container: Container, memory_byte
 
 def check_addresses(agent: AgentClient, network: Network | None, host: str) -> None:
     """Raise AddressTaken when another station than the container answers for one of its addresses."""
-    questions = [
-        [address.split("/")[0], interface.mac, interface.bridge]
+    questions = tuple(
+        OwnAddress(address.split("/")[0], interface.mac, interface.bridge)
         for interface in (network.interfaces if network else ())
         for address in interface.addresses
         if interface.bridge and ":" not in address
-    ]
+    )
     if questions:
-        answer = agent.request(protocol.CheckAddresses(addresses=questions), protocol.AddressesFound)
+        answer = agent.request(protocol.CheckAddresses(addresses=questions))
         for address, mac in answer.taken:
             raise AddressTaken(address, mac, host)
 
@@ -120,11 +121,10 @@ def check_addresses(agent: AgentClient, network: Network | None, host: str) -> N
 def check_paths(agent: AgentClient, container: Container, host: str) -> bool:
     """Whether both hosts see the same rootfs. Raises PathTaken or NotMovableError for what is in the way."""
     engine_keeps_it = container.engine_network  # under its own roof, which it shares with nobody
-    with contextlib.nullcontext((Path(), "")) if engine_keeps_it else _probe(container.rootfs) as (probe, token):
-        sources = [source for source, _ in container.host_paths]
-        own = [] if engine_keeps_it else [str(container.bundle), str(container.rootfs)]
-        question = protocol.CheckPaths(required=sources, own=own, probe=str(probe), probe_token=token)
-        answer = agent.request(question, protocol.PathsFound)
+    with contextlib.nullcontext() if engine_keeps_it else _probe(container.rootfs) as probe:
+        required = tuple(source for source, _ in container.host_paths)
+        own = () if engine_keeps_it else (str(container.bundle), str(container.rootfs))
+        answer = agent.request(protocol.CheckPaths(required=required, own=own, probe=probe))
     for path in answer.taken:
         raise PathTaken(path, host)
     for source in answer.missing:
@@ -142,14 +142,14 @@ def check_engine(agent: AgentClient, description: dict[str, Any], host: str) -> 
 
     None if it has the image (or needs none), or else those layers of it that it has.
     """
-    examined = agent.request(protocol.Examine(description=description), protocol.Examined)
+    examined = agent.request(protocol.Examine(description=description))
     for objection in examined.objections:
-        raise EngineObjects(host, str(objection))
+        raise EngineObjects(host, objection)
     return None if examined.layers is None else frozenset(examined.layers)
 
 
 @contextlib.contextmanager
-def _probe(rootfs: Path) -> Iterator[tuple[Path, str]]:
+def _probe(rootfs: Path) -> Iterator[Probe]:
     """A file with a secret beside the rootfs' content, for the time of one question."""
     secret = secrets.token_hex(16)
     probe = rootfs / f".migrate-probe-{secret[:8]}"
@@ -157,7 +157,7 @@ def _probe(rootfs: Path) -> Iterator[tuple[Path, str]]:
     with contextlib.suppress(OSError):
         probe.write_text(secret)
     try:
-        yield probe, secret
+        yield Probe(str(probe), secret)
     finally:
         with contextlib.suppress(OSError):
             probe.unlink(missing_ok=True)

@@ -47,11 +47,11 @@ def prepare(move: Context) -> None:
         channels = page_channels.channels_for(2 * move.clock.error_ns / 1e9)
         question = protocol.Prepare(
             shared=move.shared_rootfs,
-            network=move.network.to_wire() if move.network and not container.engine_network else None,
+            network=None if container.engine_network else move.network,
             room_bytes=move.room_bytes,
             page_channels=channels,
         )
-        roots = move.agent.request(question, protocol.Prepared, [packed]).trees
+        roots = move.agent.request(question, [packed]).trees
         move.pages = _open_page_channels(move, channels)
         move.tidy.callback(move.pages.close)
         _copy_trees(move, roots)
@@ -110,10 +110,10 @@ def arm_target(move: Context) -> None:
     assert move.dump is not None
     with move.phase("arm there"):
         interfaces = move.network.interfaces if move.network else ()
-        macs = [interface.mac for interface in interfaces] if move.container.engine_network else []
+        macs = tuple(interface.mac for interface in interfaces) if move.container.engine_network else ()
         _copy_output(move)
         question = protocol.Arm(macs=macs, nftables=move.edits.nftables, one_cgroup=move.edits.one_cgroup)
-        _copy_trees(move, move.agent.request(question, protocol.Armed).trees)
+        _copy_trees(move, move.agent.request(question).trees)
         for tree in move.trees.values():
             move.report.add_bytes(tree.kind, tree.catch_up())
             tree.arm()

@@ -24,7 +24,7 @@ def roll_back(move: Context) -> list[str]:
     if not thawed_by_criu:
         left += _unlock(move)
     try:
-        move.agent.request(protocol.Abort(), protocol.Done)
+        move.agent.request(protocol.Abort())
     except (AgentGone, AgentFailed, protocol.ProtocolError) as error:
         # An agent without a channel undoes everything by itself, unless it holds a restored container.
         left.append(f"the target did not confirm the roll-back ({error})")

@@ -25,6 +25,6 @@ def facts(**changes: object) -> Facts:
         rsync=True,
         iproute2=True,
         available_bytes=1 << 40,
-        encodings=["raw"],
+        encodings=("raw",),
     )
     return dataclasses.replace(good, **changes)  # type: ignore[arg-type]

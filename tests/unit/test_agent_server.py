@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 import socket
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -17,7 +17,8 @@ from migrate.agent import server
 from migrate.agent.recover import GO, ask
 from migrate.agent.server import Server
 from migrate.limits import Limits
-from migrate.protocol import ANSWERS, Message, decode, encode
+from migrate.protocol import Answer, Command, Message, decode, encode
+from tests.unit.some_facts import facts
 from transport.descriptors import Descriptors
 from transport.errors import EndOfStream
 from transport.framing import FrameStream
@@ -27,7 +28,7 @@ class Incoming:
     """Stands for the target's half of a move; a test says what `handle` does."""
 
     control_path = Path()
-    does: Callable[[Incoming], Message] = staticmethod(lambda _: protocol.Done())
+    does: Callable[[Incoming], Answer] = staticmethod(lambda _: protocol.Done())
     last: Incoming
 
     def __init__(
@@ -39,14 +40,14 @@ class Incoming:
         self.closed = False
         Incoming.last = self
 
-    def welcome(self) -> Message:
-        return protocol.Welcome(version=protocol.PROTOCOL_VERSION, facts={})
+    def welcome(self) -> Answer:
+        return protocol.Welcome(version=protocol.PROTOCOL_VERSION, facts=facts())
 
     def check_pages(self) -> None: ...
 
-    def handle(self, request: Message) -> Message:
-        self.handled.append(request.type)
-        return Incoming.does(self)
+    def handle(self, request: Command) -> Iterable[Answer]:
+        self.handled.append(type(request).__name__)
+        return [Incoming.does(self)]
 
     def describe(self) -> str:
         return "held"
@@ -81,10 +82,10 @@ class Coordinator:
     def send(self, message: Message) -> None:
         self._frames.send(encode(message))
 
-    def answer(self) -> Message:
-        return decode(*self._frames.receive(), ANSWERS)
+    def answer(self) -> Answer:
+        return decode(*self._frames.receive(), Answer)
 
-    def ask(self, message: Message) -> Message:
+    def ask(self, message: Message) -> Answer:
         self.send(message)
         return self.answer()
 
@@ -102,9 +103,9 @@ class Coordinator:
         assert not self._agent.is_alive()
 
 
-HELLO = protocol.Hello(version=protocol.PROTOCOL_VERSION, migration_id="m", runtime="runc", container_id="c")
+HELLO = protocol.Hello(version=protocol.PROTOCOL_VERSION, migration_id="0123456789ab", runtime="runc", container_id="c")
 #: Requests of each sort: one that is answered, one that is streamed.
-ASKED, STREAMED = protocol.Remove(tree="/", paths=[]), protocol.Images(pieces=[])
+ASKED, STREAMED = protocol.Remove(tree="/", paths=()), protocol.Images(pieces=())
 
 
 @pytest.fixture
@@ -118,12 +119,12 @@ def coordinator(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Coo
     coordinator.close()
 
 
-def does(monkeypatch: pytest.MonkeyPatch, what: Callable[[Incoming], Message]) -> None:
+def does(monkeypatch: pytest.MonkeyPatch, what: Callable[[Incoming], Answer]) -> None:
     monkeypatch.setattr(Incoming, "does", staticmethod(what))
 
 
-def failing(error: Exception) -> Callable[[Incoming], Message]:
-    def fail(_: Incoming) -> Message:
+def failing(error: Exception) -> Callable[[Incoming], Answer]:
+    def fail(_: Incoming) -> Answer:
         raise error
 
     return fail
@@ -147,9 +148,7 @@ def test_nothing_goes_before_hello(coordinator: Coordinator) -> None:
 
 
 def test_another_version_is_refused(coordinator: Coordinator) -> None:
-    answer: Any = coordinator.ask(
-        protocol.Hello(version=protocol.PROTOCOL_VERSION + 1, migration_id="m", runtime="runc", container_id="c")
-    )
+    answer = coordinator.ask(dataclasses.replace(HELLO, version=protocol.PROTOCOL_VERSION + 1))
     assert isinstance(answer, protocol.Failed)
     assert f"not {protocol.PROTOCOL_VERSION + 1}" in answer.text
 
@@ -172,7 +171,7 @@ def test_any_failure_is_told_and_sticks_until_the_abort(
     for _ in range(2):
         answer = coordinator.ask(ASKED)
         assert isinstance(answer, protocol.Failed)
-        assert (answer.kind, answer.detail) == (kind, detail)
+        assert (answer.kind, answer.detail) == (kind, tuple(detail))
         assert text in answer.text
     does(monkeypatch, lambda _: protocol.Done())
     assert isinstance(coordinator.ask(protocol.Abort()), protocol.Done)
@@ -184,7 +183,7 @@ def test_any_failure_is_told_and_sticks_until_the_abort(
 def test_what_the_target_logs_comes_before_the_answer(
     coordinator: Coordinator, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def log_and_answer(incoming: Incoming) -> Message:
+    def log_and_answer(incoming: Incoming) -> Answer:
         incoming.log("a line")
         return protocol.Done()
 
@@ -208,7 +207,7 @@ def test_a_channel_that_ends_or_breaks_is_cleaned_up_after(coordinator: Coordina
 
 
 def test_a_held_container_outlives_the_channel(coordinator: Coordinator, monkeypatch: pytest.MonkeyPatch) -> None:
-    def hold(incoming: Incoming) -> Message:
+    def hold(incoming: Incoming) -> Answer:
         incoming.holds_container = True
         return protocol.Done()
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import json
+import tracemalloc
 from collections.abc import Sequence
 from typing import Any
 
@@ -11,9 +12,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from checkpoint import schema
 from checkpoint.criu.page_wire import PAGE_SIZE, PE_LAZY, PE_PARENT, PE_PRESENT, PIECE_BYTES
-from checkpoint.errors import ImageError
+from checkpoint.errors import DataInvalid, ImageError
 from checkpoint.images import batch, encoding
+from checkpoint.images.batch import MAX_PAGES, PageExtent
+from migrate import page_batches
 from migrate.page_batches import MAX_EXTENTS, PageBatches
 
 ZERO, BASE = bytes(PAGE_SIZE), 0x7F00_0000_0000
@@ -26,7 +30,7 @@ class Carrier:
     """Keeps the batches it is given, as they are at that moment; its buffers are used again, as real ones are."""
 
     def __init__(self) -> None:
-        self.batches: list[tuple[list[list[Any]], bytes]] = []
+        self.batches: list[tuple[Sequence[PageExtent], bytes]] = []
         self.finals: set[bool] = set()
         self.forgotten: list[list[int]] = []
         self.drained = 0
@@ -35,7 +39,9 @@ class Carrier:
     def buffer(self) -> memoryview:
         return self._buffer
 
-    def submit(self, extents: list[Any], buffer: memoryview, used: int, *, final: bool, forget: Sequence[int]) -> None:
+    def submit(
+        self, extents: Sequence[PageExtent], buffer: memoryview, used: int, *, final: bool, forget: Sequence[int]
+    ) -> None:
         self.batches.append((extents, bytes(buffer[:used])))
         self.finals.add(final)
         self.forgotten.append(list(forget))
@@ -157,7 +163,9 @@ def test_nothing_is_sent_for_nothing() -> None:
 
 
 def unpack(extents: Any, payload: bytes, *, encoded: str = encoding.RAW, digest: str | None = None) -> list[Any]:
-    return list(batch.unpack(extents, payload, encoded, digest or batch.digest_of(payload)))
+    """As they come off the wire."""
+    read = schema.read(tuple[PageExtent, ...], extents)
+    return list(batch.unpack(read, payload, encoded, digest or batch.digest_of(payload)))
 
 
 @given(st.integers(0, 2 * PAGE_SIZE - 1), st.integers(0, 7))
@@ -181,7 +189,7 @@ def test_an_unknown_encoding() -> None:
 
 
 @pytest.mark.parametrize("encoded", encoding.AVAILABLE)
-@given(st.lists(st.integers(0, 255), max_size=4))
+@given(st.lists(st.integers(0, 255), min_size=1, max_size=4))
 def test_every_encoding_gives_back_what_it_was_given(encoded: str, pages: list[int]) -> None:
     data = b"".join(bytes([page]) * PAGE_SIZE for page in pages)
     payload = bytes(encoding.encode(memoryview(data), encoded))
@@ -195,7 +203,7 @@ def test_zstd_is_there() -> None:
     assert encoding.AVAILABLE == (encoding.RAW, encoding.ZSTD)
 
 
-@pytest.mark.parametrize("pages", [0, 1, 3])
+@pytest.mark.parametrize("pages", [1, 3])
 def test_what_decompresses_to_more_or_less_is_refused(pages: int) -> None:
     payload = bytes(encoding.encode(memoryview(b"a" * 2 * PAGE_SIZE), encoding.ZSTD))
     with pytest.raises(ImageError):
@@ -231,16 +239,51 @@ def test_what_does_not_decompress() -> None:
         [0x101, BASE, -1, PE_PRESENT, False],
         [0x101, BASE, -1, PE_PRESENT, True],
         [0x101, BASE, 0.5, PE_PRESENT, True],
+        [0x101, BASE, 0, PE_PRESENT, True],
+        [0x101, BASE, 1, 8, False],
+        [0x101, BASE, 1, PE_LAZY, True],
+        [0x101, BASE + 1, 1, PE_PRESENT, True],
+        [0x101, 1 << 58, 1, PE_PRESENT, True],
+        [0x101, (1 << 57) - PAGE_SIZE, 2, PE_PRESENT, True],
+        [0x103, BASE, 1, PE_PRESENT, True],
+        [1 << 64 | 1, BASE, 1, PE_PRESENT, True],
     ],
     ids=json.dumps,
 )
 def test_an_extent_that_is_none(extent: Any) -> None:
-    """The list comes off the wire: what is wrong with it is an ImageError, which the agent answers with Failed."""
-    with pytest.raises(ImageError):
+    with pytest.raises(DataInvalid):
         unpack([extent], b"")
 
 
-@pytest.mark.parametrize("size", [0, 1, 2, 255, 256, 257, 700])
+def test_more_zeros_than_a_batch_may_have_are_refused_before_one_is_made() -> None:
+    for extents in ([[0x101, 0, 1 << 40, PE_PRESENT, True]], [[0x101, BASE, MAX_PAGES // 2 + 1, PE_PRESENT, True]] * 2):
+        with pytest.raises(ImageError, match="over the bound"):
+            unpack(extents, b"")
+
+
+def test_zeros_are_made_as_they_are_taken() -> None:
+    extents = (PageExtent(0x101, BASE, MAX_PAGES, PE_PRESENT, True),)
+    tracemalloc.start()
+    try:
+        taken = sum(pages for _, _, pages, _, _ in batch.unpack(extents, b"", encoding.RAW, batch.digest_of(b"")))
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert taken == MAX_PAGES
+    assert peak < 1 << 16
+
+
+def test_no_batch_has_more_zeros_than_may_be_unpacked(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(page_batches, "MAX_PAGES", 10)
+    carrier = Carrier()
+    batches = PageBatches(carrier)
+    for index in range(7):
+        batches.add(1, BASE + index * (4 * PAGE_SIZE), memoryview(bytes(4 * PAGE_SIZE)))
+    batches.flush()
+    assert [sum(extent.pages for extent in extents) for extents, _ in carrier.batches] == [8, 8, 8, 4]
+
+
+@pytest.mark.parametrize("size", [1, 2, 255, 256, 257, 700])
 def test_long_runs_of_zeros_come_in_pieces(size: int) -> None:
     found = unpack([[0x101, BASE, size, PE_PRESENT, True]], b"")
     assert sum(pages for _, _, pages, _, _ in found) == size

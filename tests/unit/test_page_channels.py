@@ -18,7 +18,7 @@ import pytest
 from checkpoint.criu.page_wire import PAGE_SIZE, PE_PRESENT
 from checkpoint.errors import ImageError
 from checkpoint.images import batch, encoding
-from checkpoint.images.batch import Extent
+from checkpoint.images.batch import Extent, PageExtent
 from migrate import protocol
 from migrate.agent.client import AgentGone
 from migrate.agent.page_receiver import PageReceiver
@@ -73,7 +73,7 @@ class Scene:
         while len(self.receiver._plugs) < channels:
             time.sleep(0.001)
 
-    def _put(self, message: protocol.Pages, extents: list[Extent]) -> None:
+    def _put(self, message: protocol.Pages, extents: Iterator[Extent]) -> None:
         self.taken += [(message.final, dst_id, vaddr, bytes(data)) for dst_id, vaddr, _, _, data in extents]
 
     def close(self) -> None:
@@ -100,7 +100,7 @@ def channels(scene: Scene) -> Iterator[PageChannels]:
 def submit(channels: PageChannels, page: int, content: bytes, *, final: bool = False) -> None:
     buffer = channels.buffer()
     buffer[: len(content)] = content
-    extent = [0x101, BASE + page * PAGE_SIZE, len(content) // PAGE_SIZE, PE_PRESENT, False]
+    extent = PageExtent(0x101, BASE + page * PAGE_SIZE, len(content) // PAGE_SIZE, PE_PRESENT, False)
     channels.submit([extent], buffer, len(content), final=final)
 
 
@@ -187,8 +187,8 @@ class Broken:
 
 
 def pages_message(number: int, data: bytes, **changed: Any) -> protocol.Pages:
-    extents = [[0x101, BASE, len(data) // PAGE_SIZE, PE_PRESENT, False]]
-    fields = {"extents": extents, "encoding": "raw", "digest": batch.digest_of(data), "final": False, "forget": []}
+    extents = (PageExtent(0x101, BASE, len(data) // PAGE_SIZE, PE_PRESENT, False),)
+    fields = {"extents": extents, "encoding": "raw", "digest": batch.digest_of(data), "final": False, "forget": ()}
     return protocol.Pages(number=number, **{**fields, **changed})
 
 

@@ -157,7 +157,7 @@ class Engine:
 
     # --- the target's -----------------------------------------------------------------------------
 
-    def arrival(self, name: str, description: dict[str, Any], undo: contextlib.ExitStack) -> Arriving:
+    def arrival(self, name: str, description: Mapping[str, Any], undo: contextlib.ExitStack) -> Arriving:
         self._world.point("arrival")
         return Arriving(self._world, name, undo)
 
