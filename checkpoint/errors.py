@@ -12,6 +12,7 @@ CheckpointError
 ├── CgroupUnavailable        the container has no cgroup that could be set
 ├── DataInvalid              data from outside is not of its declared type (schema.py)
 ├── ImageError               an image or page stream is not what the format says
+├── IncompleteIO             a file or stream ended before the bytes that were asked of it
 └── NetworkError             a namespace, link or address could not be read or made
     └── AddressInUse
 """
@@ -92,6 +93,10 @@ class DataInvalid(CheckpointError):
 
 class ImageError(CheckpointError):
     """A CRIU image or page stream breaks its format."""
+
+
+class IncompleteIO(CheckpointError):
+    """A file or a stream ended before the bytes that were asked of it (checkpoint/host/whole.py)."""
 
 
 class NetworkError(CheckpointError):

@@ -14,6 +14,7 @@ class Options:
     """The defaults suit a container that nobody knows anything about.
 
     `engine` None: the one that has a container of the name.
+    `verify_memory`: all memory is compared before the resume, not only a sample of pages.
     `bandwidth_limit` in bytes per second holds what is sent while the container runs; the freeze has no time to save.
     """
 
@@ -22,3 +23,4 @@ class Options:
     policy: Policy = field(default_factory=Policy)
     bandwidth_limit: int | None = None
     limits: Limits = field(default_factory=Limits)
+    verify_memory: bool = False

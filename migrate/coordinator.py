@@ -51,7 +51,7 @@ def _go_through(move: Context, signals: Signals) -> None:
         precopy.catch_up(move, copying)
         freeze.freeze(move, copying)
         freeze.transfer(move, copying)
-        freeze.restore(move)
+        freeze.restore(move, copying)
     except BaseException as error:
         with signals.shielded():
             raise _rolled_back(error, roll_back(move)) from error

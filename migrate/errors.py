@@ -9,6 +9,7 @@ MigrateError
 │   └── NameTaken, PathTaken, NotEnoughMemory, AddressTaken, EngineObjects
 ├── RolledBack               the move failed; the container goes on where it was
 │   ├── Interrupted          ... because the user said so
+│   ├── MemoryDiffers        ... because memory on the target was not what the frozen container holds
 │   ├── CannotTrack          ... because pre-copy was asked for and cannot work on this container
 │   └── NotConverging        ... because it writes faster than its memory can be sent, and the policy is to abort
 ├── Undecided                the source is dead, or dying, and the target holds the container
@@ -245,6 +246,13 @@ class NotConverging(RolledBack):
 
     def __init__(self, reason: str) -> None:
         super().__init__(reason, "allow more ('--max-downtime'), or see '--on-no-converge'")
+
+
+class MemoryDiffers(RolledBack):
+    """The proof of memory failed: what the target was about to restore is not what was frozen."""
+
+    def __init__(self, what: str) -> None:
+        super().__init__(what, "please report this with the report of the move (--json); another try may succeed")
 
 
 class CannotTrack(RolledBack):

@@ -91,6 +91,12 @@ def encode(message: Message) -> bytes:
     return text.encode()
 
 
+def payload_of(message: Message) -> Payload:
+    """The payload of a message's frame; nothing of one that declares none."""
+    found: Payload = getattr(message, PAYLOAD, b"")
+    return found
+
+
 def decode(header: bytes | bytearray, payload: Payload, allowed: type[M]) -> M:
     """The message of a frame. Raises ProtocolError unless it is well formed and one of `allowed`."""
     try:

@@ -30,7 +30,18 @@ from checkpoint.network.model import Network
 from checkpoint.rootfs.tmpfs import Tmpfs
 from checkpoint.schema import JsonObject, Length, Pattern, Range
 from migrate.facts import Facts
-from migrate.message import Answer, Command, Message, Payload, ProtocolError, Request, Streamed, decode, encode
+from migrate.message import (
+    Answer,
+    Command,
+    Message,
+    Payload,
+    ProtocolError,
+    Request,
+    Streamed,
+    decode,
+    encode,
+    payload_of,
+)
 from migrate.values import (
     Channels,
     DirectoryTime,
@@ -45,7 +56,7 @@ from migrate.values import (
     Waits,
 )
 
-__all__ = ["Answer", "Command", "Message", "ProtocolError", "Request", "Streamed", "decode", "encode"]
+__all__ = ["Answer", "Command", "Message", "ProtocolError", "Request", "Streamed", "decode", "encode", "payload_of"]
 
 PROTOCOL_VERSION = 2
 
@@ -306,12 +317,29 @@ class PageMap(Streamed):
 # --- the switch-over ----------------------------------------------------------------------------
 
 
-class Restore(Request[Done]):
-    """Everything was sent: this many image files and bytes, this many batches. Restore, and hold it."""
+class Held(Answer):
+    """Answer to Restore: the container is restored and held.
+
+    The payload is the digests of memory that were asked for (checkpoint/memory/proof.py), joined. They were made
+    in `proof_us` microseconds; the container has so many `pages` in all.
+    """
+
+    stamps: Stamps
+    pages: Count
+    proof_us: Count
+    payload: Payload = b""
+
+
+class Restore(Request[Held]):
+    """Everything was sent: this many image files and bytes, this many batches. Restore, and hold it.
+
+    `proof_seed` draws the sample of pages whose digests the answer has; without one it has digests of all pages.
+    """
 
     image_files: Count
     image_bytes: Size
     batches: Count
+    proof_seed: Annotated[str, Pattern(r"[0-9a-f]{32}")] | None
 
 
 class Resumed(Answer):

@@ -48,6 +48,25 @@ class Fill:
         return cls(bytes=filled_bytes, faults=faults, wait_median_us=median_us, wait_p99_us=p99_us, wait_max_us=max_us)
 
 
+@dataclass(frozen=True, kw_only=True)
+class Proof:
+    """The comparison of the frozen container's memory with what the target was about to restore.
+
+    `whole`: all `pages` were to be compared, not only a sample. `compared` pages were; `unreadable` counts the
+    pages of a sample, or the megabytes of pages, that the source could not read from outside.
+    `miss_one_in_a_thousand` is the chance that this comparison would not have seen one wrong page in a
+    thousand. `source_us` and `target_us` are what each host spent on its digests, beside the restore.
+    """
+
+    whole: bool
+    pages: int
+    compared: int
+    unreadable: int
+    miss_one_in_a_thousand: float
+    source_us: int
+    target_us: int
+
+
 @dataclass(kw_only=True)
 class Report:
     """Everything a move leaves to be read. Fields are filled as it goes.
@@ -77,6 +96,7 @@ class Report:
     pages_skipped_parent: int = 0
     bytes_sent: dict[str, int] = field(default_factory=dict)
     frozen_bytes_sent: int = 0
+    proof: Proof | None = None
     fill: Fill | None = None
     versions: dict[str, dict[str, Any]] = field(default_factory=dict)
     phases: list[Phase] = field(default_factory=list)

@@ -42,6 +42,8 @@ def rig(rig_name: str, request: pytest.FixtureRequest) -> Iterator[Rig]:
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--vm", action="store_true", help="the nodes are virtual machines: slow")
+    parser.addoption("--gib", type=float, default=0.03, help="memory of each kind in tests of large memory")
+    parser.addoption("--workers", type=int, default=60, help="processes of the server that forks before it serves")
     parser.addoption("--moves", type=int, default=2, help="moves of the workload that verifies its memory")
 
 

@@ -4,21 +4,44 @@ from __future__ import annotations
 
 import contextlib
 import mmap
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 
 from checkpoint.host import proc
 
-
-def resident_bytes(pids: list[int]) -> int:
-    """Proportional set size of these processes together (/proc/PID/smaps_rollup, proc(5))."""
-    return sum(fields.get("Pss", 0) for fields in _rollups(pids))
+#: Processes of a container that forks all the time come and go between two looks.
+MOST_LOOKS = 5
 
 
-def restored_bytes(pids: list[int]) -> int:
-    """What these processes take after a restore: what forks share (`Anonymous` of smaps_rollup) is no longer shared."""
-    rollups = _rollups(pids)
+@dataclass(frozen=True, kw_only=True)
+class MemoryUse:
+    """What processes have in RAM, and what they will have after a restore.
+
+    `resident_bytes` is their proportional set size. `restored_bytes` may be more: memory that processes
+    share since a fork is restored for each of them.
+    """
+
+    resident_bytes: int
+    restored_bytes: int
+
+
+def use_of(list_processes: Callable[[], list[int]]) -> MemoryUse:
+    """Measure the processes that `list_processes` returns (/proc/PID/smaps_rollup, proc(5)).
+
+    A process that was forked after they were listed takes its part of every page that it shares with them,
+    and nobody counts that part. They are therefore listed again afterwards, and measured again if others
+    are among them.
+    """
+    pids = list_processes()
+    for _ in range(MOST_LOOKS):
+        rollups, before = _rollups(pids), set(pids)
+        pids = list_processes()
+        if set(pids) <= before:
+            break
+    resident = sum(fields.get("Pss", 0) for fields in rollups)
     restored = sum(fields.get(name, 0) for fields in rollups for name in ("Anonymous", "Pss_Shmem", "Swap"))
-    return max(restored, sum(fields.get("Pss", 0) for fields in rollups))
+    return MemoryUse(resident_bytes=resident, restored_bytes=max(restored, resident))
 
 
 def _rollups(pids: list[int]) -> list[dict[str, int]]:

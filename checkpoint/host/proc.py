@@ -38,6 +38,7 @@ class Mount(NamedTuple):
 class Mapping(NamedTuple):
     """One line of maps: addresses [start, end), "rwxp" permissions, and what is mapped.
 
+    `device` is "major:minor" in hexadecimal digits, as the kernel writes it there.
     In `path` a newline stands as \\012, and so does a backslash followed by these digits: the kernel
     does not tell the two apart. The path of memory without a name is "".
     """
@@ -45,6 +46,8 @@ class Mapping(NamedTuple):
     start: int
     end: int
     permissions: str
+    device: str
+    inode: int
     path: str
 
 
@@ -106,9 +109,9 @@ def _mount(line: str) -> Mount:
 
 def _mapping(line: str) -> Mapping:
     try:
-        addresses, permissions, _, _, _, path = line.split(" ", 5)
+        addresses, permissions, _, device, inode, path = line.split(" ", 5)
         start, end = addresses.split("-")
-        found = Mapping(int(start, 16), int(end, 16), permissions, path.lstrip(" "))
+        found = Mapping(int(start, 16), int(end, 16), permissions, device, int(inode), path.lstrip(" "))
     except ValueError as error:
         raise ProcError(f"{line[:80]!r} is no line of maps") from error
     if not 0 <= found.start < found.end or len(permissions) != len("rwxp"):

@@ -7,6 +7,7 @@ pages-N.img holds the bytes of the entries with PE_PRESENT, in the order of the 
 
 from __future__ import annotations
 
+import itertools
 import os
 import struct
 from dataclasses import dataclass, field
@@ -14,6 +15,7 @@ from pathlib import Path
 
 from checkpoint.criu.page_wire import PAGE_SIZE, PE_PRESENT, TYPE_PROCESS, TYPE_SHMEM, check_extent
 from checkpoint.errors import ImageError
+from checkpoint.host import whole
 
 #: IMG_COMMON_MAGIC and PAGEMAP_MAGIC of CRIU criu/include/magic.h.
 MAGICS = struct.pack("=II", 0x54564319, 0x56084025)
@@ -71,6 +73,11 @@ class _Image:
                 return
         self.entries.append((vaddr, pages, flags))
 
+    def offsets(self) -> list[int]:
+        """Where in the pages image the pages of each entry begin, in bytes."""
+        sizes = (pages * PAGE_SIZE if flags & PE_PRESENT else 0 for _, pages, flags in self.entries)
+        return list(itertools.accumulate(sizes, initial=0))
+
 
 class PageImages:
     """Collects extents into an image directory. Use as a context."""
@@ -92,10 +99,9 @@ class PageImages:
         check_extent(dst_id, vaddr, pages)
         if len(data) != (pages * PAGE_SIZE if flags & PE_PRESENT else 0):
             raise ImageError(f"{pages} pages at {vaddr:#x} came with {len(data)} bytes")
-        image = self._images.get(dst_id) or self._open(dst_id)
+        image = self.open(dst_id)
         image.append(vaddr, pages, flags)
-        while data:
-            data = data[os.write(image.fd, data) :]
+        whole.write(image.fd, data)
 
     def write_pagemaps(self) -> None:
         """Write every pagemap image; the pages are in place already."""
@@ -103,10 +109,19 @@ class PageImages:
             body = [encode_entry(*entry) for entry in image.entries]
             (self._directory / image.name).write_bytes(b"".join([MAGICS, encode_head(image.pages_id), *body]))
 
-    def _open(self, dst_id: int) -> _Image:
-        name = NAMES[dst_id & 0xFF]
+    def by_id(self) -> dict[int, _Image]:
+        """Return every image that was begun."""
+        return dict(self._images)
+
+    def open(self, dst_id: int) -> _Image:
+        """Begin the image of `dst_id`, if it was not begun before. Raises ImageError for an unknown type of image."""
+        if dst_id in self._images:
+            return self._images[dst_id]
+        name = NAMES.get(dst_id & 0xFF)
+        if name is None:
+            raise ImageError(f"an image of unknown kind, {dst_id:#x}")
         pages_id = len(self._images) + 1
         path = self._directory / f"pages-{pages_id}.img"
-        fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+        fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
         image = self._images[dst_id] = _Image(name.format(dst_id >> 8), pages_id, fd)
         return image

@@ -17,6 +17,8 @@ from pathlib import Path
 
 from checkpoint.criu.page_wire import PAGE_SIZE, check_extent
 from checkpoint.errors import ImageError
+from checkpoint.host import whole
+from checkpoint.host.hole import punch
 from checkpoint.memory import ranges
 from checkpoint.memory.ranges import Range
 
@@ -106,16 +108,20 @@ class PageStore:
         if image is not None:
             os.close(image.fd)
 
-    def get(self, dst_id: int, vaddr: int, pages: int) -> Iterator[bytes]:
-        """The content of pages, in pieces. Raises ImageError for one that never came."""
-        for fd, offset, size in self._pieces(dst_id, vaddr, vaddr + pages * PAGE_SIZE):
-            yield os.pread(fd, size, offset)
-
     def read(self, dst_id: int, vaddr: int, view: memoryview) -> None:
-        """The content of as many pages as fill `view`. Raises ImageError for one that never came."""
+        """Fill `view` with the content of pages. Raises ImageError for a page that never came."""
         for fd, offset, size in self._pieces(dst_id, vaddr, vaddr + len(view)):
-            os.preadv(fd, [view[:size]], offset)
+            whole.pread(fd, view[:size], offset)
             view = view[size:]
+
+    def give_back(self, dst_id: int, vaddr: int, end: int) -> None:
+        """Free the RAM of pages that were copied elsewhere; they read as zeros from now on.
+
+        Raises ImageError for a page that never came, with nothing freed.
+        """
+        self.check(dst_id, vaddr, end)
+        for fd, offset, size in self._pieces(dst_id, vaddr, end):
+            punch(fd, offset, size)
 
     def hot(self) -> LazyRanges:
         """What came more than once, and last: the container writes it all the time."""
@@ -154,10 +160,8 @@ class PageStore:
 
 def _write(fd: int, data: memoryview, offset: int) -> None:
     try:
-        written = os.pwrite(fd, data, offset)
+        whole.pwrite(fd, data, offset)
     except OSError as error:
         if error.errno != errno.ENOSPC:
             raise
-        written = 0
-    if written != len(data):
-        raise ImageError("the page store is full: the container's memory grew too much during the move")
+        raise ImageError("the page store is full: the container's memory grew too much during the move") from error

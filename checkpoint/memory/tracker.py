@@ -1,16 +1,13 @@
-"""Which pages of a container's processes changed, and what is in them, while they run."""
+"""Which pages of a container's processes changed while they run."""
 
 from __future__ import annotations
 
-import array
 import contextlib
-import ctypes
 import json
 import os
 import socket
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 
 from checkpoint.errors import ProcError, TrackingUnavailable
@@ -18,24 +15,8 @@ from checkpoint.host import proc, run
 from checkpoint.host.ready import ready
 from checkpoint.memory import inject, uffd
 from checkpoint.memory.ranges import Range
-from checkpoint.memory.uffd import PAGE_SIZE
 
 INJECT_TIMEOUT_S = 20.0
-READ_BYTES = 1 << 20
-IOV_MAX = 1024
-#: (start address, bytes of whole pages)
-Chunk = tuple[int, memoryview]
-
-_libc = ctypes.CDLL(None, use_errno=True)
-_libc.process_vm_readv.restype = ctypes.c_ssize_t
-_libc.process_vm_readv.argtypes = [
-    ctypes.c_int,
-    ctypes.c_void_p,
-    ctypes.c_ulong,
-    ctypes.c_void_p,
-    ctypes.c_ulong,
-    ctypes.c_ulong,
-]
 
 
 class Tracker:
@@ -103,60 +84,6 @@ def virtual_pid(pid: int) -> int:
     if found is None:
         raise TrackingUnavailable(f"process {pid} has no NSpid")
     return found
-
-
-def read_pages(pid: int, ranges: list[Range]) -> Iterator[list[Chunk]]:
-    """The content of ranges in batches of up to 1 MiB, by process_vm_readv(2).
-
-    Pages that went away meanwhile are left out. A batch is valid until the next one is asked for.
-    """
-    buffer = bytearray(READ_BYTES)
-    view = memoryview(buffer)
-    address = ctypes.addressof(ctypes.c_char.from_buffer(buffer))
-    for batch in _batches(ranges):
-        total = sum(end - start for start, end in batch)
-        remote = array.array("Q", [word for start, end in batch for word in (start, end - start)])
-        local = array.array("Q", [address, total])
-        got = _libc.process_vm_readv(pid, local.buffer_info()[0], 1, remote.buffer_info()[0], len(batch), 0)
-        if got == total:
-            yield list(_slices(batch, view))
-        else:
-            yield list(_one_by_one(pid, batch))
-
-
-def _batches(ranges: list[Range]) -> Iterator[list[Range]]:
-    batch: list[Range] = []
-    room = READ_BYTES
-    for start, end in ranges:
-        while start < end:
-            piece = min(end - start, room)
-            batch.append((start, start + piece))
-            start += piece
-            room -= piece
-            if not room or len(batch) == IOV_MAX:
-                yield batch
-                batch, room = [], READ_BYTES
-    if batch:
-        yield batch
-
-
-def _slices(batch: list[Range], view: memoryview) -> Iterator[Chunk]:
-    offset = 0
-    for start, end in batch:
-        yield start, view[offset : offset + end - start]
-        offset += end - start
-
-
-def _one_by_one(pid: int, batch: list[Range]) -> Iterator[Chunk]:
-    """/proc/PID/mem also reads pages a process has made unreadable for itself."""
-    with open(f"/proc/{pid}/mem", "rb", 0) as memory:
-        for start, end in batch:
-            for page in range(start, end, PAGE_SIZE):
-                with contextlib.suppress(OSError):
-                    memory.seek(page)
-                    data = memory.read(PAGE_SIZE)
-                    if len(data) == PAGE_SIZE:
-                        yield page, memoryview(data)
 
 
 def _inject(pid: int) -> tuple[int, int]:

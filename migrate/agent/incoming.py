@@ -183,6 +183,9 @@ class Incoming:
             self._undo.callback(self._pager.stop)
         released = time.monotonic_ns()
         self._role.request_gate.open()
+        # Beside the restore, which waits for CRIU most of the time.
+        digests, pages = self._received.prove(request.proof_seed)
+        proved = time.monotonic_ns()
         try:
             self._role.done_gate.wait_reached(self._limits.restore_s)
         except ConversationLost as error:
@@ -190,12 +193,15 @@ class Incoming:
         self.holds_container = True
         if self._pager is not None:
             self._pager.warm()
-        return protocol.Done(
+        return protocol.Held(
             stamps=(
                 Stamp("images complete", received),
                 Stamp("restore released", released),
                 Stamp("held", time.monotonic_ns()),
-            )
+            ),
+            pages=pages,
+            proof_us=(proved - released) // 1000,
+            payload=digests,
         )
 
     def _go(self, request: protocol.Go) -> Answer:

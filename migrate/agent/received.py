@@ -10,10 +10,13 @@ from pathlib import Path
 from typing import Any
 
 from checkpoint.errors import CommandFailed, ImageError
+from checkpoint.host import whole
 from checkpoint.images.batch import Extent
 from checkpoint.images.directory import ram_directory
 from checkpoint.images.pagemap import PageImages
+from checkpoint.memory import proof
 from checkpoint.memory.fold import fold
+from checkpoint.memory.restorable import Restorable
 from checkpoint.memory.store import LazyRanges, PageStore
 from checkpoint.rootfs import beneath
 from checkpoint.rootfs.changes import MODE, snapshot
@@ -118,14 +121,23 @@ class Received:
         self._page_images.write_pagemaps()
         return lazy
 
+    def prove(self, seed: str | None) -> tuple[bytes, int]:
+        """Make the digests of what `complete` has completed: of a sample, or without a seed (hex) of everything.
+
+        Returns them joined, and how many pages there are. Raises CheckpointError for pages that are not there.
+        """
+        restorable = Restorable(self._page_images, self.store)
+        images = restorable.pages()
+        made = proof.digests(proof.pieces(images, bytes.fromhex(seed) if seed else None), restorable.read)
+        return b"".join(digest for _, digest in made if digest is not None), proof.page_count(images)
+
     def _append(self, name: str, data: memoryview) -> None:
         path = self.images / name
         self._image_files += not path.exists()
         self._image_bytes += len(data)
         fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
         try:
-            while data:
-                data = data[os.write(fd, data) :]
+            whole.write(fd, data)
         finally:
             os.close(fd)
 

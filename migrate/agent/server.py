@@ -70,7 +70,7 @@ class Server:
     def _send(self, request: Command, answer: Answer) -> None:
         """Nobody waits for an answer to streamed data: the next request's answer tells what went wrong."""
         if isinstance(request, Request):
-            self._stream.send(protocol.encode(answer))
+            self._stream.send(protocol.encode(answer), [memoryview(protocol.payload_of(answer))])
 
     def _handle(self, request: Command) -> Iterable[Answer]:
         if self._failure is not None and not isinstance(request, protocol.Abort):

@@ -33,6 +33,7 @@ CODES: dict[type[errors.MigrateError], int] = {
     errors.LeftBehind: 51,
     errors.NotConverging: 52,
     errors.CannotTrack: 53,
+    errors.MemoryDiffers: 55,
     errors.Undecided: 60,
     errors.ResumeFailed: 63,
 }

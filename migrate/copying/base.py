@@ -9,8 +9,8 @@ from checkpoint.criu import log as criu_log
 from checkpoint.criu.session import DumpRole
 from checkpoint.errors import ConversationLost, CriuFailed, ImageError
 from checkpoint.memory import ranges
+from checkpoint.memory.process_memory import read_pages
 from checkpoint.memory.ranges import Range
-from checkpoint.memory.tracker import read_pages
 from migrate.context import Context
 from migrate.page_batches import PageBatches
 from migrate.state import State
@@ -35,6 +35,9 @@ class Copying(Protocol):
 
     def send_last(self, pids: list[int]) -> None:
         """With the container's processes frozen and dumped: send what the target has not, or old."""
+
+    def images(self) -> dict[int, list[Range]]:
+        """After `dump`: by image (a dst_id of page_wire.py) all pages that CRIU found, in rising order."""
 
 
 class Ahead(Copying, Protocol):
@@ -63,10 +66,9 @@ def run_dump(dump: DumpRole, move: Context) -> None:
 def send_pages(batches: PageBatches, pid: int, image: int, wanted: list[Range]) -> list[Range]:
     """Read a process's pages, running or frozen, as those of an image. Returns what could not be read."""
     read: list[Range] = []
-    for chunks in read_pages(pid, wanted):
-        for vaddr, data in chunks:
-            batches.add(image, vaddr, data)
-            read.append((vaddr, vaddr + len(data)))
+    for vaddr, data in read_pages(pid, wanted):
+        batches.add(image, vaddr, data)
+        read.append((vaddr, vaddr + len(data)))
     return ranges.difference(wanted, ranges.union(read, [])) if ranges.size(read) < ranges.size(wanted) else []
 
 

@@ -62,14 +62,18 @@ class Dumped:
 
 
 def send_page_maps(move: Context, images: dict[int, list[Range]]) -> None:
-    """Tell the target of which of the pages in its store each image is made up. Raises ImageError."""
+    """Tell the target of which of the pages in its store each image is made up. Raises ImageError.
+
+    An image without a page is told of, too: CRIU asks for the image of every shared mapping, also of one that
+    nobody has written to.
+    """
     for dst_id, present in images.items():
         lazy = ranges.intersection(present, _may_be_lazy(move, dst_id))
         extents = [MapExtent(start, (end - start) // PAGE_SIZE, True) for start, end in lazy]
         eager = ranges.difference(present, lazy)
         extents += [MapExtent(start, (end - start) // PAGE_SIZE, False) for start, end in eager]
         extents.sort()
-        for first in range(0, len(extents), MAX_EXTENTS):
+        for first in range(0, max(1, len(extents)), MAX_EXTENTS):
             move.agent.stream(protocol.PageMap(dst_id=dst_id, extents=tuple(extents[first : first + MAX_EXTENTS])))
 
 

@@ -15,8 +15,9 @@ from checkpoint.criu.session import DumpRole
 from checkpoint.host import processes
 from checkpoint.images.batch import ZERO_PAGE
 from checkpoint.memory import ranges
+from checkpoint.memory.process_memory import read_pages
 from checkpoint.memory.ranges import Range
-from checkpoint.memory.tracker import read_pages, reads_directly, virtual_pid
+from checkpoint.memory.tracker import reads_directly, virtual_pid
 from checkpoint.memory.uffd import private_mappings
 from migrate.context import Context
 from migrate.copying.base import Reach, progress_of, run_dump, send_all_pages
@@ -88,7 +89,7 @@ class SoftDirtyCopy:
             image = virtual_pid(pid)
             send_all_pages(self.batches, pid, image, self._doubtful(pid, process_id(image)))
         self.batches.flush()
-        send_page_maps(self._move, self._last.images())
+        send_page_maps(self._move, self.images())
 
     def _doubtful(self, pid: int, dst_id: int) -> list[Range]:
         """Of a frozen process, the pages that CRIU took for unchanged and that may not be.
@@ -103,6 +104,10 @@ class SoftDirtyCopy:
         same = _unmoved(self._mappings.get(dst_id, []), private_mappings(pid))
         doubtful = ranges.union(self._unknown(self._last, dst_id), ranges.difference(holes, same))
         return ranges.union(doubtful, _zero_blocks(pid, ranges.difference(holes, doubtful)))
+
+    def images(self) -> dict[int, list[Range]]:
+        assert self._last is not None
+        return self._last.images()
 
     def close(self) -> None:
         """Soft-dirty bits mean nothing to the processes themselves."""
@@ -128,5 +133,5 @@ def _zero_blocks(pid: int, pieces: list[Range]) -> list[Range]:
         for block in range(-(-start // HUGE_PAGE) * HUGE_PAGE, end - HUGE_PAGE + 1, HUGE_PAGE)
     ]
     first = [(start, start + PAGE_SIZE) for start, _ in blocks]
-    zero = {vaddr for chunks in read_pages(pid, first) for vaddr, data in chunks if data == ZERO_PAGE}
+    zero = {vaddr for vaddr, data in read_pages(pid, first) if data == ZERO_PAGE}
     return [block for block in blocks if block[0] in zero]

@@ -2,24 +2,36 @@
 
 from __future__ import annotations
 
+from checkpoint.criu.page_wire import no_parent
 from checkpoint.criu.session import DumpRole
+from checkpoint.memory.ranges import Range
+from migrate import protocol
 from migrate.context import Context
 from migrate.copying.base import run_dump
+from migrate.copying.dumped import Dumped
 from migrate.copying.relayed import relayed
 from migrate.page_batches import PageBatches
 
 
 class StopCopy:
-    """Nothing goes ahead."""
+    """Nothing goes ahead; pages become images on the target as they come."""
 
     def __init__(self, move: Context) -> None:
         assert move.pages is not None
         self._move = move
         self.batches = PageBatches(move.pages, final=True)
+        self._dumped = Dumped(self.batches, no_parent, last=True)
 
     def dump(self, dump: DumpRole) -> None:
-        with relayed(dump.pages, self._move, self.batches, self.batches.flush):
+        dumped = self._dumped
+        with relayed(dump.pages, self._move, dumped, self.batches.flush, dumped.has_parent):
             run_dump(dump, self._move)
 
     def send_last(self, pids: list[int]) -> None:
-        """Everything went with the dump."""
+        """Everything went with the dump, but for images without a page, which the target must have, too."""
+        for image, pages in self._dumped.images().items():
+            if not pages:
+                self._move.agent.stream(protocol.PageMap(dst_id=image, extents=()))
+
+    def images(self) -> dict[int, list[Range]]:
+        return self._dumped.images()

@@ -93,7 +93,7 @@ class UserfaultfdCopy:
     def send_last(self, pids: list[int]) -> None:
         """Raises ImageError when a page that CRIU found cannot be read."""
         assert self._last is not None
-        pages, images = self._last.sent_pages, self._last.images()
+        pages = self._last.sent_pages
         self._let_go()
         for pid in pids:
             image = tracker.virtual_pid(pid)
@@ -106,10 +106,14 @@ class UserfaultfdCopy:
             pages += ranges.size(last) // PAGE_SIZE
             send_all_pages(self.batches, pid, image, last)
         self.batches.flush()
-        send_page_maps(self._move, images)
+        send_page_maps(self._move, self.images())
         report = self._move.report
         report.pages_skipped_parent = self._last.hole_pages()
         report.notes.append(f"{pages} pages were left for the freeze")
+
+    def images(self) -> dict[int, list[Range]]:
+        assert self._last is not None
+        return self._last.images()
 
     def close(self) -> None:
         """Leave every process as it was."""

@@ -10,6 +10,7 @@ from migrate import protocol
 from migrate.context import Context
 from migrate.copying.base import Copying
 from migrate.image_stream import ImageStream
+from migrate.memory_proof import MemoryProof
 from migrate.state import State
 
 #: What a lazy dump takes of memory: a pipe with 10 KiB of kernel memory for each MiB of the container, and some.
@@ -50,18 +51,27 @@ def transfer(move: Context, copying: Copying) -> None:
         move.report.add_bytes("tmpfs", move.tmpfs.copy_changes(pids))
 
 
-def restore(move: Context) -> None:
+def restore(move: Context, copying: Copying) -> None:
     """Release the armed restore; it comes back held: restored, stopped, network locked.
 
-    Raises ConversationLost when meanwhile the source did not stay frozen: then only one of the two is
-    the container's present, and it is not the restored one.
+    Both hosts make digests of memory beside the restore, which are compared then. Raises MemoryDiffers if the
+    target's memory is not the frozen container's. Raises ConversationLost if CRIU on the source ended while
+    it held the container: the source may have run on, so that the restored copy is out of date.
     """
     assert move.dump is not None
     with move.phase("restore"):
         assert move.pages is not None and move.image_stream is not None
         images = move.image_stream
-        question = protocol.Restore(image_files=images.files, image_bytes=images.bytes, batches=move.pages.count)
-        for name, at_ns in move.agent.request(question).stamps:
+        with MemoryProof(copying.images, move.container.pid, whole=move.options.verify_memory) as proof:
+            question = protocol.Restore(
+                image_files=images.files,
+                image_bytes=images.bytes,
+                batches=move.pages.count,
+                proof_seed=None if proof.whole else proof.seed.hex(),
+            )
+            held = move.agent.request(question)
+            move.report.proof = proof.compare(held)
+        for name, at_ns in held.stamps:
             move.stage(name, "target", at_ns)
     move.dump.check_frozen()
     move.report.frozen_bytes_sent = move.sent_bytes - move.sent_before_freeze

@@ -6,6 +6,7 @@ import contextlib
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import asdict
+from functools import partial
 
 from checkpoint.criu.session import Edits
 from checkpoint.errors import CheckpointError
@@ -83,14 +84,14 @@ def _plan(
     preflight.check_open_files(container, pids)
     preflight.check_limits(pids)
     network = preflight.read_network(container)
-    report.memory_bytes = memory.resident_bytes(pids)
-    restored_bytes = memory.restored_bytes(pids)
+    use = memory.use_of(partial(processes.in_pid_namespace_of, container.pid))
+    report.memory_bytes = use.resident_bytes
 
     connection = stack.enter_context(connected)
     agent, target = _greet(connection, report, runtime.name, observer)
     stack.callback(agent.close)
     report.target, report.versions["target"] = target.hostname, asdict(target)
-    preflight.check_target(target, source, container, restored_bytes)
+    preflight.check_target(target, source, container, use.restored_bytes)
     tracking, why = choose(options.mode, source, target)
     shared = preflight.check_paths(agent, container, target.hostname)
     layers_there = preflight.check_engine(agent, runtime.describe(container), target.hostname)
@@ -122,7 +123,7 @@ def _plan(
         ),
         options=options,
         tracking=tracking,
-        room_bytes=room(restored_bytes, target.available_bytes),
+        room_bytes=room(use.restored_bytes, target.available_bytes),
         limit=RateLimit(options.bandwidth_limit),
     )
     move.note(why)

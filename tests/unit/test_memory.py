@@ -7,7 +7,10 @@ import subprocess
 import sys
 from pathlib import Path
 
-from checkpoint.host.memory import available_bytes, resident_bytes, restored_bytes
+import pytest
+
+from checkpoint.host import memory
+from checkpoint.host.memory import available_bytes, use_of
 
 
 def test_available_is_a_part_of_all_memory() -> None:
@@ -21,9 +24,9 @@ def test_resident_counts_a_process_and_its_private_memory() -> None:
     with subprocess.Popen(argv, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as child:
         assert child.stdout
         assert child.stdout.readline() == b"\n"
-        found = resident_bytes([child.pid])
+        found = use_of(lambda: [child.pid]).resident_bytes
         assert 32 << 20 <= found < 256 << 20
-        assert resident_bytes([child.pid, os.getpid()]) > found
+        assert use_of(lambda: [child.pid, os.getpid()]).resident_bytes > found
         child.kill()
 
 
@@ -34,13 +37,32 @@ def test_what_a_fork_shares_is_restored_twice() -> None:
     with subprocess.Popen([sys.executable, "-IS", "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE) as parent:
         assert parent.stdout
         child = int(parent.stdout.readline())
-        assert resident_bytes([parent.pid, child]) < 60 << 20
-        assert restored_bytes([parent.pid, child]) > 64 << 20
-        assert restored_bytes([parent.pid]) >= 32 << 20
+        assert use_of(lambda: [parent.pid, child]).resident_bytes < 60 << 20
+        assert use_of(lambda: [parent.pid, child]).restored_bytes > 64 << 20
+        assert use_of(lambda: [parent.pid]).restored_bytes >= 32 << 20
 
 
 def test_processes_that_are_gone_count_nothing() -> None:
     child = subprocess.Popen([sys.executable, "-IS", "-c", ""])
     child.wait()
-    assert resident_bytes([child.pid]) == 0
-    assert resident_bytes([]) == 0
+    assert use_of(lambda: [child.pid]).resident_bytes == 0
+    assert use_of(list).resident_bytes == 0
+
+
+def test_processes_forked_while_others_were_measured_are_measured_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What a child that was not listed shares would be missing in its parent's share of it."""
+    pss = {1: {"Pss": 50}, 2: {"Pss": 30}, 3: {"Pss": 20}}
+    monkeypatch.setattr(memory, "_rollups", lambda pids: [pss[pid] for pid in pids])
+    looks = iter([[1], [1, 2], [1, 2, 3], [1, 3]])
+    assert use_of(lambda: next(looks)).resident_bytes == 100
+
+
+def test_a_container_that_forks_all_the_time_is_measured_in_the_end(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(memory, "_rollups", lambda pids: [{"Pss": 1} for _ in pids])
+    listed: list[int] = []
+
+    def fork() -> list[int]:
+        listed.append(len(listed))
+        return list(listed)
+
+    assert use_of(fork).resident_bytes == memory.MOST_LOOKS

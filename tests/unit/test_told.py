@@ -134,6 +134,7 @@ def test_the_codes_are_frozen() -> None:
         "LeftBehind": 51,
         "NotConverging": 52,
         "CannotTrack": 53,
+        "MemoryDiffers": 55,
         "Undecided": 60,
         "ResumeFailed": 63,
     }
@@ -144,6 +145,7 @@ def test_the_codes_are_frozen() -> None:
 #: Frozen: a change of these is a change of the schema.
 KEYS_1 = {
     "fill",
+    "proof",
     "schema",
     "migration_id",
     "container",

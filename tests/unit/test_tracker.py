@@ -4,90 +4,21 @@ from __future__ import annotations
 
 import contextlib
 import itertools
-import json
 import os
-import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 from checkpoint.errors import TrackingUnavailable
 from checkpoint.memory import ranges
+from checkpoint.memory.process_memory import read_pages
 from checkpoint.memory.ranges import Range
-from checkpoint.memory.tracker import Tracker, read_pages, reads_directly, written_at_last
+from checkpoint.memory.tracker import Tracker, reads_directly, written_at_last
 from checkpoint.memory.uffd import PAGE_SIZE
+from tests.unit.obedient import PAGES, Child
 
-PAGES = 300
 ATTACHMENTS = 100
-
-#: Runs each line it is sent and answers with a line of JSON: the value of `answer`.
-CHILD = f"""
-import ctypes, json, mmap, os, select, struct, sys, threading, time
-libc = ctypes.CDLL(None, use_errno=True)
-buffer = mmap.mmap(-1, {PAGES * PAGE_SIZE}, mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
-address = ctypes.addressof(ctypes.c_char.from_buffer(buffer))
-def fill(page, value):
-    buffer[page * {PAGE_SIZE}:(page + 1) * {PAGE_SIZE}] = bytes([value]) * {PAGE_SIZE}
-for page in range({PAGES}):
-    fill(page, page % 250 + 1)
-print(json.dumps(address), flush=True)
-for line in sys.stdin:
-    answer = None
-    exec(json.loads(line))
-    print(json.dumps(answer), flush=True)
-"""
-
-
-class Child:
-    """A python that does what it is told; its buffer is known."""
-
-    def __init__(self) -> None:
-        argv = [sys.executable, "-IS", "-c", CHILD]
-        self._process = subprocess.Popen(argv, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
-        self.pid = self._process.pid
-        self.address = self.answer()
-
-    def answer(self) -> Any:
-        assert self._process.stdout
-        return json.loads(self._process.stdout.readline())
-
-    def send(self, code: str) -> None:
-        assert self._process.stdin
-        self._process.stdin.write(json.dumps(code).encode() + b"\n")
-        self._process.stdin.flush()
-
-    def do(self, code: str) -> Any:
-        self.send(code)
-        return self.answer()
-
-    @property
-    def buffer(self) -> list[Range]:
-        return [(self.address, self.address + PAGES * PAGE_SIZE)]
-
-    def pages(self, found: list[Range]) -> list[int]:
-        """Numbers of the buffer's pages that are in ranges."""
-        common = ranges.intersection(ranges.union(found, []), self.buffer)
-        return [(page - self.address) // PAGE_SIZE for start, end in common for page in range(start, end, PAGE_SIZE)]
-
-    def end(self) -> None:
-        assert self._process.stdin
-        assert self._process.stdout
-        self._process.kill()
-        self._process.wait()
-        with contextlib.suppress(BrokenPipeError):
-            self._process.stdin.close()
-        self._process.stdout.close()
-
-
-@pytest.fixture
-def child() -> Iterator[Child]:
-    """Ended with the test."""
-    child = Child()
-    yield child
-    child.end()
 
 
 @contextlib.contextmanager
@@ -100,7 +31,7 @@ def tracked(pid: int) -> Iterator[Tracker]:
 
 
 def content(pid: int, wanted: list[Range]) -> bytes:
-    return b"".join(bytes(data) for batch in read_pages(pid, wanted) for _, data in batch)
+    return b"".join(bytes(data) for _, data in read_pages(pid, wanted))
 
 
 def watched(pid: int) -> int:
@@ -126,36 +57,6 @@ def test_first_call_reports_everything_and_later_ones_what_was_written(child: Ch
         wanted = ranges.intersection(ranges.union(found, []), child.buffer)
         assert content(child.pid, wanted) == b"\xff" * PAGE_SIZE * len(dirty)
         assert child.pages(tracker.written()) == []
-
-
-def test_each_batch_says_where_its_pages_are(child: Child) -> None:
-    wanted = [(child.address + page * PAGE_SIZE, child.address + (page + 1) * PAGE_SIZE) for page in (2, 9, 11)]
-    found = [(start, bytes(data)) for batch in read_pages(child.pid, wanted) for start, data in batch]
-    assert found == [
-        (start, bytes([page + 1]) * PAGE_SIZE) for (start, _), page in zip(wanted, (2, 9, 11), strict=True)
-    ]
-
-
-def test_batches_are_bounded_and_complete(child: Child) -> None:
-    batches = [sum(len(data) for _, data in batch) for batch in read_pages(child.pid, child.buffer)]
-    assert sum(batches) == PAGES * PAGE_SIZE
-    assert max(batches) <= 1 << 20
-    assert content(child.pid, child.buffer) == b"".join(bytes([page % 250 + 1]) * PAGE_SIZE for page in EVERY)
-
-
-def test_pages_that_went_away_are_left_out(child: Child) -> None:
-    end = child.buffer[0][1]
-    child.do(f"libc.munmap(ctypes.c_void_p(address + {PAGE_SIZE}), {PAGE_SIZE})")
-    found = [start for batch in read_pages(child.pid, [(child.address, end)]) for start, _ in batch]
-    assert child.address + PAGE_SIZE not in found
-    assert {child.address, child.address + 2 * PAGE_SIZE} <= set(found)
-
-
-def test_pages_made_unreadable_are_read_all_the_same(child: Child) -> None:
-    assert child.do(f"answer = libc.mprotect(ctypes.c_void_p(address), {PAGE_SIZE}, 0)") == 0
-    assert content(child.pid, [(child.address, child.address + 2 * PAGE_SIZE)]) == (
-        b"\x01" * PAGE_SIZE + b"\x02" * PAGE_SIZE
-    )
 
 
 def test_the_last_look_does_not_protect(child: Child) -> None:

@@ -256,7 +256,7 @@ def test_verify_checks_a_log(tmp_path: Path, log: list[bytes], error: str | None
 # dirtier
 
 
-@pytest.mark.parametrize("kind", [[], ["--shared"]])
+@pytest.mark.parametrize("kind", [[], ["--kind", "shared"], ["--kind", "memfd"]])
 def test_dirtier_goes_on_writing_and_is_sound(kind: list[str]) -> None:
     with serving("dirtier.py", "--mib", "4", "--mb-per-second", "40", *kind) as asker:
         first = asker.status()

@@ -98,7 +98,7 @@ def test_it_takes_over_where_userfaultfd_does_not_reach(hosts: Hosts) -> None:
 
 
 def test_shared_memory_goes_once_and_in_the_freeze(hosts: Hosts) -> None:
-    start(hosts, "dirtier", "--mib", "32", "--mb-per-second", "1", "--shared")
+    start(hosts, "dirtier", "--mib", "32", "--mb-per-second", "1", "--kind", "shared")
     verdict(hosts, DIRTIER_PORT)
     command = [*tool(), "dirtier", "beta", "--json"]
     report = json.loads(hosts.alpha.run(command, timeout=MOVE_TIMEOUT_S).stdout)

@@ -31,17 +31,31 @@ BODY_STEP_BYTES = 4096  # so that no batch of pages compresses
 TICK_S = 0.005
 MAX_CATCH_UP_S = 0.1  # after a freeze go on at the rate, do not make up for the time away
 MAX_ERRORS = 20
+KINDS = ("private", "shared", "memfd", "file")
 # push rbp; mov rbp, rsp; and rsp, -4096; mov eax, 34 (pause); syscall; leave; ret
 PAUSE_ON_A_PAGE_BOUNDARY = bytes.fromhex("55 4889e5 4881e400f0ffff b822000000 0f05 c9 c3")
 
 
 class Pages:
-    """A mapping, anonymous or of a new file, and the version that each of its pages must hold."""
+    """A mapping, anonymous, of a new file or of a memfd, and the version that each of its pages must hold."""
 
-    def __init__(self, memory_bytes: int, *, shared: bool, seed: int = 1, file: Path | None = None) -> None:
+    def __init__(
+        self,
+        memory_bytes: int,
+        *,
+        shared: bool,
+        seed: int = 1,
+        file: Path | None = None,
+        memfd: bool = False,
+        fill: bool = True,
+    ) -> None:
         self.count = memory_bytes // PAGE_BYTES
         kind = mmap.MAP_SHARED if shared else mmap.MAP_PRIVATE
-        if file is None:
+        if memfd:
+            self.descriptor = os.memfd_create("pages")  # stays open, as a program's own does
+            os.truncate(self.descriptor, self.count * PAGE_BYTES)
+            self.memory = mmap.mmap(self.descriptor, self.count * PAGE_BYTES, flags=kind)
+        elif file is None:
             self.memory = mmap.mmap(-1, self.count * PAGE_BYTES, flags=kind | mmap.MAP_ANONYMOUS)
         else:
             with file.open("w+b") as opened:
@@ -54,7 +68,7 @@ class Pages:
         self._checksums = [
             zlib.crc32(pool[at : at + BODY_BYTES]) for at in range(0, BODIES * BODY_STEP_BYTES, BODY_STEP_BYTES)
         ]
-        for page in range(self.count):
+        for page in range(self.count if fill else 0):
             self.write(page)
 
     def _content(self, page: int, version: int) -> bytes:
@@ -123,6 +137,19 @@ class Dirtier:
         }
 
 
+def of_kind(kind: str, memory_bytes: int, name: str, *, fill: bool = True) -> Pages:
+    """Memory of one of KINDS; a file of that name is made for it in /data where it is backed by one."""
+    if kind == "file":
+        return Pages(memory_bytes, shared=True, file=Path("/data") / name, fill=fill)
+    return Pages(memory_bytes, shared=kind != "private", memfd=kind == "memfd", fill=fill)
+
+
+def read_zeros(untouched: list[Pages]) -> dict[str, object]:
+    """What is wrong with mappings that nobody wrote to: they must read as zeros. From then on they were touched."""
+    wrong = [any(part.memory[:]) for part in untouched]
+    return {"ok": False, "errors": [f"untouched: {wrong}"]} if any(wrong) else {}
+
+
 def stand_on_a_page_boundary() -> None:
     """Never returns; the stack pointer of the thread is a multiple of the page size all the time (x86_64)."""
     code = mmap.mmap(-1, mmap.PAGESIZE, prot=mmap.PROT_READ | mmap.PROT_WRITE | mmap.PROT_EXEC)
@@ -139,7 +166,8 @@ def main() -> None:
     parser.add_argument("--mib", type=int, default=64, help="memory held")
     parser.add_argument("--hot-mib", type=int, help="part of it that is dirtied (default: all)")
     parser.add_argument("--mb-per-second", type=float, default=20, help="rate of dirtying, in 10^6 bytes; 0: none")
-    parser.add_argument("--shared", action="store_true", help="shared anonymous memory instead of private")
+    parser.add_argument("--kind", choices=KINDS, default="private", help="of what memory it is made")
+    parser.add_argument("--untouched", action="store_true", help="hold a mapping of each kind that nobody wrote to")
     parser.add_argument("--aligned-stack", action="store_true", help="have a thread whose stack pointer ends in 000")
     parser.add_argument("--direct-io", action="store_true", help="have a file open for direct I/O")
     args = parser.parse_args()
@@ -147,10 +175,11 @@ def main() -> None:
         os.open("/data/direct", os.O_RDWR | os.O_CREAT | os.O_DIRECT)
     if args.aligned_stack:
         threading.Thread(target=stand_on_a_page_boundary, daemon=True).start()
-    pages = Pages(args.mib << 20, shared=args.shared)
+    untouched = [of_kind(kind, 1 << 20, "untouched", fill=False) for kind in KINDS] if args.untouched else []
+    pages = of_kind(args.kind, args.mib << 20, "pages")
     hot_mib = args.mib if args.hot_mib is None else max(1, min(args.hot_mib, args.mib))
     dirtier = Dirtier(pages, hot_pages=(hot_mib << 20) // PAGE_BYTES, bytes_per_second=args.mb_per_second * 1e6)
-    serve(args.host, args.port, dirtier.report, dirtier.tick, TICK_S)
+    serve(args.host, args.port, lambda: {**dirtier.report(), **read_zeros(untouched)}, dirtier.tick, TICK_S)
 
 
 if __name__ == "__main__":

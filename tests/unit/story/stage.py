@@ -151,7 +151,7 @@ class Play:
         for host in (self._world.source, self._world.target):
             run = Path(host.path(str(RUN)))
             left = [path for path in run.rglob("*") if path.is_file() or self.id in path.name] if run.exists() else []
-            assert not left
+            assert not left, left
             assert self.id not in Path(host.path("/proc/self/mountinfo")).read_text()
 
 

@@ -1,0 +1,101 @@
+"""Read pages of a frozen container as CRIU's images name them: the source's side of the proof of memory."""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import os
+from collections.abc import Iterable, Iterator, Mapping
+
+from checkpoint.criu.page_wire import TYPE_PROCESS
+from checkpoint.errors import IncompleteIO
+from checkpoint.host import proc, whole
+from checkpoint.memory.tracker import virtual_pid
+
+
+def by_virtual_pid(pids: Iterable[int]) -> dict[int, int]:
+    """Return {number in its own pid namespace: number here} of processes, without those that have ended."""
+    found = {}
+    for pid in pids:
+        with contextlib.suppress(OSError):
+            found[virtual_pid(pid)] = pid
+    return found
+
+
+class FrozenMemory:
+    """The memory of the container's processes, and what they share. Use as a context.
+
+    `pids` maps a process's number in its own pid namespace, which names its image, to its number here.
+    The container must stay frozen meanwhile.
+    """
+
+    def __init__(self, pids: Mapping[int, int]) -> None:
+        self._pids = pids
+        self._open: dict[int, int | None] = {}
+
+    def __enter__(self) -> FrozenMemory:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for fd in self._open.values():
+            if fd is not None:
+                os.close(fd)
+        self._open.clear()
+
+    def read(self, image: int, address: int, view: memoryview) -> bool:
+        """Fill `view` from an image (a dst_id), at an address or, of shared memory, an offset.
+
+        Returns False for pages that cannot be read from outside: shared memory that no process maps or has
+        open, and device memory.
+        """
+        if image not in self._open:
+            self._open[image] = self._find(image)
+        fd = self._open[image]
+        if fd is None:
+            return False
+        try:
+            whole.pread(fd, view, address)
+        except (OSError, IncompleteIO):
+            return False
+        return True
+
+    def _find(self, image: int) -> int | None:
+        number = image >> 8
+        with contextlib.suppress(OSError):
+            if image & 0xFF == TYPE_PROCESS:
+                pid = self._pids.get(number)
+                return None if pid is None else os.open(f"/proc/{pid}/mem", os.O_RDONLY | os.O_CLOEXEC)
+            for path in self._shared_memory(number):
+                return os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+        return None
+
+    def _shared_memory(self, inode: int) -> Iterator[str]:
+        """Yield paths in /proc of the shared memory with that inode number, by which CRIU names its image.
+
+        CRIU (criu/proc_parse.c, handle_vma; criu/memfd.c) takes the number of the inode in the kernel's own
+        tmpfs; for System V shared memory the kernel shows the segment's id in its place (proc_pid_maps(5)).
+        """
+        for pid in self._pids.values():
+            for mapping in proc.mappings(pid):
+                if mapping.inode == inode and mapping.device == _shared_memory_device():
+                    yield f"/proc/{pid}/map_files/{mapping.start:x}-{mapping.end:x}"
+        for pid in self._pids.values():
+            for name in os.listdir(f"/proc/{pid}/fd"):
+                path = f"/proc/{pid}/fd/{name}"
+                with contextlib.suppress(OSError):
+                    if (found := os.stat(path)).st_ino == inode and _text(found.st_dev) == _shared_memory_device():
+                        yield path
+
+
+@functools.cache
+def _shared_memory_device() -> str:
+    """Return the device of the kernel's own tmpfs, as /proc/PID/maps writes devices."""
+    fd = os.memfd_create("device", os.MFD_CLOEXEC)
+    try:
+        return _text(os.fstat(fd).st_dev)
+    finally:
+        os.close(fd)
+
+
+def _text(device: int) -> str:
+    return f"{os.major(device):02x}:{os.minor(device):02x}"

@@ -1,0 +1,64 @@
+"""Read the memory of a process without changing how it is shared.
+
+/proc/PID/mem (proc_pid_mem(5)) takes plain references on pages. process_vm_readv(2) pins them (FOLL_PIN), and
+before the kernel pins a page that processes share since a fork it gives the process that is read a copy of
+its own (mm/gup.c, gup_must_unshare): the container would grow by all that its processes share, which its
+memory limit may not allow.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+from collections.abc import Iterator
+
+from checkpoint.memory.ranges import Range
+from checkpoint.memory.uffd import PAGE_SIZE
+
+READ_BYTES = 1 << 20
+#: (start address, bytes of whole pages)
+Chunk = tuple[int, memoryview]
+
+
+def read_pages(pid: int, ranges: list[Range]) -> Iterator[Chunk]:
+    """Yield the content of page-aligned `ranges` of a process, running or frozen, in chunks of up to 1 MiB.
+
+    Pages that went away meanwhile are left out, and so is all that follows the end of the process. A chunk
+    is valid until the next one is asked for. Raises OSError where there is no such process.
+    """
+    buffer = memoryview(bytearray(READ_BYTES))
+    with opened_memory(pid) as memory:
+        for start, end in ranges:
+            while start < end:
+                got = _read_some(memory, buffer[: end - start], start)
+                if got is None:
+                    return
+                if got:
+                    yield start, buffer[:got]
+                start += got or PAGE_SIZE
+
+
+@contextlib.contextmanager
+def opened_memory(pid: int) -> Iterator[int]:
+    """Open /proc/PID/mem for reading, for the length of a block. Raises OSError."""
+    memory = os.open(f"/proc/{pid}/mem", os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        yield memory
+    finally:
+        os.close(memory)
+
+
+def _read_some(memory: int, view: memoryview, address: int) -> int | None:
+    """Return how many bytes of whole pages there are at `address`; None where the process has ended.
+
+    The kernel stops in front of a page that cannot be read, and fails only where that page is the first
+    (fs/proc/base.c, mem_rw).
+    """
+    try:
+        got = os.preadv(memory, [view], address)  # short result: the caller goes on behind it
+    except OSError as error:
+        if error.errno in (errno.EIO, errno.EFAULT):
+            return 0
+        raise
+    return got - got % PAGE_SIZE if got else None

@@ -1,0 +1,84 @@
+"""Proof of memory: which pages two hosts compare, and the digests by which they do. No I/O here.
+
+The source reads pages of the frozen container, the target reads the same pages from what it restores the
+container from. Both make their digests in the same order; the target's are sent to the source, which
+compares them before it kills anything. Both ends know the same page list (the page maps of CRIU's dump), so
+a seed is enough to name the pages of a sample.
+"""
+
+from __future__ import annotations
+
+import bisect
+import hashlib
+import itertools
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+
+from checkpoint.memory import ranges
+from checkpoint.memory.ranges import Range
+from checkpoint.memory.uffd import PAGE_SIZE
+
+DIGEST_BYTES = 16
+#: One digest covers so much of an image, at most, where all pages are compared.
+CHUNK_BYTES = 1 << 20
+#: A sample of pages costs each host about 10 us a page.
+SAMPLE_PAGES = 128
+
+#: By image, which is a dst_id of CRIU's page server (criu/page-xfer.c): the pages it has, in rising order.
+Images = Mapping[int, Sequence[Range]]
+#: Reads (image, address, bytes to fill); False where this end cannot read that page.
+Reader = Callable[[int, int, memoryview], bool]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Piece:
+    """Pages [start, end) of one image, covered by one digest."""
+
+    image: int
+    start: int
+    end: int
+
+
+def pieces(images: Images, seed: bytes | None) -> Iterator[Piece]:
+    """Return what is compared: a sample drawn by `seed`, or all pages where there is none."""
+    return everything(images) if seed is None else sample(images, seed)
+
+
+def everything(images: Images) -> Iterator[Piece]:
+    """Yield pieces of at most CHUNK_BYTES that cover all pages, by image and address."""
+    for image in sorted(images):
+        for start, end in images[image]:
+            for at in range(start, end, CHUNK_BYTES):
+                yield Piece(image=image, start=at, end=min(at + CHUNK_BYTES, end))
+
+
+def sample(images: Images, seed: bytes, pages: int = SAMPLE_PAGES) -> Iterator[Piece]:
+    """Yield `pages` single pages, each drawn from all pages with equal chance; the same for the same seed."""
+    places = [(image, start, end) for image in sorted(images) for start, end in images[image]]
+    ends = list(itertools.accumulate((end - start) // PAGE_SIZE for _, start, end in places))
+    for number in range(pages if ends else 0):
+        drawn = hashlib.blake2b(number.to_bytes(8, "big"), key=seed, digest_size=16).digest()
+        page = int.from_bytes(drawn, "big") % ends[-1]
+        index = bisect.bisect_right(ends, page)
+        image, _, end = places[index]
+        start = end - (ends[index] - page) * PAGE_SIZE
+        yield Piece(image=image, start=start, end=start + PAGE_SIZE)
+
+
+def digests(pieces: Iterator[Piece], read: Reader) -> Iterator[tuple[Piece, bytes | None]]:
+    """Yield each piece with the digest of its content (BLAKE2b, 128 bits); None where it cannot be read."""
+    buffer = memoryview(bytearray(CHUNK_BYTES))
+    for piece in pieces:
+        view = buffer[: piece.end - piece.start]
+        known = read(piece.image, piece.start, view)
+        yield piece, hashlib.blake2b(view, digest_size=DIGEST_BYTES).digest() if known else None
+
+
+def page_count(images: Images) -> int:
+    """Return how many pages the images have."""
+    return sum(ranges.size(pages) for pages in images.values()) // PAGE_SIZE
+
+
+def chance_to_miss(wrong_pages: int, sampled: int, total: int) -> float:
+    """Return the probability that a sample of `sampled` pages meets none of `wrong_pages` among `total`."""
+    return (1 - min(wrong_pages, total) / total) ** sampled if total else 0.0

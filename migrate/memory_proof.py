@@ -1,0 +1,92 @@
+"""The proof of memory on the source: what the target will restore is what the frozen container holds.
+
+The source's digests are made in a thread while the target restores; both hosts do the same work at the same
+time, and the freeze is longer only if the target's restore is done first.
+"""
+
+from __future__ import annotations
+
+import secrets
+import time
+from collections.abc import Callable, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+
+from checkpoint.criu.page_wire import PAGE_SIZE, TYPE_PROCESS
+from checkpoint.host.processes import in_pid_namespace_of
+from checkpoint.memory import proof
+from checkpoint.memory.frozen import FrozenMemory, by_virtual_pid
+from checkpoint.memory.proof import DIGEST_BYTES, Piece
+from checkpoint.memory.ranges import Range
+from migrate import protocol
+from migrate.errors import MemoryDiffers
+from migrate.report import Proof
+
+SEED_BYTES = 16
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Made:
+    """The source's digests, of so many pages in all; None for what cannot be read."""
+
+    digests: list[tuple[Piece, bytes | None]]
+    pages: int
+    took_us: int
+
+
+class MemoryProof:
+    """One comparison. `images` returns the pages that CRIU found, by image; `init` is the container's.
+
+    `whole` has every page compared, not only a sample. Use as a context while the container is frozen.
+    """
+
+    def __init__(self, images: Callable[[], Mapping[int, list[Range]]], init: int, *, whole: bool) -> None:
+        self.seed, self.whole = secrets.token_bytes(SEED_BYTES), whole
+        self._thread = ThreadPoolExecutor(1, "memory proof")
+        self._made: Future[_Made] = self._thread.submit(self._make, images, init)
+
+    def __enter__(self) -> MemoryProof:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._thread.shutdown()
+
+    def compare(self, held: protocol.Held) -> Proof:
+        """Compare with the digests that the target made of what it restored the container from.
+
+        Raises MemoryDiffers for the first page, or megabyte of pages, that is another one.
+        """
+        made, theirs = self._made.result(), bytes(held.payload)
+        if held.pages != made.pages or len(theirs) != len(made.digests) * DIGEST_BYTES:
+            raise MemoryDiffers(f"{held.pages} pages of memory arrived of {made.pages}")
+        for index, (piece, digest) in enumerate(made.digests):
+            if digest is not None and theirs[index * DIGEST_BYTES : (index + 1) * DIGEST_BYTES] != digest:
+                raise MemoryDiffers(f"{_place(piece)} did not arrive as it was frozen")
+        return self._report(made, held.proof_us)
+
+    def _make(self, images: Callable[[], Mapping[int, list[Range]]], init: int) -> _Made:
+        began_ns = time.monotonic_ns()
+        found = images()
+        with FrozenMemory(by_virtual_pid(in_pid_namespace_of(init))) as memory:
+            digests = list(proof.digests(proof.pieces(found, None if self.whole else self.seed), memory.read))
+        took_us = (time.monotonic_ns() - began_ns) // 1000
+        return _Made(digests=digests, pages=proof.page_count(found), took_us=took_us)
+
+    def _report(self, made: _Made, target_us: int) -> Proof:
+        read = [piece for piece, digest in made.digests if digest is not None]
+        compared = sum(piece.end - piece.start for piece in read) // PAGE_SIZE
+        missed = 0.0 if self.whole else proof.chance_to_miss(-(-made.pages // 1000), compared, made.pages)
+        return Proof(
+            whole=self.whole,
+            pages=made.pages,
+            compared=compared,
+            unreadable=len(made.digests) - len(read),
+            miss_one_in_a_thousand=missed,
+            source_us=made.took_us,
+            target_us=target_us,
+        )
+
+
+def _place(piece: Piece) -> str:
+    kind = "process" if piece.image & 0xFF == TYPE_PROCESS else "shared memory"
+    return f"memory of {kind} {piece.image >> 8} at {piece.start:#x}"
