@@ -1,0 +1,99 @@
+"""Change one byte of a container's memory on the target, after it has arrived and its digest was checked.
+
+Run on the source as `python3 -m tests.tools.damage PLACE SEED WORDS...`: `migrate WORDS...` with an agent that
+does the damage. PLACE is `store` (a page that the pager will serve), `image` (a page that CRIU reads) or `batch`
+(a page on its way from a batch into the store). SEED says which byte.
+"""
+
+from __future__ import annotations
+
+import random
+import shlex
+import sys
+from pathlib import Path
+
+CHECKOUT = "/opt/migrate"
+#: A batch of that size is of the workload's own mapping.
+LARGE_BYTES = 256 << 10
+
+
+def install(place: str, seed: str) -> None:
+    """In the agent: arrange for the damage."""
+    {"store": damage_store, "image": damage_image, "batch": damage_batch}[place](random.Random(seed))  # noqa: S311
+
+
+def damage_store(drawn: random.Random) -> None:
+    from migrate import protocol
+    from migrate.agent.received import Received
+
+    complete = Received.complete
+
+    def complete_and_damage(received: Received, request: protocol.Restore) -> object:
+        lazy = complete(received, request)
+        image, start, end = max(((i, *r) for i, pages in lazy.items() for r in pages), key=lambda p: p[2] - p[1])
+        address = drawn.randrange(start, end, 4096)
+        page = bytearray(4096)
+        received.store.read(image, address, memoryview(page))
+        received.store.put(image, address, memoryview(flipped(page, drawn)))
+        return lazy
+
+    Received.complete = complete_and_damage  # type: ignore[method-assign,assignment]
+
+
+def damage_image(drawn: random.Random) -> None:
+    from migrate import protocol
+    from migrate.agent.received import Received
+
+    complete = Received.complete
+
+    def complete_and_damage(received: Received, request: protocol.Restore) -> object:
+        lazy = complete(received, request)
+        path = max(received.images.glob("pages-*.img"), key=lambda path: path.stat().st_size)
+        with path.open("r+b") as file:
+            at = drawn.randrange(path.stat().st_size)
+            file.seek(at)
+            byte = file.read(1)[0]
+            file.seek(at)
+            file.write(bytes([byte ^ 1 << drawn.randrange(8)]))
+        return lazy
+
+    Received.complete = complete_and_damage  # type: ignore[method-assign,assignment]
+
+
+def damage_batch(drawn: random.Random) -> None:
+    from checkpoint.memory.store import PageStore
+
+    put, wait = PageStore.put, drawn.randrange(10)
+
+    def damage_and_put(store: PageStore, image: int, vaddr: int, data: memoryview) -> None:
+        nonlocal wait
+        wait -= len(data) >= LARGE_BYTES
+        if wait == -1 and len(data) >= LARGE_BYTES:
+            data = memoryview(flipped(bytearray(data), drawn))
+        put(store, image, vaddr, data)
+
+    PageStore.put = damage_and_put  # type: ignore[method-assign,assignment]
+
+
+def flipped(data: bytearray, drawn: random.Random) -> bytearray:
+    """The same with one bit another."""
+    data[drawn.randrange(len(data))] ^= 1 << drawn.randrange(8)
+    return data
+
+
+def main() -> int:
+    """On the source: the tool, whose agent installs the damage before it begins."""
+    sys.path.insert(0, CHECKOUT)
+    from migrate.agent import zipapp
+    from migrate.cli.move import main as migrate
+
+    place, seed, *words = sys.argv[1:]
+    damage = f"sys.path.append({CHECKOUT!r})\nfrom tests.tools.damage import install\ninstall({place!r}, {seed!r})\n"
+    start = zipapp.RECEIVER.index("from migrate.agent.server import main")
+    zipapp.COMMAND = f"exec python3 -BIc {shlex.quote(zipapp.RECEIVER[:start] + damage + zipapp.RECEIVER[start:])}"
+    return migrate(words)
+
+
+if __name__ == "__main__":
+    assert Path(CHECKOUT).exists(), "this runs on a node of the rig"
+    sys.exit(main())
