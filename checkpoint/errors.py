@@ -14,12 +14,16 @@ CheckpointError
 ├── ImageError               an image or page stream is not what the format says
 ├── IncompleteIO             a file or stream ended before the bytes that were asked of it
 └── NetworkError             a namespace, link or address could not be read or made
-    └── AddressInUse
+
+Three more never leave the modules that raise them: memory.uffd_fill.Ended and NotNow, memory.inject.InjectError with
+its InCriticalSection.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+
+from checkpoint.criu import known_errors
 
 
 class CheckpointError(Exception):
@@ -63,8 +67,12 @@ class CriuFailed(CheckpointError):
     def __init__(self, stage: str, log: Sequence[str]) -> None:
         self.stage = stage
         self.log = tuple(log)
+        lines = known_errors.quotable(self.log)
         # The first error is the cause, what follows are its consequences.
-        super().__init__(f"CRIU failed in {stage}: {'; '.join(self.log[:3]) or 'it left no error in its log'}")
+        why = "; ".join(lines[:3]) or "it left no error in its log"
+        if known := known_errors.explained(self.log):
+            why = f"{known.words} ({lines[0]})" if lines else known.words
+        super().__init__(f"CRIU failed in {stage}: {why}")
 
 
 class TrackingUnavailable(CheckpointError):
@@ -101,7 +109,3 @@ class IncompleteIO(CheckpointError):
 
 class NetworkError(CheckpointError):
     """A network namespace, link, address or route could not be read or made."""
-
-
-class AddressInUse(NetworkError):
-    """Another station answers for an address the container brings along."""

@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
 import time
 
-from checkpoint.errors import CheckpointError
-from migrate.agent.client import AgentFailed
 from migrate.config import Options
 from migrate.context import Context
-from migrate.errors import MigrateError, RolledBack
-from migrate.events import Observer
+from migrate.errors import MigrateError
+from migrate.events import Observer, Unfailing
 from migrate.phases import commit, freeze, precopy, prepare
 from migrate.phases.plan import Connect, by_ssh, planned
-from migrate.phases.rollback import roll_back
+from migrate.phases.rollback import rolled_back
 from migrate.report import Report
 from migrate.signals import Signals
 from transport.destination import Destination
@@ -24,19 +23,21 @@ def move_container(
     """Move the container that the (new) report names; fill the report in, however it ends.
 
     `connect` makes the connection to the target.
-    Raises Refused (nothing was changed), RolledBack (the source runs it, as before), Undecided (the
-    target holds it), ResumeFailed, or LeftBehind (the target runs it). A Refused or RolledBack leaves
-    no trace on the target.
+    Raises Refused (nothing was changed), RolledBack (the source runs it, as before), ContainerEnded (it ended by
+    itself), Undecided (the target holds it), ResumeFailed, or LeftBehind (the target runs it). A Refused or RolledBack
+    leaves no trace on the target.
     """
     started_ns = time.monotonic_ns()
     try:
-        with Signals() as signals, planned(report, destination, observer, options, connect) as move:
+        with Signals() as signals, contextlib.ExitStack() as stack:
+            with signals.heard():
+                move = stack.enter_context(planned(report, destination, Unfailing(observer), options, connect))
             try:
                 _go_through(move, signals)
             finally:
                 report.outcome = move.state.value
     except MigrateError as error:
-        report.error_kind, report.error = type(error).__name__, str(error)
+        report.enter(error)
         raise
     finally:
         report.total_us = (time.monotonic_ns() - started_ns) // 1000
@@ -44,33 +45,20 @@ def move_container(
 
 def _go_through(move: Context, signals: Signals) -> None:
     try:
-        prepare.prepare(move)
-        prepare.arm_source(move)
-        copying = precopy.pre_copy(move)
-        prepare.arm_target(move)
-        precopy.catch_up(move, copying)
-        freeze.freeze(move, copying)
-        freeze.transfer(move, copying)
-        freeze.restore(move, copying)
+        with signals.heard():
+            prepare.prepare(move)
+            prepare.arm_source(move)
+            copying = precopy.pre_copy(move)
+            prepare.arm_target(move)
+            precopy.catch_up(move, copying)
+            freeze.freeze(move, copying)
+            freeze.transfer(move, copying)
+            freeze.restore(move, copying)
+        commit.let_go(move)
     except BaseException as error:
-        with signals.shielded():
-            raise _rolled_back(error, roll_back(move)) from error
-    with signals.shielded():
-        try:
-            commit.commit(move)
-        except MigrateError:
-            commit.leave_source_if_possible(move)
-            raise
-        commit.clean_up(move)
-
-
-def _rolled_back(error: BaseException, left: list[str]) -> MigrateError:
-    """What a failure before the kill is told as."""
-    if isinstance(error, RolledBack):  # interrupted, or not converging
-        return error
-    advice = "; ".join(left) or "see the reason above, then try again"
-    if isinstance(error, AgentFailed):
-        return RolledBack(f"the target failed: {error}", advice)
-    if isinstance(error, CheckpointError):
-        return RolledBack(f"the source failed: {error}", advice)
-    return RolledBack(f"the move failed: {error or type(error).__name__}", advice)
+        raise rolled_back(move, error) from error
+    try:
+        commit.commit(move)  # the point of no return: the source is killed, then the target gets its GO
+    except BaseException as error:
+        raise commit.stranded(move, error) from error
+    commit.clean_up(move)

@@ -12,9 +12,18 @@ MigrateError
 │   ├── MemoryDiffers        ... because memory on the target was not what the frozen container holds
 │   ├── CannotTrack          ... because pre-copy was asked for and cannot work on this container
 │   └── NotConverging        ... because it writes faster than its memory can be sent, and the policy is to abort
-├── Undecided                the source is dead, or dying, and the target holds the container
-├── ResumeFailed             ... and could not resume it
-└── LeftBehind               the move succeeded; something was not cleaned up
+├── ContainerEnded           the container ended on the source while it was moved; it runs nowhere
+├── Undecided                the source is dead, or dying, and it is not known that the target runs the container
+├── ResumeFailed             ... and the target says that it could not resume it
+├── LeftBehind               the move succeeded; something was not cleaned up
+└── Defect                   this program failed where it has no answer to that
+
+Nobody is told the following as they are; migrate/causes.py says as which of the above:
+
+AgentFailed                  the target answered that it could not do what it was asked
+AgentGone                    the channel to the target's agent ended
+ProtocolError                migrate/message.py
+InvalidMove                  migrate/state.py
 """
 
 from __future__ import annotations
@@ -36,13 +45,22 @@ def mib(size_bytes: int) -> str:
 
 
 class MigrateError(Exception):
-    """Base. `advice` is what to do next."""
+    """Base. `advice` is what to do next.
+
+    `cause_kind` is the class name of what went wrong first, on whichever host: the error's own, unless it was made
+    of another one by migrate/causes.py. `defect`: that was nothing but a mistake in this program.
+    """
 
     def __init__(self, what: str, *, where: str, advice: str) -> None:
         self.what = what
         self.where = where
         self.advice = advice
-        super().__init__(f"{what}; {where}; {advice}")
+        self.cause_kind = type(self).__name__
+        self.defect = False
+        super().__init__(what, where, advice)
+
+    def __str__(self) -> str:
+        return f"{self.what}; {self.where}; {self.advice}"
 
 
 class Refused(MigrateError):
@@ -59,11 +77,8 @@ class BadRequest(Refused):
 class NoSuchContainer(Refused):
     """No engine, or not the one asked for, knows the name."""
 
-    def __init__(self, container: str, engines: Sequence[str]) -> None:
-        super().__init__(
-            f"{' and '.join(engines)} {'have' if len(engines) > 1 else 'has'} no container named {container!r} here",
-            "list what they have, and mind that only containers of this host are looked for",
-        )
+    def __init__(self, reason: str) -> None:
+        super().__init__(reason, "list the containers ('podman ps', 'runc list'): only those of this host can be moved")
 
 
 class SeveralContainers(Refused):
@@ -226,11 +241,10 @@ class EngineObjects(Refused):
 
 
 class RolledBack(MigrateError):
-    """The move failed before the point of no return."""
+    """The move failed before the point of no return, and the container was seen to live on the source."""
 
-    def __init__(self, what: str, advice: str, cause: BaseException | None = None) -> None:
-        self.cause = cause
-        super().__init__(what, where="the container runs on the source, as before", advice=advice)
+    def __init__(self, what: str, advice: str, where: str = "the container runs on the source, as before") -> None:
+        super().__init__(what, where=where, advice=advice)
 
 
 class Interrupted(RolledBack):
@@ -262,12 +276,32 @@ class CannotTrack(RolledBack):
         super().__init__("no process's writes can be tracked", "move it with '--mode stop-copy' or 'auto' instead")
 
 
-class Undecided(MigrateError):
-    """The source was killed and the target did not get its GO. It holds the container, it does not drop it."""
+class ContainerEnded(MigrateError):
+    """The container's init was found dead before the move had killed it."""
 
-    def __init__(self, migration_id: str, host: str, reason: str, advice: str) -> None:
+    def __init__(self, what: str, advice: str = "start it again on the source if it is wanted") -> None:
+        super().__init__(
+            f"the container ended on the source while it was moved ({what})",
+            where="the container runs nowhere",
+            advice=advice,
+        )
+
+
+class Undecided(MigrateError):
+    """The source was killed, and the target has not said that it runs the container.
+
+    `told_go`: the target was told to resume it, or may have been. It holds the container or runs it, and drops it in
+    neither case.
+    """
+
+    def __init__(self, migration_id: str, host: str, reason: str, advice: str, *, told_go: bool = True) -> None:
         self.migration_id = migration_id
-        super().__init__(reason, where=f"the container is held on {host}, restored but not running", advice=advice)
+        held = f"the container is held on {host}, restored but not running"
+        super().__init__(
+            reason,
+            where=f"{held}, or runs there by now" if told_go else held,
+            advice=f"{advice}; the source keeps the container, stopped, until it is removed there",
+        )
 
 
 class ResumeFailed(MigrateError):
@@ -276,8 +310,9 @@ class ResumeFailed(MigrateError):
     def __init__(self, host: str, reason: str) -> None:
         super().__init__(
             f"{host} could not resume the container: {reason}",
-            where="the source's was stopped before",
-            advice=f"look at the container on {host}; it may run all the same",
+            where="the source keeps the container, stopped",
+            advice=f"look at the container on {host}, where it may run all the same; only if it does not,"
+            " start it afresh on the source",
         )
 
 
@@ -288,5 +323,34 @@ class LeftBehind(MigrateError):
         super().__init__(
             f"moved, but not all was cleaned up: {reason}",
             where=f"the container runs on {host}",
-            advice="see the reason; nothing needs to be done for the container itself",
+            advice="nothing needs to be done for the container itself",
         )
+
+
+class Defect(MigrateError):
+    """This program failed in a way that it does not know. `state` is the last one of the move (migrate/state.py)."""
+
+    def __init__(self, error: BaseException, state: str, host: str) -> None:
+        super().__init__(
+            f"a defect in this program: {type(error).__name__}: {error}",
+            where=f"the container is on the source or on {host} (the move was {state!r})",
+            advice="look for it on both, and please report this",
+        )
+        self.cause_kind = type(error).__name__
+        self.defect = True
+
+
+class AgentFailed(Exception):
+    """The agent answered a request with Failed. `kind` is causes.kind_of the error on the target."""
+
+    def __init__(self, kind: str, text: str, detail: Sequence[str]) -> None:
+        self.kind, self.text, self.detail = kind, text, tuple(detail)
+        super().__init__(text)
+
+
+class AgentGone(Exception):
+    """The channel to the agent ended. `said` is the last of its standard error, `status` its exit status."""
+
+    def __init__(self, reason: str, said: str, status: int | None) -> None:
+        self.said, self.status = said, status
+        super().__init__(f"{reason}{': ' + said if said else ''}")

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Iterator
 from typing import Protocol
 
+from migrate.errors import MigrateError
 from migrate.state import State
 
 
 class Observer(Protocol):
-    """Told synchronously, but inside the freeze only by `state`; must be quick and must not raise."""
+    """Told synchronously, but inside the freeze only by `state`; must be quick."""
 
     def state(self, state: State) -> None:
         """The move has reached a state."""
@@ -20,11 +23,30 @@ class Observer(Protocol):
         """A line a person may want to read: decisions and why."""
 
 
-class Silent:
-    """Watches nothing."""
+class Unfailing:
+    """Passes everything on to another observer. A failure of that one ends no move; Interrupted does."""
 
-    def state(self, state: State) -> None: ...
+    def __init__(self, observer: Observer) -> None:
+        self._observer = observer
 
-    def sent(self, total_bytes: int, expected_bytes: int) -> None: ...
+    def state(self, state: State) -> None:
+        with _ignored():
+            self._observer.state(state)
 
-    def note(self, text: str) -> None: ...
+    def sent(self, total_bytes: int, expected_bytes: int) -> None:
+        with _ignored():
+            self._observer.sent(total_bytes, expected_bytes)
+
+    def note(self, text: str) -> None:
+        with _ignored():
+            self._observer.note(text)
+
+
+@contextlib.contextmanager
+def _ignored() -> Iterator[None]:
+    try:
+        yield
+    except MigrateError:
+        raise
+    except Exception:  # noqa: BLE001, S110  (nobody is left who could be told)
+        pass

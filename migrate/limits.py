@@ -18,6 +18,10 @@ class Limits:
     `batch_s`: a batch of pages after the one before it. One of 1 MiB takes a while on a slow link.
     `restore_s`: CRIU's restore, from its request until the container is restored and held.
     `resume_s`: CRIU and then the engine, from GO to their end.
+    `go_s`: the target's answer to GO; it waits for CRIU and for the engine, each `resume_s`, before it gives one.
+    `ask_s`: an answer that needs nothing to be done.
+    `abort_s`: the target's answer to Abort; its engine removes a container.
+    `thaw_s`: the source's processes, from the end of the dump until they run again.
     `fill_s`: all of the container's memory filled in after the resume, at hundreds of MB a second.
     """
 
@@ -27,4 +31,8 @@ class Limits:
     batch_s: float = 30.0
     restore_s: float = 120.0
     resume_s: float = 30.0
+    go_s: float = 90.0
+    ask_s: float = 10.0
+    abort_s: float = 180.0
+    thaw_s: float = 2.0
     fill_s: float = 3600.0

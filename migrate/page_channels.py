@@ -25,8 +25,8 @@ from checkpoint.host.run import find_program, start
 from checkpoint.images import batch, encoding
 from checkpoint.images.batch import PageExtent
 from migrate import protocol
-from migrate.agent.client import AgentGone
 from migrate.encoding_choice import EncodingChoice
+from migrate.errors import AgentGone
 from transport import openssh
 from transport.connection import Connection
 from transport.framing import ByteStream, FrameStream

@@ -11,6 +11,8 @@ import time
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
+from migrate.errors import MigrateError
+
 SCHEMA = 1
 
 
@@ -81,6 +83,7 @@ class Report:
     mode: str | None = None
     outcome: str = "refused"
     error_kind: str | None = None
+    cause_kind: str | None = None
     error: str | None = None
     started_unix_ns: int = 0
     total_us: int = 0
@@ -117,6 +120,11 @@ class Report:
     def add_bytes(self, kind: str, count: int) -> None:
         """Account bytes that went to the target."""
         self.bytes_sent[kind] = self.bytes_sent.get(kind, 0) + count
+
+    def enter(self, error: MigrateError) -> None:
+        """Enter the error that ended the move."""
+        self.error_kind, self.error = type(error).__name__, str(error)
+        self.cause_kind = error.cause_kind
 
     def to_json(self) -> dict[str, Any]:
         """The versioned form that --json prints."""

@@ -1,4 +1,4 @@
-"""Ctrl-C, SIGTERM and SIGHUP: they interrupt a move, but not its point of no return and not its roll-back."""
+"""Ctrl-C, SIGTERM and SIGHUP: they interrupt a move while it can be undone, not its roll-back nor what comes after."""
 
 from __future__ import annotations
 
@@ -13,18 +13,19 @@ INTERRUPTING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
 class Signals:
-    """Turns the signals into Interrupted, raised in the main thread. Use as a context.
+    """Turns the signals into Interrupted, raised in the main thread, inside `heard`. Use as a context.
 
-    What was ignored before, as nohup(1) has it of SIGHUP, still is.
+    Elsewhere they are only noted in `received`. A signal that was ignored before, as nohup(1) has it of SIGHUP, still
+    is.
     """
 
     def __init__(self) -> None:
-        self._shielded = False
+        self._heard = False
         self.received: int | None = None
 
     def __enter__(self) -> Signals:
-        heard = [number for number in INTERRUPTING if signal.getsignal(number) is not signal.SIG_IGN]
-        self._previous = {number: signal.signal(number, self._handle) for number in heard}
+        caught = [number for number in INTERRUPTING if signal.getsignal(number) is not signal.SIG_IGN]
+        self._previous = {number: signal.signal(number, self._handle) for number in caught}
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -32,15 +33,25 @@ class Signals:
             signal.signal(number, handler)
 
     @contextlib.contextmanager
-    def shielded(self) -> Iterator[None]:
-        """Inside, signals are only noted."""
-        before, self._shielded = self._shielded, True
+    def heard(self) -> Iterator[None]:
+        """Raise Interrupted at a signal inside the block, once: what cleans up after that is not interrupted again.
+
+        A signal that came before the block is raised at its start. Whoever encloses the block in a `try` sees every
+        Interrupted: none is raised outside.
+        """
         try:
+            self._heard = True
+            if self.received is not None:
+                self._interrupt(self.received)
             yield
         finally:
-            self._shielded = before
+            self._heard = False
 
     def _handle(self, number: int, frame: FrameType | None) -> None:
         self.received = number
-        if not self._shielded:
-            raise Interrupted(number)
+        if self._heard:
+            self._interrupt(number)
+
+    def _interrupt(self, number: int) -> None:
+        self._heard = False
+        raise Interrupted(number)

@@ -22,6 +22,9 @@ class Process(Protocol):
     def write(self, data: bytes | memoryview) -> None:
         """Write all of `data` to its stdin. Raises StreamError."""
 
+    def patience(self, seconds: float | None) -> None:
+        """Bound how long a read or write from now on waits; None is for ever. One that takes longer breaks."""
+
     def read_errors(self, size: int) -> bytes:
         """Return up to `size` bytes of its stderr; b"" at the end."""
 

@@ -95,7 +95,7 @@ class RemoteProcess:
         try:
             return self._channel.recv(size)
         except BROKEN as error:
-            raise IncompleteFrame(f"the SSH connection broke: {error}") from error
+            raise IncompleteFrame(f"the SSH connection broke: {error or type(error).__name__}") from error
 
     def read_into(self, view: memoryview) -> int:
         data = self.read(len(view))
@@ -111,6 +111,10 @@ class RemoteProcess:
     def read_errors(self, size: int) -> bytes:
         """Up to `size` bytes of its stderr; b"" at the end."""
         return self._channel.recv_stderr(size)
+
+    def patience(self, seconds: float | None) -> None:
+        """Bound how long a read or write from now on waits; None is for ever. One that takes longer breaks."""
+        self._channel.settimeout(seconds)
 
     def end_input(self) -> None:
         """Close its stdin."""

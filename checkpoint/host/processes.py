@@ -14,6 +14,8 @@ from checkpoint.host.ready import ready
 
 #: include/linux/sched.h: the task is in do_exit() and will not run user code again.
 PF_EXITING = 0x4
+#: States of /proc/PID/stat (fs/proc/array.c): zombie and dead; stopped by a signal or by a tracer.
+ENDED, STOPPED = "ZX", "Tt"
 
 
 def in_pid_namespace_of(init: int) -> list[int]:
@@ -92,24 +94,30 @@ class Init:
         Exited, or in do_exit(): while CRIU traces the others of its namespace, init waits for them
         in the kernel (zap_pid_ns_processes) and is reaped only when CRIU lets go.
         """
+        return self.state() in ENDED
+
+    def state(self) -> str:
+        """Return its state as /proc/PID/stat has it; "X" also for one that is about to be dead, or was reaped."""
         if ready(self._pidfd, timeout_s=0):
-            return True
+            return "X"
         try:
             text = Path(f"/proc/{self.pid}/stat").read_bytes()
         except (FileNotFoundError, ProcessLookupError):
-            return True
+            return "X"
         # Before the last parenthesis is the name, which the process gives itself: any bytes, also those of a line.
         state, flags = (fields := text.rpartition(b")")[2].split())[0], int(fields[6])
-        return state in b"ZX" or bool(flags & PF_EXITING)
+        return "X" if flags & PF_EXITING else state.decode()
 
     def wait_dead(self, timeout_s: float) -> bool:
-        """Poll `is_dead`; dying takes microseconds, so it is looked at often."""
+        """Poll `is_dead`; dying takes microseconds, so it is looked at often. What cannot be looked at is not dead."""
         deadline = time.monotonic() + timeout_s
-        while not self.is_dead():
+        while True:
+            with contextlib.suppress(OSError):
+                if self.is_dead():
+                    return True
             if time.monotonic() > deadline:
                 return False
             time.sleep(0.0002)
-        return True
 
     def close(self) -> None:
         os.close(self._pidfd)

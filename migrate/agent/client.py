@@ -11,31 +11,16 @@ from checkpoint.schema import harmless
 from migrate import protocol
 from migrate.agent import zipapp
 from migrate.clock import Offset, Sample, estimate
+from migrate.errors import AgentFailed, AgentGone
 from migrate.protocol import Answer, Command, ProtocolError, Request
 from transport.connection import Connection, Process
-from transport.errors import StreamError
+from transport.errors import FrameInvalid, StreamError
 from transport.framing import FrameStream
 
 A = TypeVar("A", bound=Answer)
 CLOCK_SAMPLES = 16
 #: Of one answer, and lines of log before one: a target that sends more is broken.
 MOST_PIECES, MOST_LOGGED = 4096, 256
-
-
-class AgentFailed(Exception):
-    """The agent answered a request with Failed. `kind` is the class of the error over there."""
-
-    def __init__(self, kind: str, text: str, detail: Sequence[str]) -> None:
-        self.kind, self.text, self.detail = kind, text, tuple(detail)
-        super().__init__(text)
-
-
-class AgentGone(Exception):
-    """The channel to the agent ended. `said` is the last of its standard error, `status` its exit status."""
-
-    def __init__(self, reason: str, said: str, status: int | None) -> None:
-        self.said, self.status = said, status
-        super().__init__(f"{reason}{': ' + said if said else ''}")
 
 
 class AgentClient:
@@ -55,53 +40,94 @@ class AgentClient:
         except StreamError as error:
             raise self._gone(str(error)) from error
 
-    def request(self, message: Request[A], parts: Sequence[bytes | memoryview] = ()) -> A:
+    def request(
+        self, message: Request[A], parts: Sequence[bytes | memoryview] = (), *, timeout_s: float | None = None
+    ) -> A:
         """Send a request, `parts` joined as its payload, and return its answer.
 
-        Raises AgentFailed, AgentGone, or ProtocolError for what is not an answer to it.
+        Raises as `ask` and `answer` do.
         """
-        [answer] = self.request_all(message, parts)
-        return answer
+        self.ask(message, parts)
+        return self.answer(message, timeout_s=timeout_s)
 
     def request_all(self, message: Request[A], parts: Sequence[bytes | memoryview] = ()) -> Iterator[A]:
         """Likewise for an answer in several pieces, one after the other; all must be taken."""
-        self.stream(message, parts)
-        self._unanswered += 1
+        self.ask(message, parts)
         for _ in range(MOST_PIECES):
-            answer = self._next_answer()
-            self._greeted = True
-            if isinstance(answer, protocol.Failed):
-                raise AgentFailed(answer.kind, answer.text, answer.detail)
-            if not isinstance(answer, message.answer):
-                raise ProtocolError(f"the target answered {type(message).__name__} by {type(answer).__name__}")
-            yield cast(A, answer)
+            answer = self._piece(message, None)
+            yield answer
             if answer.is_last:
                 return
         raise ProtocolError(f"the target answered {type(message).__name__} without end")
 
-    def _next_answer(self) -> Answer:
-        """To the last request: what comes for one whose waiting was interrupted is passed over."""
-        logged = 0
+    def ask(self, message: Request[A], parts: Sequence[bytes | memoryview] = ()) -> None:
+        """Send a request whose answer is fetched by `answer`.
+
+        Raises AgentGone if it was not sent to its end: the agent then does not obey it.
+        """
+        self.stream(message, parts)
+        self._unanswered += 1
+
+    def answer(self, message: Request[A], *, timeout_s: float | None = None) -> A:
+        """Return the answer to the request that was sent last.
+
+        Raises AgentFailed, ProtocolError for what is not an answer to it, and AgentGone, also when the answer has not
+        come within `timeout_s`.
+        """
+        answer = self._piece(message, None if timeout_s is None else time.monotonic() + timeout_s)
+        if not answer.is_last:
+            raise ProtocolError(f"the target answered {type(message).__name__} in pieces")
+        return answer
+
+    def _piece(self, message: Request[A], deadline: float | None) -> A:
         try:
-            while True:
-                answer = protocol.decode(*self._frames.receive(), Answer)
-                if isinstance(answer, protocol.Log):
-                    logged += 1
-                    if logged > MOST_LOGGED:
-                        raise ProtocolError(f"the target sent {logged} lines and no answer")
-                    self._log(answer.text)
-                    continue
-                waited_for = self._unanswered == 1
-                self._unanswered -= answer.is_last
-                if waited_for:
-                    return answer
+            answer = self._next_answer(deadline)
         except StreamError as error:
             raise self._gone(str(error)) from error
+        finally:
+            self._process.patience(None)
+        self._greeted = True
+        if isinstance(answer, protocol.Failed):
+            raise AgentFailed(answer.kind, answer.text, answer.detail)
+        if not isinstance(answer, message.answer):
+            raise ProtocolError(f"the target answered {type(message).__name__} by {type(answer).__name__}")
+        return cast(A, answer)
+
+    def _next_answer(self, deadline: float | None) -> Answer:
+        """To the last request: what comes for one whose waiting was interrupted is passed over.
+
+        Raises StreamError, also after `deadline`, and ProtocolError.
+        """
+        logged = 0
+        while True:
+            if deadline is not None:
+                self._process.patience(max(0.001, deadline - time.monotonic()))
+            frame = self._frames.receive()
+            waited_for = self._unanswered == 1
+            try:
+                answer = protocol.decode(*frame, Answer)
+            except ProtocolError:
+                self._unanswered -= 1  # whatever it was meant to say
+                raise
+            if isinstance(answer, protocol.Log):
+                logged += 1
+                if logged > MOST_LOGGED:
+                    raise ProtocolError(f"the target sent {logged} lines and no answer")
+                self._log(answer.text)
+                continue
+            self._unanswered -= answer.is_last
+            if waited_for:
+                return answer
 
     def stream(self, message: Command, parts: Sequence[bytes | memoryview] = ()) -> None:
-        """Send without waiting. `parts` joined are the payload. Raises AgentGone."""
+        """Send without waiting. `parts` joined are the payload.
+
+        Raises AgentGone, and FrameInvalid if nothing was sent because it is too large.
+        """
         try:
             self._frames.send(protocol.encode(message), parts)
+        except FrameInvalid:
+            raise
         except StreamError as error:
             raise self._gone(str(error)) from error
 

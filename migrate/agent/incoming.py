@@ -8,7 +8,7 @@ import shutil
 import subprocess
 import threading
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -205,31 +205,50 @@ class Incoming:
         )
 
     def _go(self, request: protocol.Go) -> Answer:
-        data = memoryview(request.payload)
-        for index, size in request.frames:
-            self._network.bring(index, data[:size])
-            data = data[size:]
+        with self._noted("frames that came in the freeze were lost"):
+            data = memoryview(request.payload)
+            for index, size in request.frames:
+                self._network.bring(index, data[:size])
+                data = data[size:]
         return self.go()
 
     # --- the two ends of a held restore; also reached from the control socket -----------------------
 
     def go(self) -> protocol.Resumed:
-        """Resume the held container and make it reachable. From here on nothing is ever undone."""
+        """Resume the held container and make it reachable. From here on nothing is ever undone.
+
+        What is not CRIU's or the runtime's word that it runs may fail without keeping it from that.
+        """
         go_ns = time.monotonic_ns()
         self._undo.pop_all()
-        self._role.at["network-unlock"] = self._network.take_frames
+        self._role.at["network-unlock"] = self._take_frames
         self._role.done_gate.open()
-        self._network.connect()  # while CRIU unlocks the network, which takes longer
         self.holds_container, self._resumed = False, True
+        with self._noted("its links"):
+            self._network.connect()  # while CRIU unlocks the network, which takes longer
         self._role.wait_resumed(self._limits.resume_s)
         resumed_ns = time.monotonic_ns()
-        self._network.give_frames()
-        self._network.announce()
+        with self._noted("its network"):
+            self._network.give_frames()
+            self._network.announce()
         self._awake.close()
         self._wait_runtime(self._limits.resume_s)
-        self._arrival.settle()
+        with self._noted("its engine"):
+            self._arrival.settle()
         stamps = tuple(Stamp(stamp.name, stamp.at_ns) for stamp in self._role.stamps)
         return protocol.Resumed(go_ns=go_ns, resumed_ns=resumed_ns, stamps=stamps)
+
+    def _take_frames(self) -> None:
+        with self._noted("its network"):
+            self._network.take_frames()
+
+    @contextlib.contextmanager
+    def _noted(self, what: str) -> Iterator[None]:
+        """Go on after a failure, which is told: the container runs here, or is about to."""
+        try:
+            yield
+        except Exception as error:  # noqa: BLE001  (a container that lacks this is better than none)
+            self._log(f"{what}: {error or type(error).__name__}")
 
     def abort(self) -> None:
         """Drop the held container and everything made for it."""

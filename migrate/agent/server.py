@@ -15,7 +15,7 @@ from collections.abc import Iterable
 from checkpoint.errors import CriuFailed
 from checkpoint.host.ready import ready
 from checkpoint.schema import harmless
-from migrate import protocol
+from migrate import causes, protocol
 from migrate.agent.incoming import Incoming
 from migrate.agent.recover import ControlSocket
 from migrate.limits import Limits
@@ -127,7 +127,7 @@ def _say(text: str) -> None:
 def _failed(error: Exception) -> protocol.Failed:
     detail = error.log[-MOST_DETAIL:] if isinstance(error, CriuFailed) else ()
     text = harmless(str(error) or type(error).__name__)
-    return protocol.Failed(kind=type(error).__name__, text=text, detail=tuple(map(harmless, detail)))
+    return protocol.Failed(kind=causes.kind_of(error), text=text, detail=tuple(map(harmless, detail)))
 
 
 def main() -> None:

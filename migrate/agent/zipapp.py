@@ -13,11 +13,13 @@ from pathlib import Path
 #: What the agent imports, relative to the directory that holds our packages.
 CONTENTS = (
     "migrate/__init__.py",
+    "migrate/causes.py",
     "migrate/errors.py",
     "migrate/facts.py",
     "migrate/limits.py",
     "migrate/message.py",
     "migrate/protocol.py",
+    "migrate/state.py",
     "migrate/values.py",
     "migrate/agent/*.py",
     "checkpoint/*.py",

@@ -3,27 +3,59 @@
 from __future__ import annotations
 
 import argparse
-import sys
+import shlex
+import signal
 from collections.abc import Sequence
 
 from checkpoint.images.directory import RUN
 from checkpoint.runtimes import docker_runtime
-from migrate import VERSION
+from migrate import VERSION, causes
 from migrate.agent import recover
+from migrate.cli.console import Parser, open_standard_streams, put, say
+from migrate.cli.exit_codes import CODES, CTL_CODES, exit_code
+from migrate.errors import BadRequest, Defect, MigrateError
+from transport import ssh
+from transport.destination import Destination
+from transport.errors import TransportError
+
+#: On another host: says a word to the control socket argv[1] and prints the answer.
+ASK = """
+import socket, sys
+agent = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+agent.settimeout(120)
+try:
+    agent.connect(sys.argv[1])
+    agent.send(sys.argv[2].encode())
+    print(agent.recv(1 << 14).decode())
+except OSError as error:
+    sys.exit(error.strerror or str(error))
+"""
+MAX_OUTPUT = 1 << 16
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Entry point. Returns the exit code."""
-    arguments = _parser().parse_args(argv)
-    return int(arguments.run(arguments))
+    """Entry point. Returns the exit code, one of docs/exit-codes.md whatever happens."""
+    open_standard_streams()
+    try:
+        arguments = _parser().parse_args(argv)
+        return int(arguments.run(arguments))
+    except MigrateError as error:
+        say(f"migratectl: {error}")
+        return exit_code(error)
+    except KeyboardInterrupt:
+        say("migratectl: interrupted")
+        return 128 + signal.SIGINT
+    except Exception as error:  # noqa: BLE001  (the last resort)
+        say(f"migratectl: a defect in this program, please report it: {type(error).__name__}: {error}")
+        return CODES[Defect]
 
 
 def _status(_: argparse.Namespace) -> int:
     for path in sorted(RUN.glob(f"*{recover.SUFFIX}")):
         try:
-            print(f"{path.name.removesuffix(recover.SUFFIX)}: {recover.ask(path, recover.STATUS)}")
+            put(f"{path.name.removesuffix(recover.SUFFIX)}: {recover.ask(path, recover.STATUS).text}")
         except OSError as error:
-            print(f"migratectl: {path}: {error.strerror or error}", file=sys.stderr)
+            say(f"migratectl: {path}: {error.strerror or error}")
     return 0
 
 
@@ -34,40 +66,67 @@ def _recover(arguments: argparse.Namespace) -> int:
     elif arguments.abort:
         word = recover.ABORT
     try:
-        answer = recover.ask(recover.control_path(arguments.id), word)
+        if arguments.on is None:
+            answer = recover.ask(recover.control_path(arguments.id), word)
+        else:
+            answer = _ask_on(arguments.on, arguments.id, word)
     except OSError as error:
-        print(
-            f"migratectl: no agent on this host holds a container for migration {arguments.id}"
-            f" ({error.strerror or error}); nothing was changed; run this on the target host",
-            file=sys.stderr,
+        say(
+            f"migratectl: no agent on {arguments.on or 'this host'} holds a container for migration {arguments.id}"
+            f" ({error.strerror or error}); nothing was changed; name the move's target by '--on', or run this there"
         )
-        return 61
-    print(f"migratectl: {answer}")
-    return 0 if answer.startswith(("ok:", "container ")) else 62
+        return CTL_CODES["NothingHeld"]
+    put(f"migratectl: {answer.outcome.value}: {answer.text}")
+    return 0 if answer.outcome is recover.Outcome.OK else CTL_CODES["NotRecovered"]
+
+
+def _ask_on(host: str, migration_id: str, word: str) -> recover.Reply:
+    """Like recover.ask on another host, over SSH. Nothing needs to be installed there but python3.
+
+    Raises ConnectionError where no agent answers, and Refused where the host cannot be reached.
+    """
+    try:
+        destination = Destination.parse(host)
+    except ValueError as error:
+        raise BadRequest(str(error), "see 'migratectl recover --help'") from error
+    words = ["python3", "-Ic", ASK, str(recover.control_path(migration_id)), word]
+    said, errors = b"", b""
+    try:
+        with ssh.connect(ssh.Endpoint.of(destination)) as connection:
+            process = connection.run(f"exec {shlex.join(words)}")
+            while (piece := process.read(MAX_OUTPUT)) and len(said) < MAX_OUTPUT:
+                said += piece
+            errors = process.read_errors(MAX_OUTPUT)
+    except TransportError as error:
+        raise causes.refused(error, host) from error
+    if not said:
+        raise ConnectionError(errors.decode(errors="replace").strip() or "it says nothing")
+    return recover.reply_in(said)
 
 
 def _docker_runtime(arguments: argparse.Namespace) -> int:
     try:
         told = docker_runtime.remove() if arguments.remove else docker_runtime.install()
     except (OSError, ValueError) as error:
-        print(f"migratectl: {docker_runtime.SETTINGS} and docker stay as they are: {error}", file=sys.stderr)
-        return 63
-    print("\n".join(f"migratectl: {line}" for line in told or ["nothing to do"]))
+        say(f"migratectl: {docker_runtime.SETTINGS} and docker stay as they are: {error}")
+        return CTL_CODES["NoDockerRuntime"]
+    put("\n".join(f"migratectl: {line}" for line in told or ["nothing to do"]))
     return 0
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="migratectl", description=__doc__)
+    parser = Parser(prog="migratectl", description=__doc__)
     parser.add_argument("--version", action="version", version=f"migratectl {VERSION}")
     commands = parser.add_subparsers(required=True)
     status = commands.add_parser("status", help="containers this host holds, restored but not running")
     status.set_defaults(run=_status)
-    command = commands.add_parser("recover", help="end a migration whose coordinator is gone, on the target host")
+    command = commands.add_parser("recover", help="end a migration whose coordinator is gone")
     command.add_argument("id", help="the migration's id, from the coordinator's output or log")
     command.set_defaults(run=_recover)
+    command.add_argument("--on", metavar="HOST", help="the move's target, to be asked by SSH (default: this host)")
     how = command.add_mutually_exclusive_group()
-    how.add_argument("--go", action="store_true", help="the source's container is dead: run it here")
-    how.add_argument("--abort", action="store_true", help="the source's container lives: drop it here")
+    how.add_argument("--go", action="store_true", help="the source's container is dead: run it on the target")
+    how.add_argument("--abort", action="store_true", help="the source's container lives: drop it on the target")
     command.add_argument(
         "--source-is-dead", action="store_true", help="with --go: even though the link to the source seems alive"
     )

@@ -33,10 +33,15 @@ CODES: dict[type[errors.MigrateError], int] = {
     errors.LeftBehind: 51,
     errors.NotConverging: 52,
     errors.CannotTrack: 53,
+    errors.ContainerEnded: 54,
     errors.MemoryDiffers: 55,
     errors.Undecided: 60,
     errors.ResumeFailed: 63,
+    errors.Defect: 70,
 }
+
+#: Of `migratectl`, besides those above.
+CTL_CODES = {"NothingHeld": 61, "NotRecovered": 62, "NoDockerRuntime": 64}
 
 
 def exit_code(error: errors.MigrateError) -> int:

@@ -5,20 +5,23 @@ from __future__ import annotations
 import argparse
 import json
 import re
+import signal
 import sys
 from collections.abc import Sequence
 
 from checkpoint.runtimes.registry import RUNTIMES
 from migrate import VERSION
+from migrate.cli.console import Parser, open_standard_streams, put, say
 from migrate.cli.exit_codes import exit_code
 from migrate.cli.progress import observer_for
 from migrate.config import Options
 from migrate.convergence import OnNoConverge, Policy
 from migrate.coordinator import move_container
-from migrate.errors import BadRequest, MigrateError
+from migrate.errors import BadRequest, Defect, Interrupted, MigrateError
 from migrate.limits import Limits
 from migrate.phases.plan import Connect, by_ssh
 from migrate.report import Report, summary
+from migrate.state import State
 from migrate.tracking import Mode
 from transport.destination import Destination
 
@@ -28,22 +31,46 @@ LEAST_RATE = 1000
 
 
 def main(argv: Sequence[str] | None = None, *, connect: Connect = by_ssh, limits: Limits | None = None) -> int:
-    """Entry point. Returns the exit code. `connect` and `limits` are for whoever calls it as a function."""
-    arguments = _parser().parse_args(argv)
-    report = Report.begin(arguments.container, arguments.host)
-    status = 0
+    """Entry point. Returns the exit code, one of docs/exit-codes.md.
+
+    `connect` and `limits` are for whoever calls it as a function. With --json the report is printed whatever
+    happens. What this program does not know is told as a Defect, never as a traceback.
+    """
+    open_standard_streams()
+    words = sys.argv[1:] if argv is None else argv
+    report = Report.begin("", "")
+    error: MigrateError | None
     try:
-        destination = _destination(arguments.host)
-        with observer_for(sys.stderr) as observer:
-            move_container(report, destination, observer, _options(arguments, limits or Limits()), connect)
-    except MigrateError as error:
-        print(f"migrate: {error}", file=sys.stderr)
-        status = exit_code(error)
-    if arguments.json:
-        print(json.dumps(report.to_json()))
-    elif status == 0:
-        print("\n".join(summary(report)))
-    return status
+        _move(report, words, connect, limits or Limits())
+        error = None
+    except MigrateError as raised:
+        error = raised
+    except KeyboardInterrupt:
+        # Before the move's own handlers are there nothing was done; after them the move has ended.
+        error = None if report.outcome == State.DONE.value else Interrupted(signal.SIGINT)
+    except Exception as raised:  # noqa: BLE001  (the last resort)
+        error = Defect(raised, report.outcome, report.target)
+    return _tell(report, error, as_json="--json" in words)
+
+
+def _move(report: Report, words: Sequence[str], connect: Connect, limits: Limits) -> None:
+    arguments = _parser().parse_args(words)
+    report.container, report.target = arguments.container, arguments.host
+    destination = _destination(arguments.host)
+    with observer_for(sys.stderr) as observer:
+        move_container(report, destination, observer, _options(arguments, limits), connect)
+
+
+def _tell(report: Report, error: MigrateError | None, *, as_json: bool) -> int:
+    """Say how it ended. Returns the exit code."""
+    if error is not None:
+        report.enter(error)
+        say(f"migrate: {error}")
+    if as_json:
+        put(json.dumps(report.to_json()))
+    elif error is None:
+        put("\n".join(summary(report)))
+    return 0 if error is None else exit_code(error)
 
 
 def _destination(text: str) -> Destination:
@@ -86,7 +113,7 @@ def rate(text: str) -> int:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         prog="migrate", description="Move a running container to another host over SSH, its connections alive."
     )
     parser.add_argument("container", metavar="CTR", help="name of the running container on this host")

@@ -20,12 +20,12 @@ class Lenient(io.TextIOBase):
         self._out = out
 
     def write(self, text: str) -> int:
-        with contextlib.suppress(OSError):
+        with contextlib.suppress(OSError, ValueError):  # ValueError: it was closed, or cannot encode that
             self._out.write(text)
         return len(text)
 
     def flush(self) -> None:
-        with contextlib.suppress(OSError):
+        with contextlib.suppress(OSError, ValueError):
             self._out.flush()
 
     def isatty(self) -> bool:

@@ -8,8 +8,8 @@ from collections.abc import Callable, Iterator
 
 from checkpoint.criu import page_wire
 from checkpoint.errors import CheckpointError
-from migrate.agent.client import AgentGone
 from migrate.context import Context
+from migrate.errors import AgentGone
 from migrate.page_relay import PageRelay
 
 

@@ -1,66 +1,152 @@
-"""The point of no return: the source dies, then the target goes."""
+"""The point of no return: the source dies, then the target goes.
+
+From the kill on, nothing that could be left out keeps the target from its GO, and nothing of the container is removed
+from the source before the target has said that it runs it.
+"""
 
 from __future__ import annotations
 
 import contextlib
-import threading
 import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 
-from checkpoint.errors import CheckpointError, NetworkError
+from checkpoint.errors import NetworkError
 from checkpoint.network import link, netns
-from migrate import protocol
-from migrate.agent.client import AgentFailed, AgentGone
+from migrate import causes, protocol
 from migrate.context import Context
-from migrate.errors import LeftBehind, ResumeFailed, Undecided
+from migrate.errors import AgentFailed, AgentGone, LeftBehind, MigrateError, ResumeFailed, Undecided
 from migrate.report import Fill
 from migrate.state import State
 from migrate.values import LateFrame
+from transport.framing import MAX_PAYLOAD
+
+#: What one message carries (LateFrame of migrate/values.py, MAX_HEADER of transport/framing.py).
+MOST_INTERFACES, MOST_FRAMES = 64, 16384
+
+
+def let_go(move: Context) -> None:
+    """End what the source's engine has to look after the container. The last step that can be undone."""
+    move.runtime.let_go(move.container)
 
 
 def commit(move: Context) -> None:
-    """Kill, then GO; never the other way round, and GO only when the death was seen."""
-    move.advance(State.KILLING)
-    killed_ns = time.monotonic_ns()
+    """Kill, then GO; never the other way round, and GO only when the death was seen.
+
+    Raises Undecided or ResumeFailed. Whatever else it raises, the source may have been killed: see `stranded`.
+    """
     with move.phase("commit"):
-        move.runtime.let_go(move.container)
-        move.init.kill()
-        # At once: should we die here, CRIU closes the dead container's sockets, and their FINs
-        # must not reach peers that the target is about to serve. Aside: it takes the kernel milliseconds.
-        links = threading.Thread(target=_links_down, args=(move,))
-        links.start()
-        move.tidy.callback(links.join)
-        if not move.init.wait_dead(limit_s := move.options.limits.death_s):
-            raise Undecided(
-                move.migration_id,
-                move.target.hostname,
-                f"process {move.init.pid} here was sent SIGKILL {limit_s:g} s ago and is not dead yet",
-                f"when it is, run there, as root: migratectl recover {move.migration_id} --go --source-is-dead",
-            )
-        move.advance(State.KILLED)
-        move.stage("source killed", "source", killed_ns)
-        try:
-            held = [(index, frame) for index, frames in enumerate(move.frames) for frame in frames.take()]
-            go = protocol.Go(frames=tuple(LateFrame(index, len(frame)) for index, frame in held))
-            answer = move.agent.request(go, [frame for _, frame in held])
-        except AgentGone as error:
-            raise Undecided(
-                move.migration_id,
-                move.target.hostname,
-                f"the link was lost after the source had been stopped ({error})",
-                f"there, as root, run 'migratectl recover {move.migration_id} --go'",
-            ) from error
-        except AgentFailed as error:
-            raise ResumeFailed(move.target.hostname, str(error)) from error
+        _kill(move)
+        answer = _go(move)
+    move.advance(State.RESUMED)
+    with _optional(move, "the resume could not be entered into the report"):
         move.awake.close()
         _settle(move, answer)
-    move.advance(State.RESUMED)
 
 
-def _settle(move: Context, answer: protocol.Resumed) -> None:
+def stranded(move: Context, error: BaseException) -> MigrateError:
+    """End a move whose source was killed, or may have been, without the target's word that it runs the container.
+
+    What the source has of the container stays there: its engine's record of it, stopped and not to be started again by
+    itself, its files and its network. Returns what is told.
+    """
+    assert move.dump is not None
+    with _optional(move, "CRIU on the source was not ended"):
+        move.dump.bury()
+    with _optional(move, "not cleaned up on the source"):
+        move.tidy.close()
+    if isinstance(error, Undecided | ResumeFailed):
+        return error
+    told_go = move.state is not State.KILLING
+    return causes.marked(_undecided(move, causes.failure(error), told_go=told_go), error)
+
+
+def _kill(move: Context) -> None:
+    """SIGKILL the source's init and see it dead. Raises Undecided when it is not seen."""
+    move.advance(State.KILLING)
+    killed_ns = time.monotonic_ns()
+    try:
+        move.init.kill()
+    except OSError as error:
+        raise _not_dead(move, f"could not be sent SIGKILL ({error})") from error
+    # At once: should we die here, CRIU closes the dead container's sockets, and their FINs
+    # must not reach peers that the target is about to serve. Aside: it takes the kernel milliseconds.
+    with _optional(move, "the container's links on the source were not taken down"):
+        _begin_links_down(move)
+    if not move.init.wait_dead(limit_s := move.options.limits.death_s):
+        raise _not_dead(move, f"was sent SIGKILL {limit_s:g} s ago and is not dead yet")
+    move.advance(State.KILLED)
+    with _optional(move, "the report lacks the instant of the kill"):
+        move.stage("source killed", "source", killed_ns)
+
+
+def _go(move: Context) -> protocol.Resumed | None:
+    """Give the target its GO. Returns its answer, None if it obeyed but that could not be read.
+
+    Raises Undecided, or ResumeFailed when the target says so.
+    """
+    go = _say_go(move)
+    try:
+        return move.agent.answer(go, timeout_s=move.options.limits.go_s)
+    except AgentFailed as error:
+        raise causes.resume_failed(error, move.target.hostname) from error
+    except Exception as error:  # noqa: BLE001  (whatever the answer was: what matters is whether it obeyed)
+        unread = error
+    # Requests are answered in order and nothing is obeyed after a failure: who answers this one has obeyed GO.
+    try:
+        move.agent.request(protocol.Ping(), timeout_s=move.options.limits.ask_s)
+    except AgentFailed as error:
+        raise causes.resume_failed(error, move.target.hostname) from error
+    except Exception as error:
+        what = f"the target did not say whether it obeyed, after the source had been stopped ({unread})"
+        raise causes.marked(_undecided(move, what), unread) from error
+    move.note(f"the target runs the container, but its answer to that could not be read: {unread}")
+    return None
+
+
+def _say_go(move: Context) -> protocol.Go:
+    """Send GO, with the frames that came for the container if that can be. Raises Undecided if the link is lost."""
+    frames: list[tuple[int, bytes]] = []
+    with _optional(move, "frames that came in the freeze were lost; their senders try again"):
+        frames = _frames(move)
+    try:
+        try:
+            return _ask_to_go(move, frames)
+        except AgentGone:
+            raise
+        except Exception as error:  # noqa: BLE001  (nothing was sent)
+            move.note(f"frames that came in the freeze were not sent: {error or type(error).__name__}")
+            return _ask_to_go(move, [])
+    except AgentGone as error:
+        what = f"the link was lost after the source had been stopped ({error})"
+        raise causes.marked(_undecided(move, what, told_go=False), error) from error
+
+
+def _ask_to_go(move: Context, frames: list[tuple[int, bytes]]) -> protocol.Go:
+    go = protocol.Go(frames=tuple(LateFrame(index, len(frame)) for index, frame in frames))
+    move.agent.ask(go, [frame for _, frame in frames])
+    return go
+
+
+def _frames(move: Context) -> list[tuple[int, bytes]]:
+    """Return what came for the container in the freeze, as far as one message can carry it."""
+    found: list[tuple[int, bytes]] = []
+    room = MAX_PAYLOAD
+    for index, frames in enumerate(move.frames[:MOST_INTERFACES]):
+        for frame in frames.take():
+            if len(frame) <= room and len(found) < MOST_FRAMES:
+                room -= len(frame)
+                found.append((index, frame))
+    return found
+
+
+def _settle(move: Context, answer: protocol.Resumed | None) -> None:
     """Enter the freeze into the report: its stages, and the downtime from releasing the dump to the resume."""
     assert move.dump is not None
     for stamp in move.dump.stamps:
         move.stage(stamp.name, "source", stamp.at_ns)
+    if answer is None:
+        return
     for name, at_ns in (("go", answer.go_ns), ("resumed", answer.resumed_ns), *answer.stamps):
         move.stage(name, "target", at_ns)
     at_us = {stage.name: stage.at_us for stage in move.report.freeze}
@@ -68,43 +154,89 @@ def _settle(move: Context, answer: protocol.Resumed) -> None:
 
 
 def clean_up(move: Context) -> None:
-    """Remove what the container leaves on the source, and what only the move needed on both hosts."""
+    """Remove what the container leaves on the source, and what only the move needed on both hosts.
+
+    Raises LeftBehind; one failure keeps nothing else from being removed.
+    """
+    failed: list[Exception] = []
     with move.phase("clean up"):
-        try:
-            try:
-                if move.output is not None:
-                    move.report.add_bytes("output", move.output.copy())  # what the engine logged late
-                # First: what is taken down here takes a processor's time, which the container may want.
-                finished = move.agent.request(protocol.Finish())
-            finally:
-                leave_source(move)
-        except (AgentFailed, AgentGone, CheckpointError, OSError) as error:
-            raise LeftBehind(move.target.hostname, str(error)) from error
-    for name, at_ns in finished.stamps:
-        move.stage(name, "target", at_ns)
-    move.report.fill = Fill.of(finished.filled_bytes, *finished.waits)
+        with _collected(failed):
+            if move.output is not None:
+                move.report.add_bytes("output", move.output.copy())  # what the engine logged late
+        # First: what is taken down on the source takes a processor's time, which the container may want.
+        with _collected(failed):
+            _finish(move)
+        _leave_source(move, failed)
+    if failed:
+        reasons = "; ".join(causes.failure(error) for error in failed)
+        raise causes.marked(LeftBehind(move.target.hostname, reasons), failed[0]) from failed[0]
     move.advance(State.DONE)
 
 
-def leave_source_if_possible(move: Context) -> None:
-    """Like `leave_source`, on the way out with an error that matters more than what may go wrong here."""
-    try:
-        leave_source(move)
-    except (CheckpointError, OSError) as error:
-        move.note(f"not cleaned up here: {error}")
+def _finish(move: Context) -> None:
+    """Have the target bring all memory and clean up."""
+    finished = move.agent.request(protocol.Finish())
+    for name, at_ns in finished.stamps:
+        move.stage(name, "target", at_ns)
+    move.report.fill = Fill.of(finished.filled_bytes, *finished.waits)
 
 
-def leave_source(move: Context) -> None:
+def _leave_source(move: Context, failed: list[Exception]) -> None:
     """Bury the dead container and take down its network."""
-    assert move.dump is not None
-    move.dump.bury()
-    move.tidy.close()
-    move.runtime.leave(move.container, shared=move.shared_rootfs)
-    if move.network is not None and not move.container.engine_network:
-        netns.remove(move.network)
+    with _collected(failed):
+        assert move.dump is not None
+        move.dump.bury()
+    with _collected(failed):
+        move.tidy.close()
+    with _collected(failed):
+        move.runtime.leave(move.container, shared=move.shared_rootfs)
+    with _collected(failed):
+        if move.network is not None and not move.container.engine_network:
+            netns.remove(move.network)
+
+
+def _begin_links_down(move: Context) -> None:
+    """Take the dead container's links down in a thread; a failure of it is noted when the move is tidied up."""
+    executor = ThreadPoolExecutor(1)
+    done = executor.submit(_links_down, move)
+    executor.shutdown(wait=False)
+
+    def join() -> None:
+        with _optional(move, "the container's links on the source were not taken down"):
+            done.result()
+
+    move.tidy.callback(join)
 
 
 def _links_down(move: Context) -> None:
     for interface in move.network.interfaces if move.network else ():
         with contextlib.suppress(NetworkError):  # it went with the namespace
             link.set_link(interface.host_name, up=False)
+
+
+def _not_dead(move: Context, why: str) -> Undecided:
+    what = f"process {move.init.pid} on the source {why}"
+    return _undecided(move, what, told_go=False, more=" --source-is-dead, when it is")
+
+
+def _undecided(move: Context, what: str, *, told_go: bool = True, more: str = "") -> Undecided:
+    command = f"migratectl recover {move.migration_id} --on {move.report.target}"
+    advice = f"ask it by '{command}', and have it go by --go{more}"
+    return Undecided(move.migration_id, move.target.hostname, what, advice, told_go=told_go)
+
+
+@contextlib.contextmanager
+def _optional(move: Context, what: str) -> Iterator[None]:
+    """Go on after a failure, which is noted."""
+    try:
+        yield
+    except Exception as error:  # noqa: BLE001  (the target is about to get its GO, or has)
+        move.note(f"{what}: {error or type(error).__name__}")
+
+
+@contextlib.contextmanager
+def _collected(failed: list[Exception]) -> Iterator[None]:
+    try:
+        yield
+    except Exception as error:  # noqa: BLE001  (told by LeftBehind)
+        failed.append(error)

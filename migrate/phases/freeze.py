@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 
+from checkpoint.errors import ContainerNotRunning
 from checkpoint.host import memory, processes
 from checkpoint.host.wakeful import wakeful
 from migrate import protocol
@@ -56,7 +57,8 @@ def restore(move: Context, copying: Copying) -> None:
 
     Both hosts make digests of memory beside the restore, which are compared then. Raises MemoryDiffers if the
     target's memory is not the frozen container's. Raises ConversationLost if CRIU on the source ended while
-    it held the container: the source may have run on, so that the restored copy is out of date.
+    it held the container: the source may have run on, so that the restored copy is out of date. Raises
+    ContainerNotRunning if somebody else ended the container.
     """
     assert move.dump is not None
     with move.phase("restore"):
@@ -74,5 +76,7 @@ def restore(move: Context, copying: Copying) -> None:
         for name, at_ns in held.stamps:
             move.stage(name, "target", at_ns)
     move.dump.check_frozen()
+    if move.init.is_dead():
+        raise ContainerNotRunning(f"process {move.init.pid} was killed by somebody else")
     move.report.frozen_bytes_sent = move.sent_bytes - move.sent_before_freeze
     move.advance(State.HELD)

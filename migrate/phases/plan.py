@@ -9,22 +9,13 @@ from dataclasses import asdict
 from functools import partial
 
 from checkpoint.criu.session import Edits
-from checkpoint.errors import CheckpointError
 from checkpoint.host import memory, processes
 from checkpoint.host.cgroups import in_one_cgroup
-from migrate import protocol
-from migrate.agent.client import AgentClient, AgentFailed, AgentGone
+from migrate import causes, protocol
+from migrate.agent.client import AgentClient
 from migrate.config import Options
 from migrate.context import Context
-from migrate.errors import (
-    AuthenticationFailed,
-    ChangedHostKey,
-    MissingOnHost,
-    Refused,
-    TargetUnreachable,
-    UnknownHostKey,
-    Where,
-)
+from migrate.errors import AgentGone, MigrateError, MissingOnHost, Where
 from migrate.events import Observer
 from migrate.facts import Facts, room
 from migrate.phases import preflight
@@ -33,13 +24,6 @@ from migrate.tracking import choose
 from transport import ssh
 from transport.connection import Connection
 from transport.destination import Destination
-from transport.errors import (
-    AuthenticationRefused,
-    ConnectError,
-    HostKeyChanged,
-    HostKeyUnknown,
-    TransportError,
-)
 from transport.throttle import RateLimit
 
 #: How a POSIX shell ends when it finds no such program.
@@ -62,9 +46,11 @@ def planned(
     """Check everything, change nothing; yield the move, connected and ready to begin. Raises Refused."""
     with contextlib.ExitStack() as stack:
         try:
-            move = _plan(stack, report, _connected(destination, connect), observer, options)
-        except (CheckpointError, TransportError, AgentFailed, AgentGone, protocol.ProtocolError, OSError) as error:
-            raise Refused(f"preflight failed: {error}", "see the reason above") from error
+            move = _plan(stack, report, connect(destination), observer, options)
+        except MigrateError:
+            raise
+        except Exception as error:
+            raise causes.refused(error, report.target) from error
         yield move
 
 
@@ -79,7 +65,7 @@ def _plan(
     runtime = preflight.choose_runtime(options.engine, report.container)
     source = preflight.check_source(runtime, report.container)
     report.source, report.versions["source"] = source.hostname, asdict(source)
-    container = preflight.find_container(runtime, report.container)
+    container = runtime.inspect(report.container)
     pids = processes.in_pid_namespace_of(container.pid)
     preflight.check_open_files(container, pids)
     preflight.check_limits(pids)
@@ -149,16 +135,4 @@ def _greet(connection: Connection, report: Report, engine: str, observer: Observ
     except AgentGone as error:
         if error.status == COMMAND_NOT_FOUND:
             raise MissingOnHost(Where.TARGET, report.target, "python3") from error
-        raise TargetUnreachable(f"no agent could be started on {report.target}: {error}") from error
-
-
-@contextlib.contextmanager
-def _connected(destination: Destination, connect: Connect) -> Iterator[Connection]:
-    """An SSH connection, its errors told as ours."""
-    told = {AuthenticationRefused: AuthenticationFailed, HostKeyUnknown: UnknownHostKey, HostKeyChanged: ChangedHostKey}
-    with contextlib.ExitStack() as stack:
-        try:
-            connection = stack.enter_context(connect(destination))
-        except ConnectError as error:
-            raise told.get(type(error), TargetUnreachable)(str(error)) from error
-        yield connection
+        raise

@@ -11,7 +11,6 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from checkpoint.errors import ContainerNotFound, ContainerNotRunning, NotMovable
 from checkpoint.host import processes
 from checkpoint.network import netns
 from checkpoint.network.model import Network
@@ -26,7 +25,6 @@ from migrate.errors import (
     NoSuchContainer,
     NotMovableError,
     NotRoot,
-    NotRunning,
     OpenFileOutside,
     PathTaken,
     SeveralContainers,
@@ -47,20 +45,10 @@ def choose_runtime(engine: str | None, container_id: str) -> ContainerRuntime:
         return runtime_named(engine)
     found = owners_of(container_id)
     if not found:
-        raise NoSuchContainer(container_id, list(RUNTIMES))
+        raise NoSuchContainer(f"{' and '.join(RUNTIMES)} have no container named {container_id!r} on this host")
     if len(found) > 1:
         raise SeveralContainers(container_id, [runtime.name for runtime in found])
     return found[0]
-
-
-def find_container(runtime: ContainerRuntime, container_id: str) -> Container:
-    """The running container of that name. Raises NoSuchContainer or NotRunning."""
-    try:
-        return runtime.inspect(container_id)
-    except ContainerNotFound as error:
-        raise NoSuchContainer(container_id, [runtime.name]) from error
-    except ContainerNotRunning as error:
-        raise NotRunning(str(error)) from error
 
 
 def check_source(runtime: ContainerRuntime, container_id: str) -> Facts:
@@ -90,12 +78,12 @@ def check_limits(pids: list[int]) -> None:
 
 
 def read_network(container: Container) -> Network | None:
-    """The network namespace the container was given, or None when it owns one that CRIU moves whole."""
+    """The network namespace the container was given, or None when it owns one that CRIU moves whole.
+
+    Raises NotMovable.
+    """
     path = container.network_namespace
-    try:
-        return netns.read(path) if path else None
-    except NotMovable as error:
-        raise NotMovableError(str(error), "see the limits in README.md") from error
+    return netns.read(path) if path else None
 
 
 def check_target(target: Facts, source: Facts, container: Container, memory_bytes: int) -> None:

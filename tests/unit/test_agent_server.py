@@ -14,7 +14,7 @@ import pytest
 from checkpoint.errors import CriuFailed
 from migrate import protocol
 from migrate.agent import server
-from migrate.agent.recover import GO, ask
+from migrate.agent.recover import GO, Outcome, Reply, ask
 from migrate.agent.server import Server
 from migrate.limits import Limits
 from migrate.protocol import Answer, Command, Message, decode, encode
@@ -157,7 +157,7 @@ def test_another_version_is_refused(coordinator: Coordinator) -> None:
     ("error", "kind", "text", "detail"),
     [
         (CriuFailed("restore", ["no luck"]), "CriuFailed", "no luck", ["no luck"]),
-        (OSError(28, "No space"), "OSError", "No space", []),
+        (OSError(28, "No space"), "NoSpace", "No space", []),
         (KeyError("a defect"), "KeyError", "a defect", []),
         (AssertionError(), "AssertionError", "AssertionError", []),
     ],
@@ -218,7 +218,8 @@ def test_a_held_container_outlives_the_channel(coordinator: Coordinator, monkeyp
     with pytest.raises(EndOfStream):
         coordinator.answer()
     assert not Incoming.last.closed
-    assert ask_when_there(Incoming.control_path, GO).startswith(("ok", "refused: the coordinator is still"))
+    first = ask_when_there(Incoming.control_path, GO)
+    assert first.outcome is Outcome.OK or "the coordinator is still" in first.text
     while Incoming.last.holds_container:  # it had not noticed yet
         ask_when_there(Incoming.control_path, GO)
     coordinator.join()
@@ -226,12 +227,11 @@ def test_a_held_container_outlives_the_channel(coordinator: Coordinator, monkeyp
     assert Incoming.last.closed
 
 
-def ask_when_there(path: Path, word: str) -> str:
+def ask_when_there(path: Path, word: str) -> Reply:
     """The agent makes its socket anew when it notices that the channel ended."""
     while True:
         try:
-            if answer := ask(path, word, timeout_s=10):
-                return answer
+            return ask(path, word, timeout_s=10)
         except (FileNotFoundError, ConnectionError):
             if not Incoming.last.holds_container:
-                return "ok"
+                return Reply(outcome=Outcome.OK, text="")

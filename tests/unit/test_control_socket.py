@@ -8,7 +8,19 @@ from pathlib import Path
 import pytest
 
 from checkpoint.errors import ConversationLost
-from migrate.agent.recover import ABORT, GO, GO_FENCED, STATUS, ControlSocket, ask
+from migrate.agent.recover import (
+    ABORT,
+    GO,
+    GO_FENCED,
+    MAX_ANSWER,
+    MAX_TEXT,
+    STATUS,
+    ControlSocket,
+    Outcome,
+    Reply,
+    ask,
+    reply_in,
+)
 
 
 class Holder:
@@ -36,9 +48,9 @@ class Holder:
             raise self._failure
 
 
-def exchange(path: Path, holder: Holder, word: str, *, link_alive: bool) -> tuple[str, bool]:
+def exchange(path: Path, holder: Holder, word: str, *, link_alive: bool) -> tuple[Reply, bool]:
     """(the answer, whether the agent is done holding)."""
-    answers: list[str] = []
+    answers: list[Reply] = []
     with ControlSocket(path) as control:
         assert path.stat().st_mode & 0o777 == 0o600
         operator = threading.Thread(target=lambda: answers.append(ask(path, word)))
@@ -50,22 +62,25 @@ def exchange(path: Path, holder: Holder, word: str, *, link_alive: bool) -> tupl
 
 
 @pytest.mark.parametrize(
-    ("word", "link_alive", "did", "said"),
+    ("word", "link_alive", "did", "outcome", "said"),
     [
-        (STATUS, False, [], "held; the coordinator is gone"),
-        (STATUS, True, [], "held; the coordinator is still connected"),
-        (GO, False, [GO], "ok: "),
-        (ABORT, False, [ABORT], "ok: "),
-        (GO, True, [], "refused: "),
-        (ABORT, True, [], "refused: "),
-        (GO_FENCED, True, [GO], "ok: "),
-        ("gone", False, [], "refused: 'gone'"),
+        (STATUS, False, [], Outcome.OK, "held; the coordinator is gone"),
+        (STATUS, True, [], Outcome.OK, "held; the coordinator is still connected"),
+        (GO, False, [GO], Outcome.OK, "runs on this host"),
+        (ABORT, False, [ABORT], Outcome.OK, "dropped on this host"),
+        (GO, True, [], Outcome.REFUSED, "still connected"),
+        (ABORT, True, [], Outcome.REFUSED, "still connected"),
+        (GO_FENCED, True, [GO], Outcome.OK, "runs on this host"),
+        ("gone", False, [], Outcome.REFUSED, "'gone'"),
     ],
 )
-def test_what_may_be_said(tmp_path: Path, word: str, link_alive: bool, did: list[str], said: str) -> None:
+def test_what_may_be_said(
+    tmp_path: Path, word: str, link_alive: bool, did: list[str], outcome: Outcome, said: str
+) -> None:
     holder = Holder()
     answer, ended = exchange(tmp_path / "control", holder, word, link_alive=link_alive)
-    assert answer.startswith(said)
+    assert answer.outcome is outcome
+    assert said in answer.text
     assert (holder.did, ended) == (did, bool(did))
 
 
@@ -77,10 +92,27 @@ def test_a_failure_is_told_and_what_is_still_held_stays_held(
 ) -> None:
     holder = Holder(failure, late=late)
     answer, ended = exchange(tmp_path / "control", holder, word, link_alive=False)
-    assert answer == f"failed: {failure}"
+    assert answer == Reply(outcome=Outcome.FAILED, text=str(failure))
     assert ended is late is not holder.holds_container
 
 
 def test_nobody_listens(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError):
         ask(tmp_path / "control", STATUS)
+
+
+@pytest.mark.parametrize("text", ["", "held", "\u00fc\U0001f600" * 4000])
+def test_an_answer_arrives_as_it_was_given(text: str) -> None:
+    """Or its beginning: it must fit into one datagram."""
+    data = Reply(outcome=Outcome.REFUSED, text=text).encode()
+    assert len(data) <= MAX_ANSWER
+    found = reply_in(data)
+    assert found.outcome is Outcome.REFUSED
+    assert text.startswith(found.text)
+    assert len(found.text) == min(len(text), MAX_TEXT)
+
+
+@pytest.mark.parametrize("data", [b"", b"ok: prose", b"[]", b'{"outcome": "well", "text": ""}', b'{"outcome": "ok"}'])
+def test_what_is_no_answer_is_an_error_of_the_connection(data: bytes) -> None:
+    with pytest.raises(ConnectionError):
+        reply_in(data)

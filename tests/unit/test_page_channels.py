@@ -20,9 +20,9 @@ from checkpoint.errors import ImageError
 from checkpoint.images import batch, encoding
 from checkpoint.images.batch import Extent, PageExtent
 from migrate import protocol
-from migrate.agent.client import AgentGone
 from migrate.agent.page_receiver import PageReceiver
 from migrate.encoding_choice import EncodingChoice
+from migrate.errors import AgentGone
 from migrate.page_channels import MAX_CHANNELS, PLUG, PageChannels, channels_for
 from transport.descriptors import Descriptors
 from transport.errors import IncompleteFrame

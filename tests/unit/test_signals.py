@@ -35,18 +35,36 @@ def test_what_was_ignored_still_is() -> None:
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 def test_a_signal_interrupts(number: int) -> None:
     before = signal.getsignal(number)
-    with pytest.raises(Interrupted) as raised, Signals():
+    with pytest.raises(Interrupted) as raised, Signals() as signals, signals.heard():
         os.kill(os.getpid(), number)
     assert raised.value.signal_number == number
     assert signal.getsignal(number) is before
 
 
-def test_a_shield_holds_until_its_own_end() -> None:
+def test_signals_are_heard_inside_the_block_only() -> None:
     with Signals() as signals:
-        with signals.shielded():
-            with signals.shielded():
-                os.kill(os.getpid(), signal.SIGTERM)
+        with signals.heard():
+            pass
+        os.kill(os.getpid(), signal.SIGTERM)
+        assert signals.received == signal.SIGTERM
+
+
+def test_a_signal_that_came_before_the_block_interrupts_it() -> None:
+    went_on = False
+    with Signals() as signals:
+        os.kill(os.getpid(), signal.SIGTERM)
+        with pytest.raises(Interrupted), signals.heard():
+            went_on = True
+    assert not went_on
+
+
+def test_a_second_signal_does_not_interrupt_what_the_first_one_made_necessary() -> None:
+    """Also where the clean-up is inside the block, as that of the preflight is."""
+    cleaned = False
+    with Signals() as signals, pytest.raises(Interrupted), signals.heard():
+        try:
             os.kill(os.getpid(), signal.SIGINT)
-        assert signals.received == signal.SIGINT
-        with pytest.raises(Interrupted):
-            os.kill(os.getpid(), signal.SIGTERM)
+        finally:
+            os.kill(os.getpid(), signal.SIGINT)
+            cleaned = True
+    assert cleaned

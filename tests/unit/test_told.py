@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import inspect
 import io
 import json
@@ -27,6 +26,7 @@ SAMPLES: dict[str, Any] = {
     "pid": 7,
     "fd": 3,
     "signal_number": signal.SIGTERM,
+    "error": KeyError("no luck"),
     "needed_bytes": 3 << 30,
     "available_bytes": 1 << 30,
 }
@@ -102,6 +102,7 @@ def test_a_class_without_a_code_has_its_parents() -> None:
 def test_the_codes_are_documented() -> None:
     rows = dict(re.findall(r"^\| (\d+) \| (\w+)", (DOCS / "exit-codes.md").read_text(), re.MULTILINE))
     expected = {str(code): kind.__name__ for kind, code in exit_codes.CODES.items()}
+    expected.update({str(code): name for name, code in exit_codes.CTL_CODES.items()})
     assert {code: name for code, name in rows.items() if code != "0"} == expected
 
 
@@ -134,9 +135,11 @@ def test_the_codes_are_frozen() -> None:
         "LeftBehind": 51,
         "NotConverging": 52,
         "CannotTrack": 53,
+        "ContainerEnded": 54,
         "MemoryDiffers": 55,
         "Undecided": 60,
         "ResumeFailed": 63,
+        "Defect": 70,
     }
 
 
@@ -154,6 +157,7 @@ KEYS_1 = {
     "mode",
     "outcome",
     "error_kind",
+    "cause_kind",
     "error",
     "started_unix_ns",
     "total_us",
@@ -225,9 +229,35 @@ def test_every_event_is_tried_here() -> None:
     assert set(CALLS) == {name for name in vars(events.Observer) if not name.startswith("_")}
 
 
-def test_silence() -> None:
+class Failing:
+    """An observer of which nothing works."""
+
+    def __getattr__(self, name: str) -> Callable[..., None]:
+        def fail(*_: object) -> None:
+            raise self.failure
+
+        return fail
+
+    def __init__(self, failure: Exception) -> None:
+        self.failure = failure
+
+
+def test_an_observer_that_fails_ends_no_move() -> None:
     for name, arguments in CALLS.items():
-        assert getattr(events.Silent(), name)(*arguments) is None
+        getattr(events.Unfailing(Failing(ValueError("closed"))), name)(*arguments)
+
+
+def test_an_interruption_while_the_observer_is_told_is_not_lost() -> None:
+    with pytest.raises(errors.Interrupted):
+        events.Unfailing(Failing(errors.Interrupted(signal.SIGINT))).note("a note")
+
+
+def test_an_observer_is_told_everything() -> None:
+    out = io.StringIO()
+    observer = events.Unfailing(progress.Lines(out))
+    for name, arguments in CALLS.items():
+        getattr(observer, name)(*arguments)
+    assert out.getvalue().splitlines() == ["migrate: frozen", "migrate: a note"]
 
 
 def test_plain_lines() -> None:
@@ -254,9 +284,9 @@ def test_a_live_line() -> None:
 
 def test_errors_are_a_tree_that_is_drawn() -> None:
     """The tree at the top of errors.py is the one there is."""
-    drawn = set(re.findall(r"\b[A-Z]\w+\b", (errors.__doc__ or "").partition("MigrateError")[2]))
-    assert {kind.__name__ for kind in CLASSES} <= drawn
-    assert dataclasses.is_dataclass(Report)
+    drawn = set(re.findall(r"^(?:[│ ]*[├└]── )?(\w+(?:, \w+)*)", errors.__doc__ or "", re.MULTILINE))
+    names = {name for line in drawn for name in line.split(", ")}
+    assert {kind.__name__ for kind in CLASSES} <= names
 
 
 class Closed(io.StringIO):

@@ -119,10 +119,15 @@ class Remote:
         return bytes(data[: self.read_into(memoryview(data))])
 
     def read_into(self, view: memoryview) -> int:
-        with contextlib.suppress(OSError):
-            if size := self.socket.recv_into(view):
-                return size
-        return 0
+        try:
+            return self.socket.recv_into(view)
+        except TimeoutError as error:
+            raise IncompleteFrame("the other host said nothing in time") from error
+        except OSError:
+            return 0
+
+    def patience(self, seconds: float | None) -> None:
+        self.socket.settimeout(seconds)
 
     def write(self, data: bytes | memoryview) -> None:
         try:

@@ -112,13 +112,13 @@ class Play:
         return any(agent.lives() for agent in agents)
 
     def _is_at_rest(self, agent: Agent) -> bool:
-        return not agent.lives() or "the coordinator is gone" in self.ask(recover.STATUS)
+        return not agent.lives() or "the coordinator is gone" in self.ask(recover.STATUS).text
 
-    def ask(self, word: str) -> str:
-        """What the agent answers to an operator on the target; empty if none listens."""
+    def ask(self, word: str) -> recover.Reply:
+        """What the agent answers to an operator on the target; without text if none listens."""
         with contextlib.suppress(OSError):
             return self._world.target.do(lambda: recover.ask(recover.control_path(self.id), word))
-        return ""
+        return recover.Reply(outcome=recover.Outcome.FAILED, text="")
 
     def recover(self, *how: str) -> int:
         """`migratectl recover` on the target, and its exit code."""

@@ -1,0 +1,239 @@
+"""One table from what may go wrong, on either host, to what is told of it. No I/O here.
+
+Code below migrate/phases/ raises errors of its own package (checkpoint/errors.py, transport/errors.py), Python's, or
+AgentFailed with the name of one that was raised on the target. As which MigrateError a user is told of them depends on
+how far the move had got, and is decided here and nowhere else. What is not in the table is a defect of this program.
+"""
+
+from __future__ import annotations
+
+import builtins
+import errno
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TypeVar
+
+from checkpoint import errors as checkpoint
+from checkpoint.criu import known_errors
+from migrate.errors import (
+    AgentFailed,
+    AgentGone,
+    AuthenticationFailed,
+    ChangedHostKey,
+    EngineObjects,
+    MigrateError,
+    NoSuchContainer,
+    NotMovableError,
+    NotRunning,
+    Refused,
+    ResumeFailed,
+    RolledBack,
+    TargetUnreachable,
+    UnknownHostKey,
+    Where,
+)
+from migrate.message import ProtocolError
+from migrate.state import InvalidMove
+from transport import errors as transport
+
+E = TypeVar("E", bound=MigrateError)
+LOOK = "see the reason and the logs"
+REPORT = "this is a defect in this program: please report it, with the logs"
+FREE_SPACE = "free space on that host (/run, /var/lib and where the container's files are), or choose another one"
+FREE_MEMORY = "free memory on that host, or choose another one"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Cause:
+    """What went wrong first. `kind` is for programs, `side` the host where it did, None for the link between them."""
+
+    kind: str
+    text: str
+    side: Where | None
+    advice: str
+    defect: bool
+
+
+@dataclass(frozen=True, kw_only=True)
+class Telling:
+    """How one kind of error is told.
+
+    `advice` is what to do next. `refused` makes the error for one that came before anything was changed, of the
+    cause and the target's name.
+    """
+
+    advice: str
+    refused: Callable[[Cause, str], Refused]
+    defect: bool = False
+
+
+def _refused(cause: Cause, host: str) -> Refused:
+    return Refused(f"preflight failed {_on(cause, host)}: {cause.text}", cause.advice)
+
+
+def _by_engine(cause: Cause, host: str) -> Refused:
+    return EngineObjects(host, cause.text) if cause.side is Where.TARGET else _refused(cause, host)
+
+
+def _by(kind: Callable[[str], Refused]) -> Callable[[Cause, str], Refused]:
+    """Of what speaks of the source, or of the way to the target."""
+    return lambda cause, host: _refused(cause, host) if cause.side is Where.TARGET else kind(cause.text)
+
+
+def _no_agent(cause: Cause, host: str) -> Refused:
+    return TargetUnreachable(f"the agent on {host} could not be started or asked: {cause.text}")
+
+
+def _not_movable(cause: Cause, _: str) -> Refused:
+    return NotMovableError(cause.text, cause.advice)
+
+
+def _telling(advice: str, refused: Callable[[Cause, str], Refused] = _refused) -> Telling:
+    return Telling(advice=advice, refused=refused)
+
+
+DEFECT = Telling(advice=REPORT, refused=_refused, defect=True)
+_AGAIN = _telling(f"try again; if that fails, too, {REPORT}")
+_BROKEN_LINK = _telling("check the network between the hosts, then try again", _by(TargetUnreachable))
+TABLE: dict[type[BaseException], Telling] = {
+    checkpoint.CheckpointError: _telling(LOOK),
+    checkpoint.CommandFailed: _telling("see what that program says, and the logs"),
+    checkpoint.ContainerNotFound: _telling("see whether it still runs", _by(NoSuchContainer)),
+    checkpoint.ContainerNotRunning: _telling("see whether it still runs", _by(NotRunning)),
+    checkpoint.EngineRefused: _telling("see what the engine says", _by_engine),
+    checkpoint.NotMovable: _telling("see 'Limits' in README.md and docs/engines.md", _not_movable),
+    checkpoint.ConversationLost: _telling("see the logs of CRIU and the runtime"),
+    checkpoint.CriuFailed: _telling("see CRIU's log"),
+    checkpoint.TrackingUnavailable: _telling("move it with '--mode stop-copy'"),
+    checkpoint.CgroupUnavailable: _telling(LOOK),
+    checkpoint.ProcError: _AGAIN,
+    checkpoint.DataInvalid: _AGAIN,
+    checkpoint.IncompleteIO: _AGAIN,
+    checkpoint.ImageError: _AGAIN,
+    checkpoint.NetworkError: _telling("see the container's links and addresses ('ip address')"),
+    transport.TransportError: _BROKEN_LINK,
+    transport.ConnectError: _BROKEN_LINK,
+    transport.Unreachable: _BROKEN_LINK,
+    transport.AuthenticationRefused: _telling("see 'ssh -v' to the same host", _by(AuthenticationFailed)),
+    transport.HostKeyUnknown: _telling("record the target's host key", _by(UnknownHostKey)),
+    transport.HostKeyChanged: _telling("find out why its host key changed", _by(ChangedHostKey)),
+    transport.StreamError: _BROKEN_LINK,
+    transport.EndOfStream: _BROKEN_LINK,
+    transport.IncompleteFrame: _BROKEN_LINK,
+    transport.FrameInvalid: _telling("see that 'ssh HOST true' prints nothing: the agent is spoken to over that"),
+    AgentGone: _telling(_BROKEN_LINK.advice, _no_agent),
+    ProtocolError: DEFECT,
+    InvalidMove: DEFECT,
+    OSError: _telling(LOOK),
+    MemoryError: _telling(FREE_MEMORY),
+}
+#: Kinds of their own: errors of the system, under whatever name they come. The words are strerror(3)'s.
+BY_ERRNO = {errno.ENOSPC: "NoSpace", errno.EDQUOT: "NoSpace", errno.ENOMEM: "NoMemory"}
+BY_WORDS = {
+    "No space left on device": "NoSpace",
+    "Disk quota exceeded": "NoSpace",
+    "Cannot allocate memory": "NoMemory",
+}
+KINDS: Mapping[str, Telling] = {
+    **{kind.__name__: telling for kind, telling in TABLE.items()},
+    "NoSpace": _telling(FREE_SPACE),
+    "NoMemory": _telling(FREE_MEMORY),
+}
+#: Errors that carry another program's words, in which the system's may be.
+QUOTING = (checkpoint.CommandFailed, checkpoint.CriuFailed, checkpoint.EngineRefused)
+
+
+def kind_of(error: BaseException) -> str:
+    """Return the kind of an error: for most its class name. What the agent puts into Failed."""
+    if isinstance(error, AgentFailed):
+        return error.kind
+    if isinstance(error, MigrateError):
+        return error.cause_kind
+    if isinstance(error, OSError) and error.errno in BY_ERRNO:
+        return BY_ERRNO[error.errno]
+    if isinstance(error, QUOTING):
+        quoted = error.stderr if isinstance(error, checkpoint.CommandFailed) else str(error)
+        return next((kind for words, kind in BY_WORDS.items() if words in quoted), type(error).__name__)
+    return type(error).__name__
+
+
+def telling_of(kind: str) -> Telling:
+    """Return the table's row for a kind. An unknown name is a defect's."""
+    if (found := KINDS.get(kind)) is not None:
+        return found
+    python = getattr(builtins, kind, None)
+    return TABLE[OSError] if isinstance(python, type) and issubclass(python, OSError) else DEFECT
+
+
+def cause_of(error: BaseException) -> Cause:
+    """Return what an error says, with its place in the table."""
+    kind = kind_of(error)
+    if isinstance(error, MigrateError):
+        return Cause(kind=kind, text=error.what, side=Where.SOURCE, advice=error.advice, defect=error.defect)
+    telling = telling_of(kind)
+    text, advice = str(error) or kind, telling.advice
+    log: Sequence[str] = ()
+    if isinstance(error, AgentFailed):
+        log = error.detail
+    elif isinstance(error, checkpoint.CriuFailed):
+        log = error.log
+    if known := known_errors.explained(log):
+        advice = known.cure
+    if telling.defect:
+        text = f"{kind}: {error}"
+    return Cause(kind=kind, text=text, side=_side(error), advice=advice, defect=telling.defect)
+
+
+def refused(error: Exception, host: str) -> Refused:
+    """Return what an error is told as that came before anything was changed on either host."""
+    if isinstance(error, Refused):
+        return error
+    cause = cause_of(error)
+    return _marked(telling_of(cause.kind).refused(cause, host), cause)
+
+
+def rolled_back(error: BaseException, left: Sequence[str], where: str) -> MigrateError:
+    """Return what an error before the kill is told as. `left` is what the roll-back did not undo, and its cures.
+
+    `where` is how the container was found on the source.
+    """
+    if isinstance(error, RolledBack):  # interrupted, or not converging
+        error.where, error.advice = where, "; ".join([*left, error.advice])
+        return error
+    cause = cause_of(error)
+    return _marked(RolledBack(failure(error), "; ".join([*left, cause.advice]), where), cause)
+
+
+def resume_failed(error: BaseException, host: str) -> MigrateError:
+    """Return what the target's failure to obey GO is told as."""
+    cause = cause_of(error)
+    return _marked(ResumeFailed(host, cause.text), cause)
+
+
+def failure(error: BaseException) -> str:
+    """Return one sentence about what failed and on which host."""
+    cause = cause_of(error)
+    if isinstance(error, MigrateError):
+        return cause.text
+    who = {Where.SOURCE: "the source failed", Where.TARGET: "the target failed", None: "the link failed"}[cause.side]
+    return f"{who}: {cause.text}"
+
+
+def marked(told: MigrateError, error: BaseException) -> MigrateError:
+    """Return `told` as an error that was caused by another one."""
+    return _marked(told, cause_of(error))
+
+
+def _marked(told: E, cause: Cause) -> E:
+    told.cause_kind, told.defect = cause.kind, cause.defect
+    return told
+
+
+def _side(error: BaseException) -> Where | None:
+    if isinstance(error, AgentFailed):
+        return Where.TARGET
+    return None if isinstance(error, AgentGone | transport.TransportError) else Where.SOURCE
+
+
+def _on(cause: Cause, host: str) -> str:
+    return {Where.SOURCE: "on the source", Where.TARGET: f"on {host}", None: f"on the way to {host}"}[cause.side]

@@ -1,0 +1,55 @@
+"""What the commands share: arguments whose errors are told like all others, and streams that may be closed."""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import os
+import sys
+from typing import NoReturn, TextIO
+
+from migrate.errors import BadRequest
+
+STDOUT, STDERR = 1, 2
+
+
+class Parser(argparse.ArgumentParser):
+    """An ArgumentParser that raises BadRequest instead of ending the program."""
+
+    def error(self, message: str) -> NoReturn:
+        raise BadRequest(message, f"see '{self.prog} --help'")
+
+
+def open_standard_streams() -> None:
+    """Open /dev/null as standard input, output or error where the caller closed it.
+
+    A socket or an image would get that number otherwise, and be written to by whoever prints.
+    """
+    fd = os.open(os.devnull, os.O_RDWR)
+    while fd <= STDERR:
+        os.set_inheritable(fd, True)
+        fd = os.open(os.devnull, os.O_RDWR)
+    os.close(fd)
+    sys.stdout = sys.stdout or open(STDOUT, "w", closefd=False)  # noqa: SIM115  (until the end)
+    sys.stderr = sys.stderr or open(STDERR, "w", closefd=False)  # noqa: SIM115
+
+
+def say(text: str) -> None:
+    """Print a line on standard error, if anybody reads it."""
+    _put(text, sys.stderr)
+
+
+def put(text: str) -> None:
+    """Print a line on standard output, if anybody reads it."""
+    _put(text, sys.stdout)
+
+
+def _put(text: str, stream: TextIO) -> None:
+    try:
+        print(text, file=stream, flush=True)
+    except (OSError, ValueError):
+        # What could not be written would be tried again, and complained of, when Python ends.
+        with contextlib.suppress(OSError, ValueError):
+            null = os.open(os.devnull, os.O_WRONLY)
+            os.dup2(null, stream.fileno())
+            os.close(null)

@@ -1,0 +1,189 @@
+"""migrate/cli/move.py and ctl.py: however it ends, one line, a documented exit code, the report, no traceback."""
+
+from __future__ import annotations
+
+import errno
+import io
+import json
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from checkpoint.runtimes import docker_runtime
+from migrate import errors
+from migrate.agent import recover
+from migrate.cli import ctl, move
+from migrate.cli.exit_codes import CODES, CTL_CODES
+from migrate.report import Report
+
+ROOT = Path(__file__).parents[2]
+
+
+def ends_with(error: BaseException | None, outcome: str = "refused") -> Callable[..., None]:
+    def move_container(report: Report, *_: object) -> None:
+        report.outcome = outcome
+        if error is not None:
+            raise error
+
+    return move_container
+
+
+ENDS: list[tuple[BaseException | None, str, int, str | None, str | None]] = [
+    (None, "done", 0, None, None),
+    (errors.NameTaken("web", "beta", "runc"), "refused", 40, "NameTaken", "NameTaken"),
+    (errors.LeftBehind("beta", "a mount"), "resumed", 51, "LeftBehind", "LeftBehind"),
+    (errors.Interrupted(signal.SIGTERM), "rolled back", 143, "Interrupted", "Interrupted"),
+    (KeyboardInterrupt(), "refused", 130, "Interrupted", "Interrupted"),
+    (KeyboardInterrupt(), "done", 0, None, None),
+    (KeyError("resumed"), "killed", 70, "Defect", "KeyError"),
+    (RuntimeError("can't start new thread"), "killing", 70, "Defect", "RuntimeError"),
+    (OSError(errno.EMFILE, "Too many open files"), "rolling back", 70, "Defect", "OSError"),
+]
+
+
+@pytest.mark.parametrize(("error", "outcome", "code", "error_kind", "cause_kind"), ENDS)
+def test_the_report_is_printed_however_the_move_ends(
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    error: BaseException | None,
+    outcome: str,
+    code: int,
+    error_kind: str | None,
+    cause_kind: str | None,
+) -> None:
+    monkeypatch.setattr(move, "move_container", ends_with(error, outcome))
+    assert move.main(["web", "beta", "--json"]) == code
+    said = capsys.readouterr()
+    report = json.loads(said.out)
+    assert (report["container"], report["outcome"]) == ("web", outcome)
+    assert (report["error_kind"], report["cause_kind"]) == (error_kind, cause_kind)
+    assert len(said.err.splitlines()) == (0 if error_kind is None else 1), said.err
+    assert "Traceback" not in said.err
+    assert report["error"] is None or report["error"] in said.err
+
+
+def test_a_defect_says_that_it_is_one_and_where_to_look(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(move, "move_container", ends_with(TypeError("no such argument"), "killed"))
+    assert move.main(["web", "beta"]) == CODES[errors.Defect]
+    said = capsys.readouterr().err
+    for words in ("a defect in this program", "TypeError: no such argument", "beta", "'killed'", "report this"):
+        assert words in said
+
+
+@pytest.mark.parametrize("words", [["web"], ["web", "beta", "--max-rounds", "0"], ["web", "a b"], ["--nonsense"]])
+def test_a_command_line_that_makes_no_sense_is_reported_too(
+    capsys: pytest.CaptureFixture[str], words: list[str]
+) -> None:
+    assert move.main([*words, "--json"]) == CODES[errors.BadRequest]
+    said = capsys.readouterr()
+    assert json.loads(said.out)["error_kind"] == "BadRequest"
+    assert len(said.err.splitlines()) == 1
+
+
+def test_help_and_version_end_well(capsys: pytest.CaptureFixture[str]) -> None:
+    for main in (move.main, ctl.main):
+        for word in ("--help", "--version"):
+            with pytest.raises(SystemExit) as ended:
+                main([word])
+            assert ended.value.code == 0
+            assert capsys.readouterr().out
+
+
+#: Streams that are closed or that nobody reads any more, as a shell makes them.
+CLOSED = [">&-", "2>&-", ">&- 2>&-", "<&- >&- 2>&-", "| true", "2>&1 | true"]
+
+
+@pytest.mark.parametrize("streams", CLOSED)
+@pytest.mark.parametrize("words", ["-m migrate.cli.move x 'a b' --json", "-m migrate.cli.ctl status"])
+def test_whoever_reads_may_have_left(streams: str, words: str, tmp_path: Path) -> None:
+    """No traceback, no complaint of Python's as it ends, and the code is the move's."""
+    program = words.split()[1]
+    code = f"import sys; from {program} import main; sys.exit(main())"
+    script = f"exec 3>{tmp_path}/code; {{ sleep 0.3; {sys.executable} -c '{code}' {words.partition(program)[2]};"
+    script += f" echo $? >&3; }} {streams}"
+    done = subprocess.run(["bash", "-c", script], cwd=ROOT, capture_output=True, text=True, check=False)
+    assert (tmp_path / "code").read_text().strip() in (("2",) if "move" in program else ("0",))
+    for output in (done.stdout, done.stderr):
+        assert "Traceback" not in output
+        assert "Exception ignored" not in output
+
+
+def test_no_other_descriptor_takes_the_place_of_a_closed_stream() -> None:
+    code = (
+        "import os; from migrate.cli.console import open_standard_streams; open_standard_streams();"
+        " print(os.open('/', 0) > 2, file=open('/dev/fd/9', 'w'))"
+    )
+    with subprocess.Popen(
+        ["bash", "-c", f'exec 9>&1; exec {sys.executable} -c "{code}" <&- >&- 2>&-'], cwd=ROOT, stdout=subprocess.PIPE
+    ) as done:
+        assert done.communicate()[0] == b"True\n"
+
+
+# --- migratectl ------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("error", "code", "words"),
+    [
+        (KeyError("id"), 70, "a defect in this program, please report it: KeyError"),
+        (KeyboardInterrupt(), 130, "interrupted"),
+        (errors.TargetUnreachable("no route"), 20, "no route"),
+        (ConnectionRefusedError(errno.ECONNREFUSED, "Connection refused"), 61, "Connection refused"),
+    ],
+)
+def test_however_recover_ends(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], error: BaseException, code: int, words: str
+) -> None:
+    def fail(*_: object) -> None:
+        raise error
+
+    monkeypatch.setattr(recover, "ask", fail)
+    assert ctl.main(["recover", "0123456789ab", "--go"]) == code
+    said = capsys.readouterr()
+    assert words in said.err
+    assert len(said.err.splitlines()) == 1
+    assert said.out == ""
+
+
+@pytest.mark.parametrize(
+    ("outcome", "code"), [(recover.Outcome.OK, 0), (recover.Outcome.REFUSED, 62), (recover.Outcome.FAILED, 62)]
+)
+@pytest.mark.parametrize("text", ["ok: not at all", "container?", "failed: it did not"])
+def test_recover_goes_by_the_outcome_and_not_by_the_words(
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    outcome: recover.Outcome,
+    code: int,
+    text: str,
+) -> None:
+    monkeypatch.setattr(recover, "ask", lambda *_: recover.Reply(outcome=outcome, text=text))
+    assert ctl.main(["recover", "0123456789ab", "--abort"]) == code
+    assert capsys.readouterr().out == f"migratectl: {outcome.value}: {text}\n"
+
+
+def test_a_docker_that_cannot_be_prepared_has_a_code_of_its_own(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def fail() -> list[str]:
+        raise OSError(errno.EROFS, os.strerror(errno.EROFS))
+
+    monkeypatch.setattr(docker_runtime, "install", fail)
+    assert ctl.main(["docker-runtime"]) == CTL_CODES["NoDockerRuntime"]
+    assert "stay as they are" in capsys.readouterr().err
+
+
+def test_no_code_means_two_things() -> None:
+    assert not set(CTL_CODES.values()) & set(CODES.values())
+
+
+def test_a_text_that_the_terminal_cannot_show_ends_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "stderr", io.TextIOWrapper(io.BytesIO(), encoding="ascii"))
+    monkeypatch.setattr(move, "move_container", ends_with(errors.NoSuchContainer("no '\u00fc'")))
+    assert move.main(["\u00fc", "beta"]) == CODES[errors.NoSuchContainer]
