@@ -336,7 +336,7 @@ class Defect(MigrateError):
             where=f"the container is on the source or on {host} (the move was {state!r})",
             advice="look for it on both, and please report this",
         )
-        self.cause_kind = type(error).__name__
+        self.cause_kind, self.__cause__ = type(error).__name__, error
         self.defect = True
 
 

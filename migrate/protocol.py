@@ -47,6 +47,7 @@ from migrate.values import (
     DirectoryTime,
     ImagePiece,
     LateFrame,
+    LogFile,
     MapExtent,
     MigrationId,
     OwnAddress,
@@ -362,6 +363,21 @@ class Go(Request[Resumed]):
     def check(self) -> None:
         """Raise DataInvalid unless the payload is the frames."""
         _check_sum(sum(frame.bytes for frame in self.frames), self.payload)
+
+
+class LogsFound(Answer):
+    """Answer to Logs: the ends of log files. The payload is their contents, joined."""
+
+    files: Annotated[tuple[LogFile, ...], Length(16)]
+    payload: Payload = b""
+
+    def check(self) -> None:
+        """Raise DataInvalid unless the payload is the files."""
+        _check_sum(sum(file.bytes for file in self.files), self.payload)
+
+
+class Logs(Request[LogsFound]):
+    """What is there that tells why the move fails? May come at any time, also after a failure."""
 
 
 class Abort(Request[Done]):

@@ -85,6 +85,7 @@ class Report:
     error_kind: str | None = None
     cause_kind: str | None = None
     error: str | None = None
+    log_directory: str | None = None
     started_unix_ns: int = 0
     total_us: int = 0
     downtime_us: int | None = None

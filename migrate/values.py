@@ -97,6 +97,13 @@ class LateFrame(NamedTuple):
     bytes: PieceSize
 
 
+class LogFile(NamedTuple):
+    """The end of a log. The name is a file's on the source, where it is kept (migrate/logs.py)."""
+
+    name: Annotated[str, Pattern(r"[A-Za-z0-9_-][A-Za-z0-9._-]{0,63}")]
+    bytes: PieceSize
+
+
 class Waits(NamedTuple):
     """How many pages a task waited for, and for how long at most: median, 99th of a hundred, worst."""
 

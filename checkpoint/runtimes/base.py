@@ -87,7 +87,10 @@ class ContainerRuntime(Protocol):
         """Whether the engine knows the name, in whatever state."""
 
     def checkpoint(self, container: Container, images: Path, env: Mapping[str, str]) -> subprocess.Popen[bytes]:
-        """Start a checkpoint that ends with the container gone, its connections kept in the images."""
+        """Start a checkpoint that ends with the container gone, its connections kept in the images.
+
+        What the command complains of is in `images`/engine.log.
+        """
 
     def describe(self, container: Container) -> dict[str, Any]:
         """What the same engine on the target needs to know of the container (`arrival`), as JSON has it."""

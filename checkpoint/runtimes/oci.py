@@ -16,6 +16,7 @@ from checkpoint.host import ownership
 from checkpoint.host.run import run, start
 from checkpoint.runtimes import bundle
 from checkpoint.runtimes.base import MARKER, ROOTFS, Arrival, Container, Tree
+from checkpoint.runtimes.belongings import start_logged
 
 DUMP_OPTIONS = ("--tcp-established", "--file-locks")
 
@@ -65,7 +66,7 @@ class OciRuntime(ABC):
 
     def checkpoint(self, container: Container, images: Path, env: Mapping[str, str]) -> subprocess.Popen[bytes]:
         argv = [*self._program, "checkpoint", "--image-path", str(images), "--work-path", str(images), *DUMP_OPTIONS]
-        return start([*argv, container.id], env=env, stderr=subprocess.PIPE)
+        return start_logged([*argv, container.id], images, env)
 
     def restore(
         self, container_id: str, bundle: Path, images: Path, env: Mapping[str, str], stdio: tuple[int, int, int]

@@ -19,6 +19,7 @@ from checkpoint.criu.shim_install import install_shim, rpc_socket
 from checkpoint.errors import CheckpointError, ConversationLost, CriuFailed
 from checkpoint.host.ownership import private_directory
 from checkpoint.host.wakeful import wakeful
+from checkpoint.images.directory import RUN
 from checkpoint.memory.pager import Pager
 from checkpoint.network import link
 from checkpoint.network.guard import silenced
@@ -91,6 +92,11 @@ class Incoming:
         if self._prepared is None:
             raise protocol.ProtocolError("Prepare must come first")
         return self._prepared
+
+    @property
+    def directory(self) -> Path:
+        """Where images and logs are, once there are any."""
+        return RUN / self._id
 
     def check_pages(self) -> None:
         """Raise what went wrong with pages so far."""

@@ -15,11 +15,12 @@ from collections.abc import Iterable
 from checkpoint.errors import CriuFailed
 from checkpoint.host.ready import ready
 from checkpoint.schema import harmless
-from migrate import causes, protocol
+from migrate import causes, logs, protocol
 from migrate.agent.incoming import Incoming
 from migrate.agent.recover import ControlSocket
 from migrate.limits import Limits
 from migrate.protocol import Answer, Command, Request
+from migrate.values import LogFile
 from transport.descriptors import Descriptors
 from transport.errors import StreamError
 from transport.framing import FrameStream
@@ -73,6 +74,8 @@ class Server:
             self._stream.send(protocol.encode(answer), [memoryview(protocol.payload_of(answer))])
 
     def _handle(self, request: Command) -> Iterable[Answer]:
+        if isinstance(request, protocol.Logs):
+            return [self._logs()]
         if self._failure is not None and not isinstance(request, protocol.Abort):
             raise self._failure
         if isinstance(request, protocol.Ping):
@@ -89,6 +92,15 @@ class Server:
         if self._incoming is None:
             raise protocol.ProtocolError("the first message must be Hello")
         return self._incoming.handle(request)
+
+    def _logs(self) -> protocol.LogsFound:
+        """Return what is left to be read of a failure."""
+        found = [] if self._failure is None else [logs.traceback_of(self._failure)]
+        if self._incoming is not None:
+            found += logs.gather(self._incoming.directory)
+        found = found[: logs.MOST_FILES]
+        files = tuple(LogFile(name, len(data)) for name, data in found)
+        return protocol.LogsFound(files=files, payload=b"".join(data for _, data in found))
 
     def _wait_for_word(self, incoming: Incoming) -> None:
         """Held: the next word may come from the coordinator or from an operator at the control socket."""

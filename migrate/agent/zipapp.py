@@ -17,6 +17,7 @@ CONTENTS = (
     "migrate/errors.py",
     "migrate/facts.py",
     "migrate/limits.py",
+    "migrate/logs.py",
     "migrate/message.py",
     "migrate/protocol.py",
     "migrate/state.py",

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
+import secrets
 import shlex
 import signal
 from collections.abc import Sequence
+from pathlib import Path
 
 from checkpoint.images.directory import RUN
 from checkpoint.runtimes import docker_runtime
-from migrate import VERSION, causes
+from migrate import VERSION, causes, logs
 from migrate.agent import recover
 from migrate.cli.console import Parser, open_standard_streams, put, say
 from migrate.cli.exit_codes import CODES, CTL_CODES, exit_code
@@ -46,7 +49,11 @@ def main(argv: Sequence[str] | None = None) -> int:
         say("migratectl: interrupted")
         return 128 + signal.SIGINT
     except Exception as error:  # noqa: BLE001  (the last resort)
-        say(f"migratectl: a defect in this program, please report it: {type(error).__name__}: {error}")
+        kept: Path | None = None
+        with contextlib.suppress(OSError):
+            kept = logs.keep(secrets.token_hex(6), "migratectl", [logs.traceback_of(error)])
+        what = f"{type(error).__name__}: {error}"
+        say(f"migratectl: a defect in this program, please report it: {what}; logs: {kept or 'none'}")
         return CODES[Defect]
 
 

@@ -10,7 +10,7 @@ import sys
 from collections.abc import Sequence
 
 from checkpoint.runtimes.registry import RUNTIMES
-from migrate import VERSION
+from migrate import VERSION, logs
 from migrate.cli.console import Parser, open_standard_streams, put, say
 from migrate.cli.exit_codes import exit_code
 from migrate.cli.progress import observer_for
@@ -65,12 +65,25 @@ def _tell(report: Report, error: MigrateError | None, *, as_json: bool) -> int:
     """Say how it ended. Returns the exit code."""
     if error is not None:
         report.enter(error)
-        say(f"migrate: {error}")
+        if error.defect or report.log_directory is not None:
+            _keep_traceback(report, error)
+        say(f"migrate: {error}{f'; logs: {report.log_directory}' if report.log_directory else ''}")
     if as_json:
         put(json.dumps(report.to_json()))
     elif error is None:
         put("\n".join(summary(report)))
     return 0 if error is None else exit_code(error)
+
+
+def _keep_traceback(report: Report, error: MigrateError) -> None:
+    """Keep how this program came to the error, and what it knows of the move, for whoever is to mend it."""
+    facts = json.dumps(report.to_json(), indent=2).encode()
+    try:
+        kept = logs.keep(report.migration_id, "source", [logs.traceback_of(error), ("report.json", facts)])
+    except OSError as failure:
+        say(f"migrate: no logs could be kept: {failure}")
+        return
+    report.log_directory = str(kept)
 
 
 def _destination(text: str) -> Destination:

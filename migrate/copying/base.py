@@ -59,7 +59,7 @@ def run_dump(dump: DumpRole, move: Context) -> None:
     try:
         dump.done_gate.wait_reached(move.options.limits.dump_s)
     except ConversationLost as error:
-        log = criu_log.errors(move.images / "dump.log")
+        log = criu_log.errors(move.images / "dump.log") or criu_log.last_words(move.images / "engine.log")
         raise (CriuFailed("dump", log) if log else error) from error
 
 

@@ -16,6 +16,7 @@ from checkpoint.network import link, netns
 from migrate import causes, protocol
 from migrate.context import Context
 from migrate.errors import AgentFailed, AgentGone, LeftBehind, MigrateError, ResumeFailed, Undecided
+from migrate.phases.evidence import keep_logs
 from migrate.report import Fill
 from migrate.state import State
 from migrate.values import LateFrame
@@ -53,6 +54,7 @@ def stranded(move: Context, error: BaseException) -> MigrateError:
     assert move.dump is not None
     with _optional(move, "CRIU on the source was not ended"):
         move.dump.bury()
+    keep_logs(move)
     with _optional(move, "not cleaned up on the source"):
         move.tidy.close()
     if isinstance(error, Undecided | ResumeFailed):

@@ -12,6 +12,7 @@ from checkpoint.host import processes
 from migrate import causes, protocol
 from migrate.context import Context
 from migrate.errors import ContainerEnded, MigrateError
+from migrate.phases.evidence import keep_logs
 from migrate.state import State
 
 LOOK_AGAIN_S = 0.01
@@ -19,15 +20,18 @@ LOOK_AGAIN_S = 0.01
 
 def rolled_back(move: Context, error: BaseException) -> MigrateError:
     """Undo what the move has done, and look at the container. Returns what is told of the error that ended the move."""
-    left = roll_back(move)
+    left = roll_back(move, failed=not isinstance(error, MigrateError))
     where = _where(move)
     if where is None:
         return causes.marked(ContainerEnded(causes.failure(error)), error)
     return causes.rolled_back(error, left, where)
 
 
-def roll_back(move: Context) -> list[str]:
-    """Thaw first, clean the target second. Returns what could not be undone, for people; nothing is raised."""
+def roll_back(move: Context, *, failed: bool) -> list[str]:
+    """Thaw first, clean the target second. Returns what could not be undone, for people; nothing is raised.
+
+    `failed`: nobody wanted this end, so logs are kept.
+    """
     left: list[str] = []
     may_be_held = move.state in (State.FROZEN, State.HELD)
     move.advance(State.ROLLING_BACK)
@@ -43,6 +47,8 @@ def roll_back(move: Context) -> list[str]:
             move.image_stream.close()  # the agent is ours alone again
     if not thawed_by_criu:
         left += _unlock(move)
+    if failed:
+        keep_logs(move)
     left += _abort(move, may_be_held=may_be_held)
     with _noted(left, "not cleaned up on the source"):
         move.tidy.close()

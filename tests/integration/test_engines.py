@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import random
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
@@ -182,7 +183,7 @@ def test_another_network_of_the_name_is_refused(hosts: Hosts, engine: str) -> No
 def test_a_terminal_is_refused(hosts: Hosts, start: Start) -> None:
     shell = start("shell", "sleep", "1000", options=("--tty",))
     done = hosts.migrate(hosts.alpha, "shell", "beta")
-    assert done.returncode != 0
+    assert done.returncode == CODES[errors.NotMovableError], done.stderr
     assert "has a terminal (-t), which cannot be moved" in done.stderr
     assert shell.status == "running"
 
@@ -192,10 +193,14 @@ def test_after_a_failure_it_runs_on_and_the_target_knows_nothing(hosts: Hosts, s
     until(lambda: ask(hosts.rig.switch, REDIS_ADDRESS, REDIS_PORT, "PING") == "+PONG", "redis to answer")
     with RedisClient(hosts.rig.switch, REDIS_ADDRESS) as client:
         with without(hosts.beta, "/usr/sbin/criu", BROKEN):
-            done = hosts.migrate(hosts.alpha, "redis", "beta")
+            done = hosts.migrate(hosts.alpha, "redis", "beta", "--json")
         seen = client.finish()
     assert done.returncode == CODES[errors.RolledBack], done.stderr
     assert "CRIU failed in restore" in done.stderr
+    report = json.loads(done.stdout)
+    assert report["cause_kind"] == "CriuFailed"
+    kept = hosts.alpha.run(["ls", report["log_directory"]]).stdout.split()
+    assert {"source-images-dump.log", "target-images-restore.log", "target-images-engine.log"} <= set(kept)
     assert seen["contiguous"]
     assert redis.on(hosts.beta).inspect() is None
     found = redis.inspect()

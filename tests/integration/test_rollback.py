@@ -1,8 +1,10 @@
 """Before the kill the container goes on where it was; after it, the target has it. Never both, never neither."""
 
+import json
 import signal
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from typing import Any
 
 import pytest
 
@@ -10,7 +12,7 @@ from migrate import errors
 from migrate.cli.exit_codes import CODES
 from migrate.state import State
 from tests.clients import REDIS_PORT, RedisClient, ask
-from tests.integration.conftest import REDIS_ADDRESS, Hosts, new_traces, settled, traces
+from tests.integration.conftest import REDIS, REDIS_ADDRESS, Hosts, new_traces, settled, traces
 from tests.rig import Container, Node, until
 
 # The tool, but something happens the moment the move has reached a state.
@@ -103,13 +105,47 @@ def test_target_that_fails_to_restore(
 ) -> None:
     before = {node.name: traces(node) for node in (hosts.alpha, hosts.beta)}
     client.mark("before")
-    done = hosts.migrate(hosts.alpha, "redis", "beta")
+    done = hosts.migrate(hosts.alpha, "redis", "beta", "--json")
     assert done.returncode == CODES[errors.RolledBack], done.stderr
-    assert "CRIU failed in restore" in done.stderr
-    assert "redis" in done.stderr.splitlines()[-1], "CRIU's own reason names the file"
+    said, report = done.stderr.splitlines()[-1], json.loads(done.stdout)
+    assert "CRIU failed in restore: file usr/bin/redis" in said, "CRIU's own reason, in words"
+    assert "make it the same file on both hosts" in said
+    assert (report["error_kind"], report["cause_kind"], report["error"] in said) == ("RolledBack", "CriuFailed", True)
+    check_logs(hosts.alpha, report, said)
     still_served(client)
     assert redis.status == "running"
     assert [new_traces(before[n.name], traces(n)) for n in (hosts.alpha, hosts.beta)] == [{}, {}]
+
+
+def check_logs(node: Node, report: Mapping[str, Any], said: str) -> None:
+    """CRIU's logs of both hosts, which lay in RAM, are kept and named, for root alone."""
+    directory = report["log_directory"]
+    assert directory == f"/var/log/migrate/{report['migration_id']}"
+    assert said.endswith(f"; logs: {directory}")
+    modes = node.run(["sh", "-c", f"stat -c '%a %n' {directory} {directory}/*"]).stdout.split()
+    assert modes[:2] == ["700", directory]
+    assert set(modes[2::2]) == {"600"}
+    names = {name.removeprefix(f"{directory}/") for name in modes[3::2]}
+    assert names >= {"source-images-dump.log", "target-images-restore.log", "target-images-runtime.log"}
+    assert names >= {"source-traceback.txt", "target-traceback.txt", "source-report.json"}
+    assert "bad size" in node.run(["cat", f"{directory}/target-images-restore.log"]).stdout
+
+
+def test_the_container_ended_while_it_was_moved(hosts: Hosts, redis: Container) -> None:
+    """By somebody else, who was told that it did: nobody is told that it runs on, and it does not run on the target."""
+    before = traces(hosts.beta)
+    for state in (State.ARMED, State.FROZEN):
+        program = AT_STATE.format(then="os.kill(move.init.pid, signal.SIGKILL)")
+        done = hosts.alpha.run(["python3", "-c", program, state.name], check=False, timeout=60)
+        assert done.returncode == CODES[errors.ContainerEnded], done.stderr
+        said = done.stderr.splitlines()[-1]
+        assert "the container ended on the source while it was moved" in said
+        assert "the container runs nowhere" in said
+        assert redis.status == "stopped"
+        assert settled(hosts.beta, before) == {}
+        redis.remove()
+        if state is State.ARMED:
+            redis = hosts.alpha.start_container("redis", ip=REDIS_ADDRESS, argv=REDIS)
 
 
 def test_criu_killed_while_it_holds_the_container(hosts: Hosts, redis: Container) -> None:
@@ -176,10 +212,11 @@ def test_coordinator_killed_right_after_the_kill(
     assert redis.status != "running"
     there = Container(node=hosts.beta, name="redis", address=REDIS_ADDRESS)
     held = "is held here, restored but not running; the coordinator is gone"
-    until(lambda: held in hosts.beta.run(["migratectl", "recover", migration]).stdout, "the agent to notice")
+    ask_it = ["migratectl", "recover", migration, "--on", "beta"]  # from the source, as an error says it
+    until(lambda: held in hosts.alpha.run(ask_it).stdout, "the agent to notice")
     client.mark("held")
     assert client.mark("still held")["count"] == 0
-    assert hosts.beta.run(["migratectl", "recover", migration, "--go"]).stdout.startswith("migratectl: ok")
+    assert hosts.alpha.run([*ask_it, "--go"]).stdout.startswith("migratectl: ok")
     still_served(client)
     assert there.status == "running"
     redis.remove()
@@ -189,3 +226,8 @@ def test_nothing_to_recover(hosts: Hosts) -> None:
     done = hosts.beta.run(["migratectl", "recover", "0123456789ab", "--go"], check=False)
     assert done.returncode == 61
     assert "nothing was changed" in done.stderr
+    there = hosts.alpha.run(["migratectl", "recover", "0123456789ab", "--go", "--on", "beta"], check=False)
+    assert there.returncode == 61
+    assert "no agent on beta holds a container" in there.stderr
+    nowhere = hosts.alpha.run(["migratectl", "recover", "0123456789ab", "--on", "beta:1"], check=False)
+    assert nowhere.returncode in (CODES[errors.TargetUnreachable], CODES[errors.UnknownHostKey]), nowhere.stderr

@@ -27,7 +27,7 @@ from transport.framing import FrameStream
 class Incoming:
     """Stands for the target's half of a move; a test says what `handle` does."""
 
-    control_path = Path()
+    control_path = directory = Path()
     does: Callable[[Incoming], Answer] = staticmethod(lambda _: protocol.Done())
     last: Incoming
 
@@ -178,6 +178,27 @@ def test_any_failure_is_told_and_sticks_until_the_abort(
     coordinator.join()
     assert Incoming.last.handled == ["Images", "Abort"]
     assert Incoming.last.closed
+
+
+def test_logs_are_to_be_had_also_after_a_failure(
+    coordinator: Coordinator, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """With the traceback of that; it remains one."""
+    (tmp_path / "images").mkdir()
+    (tmp_path / "images/restore.log").write_text("no luck")
+    monkeypatch.setattr(Incoming, "directory", tmp_path)
+    coordinator.ask(HELLO)
+    does(monkeypatch, failing(KeyError("a defect")))
+    assert isinstance(coordinator.ask(ASKED), protocol.Failed)
+    found = coordinator.ask(protocol.Logs())
+    assert isinstance(found, protocol.LogsFound)
+    (first, size), (second, rest) = found.files
+    assert (first, second, rest) == ("traceback.txt", "images-restore.log", 7)
+    text = bytes(found.payload).decode()
+    assert len(text) == size + rest
+    assert "KeyError: 'a defect'" in text
+    assert text.endswith("no luck")
+    assert isinstance(coordinator.ask(ASKED), protocol.Failed)
 
 
 def test_what_the_target_logs_comes_before_the_answer(

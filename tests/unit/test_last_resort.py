@@ -15,13 +15,20 @@ from pathlib import Path
 import pytest
 
 from checkpoint.runtimes import docker_runtime
-from migrate import errors
+from migrate import errors, logs
 from migrate.agent import recover
 from migrate.cli import ctl, move
 from migrate.cli.exit_codes import CODES, CTL_CODES
 from migrate.report import Report
 
 ROOT = Path(__file__).parents[2]
+
+
+@pytest.fixture(autouse=True)
+def kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Where logs are kept."""
+    monkeypatch.setattr(logs, "DIRECTORY", tmp_path / "log")
+    return tmp_path / "log"
 
 
 def ends_with(error: BaseException | None, outcome: str = "refused") -> Callable[..., None]:
@@ -68,11 +75,17 @@ def test_the_report_is_printed_however_the_move_ends(
 
 
 def test_a_defect_says_that_it_is_one_and_where_to_look(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], kept: Path
 ) -> None:
     monkeypatch.setattr(move, "move_container", ends_with(TypeError("no such argument"), "killed"))
-    assert move.main(["web", "beta"]) == CODES[errors.Defect]
-    said = capsys.readouterr().err
+    assert move.main(["web", "beta", "--json"]) == CODES[errors.Defect]
+    captured = capsys.readouterr()
+    said, report = captured.err, json.loads(captured.out)
+    directory = kept / report["migration_id"]
+    assert report["log_directory"] == str(directory)
+    assert said.endswith(f"; logs: {directory}\n")
+    assert "in move_container" in (directory / "source-traceback.txt").read_text()
+    assert json.loads((directory / "source-report.json").read_text())["outcome"] == "killed"
     for words in ("a defect in this program", "TypeError: no such argument", "beta", "'killed'", "report this"):
         assert words in said
 
@@ -85,6 +98,24 @@ def test_a_command_line_that_makes_no_sense_is_reported_too(
     said = capsys.readouterr()
     assert json.loads(said.out)["error_kind"] == "BadRequest"
     assert len(said.err.splitlines()) == 1
+
+
+def test_where_no_log_can_be_kept_the_error_is_told_all_the_same(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], kept: Path
+) -> None:
+    kept.write_text("not a directory")
+    monkeypatch.setattr(move, "move_container", ends_with(TypeError("no such argument"), "killed"))
+    assert move.main(["web", "beta", "--json"]) == CODES[errors.Defect]
+    captured = capsys.readouterr()
+    assert "no logs could be kept" in captured.err
+    assert json.loads(captured.out)["log_directory"] is None
+
+
+def test_no_log_is_kept_of_what_is_no_failure(monkeypatch: pytest.MonkeyPatch, kept: Path) -> None:
+    for error in (None, errors.NameTaken("web", "beta", "runc"), errors.Interrupted(signal.SIGINT)):
+        monkeypatch.setattr(move, "move_container", ends_with(error))
+        move.main(["web", "beta"])
+    assert not kept.exists()
 
 
 def test_help_and_version_end_well(capsys: pytest.CaptureFixture[str]) -> None:

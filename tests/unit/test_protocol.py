@@ -136,7 +136,7 @@ def test_an_unknown_field_is_refused(kind: type[Message], name: str, data: st.Da
 def test_a_payload_that_does_not_belong_there_is_refused(kind: type[Message], data: st.DataObject) -> None:
     _, fields = data.draw(messages(kind))
     payload = payload_of(kind, fields)
-    if PAYLOAD not in schema.fields_of(kind) or kind in (protocol.Images, protocol.Go):
+    if PAYLOAD not in schema.fields_of(kind) or kind in (protocol.Images, protocol.Go, protocol.LogsFound):
         with pytest.raises(ProtocolError):
             decode(wire(kind, fields), payload + b"x", Message)
 

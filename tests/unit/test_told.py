@@ -158,6 +158,7 @@ KEYS_1 = {
     "outcome",
     "error_kind",
     "cause_kind",
+    "log_directory",
     "error",
     "started_unix_ns",
     "total_us",

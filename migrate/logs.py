@@ -1,0 +1,72 @@
+"""What is kept of a move that failed: the logs of CRIU, the runtime and the engine, and how this program failed.
+
+The logs lie with the images, in RAM, and go with those. What is kept is the end of each, on the source, in
+DIRECTORY/ID, for root alone; of the newest moves only.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import re
+import shutil
+import traceback
+from collections.abc import Iterable
+from pathlib import Path
+
+from checkpoint.host.ownership import private_directory
+
+DIRECTORY = Path("/var/log/migrate")
+MOST_DIRECTORIES = 20
+#: Of one host, and the bytes of one log's end.
+MOST_FILES, MOST_BYTES = 16, 1 << 18
+IDENTITY = re.compile(r"[0-9a-f]{12}")
+NAME = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9._-]{0,63}")
+#: A log's name and its end.
+Log = tuple[str, bytes]
+
+
+def gather(directory: Path) -> list[Log]:
+    """Return the logs anywhere beneath a directory of images. One that cannot be read is left out."""
+    found: list[Log] = []
+    for path in sorted(directory.rglob("*.log")):
+        with contextlib.suppress(OSError):
+            fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+            with open(fd, "rb") as file:
+                file.seek(max(0, os.fstat(fd).st_size - MOST_BYTES))
+                if data := file.read(MOST_BYTES):
+                    found.append(("-".join(path.relative_to(directory).parts), data))
+    return found[:MOST_FILES]
+
+
+def traceback_of(error: BaseException) -> Log:
+    """Return how this program came to an error, and to those that caused it."""
+    text = "".join(traceback.format_exception(error)).encode(errors="backslashreplace")
+    return "traceback.txt", text[-MOST_BYTES:]
+
+
+def keep(migration_id: str, side: str, logs: Iterable[Log]) -> Path | None:
+    """Write logs of one host into DIRECTORY/ID, as SIDE-NAME. Returns that directory, None if there are none.
+
+    Makes room by removing the oldest directories of other moves. Raises OSError.
+    """
+    logs = [(name, data) for name, data in logs if NAME.fullmatch(name)]
+    if not logs or not IDENTITY.fullmatch(migration_id):
+        return None
+    private_directory(DIRECTORY)
+    directory = DIRECTORY / migration_id
+    directory.mkdir(mode=0o700, exist_ok=True)
+    for name, data in logs[:MOST_FILES]:
+        flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_CLOEXEC
+        with open(os.open(directory / f"{side}-{name}", flags, 0o600), "wb") as file:
+            file.write(data[-MOST_BYTES:])
+    _make_room(directory)
+    return directory
+
+
+def _make_room(kept: Path) -> None:
+    """Remove the oldest directories of moves, so that MOST_DIRECTORIES stay. What else is there is left alone."""
+    moves = [path for path in DIRECTORY.iterdir() if IDENTITY.fullmatch(path.name) and path != kept and path.is_dir()]
+    moves.sort(key=lambda path: path.stat().st_mtime_ns, reverse=True)
+    for path in moves[MOST_DIRECTORIES - 1 :]:
+        shutil.rmtree(path, ignore_errors=True)
