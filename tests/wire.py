@@ -96,5 +96,5 @@ def payload_of(kind: type[Message], fields: Mapping[str, Any]) -> bytes:
     """Of a message of these fields, as long as it must be."""
     if PAYLOAD not in schema.fields_of(kind):
         return b""
-    parts = next((fields[name] for name in ("pieces", "frames", "files") if name in fields), [])
+    parts: list[Any] = next((fields[name] for name in ("pieces", "frames", "files") if name in fields), [])
     return bytes(sum(size for _, size in parts))
