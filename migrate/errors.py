@@ -182,7 +182,7 @@ class CriuWireMismatch(Refused):
 
     def __init__(self, source: str, target: str) -> None:
         super().__init__(
-            f"CRIU {source} here and {target} on the target write memory differently (it changed in 4.2)",
+            f"CRIU {source} on the source and {target} on the target write memory differently (it changed in 4.2)",
             "install the same CRIU version on both hosts",
         )
 
@@ -191,7 +191,7 @@ class MachineMismatch(Refused):
     """The processors run different instructions."""
 
     def __init__(self, source: str, host: str, target: str) -> None:
-        super().__init__(f"this host is {source} and {host} is {target}", "choose a target of the same architecture")
+        super().__init__(f"the source is {source} and {host} is {target}", "choose a target of the same architecture")
 
 
 class NameTaken(Refused):
@@ -237,7 +237,7 @@ class EngineObjects(Refused):
     """The target's engine has something else where the container's belongs, or lacks what it needs."""
 
     def __init__(self, host: str, reason: str) -> None:
-        super().__init__(f"{host} cannot take it in: {reason}", f"put that right on {host}, or choose another host")
+        super().__init__(f"{host} cannot take it in: {reason}", f"fix that on {host}, or choose another host")
 
 
 class RolledBack(MigrateError):

@@ -18,6 +18,39 @@ PF_EXITING = 0x4
 ENDED, STOPPED = "ZX", "Tt"
 
 
+def tree_of(init: int) -> list[int]:
+    """Return a container's init and all its descendants, init first: the processes that CRIU dumps (criu/seize.c).
+
+    What an engine's `exec` or health check has started inside the container is not among them: its parent is outside.
+    """
+    found = {init: None}
+    pending = [init]
+    for pid in pending:
+        with contextlib.suppress(OSError):
+            for task in os.listdir(f"/proc/{pid}/task"):
+                children = map(int, Path(f"/proc/{pid}/task/{task}/children").read_text().split())
+                new = [child for child in children if child not in found]
+                found.update(dict.fromkeys(new))
+                pending += new
+    return list(found)
+
+
+def has_ended(pid: int) -> bool:
+    """Whether a process is gone, or a zombie, which has no memory and no files any more."""
+    return _state_of(pid) in ENDED
+
+
+def _state_of(pid: int) -> str:
+    """Return a process's state as /proc/PID/stat has it; "X" also for one in do_exit(), or that is gone."""
+    try:
+        text = Path(f"/proc/{pid}/stat").read_bytes()
+    except (FileNotFoundError, ProcessLookupError):
+        return "X"
+    # Before the last parenthesis is the name, which the process gives itself: any bytes, also those of a line.
+    state, flags = (fields := text.rpartition(b")")[2].split())[0], int(fields[6])
+    return "X" if flags & PF_EXITING else state.decode()
+
+
 def in_pid_namespace_of(init: int) -> list[int]:
     """All processes of the pid namespace whose init this is, init first.
 
@@ -26,7 +59,7 @@ def in_pid_namespace_of(init: int) -> list[int]:
     """
     namespace = os.stat(f"/proc/{init}/ns/pid_for_children")
     if os.path.samestat(namespace, os.stat("/proc/self/ns/pid")):
-        return _descendants(init)
+        return tree_of(init)
     found = [init]
     for pid in _all_pids():
         with contextlib.suppress(OSError):
@@ -37,15 +70,6 @@ def in_pid_namespace_of(init: int) -> list[int]:
 
 def _all_pids() -> list[int]:
     return [int(name) for name in os.listdir("/proc") if name.isdigit()]
-
-
-def _descendants(root: int) -> list[int]:
-    found = [root]
-    for pid in found:
-        with contextlib.suppress(OSError):
-            for task in os.listdir(f"/proc/{pid}/task"):
-                found += map(int, Path(f"/proc/{pid}/task/{task}/children").read_text().split())
-    return found
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -98,15 +122,7 @@ class Init:
 
     def state(self) -> str:
         """Return its state as /proc/PID/stat has it; "X" also for one that is about to be dead, or was reaped."""
-        if ready(self._pidfd, timeout_s=0):
-            return "X"
-        try:
-            text = Path(f"/proc/{self.pid}/stat").read_bytes()
-        except (FileNotFoundError, ProcessLookupError):
-            return "X"
-        # Before the last parenthesis is the name, which the process gives itself: any bytes, also those of a line.
-        state, flags = (fields := text.rpartition(b")")[2].split())[0], int(fields[6])
-        return "X" if flags & PF_EXITING else state.decode()
+        return "X" if ready(self._pidfd, timeout_s=0) else _state_of(self.pid)
 
     def wait_dead(self, timeout_s: float) -> bool:
         """Poll `is_dead`; dying takes microseconds, so it is looked at often. What cannot be looked at is not dead."""

@@ -65,7 +65,7 @@ class SoftDirtyCopy:
     def _let_go(self) -> None:
         """Of processes that ended: the store is to have room for new ones."""
         self._mappings = {}
-        for pid in processes.in_pid_namespace_of(self._move.container.pid):
+        for pid in processes.tree_of(self._move.container.pid):
             with contextlib.suppress(OSError):  # it is ending
                 self._mappings[process_id(virtual_pid(pid))] = private_mappings(pid)
         for gone in self._images.keys() - self._mappings.keys():

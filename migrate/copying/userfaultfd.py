@@ -29,13 +29,15 @@ class UserfaultfdCopy:
 
     def attach(self) -> Reach:
         """Track every process that can be."""
-        pids = processes.in_pid_namespace_of(self._move.container.pid)
+        pids = processes.tree_of(self._move.container.pid)
         self._refused &= set(pids)
         for pid in pids:
             if pid not in self._trackers and pid not in self._refused:
                 try:
                     self._trackers[pid] = Tracker(pid)
                 except (CheckpointError, OSError) as error:
+                    if processes.has_ended(pid):
+                        continue
                     self._refused.add(pid)
                     self._move.note(f"not tracked, copied while frozen: {error}")
         if not self._trackers:

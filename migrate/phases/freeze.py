@@ -41,7 +41,7 @@ def transfer(move: Context, copying: Copying) -> None:
     assert move.image_stream is not None
     with move.phase("transfer"):
         move.image_stream.finish()
-        pids = processes.in_pid_namespace_of(move.container.pid)
+        pids = processes.tree_of(move.container.pid)
         copying.send_last(pids)
         move.account_pages(copying.batches)
         for tree in move.trees.values():

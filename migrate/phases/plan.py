@@ -47,6 +47,7 @@ def planned(
     with contextlib.ExitStack() as stack:
         try:
             move = _plan(stack, report, connect(destination), observer, options)
+            preflight.note_processes_beside(move.note, move.container)
         except MigrateError:
             raise
         except Exception as error:
@@ -66,7 +67,7 @@ def _plan(
     source = preflight.check_source(runtime, report.container)
     report.source, report.versions["source"] = source.hostname, asdict(source)
     container = runtime.inspect(report.container)
-    pids = processes.in_pid_namespace_of(container.pid)
+    pids = processes.tree_of(container.pid)
     preflight.check_open_files(container, pids)
     preflight.check_limits(pids)
     network = preflight.read_network(container)

@@ -7,7 +7,7 @@ import os
 import platform
 import resource
 import secrets
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -62,6 +62,16 @@ def check_open_files(container: Container, pids: list[int]) -> None:
     """Raise OpenFileOutside for a descriptor that CRIU could not dump."""
     for outside in processes.open_outside(container.pid, pids):
         raise OpenFileOutside(outside.pid, outside.fd, outside.path)
+
+
+def note_processes_beside(note: Callable[[str], None], container: Container) -> None:
+    """Tell of processes that an engine's `exec` has started inside the container: they do not come along."""
+    tree = processes.tree_of(container.pid)
+    for pid in processes.in_pid_namespace_of(container.pid):
+        if pid not in tree and not processes.has_ended(pid):
+            with contextlib.suppress(OSError):
+                name = Path(f"/proc/{pid}/comm").read_text(errors="replace").strip()
+                note(f"process {pid} ({name!r}) was started inside the container by 'exec' and does not come along")
 
 
 def check_limits(pids: list[int]) -> None:

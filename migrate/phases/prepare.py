@@ -39,7 +39,8 @@ def prepare(move: Context) -> None:
         move.bridge = Bridge(move.connection, move.directory, move.limit)
         move.tidy.callback(move.bridge.close)
         if move.layers_there is not None:
-            move.note(f"the image is not there, but {len(move.layers_there)} of its layers")
+            there = len(move.layers_there)
+            move.note(f"the target lacks the image; {there} of its layers are there, the rest is sent")
             move.report.add_bytes("image", send_image(move, move.layers_there))
         scratch = move.directory / "engine"
         scratch.mkdir(mode=0o700)
@@ -55,7 +56,7 @@ def prepare(move: Context) -> None:
         move.pages = _open_page_channels(move, channels)
         move.tidy.callback(move.pages.close)
         _copy_trees(move, roots)
-        mounts = tmpfs_mounts(container.pid, processes.in_pid_namespace_of(container.pid))
+        mounts = tmpfs_mounts(container.pid, processes.tree_of(container.pid))
         ours = [mount for mount in mounts if mount.path not in container.bind_mounts]
         move.tmpfs = TmpfsSync(move.agent, container.pid, ours)
         move.edits = replace(move.edits, external_mounts=tuple((path, path) for path in move.tmpfs.paths))
@@ -82,7 +83,7 @@ def _copy_output(move: Context) -> None:
     try:
         move.output = OutputSync(move.agent, move.container.log)
     except OSError as error:
-        move.note(f"its log stays here: {error}")
+        move.note(f"the container's log cannot be read and is not moved: {error}")
         return
     move.tidy.callback(move.output.close)
     move.report.add_bytes("output", move.output.copy())

@@ -147,7 +147,7 @@ def test_criu_of_another_wire_version(hosts: Hosts, redis: Container) -> None:
     finally:
         hosts.beta.run(["rm", site])
     assert kind is errors.CriuWireMismatch
-    assert "4.2.1 here and 4.1 on the target" in said
+    assert "4.2.1 on the source and 4.1 on the target" in said
 
 
 def test_not_root_on_the_source(hosts: Hosts, redis: Container) -> None:

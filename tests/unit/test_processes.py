@@ -10,7 +10,7 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
-from checkpoint.host.processes import Init, OutsideFile, in_pid_namespace_of, open_outside
+from checkpoint.host.processes import Init, OutsideFile, has_ended, in_pid_namespace_of, open_outside, tree_of
 from checkpoint.memory.tracker import virtual_pid
 
 #: Two children of its own; each says so by a line.
@@ -70,6 +70,25 @@ def test_in_our_own_namespace_only_descendants() -> None:
         assert os.getpid() not in found
         for pid in found[1:]:
             os.kill(pid, 9)
+
+
+def test_a_containers_processes_are_its_inits_descendants() -> None:
+    """What was brought into its namespace from outside, as `exec` does it, is another's child and is not dumped."""
+    with namespace(FAMILY) as init:
+        enter = ("nsenter", f"--target={init}", "--pid", sys.executable, "-IS", "-c", LONE)
+        with program(*enter) as outside:
+            (guest,) = children(outside) or (outside,)
+            assert guest in in_pid_namespace_of(init)
+            assert sorted(tree_of(init)) == sorted([init, *children(init)])
+            assert tree_of(init)[0] == init
+
+
+def test_who_has_ended() -> None:
+    with subprocess.Popen(["true"]) as process:
+        os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOWAIT)
+        assert has_ended(process.pid)  # a zombie
+    assert has_ended(process.pid)
+    assert not has_ended(os.getpid())
 
 
 def test_a_file_of_another_mount_is_outside(tmp_path: Path) -> None:
