@@ -1,8 +1,7 @@
 """The messages between coordinator and agent: typed, bounded, versioned data. No I/O here.
 
 How one becomes a frame is in migrate/message.py, what stands inside is in migrate/values.py; anything else than what is
-declared is refused. Requests are answered in order. Lists that grow with a container's files come in several messages,
-because a frame's header is bounded.
+declared is refused. Requests are answered in order. Long lists come in several messages: a frame's header is bounded.
 """
 
 from __future__ import annotations

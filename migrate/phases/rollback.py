@@ -11,16 +11,18 @@ from checkpoint.errors import CheckpointError, ContainerNotFound, ContainerNotRu
 from checkpoint.host import processes
 from migrate import causes, protocol
 from migrate.context import Context
-from migrate.errors import ContainerEnded, MigrateError
+from migrate.errors import CannotTrack, ContainerEnded, Interrupted, MigrateError, NotConverging
 from migrate.phases.evidence import keep_logs
 from migrate.state import State
 
 LOOK_AGAIN_S = 0.01
+#: Ends that somebody asked for: of these no logs are kept.
+WANTED = (Interrupted, NotConverging, CannotTrack)
 
 
 def rolled_back(move: Context, error: BaseException) -> MigrateError:
     """Undo what the move has done, and look at the container. Returns what is told of the error that ended the move."""
-    left = roll_back(move, failed=not isinstance(error, MigrateError))
+    left = roll_back(move, failed=not isinstance(error, WANTED))
     where = _where(move)
     if where is None:
         return causes.marked(ContainerEnded(causes.failure(error)), error)
