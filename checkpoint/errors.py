@@ -10,6 +10,7 @@ CheckpointError
 ├── CriuFailed               CRIU said so; carries the errors of its log
 ├── TrackingUnavailable      this process's writes cannot be tracked; its memory is copied while frozen
 ├── CgroupUnavailable        the container has no cgroup that could be set
+├── ProcError                a file of /proc is not what proc(5) says
 ├── DataInvalid              data from outside is not of its declared type (schema.py)
 ├── ImageError               an image or page stream is not what the format says
 ├── IncompleteIO             a file or stream ended before the bytes that were asked of it

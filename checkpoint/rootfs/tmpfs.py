@@ -135,7 +135,8 @@ class PreparedTmpfs:
         if self._unpacking is not None:
             self._unpacking.kill()
         for index in range(len(self._mounts)):
-            run(["umount", "--lazy", str(self.root(index))])
+            if os.path.ismount(self.root(index)):  # a runtime may have taken it away with what it restored
+                run(["umount", "--lazy", str(self.root(index))])
 
     def root(self, index: int) -> Path:
         """Where one is mounted here."""

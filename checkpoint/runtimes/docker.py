@@ -92,7 +92,15 @@ class Docker:
             return lambda: None
         path = f"/containers/{container.id}/update"
         docker_api.call("POST", path, {"RestartPolicy": {"Name": "no"}})
-        return lambda: docker_api.call("POST", path, {"RestartPolicy": policy})
+
+        def give_back() -> None:
+            try:
+                docker_api.call("POST", path, {"RestartPolicy": policy})
+            except (EngineRefused, OSError) as error:
+                cure = f"docker update --restart {policy_text(policy)} {container.name}"
+                raise EngineRefused(f"docker will not restart {container.name!r} until '{cure}' ({error})") from error
+
+        return give_back
 
     def let_go(self, container: Container) -> None:
         return  # what docker would do is held back
@@ -106,6 +114,12 @@ class Docker:
 
     def arrival(self, name: str, description: Mapping[str, Any], undo: contextlib.ExitStack) -> Arrival:
         return DockerArrival(name, description, undo)
+
+
+def policy_text(policy: Mapping[str, Any]) -> str:
+    """A restart policy of the API's as `docker update --restart` takes it."""
+    limit = policy.get("MaximumRetryCount")
+    return f"{policy['Name']}:{limit}" if limit else str(policy["Name"])
 
 
 def unmovable(found: Mapping[str, Any]) -> str | None:

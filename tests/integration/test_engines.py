@@ -200,7 +200,7 @@ def test_after_a_failure_it_runs_on_and_the_target_knows_nothing(hosts: Hosts, s
     report = json.loads(done.stdout)
     assert report["cause_kind"] == "CriuFailed"
     kept = hosts.alpha.run(["ls", report["log_directory"]]).stdout.split()
-    assert {"source-images-dump.log", "target-images-restore.log", "target-images-engine.log"} <= set(kept)
+    assert {"source-images-dump.log", "target-images-restore.log", "target-traceback.txt"} <= set(kept)
     assert seen["contiguous"]
     assert redis.on(hosts.beta).inspect() is None
     found = redis.inspect()

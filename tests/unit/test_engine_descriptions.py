@@ -5,11 +5,13 @@ from __future__ import annotations
 import io
 import tarfile
 from copy import deepcopy
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
-from checkpoint.runtimes import docker, podman
+from checkpoint.errors import EngineRefused
+from checkpoint.runtimes import docker, docker_api, podman
 from checkpoint.runtimes.docker_arrival import endpoint_of
 from checkpoint.runtimes.podman import without_contents
 from checkpoint.runtimes.podman_arrival import with_output
@@ -189,3 +191,20 @@ def test_an_archive_with_output(output: bytes) -> None:
     archive = without_contents(pack({"config.dump": b"{}" * 300, "ctr.log": b"old\n"}))
     found = unpack(with_output(archive, output))
     assert found == {"config.dump": b"{}" * 300, "checkpoint/inventory.img": b"", "ctr.log": output}
+
+
+def test_a_restart_policy_that_cannot_be_given_back_is_told_with_its_cure(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[Any] = []
+
+    def call(method: str, path: str, body: Any = None) -> None:
+        asked.append(body["RestartPolicy"]["Name"])
+        if len(asked) > 1:
+            raise ConnectionRefusedError(111, "Connection refused")
+
+    monkeypatch.setattr(docker_api, "call", call)
+    policy = {"Name": "on-failure", "MaximumRetryCount": 3}
+    container: Any = SimpleNamespace(id="1f", name="web", engine_state={"HostConfig": {"RestartPolicy": policy}})
+    give_back = docker.Docker().hold_back(container)
+    with pytest.raises(EngineRefused, match=r"docker update --restart on-failure:3 web.*Connection refused"):
+        give_back()
+    assert asked == ["no", "on-failure"]

@@ -9,15 +9,18 @@ import re
 import signal
 from collections.abc import Callable
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import pytest
 
+from checkpoint import errors as checkpoint_errors
 from migrate import errors, events
 from migrate.cli import exit_codes, progress
 from migrate.errors import MigrateError, Where
 from migrate.report import Phase, Report, Stage, summary
 from migrate.state import State
+from transport import errors as transport_errors
 
 DOCS = Path(__file__).parents[2] / "docs"
 SAMPLES: dict[str, Any] = {
@@ -283,11 +286,38 @@ def test_a_live_line() -> None:
     assert "[bold]as it is[/bold]" in out.getvalue()
 
 
-def test_errors_are_a_tree_that_is_drawn() -> None:
+def drawn(text: str) -> dict[str, str]:
+    """{class: its base} of a tree drawn as `tree` does it."""
+    found: dict[str, str] = {}
+    bases: list[list[str]] = []
+    for line in text.splitlines():
+        branch = re.match(r"((?:[│ ]   )*)([├└]── )?(\w+(?:, \w+)*)(?:  |$)", line)
+        if branch is None or (branch[2] is None and not line[:1].isupper()):
+            continue
+        depth, names = (len(branch[1]) // 4 + 1 if branch[2] else 0), branch[3].split(", ")
+        bases[depth:] = [names]
+        found.update(dict.fromkeys(names, bases[depth - 1][-1] if depth else ""))
+    return found
+
+
+@pytest.mark.parametrize(
+    ("module", "root"),
+    [
+        (errors, errors.MigrateError),
+        (checkpoint_errors, checkpoint_errors.CheckpointError),
+        (transport_errors, transport_errors.TransportError),
+    ],
+)
+def test_errors_are_a_tree_that_is_drawn(module: ModuleType, root: type[Exception]) -> None:
     """The tree at the top of errors.py is the one there is."""
-    drawn = set(re.findall(r"^(?:[│ ]*[├└]── )?(\w+(?:, \w+)*)", errors.__doc__ or "", re.MULTILINE))
-    names = {name for line in drawn for name in line.split(", ")}
-    assert {kind.__name__ for kind in CLASSES} <= names
+    kinds = [root]
+    for kind in kinds:
+        kinds += [found for found in kind.__subclasses__() if found.__module__ == module.__name__]
+    tree = drawn(module.__doc__ or "")
+    assert {kind.__name__: kind.__base__.__name__ for kind in kinds[1:] if kind.__base__} == {
+        name: base for name, base in tree.items() if base
+    }
+    assert tree[root.__name__] == ""
 
 
 class Closed(io.StringIO):
