@@ -9,6 +9,7 @@ from pathlib import Path
 
 from checkpoint.host.ownership import private_directory
 from migrate import protocol
+from migrate.answers import check_known
 from migrate.context import Context
 
 #: On disk: an image may be larger than RAM.
@@ -28,6 +29,7 @@ def send_image(move: Context, there: frozenset[str]) -> int:
         move.runtime.export_image(move.container, there, directory)
         key = str(move.container.engine_state["Image"]).removeprefix("sha256:")
         target = Path(move.agent.request(protocol.AwaitImage(key=key)).directory)
+        check_known("AwaitImage", [target.name], [key])
         sent = _send(move, directory, target)
     move.agent.request(protocol.LoadImage())
     return sent

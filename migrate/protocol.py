@@ -78,8 +78,6 @@ class Log(Answer):
 class Done(Answer):
     """Answer to a request that has nothing else to say."""
 
-    stamps: Stamps = ()
-
 
 # --- before anything is changed -----------------------------------------------------------------
 

@@ -10,6 +10,7 @@ from checkpoint.rootfs.changes import Snapshot, changes, snapshot, written_throu
 from checkpoint.rootfs.tmpfs import Tmpfs
 from migrate import protocol
 from migrate.agent.client import AgentClient
+from migrate.answers import check_asked
 from migrate.values import in_pieces
 
 
@@ -23,6 +24,7 @@ class TmpfsSync:
         self._agent = agent
         #: Mount points of those that are there.
         self.paths = agent.request(protocol.MakeTmpfs(mounts=tuple(mounts))).paths
+        check_asked("MakeTmpfs", self.paths, [mount.path for mount in mounts])
         self._roots = [Path(f"/proc/{pid}/root{path}") for path in self.paths]
         self._before: list[Snapshot] = []
 

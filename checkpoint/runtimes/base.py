@@ -95,6 +95,9 @@ class ContainerRuntime(Protocol):
     def describe(self, container: Container) -> dict[str, Any]:
         """What the same engine on the target needs to know of the container (`arrival`), as JSON has it."""
 
+    def layers(self, container: Container) -> list[str]:
+        """The layers of its image (DiffIDs of the OCI image spec, config.md), the lowest first; none if it has none."""
+
     def pack(self, container: Container, directory: Path) -> bytes:
         """An archive of the engine's own that it needs besides, or nothing. `directory` is for files.
 

@@ -72,9 +72,12 @@ class Docker:
             "endpoints": endpoints,
             "networks": {name: docker_store.network(name) for name in endpoints},
             "volumes": {at: docker_store.volume(name) for at, name in volumes.items()},
-            "layers": belongings.layers_of(docker_store, found["Image"]),
+            "layers": self.layers(container),
             "descriptors": list(container.descriptors),
         }
+
+    def layers(self, container: Container) -> list[str]:
+        return belongings.layers_of(docker_store, container.engine_state["Image"])
 
     def pack(self, container: Container, directory: Path) -> bytes:
         return b""

@@ -84,6 +84,9 @@ class OciRuntime(ABC):
     def describe(self, container: Container) -> dict[str, Any]:
         return bundle.describe(container)
 
+    def layers(self, container: Container) -> list[str]:
+        return []
+
     def pack(self, container: Container, directory: Path) -> bytes:
         return b""
 

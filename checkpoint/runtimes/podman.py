@@ -81,7 +81,7 @@ class Podman:
 
     def describe(self, container: Container) -> dict[str, Any]:
         found = container.engine_state
-        volumes, layers = belongings.volumes_of(found), belongings.layers_of(podman_store, found["Image"])
+        volumes, layers = belongings.volumes_of(found), self.layers(container)
         return {
             "id": container.id,
             "image": {"id": found["Image"], "name": found["ImageName"], "layers": layers},
@@ -91,6 +91,9 @@ class Podman:
             "volumes": {at: podman_store.volume(name) for at, name in volumes.items()},
             "networks": {name: podman_store.network(name) for name in found["NetworkSettings"]["Networks"] or {}},
         }
+
+    def layers(self, container: Container) -> list[str]:
+        return belongings.layers_of(podman_store, container.engine_state["Image"])
 
     def pack(self, container: Container, directory: Path) -> bytes:
         archive = directory / "podman.tar"

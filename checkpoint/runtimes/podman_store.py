@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
-from collections.abc import Mapping
+import os
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
+from checkpoint import schema
+from checkpoint.bounded import Digest
 from checkpoint.errors import CommandFailed, ImageError
 from checkpoint.host.run import run
 
@@ -97,8 +101,18 @@ def export_image(image_id: str, there: frozenset[str], directory: Path) -> None:
     """In the form of containers-transports(5), `dir:`; layers as they are when unpacked, named by their DiffID."""
     argv = ["podman", "push", "--quiet", "--remove-signatures", "--compress=false", image_id, f"dir:{directory}"]
     run(argv, timeout_s=IMAGE_TIMEOUT_S)
-    for digest in there:
-        (directory / digest.removeprefix("sha256:")).unlink(missing_ok=True)
+    leave_out(directory, there)
+
+
+def leave_out(directory: Path, layers: Iterable[str]) -> None:
+    """Remove layers from an image in that form. Raises DataInvalid for what is not a layer's digest."""
+    fd = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        for digest in layers:
+            with contextlib.suppress(FileNotFoundError):
+                os.unlink(schema.read(Digest, digest).removeprefix("sha256:"), dir_fd=fd)
+    finally:
+        os.close(fd)
 
 
 def load_image(directory: Path, image_id: str, name: str) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Sequence
 from typing import TypeVar, cast
 
 from checkpoint.schema import harmless
@@ -50,7 +50,7 @@ class AgentClient:
         self.ask(message, parts)
         return self.answer(message, timeout_s=timeout_s)
 
-    def request_all(self, message: Request[A], parts: Sequence[bytes | memoryview] = ()) -> Iterator[A]:
+    def request_all(self, message: Request[A], parts: Sequence[bytes | memoryview] = ()) -> Generator[A, None, None]:
         """Likewise for an answer in several pieces, one after the other; all must be taken."""
         self.ask(message, parts)
         for _ in range(MOST_PIECES):

@@ -53,7 +53,9 @@ class Reply:
 class Held(Protocol):
     """What can be done with a held container. Any of it may fail; `holds_container` then tells what is."""
 
-    holds_container: bool
+    @property
+    def holds_container(self) -> bool:
+        """Whether it is held still."""
 
     def go(self) -> object:
         """Resume it."""

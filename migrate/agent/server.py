@@ -18,8 +18,9 @@ from checkpoint.schema import harmless
 from migrate import causes, logs, protocol
 from migrate.agent.incoming import Incoming
 from migrate.agent.recover import ControlSocket
+from migrate.agent.state import State, check_command
 from migrate.limits import Limits
-from migrate.protocol import Answer, Command, Request
+from migrate.protocol import Answer, Command, Request, Streamed
 from migrate.values import LogFile
 from transport.descriptors import Descriptors
 from transport.errors import StreamError
@@ -59,6 +60,10 @@ class Server:
                 return False
         request = protocol.decode(*self._stream.receive(), Command)
         try:
+            check_command(self._incoming.state if self._incoming is not None else State.CONNECTED, request)
+        except protocol.ProtocolError as error:
+            return self._refuse(request, error)
+        try:
             for answer in self._handle(request):
                 self._send(request, answer)
         except StreamError:
@@ -68,6 +73,13 @@ class Server:
             self._send(request, _failed(error))
         return not isinstance(request, protocol.Finish | protocol.Abort)
 
+    def _refuse(self, request: Command, error: protocol.ProtocolError) -> bool:
+        """Out of order: nothing was done, and all is as it was."""
+        if isinstance(request, Streamed):  # nobody hears of it now
+            self._failure = self._failure or error
+        self._send(request, _failed(error))
+        return True
+
     def _send(self, request: Command, answer: Answer) -> None:
         """Nobody waits for an answer to streamed data: the next request's answer tells what went wrong."""
         if isinstance(request, Request):
@@ -76,12 +88,9 @@ class Server:
     def _handle(self, request: Command) -> Iterable[Answer]:
         if isinstance(request, protocol.Logs):
             return [self._logs()]
-        if self._failure is not None and not isinstance(request, protocol.Abort):
+        # Go comes when the source is dead already: what was restored must run.
+        if self._failure is not None and not isinstance(request, protocol.Abort | protocol.Go):
             raise self._failure
-        if isinstance(request, protocol.Ping):
-            if self._incoming is not None:
-                self._incoming.check_pages()
-            return [protocol.Clock(monotonic_ns=time.monotonic_ns())]
         if isinstance(request, protocol.Hello):
             if request.version != protocol.PROTOCOL_VERSION:
                 raise protocol.ProtocolError(f"agent speaks version {protocol.PROTOCOL_VERSION}, not {request.version}")
@@ -89,8 +98,10 @@ class Server:
                 request.migration_id, request.runtime, request.container_id, self._log, self._limits
             )
             return [self._incoming.welcome()]
-        if self._incoming is None:
-            raise protocol.ProtocolError("the first message must be Hello")
+        assert self._incoming is not None
+        if isinstance(request, protocol.Ping):
+            self._incoming.check_pages()
+            return [protocol.Clock(monotonic_ns=time.monotonic_ns())]
         return self._incoming.handle(request)
 
     def _logs(self) -> protocol.LogsFound:

@@ -151,8 +151,8 @@ def _settle(move: Context, answer: protocol.Resumed | None) -> None:
         return
     for name, at_ns in (("go", answer.go_ns), ("resumed", answer.resumed_ns), *answer.stamps):
         move.stage(name, "target", at_ns)
-    at_us = {stage.name: stage.at_us for stage in move.report.freeze}
-    move.report.downtime_us = at_us["resumed"] - at_us["request DUMP"]
+    at_us = {(stage.host, stage.name): stage.at_us for stage in reversed(move.report.freeze)}
+    move.report.downtime_us = at_us["target", "resumed"] - at_us["source", "request DUMP"]
 
 
 def clean_up(move: Context) -> None:

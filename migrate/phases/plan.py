@@ -81,7 +81,7 @@ def _plan(
     preflight.check_target(target, source, container, use.restored_bytes)
     tracking, why = choose(options.mode, source, target)
     shared = preflight.check_paths(agent, container, target.hostname)
-    layers_there = preflight.check_engine(agent, runtime.describe(container), target.hostname)
+    layers_there = preflight.check_engine(agent, runtime, container, target.hostname)
     preflight.check_addresses(agent, network, target.hostname)
 
     clock = agent.clock_offset()

@@ -9,7 +9,6 @@ import resource
 import secrets
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
 
 from checkpoint.host import processes
 from checkpoint.network import netns
@@ -19,6 +18,7 @@ from checkpoint.runtimes.registry import RUNTIMES, owners_of, runtime_named
 from migrate import protocol
 from migrate.agent.client import AgentClient
 from migrate.agent.collect import collect
+from migrate.answers import check_asked, check_known
 from migrate.errors import (
     AddressTaken,
     EngineObjects,
@@ -31,6 +31,7 @@ from migrate.errors import (
     Where,
 )
 from migrate.facts import Facts, check_host, check_pair
+from migrate.protocol import ProtocolError
 from migrate.values import OwnAddress, Probe
 
 
@@ -112,6 +113,9 @@ def check_addresses(agent: AgentClient, network: Network | None, host: str) -> N
     )
     if questions:
         answer = agent.request(protocol.CheckAddresses(addresses=questions))
+        check_known(
+            "CheckAddresses", [station.address for station in answer.taken], {each.address for each in questions}
+        )
         for address, mac in answer.taken:
             raise AddressTaken(address, mac, host)
 
@@ -123,6 +127,10 @@ def check_paths(agent: AgentClient, container: Container, host: str) -> bool:
         required = tuple(source for source, _ in container.host_paths)
         own = () if engine_keeps_it else (str(container.bundle), str(container.rootfs))
         answer = agent.request(protocol.CheckPaths(required=required, own=own, probe=probe))
+    check_asked("CheckPaths", answer.missing, required)
+    check_asked("CheckPaths", answer.taken, own)
+    if answer.shared and probe is None:
+        raise ProtocolError("the target shares files that it was not asked for")
     for path in answer.taken:
         raise PathTaken(path, host)
     for source in answer.missing:
@@ -135,15 +143,20 @@ def check_paths(agent: AgentClient, container: Container, host: str) -> bool:
     return answer.shared
 
 
-def check_engine(agent: AgentClient, description: dict[str, Any], host: str) -> frozenset[str] | None:
+def check_engine(
+    agent: AgentClient, runtime: ContainerRuntime, container: Container, host: str
+) -> frozenset[str] | None:
     """Raise EngineObjects when the target's engine cannot take the container in.
 
     None if it has the image (or needs none), or else those layers of it that it has.
     """
-    examined = agent.request(protocol.Examine(description=description))
+    examined = agent.request(protocol.Examine(description=runtime.describe(container)))
     for objection in examined.objections:
         raise EngineObjects(host, objection)
-    return None if examined.layers is None else frozenset(examined.layers)
+    if examined.layers is None:
+        return None
+    check_asked("Examine", examined.layers, runtime.layers(container))
+    return frozenset(examined.layers)
 
 
 @contextlib.contextmanager

@@ -16,6 +16,7 @@ from migrate import protocol
 from migrate.agent import server
 from migrate.agent.recover import GO, Outcome, Reply, ask
 from migrate.agent.server import Server
+from migrate.agent.state import State
 from migrate.limits import Limits
 from migrate.protocol import Answer, Command, Message, decode, encode
 from tests.unit.some_facts import facts
@@ -35,10 +36,14 @@ class Incoming:
         self, migration_id: str, runtime: str, container_id: str, log: Callable[[str], None], limits: Limits
     ) -> None:
         self.log = log
-        self.holds_container = False
+        self.state = State.PREPARED
         self.handled: list[str] = []
         self.closed = False
         Incoming.last = self
+
+    @property
+    def holds_container(self) -> bool:
+        return self.state is State.HELD
 
     def welcome(self) -> Answer:
         return protocol.Welcome(version=protocol.PROTOCOL_VERSION, facts=facts())
@@ -53,11 +58,11 @@ class Incoming:
         return "held"
 
     def go(self) -> None:
-        self.holds_container = False
+        self.state = State.RESUMED
         self.handled.append("go by hand")
 
     def abort(self) -> None:
-        self.holds_container = False
+        self.state = State.ABORTED
 
     def close(self) -> None:
         self.closed = True
@@ -105,7 +110,7 @@ class Coordinator:
 
 HELLO = protocol.Hello(version=protocol.PROTOCOL_VERSION, migration_id="0123456789ab", runtime="runc", container_id="c")
 #: Requests of each sort: one that is answered, one that is streamed.
-ASKED, STREAMED = protocol.Remove(tree="/", paths=()), protocol.Images(pieces=())
+ASKED, STREAMED = protocol.Remove(tree="/", paths=()), protocol.Output()
 
 
 @pytest.fixture
@@ -135,16 +140,59 @@ def test_requests_are_answered_in_order_until_the_last(coordinator: Coordinator)
     assert isinstance(coordinator.ask(protocol.Ping()), protocol.Clock)
     coordinator.send(STREAMED)
     assert isinstance(coordinator.ask(ASKED), protocol.Done)
+    Incoming.last.state = State.RESUMED
     assert isinstance(coordinator.ask(protocol.Finish()), protocol.Done)
     coordinator.join()
-    assert Incoming.last.handled == ["Images", "Remove", "Finish"]
+    assert Incoming.last.handled == ["Output", "Remove", "Finish"]
     assert Incoming.last.closed
 
 
 def test_nothing_goes_before_hello(coordinator: Coordinator) -> None:
     answer = coordinator.ask(ASKED)
     assert isinstance(answer, protocol.Failed)
-    assert "Hello" in answer.text
+    assert answer.text == "Remove may not come in the state 'connected'"
+
+
+def test_what_may_not_come_now_is_refused_and_changes_nothing(coordinator: Coordinator) -> None:
+    coordinator.ask(HELLO)
+    for command in (HELLO, protocol.Go(frames=()), protocol.Finish(), protocol.LoadImage()):
+        answer = coordinator.ask(command)
+        assert isinstance(answer, protocol.Failed)
+        assert (answer.kind, answer.text) == (
+            "ProtocolError",
+            f"{type(command).__name__} may not come in the state 'prepared'",
+        )
+    assert Incoming.last.handled == []
+    assert isinstance(coordinator.ask(ASKED), protocol.Done)
+
+
+def test_streamed_data_out_of_order_is_told_by_the_next_answer(coordinator: Coordinator) -> None:
+    coordinator.ask(HELLO)
+    coordinator.send(protocol.Freezing())
+    answer = coordinator.ask(ASKED)
+    assert isinstance(answer, protocol.Failed)
+    assert "Freezing may not come" in answer.text
+    assert Incoming.last.handled == []
+
+
+def test_go_is_done_whatever_went_wrong_before(coordinator: Coordinator) -> None:
+    """The source is dead when it comes."""
+    coordinator.ask(HELLO)
+    Incoming.last.state = State.HELD
+    coordinator.send(STREAMED)
+    assert isinstance(coordinator.ask(protocol.Ping()), protocol.Failed)
+    assert isinstance(coordinator.ask(protocol.Go(frames=())), protocol.Done)
+    assert Incoming.last.handled == ["Go"]
+    Incoming.last.state = State.RESUMED
+
+
+def test_after_go_nothing_is_undone(coordinator: Coordinator) -> None:
+    coordinator.ask(HELLO)
+    Incoming.last.state = State.RESUMED
+    answer = coordinator.ask(protocol.Abort())
+    assert isinstance(answer, protocol.Failed)
+    assert "Abort may not come" in answer.text
+    assert Incoming.last.handled == []
 
 
 def test_another_version_is_refused(coordinator: Coordinator) -> None:
@@ -176,7 +224,7 @@ def test_any_failure_is_told_and_sticks_until_the_abort(
     does(monkeypatch, lambda _: protocol.Done())
     assert isinstance(coordinator.ask(protocol.Abort()), protocol.Done)
     coordinator.join()
-    assert Incoming.last.handled == ["Images", "Abort"]
+    assert Incoming.last.handled == ["Output", "Abort"]
     assert Incoming.last.closed
 
 
@@ -229,7 +277,7 @@ def test_a_channel_that_ends_or_breaks_is_cleaned_up_after(coordinator: Coordina
 
 def test_a_held_container_outlives_the_channel(coordinator: Coordinator, monkeypatch: pytest.MonkeyPatch) -> None:
     def hold(incoming: Incoming) -> Answer:
-        incoming.holds_container = True
+        incoming.state = State.HELD
         return protocol.Done()
 
     coordinator.ask(HELLO)

@@ -170,8 +170,8 @@ def test_a_payload_that_does_not_belong_there_is_refused(kind: type[Message], da
         b'{"type":"Examine","description":{"a":' + b"[" * 40 + b"]" * 40 + b"}}",
         b'{"type":"Examine","description":{"a":[' + b"1," * 70_000 + b"1]}}",
         b"[" * 100_000,
-        b'{"type":"Done","stamps":' + b"[" * 50_000 + b"]" * 50_000 + b"}",
-        b'{"type":"Done","stamps":[' + b'["held",1],' * 300 + b'["held",1]]}',
+        b'{"type":"Resumed","stamps":' + b"[" * 50_000 + b"]" * 50_000 + b"}",
+        b'{"type":"Resumed","stamps":[' + b'["held",1],' * 300 + b'["held",1]]}',
     ],
     ids=lambda header: repr(header[:24]),
 )

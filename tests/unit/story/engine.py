@@ -134,6 +134,9 @@ class Engine:
         self._world.point("describe")
         return {}
 
+    def layers(self, container: Container) -> list[str]:
+        return []
+
     def pack(self, container: Container, directory: Path) -> bytes:
         self._world.point("pack")
         return b"packed"

@@ -1,0 +1,206 @@
+"""The engine's restore on the target: armed, held, and then resumed or dropped."""
+
+from __future__ import annotations
+
+import contextlib
+import gc
+import subprocess
+import threading
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+from checkpoint.criu import log as criu_log
+from checkpoint.criu.interposer import Interposer
+from checkpoint.criu.session import Edits, RestoreRole
+from checkpoint.criu.shim_install import install_shim, rpc_socket
+from checkpoint.errors import CheckpointError, ConversationLost, CriuFailed
+from checkpoint.memory.pager import Pager
+from checkpoint.network.guard import silenced
+from checkpoint.runtimes.base import Arrival
+from migrate import protocol
+from migrate.agent.attachment import Attachment
+from migrate.agent.received import Received
+from migrate.limits import Limits
+from migrate.values import Stamp, Waits
+
+
+@dataclass(frozen=True, kw_only=True)
+class Prepared:
+    """What a restore needs, and what is there before it is armed."""
+
+    arrival: Arrival
+    received: Received
+    network: Attachment
+
+
+class ArmedRestore:
+    """One restore, started and held at its RESTORE request. `log` is told what goes wrong beside it."""
+
+    def __init__(
+        self,
+        prepared: Prepared,
+        request: protocol.Arm,
+        limits: Limits,
+        log: Callable[[str], None],
+    ) -> None:
+        self._prepared, self._limits, self._log = prepared, limits, log
+        self._macs = request.macs
+        self._process: subprocess.Popen[bytes] | None = None
+        self._pager: Pager | None = None
+        edits = Edits(
+            nftables=request.nftables,
+            one_cgroup=request.one_cgroup,
+            external_mounts=prepared.received.tmpfs.external_mounts(),
+        )
+        self._role = RestoreRole(edits, prepared.received.images)
+
+    def arm(
+        self, migration_id: str, drop: Callable[[], None], undo: contextlib.ExitStack, tidy: contextlib.ExitStack
+    ) -> None:
+        """Start the engine's restore; it comes to its RESTORE request.
+
+        `drop` has the engine forget a container that was refused. `undo` gets that, `tidy` what ends the conversation
+        with CRIU. Raises CriuFailed or ConversationLost.
+        """
+        received = self._prepared.received
+        env = install_shim(received.directory)
+        tidy.enter_context(Interposer(rpc_socket(received.directory), self._role))
+        undo.callback(drop)
+        undo.callback(self._refuse)
+        with silenced(self._macs, migration_id):
+            self._process = self._prepared.arrival.start_restore(received.directory, received.images, env)
+            threading.Thread(target=self._watch, args=(self._process,), daemon=True).start()
+            try:
+                self._role.request_gate.wait_reached(self._limits.arm_s)
+            except ConversationLost as error:
+                raise self._why(error, "arming the restore") from error
+            if self._macs:
+                self._prepared.network.adopt(self._role.network_namespace)
+        received.trees = {**self._role.roots(), **received.trees}
+        # What follows is the blackout: no collector pause in it.
+        gc.collect()
+        gc.freeze()
+        gc.disable()
+
+    def hold(self, request: protocol.Restore, undo: contextlib.ExitStack) -> protocol.Held:
+        """Have CRIU restore what was received, until the container is there and stands still.
+
+        Raises ImageError, CriuFailed or ConversationLost.
+        """
+        came, received = time.monotonic_ns(), self._prepared.received
+        if lazy := received.complete(request):
+            self._role.lazy = True
+            self._pager = Pager(received.images, received.store, lazy)
+            undo.callback(self._pager.stop)
+        released = time.monotonic_ns()
+        self._role.request_gate.open()
+        # Beside the restore, which waits for CRIU most of the time.
+        digests, pages = received.prove(request.proof_seed)
+        proved = time.monotonic_ns()
+        try:
+            self._role.done_gate.wait_reached(self._limits.restore_s)
+        except ConversationLost as error:
+            raise self._why(error, "restore") from error
+        if self._pager is not None:
+            self._pager.warm()
+        return protocol.Held(
+            stamps=(
+                Stamp("images complete", came),
+                Stamp("restore released", released),
+                Stamp("held", time.monotonic_ns()),
+            ),
+            pages=pages,
+            proof_us=(proved - released) // 1000,
+            payload=digests,
+        )
+
+    def bring(self, request: protocol.Go) -> None:
+        """Frames that came for the container on the source while it stood still."""
+        with self._noted("frames that came in the freeze were lost"):
+            data = memoryview(request.payload)
+            for index, size in request.frames:
+                self._prepared.network.bring(index, data[:size])
+                data = data[size:]
+
+    def release(self) -> None:
+        """Let the held container go on."""
+        self._role.at["network-unlock"] = self._take_frames
+        self._role.done_gate.open()
+
+    def reach(self) -> int:
+        """Make the released container reachable; when (CLOCK_MONOTONIC, ns) it ran. Raises ConversationLost."""
+        with self._noted("its links"):
+            self._prepared.network.connect()  # while CRIU unlocks the network, which takes longer
+        self._role.wait_resumed(self._limits.resume_s)
+        resumed_ns = time.monotonic_ns()
+        with self._noted("its network"):
+            self._prepared.network.give_frames()
+            self._prepared.network.announce()
+        return resumed_ns
+
+    def settle(self) -> tuple[Stamp, ...]:
+        """Wait for the engine, and tell it that the container runs for good. Raises ConversationLost."""
+        self._wait_runtime(self._limits.resume_s)
+        with self._noted("its engine"):
+            self._prepared.arrival.settle()
+        return tuple(Stamp(stamp.name, stamp.at_ns) for stamp in self._role.stamps)
+
+    def fill(self) -> protocol.Finished:
+        """Bring what memory lacks. Not before the container's first answers: those need theirs first.
+
+        Raises ImageError.
+        """
+        if self._pager is None:
+            return protocol.Finished(stamps=(), filled_bytes=0, waits=Waits(0, 0, 0, 0))
+        self._pager.fill()
+        self._pager.wait(self._limits.fill_s)
+        served = self._pager.served
+        return protocol.Finished(
+            stamps=(Stamp("memory in place", served.finished_ns),),
+            filled_bytes=served.copied_bytes,
+            waits=Waits(*served.waits_us()),
+        )
+
+    def _take_frames(self) -> None:
+        with self._noted("its network"):
+            self._prepared.network.take_frames()
+
+    @contextlib.contextmanager
+    def _noted(self, what: str) -> Iterator[None]:
+        """Go on after a failure, which is told: the container runs here, or is about to."""
+        try:
+            yield
+        except Exception as error:  # noqa: BLE001  (a container that lacks this is better than none)
+            self._log(f"{what}: {error or type(error).__name__}")
+
+    def _watch(self, process: subprocess.Popen[bytes]) -> None:
+        status = process.wait()
+        self._role.lose(f"the engine's restore ended with status {status}")
+
+    def _wait_runtime(self, timeout_s: float) -> None:
+        assert self._process is not None
+        try:
+            status = self._process.wait(timeout_s)
+        except subprocess.TimeoutExpired as error:
+            raise ConversationLost(f"the engine's restore did not end {timeout_s:g} s after the resume") from error
+        if status != 0:
+            raise ConversationLost(f"the engine's restore ended with status {status}")
+
+    def _refuse(self) -> None:
+        """Let CRIU kill what it restored and the engine's restore clean up."""
+        self._role.refuse()
+        if self._process is not None:
+            try:
+                self._process.wait(self._limits.resume_s)
+            except subprocess.TimeoutExpired:
+                self._log(f"the engine's restore did not end in {self._limits.resume_s:g} s and was killed")
+                self._process.kill()
+                self._process.wait()
+
+    def _why(self, error: ConversationLost, stage: str) -> CheckpointError:
+        """CRIU's and the runtime's own words are better than ours."""
+        images = self._prepared.received.images
+        errors = criu_log.errors(images / "restore.log") or criu_log.runtime_errors(images / "runtime.log")
+        errors = errors or criu_log.last_words(images / "engine.log")
+        return CriuFailed(stage, errors) if errors else error

@@ -1,0 +1,93 @@
+"""The states of a container on its way in, and in which of them each command may come. No I/O here."""
+
+from __future__ import annotations
+
+import enum
+
+from migrate import protocol
+from migrate.protocol import Command, ProtocolError
+from migrate.state import InvalidMove
+
+
+class State(enum.Enum):
+    """Where the target's half of a move is, and with it which host may run the container.
+
+    source only    CONNECTED, GREETED, EXAMINED, AWAITING_IMAGE, PREPARED, ARMED, FROZEN, ABORTED: if the connection
+                   ends the agent undoes all that it made
+    unknown        HELD: restored and stopped. The agent waits for GO or ABORT, from the coordinator or from an
+                   operator, and undoes nothing by itself
+    target only    RESUMED, FINISHED: nothing is undone any more; if the connection ends the agent fills in the rest of
+                   the memory and removes what only the move needed
+    """
+
+    CONNECTED = "connected"
+    GREETED = "greeted"
+    EXAMINED = "examined"
+    AWAITING_IMAGE = "awaiting its image"
+    PREPARED = "prepared"
+    ARMED = "armed"
+    FROZEN = "frozen"
+    HELD = "held"
+    RESUMED = "resumed"
+    FINISHED = "finished"
+    ABORTED = "aborted"
+
+
+_FORWARD = {
+    State.CONNECTED: {State.GREETED},
+    State.GREETED: {State.EXAMINED},
+    State.EXAMINED: {State.AWAITING_IMAGE, State.PREPARED},
+    State.AWAITING_IMAGE: {State.EXAMINED},
+    State.PREPARED: {State.ARMED},
+    State.ARMED: {State.FROZEN},
+    State.FROZEN: {State.HELD},
+    State.HELD: {State.RESUMED},
+    State.RESUMED: {State.FINISHED},
+}
+#: Until GO all can be undone.
+REVERSIBLE = frozenset(State) - {State.RESUMED, State.FINISHED, State.ABORTED}
+GREETED = frozenset(State) - {State.CONNECTED, State.FINISHED, State.ABORTED}
+FILLING = frozenset({State.PREPARED, State.ARMED, State.FROZEN})
+
+#: In which states each command may come.
+COMMANDS: dict[type[Command], frozenset[State]] = {
+    protocol.Hello: frozenset({State.CONNECTED}),
+    protocol.Ping: GREETED,
+    # Whatever went wrong, even with the greeting.
+    protocol.Logs: GREETED | {State.CONNECTED},
+    protocol.CheckPaths: frozenset({State.GREETED, State.EXAMINED}),
+    protocol.CheckAddresses: frozenset({State.GREETED, State.EXAMINED}),
+    protocol.Examine: frozenset({State.GREETED}),
+    protocol.AwaitImage: frozenset({State.EXAMINED}),
+    protocol.LoadImage: frozenset({State.AWAITING_IMAGE}),
+    protocol.Prepare: frozenset({State.EXAMINED}),
+    protocol.MakeTmpfs: frozenset({State.PREPARED}),
+    protocol.RemoveInTmpfs: FILLING,
+    protocol.TmpfsArchive: FILLING,
+    protocol.ListTree: FILLING,
+    protocol.Remove: FILLING,
+    protocol.SetTimes: FILLING,
+    # The engine may have logged some of it when the container runs on the target already.
+    protocol.Output: FILLING | {State.RESUMED},
+    protocol.Arm: frozenset({State.PREPARED}),
+    protocol.Freezing: frozenset({State.ARMED}),
+    protocol.Images: frozenset({State.FROZEN}),
+    protocol.PageMap: frozenset({State.FROZEN}),
+    protocol.Restore: frozenset({State.FROZEN}),
+    protocol.Go: frozenset({State.HELD}),
+    protocol.Abort: REVERSIBLE,
+    protocol.Finish: frozenset({State.RESUMED}),
+}
+
+
+def check_command(state: State, command: Command) -> None:
+    """Raise ProtocolError unless such a command may come in `state`."""
+    if state not in COMMANDS[type(command)]:
+        raise ProtocolError(f"{type(command).__name__} may not come in the state {state.value!r}")
+
+
+def check_move(old: State, new: State) -> None:
+    """Raise InvalidMove unless a container on its way in may go from `old` to `new`."""
+    back = old in REVERSIBLE and new is State.ABORTED
+    if new not in _FORWARD.get(old, ()) and not back:
+        raise InvalidMove(f"a container on its way in cannot go from {old.value} to {new.value}")

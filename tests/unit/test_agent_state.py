@@ -1,0 +1,103 @@
+"""migrate/agent/state.py: which steps exist, and in which state each command may come."""
+
+from __future__ import annotations
+
+import itertools
+
+import pytest
+
+from migrate import protocol
+from migrate.agent.state import COMMANDS, REVERSIBLE, State, check_command, check_move
+from migrate.message import concrete
+from migrate.protocol import Command, ProtocolError
+from migrate.state import InvalidMove
+
+#: The commands of a move that goes well and has all there is, and the state that each leaves.
+STORY: list[tuple[Command, State]] = [
+    (protocol.Hello(version=2, migration_id="0" * 12, runtime="podman", container_id="web"), State.GREETED),
+    (protocol.CheckPaths(required=(), own=(), probe=None), State.GREETED),
+    (protocol.Examine(description={}), State.EXAMINED),
+    (protocol.CheckAddresses(addresses=()), State.EXAMINED),
+    (protocol.Ping(), State.EXAMINED),
+    (protocol.AwaitImage(key="0" * 64), State.AWAITING_IMAGE),
+    (protocol.LoadImage(), State.EXAMINED),
+    (protocol.Prepare(shared=False, network=None, room_bytes=0, page_channels=1), State.PREPARED),
+    (protocol.Remove(tree="/", paths=()), State.PREPARED),
+    (protocol.MakeTmpfs(mounts=()), State.PREPARED),
+    (protocol.TmpfsArchive(index=0, last=True), State.PREPARED),
+    (protocol.Ping(), State.PREPARED),
+    (protocol.Logs(), State.PREPARED),
+    (protocol.Output(), State.PREPARED),
+    (protocol.Arm(macs=(), nftables=True, one_cgroup=True), State.ARMED),
+    (protocol.ListTree(tree="/"), State.ARMED),
+    (protocol.SetTimes(tree="/", directories=()), State.ARMED),
+    (protocol.Freezing(), State.FROZEN),
+    (protocol.Images(pieces=()), State.FROZEN),
+    (protocol.PageMap(dst_id=0x101, extents=()), State.FROZEN),
+    (protocol.Remove(tree="/", paths=()), State.FROZEN),
+    (protocol.RemoveInTmpfs(index=0, paths=()), State.FROZEN),
+    (protocol.Output(), State.FROZEN),
+    (protocol.Restore(image_files=0, image_bytes=0, batches=0, proof_seed=None), State.HELD),
+    (protocol.Go(frames=()), State.RESUMED),
+    (protocol.Output(), State.RESUMED),
+    (protocol.Finish(), State.FINISHED),
+]
+
+
+def test_every_command_has_its_states() -> None:
+    assert set(COMMANDS) == set(concrete(Command))
+    assert {type(command) for command, _ in STORY} | {protocol.Abort} == set(COMMANDS)
+
+
+def test_a_move_that_goes_well() -> None:
+    state = State.CONNECTED
+    for command, left in STORY:
+        check_command(state, command)
+        if left is not state:
+            check_move(state, left)
+        state = left
+
+
+@pytest.mark.parametrize(
+    ("command", "states"),
+    [
+        (protocol.Go(frames=()), {State.HELD}),
+        (protocol.Abort(), set(State) - {State.RESUMED, State.FINISHED, State.ABORTED}),
+        (protocol.Finish(), {State.RESUMED}),
+        (STORY[0][0], {State.CONNECTED}),
+        (protocol.Restore(image_files=0, image_bytes=0, batches=0, proof_seed=None), {State.FROZEN}),
+        (protocol.Images(pieces=()), {State.FROZEN}),
+    ],
+    ids=lambda value: type(value).__name__,
+)
+def test_what_decides_which_host_runs(command: Command, states: set[State]) -> None:
+    for state in State:
+        if state in states:
+            check_command(state, command)
+        else:
+            with pytest.raises(ProtocolError, match=f"may not come in the state {state.value!r}"):
+                check_command(state, command)
+
+
+def test_nothing_comes_at_the_end() -> None:
+    for state in (State.FINISHED, State.ABORTED):
+        for command, _ in [*STORY, (protocol.Abort(), state)]:
+            with pytest.raises(ProtocolError):
+                check_command(state, command)
+
+
+@pytest.mark.parametrize("old", State)
+@pytest.mark.parametrize("new", State)
+def test_the_steps_that_exist(old: State, new: State) -> None:
+    story = [State.CONNECTED, *(state for _, state in STORY)]
+    forward = {(a, b) for a, b in itertools.pairwise(story) if a is not b} | {(State.EXAMINED, State.PREPARED)}
+    if (old, new) in forward or (old in REVERSIBLE and new is State.ABORTED):
+        check_move(old, new)
+    else:
+        with pytest.raises(InvalidMove, match=f"from {old.value} to {new.value}"):
+            check_move(old, new)
+
+
+def test_after_go_there_is_no_way_back() -> None:
+    assert {State.RESUMED, State.FINISHED, State.ABORTED}.isdisjoint(REVERSIBLE)
+    assert State.HELD in REVERSIBLE
