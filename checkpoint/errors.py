@@ -43,7 +43,7 @@ class CommandFailed(CheckpointError):
 
 
 class ContainerNotFound(CheckpointError):
-    """The runtime has no state for this name."""
+    """The runtime has no state for this name, or none that can be read."""
 
 
 class ContainerNotRunning(CheckpointError):

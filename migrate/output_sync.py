@@ -10,12 +10,12 @@ import termios
 import time
 from pathlib import Path
 
+from checkpoint.runtimes.base import MOST_OUTPUT_BYTES
 from migrate import protocol
 from migrate.agent.client import AgentClient
 
 PIECE_BYTES = 1 << 18
-#: Of a longer log the end is carried.
-MOST_BYTES = 64 << 20
+MOST_LINE_BYTES = 1 << 20
 #: How long the frozen container's engine may take to read what is in the pipes. It is usually done before.
 DRAIN_S = 0.02
 LOOK_AGAIN_S = 0.0005
@@ -26,23 +26,30 @@ class OutputSync:
 
     def __init__(self, agent: AgentClient, log: Path) -> None:
         self._agent = agent
-        self._file = log.open("rb")
-        if (size := os.fstat(self._file.fileno()).st_size) > MOST_BYTES:
-            self._file.seek(size - MOST_BYTES)
-            self._file.readline()
+        self._file = log.open("rb", buffering=0)
+        #: The beginning of a line that is being written; whether what follows is the rest of a line that is left out.
+        self._begun, self._inside = b"", False
+        if (size := os.fstat(self._file.fileno()).st_size) > MOST_OUTPUT_BYTES:
+            self._file.seek(size - MOST_OUTPUT_BYTES)
+            self._inside = True
 
     def copy(self) -> int:
-        """What was added since the last time, at first everything. Returns bytes sent."""
+        """What was added since the last time, at first everything. Returns bytes sent.
+
+        Only whole lines, and none of more than MOST_LINE_BYTES, which no engine writes.
+        """
         sent = 0
-        while lines := self._file.readlines(PIECE_BYTES):
-            if not lines[-1].endswith(b"\n"):  # it is being written
-                self._file.seek(-len(lines[-1]), os.SEEK_CUR)
-                lines.pop()
-            if not lines:
-                break
-            piece = b"".join(lines)
-            self._agent.stream(protocol.Output(), [piece])
-            sent += len(piece)
+        while piece := self._file.read(PIECE_BYTES):
+            lines = self._begun + piece
+            if self._inside:
+                _, end, lines = lines.partition(b"\n")
+                self._inside = not end
+            whole, end, self._begun = lines.rpartition(b"\n")
+            if len(self._begun) > MOST_LINE_BYTES:
+                self._begun, self._inside = b"", True
+            if end:
+                self._agent.stream(protocol.Output(), [whole + end])
+                sent += len(whole) + len(end)
         return sent
 
     def copy_rest(self, init: int) -> int:

@@ -2,12 +2,19 @@
 
 from __future__ import annotations
 
+import ipaddress
 import re
 from dataclasses import dataclass
 
 _FORM = re.compile(
-    r"(?:ssh://)?(?:(?P<user>[^@/\s]+)@)?(?:\[(?P<v6>[0-9a-fA-F:.%\w]+)\]|(?P<name>[^@:/\[\]\s]+))(?::(?P<port>\d{1,5}))?/?"
+    r"(?:ssh://)?(?:(?P<user>[^@/\s]+)@)?(?:\[(?P<v6>[0-9a-fA-F:.%\w]+)\]|(?P<name>[^@:/\[\]\s]+))(?::(?P<port>[0-9]{1,5}))?/?"
 )
+#: ssh(1) takes none of these in a user, nor besides in a host (OpenSSH ssh.c, valid_ruser and valid_hostname):
+#: ssh_config may hand both to a shell.
+_NOT_IN_USER = frozenset("'`\";&<>|(){}")
+_NOT_IN_HOST = _NOT_IN_USER | frozenset("$\\")
+#: Of a name in DNS (RFC 1035), and more than any user's.
+_MOST = 255
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -22,11 +29,38 @@ class Destination:
     def parse(cls, text: str) -> Destination:
         """Raises ValueError with a line that can be shown."""
         match = _FORM.fullmatch(text)
-        if match is None and text.count(":") > 1 and "@" not in text and re.fullmatch(r"[0-9a-fA-F:.]+", text):
-            return cls(name=text)  # a bare IPv6 address
-        if match is None or text.startswith("-"):
-            raise ValueError(f"{text!r} is not a host: write name, user@name or user@name:port")
+        if match is None and _is_ipv6(text):
+            return cls(name=text)
+        if match is None:
+            raise ValueError(f"{text[:_MOST]!r} is not a host: write name, user@name or user@name:port")
         port = int(match["port"]) if match["port"] else None
         if port is not None and not 0 < port < 65536:
             raise ValueError(f"{text!r}: there is no port {port}")
-        return cls(name=match["v6"] or match["name"], user=match["user"], port=port)
+        name, user = match["v6"] or match["name"], match["user"]
+        if match["v6"] and not _is_ipv6(name):
+            raise ValueError(f"{text[:_MOST]!r}: there is no IPv6 address {name[:_MOST]!r}")
+        if not _is_plain(name, _NOT_IN_HOST) or not _resolves(name):
+            raise ValueError(f"{text[:_MOST]!r}: {name[:_MOST]!r} cannot be a host")
+        if user is not None and not _is_plain(user, _NOT_IN_USER):
+            raise ValueError(f"{text[:_MOST]!r}: {user[:_MOST]!r} cannot be a user")
+        return cls(name=name, user=user, port=port)
+
+
+def _is_ipv6(text: str) -> bool:
+    try:
+        ipaddress.IPv6Address(text)
+    except ValueError:
+        return False
+    return True
+
+
+def _is_plain(word: str, refused: frozenset[str]) -> bool:
+    return word.isprintable() and len(word) <= _MOST and not word.startswith("-") and not refused & set(word)
+
+
+def _resolves(name: str) -> bool:
+    """Whether name resolution takes it at all (Python's `idna` encoding, which socket.getaddrinfo uses)."""
+    try:
+        return bool(name.encode("idna"))
+    except UnicodeError:
+        return False

@@ -9,10 +9,29 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
+from checkpoint.runtimes import shape
+from checkpoint.runtimes.shape import Maybe, Shape
+
 #: Lies in a bundle that a move left behind: the next move may overwrite that tree.
 MARKER = ".migrated-away"
 #: The destination of the tree that is the container's root.
 ROOTFS = "/"
+#: Of what the source's engine logged, so much at most is brought before the restore.
+MOST_OUTPUT_BYTES = 64 << 20
+#: What is needed of an OCI runtime spec (config.md, config-linux.md); the rest is the runtime's.
+CONFIG: Shape = {
+    "root": {"path": str},
+    "mounts": Maybe(
+        [{"destination": str, "type": Maybe(str), "source": Maybe(str), "options": Maybe([str])}],
+    ),
+    "linux": Maybe(
+        {
+            "namespaces": Maybe([{"type": str, "path": Maybe(str)}]),
+            "cgroupsPath": Maybe(str),
+            "resources": Maybe(dict),
+        }
+    ),
+}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -65,14 +84,34 @@ class Container:
         """(source, writable) of the bind mounts that are neither the engine's nor come along."""
         ours = self.engine_mounts | {tree.destination for tree in self.trees}
         return tuple(
-            (mount["source"], not {"ro", "rro"} & set(mount.get("options", [])))
+            (mount["source"], not {"ro", "rro"} & set(mount.get("options") or ()))
             for destination, mount in self.bind_mounts.items()
             if destination not in ours
         )
 
 
 def _is_bind(mount: dict[str, Any]) -> bool:
-    return mount.get("type") == "bind" or bool({"bind", "rbind"} & set(mount.get("options", [])))
+    return mount.get("type") == "bind" or bool({"bind", "rbind"} & set(mount.get("options") or ()))
+
+
+def read_config(bundle: Path) -> dict[str, Any]:
+    """The OCI runtime spec of a bundle, without nulls in the parts that are looked at here.
+
+    Raises ContainerNotFound when it is damaged.
+    """
+    path = bundle / "config.json"
+    config = _without_nulls(shape.read(path, CONFIG))
+    linux = config["linux"] = _without_nulls(config.get("linux", {}))
+    if "resources" in linux:
+        linux["resources"] = _without_nulls(linux["resources"])
+    for mount in filter(_is_bind, config.get("mounts", [])):
+        shape.check(mount, {"source": str}, f"{path}, mount at {mount['destination']!r},")
+    return config
+
+
+def _without_nulls(members: dict[str, Any]) -> dict[str, Any]:
+    """To runtimes, null is as good as nothing."""
+    return {name: value for name, value in members.items() if value is not None}
 
 
 class ContainerRuntime(Protocol):

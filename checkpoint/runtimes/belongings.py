@@ -15,7 +15,10 @@ from typing import Any, Protocol
 from checkpoint.host.run import start
 from checkpoint.runtimes import left_behind
 from checkpoint.runtimes.base import Container, Tree
+from checkpoint.runtimes.shape import Maybe, Shape
 
+#: What is needed of a mount of an inspected container.
+MOUNT: Shape = {"Type": str, "Destination": str, "Source": Maybe(str), "Name": Maybe(str), "Driver": Maybe(str)}
 SHM = "/dev/shm"  # noqa: S108  (of the container)
 
 
@@ -35,7 +38,7 @@ class Store(Protocol):
 
 def volumes_of(found: Mapping[str, Any]) -> dict[str, str]:
     """{destination: name} of the volumes of an inspected container."""
-    return {mount["Destination"]: mount["Name"] for mount in found["Mounts"] if mount["Type"] == "volume"}
+    return {mount["Destination"]: mount["Name"] for mount in found["Mounts"] if _is_volume(mount)}
 
 
 def trees_of(found: Mapping[str, Any], beneath: Container) -> list[Tree]:
@@ -43,11 +46,15 @@ def trees_of(found: Mapping[str, Any], beneath: Container) -> list[Tree]:
     trees = [
         Tree(destination=mount["Destination"], root=Path(mount["Source"]))
         for mount in found["Mounts"]
-        if mount["Type"] == "volume" and mount["Driver"] == "local"
+        if _is_volume(mount) and mount["Source"] and mount["Driver"] == "local"
     ]
     if SHM in beneath.bind_mounts:
         trees.append(Tree(destination=SHM, root=Path(beneath.bind_mounts[SHM]["source"])))
     return trees
+
+
+def _is_volume(mount: Mapping[str, Any]) -> bool:
+    return mount["Type"] == "volume" and bool(mount.get("Name"))
 
 
 def layers_of(store: Store, image: str) -> list[str]:

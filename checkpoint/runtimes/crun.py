@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 from checkpoint.host import cgroups
+from checkpoint.runtimes import shape
 from checkpoint.runtimes.oci import OciRuntime
+from checkpoint.runtimes.shape import Maybe, Shape
 
 
 class Crun(OciRuntime):
@@ -15,6 +16,7 @@ class Crun(OciRuntime):
 
     name = "crun"
     state_file = "status"
+    internal: ClassVar[Shape] = {"external_descriptors": Maybe(str)}
 
     def __init__(self, root: Path = Path("/run/crun")) -> None:
         super().__init__(root)
@@ -23,4 +25,4 @@ class Crun(OciRuntime):
         return cgroups.limits(pid)  # it keeps no record of what `update` changed
 
     def _descriptors(self, internal: dict[str, Any]) -> tuple[str, ...]:
-        return tuple(json.loads(internal["external_descriptors"] or "[]"))
+        return tuple(shape.parse(internal.get("external_descriptors") or "[]", [str], "crun's external_descriptors"))

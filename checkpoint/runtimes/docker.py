@@ -14,10 +14,12 @@ from pathlib import Path
 from typing import Any
 
 from checkpoint.errors import ContainerNotFound, ContainerNotRunning, EngineRefused, NotMovable
-from checkpoint.runtimes import belongings, docker_api, docker_store
+from checkpoint.runtimes import belongings, docker_api, docker_store, shape
 from checkpoint.runtimes.base import ROOTFS, Arrival, Container, Tree
+from checkpoint.runtimes.belongings import MOUNT
 from checkpoint.runtimes.docker_arrival import RUNTIME, DockerArrival
 from checkpoint.runtimes.runc import Runc
+from checkpoint.runtimes.shape import Maybe, Shape
 
 #: Bind mounts that docker makes for every container, from its own settings and what it knows of the network.
 OWN_MOUNTS = ("/etc/hosts", "/etc/hostname", "/etc/resolv.conf")
@@ -27,6 +29,16 @@ STATE = "/run/docker"
 RUNTIMES = ("runc", "io.containerd.runc.v2", RUNTIME)
 STORAGE_DRIVER = "overlay2"
 NETWORK_MODES = ("host", "none")
+#: What is needed of what docker tells of a container that runs; and of its files, if those can be moved.
+RUNNING: Shape = {
+    **dict.fromkeys(("Id", "Name", "Driver", "Image"), str),
+    "LogPath": Maybe(str),
+    "Config": {"Tty": bool, "Image": str},
+    "HostConfig": {"NetworkMode": str, "Runtime": str, "RestartPolicy": {"Name": str}},
+    "NetworkSettings": {"Networks": dict, "SandboxKey": str},
+    "Mounts": [MOUNT],
+}
+FILES: Shape = {"GraphDriver": {"Data": {"MergedDir": str, "UpperDir": str}}}
 
 
 class Docker:
@@ -44,10 +56,14 @@ class Docker:
         found = docker_api.call("GET", f"/containers/{name}/json") if docker_api.listens() else None
         if found is None:
             raise ContainerNotFound(f"docker knows no container named {name!r}")
+        what = f"docker's description of {name!r}"
+        shape.check(found, {"State": {"Status": str}}, what)
         if found["State"]["Status"] != "running":
             raise ContainerNotRunning(f"container {name!r} is {found['State']['Status']}")
+        shape.check(found, RUNNING, what)
         if why := unmovable(found):
             raise NotMovable(why)
+        shape.check(found, FILES, what)
         beneath = _runc_of(found["Id"]).inspect(found["Id"])
         return replace(
             beneath,

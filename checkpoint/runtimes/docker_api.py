@@ -18,6 +18,8 @@ SOCKET = "/var/run/docker.sock"
 VERSION = "v1.44"
 TIMEOUT_S, UPLOAD_TIMEOUT_S = 120.0, 3600.0
 NOT_FOUND, FIRST_FAILURE = 404, 400
+#: Of one answer that is not read as it comes.
+MOST_BYTES = 64 << 20
 
 
 class _Connection(http.client.HTTPConnection):
@@ -30,20 +32,22 @@ class _Connection(http.client.HTTPConnection):
 def call(method: str, path: str, body: Any = None, **query: str) -> Any:
     """One request. The answer's JSON; None for an answer without content, or of what is not there.
 
-    Raises EngineRefused, with docker's own words, and OSError where there is no docker.
+    Raises EngineRefused, with docker's own words or when its answer is none, and OSError where there is no docker.
     """
     target = f"/{VERSION}{quote(path)}{'?' + urlencode(query) if query else ''}"
     data = None if body is None else json.dumps(body)
     headers = {"Host": "docker", **({"Content-Type": "application/json"} if data is not None else {})}
-    with contextlib.closing(_Connection("docker", timeout=TIMEOUT_S)) as connection:
+    with contextlib.closing(_Connection("docker", timeout=TIMEOUT_S)) as connection, _understood():
         connection.request(method, target, data, headers)
         response = connection.getresponse()
-        text = response.read()
+        text = _whole(response)
     if response.status == NOT_FOUND and method in ("GET", "DELETE"):
         return None
-    found = json.loads(text) if text and response.headers.get_content_type() == "application/json" else None
+    with _understood():
+        found = json.loads(text) if text and response.headers.get_content_type() == "application/json" else None
     if response.status >= FIRST_FAILURE:
-        raise EngineRefused(f"docker: {found['message'] if isinstance(found, Mapping) else text.decode()}")
+        words = found.get("message") if isinstance(found, Mapping) else None
+        raise EngineRefused(f"docker: {words or text.decode(errors='replace')}")
     return found
 
 
@@ -51,20 +55,22 @@ def call(method: str, path: str, body: Any = None, **query: str) -> Any:
 def download(path: str) -> Iterator[IO[bytes]]:
     """A GET whose answer is read as it comes. Raises EngineRefused."""
     with contextlib.closing(_Connection("docker", timeout=TIMEOUT_S)) as connection:
-        connection.request("GET", f"/{VERSION}{quote(path)}", headers={"Host": "docker"})
-        response = connection.getresponse()
-        if response.status >= FIRST_FAILURE:
-            raise EngineRefused(f"docker: {response.read().decode(errors='replace')}")
+        with _understood():
+            connection.request("GET", f"/{VERSION}{quote(path)}", headers={"Host": "docker"})
+            response = connection.getresponse()
+            if response.status >= FIRST_FAILURE:
+                raise EngineRefused(f"docker: {_whole(response).decode(errors='replace')}")
         yield response
 
 
 def upload(path: str, archive: Path) -> str:
     """A POST of a tar archive; what docker says to it. Raises EngineRefused."""
     headers = {"Host": "docker", "Content-Type": "application/x-tar", "Content-Length": str(archive.stat().st_size)}
-    with contextlib.closing(_Connection("docker", timeout=UPLOAD_TIMEOUT_S)) as connection, archive.open("rb") as body:
+    connected = contextlib.closing(_Connection("docker", timeout=UPLOAD_TIMEOUT_S))
+    with connected as connection, archive.open("rb") as body, _understood():
         connection.request("POST", f"/{VERSION}{quote(path)}", body, headers)
         response = connection.getresponse()
-        text = response.read().decode(errors="replace")
+        text = _whole(response).decode(errors="replace")
     if response.status >= FIRST_FAILURE or '"error"' in text:
         raise EngineRefused(f"docker: {text}")
     return text
@@ -78,3 +84,21 @@ def listens() -> bool:
         except OSError:
             return False
     return True
+
+
+@contextlib.contextmanager
+def _understood() -> Iterator[None]:
+    """Raise EngineRefused for an answer that is no HTTP or no JSON."""
+    try:
+        yield
+    except (http.client.HTTPException, ValueError, RecursionError) as error:
+        raise EngineRefused(f"docker's answer cannot be read: {error or type(error).__name__}") from error
+
+
+def _whole(response: http.client.HTTPResponse) -> bytes:
+    text = response.read(MOST_BYTES + 1)
+    if len(text) > MOST_BYTES:
+        raise EngineRefused(f"docker's answer has more than {MOST_BYTES} bytes")
+    if response.length:
+        raise EngineRefused(f"docker's answer ended {response.length} bytes before its end")
+    return text

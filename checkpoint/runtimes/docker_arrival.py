@@ -75,10 +75,9 @@ class DockerArrival:
                 os.fchmod(fd, 0o640)  # as docker makes it
                 log.write(lines)
             return
-        for line in lines.splitlines():
-            entry = json.loads(line)
-            with open(f"/proc/{self._pid}/fd/{STREAMS[entry['stream']]}", "wb", buffering=0) as stream:
-                stream.write(entry["log"].encode())
+        for number, text in entries(lines):
+            with open(f"/proc/{self._pid}/fd/{number}", "wb", buffering=0) as stream:
+                stream.write(text)
 
     def start_restore(self, directory: Path, images: Path, env: Mapping[str, str]) -> subprocess.Popen[bytes]:
         (images / "descriptors.json").write_text(json.dumps(self._fields["descriptors"]))
@@ -140,6 +139,17 @@ class DockerArrival:
             if namespace["type"] == "network":
                 namespace.setdefault("path", f"/proc/{self._pid}/ns/net")
         path.write_text(json.dumps(config))
+
+
+def entries(lines: bytes) -> Iterator[tuple[int, bytes]]:
+    """(descriptor, what was written to it) of the entries of a json-file log. A line that is no entry is left out."""
+    for line in lines.split(b"\n"):
+        with contextlib.suppress(ValueError, RecursionError):
+            entry = json.loads(line)
+            if isinstance(entry, dict):
+                number, text = STREAMS.get(str(entry.get("stream"))), entry.get("log")
+                if number is not None and isinstance(text, str):
+                    yield number, text.encode(errors="replace")  # half a surrogate pair is JSON, and no text
 
 
 def body_of(fields: Mapping[str, Any]) -> dict[str, Any]:

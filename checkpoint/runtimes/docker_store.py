@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from checkpoint.errors import ImageError
-from checkpoint.runtimes import docker_api
+from checkpoint.runtimes import archives, docker_api
 
 #: What must be the same of a network on both hosts, and what is given when it is made.
 SAME = ("Driver", "EnableIPv6", "Internal", "Options")
@@ -74,12 +74,13 @@ def layers_of_all_images() -> list[list[str]]:
 
 
 def export_image(name: str, there: frozenset[str], directory: Path) -> None:
-    """What `docker save` gives, unpacked: an OCI image layout with layers named by their DiffID."""
+    """What `docker save` gives, unpacked: an OCI image layout with layers named by their DiffID.
+
+    Raises EngineRefused or ImageError.
+    """
     left_out = {f"{BLOBS}/{digest.removeprefix('sha256:')}" for digest in there}
-    with docker_api.download(f"/images/{name}/get") as answer, tarfile.open(fileobj=answer, mode="r|") as archive:
-        for entry in archive:
-            if entry.name not in left_out:
-                archive.extract(entry, directory, filter="data")
+    with docker_api.download(f"/images/{name}/get") as answer:
+        archives.unpack(answer, left_out, directory)
 
 
 def load_image(directory: Path, image_id: str) -> None:

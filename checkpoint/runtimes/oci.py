@@ -3,21 +3,23 @@
 from __future__ import annotations
 
 import contextlib
-import json
 import os
 import subprocess
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 from checkpoint.errors import CommandFailed, ContainerNotFound, ContainerNotRunning
 from checkpoint.host import ownership
 from checkpoint.host.run import run, start
-from checkpoint.runtimes import bundle
-from checkpoint.runtimes.base import MARKER, ROOTFS, Arrival, Container, Tree
+from checkpoint.runtimes import bundle, shape
+from checkpoint.runtimes.base import MARKER, ROOTFS, Arrival, Container, Tree, read_config
 from checkpoint.runtimes.belongings import start_logged
+from checkpoint.runtimes.shape import Shape
 
+#: State of the OCI runtime spec (runtime.md).
+STATE: Shape = {"status": str, "pid": int, "bundle": str}
 DUMP_OPTIONS = ("--tcp-established", "--file-locks")
 
 
@@ -30,6 +32,8 @@ class OciRuntime(ABC):
     name: str
     #: The file of a container's directory under `root` that is there as long as the container is.
     state_file: str
+    #: What is needed of it.
+    internal: ClassVar[Shape]
 
     def __init__(self, root: Path) -> None:
         self._root = root
@@ -42,14 +46,15 @@ class OciRuntime(ABC):
         if "/" in container_id or not self.exists(container_id):
             raise ContainerNotFound(f"{self.name} knows no container named {container_id!r}")
         try:
-            state = json.loads(run([*self._program, "state", container_id]))
+            told = run([*self._program, "state", container_id])
         except CommandFailed as error:
             raise ContainerNotFound(f"{self.name} has no usable state of {container_id!r}: {error.stderr}") from error
+        state = shape.parse(told, STATE, f"{self.name}'s state of {container_id!r}")
         if state["status"] != "running":
             raise ContainerNotRunning(f"container {container_id!r} is {state['status']}")
-        internal = json.loads((self._root / container_id / self.state_file).read_text())
+        internal = shape.read(self._root / container_id / self.state_file, self.internal)
         directory = Path(state["bundle"])
-        config = json.loads((directory / "config.json").read_text())
+        config = read_config(directory)
         rootfs = directory / config["root"]["path"]
         return Container(
             id=container_id,
@@ -125,7 +130,7 @@ class OciRuntime(ABC):
 
 
 def _network_namespace(config: Mapping[str, Any]) -> str | None:
-    for namespace in config.get("linux", {}).get("namespaces", []):
+    for namespace in config["linux"].get("namespaces", []):
         if namespace["type"] == "network" and namespace.get("path"):
             return str(namespace["path"])
     return None

@@ -13,6 +13,7 @@ import json
 import os
 import signal
 import socket
+import stat
 import sys
 from typing import Any
 
@@ -39,13 +40,27 @@ def command_of(words: list[str]) -> str:
 
 
 def option(words: list[str], name: str) -> str:
-    """The value of an option that is given as two words, or as one with a "="."""
+    """The value of an option that is given as two words, or as one with a "="; "" where it is not given."""
     for index, word in enumerate(words):
         if word == name:
-            return words[index + 1]
+            return words[index + 1] if index + 1 < len(words) else ""
         if word.startswith(f"{name}="):
             return word.partition("=")[2]
     return ""
+
+
+def socket_of(container_id: str) -> str:
+    """Where an agent listens for a container of that id, or "" where none does."""
+    path = os.path.join(DIRECTORY, container_id)
+    return path if container_id and "/" not in container_id and stat.S_ISSOCK(mode_of(path)) else ""
+
+
+def mode_of(path: str) -> int:
+    """Of a file; 0 where there is none, or could be none of that name."""
+    try:
+        return os.stat(path).st_mode
+    except (OSError, ValueError):
+        return 0
 
 
 def ask(path: str, question: dict[str, str]) -> socket.socket:
@@ -128,8 +143,9 @@ def check(result: int) -> None:
 
 def cgroups_of(pid: str) -> dict[str, str]:
     """{controllers: path} of a process, as /proc/PID/cgroup has them."""
-    with open(f"/proc/{pid}/cgroup", encoding="ascii") as file:
-        return {controllers: path for _, controllers, path in (line.rstrip().split(":", 2) for line in file)}
+    with open(f"/proc/{pid}/cgroup", "rb") as file:
+        lines = os.fsdecode(file.read()).split("\n")
+    return {controllers: path for _, controllers, path in (line.split(":", 2) for line in lines if line)}
 
 
 def enter(paths: dict[str, str], *, make: bool) -> None:
@@ -174,10 +190,10 @@ def start(words: list[str], path: str) -> None:
 def main() -> None:
     words = sys.argv[1:]
     command = command_of(words)
-    path = os.path.join(DIRECTORY, words[-1]) if words else ""
-    if command == "create" and os.path.exists(path):
+    path = socket_of(words[-1] if words else "")
+    if command == "create" and path:
         create(words, path)
-    elif command == "start" and os.path.exists(path):
+    elif command == "start" and path:
         start(words, path)
     else:
         os.execvp("runc", ["runc", *words])  # noqa: S606

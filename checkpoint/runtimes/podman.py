@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import contextlib
 import io
-import json
 import os
 import signal
 import subprocess
@@ -23,12 +22,14 @@ from checkpoint.criu.session import UndumpedRole
 from checkpoint.criu.shim_install import install_shim, rpc_socket
 from checkpoint.errors import CommandFailed, ContainerNotFound, ContainerNotRunning, NotMovable
 from checkpoint.host.run import run
-from checkpoint.runtimes import belongings, podman_store
+from checkpoint.runtimes import archives, belongings, podman_store, shape
 from checkpoint.runtimes.base import ROOTFS, Arrival, Container, Tree
+from checkpoint.runtimes.belongings import MOUNT
 from checkpoint.runtimes.crun import Crun
 from checkpoint.runtimes.oci import DUMP_OPTIONS, OciRuntime
 from checkpoint.runtimes.podman_arrival import LOG, PodmanArrival
 from checkpoint.runtimes.runc import Runc
+from checkpoint.runtimes.shape import Maybe, Shape
 
 BENEATH: dict[str, Callable[[], OciRuntime]] = {"crun": Crun, "runc": Runc}
 #: Bind mounts that podman makes for every container, from its own settings and what it knows of the network.
@@ -37,7 +38,19 @@ OWN_MOUNTS = ("/etc/hosts", "/etc/hostname", "/etc/resolv.conf", "/run/.containe
 INVENTORY = "checkpoint/inventory.img"
 #: Of an archive as podman writes it: files that come by other ways, newer.
 LEFT_OUT = (LOG, "devshm-checkpoint.tar", "rootfs-diff.tar", "deleted.files")
+#: Of what is left of it: descriptions take some 10 KiB.
+MOST_PACKED_BYTES = 8 << 20
 REMOVE_TIMEOUT_S = 120.0
+#: What is needed of what podman tells of a container that runs (`podman container inspect`).
+RUNNING: Shape = {
+    **dict.fromkeys(("Id", "Name", "Pod", "OCIRuntime", "Image", "ImageName"), str),
+    "Config": {"Tty": bool},
+    "HostConfig": {"NetworkMode": str, "LogConfig": {"Path": Maybe(str)}},
+    "State": {"ConmonPid": int, "CgroupPath": str},
+    "Mounts": [MOUNT],
+    "GraphDriver": {"Name": str, "Data": Maybe({"UpperDir": Maybe(str), "MergedDir": Maybe(str)})},
+    "NetworkSettings": {"Networks": Maybe(dict)},
+}
 #: Without any of these podman has never run here; asked, it would make them.
 TRACES = (Path("/run/libpod"), Path("/var/lib/containers/storage"))
 
@@ -58,11 +71,14 @@ class Podman:
 
     def inspect(self, name: str) -> Container:
         try:
-            found = json.loads(run(["podman", "container", "inspect", name]))[0]
+            told = run(["podman", "container", "inspect", name])
         except CommandFailed as error:
             raise ContainerNotFound(f"podman knows no container named {name!r}") from error
+        what = f"podman's description of {name!r}"
+        found = shape.parse(told, [{"State": {"Status": str}}], what)[0]  # podman fails where there is none
         if found["State"]["Status"] != "running":
             raise ContainerNotRunning(f"container {name!r} is {found['State']['Status']}")
+        shape.check(found, RUNNING, what)
         if why := unmovable(found):
             raise NotMovable(why)
         beneath = self._beneath(found).inspect(found["Id"])
@@ -102,9 +118,10 @@ class Podman:
         argv += ["--ignore-volumes", f"--export={archive}", *DUMP_OPTIONS, container.id]
         with Interposer(rpc_socket(directory), UndumpedRole()):
             run(argv, env=env)
-        data = without_contents(archive.read_bytes())
-        archive.unlink()
-        return data
+        try:
+            return without_contents(archive)
+        finally:
+            archive.unlink()
 
     def export_image(self, container: Container, there: frozenset[str], directory: Path) -> None:
         podman_store.export_image(container.engine_state["Image"], there, directory)
@@ -116,7 +133,7 @@ class Podman:
         """End its conmon, which would have podman clean up, and maybe start it again."""
         pid = container.engine_state["State"]["ConmonPid"]
         with contextlib.suppress(FileNotFoundError, ProcessLookupError):
-            if Path(f"/proc/{pid}/comm").read_text().strip() == "conmon":
+            if Path(f"/proc/{pid}/comm").read_bytes().strip() == b"conmon":
                 os.kill(pid, signal.SIGKILL)
 
     def leave(self, container: Container, *, shared: bool) -> None:
@@ -147,13 +164,14 @@ def unmovable(found: Mapping[str, Any]) -> str | None:
     return None
 
 
-def without_contents(archive: bytes) -> bytes:
-    """A checkpoint archive as podman needs it to begin a restore: what else is in it comes by other ways."""
+def without_contents(archive: Path) -> bytes:
+    """A checkpoint archive as podman needs it to begin a restore: what else is in it comes by other ways.
+
+    The last entry is one of no bytes. Raises ImageError when the archive is damaged, or is more than descriptions.
+    """
     written = io.BytesIO()
-    with tarfile.open(fileobj=io.BytesIO(archive)) as old, tarfile.open(fileobj=written, mode="w") as new:
-        for entry in old:
-            if entry.name not in LEFT_OUT:
-                new.addfile(entry, old.extractfile(entry) if entry.isreg() else None)
+    with tarfile.open(fileobj=written, mode="w") as new:
+        archives.copied(archive, LEFT_OUT, new, MOST_PACKED_BYTES)
         new.addfile(tarfile.TarInfo(INVENTORY))
     return written.getvalue()
 

@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import contextlib
-import io
 import subprocess
 import tarfile
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from checkpoint.errors import ImageError
 from checkpoint.host import cgroups
 from checkpoint.host.run import find_program
 from checkpoint.runtimes import layers, podman_store
+from checkpoint.runtimes.base import MOST_OUTPUT_BYTES
 from checkpoint.runtimes.belongings import Belongings, start_logged
 from checkpoint.runtimes.oci import DUMP_OPTIONS
 
@@ -48,6 +49,8 @@ class PodmanArrival:
 
     def take_output(self, lines: bytes) -> None:
         if not self._started:
+            if len(self._output) + len(lines) > MOST_OUTPUT_BYTES:
+                raise ImageError(f"more than {MOST_OUTPUT_BYTES} bytes of the container's output came")
             self._output += lines
         elif log := self._wanted["log"]:
             with open(log, "ab") as file:
@@ -70,10 +73,15 @@ class PodmanArrival:
 
 
 def with_output(archive: bytes, output: bytes) -> bytes:
-    """A checkpoint archive with the container's log in it, as podman itself takes it along (k8s-file and json-file)."""
-    written = io.BytesIO(archive)
-    with tarfile.open(fileobj=written, mode="a") as tar:
-        entry = tarfile.TarInfo(LOG)
-        entry.size, entry.mode = len(output), 0o640
-        tar.addfile(entry, io.BytesIO(output))
-    return written.getvalue()
+    """A checkpoint archive with the container's log in it, as podman itself takes it along (k8s-file and json-file).
+
+    The archive is not parsed: it is of the other host, podman reads it in any case, and what follows its last
+    entry, which has no content (podman.without_contents), are blocks of zeros (tar(5)).
+    """
+    blocks = len(archive) // tarfile.BLOCKSIZE
+    while blocks and not any(archive[(blocks - 1) * tarfile.BLOCKSIZE : blocks * tarfile.BLOCKSIZE]):
+        blocks -= 1
+    entry = tarfile.TarInfo(LOG)
+    entry.size, entry.mode = len(output), 0o640
+    padding = bytes(-len(output) % tarfile.BLOCKSIZE + 2 * tarfile.BLOCKSIZE)
+    return archive[: blocks * tarfile.BLOCKSIZE] + entry.tobuf() + output + padding

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import json
 import os
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -13,6 +12,8 @@ from checkpoint import schema
 from checkpoint.bounded import Digest
 from checkpoint.errors import CommandFailed, ImageError
 from checkpoint.host.run import run
+from checkpoint.runtimes import shape
+from checkpoint.runtimes.shape import Maybe
 
 #: What must be the same of a network on both hosts. The name of a bridge that podman makes itself need not be.
 SAME = ("driver", "subnets", "ipv6_enabled", "internal", "options", "routes")
@@ -93,8 +94,9 @@ def image(name: str) -> dict[str, Any] | None:
 
 def layers_of_all_images() -> list[list[str]]:
     ids = set(run(["podman", "images", "--all", "--quiet", "--no-trunc"]).split())
-    found = json.loads(run(["podman", "image", "inspect", *sorted(ids)])) if ids else []
-    return [each["RootFS"]["Layers"] for each in found]
+    told = run(["podman", "image", "inspect", *sorted(ids)]) if ids else "[]"
+    found = shape.parse(told, [{"RootFS": {"Layers": Maybe([str])}}], "podman's description of its images")
+    return [each["RootFS"]["Layers"] or [] for each in found]
 
 
 def export_image(image_id: str, there: frozenset[str], directory: Path) -> None:
@@ -129,4 +131,5 @@ def _inspect(kind: str, name: str) -> dict[str, Any] | None:
         run(["podman", kind, "exists", name])
     except CommandFailed:
         return None
-    return dict(json.loads(run(["podman", kind, "inspect", name]))[0])
+    what = f"podman's description of {kind} {name!r}"
+    return dict(shape.parse(run(["podman", kind, "inspect", name]), [dict], what)[0])

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 from checkpoint.runtimes.oci import OciRuntime
+from checkpoint.runtimes.shape import Maybe, Shape
 
 
 class Runc(OciRuntime):
@@ -13,6 +14,7 @@ class Runc(OciRuntime):
 
     name = "runc"
     state_file = "state.json"
+    internal: ClassVar[Shape] = {"config": {"cgroups": dict}, "external_descriptors": Maybe([str])}
 
     def __init__(self, root: Path = Path("/run/runc")) -> None:
         super().__init__(root)

@@ -30,20 +30,27 @@ CONTENTS = (
     "transport/errors.py",
     "transport/framing.py",
 )
+#: Some 30 times what the agent is now.
+MOST_BYTES = 4 << 20
 #: Reads {u32 size, zip} from stdin by bare read(2), so that not a byte of the protocol is swallowed,
 #: into a memfd (which is a file to zipimport), and runs the server from it.
-RECEIVER = """
+RECEIVER = f"""
 import os, sys
 def take(size):
-    data = b""
-    while len(data) < size:
-        piece = os.read(0, size - len(data))
-        if not piece:
+    data = memoryview(bytearray(size))
+    left = data
+    while left:
+        got = os.readv(0, [left])
+        if not got:
             sys.exit("migrate agent: the connection ended while it was sent")
-        data += piece
+        left = left[got:]
     return data
+size = int.from_bytes(take(4), "big")
+if size > {MOST_BYTES}:
+    sys.exit("migrate agent: what was sent begins with no size of it")
 code = os.memfd_create("migrate-agent")
-os.write(code, take(int.from_bytes(take(4), "big")))
+with open(code, "wb", closefd=False) as file:
+    file.write(take(size))
 sys.path.insert(0, "/proc/self/fd/%d" % code)
 from migrate.agent.server import main
 main()

@@ -21,6 +21,8 @@ from transport.destination import Destination
         ("root@[fe80::1%eth0]:22", "fe80::1%eth0", "root", 22),
         ("fd00::2", "fd00::2", None, None),
         ("::1", "::1", None, None),
+        ("corp\\joe@beta", "beta", "corp\\joe", None),
+        ("b\u00fccher.example", "b\u00fccher.example", None, None),
         ("::ffff:10.0.0.2", "::ffff:10.0.0.2", None, None),
         ("ssh://beta", "beta", None, None),
         ("ssh://root@beta:2222", "beta", "root", 2222),
@@ -56,8 +58,27 @@ def test_a_host(text: str, name: str, user: str | None, port: int | None) -> Non
         "http://beta",
         "beta/path",
         "ssh://",
+        "root@-oProxyCommand=reboot",
+        "ssh://-oProxyCommand=reboot",
+        "-root@beta",
+        "ssh://-lroot@beta",
+        "beta\x1b[2J",
+        "ro\x07ot@beta",
+        "beta;reboot",
+        "$(reboot)",
+        "`reboot`",
+        "a&b@beta",
+        "beta:\u0662\u0662",
+        "[:::]",
+        "[1.2.3]",
+        ":::",
+        "1:2:3",
+        "a..b",
+        "x" * 64,
+        "x." * 200,
+        "\ud800",
     ],
 )
 def test_not_a_host(text: str) -> None:
-    with pytest.raises(ValueError, match=r"host|port"):
+    with pytest.raises(ValueError, match=r"host|user|port|IPv6"):
         Destination.parse(text)

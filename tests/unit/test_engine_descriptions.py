@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
 import tarfile
+from collections.abc import Callable
 from copy import deepcopy
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
-from checkpoint.errors import EngineRefused
-from checkpoint.runtimes import docker, docker_api, podman
-from checkpoint.runtimes.docker_arrival import endpoint_of
-from checkpoint.runtimes.podman import without_contents
-from checkpoint.runtimes.podman_arrival import with_output
+from checkpoint.errors import EngineRefused, ImageError
+from checkpoint.runtimes import archives, docker, docker_api, podman
+from checkpoint.runtimes.base import MOST_OUTPUT_BYTES
+from checkpoint.runtimes.docker_arrival import endpoint_of, entries
+from checkpoint.runtimes.podman import MOST_PACKED_BYTES, without_contents
+from checkpoint.runtimes.podman_arrival import PodmanArrival, with_output
 
 PODMAN: dict[str, Any] = {
     "Name": "box",
@@ -160,7 +164,13 @@ def test_an_endpoint_of_ipv6_alone() -> None:
     assert found["IPAMConfig"] == {"IPv6Address": "fd00::2"}
 
 
-def test_an_archive_without_contents() -> None:
+def file_of(directory: Path, data: bytes) -> Path:
+    path = directory / "archive.tar"
+    path.write_bytes(data)
+    return path
+
+
+def test_an_archive_without_contents(tmp_path: Path) -> None:
     kept: dict[str, bytes | None] = {"config.dump": b"{}", "checkpoint": None, "artifacts/x": bytes(range(256)) * 9}
     left_out: dict[str, bytes | None] = {
         "ctr.log": b"old\n",
@@ -168,27 +178,27 @@ def test_an_archive_without_contents() -> None:
         "rootfs-diff.tar": bytes(20_000),
         "deleted.files": b"[]",
     }
-    archive = without_contents(pack({**left_out, **kept}))
+    archive = without_contents(file_of(tmp_path, pack({**left_out, **kept})))
     assert unpack(archive) == {**kept, "checkpoint/inventory.img": b""}
     with tarfile.open(fileobj=io.BytesIO(archive)) as tar:
         described = {name: (tar.getmember(name).mode, tar.getmember(name).mtime) for name in kept}
     assert described == dict.fromkeys(kept, (0o751, 1_700_000_000))
 
 
-def test_links_in_an_archive() -> None:
+def test_links_in_an_archive(tmp_path: Path) -> None:
     written = io.BytesIO(pack({"config.dump": b"{}"}))
     with tarfile.open(fileobj=written, mode="a") as tar:
         entry = tarfile.TarInfo("network.status")
         entry.type, entry.linkname = tarfile.SYMTYPE, "config.dump"
         tar.addfile(entry)
-    with tarfile.open(fileobj=io.BytesIO(without_contents(written.getvalue()))) as tar:
+    with tarfile.open(fileobj=io.BytesIO(without_contents(file_of(tmp_path, written.getvalue())))) as tar:
         found = tar.getmember("network.status")
         assert (found.issym(), found.linkname) == (True, "config.dump")
 
 
 @pytest.mark.parametrize("output", [b"", b"line\n", b"2026-01-01T00:00:00Z stdout F \xff\n" * 1000])
-def test_an_archive_with_output(output: bytes) -> None:
-    archive = without_contents(pack({"config.dump": b"{}" * 300, "ctr.log": b"old\n"}))
+def test_an_archive_with_output(tmp_path: Path, output: bytes) -> None:
+    archive = without_contents(file_of(tmp_path, pack({"config.dump": b"{}" * 300, "ctr.log": b"old\n"})))
     found = unpack(with_output(archive, output))
     assert found == {"config.dump": b"{}" * 300, "checkpoint/inventory.img": b"", "ctr.log": output}
 
@@ -208,3 +218,101 @@ def test_a_restart_policy_that_cannot_be_given_back_is_told_with_its_cure(monkey
     with pytest.raises(EngineRefused, match=r"docker update --restart on-failure:3 web.*Connection refused"):
         give_back()
     assert asked == ["no", "on-failure"]
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        lambda data: b"",
+        lambda data: b"\0" * 511,
+        lambda data: b"x" * 4096,
+        lambda data: data[:700],
+        lambda data: data[:124] + b"\x80" + b"\0" * 10 + b"\x01" + data[136:],  # a size in base 256
+        lambda data: data[:124] + b"\xff" * 12 + data[136:],  # a size below 0
+        lambda data: data[:257] + b"ustar  \0" + data[265:],
+    ],
+)
+def test_a_damaged_archive(tmp_path: Path, damage: Callable[[bytes], bytes]) -> None:
+    data = pack({"config.dump": b"{}" * 300})
+    with contextlib.suppress(ImageError):
+        assert len(without_contents(file_of(tmp_path, damage(data)))) < len(data) + 20_000
+    with contextlib.suppress(ImageError):
+        archives.unpack(io.BytesIO(damage(data)), (), tmp_path / "out")
+
+
+def test_an_archive_of_more_than_descriptions(tmp_path: Path) -> None:
+    path = tmp_path / "archive.tar"
+    with tarfile.open(path, "w") as tar, (tmp_path / "large").open("wb+") as large:
+        large.truncate(MOST_PACKED_BYTES)
+        for name in ("artifacts/x", "artifacts/y"):
+            large.seek(0)
+            tar.addfile(tar.gettarinfo(tmp_path / "large", name), large)
+    with pytest.raises(ImageError, match="artifacts/"):
+        without_contents(path)
+
+
+@pytest.mark.parametrize("name", ["../out", "{}/out", "a/../../out"])
+def test_an_archive_leads_nowhere_else(tmp_path: Path, name: str) -> None:
+    data, inside = pack({"blobs": None, name.format(tmp_path): b"x"}), tmp_path / "inside"
+    inside.mkdir()
+    with pytest.raises(ImageError):
+        archives.unpack(io.BytesIO(data), (), inside)
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("kind", [tarfile.SYMTYPE, tarfile.LNKTYPE, tarfile.FIFOTYPE, tarfile.CHRTYPE, tarfile.BLKTYPE])
+def test_an_archive_of_an_image_has_only_data_in_it(tmp_path: Path, kind: bytes) -> None:
+    written = io.BytesIO()
+    with tarfile.open(fileobj=written, mode="w") as tar:
+        entry = tarfile.TarInfo("blobs")
+        entry.type, entry.linkname = kind, "/etc"
+        tar.addfile(entry)
+    with pytest.raises(ImageError):
+        archives.unpack(io.BytesIO(written.getvalue()), (), tmp_path)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_an_archive_of_an_image(tmp_path: Path) -> None:
+    data = pack({"blobs": None, "blobs/sha256/1": b"one", "blobs/sha256/2": b"two", "index.json": b"{}"})
+    archives.unpack(io.BytesIO(data), {"blobs/sha256/2"}, tmp_path)
+    found = {str(path.relative_to(tmp_path)): path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
+    assert found == {"blobs/sha256/1": b"one", "index.json": b"{}"}
+
+
+def test_output_that_is_added_to_anything_is_added_behind_it() -> None:
+    """What the other host sent is not parsed on the way to podman."""
+    for archive in (b"", b"x", bytes(2048), b"y" * 513, pack({"a": b"1"})):
+        found = with_output(archive, b"line\n")
+        assert len(found) % 512 == 0
+        assert len(found) <= len(archive) + 4 * 512
+        with tarfile.open(fileobj=io.BytesIO(found[-4 * 512 :])) as tar:
+            assert [(entry.name, entry.size) for entry in tar] == [("ctr.log", 5)]
+
+
+def test_too_much_output() -> None:
+    with contextlib.ExitStack() as undo:
+        arrival = PodmanArrival({"networks": {}, "volumes": {}}, undo)
+        for _ in range(MOST_OUTPUT_BYTES >> 20):
+            arrival.take_output(bytes(1 << 20))
+        with pytest.raises(ImageError):
+            arrival.take_output(b"x")
+
+
+def test_entries_of_a_log() -> None:
+    lines = [
+        b'{"log":"one\\n","stream":"stdout","time":"t"}',
+        b'{"log":"two\\n","stream":"stderr"}',
+        *(
+            b"",
+            b"[]",
+            b"null",
+            b"{",
+            b"\xff",
+            b"[" * 100_000,
+            b'{"log":1,"stream":"stdout"}',
+            b'{"log":"x","stream":["stdout"]}',
+        ),
+        *(b'{"log":"x","stream":"3"}', b'{"log":"x"}', b'{"stream":"stdout"}'),
+        b'{"log":"\\ud800","stream":"stdout"}',
+    ]
+    assert list(entries(b"\n".join(lines))) == [(1, b"one\n"), (2, b"two\n"), (1, b"?")]

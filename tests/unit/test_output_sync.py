@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import tracemalloc
 from collections.abc import Sequence
 from pathlib import Path
 from typing import cast
@@ -90,7 +91,7 @@ def test_in_pieces_of_whole_lines(agent: Agent, log: Path, monkeypatch: pytest.M
 
 
 def test_the_end_of_a_long_log(agent: Agent, log: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(output_sync, "MOST_BYTES", 20)
+    monkeypatch.setattr(output_sync, "MOST_OUTPUT_BYTES", 20)
     append(log, b"".join(b"line %d\n" % number for number in range(9)))
     with output(agent, log) as sync:
         assert (sync.copy(), agent.take()) == (14, b"line 7\nline 8\n")
@@ -101,7 +102,7 @@ def test_the_end_of_a_long_log(agent: Agent, log: Path, monkeypatch: pytest.Monk
 
 def test_a_log_that_is_just_not_too_long(agent: Agent, log: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     append(log, b"0123\n5678\n")
-    monkeypatch.setattr(output_sync, "MOST_BYTES", 10)
+    monkeypatch.setattr(output_sync, "MOST_OUTPUT_BYTES", 10)
     with output(agent, log) as sync:
         sync.copy()
     assert agent.take() == b"0123\n5678\n"
@@ -110,3 +111,21 @@ def test_a_log_that_is_just_not_too_long(agent: Agent, log: Path, monkeypatch: p
 def test_no_log(agent: Agent, tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError):
         output(agent, tmp_path / "none")
+
+
+def test_a_line_that_does_not_end_is_left_out_and_not_kept(
+    agent: Agent, log: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(output_sync, "MOST_LINE_BYTES", 1 << 19)
+    append(log, b"before\n")
+    with output(agent, log) as sync:
+        tracemalloc.start()
+        for _ in range(64):
+            append(log, bytes(1 << 20))
+            sync.copy()
+        assert tracemalloc.get_traced_memory()[1] < 8 << 20
+        tracemalloc.stop()
+        assert agent.take() == b"before\n"
+        append(log, b"the end of it\nafter\n")
+        sync.copy()
+    assert agent.take() == b"after\n"

@@ -1,0 +1,89 @@
+"""checkpoint/runtimes/shape.py, and bundles whose config.json is damaged."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from checkpoint.errors import ContainerNotFound
+from checkpoint.runtimes.base import read_config
+from checkpoint.runtimes.shape import Maybe, check, parse, read
+
+SHAPE = {"name": str, "pid": int, "streams": [str], "config": {"root": Maybe({"path": str})}}
+GOOD: dict[str, Any] = {"name": "x", "pid": 7, "streams": ["a"], "config": {"root": {"path": "/"}}, "more": 1}
+
+
+@pytest.mark.parametrize("change", [{}, {"streams": []}, {"config": {"root": None}}, {"config": {}}])
+def test_what_has_the_shape(change: dict[str, Any]) -> None:
+    value = {**GOOD, **change}
+    assert parse(json.dumps(value), SHAPE, "it") == value
+
+
+@pytest.mark.parametrize(
+    ("value", "where"),
+    [
+        ([], "all of it"),
+        (None, "all of it"),
+        ({**GOOD, "name": 1}, "name"),
+        ({**GOOD, "pid": True}, "pid"),
+        ({**GOOD, "pid": "7"}, "pid"),
+        ({**GOOD, "streams": None}, "streams"),
+        ({**GOOD, "streams": {"a": "b"}}, "streams"),
+        ({**GOOD, "streams": ["a", 2]}, "streams[1]"),
+        ({**GOOD, "config": None}, "config"),
+        ({**GOOD, "config": {"root": []}}, "config.root"),
+        ({**GOOD, "config": {"root": {"path": 1.5}}}, "config.root.path"),
+    ],
+)
+def test_what_has_not(value: Any, where: str) -> None:
+    with pytest.raises(ContainerNotFound) as caught:
+        check(value, SHAPE, "it")
+    assert str(caught.value) == f"it is damaged: {where} is missing or of another kind"
+
+
+@pytest.mark.parametrize("text", ["", "{", "\x00", '{"a": ' * 100_000, b"\xff\xfe\xfd", "9" * 5000])
+def test_what_is_no_json(text: str) -> None:
+    with pytest.raises(ContainerNotFound, match="is damaged"):
+        parse(text, SHAPE, "it")
+
+
+def test_a_file_that_is_not_there(tmp_path: Path) -> None:
+    with pytest.raises(ContainerNotFound, match="none"):
+        read(tmp_path / "none", SHAPE)
+    with pytest.raises(ContainerNotFound):
+        read(tmp_path, SHAPE)
+
+
+def config(directory: Path, **members: Any) -> dict[str, Any]:
+    (directory / "config.json").write_text(json.dumps({"root": {"path": "rootfs"}, **members}))
+    return read_config(directory)
+
+
+def test_a_config(tmp_path: Path) -> None:
+    mounts = [{"destination": "/proc", "type": "proc"}, {"destination": "/x", "source": "/y", "options": ["bind"]}]
+    assert config(tmp_path, mounts=mounts)["mounts"] == mounts
+    assert config(tmp_path, mounts=None, linux=None) == {"root": {"path": "rootfs"}, "linux": {}}
+    assert config(tmp_path, linux={"resources": {"cpu": None}, "namespaces": None})["linux"] == {"resources": {}}
+
+
+@pytest.mark.parametrize(
+    "members",
+    [
+        {"root": None},
+        {"root": {"path": None}},
+        {"mounts": [{"type": "proc"}]},
+        {"mounts": [{"destination": "/x", "type": "bind"}]},
+        {"mounts": [{"destination": "/x", "options": ["rbind"], "source": None}]},
+        {"mounts": [{"destination": "/x", "options": "bind", "source": "/y"}]},
+        {"linux": []},
+        {"linux": {"namespaces": [{"path": "/x"}]}},
+        {"linux": {"resources": []}},
+        {"linux": {"cgroupsPath": 1}},
+    ],
+)
+def test_a_damaged_config(tmp_path: Path, members: dict[str, Any]) -> None:
+    with pytest.raises(ContainerNotFound, match=r"config.json"):
+        config(tmp_path, **members)
