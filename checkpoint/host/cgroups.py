@@ -55,8 +55,7 @@ def in_one_cgroup(init: int, pids: list[int]) -> bool:
 
 def directories(pid: int, controller: str) -> Iterator[Path]:
     """Where a process is in the v1 hierarchy of a controller, or in the v2 one for "". The root does not count."""
-    for line in proc.lines(f"/proc/{pid}/cgroup"):
-        _, controllers, path = line.split(":", 2)
+    for controllers, path in proc.cgroups(pid):
         if path != "/" and controller in controllers.split(","):
             for mount in _mounts("cgroup" if controller else "cgroup2", controller):
                 if (directory := mount / path.lstrip("/")).is_dir():
@@ -66,8 +65,7 @@ def directories(pid: int, controller: str) -> Iterator[Path]:
 def enter(pid: int, path: str, controller: str = "") -> None:
     """Move a process into the cgroup at `path` of a controller's hierarchy, or of each that has one there, unless it is
     in it already: a move waits for RCU. Raises OSError."""
-    for line in proc.lines(f"/proc/{pid}/cgroup"):
-        _, controllers, now = line.split(":", 2)
+    for controllers, now in proc.cgroups(pid):
         if now != path and (not controller or controller in controllers.split(",")):
             kind, option = ("cgroup", controllers.split(",")[0]) if controllers else ("cgroup2", "")
             for mount in _mounts(kind, option):

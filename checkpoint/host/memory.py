@@ -77,8 +77,7 @@ def _fields(path: Path) -> dict[str, int]:
 def _cgroup_bounds() -> list[int]:
     """Limit minus usage of our memory cgroup and its parents, v1 or v2 (cgroup-v1/memory, cgroup-v2)."""
     bounds = []
-    for line in proc.lines("/proc/self/cgroup"):
-        _, controllers, path = line.split(":", 2)
+    for controllers, path in proc.cgroups("self"):
         if "memory" in controllers.split(","):
             base, names = Path("/sys/fs/cgroup/memory"), ("memory.limit_in_bytes", "memory.usage_in_bytes")
         elif not controllers:

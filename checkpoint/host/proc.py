@@ -74,6 +74,14 @@ def number(path: str | Path, name: str, base: int = 10) -> int | None:
     return None
 
 
+def cgroups(pid: int | str) -> list[tuple[str, str]]:
+    """(controllers, path) of where a process is in each hierarchy (cgroups(7)); the controllers of v2 are "".
+
+    Raises OSError and ProcError.
+    """
+    return [_cgroup(line) for line in lines(f"/proc/{pid}/cgroup")]
+
+
 def mounts(pid: int | str) -> list[Mount]:
     """The mounts that a process sees (proc_pid_mountinfo(5)). Raises OSError and ProcError."""
     return [_mount(line) for line in lines(f"/proc/{pid}/mountinfo")]
@@ -94,6 +102,24 @@ def mapped_file(pid: int, mapping: Mapping) -> str:
 def unescaped(text: str) -> str:
     """A field of mountinfo, where a byte that would separate fields is three octal digits behind a backslash."""
     return os.fsdecode(_ESCAPED.sub(lambda found: bytes([int(found[1], 8)]), os.fsencode(text)))
+
+
+def state(stat: bytes) -> tuple[str, int]:
+    """The state and the flags (PF_*) of a process, of what its `stat` holds (proc_pid_stat(5)). Raises ProcError."""
+    try:
+        # Up to the last parenthesis is the name, which the process gives itself.
+        fields = stat[stat.rindex(b")") + 1 :].split()
+        return fields[0].decode(), int(fields[6])
+    except (ValueError, IndexError) as error:
+        raise ProcError(f"{stat[:80]!r} is no stat of a process") from error
+
+
+def _cgroup(line: str) -> tuple[str, str]:
+    try:
+        _, controllers, path = line.split(":", 2)
+    except ValueError as error:
+        raise ProcError(f"{line[:80]!r} is no line of a cgroup file") from error
+    return controllers, path
 
 
 def _mount(line: str) -> Mount:

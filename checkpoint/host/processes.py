@@ -43,12 +43,10 @@ def has_ended(pid: int) -> bool:
 def _state_of(pid: int) -> str:
     """Return a process's state as /proc/PID/stat has it; "X" also for one in do_exit(), or that is gone."""
     try:
-        text = Path(f"/proc/{pid}/stat").read_bytes()
+        state, flags = proc.state(Path(f"/proc/{pid}/stat").read_bytes())
     except (FileNotFoundError, ProcessLookupError):
         return "X"
-    # Before the last parenthesis is the name, which the process gives itself: any bytes, also those of a line.
-    state, flags = (fields := text.rpartition(b")")[2].split())[0], int(fields[6])
-    return "X" if flags & PF_EXITING else state.decode()
+    return "X" if flags & PF_EXITING else state
 
 
 def in_pid_namespace_of(init: int) -> list[int]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -80,8 +81,6 @@ class Running:
 
 
 def _sent_bytes(stats: str) -> int:
-    for line in stats.splitlines():
-        name, _, value = line.partition(":")
-        if name == "Total bytes sent":
-            return int(value.replace(",", "").replace(".", ""))
-    return 0
+    """What --stats told; 0 where that is not to be found. The remote end may write between the lines."""
+    found = re.findall(r"^Total bytes sent: ([0-9.,]{1,24})$", stats, re.MULTILINE)
+    return int(re.sub(r"[.,]", "", found[-1]) or 0) if found else 0
