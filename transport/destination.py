@@ -7,7 +7,9 @@ import re
 from dataclasses import dataclass
 
 _FORM = re.compile(
-    r"(?:ssh://)?(?:(?P<user>[^@/\s]+)@)?(?:\[(?P<v6>[0-9a-fA-F:.%\w]+)\]|(?P<name>[^@:/\[\]\s]+))(?::(?P<port>[0-9]{1,5}))?/?"
+    r"(?:ssh://)?(?:(?P<user>[^@/\s]+)@)?"
+    r"(?:\[(?P<v6>[0-9a-fA-F:.]+(?:%[A-Za-z0-9_.-]+)?)\]|(?P<name>[^@:/\[\]\s]+))"
+    r"(?::(?P<port>[0-9]{1,5}))?/?"
 )
 #: ssh(1) takes none of these in a user, nor besides in a host (OpenSSH ssh.c, valid_ruser and valid_hostname):
 #: ssh_config may hand both to a shell.
@@ -29,7 +31,7 @@ class Destination:
     def parse(cls, text: str) -> Destination:
         """Raises ValueError with a line that can be shown."""
         match = _FORM.fullmatch(text)
-        if match is None and _is_ipv6(text):
+        if match is None and "%" not in text and _is_ipv6(text):
             return cls(name=text)
         if match is None:
             raise ValueError(f"{text[:_MOST]!r} is not a host: write name, user@name or user@name:port")

@@ -38,13 +38,13 @@ def unpack(archive: IO[bytes], left_out: Container[str], directory: Path) -> Non
 
 
 def copied(archive: Path, left_out: Container[str], into: tarfile.TarFile, most_bytes: int) -> None:
-    """Add all but some entries of an archive to another.
+    """Add all but some entries of an archive, which is not compressed, to another.
 
     Raises ImageError for a damaged one, and for one with more than `most_bytes` in what is copied.
     """
     left = most_bytes
     try:
-        with tarfile.open(archive) as entries:
+        with tarfile.open(archive, "r:") as entries:  # of no compression, which could hide any size
             for entry in entries:
                 if entry.name in left_out:
                     continue

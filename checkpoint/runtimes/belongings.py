@@ -46,7 +46,7 @@ def trees_of(found: Mapping[str, Any], beneath: Container) -> list[Tree]:
     trees = [
         Tree(destination=mount["Destination"], root=Path(mount["Source"]))
         for mount in found["Mounts"]
-        if _is_volume(mount) and mount["Source"] and mount["Driver"] == "local"
+        if _is_volume(mount) and mount.get("Source") and mount.get("Driver") == "local"
     ]
     if SHM in beneath.bind_mounts:
         trees.append(Tree(destination=SHM, root=Path(beneath.bind_mounts[SHM]["source"])))

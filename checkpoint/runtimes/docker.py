@@ -69,7 +69,7 @@ class Docker:
             beneath,
             name=found["Name"].removeprefix("/"),
             trees=tuple(_trees(found, beneath)),
-            log=Path(found["LogPath"]) if found["LogPath"] else None,
+            log=Path(found["LogPath"]) if found.get("LogPath") else None,
             network_namespace=found["NetworkSettings"]["SandboxKey"],
             engine_mounts=frozenset(OWN_MOUNTS),
             engine_network=True,

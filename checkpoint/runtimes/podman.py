@@ -48,9 +48,11 @@ RUNNING: Shape = {
     "HostConfig": {"NetworkMode": str, "LogConfig": {"Path": Maybe(str)}},
     "State": {"ConmonPid": int, "CgroupPath": str},
     "Mounts": [MOUNT],
-    "GraphDriver": {"Name": str, "Data": Maybe({"UpperDir": Maybe(str), "MergedDir": Maybe(str)})},
+    "GraphDriver": {"Name": str},
     "NetworkSettings": {"Networks": Maybe(dict)},
 }
+OVERLAY = "overlay"
+OVERLAY_FILES: Shape = {"GraphDriver": {"Data": {"UpperDir": str, "MergedDir": str}}}
 #: Without any of these podman has never run here; asked, it would make them.
 TRACES = (Path("/run/libpod"), Path("/var/lib/containers/storage"))
 
@@ -81,6 +83,8 @@ class Podman:
         shape.check(found, RUNNING, what)
         if why := unmovable(found):
             raise NotMovable(why)
+        if found["GraphDriver"]["Name"] == OVERLAY:
+            shape.check(found, OVERLAY_FILES, what)
         beneath = self._beneath(found).inspect(found["Id"])
         return replace(
             beneath,
@@ -105,7 +109,7 @@ class Podman:
             "cgroup": found["State"]["CgroupPath"],
             "log": str(container.log) if container.log else None,
             "volumes": {at: podman_store.volume(name) for at, name in volumes.items()},
-            "networks": {name: podman_store.network(name) for name in found["NetworkSettings"]["Networks"] or {}},
+            "networks": {name: podman_store.network(name) for name in found["NetworkSettings"].get("Networks") or {}},
         }
 
     def layers(self, container: Container) -> list[str]:
@@ -177,12 +181,13 @@ def without_contents(archive: Path) -> bytes:
 
 
 def _trees(found: Mapping[str, Any], beneath: Container) -> list[Tree]:
-    data = found["GraphDriver"]["Data"]
-    layer = Path(data["UpperDir"]) if found["GraphDriver"]["Name"] == "overlay" else None
-    rootfs = Tree(destination=ROOTFS, root=Path(data["MergedDir"]) if layer else beneath.rootfs, layer=layer)
+    rootfs = Tree(destination=ROOTFS, root=beneath.rootfs)
+    if found["GraphDriver"]["Name"] == OVERLAY:
+        data = found["GraphDriver"]["Data"]
+        rootfs = Tree(destination=ROOTFS, root=Path(data["MergedDir"]), layer=Path(data["UpperDir"]))
     return [rootfs, *belongings.trees_of(found, beneath)]
 
 
 def _log(found: Mapping[str, Any]) -> Path | None:
-    path = found["HostConfig"]["LogConfig"]["Path"]
+    path = found["HostConfig"]["LogConfig"].get("Path")
     return Path(path) if path else None

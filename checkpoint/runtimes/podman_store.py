@@ -96,7 +96,7 @@ def layers_of_all_images() -> list[list[str]]:
     ids = set(run(["podman", "images", "--all", "--quiet", "--no-trunc"]).split())
     told = run(["podman", "image", "inspect", *sorted(ids)]) if ids else "[]"
     found = shape.parse(told, [{"RootFS": {"Layers": Maybe([str])}}], "podman's description of its images")
-    return [each["RootFS"]["Layers"] or [] for each in found]
+    return [each["RootFS"].get("Layers") or [] for each in found]
 
 
 def export_image(image_id: str, there: frozenset[str], directory: Path) -> None:

@@ -19,6 +19,7 @@ from checkpoint.runtimes.base import MOST_OUTPUT_BYTES
 from checkpoint.runtimes.docker_arrival import endpoint_of, entries
 from checkpoint.runtimes.podman import MOST_PACKED_BYTES, without_contents
 from checkpoint.runtimes.podman_arrival import PodmanArrival, with_output
+from tests.fuzz.parser import bounded_memory
 
 PODMAN: dict[str, Any] = {
     "Name": "box",
@@ -316,3 +317,9 @@ def test_entries_of_a_log() -> None:
         b'{"log":"\\ud800","stream":"stdout"}',
     ]
     assert list(entries(b"\n".join(lines))) == [(1, b"one\n"), (2, b"two\n"), (1, b"?")]
+
+
+def test_an_archive_is_not_taken_for_a_compressed_one(tmp_path: Path) -> None:
+    """As the old format of LZMA these 463 bytes would begin with a dictionary of 4 GiB."""
+    with bounded_memory(), pytest.raises(ImageError):
+        without_contents(file_of(tmp_path, (b"\x63" + b"\xff" * 104).ljust(463, b"\0")))

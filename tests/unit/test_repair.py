@@ -108,3 +108,10 @@ def test_only_files_img_is_looked_into(tmp_path: Path) -> None:
         (tmp_path / name).write_bytes(image(EXPIRED_SECONDS))
     assert repaired(tmp_path / "core-1.img") == image(EXPIRED_SECONDS)
     assert repaired(tmp_path / "files.img") == with_periodic_timers(image(EXPIRED_SECONDS)) != image(EXPIRED_SECONDS)
+
+
+def test_a_timer_that_lacks_something_is_refused() -> None:
+    """What protobuf parses, and could not write again."""
+    entry = "08111007621e08feefffe5f5f7ffef001800200028002000282a30003800400048015000"
+    with pytest.raises(ImageError, match="lacks"):
+        with_periodic_timers(image(bytes.fromhex(entry)))

@@ -1,0 +1,118 @@
+"""scripts/fuzz: look for inputs and orders of events that something does not bear."""
+
+from __future__ import annotations
+
+import argparse
+import re
+import subprocess
+import sys
+import tempfile
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from subprocess import PIPE, STDOUT
+
+from tests.fuzz.parser import CORPUS, MOST_S
+from tests.fuzz.parsers import PARSERS
+
+#: What is kept of a parser's corpus, the shortest inputs first.
+MOST_KEPT_BYTES = 8 << 10
+MOST_INPUT_BYTES = 1 << 13
+AT_ONCE = 2
+
+
+@dataclass(frozen=True, kw_only=True)
+class Outcome:
+    """Of fuzzing one parser. `defect`: the end of what was said of an input that is neither taken nor refused."""
+
+    name: str
+    runs: int
+    covered: int
+    inputs: int
+    defect: str | None
+    file: Path | None
+
+
+def fuzz(name: str, seconds: int, findings: Path, *, keep: bool) -> Outcome:
+    """Fuzz one parser for so long, or until a defect is found: its input is left in `findings`."""
+    with tempfile.TemporaryDirectory(prefix="migrate-fuzz-") as directory:
+        found, seeds = Path(directory, "found"), Path(directory, "seeds")
+        for path in (found, seeds):
+            path.mkdir()
+        for number, data in enumerate(PARSERS[name].seeds):
+            (seeds / f"seed-{number}").write_bytes(data)
+        known = [str(path) for path in (seeds, CORPUS / name) if path.exists()]
+        findings.mkdir(parents=True, exist_ok=True)
+        options = [f"-max_total_time={seconds}", f"-timeout={MOST_S:.0f}", f"-max_len={MOST_INPUT_BYTES}"]
+        before = set(findings.glob(f"{name}-*"))
+        whole, said = _guided(name, *options, f"-artifact_prefix={findings}/{name}-", str(found), *known)
+        numbers = re.findall(r"^#(\d+)\s.* cov: (\d+) ft: \d+ corp: (\d+)/", said, re.MULTILINE) or [(0, 0, 0)]
+        new = sorted(set(findings.glob(f"{name}-*")) - before)
+        if keep:
+            _keep(name, [str(found), *known])
+    runs, covered, inputs = map(int, numbers[-1])
+    defect = None if whole else "\n".join(said.splitlines()[-25:])
+    return Outcome(name=name, runs=runs, covered=covered, inputs=inputs, defect=defect, file=new[0] if new else None)
+
+
+def _keep(name: str, directories: Sequence[str]) -> None:
+    """Have the corpus of a parser hold the fewest inputs that go everywhere."""
+    with tempfile.TemporaryDirectory(prefix="migrate-fuzz-") as merged:
+        _guided(name, "-merge=1", merged, *directories)
+        room = MOST_KEPT_BYTES
+        directory = CORPUS / name
+        directory.mkdir(exist_ok=True)
+        for path in directory.iterdir():
+            path.unlink()
+        for path in sorted(Path(merged).iterdir(), key=lambda path: (path.stat().st_size, path.name)):
+            if (room := room - path.stat().st_size) >= 0 and path.read_bytes() not in PARSERS[name].seeds:
+                (directory / path.name[:12]).write_bytes(path.read_bytes())
+
+
+def _guided(name: str, *options: str) -> tuple[bool, str]:
+    """Run the fuzzer; whether it came to its end, and what it said."""
+    argv = [sys.executable, "-m", "tests.fuzz.guided", name, *options]
+    done = subprocess.run(argv, stdin=subprocess.DEVNULL, stdout=PIPE, stderr=STDOUT, errors="replace", check=False)
+    return done.returncode == 0, done.stdout
+
+
+def parsers(arguments: argparse.Namespace) -> int:
+    """Fuzz those that were named, or all. Returns the exit code."""
+    names = [arguments.name] if arguments.name else list(PARSERS)
+    print(f"{'parser':18} {'runs':>10} {'covered':>8} {'inputs':>7}  defects", flush=True)
+    defects = 0
+    with ThreadPoolExecutor(AT_ONCE) as pool:
+        for found in pool.map(
+            lambda name: fuzz(name, arguments.seconds, arguments.findings, keep=arguments.keep), names
+        ):
+            told = found.file or ("failed" if found.defect else "none")
+            print(f"{found.name:18} {found.runs:10} {found.covered:8} {found.inputs:7}  {told}", flush=True)
+            if found.defect:
+                defects += 1
+                print(found.defect, file=sys.stderr, flush=True)
+    return 1 if defects else 0
+
+
+def main(argv: Sequence[str]) -> int:
+    """Entry point. Returns the exit code: 0 if nothing was found."""
+    parser = argparse.ArgumentParser(prog="scripts/fuzz", description=__doc__)
+    verbs = parser.add_subparsers(required=True)
+    for verb, what in (("parser", "fuzz one parser, guided by coverage"), ("parsers", "likewise all, two at a time")):
+        command = verbs.add_parser(verb, help=what)
+        command.set_defaults(run=parsers, name=None)
+        if verb == "parser":
+            command.add_argument("name", choices=sorted(PARSERS))
+        command.add_argument("--seconds", type=int, default=60, help="of each (default %(default)s)")
+        command.add_argument(
+            "--keep", action="store_true", help="renew tests/fuzz/corpus with what leads somewhere new"
+        )
+        command.add_argument(
+            "--findings", type=Path, default=Path("fuzz-findings"), help="directory for what is found (%(default)s)"
+        )
+    arguments = parser.parse_args(argv)
+    return int(arguments.run(arguments))
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

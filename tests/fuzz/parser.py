@@ -1,0 +1,61 @@
+"""What a parser is to a fuzzer, and one run of it within bounds."""
+
+from __future__ import annotations
+
+import resource
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+CORPUS = Path(__file__).parent / "corpus"
+#: So much memory may one input take, and so long.
+MOST_BYTES, MOST_S = 64 << 20, 5.0
+PAGE_BYTES = resource.getpagesize()
+
+
+@dataclass(frozen=True, kw_only=True)
+class Parser:
+    """A parser under test.
+
+    `run` takes any bytes: it returns, having checked what it got, or raises one of `refuses`.
+    Anything else that comes out is a defect. `seeds` are inputs that it takes.
+    """
+
+    run: Callable[[bytes], object]
+    refuses: tuple[type[Exception], ...]
+    seeds: tuple[bytes, ...]
+
+    def takes(self, data: bytes) -> bool:
+        """Whether an input is taken, and not refused. Raises what is a defect."""
+        try:
+            self.run(data)
+        except self.refuses:
+            return False
+        return True
+
+
+def corpus(name: str) -> list[bytes]:
+    """The inputs of a parser that a fuzzer found to lead somewhere, in the order of their names."""
+    return [path.read_bytes() for path in sorted((CORPUS / name).glob("*"))]
+
+
+@contextmanager
+def bounded_memory() -> Iterator[None]:
+    """Of this process, whose allocations fail beyond what it has now and MOST_BYTES."""
+    before = resource.getrlimit(resource.RLIMIT_AS)
+    pages = int(Path("/proc/self/statm").read_text().split()[0])
+    resource.setrlimit(resource.RLIMIT_AS, (pages * PAGE_BYTES + MOST_BYTES, before[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_AS, before)
+
+
+@contextmanager
+def bounded_time() -> Iterator[None]:
+    """Fail if it took longer than MOST_S. What never ends is the caller's to end."""
+    began = time.monotonic()
+    yield
+    assert time.monotonic() - began < MOST_S

@@ -1,0 +1,185 @@
+"""Parsers of what comes from the other host, and from stations of the container's network."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import shutil
+import struct
+import tempfile
+import zlib
+from collections.abc import Iterator
+from pathlib import Path
+
+from checkpoint.criu.page_wire import PAGE_SIZE, PE_LAZY, PE_PRESENT, process_id
+from checkpoint.errors import ImageError
+from checkpoint.images import batch, encoding
+from checkpoint.images.pagemap import PageImages
+from checkpoint.memory.store import PageStore
+from checkpoint.network.frames import ETHERNET_HEADER_BYTES, VIRTIO_HEADER_BYTES, is_for
+from checkpoint.network.link import ARP_FRAME_BYTES, answered
+from checkpoint.rootfs.rsync import _sent_bytes
+from migrate import protocol
+from tests.fuzz.parser import Parser
+from transport.errors import EndOfStream, StreamError
+from transport.framing import PREFIX, FrameStream
+
+RAM = Path("/dev/shm")  # noqa: S108
+MAC, ADDRESS = bytes.fromhex("0200000000aa"), bytes((10, 7, 0, 9))
+
+
+class Bytes:
+    """A ByteStream of bytes that come in small pieces."""
+
+    def __init__(self, data: bytes) -> None:
+        self._data = memoryview(data)
+
+    def read_into(self, view: memoryview) -> int:
+        size = min(len(view), len(self._data), 37)
+        view[:size] = self._data[:size]
+        self._data = self._data[size:]
+        return size
+
+    def write(self, data: bytes | memoryview) -> None: ...
+
+    def close(self) -> None: ...
+
+
+def framing(data: bytes) -> None:
+    stream, seen = FrameStream(Bytes(data)), 0
+    with contextlib.suppress(EndOfStream):
+        while True:
+            header, payload = stream.receive()
+            seen += PREFIX.size + len(header) + len(payload)
+    assert seen == len(data)
+
+
+def message(data: bytes) -> None:
+    header, _, payload = data.partition(b"\0")
+    kinds = (*protocol.REQUESTS, *protocol.PAGES, *protocol.ANSWERS)
+    found = protocol.decode(header, payload, kinds)
+    assert protocol.decode(protocol.encode(found), payload, kinds) == found
+
+
+def pages(data: bytes) -> None:
+    """A batch: a JSON list of extents, then what is on the wire, whose digest is right."""
+    header, _, payload = data.partition(b"\0")
+    extents = json.loads(header)
+    if not isinstance(extents, list):
+        return
+    kind = (
+        encoding.ZSTD
+        if payload.startswith(b"\x28\xb5\x2f\xfd") and encoding.ZSTD in encoding.AVAILABLE
+        else encoding.RAW
+    )
+    content = payload
+    if kind == encoding.ZSTD:
+        with contextlib.suppress(Exception):
+            content = encoding._ZSTD[1](payload, batch.MAX_BYTES) if encoding._ZSTD else payload
+    for _, _, count, _, piece in batch.unpack(extents, payload, kind, f"{zlib.crc32(content):08x}"):
+        assert len(piece) in (0, count * PAGE_SIZE)
+
+
+def decompress(data: bytes) -> None:
+    size = int.from_bytes(data[:2], "big") * PAGE_SIZE
+    assert len(encoding.decode(data[2:], encoding.ZSTD, size)) == size
+
+
+OPERATION = struct.Struct("=BQQQB")
+
+
+@contextlib.contextmanager
+def _directory() -> Iterator[Path]:
+    path = Path(tempfile.mkdtemp(prefix="migrate-fuzz-", dir=RAM))
+    try:
+        yield path
+    finally:
+        shutil.rmtree(path)
+
+
+def page_images(data: bytes) -> None:
+    """Extents as they come into images: (flags, image, address, pages), and how many pages' bytes come along."""
+    with _directory() as directory, PageImages(directory) as images:
+        for flags, image, vaddr, count, came in OPERATION.iter_unpack(
+            data[: len(data) // OPERATION.size * OPERATION.size]
+        ):
+            images.extent(image, vaddr, count, flags, memoryview(bytes(came * PAGE_SIZE)))
+        images.write_pagemaps()
+
+
+def page_store(data: bytes) -> None:
+    """Pages as they come into the store, and whether they are found again."""
+    with _directory() as directory, PageStore(directory) as store:
+        expected: dict[tuple[int, int], bytes] = {}
+        for number, (_, image, vaddr, _, came) in enumerate(
+            OPERATION.iter_unpack(data[: len(data) // OPERATION.size * OPERATION.size])
+        ):
+            page = struct.pack("=Q", number + 1) * (PAGE_SIZE // 8)
+            store.put(image, vaddr, memoryview(page * came))
+            expected |= {(image, vaddr + index * PAGE_SIZE): page for index in range(came)}
+        for (image, vaddr), page in expected.items():
+            assert b"".join(store.get(image, vaddr, 1)) == page
+
+
+def arp(data: bytes) -> None:
+    mac = answered(data, ADDRESS)
+    assert mac is None or (len(mac) == 6 and len(data) >= ARP_FRAME_BYTES and ADDRESS in data)
+
+
+def frame(data: bytes) -> None:
+    assert not is_for(MAC, data) or len(data) >= VIRTIO_HEADER_BYTES + ETHERNET_HEADER_BYTES
+
+
+def rsync_statistics(data: bytes) -> None:
+    assert 0 <= _sent_bytes(os.fsdecode(data)) < 10**24
+
+
+def _frame(header: bytes, payload: bytes = b"") -> bytes:
+    return PREFIX.pack(len(header), len(payload)) + header + payload
+
+
+def _operation(vaddr: int, count: int, came: int, flags: int = PE_PRESENT, image: int = process_id(7)) -> bytes:
+    return OPERATION.pack(flags, image, vaddr, count, came)
+
+
+_ARP = b"\xff" * 6 + MAC + struct.pack("!HHHBBH6s4s6s4s", 0x0806, 1, 0x0800, 6, 4, 2, MAC, ADDRESS, bytes(6), bytes(4))
+_EXTENTS = b"[[1793,4096,1,4,false],[1793,8192,9,4,true],[1793,65536,2,2,false]]"
+_BASE = 0x7F00_0000_0000
+_MESSAGES = (
+    protocol.Hello(version=1, migration_id="x", runtime="runc", container_id="c"),
+    protocol.PageMap(dst_id=1793, extents=[[4096, 1, True]]),
+    protocol.Clock(monotonic_ns=1),
+    protocol.Done(stamps=[["go", 1]]),
+)
+PARSERS = {
+    "framing": Parser(run=framing, refuses=(StreamError,), seeds=(_frame(b"{}"), _frame(b"{}", b"x" * 99) * 2)),
+    "message": Parser(run=message, refuses=(protocol.ProtocolError,), seeds=tuple(map(protocol.encode, _MESSAGES))),
+    "pages": Parser(
+        run=pages,
+        refuses=(ImageError, ValueError, RecursionError),  # of this function's own JSON
+        seeds=(_EXTENTS + b"\0" + b"p" * PAGE_SIZE, b"[]\0"),
+    ),
+    "zstd": Parser(
+        run=decompress,
+        refuses=(ImageError,),
+        seeds=tuple(
+            b"\0\1" + bytes(encoding.encode(memoryview(page * PAGE_SIZE), encoding.ZSTD)) for page in (b"\0", b"x")
+        ),
+    ),
+    "page-images": Parser(
+        run=page_images,
+        refuses=(ImageError,),
+        seeds=(_operation(_BASE, 2, 2) + _operation(_BASE + 2 * PAGE_SIZE, 9, 0, PE_LAZY),),
+    ),
+    "page-store": Parser(
+        run=page_store,
+        refuses=(ImageError,),
+        seeds=(_operation(_BASE, 2, 2) + _operation(_BASE - PAGE_SIZE, 9, 5), _operation(0, 1, 1, image=0x902)),
+    ),
+    "arp": Parser(run=arp, refuses=(), seeds=(_ARP, _ARP.ljust(60, b"\0"))),
+    "frame": Parser(run=frame, refuses=(), seeds=(bytes(10) + MAC + bytes(60),)),
+    "rsync-statistics": Parser(
+        run=rsync_statistics, refuses=(), seeds=(b"\nTotal bytes sent: 1,234\nTotal bytes received: 5\n",)
+    ),
+}
