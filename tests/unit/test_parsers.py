@@ -2,14 +2,25 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import pytest
 
 from tests.fuzz.mutate import damaged
-from tests.fuzz.parser import bounded_memory, bounded_time, corpus
+from tests.fuzz.parser import MOST_BYTES, Parser, bounded_memory, bounded_time, corpus
 from tests.fuzz.parsers import PARSERS
 
 #: Inputs of each parser. scripts/fuzz goes further.
 COUNT, SEED = 300, 1
+
+
+def check(parser: Parser, data: bytes) -> None:
+    try:
+        with bounded_time():
+            parser.takes(data)
+    except BaseException as error:
+        error.add_note(f"input: {data!r}")
+        raise
 
 
 @pytest.mark.parametrize("name", PARSERS)
@@ -21,12 +32,26 @@ def test_seeds_are_taken(name: str) -> None:
 @pytest.mark.parametrize("name", PARSERS)
 def test_damaged_input_is_taken_or_refused(name: str) -> None:
     parser, found = PARSERS[name], corpus(name)
-    inputs = [b"", *found, *damaged([*parser.seeds, *found], SEED, COUNT)]
     with bounded_memory():
-        for data in inputs:
-            with bounded_time():
-                try:
-                    parser.takes(data)
-                except BaseException as error:
-                    error.add_note(f"input: {data!r}")
-                    raise
+        for data in (b"", *found, *damaged([*parser.seeds, *found], SEED, COUNT)):
+            check(parser, data)
+
+
+def test_a_defect_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of each kind that is looked for: another error, memory, and no end."""
+    monkeypatch.setattr("tests.fuzz.parser.MOST_S", 0.2)
+
+    def no_end(_: bytes) -> None:
+        while True:
+            pass
+
+    def parser(run: Callable[[bytes], object]) -> Parser:
+        return Parser(run=run, refuses=(ValueError,), seeds=())
+
+    check(parser(lambda data: int(data)), b"x")
+    with pytest.raises(KeyError):
+        check(parser(lambda data: {}[data]), b"x")
+    with bounded_memory(), pytest.raises(MemoryError):
+        check(parser(lambda data: bytes(2 * MOST_BYTES)), b"x")
+    with pytest.raises(TimeoutError):
+        check(parser(no_end), b"x")
