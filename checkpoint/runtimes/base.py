@@ -28,7 +28,7 @@ CONFIG: Shape = {
         {
             "namespaces": Maybe([{"type": str, "path": Maybe(str)}]),
             "cgroupsPath": Maybe(str),
-            "resources": Maybe(dict),
+            "resources": Maybe(dict.fromkeys(("memory", "cpu", "pids", "unified"), Maybe(dict))),
         }
     ),
 }

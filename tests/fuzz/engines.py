@@ -36,16 +36,15 @@ from transport.destination import Destination
 RAM = Path("/dev/shm")  # noqa: S108
 
 
-def _container(config: dict[str, Any]) -> Container:
-    here = Path("/x")
+def _container(config: dict[str, Any], directory: Path = Path("/")) -> Container:
     return Container(
         id="x",
         name="x",
         pid=1,
-        bundle=here,
-        rootfs=here,
+        bundle=directory,
+        rootfs=directory,
         config=config,
-        resources={"cpu": {"shares": 1}},
+        resources={"cpu": {"shares": 1}, "unified": {"cpu.max": "max"}},
         descriptors=(),
         trees=(),
         network_namespace=None,
@@ -58,13 +57,13 @@ def bundle(data: bytes) -> None:
     try:
         (directory / "config.json").write_bytes(data)
         config = read_config(directory)
+        container = _container(config, directory)
+        for source, writable in container.host_paths:
+            assert isinstance(source, str)
+            assert isinstance(writable, bool)
+        assert Runc().describe(container)["config"]["root"]["path"] == config["root"]["path"]
     finally:
         shutil.rmtree(directory)
-    container = _container(config)
-    for source, writable in container.host_paths:
-        assert isinstance(source, str)
-        assert isinstance(writable, bool)
-    assert Runc().describe(container)["config"]["root"]["path"] == config["root"]["path"]
 
 
 def runtime_state(data: bytes) -> None:

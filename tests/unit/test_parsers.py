@@ -50,7 +50,7 @@ def test_a_defect_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
 
     check(parser(lambda data: int(data)), b"x")
     with pytest.raises(KeyError):
-        check(parser(lambda data: {}[data]), b"x")
+        check(parser(lambda data: {b"y": 1}[data]), b"x")
     with bounded_memory(), pytest.raises(MemoryError):
         check(parser(lambda data: bytes(2 * MOST_BYTES)), b"x")
     with pytest.raises(TimeoutError):

@@ -81,6 +81,7 @@ def test_a_config(tmp_path: Path) -> None:
         {"linux": []},
         {"linux": {"namespaces": [{"path": "/x"}]}},
         {"linux": {"resources": []}},
+        {"linux": {"resources": {"cpu": [1]}}},
         {"linux": {"cgroupsPath": 1}},
     ],
 )
