@@ -41,7 +41,7 @@ def kerndat_with_tracking() -> bytes | None:
         found = Path(KERNDAT).read_bytes()
     except OSError:  # CRIU keeps none where /run is not a tmpfs
         return None
-    for offset in OFFSETS:
+    for offset in (offset for offset in OFFSETS if offset < len(found)):
         changed = found[:offset] + b"\1" + found[offset + 1 :]
         if not found[offset] and _is_taken_for_tracking(changed):
             return changed

@@ -139,6 +139,8 @@ class Pager:
         elif number > 0:  # a zombie's is negative, and has no memory
             _, fds, flags, _ = socket.recv_fds(restore, 1, 1)
             if not fds or flags & socket.MSG_CTRUNC:
+                for fd in fds:
+                    os.close(fd)
                 raise ImageError(f"CRIU sent no userfaultfd of task {number}, or more than one")
             if keeper is not None:
                 keeper.opened(number, fds[0])

@@ -28,6 +28,8 @@ from transport.destination import Destination
 SCALES = {"": 1, "K": 10**3, "M": 10**6, "G": 10**9}
 #: Slower than this nothing arrives in a lifetime.
 LEAST_RATE = 1000
+#: Of rounds, seconds and milliseconds: more than anybody waits.
+MOST_COUNT = 10**9 - 1
 
 
 def main(argv: Sequence[str] | None = None, *, connect: Connect = by_ssh, limits: Limits | None = None) -> int:
@@ -110,9 +112,9 @@ def _options(arguments: argparse.Namespace, limits: Limits) -> Options:
 
 
 def count(text: str) -> int:
-    """A number of at least 1. Raises ArgumentTypeError."""
-    if not text.isascii() or not text.isdigit() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a number of 1 or more")
+    """A number from 1 to MOST_COUNT. Raises ArgumentTypeError."""
+    if not re.fullmatch(r"[0-9]{1,9}", text) or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"{text[:40]!r} is not a number from 1 to {MOST_COUNT}")
     return int(text)
 
 
@@ -121,7 +123,7 @@ def rate(text: str) -> int:
     found = re.fullmatch(r"(\d+(?:\.\d+)?)([KMG]?)", text, re.ASCII | re.IGNORECASE)
     number = float(found[1]) * SCALES[found[2].upper()] if found else 0.0
     if not LEAST_RATE <= number < 1e15:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a rate of 1K or more, like 50M or 1.5G")
+        raise argparse.ArgumentTypeError(f"{text[:40]!r} is not a rate of 1K or more, like 50M or 1.5G")
     return int(number)
 
 

@@ -227,6 +227,43 @@ def test_file_open_outside_the_container(hosts: Hosts) -> None:
     assert container.status == "running"
 
 
+@pytest.mark.parametrize(
+    "config", ["{", "[]", '{"root": {}}', '{"root": {"path": "rootfs"}, "mounts": [{"type": "bind"}]}']
+)
+def test_a_bundle_whose_config_is_damaged(hosts: Hosts, redis: Container, config: str) -> None:
+    path = f"{redis.bundle}/config.json"
+    hosts.alpha.run(["cp", path, KEPT])
+    hosts.alpha.run(["sh", "-c", f"cat > {path}"], input=config)
+    try:
+        kind, _ = refused(hosts, "redis", "beta")
+    finally:
+        hosts.alpha.run(["mv", KEPT, path])
+    assert kind is errors.NoSuchContainer
+    assert redis.status == "running"
+
+
+def test_a_station_on_the_targets_network_that_sends_runt_frames(hosts: Hosts, redis: Container) -> None:
+    """A program with CAP_NET_RAW there answers every ARP request by frames that are cut off; it stops nobody's move."""
+    code = (
+        "import socket, struct; s = socket.socket(socket.AF_PACKET, socket.SOCK_RAW, socket.htons(0x0806));"
+        " s.bind(('v-rude', 0x0806)); print(flush=True)\n"
+        "while True:\n"
+        "  frame = s.recv(2048)\n"
+        "  for size in range(14, 42): s.send((b'\\xff' * 6 + frame[6:12] + frame[12:])[:size])\n"
+    )
+    made = (
+        "ip netns add rude && ip link add v-port type veth peer name v-rude netns rude"
+        " && ip link set v-port master br0 up && ip -n rude link set v-rude up"
+        f' && {{ ip netns exec rude timeout 60 python3 -c "{code}" > /dev/null 2>&1 & }}; sleep 0.5'
+    )
+    hosts.beta.run(["sh", "-c", made])
+    try:
+        done = hosts.migrate(hosts.alpha, "redis", "beta")
+    finally:
+        hosts.beta.run(["sh", "-c", "ip netns pids rude | xargs -r kill; ip link delete v-port; ip netns delete rude"])
+    assert done.returncode == 0, done.stderr
+
+
 def test_address_in_use_on_the_targets_network(hosts: Hosts, redis: Container) -> None:
     """A station on the target's network that is not the container answers for its address."""
     script = (

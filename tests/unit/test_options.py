@@ -45,9 +45,9 @@ def test_what_is_no_rate(text: str) -> None:
         move.rate(text)
 
 
-@pytest.mark.parametrize("text", ["", "0", "-1", "1.5", "x", "\u00b2", "\uff11"])
+@pytest.mark.parametrize("text", ["", "0", "-1", "1.5", "x", "\u00b2", "\uff11", "1\n", "9" * 10, "9" * 5000])
 def test_what_is_no_count(text: str) -> None:
-    with pytest.raises(argparse.ArgumentTypeError, match="1 or more"):
+    with pytest.raises(argparse.ArgumentTypeError, match="from 1 to"):
         move.count(text)
 
 

@@ -290,6 +290,11 @@ class Restore:
         socket.send_fds(self._socket, [b"\0"], [task.uffd])
         os.close(task.uffd)
 
+    def send_bare(self, *descriptors: int) -> None:
+        """A task, with as many descriptors as it should not have."""
+        self._socket.send(INTEGER.pack(PID))
+        socket.send_fds(self._socket, [b"\0"], descriptors)
+
     def zombie(self) -> None:
         self._socket.send(INTEGER.pack(-1))
 
@@ -962,3 +967,13 @@ def test_a_restore_that_ends_early_ends_the_pager(target: Target) -> None:
     pager.wait(TIMEOUT_S)
     task.end()
     assert holdings() == before
+
+
+@pytest.mark.parametrize("descriptors", [(), (0, 0)], ids=["none", "two"])
+def test_a_task_comes_with_one_descriptor(target: Target, descriptors: tuple[int, ...]) -> None:
+    pager = target.pager()
+    restore = Restore(target.directory)
+    restore.send_bare(*descriptors)
+    with pytest.raises(ImageError, match=f"userfaultfd of task {PID}"):
+        pager.wait(TIMEOUT_S)
+    restore.close()
