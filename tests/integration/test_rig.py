@@ -56,9 +56,11 @@ def traces(rig: Rig) -> Mapping[str, set[str]]:
     processes = set()
     for process in Path("/proc").glob("[0-9]*"):
         try:
-            bears = f"/{prefix}" in (process / "cgroup").read_text()
-            bears |= str(rig.directory) in (process / "cmdline").read_text()
-            is_dead = "\nState:\tZ" in (process / "status").read_text()  # and waits for its parent, as PID 1 may let it
+            bears = f"/{prefix}".encode() in (process / "cgroup").read_bytes()
+            bears |= str(rig.directory).encode() in (process / "cmdline").read_bytes()
+            is_dead = (
+                b"\nState:\tZ" in (process / "status").read_bytes()
+            )  # and waits for its parent, as PID 1 may let it
         except OSError:
             continue
         if bears and not is_dead:

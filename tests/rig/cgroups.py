@@ -125,10 +125,10 @@ def is_in_a_node(pid: int) -> bool:
 def pids_by_namespace(pid: int) -> Sequence[int]:
     """A process's number in each PID namespace from this one inwards; empty if it is gone."""
     try:
-        status = Path(f"/proc/{pid}/status").read_text()
+        status = Path(f"/proc/{pid}/status").read_bytes()  # the process's name in it may be no text
     except OSError:
         return []
-    return next([int(word) for word in line.split()[1:]] for line in status.splitlines() if line.startswith("NSpid:"))
+    return next([int(word) for word in line.split()[1:]] for line in status.split(b"\n") if line.startswith(b"NSpid:"))
 
 
 def _thaw(group: str) -> None:
