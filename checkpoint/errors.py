@@ -11,7 +11,7 @@ CheckpointError
 ├── TrackingUnavailable      this process's writes cannot be tracked; its memory is copied while frozen
 ├── CgroupUnavailable        the container has no cgroup that could be set
 ├── ProcError                a file of /proc is not what proc(5) says
-├── DataInvalid              data from outside is not of its declared type (schema.py)
+├── DataInvalid              data from outside is not of its declared type (schema.py, shape.py)
 ├── ImageError               an image or page stream is not what the format says
 ├── IncompleteIO             a file or stream ended before the bytes that were asked of it
 └── NetworkError             a namespace, link or address could not be read or made
@@ -43,7 +43,7 @@ class CommandFailed(CheckpointError):
 
 
 class ContainerNotFound(CheckpointError):
-    """The runtime has no state for this name, or none that can be read."""
+    """The runtime has no state for this name."""
 
 
 class ContainerNotRunning(CheckpointError):

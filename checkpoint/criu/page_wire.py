@@ -14,6 +14,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Protocol
 
+from checkpoint.bounded import ADDRESS_BITS
 from checkpoint.errors import ImageError
 
 PAGE_SIZE = 4096
@@ -37,7 +38,7 @@ PE_KNOWN = PE_PARENT | PE_LAZY | PE_PRESENT
 TYPE_PROCESS = 1
 TYPE_SHMEM = 2
 #: No process has an address, and no shared memory an offset, from here on.
-END = 1 << 63
+END = 1 << ADDRESS_BITS
 
 
 def process_id(pid: int) -> int:

@@ -97,7 +97,7 @@ def _is_bind(mount: dict[str, Any]) -> bool:
 def read_config(bundle: Path) -> dict[str, Any]:
     """The OCI runtime spec of a bundle, without nulls in the parts that are looked at here.
 
-    Raises ContainerNotFound when it is damaged.
+    Raises DataInvalid when it is damaged.
     """
     path = bundle / "config.json"
     config = _without_nulls(shape.read(path, CONFIG))
@@ -120,7 +120,7 @@ class ContainerRuntime(Protocol):
     name: str
 
     def inspect(self, name: str) -> Container:
-        """Raises ContainerNotFound, ContainerNotRunning or NotMovable."""
+        """Raises ContainerNotFound, ContainerNotRunning or NotMovable, and DataInvalid for a damaged description."""
 
     def exists(self, name: str) -> bool:
         """Whether the engine knows the name, in whatever state."""

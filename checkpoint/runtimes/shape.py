@@ -1,4 +1,8 @@
-"""JSON that an engine wrote, compared with what is needed of it before anything is taken out of it."""
+"""JSON that another program defines, compared with what is needed of it before anything is taken out of it.
+
+It has members without number that do not matter here, and may have more tomorrow; they are neither looked at nor lost.
+For data that this project defines, and refuses any other, there is checkpoint/schema.py.
+"""
 
 from __future__ import annotations
 
@@ -8,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from checkpoint.errors import ContainerNotFound
+from checkpoint.errors import DataInvalid
 
 #: A type; a list of one shape, for a list of any length; a dict of the shapes of the members that are needed; or Maybe.
 Shape = Any
@@ -22,27 +26,27 @@ class Maybe:
 
 
 def read(path: Path, shape: Shape) -> Any:
-    """What JSON in a file says. Raises ContainerNotFound when the file is not there or damaged."""
+    """What JSON in a file says. Raises DataInvalid when the file is not there or damaged."""
     try:
         text = path.read_bytes()
     except OSError as error:
-        raise ContainerNotFound(f"{path} cannot be read: {error.strerror}") from error
+        raise DataInvalid(f"{path} cannot be read: {error.strerror}") from error
     return parse(text, shape, str(path))
 
 
 def parse(text: str | bytes, shape: Shape, what: str) -> Any:
-    """What JSON says. Raises ContainerNotFound unless it has that shape."""
+    """What JSON says. Raises DataInvalid unless it has that shape."""
     try:
         value = json.loads(text)
     except (ValueError, RecursionError) as error:
-        raise ContainerNotFound(f"{what} is damaged: it is not JSON ({error})") from error
+        raise DataInvalid(f"{what} is damaged: it is not JSON ({error})") from error
     return check(value, shape, what)
 
 
 def check(value: Any, shape: Shape, what: str) -> Any:
-    """The value. Raises ContainerNotFound, which names the first member that has another shape."""
+    """The value. Raises DataInvalid, which names the first member that has another shape."""
     for where in _differences(value, shape, ""):
-        raise ContainerNotFound(f"{what} is damaged: {where.lstrip('.') or 'all of it'} is missing or of another kind")
+        raise DataInvalid(f"{what} is damaged: {where.lstrip('.') or 'all of it'} is missing or of another kind")
     return value
 
 

@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, cast
 
-from checkpoint.errors import ContainerNotFound, ImageError
+from checkpoint.errors import DataInvalid, ImageError
 from checkpoint.runtimes import archives, belongings, docker, podman, shape
 from checkpoint.runtimes.base import Container, read_config
 from checkpoint.runtimes.crun import Crun
@@ -234,7 +234,7 @@ _CONFIG = {
     "linux": {"namespaces": [{"type": "network", "path": "/n"}], "cgroupsPath": "/c", "resources": {"cpu": {}}},
 }
 _RUNC = {"config": {"cgroups": {"memory": 1, "cpu_quota": 2}}, "external_descriptors": ["/dev/null", "pipe:[1]"]}
-_DAMAGED = (ContainerNotFound,)
+_DAMAGED = (DataInvalid,)
 PARSERS = {
     "config.json": Parser(run=bundle, refuses=_DAMAGED, seeds=(_json(_CONFIG),)),
     "oci-state": Parser(

@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import contextlib
-import json
 import os
 import shutil
 import struct
 import tempfile
-import zlib
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -21,6 +19,7 @@ from checkpoint.network.frames import ETHERNET_HEADER_BYTES, VIRTIO_HEADER_BYTES
 from checkpoint.network.link import ARP_FRAME_BYTES, answered
 from checkpoint.rootfs.rsync import _sent_bytes
 from migrate import protocol
+from migrate.message import Message
 from tests.fuzz.parser import Parser
 from transport.errors import EndOfStream, StreamError
 from transport.framing import PREFIX, FrameStream
@@ -57,28 +56,19 @@ def framing(data: bytes) -> None:
 
 def message(data: bytes) -> None:
     header, _, payload = data.partition(b"\0")
-    kinds = (*protocol.REQUESTS, *protocol.PAGES, *protocol.ANSWERS)
-    found = protocol.decode(header, payload, kinds)
-    assert protocol.decode(protocol.encode(found), payload, kinds) == found
+    found: Message = protocol.decode(header, payload, Message)
+    assert protocol.decode(protocol.encode(found), payload, Message) == found
 
 
 def pages(data: bytes) -> None:
-    """A batch: a JSON list of extents, then what is on the wire, whose digest is right."""
+    """A message with a batch of pages: its header, then what is on the wire."""
     header, _, payload = data.partition(b"\0")
-    extents = json.loads(header)
-    if not isinstance(extents, list):
-        return
-    kind = (
-        encoding.ZSTD
-        if payload.startswith(b"\x28\xb5\x2f\xfd") and encoding.ZSTD in encoding.AVAILABLE
-        else encoding.RAW
-    )
-    content = payload
-    if kind == encoding.ZSTD:
-        with contextlib.suppress(Exception):
-            content = encoding._ZSTD[1](payload, batch.MAX_BYTES) if encoding._ZSTD else payload
-    for _, _, count, _, piece in batch.unpack(extents, payload, kind, f"{zlib.crc32(content):08x}"):
-        assert len(piece) in (0, count * PAGE_SIZE)
+    found = protocol.decode(header, payload, protocol.Pages)
+    size = 0
+    for _, _, count, flags, piece in batch.unpack(found.extents, found.payload, found.encoding, found.digest):
+        assert len(piece) == (count * PAGE_SIZE if flags & PE_PRESENT else 0)
+        size += len(piece)
+    assert size <= batch.MAX_PAGES * PAGE_SIZE
 
 
 def decompress(data: bytes) -> None:
@@ -144,21 +134,33 @@ def _operation(vaddr: int, count: int, came: int, flags: int = PE_PRESENT, image
 
 
 _ARP = b"\xff" * 6 + MAC + struct.pack("!HHHBBH6s4s6s4s", 0x0806, 1, 0x0800, 6, 4, 2, MAC, ADDRESS, bytes(6), bytes(4))
-_EXTENTS = b"[[1793,4096,1,4,false],[1793,8192,9,4,true],[1793,65536,2,2,false]]"
 _BASE = 0x7F00_0000_0000
-_MESSAGES = (
-    protocol.Hello(version=1, migration_id="x", runtime="runc", container_id="c"),
-    protocol.PageMap(dst_id=1793, extents=[[4096, 1, True]]),
+_MESSAGES: tuple[Message, ...] = (
+    protocol.Hello(version=1, migration_id="0123456789ab", runtime="runc", container_id="c"),
     protocol.Clock(monotonic_ns=1),
-    protocol.Done(stamps=[["go", 1]]),
+)
+
+
+def _pages(*extents: batch.PageExtent, payload: bytes, kind: str = encoding.RAW) -> bytes:
+    sent = bytes(encoding.encode(memoryview(payload), kind))
+    found = protocol.Pages(
+        number=0, final=False, extents=extents, encoding=kind, digest=batch.digest_of(payload), forget=(), payload=sent
+    )
+    return protocol.encode(found) + b"\0" + sent
+
+
+_IMAGE = process_id(7)
+_EXTENTS = (
+    batch.PageExtent(_IMAGE, 4096, 1, PE_PRESENT, False),
+    batch.PageExtent(_IMAGE, 8192, 9, PE_PRESENT, True),
 )
 PARSERS = {
     "framing": Parser(run=framing, refuses=(StreamError,), seeds=(_frame(b"{}"), _frame(b"{}", b"x" * 99) * 2)),
     "message": Parser(run=message, refuses=(protocol.ProtocolError,), seeds=tuple(map(protocol.encode, _MESSAGES))),
     "pages": Parser(
         run=pages,
-        refuses=(ImageError, ValueError, RecursionError),  # of this function's own JSON
-        seeds=(_EXTENTS + b"\0" + b"p" * PAGE_SIZE, b"[]\0"),
+        refuses=(protocol.ProtocolError, ImageError),
+        seeds=tuple(_pages(*_EXTENTS, payload=b"p" * PAGE_SIZE, kind=kind) for kind in (encoding.RAW, encoding.ZSTD)),
     ),
     "zstd": Parser(
         run=decompress,

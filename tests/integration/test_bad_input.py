@@ -235,10 +235,11 @@ def test_a_bundle_whose_config_is_damaged(hosts: Hosts, redis: Container, config
     hosts.alpha.run(["cp", path, KEPT])
     hosts.alpha.run(["sh", "-c", f"cat > {path}"], input=config)
     try:
-        kind, _ = refused(hosts, "redis", "beta")
+        kind, said = refused(hosts, "redis", "beta")
     finally:
         hosts.alpha.run(["mv", KEPT, path])
-    assert kind is errors.NoSuchContainer
+    assert issubclass(kind, errors.Refused)
+    assert f"{path} is damaged" in said or f"{path}, mount at" in said
     assert redis.status == "running"
 
 

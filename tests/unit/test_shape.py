@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from checkpoint.errors import ContainerNotFound
+from checkpoint.errors import DataInvalid
 from checkpoint.runtimes.base import read_config
 from checkpoint.runtimes.shape import Maybe, check, parse, read
 
@@ -39,21 +39,21 @@ def test_what_has_the_shape(change: dict[str, Any]) -> None:
     ],
 )
 def test_what_has_not(value: Any, where: str) -> None:
-    with pytest.raises(ContainerNotFound) as caught:
+    with pytest.raises(DataInvalid) as caught:
         check(value, SHAPE, "it")
     assert str(caught.value) == f"it is damaged: {where} is missing or of another kind"
 
 
 @pytest.mark.parametrize("text", ["", "{", "\x00", '{"a": ' * 100_000, b"\xff\xfe\xfd", "9" * 5000])
 def test_what_is_no_json(text: str) -> None:
-    with pytest.raises(ContainerNotFound, match="is damaged"):
+    with pytest.raises(DataInvalid, match="is damaged"):
         parse(text, SHAPE, "it")
 
 
 def test_a_file_that_is_not_there(tmp_path: Path) -> None:
-    with pytest.raises(ContainerNotFound, match="none"):
+    with pytest.raises(DataInvalid, match="none"):
         read(tmp_path / "none", SHAPE)
-    with pytest.raises(ContainerNotFound):
+    with pytest.raises(DataInvalid):
         read(tmp_path, SHAPE)
 
 
@@ -86,5 +86,5 @@ def test_a_config(tmp_path: Path) -> None:
     ],
 )
 def test_a_damaged_config(tmp_path: Path, members: dict[str, Any]) -> None:
-    with pytest.raises(ContainerNotFound, match=r"config.json"):
+    with pytest.raises(DataInvalid, match=r"config.json"):
         config(tmp_path, **members)
