@@ -17,7 +17,7 @@ from tests.fuzz.parser import CORPUS, MOST_S
 from tests.fuzz.parsers import PARSERS
 
 #: What is kept of a parser's corpus, the shortest inputs first.
-MOST_KEPT_BYTES = 8 << 10
+MOST_KEPT_BYTES = 4 << 10
 MOST_INPUT_BYTES = 1 << 13
 AT_ONCE = 2
 
@@ -62,7 +62,7 @@ def _keep(name: str, directories: Sequence[str]) -> None:
         _guided(name, "-merge=1", merged, *directories)
         room = MOST_KEPT_BYTES
         directory = CORPUS / name
-        directory.mkdir(exist_ok=True)
+        directory.mkdir(parents=True, exist_ok=True)
         for path in directory.iterdir():
             path.unlink()
         for path in sorted(Path(merged).iterdir(), key=lambda path: (path.stat().st_size, path.name)):
