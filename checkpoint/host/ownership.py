@@ -9,7 +9,9 @@ import os
 import stat
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import NamedTuple
+from typing import Annotated, NamedTuple
+
+from checkpoint.schema import Range
 
 #: For what is the tool's own: images, logs, records.
 PRIVATE_DIRECTORY, PRIVATE_FILE = 0o700, 0o600
@@ -20,9 +22,9 @@ GROUP_PASSES, OTHERS_PASS = stat.S_IXGRP, stat.S_IXOTH
 class Owned(NamedTuple):
     """Permission bits (chmod(2)), user and group of one file on the source."""
 
-    mode: int
-    uid: int
-    gid: int
+    mode: Annotated[int, Range(0, 0o7777)]
+    uid: Annotated[int, Range(0, (1 << 32) - 1)]
+    gid: Annotated[int, Range(0, (1 << 32) - 1)]
 
 
 #: A path of which the source says nothing is root's alone.

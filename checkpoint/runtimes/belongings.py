@@ -15,10 +15,12 @@ from typing import Any, Protocol
 from checkpoint.host.run import start
 from checkpoint.runtimes import left_behind
 from checkpoint.runtimes.base import Container, Tree
-from checkpoint.runtimes.shape import Maybe, Shape
+from checkpoint.runtimes.shape import Each, Maybe, Shape
 
 #: What is needed of a mount of an inspected container.
 MOUNT: Shape = {"Type": str, "Destination": str, "Source": Maybe(str), "Name": Maybe(str), "Driver": Maybe(str)}
+#: And of a volume, as both engines tell it.
+VOLUME: Shape = {"Name": str, "Driver": str, "Options": Maybe(Each(str)), "Labels": Maybe(Each(str))}
 SHM = "/dev/shm"  # noqa: S108  (of the container)
 
 

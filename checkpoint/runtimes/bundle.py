@@ -11,10 +11,12 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Protocol
 
+from checkpoint import schema
 from checkpoint.host import cgroups, ownership
 from checkpoint.host.ownership import Owned
-from checkpoint.runtimes import stdio
+from checkpoint.runtimes import shape, stdio
 from checkpoint.runtimes.base import MARKER, ROOTFS, Container
+from checkpoint.runtimes.shape import Maybe, Shape
 
 CONFIG = "config.json"
 
@@ -42,16 +44,27 @@ def describe(container: Container) -> dict[str, Any]:
     }
 
 
+#: What `describe` tells, and is needed of it.
+DESCRIPTION: Shape = {
+    "bundle": str,
+    "rootfs": str,
+    "descriptors": [str],
+    "config": {"root": {"path": str}, "linux": {"cgroupsPath": Maybe(str)}},
+    "owned": dict,
+}
+
+
 class BundleArrival:
     """Arrival of such a container. What it prints goes to a log of ours: where it went on the source is unknown."""
 
     def __init__(
         self, runtime: Restores, container_id: str, fields: Mapping[str, Any], undo: contextlib.ExitStack
     ) -> None:
+        shape.check(fields, DESCRIPTION, "what the source told of the container")
         self._runtime, self._id, self._undo = runtime, container_id, undo
         self._bundle, self._rootfs = Path(fields["bundle"]), Path(fields["rootfs"])
         self._config, self._descriptors = fields["config"], fields["descriptors"]
-        self._owned = {path: Owned(*values) for path, values in fields["owned"].items()}
+        self._owned = schema.read(Mapping[str, Owned], fields["owned"])
 
     def objections(self) -> list[str]:
         return []

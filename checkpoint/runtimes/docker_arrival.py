@@ -21,10 +21,11 @@ from typing import Any
 from checkpoint.host.listener import Listener, peer_pid
 from checkpoint.host.ownership import private_directory
 from checkpoint.host.ready import ready
-from checkpoint.runtimes import docker_api, docker_store, layers
-from checkpoint.runtimes.belongings import Belongings, start_logged
+from checkpoint.runtimes import docker_api, docker_store, layers, shape
+from checkpoint.runtimes.belongings import VOLUME, Belongings, start_logged
 from checkpoint.runtimes.oci_wrapper import DIRECTORY, MAX_MESSAGE
 from checkpoint.runtimes.runc import Runc
+from checkpoint.runtimes.shape import Each, Shape
 
 #: What docker calls oci_wrapper.py.
 RUNTIME = "migrate"
@@ -33,10 +34,27 @@ LOOK_AGAIN_S = 0.005
 STREAMS = {"stdout": 1, "stderr": 2}
 
 
+#: What Docker.describe tells, and is needed of it.
+DESCRIPTION: Shape = {
+    "container": {
+        "Config": {"Image": str},
+        "HostConfig": {"LogConfig": {"Type": str}},
+        "Image": str,
+        "Name": str,
+    },
+    "endpoints": Each({"IPAddress": str, "GlobalIPv6Address": str, "MacAddress": str}),
+    "networks": Each(docker_store.NETWORK),
+    "volumes": Each(VOLUME),
+    "layers": [str],
+    "descriptors": [str],
+}
+
+
 class DockerArrival:
     """Arrival by docker's create and start."""
 
     def __init__(self, name: str, fields: Mapping[str, Any], undo: contextlib.ExitStack) -> None:
+        shape.check(fields, DESCRIPTION, "what the source told of the container")
         self._name, self._fields, self._undo = name, fields, undo
         self._belongings = Belongings("docker", docker_store, fields["networks"], fields["volumes"])
         self._id = ""

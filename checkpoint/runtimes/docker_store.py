@@ -9,9 +9,12 @@ from typing import Any
 
 from checkpoint.errors import ImageError
 from checkpoint.runtimes import archives, docker_api
+from checkpoint.runtimes.shape import Maybe, Shape
 
 #: What must be the same of a network on both hosts, and what is given when it is made.
 SAME = ("Driver", "EnableIPv6", "Internal", "Options")
+#: What is needed of a network (API, NetworkInspect).
+NETWORK: Shape = {"Name": str, "IPAM": {"Config": Maybe(list)}}
 #: Where an OCI image layout has what is named by its digest.
 BLOBS = "blobs/sha256"
 GIVEN = (*SAME, "EnableIPv4", "Attachable", "Labels", "IPAM")

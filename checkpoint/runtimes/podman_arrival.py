@@ -12,19 +12,33 @@ from typing import Any
 from checkpoint.errors import ImageError
 from checkpoint.host import cgroups
 from checkpoint.host.run import find_program
-from checkpoint.runtimes import layers, podman_store
+from checkpoint.runtimes import layers, podman_store, shape
 from checkpoint.runtimes.base import MOST_OUTPUT_BYTES
-from checkpoint.runtimes.belongings import Belongings, start_logged
+from checkpoint.runtimes.belongings import VOLUME, Belongings, start_logged
 from checkpoint.runtimes.oci import DUMP_OPTIONS
+from checkpoint.runtimes.shape import Each, Maybe, Shape
 
 #: The container's log in a checkpoint archive.
 LOG = "ctr.log"
+
+
+#: What Podman.describe tells, and is needed of it.
+DESCRIPTION: Shape = {
+    "id": str,
+    "runtime": str,
+    "cgroup": str,
+    "log": Maybe(str),
+    "image": {"id": str, "name": str, "layers": [str]},
+    "volumes": Each(VOLUME),
+    "networks": Each(podman_store.NETWORK),
+}
 
 
 class PodmanArrival:
     """Arrival. `description` is from Podman.describe."""
 
     def __init__(self, description: Mapping[str, Any], undo: contextlib.ExitStack) -> None:
+        shape.check(description, DESCRIPTION, "what the source told of the container")
         self._wanted, self._undo = description, undo
         self._belongings = Belongings("podman", podman_store, description["networks"], description["volumes"])
         self._started = False

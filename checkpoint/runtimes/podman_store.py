@@ -13,11 +13,24 @@ from checkpoint.bounded import Digest
 from checkpoint.errors import CommandFailed, ImageError
 from checkpoint.host.run import run
 from checkpoint.runtimes import shape
-from checkpoint.runtimes.shape import Maybe
+from checkpoint.runtimes.shape import Each, Maybe, Shape
 
 #: What must be the same of a network on both hosts. The name of a bridge that podman makes itself need not be.
 SAME = ("driver", "subnets", "ipv6_enabled", "internal", "options", "routes")
 UNMANAGED = "unmanaged"
+#: What is needed of a network (`podman network inspect`).
+NETWORK: Shape = {
+    "name": str,
+    "driver": str,
+    "network_interface": Maybe(str),
+    "network_dns_servers": Maybe([str]),
+    "subnets": Maybe(
+        [{"subnet": str, "gateway": Maybe(str), "lease_range": Maybe({"start_ip": Maybe(str), "end_ip": Maybe(str)})}]
+    ),
+    "routes": Maybe([{"destination": str, "gateway": str, "metric": Maybe(int)}]),
+    "options": Maybe(Each(str)),
+    "labels": Maybe(Each(str)),
+}
 #: A bound against waiting for ever, not a limit.
 IMAGE_TIMEOUT_S = 3600.0
 
@@ -38,7 +51,7 @@ def is_used(name: str) -> bool:
 
 def difference(ours: Mapping[str, Any], theirs: Mapping[str, Any]) -> str | None:
     """In what two networks differ so that a container of one is none of the other."""
-    names = [*SAME, "network_interface"] if ours.get("options", {}).get("mode") == UNMANAGED else SAME
+    names = [*SAME, "network_interface"] if (ours.get("options") or {}).get("mode") == UNMANAGED else SAME
     return next((name for name in names if (ours.get(name) or None) != (theirs.get(name) or None)), None)
 
 
@@ -49,7 +62,7 @@ def create_network(wanted: Mapping[str, Any]) -> None:
         argv += ["--subnet", subnet["subnet"]]
         argv += ["--gateway", subnet["gateway"]] if subnet.get("gateway") else []
         if lease := subnet.get("lease_range"):
-            argv += ["--ip-range", f"{lease['start_ip']}-{lease['end_ip']}"]
+            argv += ["--ip-range", f"{lease.get('start_ip') or ''}-{lease.get('end_ip') or ''}"]
     for route in wanted.get("routes") or []:
         metric = [str(route["metric"])] if route.get("metric") is not None else []
         argv += ["--route", ",".join([route["destination"], route["gateway"], *metric])]

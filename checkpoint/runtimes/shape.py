@@ -14,8 +14,16 @@ from typing import Any
 
 from checkpoint.errors import DataInvalid
 
-#: A type; a list of one shape, for a list of any length; a dict of the shapes of the members that are needed; or Maybe.
+#: A type; a list of one shape, for a list of any length; a dict of the shapes of the members that are needed;
+#: Each; or Maybe.
 Shape = Any
+
+
+@dataclass(frozen=True)
+class Each:
+    """An object with members of any names, all of one shape."""
+
+    shape: Shape
 
 
 @dataclass(frozen=True)
@@ -55,6 +63,9 @@ def _differences(value: Any, shape: Shape, at: str) -> Iterator[str]:
     if isinstance(shape, Maybe):
         if value is not None:
             yield from _differences(value, shape.shape, at)
+    elif isinstance(shape, Each) and isinstance(value, dict):
+        for name, member in value.items():
+            yield from _differences(member, shape.shape, f"{at}[{name!r}]")
     elif isinstance(shape, list) and isinstance(value, list):
         for index, member in enumerate(value):
             yield from _differences(member, shape[0], f"{at}[{index}]")

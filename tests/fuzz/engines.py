@@ -10,19 +10,20 @@ import os
 import shutil
 import tarfile
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, cast
 
 from checkpoint.errors import DataInvalid, ImageError
-from checkpoint.runtimes import archives, belongings, docker, podman, shape
+from checkpoint.runtimes import archives, belongings, docker, docker_store, podman, podman_store, shape
 from checkpoint.runtimes.base import Container, read_config
+from checkpoint.runtimes.bundle import BundleArrival
 from checkpoint.runtimes.crun import Crun
-from checkpoint.runtimes.docker_arrival import entries
+from checkpoint.runtimes.docker_arrival import DockerArrival, endpoint_of, entries
 from checkpoint.runtimes.oci import STATE
 from checkpoint.runtimes.oci_wrapper import command_of, option
 from checkpoint.runtimes.podman import without_contents
-from checkpoint.runtimes.podman_arrival import with_output
+from checkpoint.runtimes.podman_arrival import PodmanArrival, with_output
 from checkpoint.runtimes.runc import Runc
 from migrate.agent import recover
 from migrate.agent.client import AgentClient
@@ -99,6 +100,24 @@ def docker_inspect(data: bytes) -> None:
         shape.check(found, docker.FILES, "docker's description")
         docker._trees(found, _container({"root": {"path": ""}, "linux": {}}))
         belongings.volumes_of(found)
+
+
+def description(data: bytes) -> None:
+    """What a source tells of a container; the first letter says of which engine."""
+    fields = json.loads(data[1:])
+    with contextlib.ExitStack() as undo:
+        if data[:1] == b"b":
+            BundleArrival(Runc(), "x", fields, undo)
+        elif data[:1] == b"p":
+            PodmanArrival(fields, undo)
+            for network in fields["networks"].values():
+                podman_store.difference(network, network)
+        else:
+            DockerArrival("x", fields, undo)
+            for endpoint in fields["endpoints"].values():
+                endpoint_of(endpoint)
+            for network in fields["networks"].values():
+                docker_store.difference(network, network)
 
 
 def podman_archive(data: bytes) -> None:
@@ -234,6 +253,32 @@ _CONFIG = {
     "linux": {"namespaces": [{"type": "network", "path": "/n"}], "cgroupsPath": "/c", "resources": {"cpu": {}}},
 }
 _RUNC = {"config": {"cgroups": {"memory": 1, "cpu_quota": 2}}, "external_descriptors": ["/dev/null", "pipe:[1]"]}
+_BUNDLE = {
+    "bundle": "/b",
+    "rootfs": "/b/r",
+    "descriptors": ["pipe:[1]"],
+    "owned": {"/b": [493, 0, 0]},
+    "config": _CONFIG,
+}
+_VOLUMES: Mapping[str, Any] = {"/d": {"Name": "v", "Driver": "local", "Options": {}, "Labels": None}}
+_OF_PODMAN = {
+    "id": "x",
+    "runtime": "crun",
+    "cgroup": "/c",
+    "log": None,
+    "volumes": _VOLUMES,
+    "image": {"id": "i", "name": "n", "layers": ["sha256:0"]},
+    "networks": {"n": {"name": "n", "driver": "bridge", "subnets": [{"subnet": "10.0.0.0/24", "gateway": "10.0.0.1"}]}},
+}
+_OF_DOCKER = {
+    "container": {name: _DOCKER[name] for name in ("Config", "Image")}
+    | {"Name": "/x", "HostConfig": {"LogConfig": {"Type": "json-file"}}},
+    "endpoints": {"n": {"IPAddress": "10.0.0.2", "GlobalIPv6Address": "", "MacAddress": "02:00:00:00:00:01"}},
+    "networks": {"n": {"Name": "n", "IPAM": {"Config": []}}},
+    "volumes": _VOLUMES,
+    "layers": ["sha256:0"],
+    "descriptors": [],
+}
 _DAMAGED = (DataInvalid,)
 PARSERS = {
     "config.json": Parser(run=bundle, refuses=_DAMAGED, seeds=(_json(_CONFIG),)),
@@ -246,6 +291,11 @@ PARSERS = {
     ),
     "podman-inspect": Parser(run=podman_inspect, refuses=_DAMAGED, seeds=(_json(_PODMAN),)),
     "docker-inspect": Parser(run=docker_inspect, refuses=_DAMAGED, seeds=(_json(_DOCKER),)),
+    "description": Parser(
+        run=description,
+        refuses=(*_DAMAGED, ValueError, RecursionError),  # of this function's own JSON
+        seeds=(b"b" + _json(_BUNDLE), b"p" + _json(_OF_PODMAN), b"d" + _json(_OF_DOCKER)),
+    ),
     "podman-archive": Parser(
         run=podman_archive, refuses=(ImageError,), seeds=(_archive("config.dump", "checkpoint/", "ctr.log"),)
     ),

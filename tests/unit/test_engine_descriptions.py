@@ -292,7 +292,9 @@ def test_output_that_is_added_to_anything_is_added_behind_it() -> None:
 
 def test_too_much_output() -> None:
     with contextlib.ExitStack() as undo:
-        arrival = PodmanArrival({"networks": {}, "volumes": {}}, undo)
+        image = {"id": "x", "name": "x", "layers": []}
+        description = {"id": "x", "runtime": "crun", "cgroup": "", "image": image, "networks": {}, "volumes": {}}
+        arrival = PodmanArrival(description, undo)
         for _ in range(MOST_OUTPUT_BYTES >> 20):
             arrival.take_output(bytes(1 << 20))
         with pytest.raises(ImageError):
