@@ -79,7 +79,9 @@ class PageReceiver:
 
     def _serve(self, plug: socket.socket) -> None:
         self._plugs.append(plug)
-        _, fds, _, _ = socket.recv_fds(plug, 16, 1)
+        fds: list[int] = []
+        with contextlib.suppress(OSError):  # it was closed at once: the channels are wanted no more
+            _, fds, _, _ = socket.recv_fds(plug, 16, 1)
         if fds:
             self._read(fds[0])
 

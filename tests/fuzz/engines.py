@@ -189,9 +189,15 @@ class Held:
 
 def control_word(data: bytes) -> None:
     for alive in (True, False):
-        answer = recover._obey(Held(), data[:64].decode(errors="replace"), alive)
-        assert "failed" not in answer
-        assert len(answer) < 4096
+        reply = recover._obey(Held(), data[:64].decode(errors="replace"), alive)
+        assert reply.outcome is not recover.Outcome.FAILED
+        sent = reply.encode()
+        assert len(sent) <= recover.MAX_ANSWER
+        assert recover.reply_in(sent) == reply
+
+
+def control_answer(data: bytes) -> None:
+    assert isinstance(recover.reply_in(data).text, str)
 
 
 def destination(data: bytes) -> None:
@@ -308,6 +314,9 @@ PARSERS = {
         run=wrapper_words, refuses=(), seeds=(b"--root\0/r\0create\0--bundle\0/b\0--pid-file=/p\0id",)
     ),
     "control-word": Parser(run=control_word, refuses=(), seeds=(b"go", b"go --source-is-dead", b"abort", b"status")),
+    "control-answer": Parser(
+        run=control_answer, refuses=(ConnectionError,), seeds=(_json({"outcome": "ok", "text": "it runs"}),)
+    ),
     "destination": Parser(
         run=destination, refuses=(ValueError,), seeds=(b"root@beta:22", b"ssh://root@[fe80::1%eth0]:22/", b"::1")
     ),
