@@ -140,5 +140,5 @@ def reply_in(data: bytes) -> Reply:
     """Return the answer in what an agent sent. Raises ConnectionError for what is none, like nothing at all."""
     try:
         return Reply.decode(data)
-    except ValueError as error:
-        raise ConnectionError("the agent ended before it reply_in") from error
+    except (ValueError, RecursionError) as error:
+        raise ConnectionError("the agent ended before it answered") from error

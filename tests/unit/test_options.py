@@ -52,5 +52,7 @@ def test_what_is_no_count(text: str) -> None:
 
 
 def test_an_option_that_makes_no_sense() -> None:
-    with pytest.raises(BadRequest, match="--max-downtime: '0' is not a number from 1 to 999999999; nothing was changed"):
+    with pytest.raises(
+        BadRequest, match="--max-downtime: '0' is not a number from 1 to 999999999; nothing was changed"
+    ):
         options("--max-downtime", "0")
