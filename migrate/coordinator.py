@@ -10,8 +10,9 @@ from migrate.context import Context
 from migrate.errors import MigrateError
 from migrate.events import Observer, Unfailing
 from migrate.phases import commit, freeze, precopy, prepare
-from migrate.phases.plan import Connect, by_ssh, planned
+from migrate.phases.plan import Connect, planned
 from migrate.phases.rollback import rolled_back
+from migrate.reach import by_ssh
 from migrate.report import Report
 from migrate.signals import Signals
 from transport.destination import Destination

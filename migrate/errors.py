@@ -4,7 +4,7 @@ MigrateError
 ├── Refused                  nothing was changed on either host
 │   ├── BadRequest           the command line
 │   ├── NoSuchContainer, SeveralContainers, NotRunning, NotMovableError, OpenFileOutside, CannotPreCopy
-│   ├── TargetUnreachable, AuthenticationFailed, UnknownHostKey, ChangedHostKey
+│   ├── TargetUnreachable, AuthenticationFailed, UnknownHostKey, ChangedHostKey, RefusedHostKey
 │   ├── NotRoot, MissingOnHost, CriuTooOld, CriuWireMismatch, MachineMismatch
 │   └── NameTaken, PathTaken, NotEnoughMemory, AddressTaken, EngineObjects
 ├── RolledBack               the move failed; the container goes on where it was
@@ -145,6 +145,13 @@ class ChangedHostKey(Refused):
 
     def __init__(self, reason: str) -> None:
         super().__init__(reason, "find out why; if the host was reinstalled, 'ssh-keygen -R' its old key")
+
+
+class RefusedHostKey(Refused):
+    """The target shows a key that is revoked, or a certificate that does not hold."""
+
+    def __init__(self, reason: str) -> None:
+        super().__init__(reason, "do not go on; ask whoever runs the host, or certifies its keys")
 
 
 class NotRoot(Refused):

@@ -15,7 +15,7 @@ MOST_LINES = 400
 MOST_FUNCTION_LINES = 60
 #: Foreign module -> the only places that may import it.
 DOORS = {
-    "paramiko": ("transport/ssh.py",),
+    "paramiko": ("transport/ssh.py", "transport/ssh_config.py"),
     "pycriu": ("checkpoint/criu/rpc.py",),
     "google": ("checkpoint/criu/rpc.py",),
     "rich": ("migrate/cli/",),

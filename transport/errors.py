@@ -5,7 +5,8 @@ TransportError
 │   ├── Unreachable          no TCP connection, or no SSH server on it
 │   ├── AuthenticationRefused
 │   ├── HostKeyUnknown
-│   └── HostKeyChanged
+│   ├── HostKeyChanged
+│   └── HostKeyRefused       ... or a certificate, of which known_hosts says that it must not be trusted
 └── StreamError              a framed stream ended or broke
     ├── EndOfStream          the peer closed it between two frames
     ├── IncompleteFrame      ... or inside one
@@ -22,7 +23,7 @@ class ConnectError(TransportError):
 
 
 class Unreachable(ConnectError):
-    """Name resolution, TCP or the SSH handshake failed."""
+    """Name resolution, TCP, the proxy or the SSH handshake failed."""
 
 
 class AuthenticationRefused(ConnectError):
@@ -35,6 +36,10 @@ class HostKeyUnknown(ConnectError):
 
 class HostKeyChanged(ConnectError):
     """The host's key is not the one in known_hosts: it was reinstalled, or it is another machine."""
+
+
+class HostKeyRefused(ConnectError):
+    """The host's key is revoked, or its certificate is no good: expired, for other hosts, badly signed."""
 
 
 class StreamError(TransportError):

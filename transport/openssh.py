@@ -13,7 +13,7 @@ from transport.descriptors import Descriptors, widen_pipe
 from transport.destination import Destination
 from transport.errors import IncompleteFrame
 
-#: ssh_config(5). Never a question, never an unknown key; a connection of its own; given up on as ssh.py does.
+#: ssh_config(5). Never a question, never an unknown key; a connection of its own; given up on as keepalive.py does.
 OPTIONS = {
     "BatchMode": "yes",
     "StrictHostKeyChecking": "yes",

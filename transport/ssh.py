@@ -1,86 +1,47 @@
 """SSH, through the one door to paramiko.
 
-Host keys are always verified, ssh_config and the agent are honoured, and the cipher that is twice
-as fast as paramiko's default comes first.
+The host's key is verified as ssh(1) does it (known_hosts.py, host_certificate.py), and not by
+paramiko, which looks at no marker in known_hosts. The cipher that is twice as fast as paramiko's
+default comes first.
 """
 
 from __future__ import annotations
 
+import base64
 import contextlib
-import getpass
-import io
-import shlex
+import os
 import socket
+import time
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import paramiko
 
+from transport import known_hosts
 from transport.destination import Destination
+from transport.endpoint import AGENT_VARIABLE, Endpoint
 from transport.errors import (
     AuthenticationRefused,
     HostKeyChanged,
+    HostKeyRefused,
     HostKeyUnknown,
     IncompleteFrame,
     Unreachable,
 )
+from transport.host_certificate import SUFFIX, Certificate
+from transport.keepalive import HeardSocket, Keepalive
+from transport.known_hosts import Known, key_type
 
 FIRST_CIPHERS = ("aes128-gcm@openssh.com", "aes256-gcm@openssh.com")
-SYSTEM_CONFIG = Path("/etc/ssh/ssh_config")
-SYSTEM_KNOWN_HOSTS = Path("/etc/ssh/ssh_known_hosts")
-DEFAULT_PORT = 22
+#: The algorithms of a type of key that are not named like it; ssh-rsa itself is a signature by SHA-1.
+ALGORITHMS = {"ssh-rsa": ("rsa-sha2-512", "rsa-sha2-256")}
 #: tcp(7): first probe after 5 s of silence, three tries; sent data is to be acknowledged within 10 s.
-KEEPALIVE = {
+TCP_KEEPALIVE = {
     socket.TCP_KEEPIDLE: 5,
     socket.TCP_KEEPINTVL: 2,
     socket.TCP_KEEPCNT: 3,
     socket.TCP_USER_TIMEOUT: 10_000,
 }
-
-
-@dataclass(frozen=True, kw_only=True)
-class Endpoint:
-    """A destination with ssh_config applied. `key_name` is what known_hosts lists it under."""
-
-    destination: Destination
-    address: str
-    port: int
-    user: str
-    key_name: str
-    known_hosts: tuple[Path, ...]
-    key_files: tuple[str, ...]
-    proxy_command: str | None
-
-    @classmethod
-    def of(cls, destination: Destination, home: Path | None = None) -> Endpoint:
-        """Apply ~/.ssh/config and then /etc/ssh/ssh_config, as ssh_config(5) orders them."""
-        home = home or Path.home()
-        options = _lookup(destination, (home / ".ssh/config", SYSTEM_CONFIG))
-        port = int(options.get("port", DEFAULT_PORT))
-        address = options.get("hostname", destination.name)
-        # As ssh does: the name after HostName, and the port where it is not the usual one.
-        key_name = options.get("hostkeyalias") or (address if port == DEFAULT_PORT else f"[{address}]:{port}")
-        listed = options.get("userknownhostsfile", str(home / ".ssh/known_hosts"))
-        proxy = options.get("proxycommand")
-        if proxy is None and options.get("proxyjump", "none") != "none":
-            proxy = _jump(options["proxyjump"], address, port)
-        return cls(
-            destination=destination,
-            address=address,
-            port=port,
-            user=options.get("user") or getpass.getuser(),
-            key_name=key_name,
-            known_hosts=(*(Path(path).expanduser() for path in listed.split()), SYSTEM_KNOWN_HOSTS),
-            key_files=tuple(options.get("identityfile", [])),
-            proxy_command=None if proxy in (None, "none") else proxy,
-        )
-
-    def __str__(self) -> str:
-        return f"{self.user}@{self.address}:{self.port}"
-
-
 #: What paramiko raises when the connection under a channel is gone: not only OSError.
 BROKEN = (OSError, EOFError, paramiko.SSHException)
 
@@ -88,14 +49,17 @@ BROKEN = (OSError, EOFError, paramiko.SSHException)
 class RemoteProcess:
     """A command on the other host; its stdin and stdout are a ByteStream."""
 
-    def __init__(self, channel: paramiko.Channel) -> None:
-        self._channel = channel
+    def __init__(self, channel: paramiko.Channel, keepalive: Keepalive) -> None:
+        self._channel, self._keepalive = channel, keepalive
 
     def read(self, size: int) -> bytes:
         try:
-            return self._channel.recv(size)
+            data = self._channel.recv(size)
         except BROKEN as error:
-            raise IncompleteFrame(f"the SSH connection broke: {error or type(error).__name__}") from error
+            raise self._broke(error) from error
+        if not data and self._keepalive.silent_s is not None:
+            raise self._broke(EOFError())
+        return data
 
     def read_into(self, view: memoryview) -> int:
         data = self.read(len(view))
@@ -106,7 +70,7 @@ class RemoteProcess:
         try:
             self._channel.sendall(data)  # type: ignore[arg-type]
         except BROKEN as error:
-            raise IncompleteFrame(f"the SSH connection broke: {error or type(error).__name__}") from error
+            raise self._broke(error) from error
 
     def read_errors(self, size: int) -> bytes:
         """Up to `size` bytes of its stderr; b"" at the end."""
@@ -133,12 +97,17 @@ class RemoteProcess:
         with contextlib.suppress(*BROKEN):
             self._channel.close()
 
+    def _broke(self, error: Exception) -> IncompleteFrame:
+        if (silent_s := self._keepalive.silent_s) is not None:
+            return IncompleteFrame(f"the SSH connection broke: nothing came from the other host for {silent_s:.0f} s")
+        return IncompleteFrame(f"the SSH connection broke: {error or type(error).__name__}")
+
 
 class Connection:
     """An authenticated SSH connection."""
 
-    def __init__(self, client: paramiko.SSHClient, endpoint: Endpoint) -> None:
-        self._client = client
+    def __init__(self, transport: paramiko.Transport, endpoint: Endpoint, keepalive: Keepalive) -> None:
+        self._transport, self._keepalive = transport, keepalive
         self.endpoint = endpoint
 
     @property
@@ -149,118 +118,197 @@ class Connection:
     def run(self, command: str) -> RemoteProcess:
         """Start a command, given as one string for the remote login shell. Raises IncompleteFrame."""
         try:
-            channel = self._transport().open_session()
+            channel = self._transport.open_session()
             channel.exec_command(command)
         except BROKEN as error:
             raise IncompleteFrame(
                 f"no further session on the SSH connection: {error or type(error).__name__}"
             ) from error
-        return RemoteProcess(channel)
-
-    def _transport(self) -> paramiko.Transport:
-        transport = self._client.get_transport()
-        if transport is None:
-            raise IncompleteFrame("the SSH connection is closed")
-        return transport
+        return RemoteProcess(channel, self._keepalive)
 
 
-@contextlib.contextmanager
-def connect(endpoint: Endpoint, timeout_s: float = 10.0) -> Iterator[Connection]:
-    """An SSH connection for the length of the block. Raises ConnectError's sub-classes."""
-    client = paramiko.SSHClient()
-    for path in endpoint.known_hosts:
-        if path.exists():
-            client.load_host_keys(str(path)) if path is endpoint.known_hosts[0] else client.load_system_host_keys(
-                str(path)
-            )
-    client.set_missing_host_key_policy(paramiko.RejectPolicy())
-    try:
-        _connect(client, endpoint, timeout_s)
-        yield Connection(client, endpoint)
-    finally:
-        client.close()
-
-
-def _connect(client: paramiko.SSHClient, endpoint: Endpoint, timeout_s: float) -> None:
-    known = any(client.get_host_keys().lookup(endpoint.key_name) or {}) or any(
-        client._system_host_keys.lookup(endpoint.key_name) or {}  # type: ignore[attr-defined]
-    )
-    if not known:
-        files = ", ".join(str(path) for path in endpoint.known_hosts)
-        raise HostKeyUnknown(f"no key of {endpoint.key_name} in {files}")
-    keys: Any = [path for path in endpoint.key_files if Path(path).expanduser().exists()]
-    try:
-        client.connect(
-            # known_hosts is searched by this name; the socket says where we really go.
-            endpoint.key_name,
-            username=endpoint.user,
-            sock=_open_socket(endpoint, timeout_s),
-            key_filename=keys,
-            timeout=timeout_s,
-            banner_timeout=timeout_s,
-            auth_timeout=timeout_s,
-            transport_factory=_transport,
-        )
-    except paramiko.BadHostKeyException as error:
-        raise HostKeyChanged(f"the key of {endpoint.key_name} is not the one in known_hosts") from error
-    except paramiko.AuthenticationException as error:
-        raise AuthenticationRefused(f"{endpoint} accepts none of the keys offered") from error
-    except (paramiko.SSHException, OSError, EOFError) as error:
-        if "not found in known_hosts" in str(error):
-            raise HostKeyUnknown(str(error)) from error
-        raise Unreachable(f"no SSH connection to {endpoint}: {error}") from error
-
-
-def _open_socket(endpoint: Endpoint, timeout_s: float) -> Any:
-    if endpoint.proxy_command:
-        replaced = endpoint.proxy_command.replace("%h", endpoint.address).replace("%p", str(endpoint.port))
-        return paramiko.ProxyCommand(replaced.replace("%r", endpoint.user))
+def open_socket(endpoint: Endpoint, timeout_s: float = 10.0) -> socket.socket:
+    """A TCP connection to the host's sshd. Raises Unreachable."""
     try:
         sock = socket.create_connection((endpoint.address, endpoint.port), timeout_s)
-    except OSError as error:
-        raise Unreachable(f"{endpoint.address} port {endpoint.port}: {error.strerror or error}") from error
+    except socket.gaierror as error:
+        raise Unreachable(f"cannot resolve {endpoint.address}: {error.strerror}") from error
+    except (OSError, UnicodeError) as error:
+        reason = getattr(error, "strerror", None) or str(error)
+        raise Unreachable(f"{endpoint.address} port {endpoint.port}: {reason}") from error
     # A peer that vanished is given up on within seconds, not hours: a container may be frozen meanwhile.
     sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
-    for option, value in KEEPALIVE.items():
+    for option, value in TCP_KEEPALIVE.items():
         sock.setsockopt(socket.IPPROTO_TCP, option, value)
     # Every message of the switch-over is smaller than a segment and must not wait for the next one.
     sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
     return sock
 
 
-def _transport(sock: Any, **kwargs: Any) -> paramiko.Transport:
-    transport = paramiko.Transport(sock, **kwargs)
-    options = transport.get_security_options()
-    available = list(options.ciphers)
-    first = [name for name in FIRST_CIPHERS if name in available]
-    options.ciphers = tuple(first + [name for name in available if name not in first])
-    return transport
+@contextlib.contextmanager
+def connect(endpoint: Endpoint, sock: socket.socket, timeout_s: float = 10.0) -> Iterator[Connection]:
+    """An SSH connection over `sock`, which leads to the host's sshd, for the length of the block; then it is closed.
 
-
-def _jump(hops: str, address: str, port: int) -> str:
-    """ProxyJump as a command: ssh to the last hop, through the others, and from there on."""
-    *others, last = (hop.strip() for hop in hops.split(","))
-    where = f"[{address}]:{port}" if ":" in address else f"{address}:{port}"
-    words = ["ssh", *(["-J", ",".join(others)] if others else []), "-W", where]
-    return shlex.join([*words, last if last.startswith("ssh://") else f"ssh://{last}"])
-
-
-def _lookup(destination: Destination, files: Sequence[Path]) -> dict[str, Any]:
-    """Options for a host. What the user wrote wins, then the first file to set one; identity files add up.
-
-    The user's own come as a first section of each file, so that %p and %r in it mean them.
+    Raises Unreachable, HostKeyUnknown, HostKeyChanged, HostKeyRefused or AuthenticationRefused.
     """
-    written = {"Port": destination.port, "User": destination.user}
-    first = "Host *\n" + "".join(f"  {key} {value}\n" for key, value in written.items() if value)
-    merged: dict[str, Any] = {}
-    for text in [first, *(first + path.read_text() for path in files if path.exists())]:
-        config = paramiko.SSHConfig()
-        config.parse(io.StringIO(text))
-        for key, value in config.lookup(destination.name).items():
-            if key == "hostname" and value == destination.name:
-                continue  # paramiko fills it in when the file does not say
-            if key == "identityfile":
-                merged.setdefault(key, []).extend(value)
-            else:
-                merged.setdefault(key, value)
-    return merged
+    with contextlib.ExitStack() as stack:
+        heard = stack.enter_context(HeardSocket(sock))
+        known = _known(endpoint)
+        transport = paramiko.Transport(heard)
+        stack.callback(transport.close)
+        transport.banner_timeout = transport.auth_timeout = timeout_s
+        _choose_algorithms(transport.get_security_options(), endpoint, known)
+        try:
+            transport.start_client(timeout=timeout_s)
+            shown = transport.get_remote_server_key()
+        except (paramiko.SSHException, OSError, EOFError) as error:
+            raise Unreachable(f"no SSH connection to {endpoint}: {error or type(error).__name__}") from error
+        _verify(shown, known, endpoint)
+        _authenticate(transport, endpoint)
+        keepalive = Keepalive(heard, lambda: transport.global_request("keepalive@openssh.com", wait=True))
+        stack.callback(keepalive.close)
+        yield Connection(transport, endpoint, keepalive)
+
+
+def _known(endpoint: Endpoint) -> Known:
+    """What is known of the host. Raises HostKeyUnknown if that is no key, HostKeyRefused."""
+    known = known_hosts.known(endpoint.key_name, endpoint.known_hosts)
+    if not known:
+        files = ", ".join(str(path) for path in endpoint.known_hosts)
+        raise HostKeyUnknown(f"no key of {endpoint.key_name} in {files}")
+    if endpoint.revoked_keys is None:
+        return known
+    return Known(known.keys, known.authorities, known.revoked | known_hosts.revoked_keys(endpoint.revoked_keys))
+
+
+def _choose_algorithms(options: paramiko.SecurityOptions, endpoint: Endpoint, known: Known) -> None:
+    """Ciphers, and types of host keys: those first that are known, so that a host with several shows one of them."""
+    first = [name for name in FIRST_CIPHERS if name in options.ciphers]
+    options.ciphers = (*first, *(name for name in options.ciphers if name not in first))
+    plain = [name for name in options.key_types if name != "ssh-rsa"]
+    types = {name for blob in known.keys for name in ALGORITHMS.get(key_type(blob), (key_type(blob),))}
+    certified = [f"{name}{SUFFIX}" for name in plain] if known.authorities else []
+    wanted = [*certified, *sorted(plain, key=lambda name: name not in types)]
+    options.key_types = tuple(
+        name for name in wanted if endpoint.algorithms is None or name in endpoint.algorithms
+    ) or tuple(wanted)
+
+
+def _verify(shown: paramiko.PKey, known: Known, endpoint: Endpoint) -> None:
+    """Raise HostKeyRefused, HostKeyChanged or HostKeyUnknown unless it is the host's key.
+
+    That the host has the key was verified in the key exchange; here the key itself is.
+    """
+    name, key = endpoint.key_name, shown.asbytes()
+    certificate = _certificate(shown, name)
+    if key in known.revoked or (certificate is not None and certificate.authority in known.revoked):
+        raise HostKeyRefused(f"the key of {name} is marked as revoked in known_hosts, or who certified it is")
+    if certificate is not None and certificate.authority in known.authorities:
+        if (objection := _objection(certificate, endpoint)) is not None:
+            raise HostKeyRefused(f"the certificate of {name} is no good: {objection}")
+        return
+    if key in known.keys:
+        return
+    types = {key_type(blob) for blob in known.keys}
+    if key_type(key) in types:
+        raise HostKeyChanged(f"the key of {name} is not the one in known_hosts")
+    has = f"has only its {', '.join(sorted(types))}" if types else "has an authority, which did not certify it"
+    raise HostKeyUnknown(f"{name} shows a key of type {key_type(key)}, and known_hosts {has}")
+
+
+def _certificate(shown: paramiko.PKey, name: str) -> Certificate | None:
+    """What the host's key came in, if that was a certificate. Raises HostKeyRefused."""
+    if shown.public_blob is None:
+        return None
+    try:
+        certificate = Certificate.parse(shown.public_blob.key_blob)
+    except ValueError as error:
+        raise HostKeyRefused(f"the certificate of {name} is no good: {error}") from error
+    if certificate.key != shown.asbytes():
+        raise HostKeyRefused(f"the certificate of {name} is no good: it is of another key")
+    return certificate
+
+
+def _objection(certificate: Certificate, endpoint: Endpoint) -> str | None:
+    """Why it does not speak for the host; None if it does."""
+    if (objection := certificate.objection(endpoint.certified_name, time.time())) is not None:
+        return objection
+    algorithm, allowed = certificate.signature_algorithm, endpoint.authority_algorithms
+    if algorithm == "ssh-rsa" or (allowed is not None and algorithm not in allowed):
+        return f"it is signed by {algorithm or 'nothing'}, which is not trusted"
+    try:
+        authority = paramiko.PKey.from_type_string(key_type(certificate.authority), certificate.authority)
+        good = authority.verify_ssh_sig(certificate.signed, paramiko.Message(certificate.signature))
+    except (paramiko.SSHException, ValueError, OverflowError) as error:
+        return f"its signature cannot be verified ({error})"
+    return None if good else "its authority did not sign it"
+
+
+def _authenticate(transport: paramiko.Transport, endpoint: Endpoint) -> None:
+    """Log in with the first key that the server takes. Raises AuthenticationRefused or Unreachable."""
+    offered = 0
+    with contextlib.ExitStack() as stack:
+        for key in _keys(endpoint, stack):
+            offered += 1
+            try:
+                if not transport.auth_publickey(endpoint.user, key):
+                    return
+            except paramiko.BadAuthenticationType:
+                break
+            except paramiko.AuthenticationException:
+                continue
+            except BROKEN as error:
+                if offered > 1:  # sshd hangs up after some (MaxAuthTries)
+                    break
+                raise Unreachable(f"no SSH connection to {endpoint}: {error or type(error).__name__}") from error
+    if not offered:
+        raise AuthenticationRefused(
+            f"there is no key to log in to {endpoint} with, in an agent or in a file without a passphrase"
+        )
+    raise AuthenticationRefused(f"{endpoint} accepts none of the keys offered")
+
+
+def _keys(endpoint: Endpoint, stack: contextlib.ExitStack) -> Iterator[paramiko.PKey]:
+    """In ssh's order: the agent's that a key file names, the agent's others, those in files without a passphrase."""
+    held = _agent_keys(endpoint, stack)
+    named = {blob for path in endpoint.key_files if (blob := _public_blob(path)) is not None}
+    yield from (key for key in held if key.asbytes() in named)
+    if not endpoint.identities_only:
+        yield from (key for key in held if key.asbytes() not in named)
+    for path in endpoint.key_files:
+        if (key := _private_key(path)) is not None:
+            yield key
+
+
+def _agent_keys(endpoint: Endpoint, stack: contextlib.ExitStack) -> Sequence[paramiko.PKey]:
+    """Those of the agent that ssh_config(5) or the environment names; it is asked to sign until `stack` is closed."""
+    if endpoint.agent is None:
+        return ()
+    before = os.environ.get(AGENT_VARIABLE)
+    os.environ[AGENT_VARIABLE] = str(endpoint.agent)  # paramiko looks nowhere else
+    try:
+        agent = paramiko.Agent()
+    except (OSError, paramiko.SSHException):  # what listens there is no agent
+        return ()
+    finally:
+        os.environ.pop(AGENT_VARIABLE) if before is None else os.environ.update({AGENT_VARIABLE: before})
+    stack.callback(agent.close)
+    return agent.get_keys()
+
+
+def _private_key(path: Path) -> paramiko.PKey | None:
+    """The key in a file, with a certificate that lies beside it. None if it is not there or wants a passphrase."""
+    try:
+        return paramiko.PKey.from_path(path)
+    except (OSError, TypeError, ValueError, paramiko.SSHException, paramiko.pkey.UnknownKeyType):
+        return None  # cryptography tells by the second and third
+
+
+def _public_blob(path: Path) -> bytes | None:
+    """The public key of a key file, which may be one itself (IdentityFile of ssh_config(5))."""
+    for file in (path.with_name(f"{path.name}.pub"), path):
+        with contextlib.suppress(OSError, ValueError):
+            fields = file.read_bytes().split()
+            if len(fields) >= 2 and key_type(blob := base64.b64decode(fields[1])) == fields[0].decode():
+                return blob
+    return None

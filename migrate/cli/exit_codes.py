@@ -18,6 +18,7 @@ CODES: dict[type[errors.MigrateError], int] = {
     errors.AuthenticationFailed: 21,
     errors.UnknownHostKey: 22,
     errors.ChangedHostKey: 23,
+    errors.RefusedHostKey: 24,
     errors.NotRoot: 30,
     errors.MissingOnHost: 31,
     errors.CriuTooOld: 32,

@@ -19,7 +19,8 @@ from migrate.convergence import OnNoConverge, Policy
 from migrate.coordinator import move_container
 from migrate.errors import BadRequest, Defect, Interrupted, MigrateError
 from migrate.limits import Limits
-from migrate.phases.plan import Connect, by_ssh
+from migrate.phases.plan import Connect
+from migrate.reach import by_ssh
 from migrate.report import Report, summary
 from migrate.state import State
 from migrate.tracking import Mode

@@ -21,7 +21,6 @@ from migrate.facts import Facts, room
 from migrate.phases import preflight
 from migrate.report import Report
 from migrate.tracking import choose
-from transport import ssh
 from transport.connection import Connection
 from transport.destination import Destination
 from transport.throttle import RateLimit
@@ -32,11 +31,6 @@ COMMAND_NOT_FOUND = 127
 
 #: Makes a connection for the length of a block. Raises ConnectError.
 Connect = Callable[[Destination], contextlib.AbstractContextManager[Connection]]
-
-
-def by_ssh(destination: Destination) -> contextlib.AbstractContextManager[Connection]:
-    """Connect as ssh(1) would."""
-    return ssh.connect(ssh.Endpoint.of(destination))
 
 
 @contextlib.contextmanager

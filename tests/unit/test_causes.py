@@ -88,6 +88,7 @@ def test_no_two_have_the_same_name() -> None:
         (transport_errors.AuthenticationRefused("no key"), errors.AuthenticationFailed),
         (transport_errors.HostKeyUnknown("no key of beta"), errors.UnknownHostKey),
         (transport_errors.HostKeyChanged("another key"), errors.ChangedHostKey),
+        (transport_errors.HostKeyRefused("it is revoked"), errors.RefusedHostKey),
         (errors.AgentGone("the peer closed the stream", "python3: not found", 127), errors.TargetUnreachable),
         (KeyError("status"), errors.Refused),
         (OSError(errno.EACCES, "Permission denied"), errors.Refused),

@@ -123,6 +123,7 @@ def test_the_codes_are_frozen() -> None:
         "AuthenticationFailed": 21,
         "UnknownHostKey": 22,
         "ChangedHostKey": 23,
+        "RefusedHostKey": 24,
         "NotRoot": 30,
         "MissingOnHost": 31,
         "CriuTooOld": 32,
