@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
 import tempfile
 from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from checkpoint.host.ownership import private_directory
+from checkpoint.images.directory import claim
 from migrate import protocol
 from migrate.answers import check_known
 from migrate.context import Context
+from migrate.leftovers import OUTGOING_IMAGES
 
-#: On disk: an image may be larger than RAM.
-OUTGOING_IMAGES = Path("/var/lib/migrate/outgoing")
 AT_ONCE = 4
 TIMEOUT_S = 3600.0
 
@@ -24,8 +26,9 @@ def send_image(move: Context, there: frozenset[str]) -> int:
     Raises CommandFailed, EngineRefused, AgentFailed or AgentGone.
     """
     private_directory(OUTGOING_IMAGES)
-    with tempfile.TemporaryDirectory(dir=OUTGOING_IMAGES) as name:
+    with tempfile.TemporaryDirectory(dir=OUTGOING_IMAGES) as name, contextlib.ExitStack() as stack:
         directory = Path(name)
+        stack.callback(os.close, claim(directory))
         move.runtime.export_image(move.container, there, directory)
         key = str(move.container.engine_state["Image"]).removeprefix("sha256:")
         target = Path(move.agent.request(protocol.AwaitImage(key=key)).directory)

@@ -12,6 +12,8 @@ from checkpoint.host import proc
 
 #: Processes of a container that forks all the time come and go between two looks.
 MOST_LOOKS = 5
+#: madvise(2), Linux 5.14. MAP_POPULATE does nothing where pages are locked on fault (secrecy.py).
+MADV_POPULATE_WRITE = 23
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -59,7 +61,8 @@ def bring_to_hand(size_bytes: int) -> None:
     A virtual machine's host may take back what is free for a while (free page reporting), and gives it again at 5 to
     10 us a page. Who has no milliseconds to lose asks for it beforehand. Raises OSError.
     """
-    mmap.mmap(-1, size_bytes, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | mmap.MAP_POPULATE).close()
+    with mmap.mmap(-1, size_bytes, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS) as memory:
+        memory.madvise(MADV_POPULATE_WRITE)
 
 
 def available_bytes() -> int:

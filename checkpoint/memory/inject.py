@@ -29,6 +29,7 @@ O_TRACESYSGOOD, O_SUSPEND_SECCOMP = 1, 1 << 21
 WALL = 0x40000000
 SYS_CLOSE, SYS_RESTART_SYSCALL, SYS_USERFAULTFD, SYS_PIDFD_GETFD = 3, 219, 323, 438
 UFFD_USER_MODE_ONLY = 1
+PR_SET_DUMPABLE = 4
 M64 = (1 << 64) - 1
 #: struct user_regs_struct (arch/x86/include/asm/user_64.h)
 REGISTERS = struct.Struct("27Q")
@@ -225,6 +226,7 @@ def userfaultfd_of(pid: int) -> tuple[int, int]:
 
 def main() -> None:
     """Do it, tell the parent."""
+    libc.prctl(PR_SET_DUMPABLE, 0, 0, 0, 0)  # what is read of the target is in no core file
     signal.pthread_sigmask(signal.SIG_BLOCK, set(signal.valid_signals()) - {signal.SIGCHLD})
     with contextlib.suppress(OSError), open("/proc/self/oom_score_adj", "w") as score:
         score.write("-1000")

@@ -16,7 +16,8 @@ import struct
 import warnings
 from pathlib import Path
 
-from checkpoint.images.directory import remove_ram_directory
+from checkpoint.host.secrecy import keep_to_itself
+from checkpoint.images.directory import claim, remove_ram_directory
 from checkpoint.memory.address_spaces import AddressSpaces
 from checkpoint.memory.filler import Filler
 from checkpoint.memory.store import PageStore
@@ -40,7 +41,7 @@ class Keeper:
         if self.pid == 0:
             status = 1
             try:
-                _StandBy(theirs, spaces, store).serve()
+                _StandBy(theirs, spaces, store, directory.parent).serve()
                 remove_ram_directory(directory.parent)
                 status = 0
             finally:
@@ -78,12 +79,14 @@ class Keeper:
 class _StandBy:
     """The process itself."""
 
-    def __init__(self, pager: socket.socket, spaces: AddressSpaces, store: PageStore) -> None:
+    def __init__(self, pager: socket.socket, spaces: AddressSpaces, store: PageStore, directory: Path) -> None:
         self._pager, self._spaces, self._store = pager, spaces, store
+        keep_to_itself()
+        claimed = claim(directory)  # until this process ends; the agent may end before it
         os.setsid()  # what is sent to the agent and its group is not for this one
         for number in (signal.SIGHUP, signal.SIGINT, signal.SIGTERM):
             signal.signal(number, signal.SIG_IGN)
-        _close_all_but({pager.fileno(), *store.descriptors()})
+        _close_all_but({pager.fileno(), claimed, *store.descriptors()})
 
     def serve(self) -> None:
         """Follow until the pager is done, or gone; then go on in its place."""

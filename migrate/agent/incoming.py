@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import shutil
 import time
 from collections.abc import Callable, Iterable
@@ -12,7 +13,7 @@ from typing import Any
 
 from checkpoint.host.ownership import private_directory
 from checkpoint.host.wakeful import wakeful
-from checkpoint.images.directory import RUN
+from checkpoint.images.directory import RUN, claim
 from checkpoint.network import link
 from checkpoint.runtimes.base import MARKER, Arrival
 from checkpoint.runtimes.registry import runtime_named
@@ -24,12 +25,10 @@ from migrate.agent.received import Received
 from migrate.agent.recover import control_path
 from migrate.agent.restore import ArmedRestore, Prepared
 from migrate.agent.state import REVERSIBLE, State, check_move
+from migrate.leftovers import INCOMING_IMAGES, sweep
 from migrate.limits import Limits
 from migrate.protocol import Answer, Command
 from migrate.values import Station
-
-#: On disk; files of images stay until the engine has them.
-INCOMING_IMAGES = Path("/var/lib/migrate/images")
 
 
 class Incoming:
@@ -99,6 +98,8 @@ class Incoming:
 
     def welcome(self) -> protocol.Welcome:
         """Answer to Hello."""
+        for line in sweep():
+            self._log(line)
         facts = collect(self._runtime, self._container_id)
         return protocol.Welcome(version=protocol.PROTOCOL_VERSION, facts=facts)
 
@@ -128,6 +129,7 @@ class Incoming:
     def _await_image(self, request: protocol.AwaitImage) -> Answer:
         self._image_directory = INCOMING_IMAGES / request.key
         private_directory(self._image_directory)
+        self._tidy.callback(os.close, claim(self._image_directory))
         self._advance(State.AWAITING_IMAGE)
         return protocol.ImageAwaited(directory=str(self._image_directory))
 
@@ -140,7 +142,7 @@ class Incoming:
 
     def _prepare(self, request: protocol.Prepare) -> Answer:
         assert self._arrival is not None
-        received = Received(self._id, request, self._limits.batch_s, self._tidy)
+        received = Received(self._id, request, self._limits.batch_s, self._tidy, self._log)
         received.trees = self._arrival.prepare(bytes(request.payload), shared=request.shared)
         network = Attachment(request.network, self._undo, self._tidy, self._log)
         self._prepared = Prepared(arrival=self._arrival, received=received, network=network)

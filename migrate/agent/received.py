@@ -31,9 +31,14 @@ class Received:
     """Everything is under `directory`, in RAM, or in `trees`; it goes when `tidy` is closed."""
 
     def __init__(
-        self, migration_id: str, request: protocol.Prepare, batch_s: float, tidy: contextlib.ExitStack
+        self,
+        migration_id: str,
+        request: protocol.Prepare,
+        batch_s: float,
+        tidy: contextlib.ExitStack,
+        log: Callable[[str], None],
     ) -> None:
-        self.directory = tidy.enter_context(ram_directory(migration_id, request.room_bytes))
+        self.directory = tidy.enter_context(ram_directory(migration_id, request.room_bytes, log))
         self.images = self.directory / "images"
         self.images.mkdir(mode=0o700)
         #: Where each tree of files is here, by its destination in the container.

@@ -14,6 +14,7 @@ from collections.abc import Iterable
 
 from checkpoint.errors import CriuFailed
 from checkpoint.host.ready import ready
+from checkpoint.host.secrecy import keep_to_itself
 from checkpoint.schema import harmless
 from migrate import causes, logs, protocol
 from migrate.agent.incoming import Incoming
@@ -156,6 +157,7 @@ def _failed(error: Exception) -> protocol.Failed:
 def main() -> None:
     """Entry point of the zipapp."""
     os.umask(0o077)
+    keep_to_itself()
     # The session must outlive its terminal and its connection: it may be holding a container.
     signal.signal(signal.SIGHUP, signal.SIG_IGN)
     with contextlib.suppress(PermissionError):  # sshd made us leader of one already

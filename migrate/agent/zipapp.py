@@ -16,6 +16,7 @@ CONTENTS = (
     "migrate/causes.py",
     "migrate/errors.py",
     "migrate/facts.py",
+    "migrate/leftovers.py",
     "migrate/limits.py",
     "migrate/logs.py",
     "migrate/message.py",

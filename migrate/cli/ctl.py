@@ -10,14 +10,14 @@ import signal
 from collections.abc import Sequence
 from pathlib import Path
 
-from checkpoint.images.directory import RUN
+from checkpoint.images.directory import RUN, abandoned
 from checkpoint.runtimes import docker_runtime
 from migrate import VERSION, causes, logs
 from migrate.agent import recover
 from migrate.cli.console import Parser, open_standard_streams, put, say
 from migrate.cli.exit_codes import CODES, CTL_CODES, exit_code
 from migrate.errors import BadRequest, Defect, MigrateError
-from transport import ssh
+from migrate.reach import by_ssh
 from transport.destination import Destination
 from transport.errors import TransportError
 
@@ -63,6 +63,8 @@ def _status(_: argparse.Namespace) -> int:
             put(f"{path.name.removesuffix(recover.SUFFIX)}: {recover.ask(path, recover.STATUS).text}")
         except OSError as error:
             say(f"migratectl: {path}: {error.strerror or error}")
+    for name, size_bytes in abandoned().items():
+        put(f"{name}: left by a move that was killed, {size_bytes >> 20} MiB of RAM; the next move here removes it")
     return 0
 
 
@@ -99,7 +101,7 @@ def _ask_on(host: str, migration_id: str, word: str) -> recover.Reply:
     words = ["python3", "-Ic", ASK, str(recover.control_path(migration_id)), word]
     said, errors = b"", b""
     try:
-        with ssh.connect(ssh.Endpoint.of(destination)) as connection:
+        with by_ssh(destination) as connection:
             process = connection.run(f"exec {shlex.join(words)}")
             while (piece := process.read(MAX_OUTPUT)) and len(said) < MAX_OUTPUT:
                 said += piece

@@ -9,6 +9,7 @@ import signal
 import sys
 from collections.abc import Sequence
 
+from checkpoint.host.secrecy import keep_to_itself
 from checkpoint.runtimes.registry import RUNTIMES
 from migrate import VERSION, logs
 from migrate.cli.console import Parser, open_standard_streams, put, say
@@ -40,6 +41,7 @@ def main(argv: Sequence[str] | None = None, *, connect: Connect = by_ssh, limits
     happens. What this program does not know is told as a Defect, never as a traceback.
     """
     open_standard_streams()
+    keep_to_itself()
     words = sys.argv[1:] if argv is None else argv
     report = Report.begin("", "")
     error: MigrateError | None

@@ -18,6 +18,7 @@ from migrate.context import Context
 from migrate.errors import AgentGone, MigrateError, MissingOnHost, Where
 from migrate.events import Observer
 from migrate.facts import Facts, room
+from migrate.leftovers import sweep
 from migrate.phases import preflight
 from migrate.report import Report
 from migrate.tracking import choose
@@ -58,6 +59,9 @@ def _plan(
 ) -> Context:
     started_ns = time.monotonic_ns()
     runtime = preflight.choose_runtime(options.engine, report.container)
+    for line in sweep():
+        observer.note(line)
+        report.notes.append(line)
     source = preflight.check_source(runtime, report.container)
     report.source, report.versions["source"] = source.hostname, asdict(source)
     container = runtime.inspect(report.container)

@@ -35,7 +35,7 @@ def prepare(move: Context) -> None:
     """The target gets what its engine can make beforehand, and a first copy of files."""
     with move.phase("prepare"):
         container = move.container
-        move.directory = move.tidy.enter_context(ram_directory(move.migration_id, move.room_bytes))
+        move.directory = move.tidy.enter_context(ram_directory(move.migration_id, move.room_bytes, move.note))
         move.bridge = Bridge(move.connection, move.directory, move.limit)
         move.tidy.callback(move.bridge.close)
         if move.layers_there is not None:

@@ -118,7 +118,7 @@ def restore_ms(name: str, directory: Path) -> float:
 
 def main() -> None:
     name = sys.argv[1]
-    with ram_directory(f"floor-{os.getpid()}", ROOM_BYTES) as directory:
+    with ram_directory(f"floor-{os.getpid()}", ROOM_BYTES, print) as directory:
         print(json.dumps({"dump_ms": dump_ms(name, directory), "restore_ms": restore_ms(name, directory)}))
 
 
