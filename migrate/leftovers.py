@@ -6,7 +6,7 @@ What was left is told by a lock that nobody holds any more (checkpoint/images/di
 from __future__ import annotations
 
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 from checkpoint.images import directory
@@ -19,9 +19,10 @@ INCOMING_IMAGES = Path("/var/lib/migrate/images")
 MOST_IMAGES = 4
 
 
-def sweep() -> Iterator[str]:
-    """Remove them. Yields lines for people about what held a container's memory. Raises OSError."""
-    yield from directory.remove_abandoned()
+def sweep(tell: Callable[[str], None]) -> None:
+    """Remove them. `tell` is told, for people, of what held a container's memory. Raises OSError."""
+    for line in directory.remove_abandoned():
+        tell(line)
     for path in _unheld(OUTGOING_IMAGES):
         shutil.rmtree(path, ignore_errors=True)
     wanted = sorted(_unheld(INCOMING_IMAGES), key=lambda path: path.stat().st_mtime_ns, reverse=True)

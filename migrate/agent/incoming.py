@@ -98,8 +98,7 @@ class Incoming:
 
     def welcome(self) -> protocol.Welcome:
         """Answer to Hello."""
-        for line in sweep():
-            self._log(line)
+        sweep(self._log)
         facts = collect(self._runtime, self._container_id)
         return protocol.Welcome(version=protocol.PROTOCOL_VERSION, facts=facts)
 

@@ -59,9 +59,8 @@ def _plan(
 ) -> Context:
     started_ns = time.monotonic_ns()
     runtime = preflight.choose_runtime(options.engine, report.container)
-    for line in sweep():
-        observer.note(line)
-        report.notes.append(line)
+    note = _noting(observer, report)
+    sweep(note)
     source = preflight.check_source(runtime, report.container)
     report.source, report.versions["source"] = source.hostname, asdict(source)
     container = runtime.inspect(report.container)
@@ -73,7 +72,7 @@ def _plan(
     report.memory_bytes = use.resident_bytes
 
     connection = stack.enter_context(connected)
-    agent, target = _greet(connection, report, runtime.name, observer)
+    agent, target = _greet(connection, report, runtime.name, note)
     stack.callback(agent.close)
     report.target, report.versions["target"] = target.hostname, asdict(target)
     preflight.check_target(target, source, container, use.restored_bytes)
@@ -84,8 +83,8 @@ def _plan(
 
     clock = agent.clock_offset()
     report.clock_error_us = clock.error_ns // 1000
-    one_cgroup = in_one_cgroup(container.pid, pids)
-    move = Context(
+    note(why)
+    return Context(
         migration_id=report.migration_id,
         runtime=runtime,
         container=container,
@@ -103,7 +102,7 @@ def _plan(
         started_ns=started_ns,
         edits=Edits(
             nftables=source.nftables and target.nftables,
-            one_cgroup=one_cgroup,
+            one_cgroup=in_one_cgroup(container.pid, pids),
             network_namespace=container.network_namespace,
         ),
         options=options,
@@ -111,11 +110,21 @@ def _plan(
         room_bytes=room(use.restored_bytes, target.available_bytes),
         limit=RateLimit(options.bandwidth_limit),
     )
-    move.note(why)
-    return move
 
 
-def _greet(connection: Connection, report: Report, engine: str, observer: Observer) -> tuple[AgentClient, Facts]:
+def _noting(observer: Observer, report: Report) -> Callable[[str], None]:
+    """What tells whoever watches, and keeps it for the report."""
+
+    def note(text: str) -> None:
+        observer.note(text)
+        report.notes.append(text)
+
+    return note
+
+
+def _greet(
+    connection: Connection, report: Report, engine: str, note: Callable[[str], None]
+) -> tuple[AgentClient, Facts]:
     """Start the agent and learn what host it is on."""
     hello = protocol.Hello(
         version=protocol.PROTOCOL_VERSION,
@@ -123,11 +132,6 @@ def _greet(connection: Connection, report: Report, engine: str, observer: Observ
         runtime=engine,
         container_id=report.container,
     )
-
-    def note(text: str) -> None:
-        observer.note(text)
-        report.notes.append(text)
-
     try:
         agent = AgentClient(connection, note)
         return agent, agent.request(hello).facts

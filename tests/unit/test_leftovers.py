@@ -50,6 +50,13 @@ def owner(here: Path, name: str) -> subprocess.Popen[str]:
     return started
 
 
+def sweep() -> list[str]:
+    """What it tells."""
+    told: list[str] = []
+    leftovers.sweep(told.append)
+    return told
+
+
 def kill(process: subprocess.Popen[str]) -> None:
     with process:
         process.kill()
@@ -88,7 +95,7 @@ def test_what_a_killed_run_left_goes(here: Path) -> None:
     kill(process)
     assert directory.abandoned() == {NAME: 300_000 // 4096 * 4096 + 4096}
     (here / "run" / "something").mkdir()
-    said = list(leftovers.sweep())
+    said = sweep()
     assert len(said) == 1
     assert NAME in said[0]
     assert sorted(path.name for path in (here / "run").iterdir()) == ["something"]
@@ -98,7 +105,7 @@ def test_what_a_killed_run_left_goes(here: Path) -> None:
 def test_what_lives_stays(here: Path) -> None:
     alive = owner(here, NAME)
     kill(owner(here, OTHER))
-    list(leftovers.sweep())
+    sweep()
     assert [path.name for path in (here / "run").iterdir()] == [NAME]
     assert (here / "run" / NAME / "pages").exists()
     kill(alive)
@@ -109,15 +116,15 @@ def test_who_took_over_holds_it(here: Path) -> None:
     process = owner(here, NAME)
     held = directory.claim(here / "run" / NAME)
     kill(process)
-    assert list(leftovers.sweep()) == []
+    assert sweep() == []
     os.close(held)
-    assert len(list(leftovers.sweep())) == 1
+    assert len(sweep()) == 1
 
 
 def test_what_is_in_use_stays_and_is_told_of(here: Path) -> None:
     kill(owner(here, NAME))
     with (here / "run" / NAME / "pages").open():
-        (said,) = leftovers.sweep()
+        (said,) = sweep()
     assert "cannot be removed" in said
     assert (here / "run" / NAME / "pages").exists()
 
@@ -127,7 +134,7 @@ def test_mounts_in_it_go_too(here: Path) -> None:
     inner = here / "run" / NAME / "inner"
     inner.mkdir()
     run.run(["mount", "-t", "tmpfs", "inner", str(inner)])
-    assert "was removed" in next(leftovers.sweep())
+    assert "was removed" in sweep()[0]
     assert str(here) not in Path("/proc/mounts").read_text()
 
 
@@ -136,7 +143,7 @@ def test_sockets_go_with_their_owner(here: Path) -> None:
     for name in (NAME, OTHER):
         with socket.socket(socket.AF_UNIX) as listener:
             listener.bind(str(here / "run" / f"{name}.control"))
-    list(leftovers.sweep())
+    sweep()
     assert sorted(path.name for path in (here / "run").glob("*.control")) == [f"{NAME}.control"]
     kill(alive)
 
@@ -144,7 +151,7 @@ def test_sockets_go_with_their_owner(here: Path) -> None:
 def test_killed_between_mkdir_and_mount(here: Path) -> None:
     (here / "run" / NAME).mkdir(parents=True)
     assert directory.abandoned() == {NAME: 0}
-    list(leftovers.sweep())
+    sweep()
     assert not (here / "run" / NAME).exists()
 
 
@@ -158,7 +165,7 @@ def test_images_on_disk(here: Path) -> None:
     for name in ("0.tar", "6.tar", "gone.tar"):
         (here / "images" / name).touch()
     held = [directory.claim(here / name) for name in ("outgoing/live", "images/0")]
-    assert list(leftovers.sweep()) == []
+    assert sweep() == []
     assert [path.name for path in (here / "outgoing").iterdir()] == ["live"]
     assert sorted(path.name for path in (here / "images").iterdir()) == ["0", "0.tar", "3", "4", "5", "6", "6.tar"]
     for fd in held:
@@ -166,7 +173,7 @@ def test_images_on_disk(here: Path) -> None:
 
 
 def test_nothing_to_sweep(here: Path) -> None:
-    assert list(leftovers.sweep()) == []
+    assert sweep() == []
     assert directory.abandoned() == {}
     assert list(here.iterdir()) == []
 
