@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import base64
 import contextlib
+import logging
 import os
 import socket
 import time
@@ -31,6 +32,9 @@ from transport.errors import (
 from transport.host_certificate import SUFFIX, Certificate
 from transport.keepalive import HeardSocket, Keepalive
 from transport.known_hosts import Known, key_type
+
+# What goes wrong is raised here; paramiko would print it, too, with a traceback.
+logging.getLogger("paramiko").addHandler(logging.NullHandler())
 
 FIRST_CIPHERS = ("aes128-gcm@openssh.com", "aes256-gcm@openssh.com")
 #: The algorithms of a type of key that are not named like it; ssh-rsa itself is a signature by SHA-1.

@@ -98,7 +98,8 @@ class Incoming:
 
     def welcome(self) -> protocol.Welcome:
         """Answer to Hello."""
-        sweep(self._log)
+        if os.geteuid() == 0:  # another user is refused for that, in a moment
+            sweep(self._log)
         facts = collect(self._runtime, self._container_id)
         return protocol.Welcome(version=protocol.PROTOCOL_VERSION, facts=facts)
 

@@ -43,7 +43,7 @@ class PageReceiver:
         self._patience_s = patience_s
         self._plugs: list[socket.socket] = []
         self._turn = threading.Condition()
-        self._next = 0
+        self._next = self._ended = 0
         self._waiting: set[int] = set()
         self._failure: Exception | None = None
 
@@ -70,8 +70,10 @@ class PageReceiver:
         with self._turn:
             while self._next < batches and self._failure is None:
                 before = self._next
-                if not self._turn.wait_for(lambda: self._next > before or self._failure is not None, self._patience_s):  # noqa: B023
-                    raise ImageError(f"batch {self._next} of {batches} with pages never came")
+                came = self._turn.wait_for(lambda: self._next > before or self._hopeless(), self._patience_s)  # noqa: B023
+                if self._next == before and self._failure is None:
+                    why = "their channels ended" if came else f"nothing came for {self._patience_s:g} s"
+                    raise ImageError(f"batch {self._next} of {batches} with pages never came: {why}")
             if self._failure is not None:
                 raise self._failure
             if self._next > batches:
@@ -82,8 +84,17 @@ class PageReceiver:
         fds: list[int] = []
         with contextlib.suppress(OSError):  # it was closed at once: the channels are wanted no more
             _, fds, _, _ = socket.recv_fds(plug, 16, 1)
-        if fds:
-            self._read(fds[0])
+        try:
+            if fds:
+                self._read(fds[0])
+        finally:
+            with self._turn:
+                self._ended += 1
+                self._turn.notify_all()
+
+    def _hopeless(self) -> bool:
+        """Whether nothing will come any more."""
+        return self._failure is not None or self._ended == len(self._plugs) >= self._channels
 
     def _read(self, fd: int) -> None:
         widen_pipe(fd)

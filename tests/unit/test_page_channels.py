@@ -250,6 +250,22 @@ def test_a_lost_batch_is_missed_at_once_when_no_channel_can_still_bring_it(
     assert len(scene.taken) == 1
 
 
+def test_a_batch_is_missed_at_once_when_all_channels_have_ended(tmp_path: Path) -> None:
+    """... as they do when the source is cut off; what came before is there."""
+    scene = Scene(tmp_path, 2)
+    channels = [FrameStream(stream) for stream in scene.streams]
+    channels[0].send(protocol.encode(pages_message(0, GOOD)), [GOOD])
+    channels[0].close()
+    scene.receiver.wait(1)
+    closing = threading.Timer(0.3, channels[1].close)
+    started = time.monotonic()
+    closing.start()
+    with pytest.raises(ImageError, match="batch 1 of 2 with pages never came: their channels ended"):
+        scene.receiver.wait(2)
+    assert 0.2 < time.monotonic() - started < PATIENCE_S / 2
+    scene.close()
+
+
 def test_a_channel_that_is_late_is_waited_for(by_hand: tuple[Scene, list[FrameStream]]) -> None:
     scene, channels = by_hand
     channels[0].send(protocol.encode(pages_message(1, GOOD)), [GOOD])
