@@ -102,8 +102,9 @@ class Context:
 
     @contextlib.contextmanager
     def phase(self, name: str) -> Iterator[None]:
-        """Time a step of the move for the report."""
+        """Time a step of the move for the report, and tell whoever watches that it begins."""
         start = time.monotonic_ns()
+        self.observer.phase(name)
         try:
             yield
         finally:

@@ -11,10 +11,13 @@ from migrate.state import State
 
 
 class Observer(Protocol):
-    """Told synchronously, but inside the freeze only by `state`; must be quick."""
+    """Told synchronously, but inside the freeze only by `state` and `phase`; must be quick."""
 
     def state(self, state: State) -> None:
         """The move has reached a state."""
+
+    def phase(self, name: str) -> None:
+        """A step of the move begins (docs/report.md, `phases`)."""
 
     def sent(self, total_bytes: int, expected_bytes: int) -> None:
         """Progress of the memory transfer."""
@@ -32,6 +35,10 @@ class Unfailing:
     def state(self, state: State) -> None:
         with _ignored():
             self._observer.state(state)
+
+    def phase(self, name: str) -> None:
+        with _ignored():
+            self._observer.phase(name)
 
     def sent(self, total_bytes: int, expected_bytes: int) -> None:
         with _ignored():

@@ -1,4 +1,8 @@
-"""What the commands share: arguments whose errors are told like all others, and streams that may be closed."""
+"""What the commands share: arguments whose errors are told like all others, and what is printed.
+
+Streams may be closed by whoever reads them. Text may hold what a peer, a container, CRIU or an engine chose: file
+names, messages. A terminal obeys control characters, so none is printed (`one_line`).
+"""
 
 from __future__ import annotations
 
@@ -8,9 +12,12 @@ import os
 import sys
 from typing import NoReturn, TextIO
 
+from checkpoint.schema import harmless
 from migrate.errors import BadRequest
 
 STDOUT, STDERR = 1, 2
+#: \U0001f600, for one.
+LONGEST_ESCAPE = 10
 
 
 class Parser(argparse.ArgumentParser):
@@ -34,14 +41,23 @@ def open_standard_streams() -> None:
     sys.stderr = sys.stderr or open(STDERR, "w", closefd=False)  # noqa: SIM115
 
 
+def one_line(text: str) -> str:
+    """Text as a terminal shows it and does not obey it.
+
+    What is no printable character is written as an escape: control and escape characters, line ends, marks that
+    turn the direction of writing, lone surrogates.
+    """
+    return harmless(text, most=len(text) * LONGEST_ESCAPE)
+
+
 def say(text: str) -> None:
     """Print a line on standard error, if anybody reads it."""
-    _put(text, sys.stderr)
+    _put(one_line(text), sys.stderr)
 
 
 def put(text: str) -> None:
     """Print a line on standard output, if anybody reads it."""
-    _put(text, sys.stdout)
+    _put(one_line(text), sys.stdout)
 
 
 def _put(text: str, stream: TextIO) -> None:

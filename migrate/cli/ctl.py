@@ -119,7 +119,8 @@ def _docker_runtime(arguments: argparse.Namespace) -> int:
     except (OSError, ValueError) as error:
         say(f"migratectl: {docker_runtime.SETTINGS} and docker stay as they are: {error}")
         return CTL_CODES["NoDockerRuntime"]
-    put("\n".join(f"migratectl: {line}" for line in told or ["nothing to do"]))
+    for line in told or ["nothing to do"]:
+        put(f"migratectl: {line}")
     return 0
 
 

@@ -76,7 +76,8 @@ def _tell(report: Report, error: MigrateError | None, *, as_json: bool) -> int:
     if as_json:
         put(json.dumps(report.to_json()))
     elif error is None:
-        put("\n".join(summary(report)))
+        for line in summary(report):
+            put(line)
     return 0 if error is None else exit_code(error)
 
 

@@ -9,6 +9,7 @@ from typing import TextIO, cast
 
 from rich.console import Console
 
+from migrate.cli.console import one_line
 from migrate.events import Observer
 from migrate.state import State
 
@@ -50,8 +51,10 @@ class Lines:
     def state(self, state: State) -> None:
         print(f"migrate: {state.value}", file=self._out, flush=True)
 
+    def phase(self, name: str) -> None: ...
+
     def note(self, text: str) -> None:
-        print(f"migrate: {text}", file=self._out, flush=True)
+        print(f"migrate: {one_line(text)}", file=self._out, flush=True)
 
 
 class Live(Lines):
@@ -72,11 +75,14 @@ class Live(Lines):
     def state(self, state: State) -> None:
         self._status.update(state.value)
 
+    def phase(self, name: str) -> None:
+        self._status.update(name)
+
     def sent(self, total_bytes: int, expected_bytes: int) -> None:
         self._status.update(f"copying memory: {total_bytes >> 20} MiB sent of {expected_bytes >> 20}")
 
     def note(self, text: str) -> None:
-        self._console.print(text, highlight=False, markup=False)
+        self._console.print(one_line(text), highlight=False, markup=False)
 
 
 @contextlib.contextmanager
