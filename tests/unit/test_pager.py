@@ -776,8 +776,8 @@ def test_the_keeper_holds_what_it_needs_and_no_more(target: Target) -> None:
     target.restore(task)
     assert task.touch(100) == 101
     keeper = pager.keeper()
-    standard, told_on, store, uffd = 3, 1, 1, 1
-    soon(lambda: len(os.listdir(f"/proc/{keeper}/fd")) == standard + told_on + store + uffd)
+    standard, told_on, claimed, store, uffd = 3, 1, 1, 1, 1
+    soon(lambda: len(os.listdir(f"/proc/{keeper}/fd")) == standard + told_on + claimed + store + uffd)
     os.kill(keeper, signal.SIGHUP)
     pager.kill()
     assert exit_code(keeper) == 0
