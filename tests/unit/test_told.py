@@ -227,7 +227,12 @@ def test_the_summary() -> None:
 
 # --- events ----------------------------------------------------------------------------------------------------
 
-CALLS: dict[str, tuple[Any, ...]] = {"state": (State.FROZEN,), "sent": (1 << 20, 2 << 20), "note": ("a note",)}
+CALLS: dict[str, tuple[Any, ...]] = {
+    "phase": ("prepare",),
+    "state": (State.FROZEN,),
+    "sent": (1 << 20, 2 << 20),
+    "note": ("a note",),
+}
 
 
 def test_every_event_is_tried_here() -> None:
