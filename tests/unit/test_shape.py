@@ -10,7 +10,7 @@ import pytest
 
 from checkpoint.errors import DataInvalid
 from checkpoint.runtimes.base import read_config
-from checkpoint.runtimes.shape import Maybe, check, parse, read
+from checkpoint.runtimes.shape import Each, Maybe, check, parse, read
 
 SHAPE = {"name": str, "pid": int, "streams": [str], "config": {"root": Maybe({"path": str})}}
 GOOD: dict[str, Any] = {"name": "x", "pid": 7, "streams": ["a"], "config": {"root": {"path": "/"}}, "more": 1}
@@ -42,6 +42,15 @@ def test_what_has_not(value: Any, where: str) -> None:
     with pytest.raises(DataInvalid) as caught:
         check(value, SHAPE, "it")
     assert str(caught.value) == f"it is damaged: {where} is missing or of another kind"
+
+
+def test_each() -> None:
+    assert check({"a": 1, "b": 2}, Each(int), "it") == {"a": 1, "b": 2}
+    assert check({}, Each(int), "it") == {}
+    for value, where in (([], "all of it"), ({"a": 1, "b": None}, "['b']")):
+        with pytest.raises(DataInvalid) as caught:
+            check(value, Each(int), "it")
+        assert str(caught.value) == f"it is damaged: {where} is missing or of another kind"
 
 
 @pytest.mark.parametrize("text", ["", "{", "\x00", '{"a": ' * 100_000, b"\xff\xfe\xfd", "9" * 5000])
