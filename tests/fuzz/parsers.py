@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from tests.fuzz import engines, host, wire
+from tests.fuzz import engines, host, ssh, wire
 from tests.fuzz.parser import Parser
 
-PARSERS: dict[str, Parser] = {**wire.PARSERS, **host.PARSERS, **engines.PARSERS}
+PARSERS: dict[str, Parser] = {**wire.PARSERS, **host.PARSERS, **engines.PARSERS, **ssh.PARSERS}
