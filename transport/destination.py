@@ -47,6 +47,12 @@ class Destination:
             raise ValueError(f"{text[:_MOST]!r}: {user[:_MOST]!r} cannot be a user")
         return cls(name=name, user=user, port=port)
 
+    def __str__(self) -> str:
+        """Return it as `parse` takes it."""
+        user = f"{self.user}@" if self.user is not None else ""
+        name = f"[{self.name}]" if ":" in self.name else self.name
+        return f"{user}{name}{f':{self.port}' if self.port is not None else ''}"
+
 
 def _is_ipv6(text: str) -> bool:
     try:

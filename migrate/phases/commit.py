@@ -56,6 +56,8 @@ def stranded(move: Context, error: BaseException) -> MigrateError:
         move.dump.bury()
     keep_logs(move)
     with _optional(move, "not cleaned up on the source"):
+        move.awake.close()
+    with _optional(move, "not cleaned up on the source"):
         move.tidy.close()
     if isinstance(error, Undecided | ResumeFailed):
         return error
@@ -93,8 +95,15 @@ def _go(move: Context) -> protocol.Resumed | None:
     except AgentFailed as error:
         raise causes.resume_failed(error, move.target.hostname) from error
     except Exception as error:  # noqa: BLE001  (whatever the answer was: what matters is whether it obeyed)
-        unread = error
-    # Requests are answered in order and nothing is obeyed after a failure: who answers this one has obeyed GO.
+        _ask_again(move, error)
+        return None
+
+
+def _ask_again(move: Context, unread: Exception) -> None:
+    """Find out whether the target obeyed GO. Raises as `_go` does if it did not, or does not say.
+
+    Requests are answered in order and nothing is obeyed after a failure: who answers another one has obeyed.
+    """
     try:
         move.agent.request(protocol.Ping(), timeout_s=move.options.limits.ask_s)
     except AgentFailed as error:
@@ -103,7 +112,6 @@ def _go(move: Context) -> protocol.Resumed | None:
         what = f"the target did not say whether it obeyed, after the source had been stopped ({unread})"
         raise causes.marked(_undecided(move, what), unread) from error
     move.note(f"the target runs the container, but its answer to that could not be read: {unread}")
-    return None
 
 
 def _say_go(move: Context) -> protocol.Go:
@@ -222,7 +230,7 @@ def _not_dead(move: Context, why: str) -> Undecided:
 
 
 def _undecided(move: Context, what: str, *, told_go: bool = True, more: str = "") -> Undecided:
-    command = f"migratectl recover {move.migration_id} --on {move.report.target}"
+    command = f"migratectl recover {move.migration_id} --on {move.connection.destination}"
     advice = f"ask it by '{command}', and have it go by --go{more}"
     return Undecided(move.migration_id, move.target.hostname, what, advice, told_go=told_go)
 

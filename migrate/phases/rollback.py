@@ -78,7 +78,7 @@ def _abort(move: Context, *, may_be_held: bool) -> list[str]:
         if may_be_held:
             return [
                 f"{host} did not confirm that it dropped what it may have restored ({error}): 'migratectl recover"
-                f" {move.migration_id} --abort --on {move.report.target}' drops that"
+                f" {move.migration_id} --abort --on {move.connection.destination}' drops that"
             ]
         # An agent without a channel undoes everything by itself.
         move.note(f"{host} undoes by itself what it made; it did not confirm that ({error})")

@@ -21,6 +21,7 @@ from migrate.phases import commit
 from migrate.report import Report
 from migrate.state import State
 from migrate.values import Stamp, Waits
+from transport.destination import Destination
 from transport.errors import FrameInvalid
 from transport.framing import MAX_PAYLOAD
 
@@ -88,8 +89,8 @@ def a_move(*answers: Any, **parts: Any) -> tuple[Any, list[str]]:
         init=init,
         network=None,
         observer=Unfailing(observer),
-        report=Report.begin("web", "root@beta"),
-        connection=None,
+        report=Report.begin("web", "beta"),
+        connection=SimpleNamespace(destination=Destination.parse("root@beta")),
         agent=Agent(done, *answers),
         source=None,
         target=SimpleNamespace(hostname="beta"),

@@ -30,7 +30,9 @@ from transport.destination import Destination
     ],
 )
 def test_a_host(text: str, name: str, user: str | None, port: int | None) -> None:
-    assert Destination.parse(text) == Destination(name=name, user=user, port=port)
+    found = Destination.parse(text)
+    assert found == Destination(name=name, user=user, port=port)
+    assert Destination.parse(str(found)) == found
 
 
 @pytest.mark.parametrize(

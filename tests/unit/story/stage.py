@@ -37,7 +37,9 @@ from transport.framing import FrameStream
 PR_SET_CHILD_SUBREAPER = 36
 STATES = {state.value for state in State}
 #: What is waited for at most. Nothing of a move on the stage takes a tenth of that.
-LIMITS = Limits(arm_s=5, dump_s=5, death_s=5, batch_s=5, restore_s=5, resume_s=5, fill_s=5)
+LIMITS = Limits(
+    arm_s=5, dump_s=5, death_s=5, batch_s=5, restore_s=5, resume_s=5, go_s=15, ask_s=5, abort_s=15, thaw_s=1, fill_s=5
+)
 #: Programs that are looked for on PATH. No ssh(1) gets in by itself: pages go over the connection that is there.
 PROGRAMS = {
     "criu": 'case "$*" in --version) echo "Version: 4.2.1";; *nftables) ;; *) exit 1;; esac',

@@ -1,0 +1,98 @@
+"""From the kill on: whatever becomes of GO or its answer, what is told is true, and no container is lost or doubled."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+
+import pytest
+
+from migrate.cli.exit_codes import CODES
+from migrate.errors import Undecided
+from tests.unit.story.channel import Frame, Link, Straight, header
+from tests.unit.story.stage import LIMITS, Stage
+
+#: What reaches the coordinator of the agent's answer to GO.
+Fault = Callable[[Frame, Link], list[Frame]]
+
+
+class AtGo(Straight):
+    """Does something to the answer to the first GO."""
+
+    def __init__(self, fault: Fault) -> None:
+        self._fault, self._done = fault, False
+
+    def answer(self, asked: str, frame: Frame, link: Link) -> list[Frame]:
+        if asked != "Go" or frame.kind == "Log" or self._done:
+            return [frame]
+        self._done = True
+        return self._fault(frame, link)
+
+
+def cut(frame: Frame, link: Link) -> list[Frame]:
+    link.cut()
+    return []
+
+
+UNREADABLE: dict[str, Fault] = {
+    "it is no JSON": lambda *_: [Frame(b"{")],
+    "it is of another type": lambda *_: [Frame(header("Clock", monotonic_ns=1))],
+    "its stamps are none": lambda *_: [Frame(header("Resumed", go_ns=1, resumed_ns="soon", stamps=[]))],
+    "it has no stamps": lambda *_: [Frame(header("Resumed"))],
+}
+
+
+@pytest.mark.parametrize("fault", UNREADABLE)
+def test_a_target_that_obeyed_is_asked_again_when_its_answer_cannot_be_read(theatre: Stage, fault: str) -> None:
+    with theatre.world() as world, theatre.move(world, AtGo(UNREADABLE[fault])) as play:
+        ending = play.run()
+        assert (ending.code, ending.running, ending.held) == (0, {"target"}, False), ending.said
+        assert ending.states[-3:] == ["killed", "resumed", "done"]
+        assert ending.report["downtime_us"] is None
+        assert "could not be read" in ending.said
+        assert world.events("source")[-1] == "leave"
+        play.check_memory()
+        play.check_nothing_left()
+
+
+def nothing(frame: Frame, link: Link) -> list[Frame]:
+    return []
+
+
+@pytest.mark.parametrize("fault", [cut, nothing])
+def test_without_an_answer_it_is_left_open_whether_it_runs_and_the_source_keeps_it(
+    theatre: Stage, fault: Fault
+) -> None:
+    limits = replace(LIMITS, go_s=1, ask_s=1)
+    with theatre.world() as world, theatre.move(world, AtGo(fault), limits=limits) as play:
+        ending = play.run()
+        assert (ending.code, ending.running) == (CODES[Undecided], {"target"}), ending.said
+        assert "or runs there by now" in ending.said
+        assert "the source keeps the container, stopped" in ending.said
+        assert (ending.report["outcome"], ending.report["cause_kind"]) == ("killed", "AgentGone")
+        assert "leave" not in world.events("source")
+        assert play.recover("--go") == 61, "it is not held"
+        play.check_nothing_left()
+
+
+class CutAtGo(Straight):
+    """The link is lost before GO gets through."""
+
+    def request(self, frame: Frame, link: Link) -> list[Frame]:
+        if frame.kind == "Go":
+            link.cut()
+            return []
+        return [frame]
+
+
+def test_a_link_lost_before_go_leaves_it_held_for_recover(theatre: Stage) -> None:
+    with theatre.world() as world, theatre.move(world, CutAtGo()) as play:
+        ending = play.run()
+        assert (ending.code, ending.running, ending.held) == (CODES[Undecided], set(), True), ending.said
+        assert "held on" in ending.said
+        assert "or runs there" not in ending.said
+        assert f"migratectl recover {play.id} --on beta" in ending.said
+        assert "leave" not in world.events("source")
+        assert play.recover("--go") == 0
+        assert play.running() == {"target"}
+        play.check_memory()
