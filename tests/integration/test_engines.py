@@ -15,6 +15,7 @@ from migrate import errors
 from migrate.cli.exit_codes import CODES
 from tests.clients import REDIS_PORT, RedisClient, ask, redis_data, redis_digest
 from tests.integration.conftest import BROKEN, REDIS, REDIS_ADDRESS, Hosts, without
+from tests.integration.test_rollback import WITHOUT_LINK, recover_as_told
 from tests.rig import until
 from tests.rig.engine import EngineContainer, load
 from tests.rig.image import BASE, Layer, write_archive
@@ -208,3 +209,25 @@ def test_after_a_failure_it_runs_on_and_the_target_knows_nothing(hosts: Hosts, s
     assert found["State"]["Status"] == "running"
     assert found["HostConfig"]["RestartPolicy"]["Name"] == "always"
     move(hosts, redis)
+
+
+def test_until_the_target_says_that_it_runs_the_source_keeps_the_container(hosts: Hosts, start: Start) -> None:
+    """With its writable layer and its volume, and it is not started again there."""
+    redis = start("redis", *REDIS, options=("--restart", "always", "--volume", "/data"))
+    until(lambda: ask(hosts.rig.switch, REDIS_ADDRESS, REDIS_PORT, "PING") == "+PONG", "redis to answer")
+    redis.do("exec", "redis", "sh", "-c", "echo mine > /data/file; echo mine > /srv/file")
+    with RedisClient(hosts.rig.switch, REDIS_ADDRESS) as client:
+        done = hosts.alpha.run(["python3", "-c", WITHOUT_LINK, "KILLED"], check=False, timeout=120)
+        assert done.returncode == CODES[errors.Undecided], done.stderr
+        recover_as_told(hosts, done.stderr.splitlines()[-1])
+        client.mark("recovered")
+        until(lambda: client.mark("later")["count"] > 10, "replies")
+        seen = client.finish()
+    assert seen["contiguous"]
+    assert redis.on(hosts.beta).status == "running"
+    assert redis.status not in (None, "running")
+    kept = redis.inspect()
+    assert kept is not None
+    [volume] = [mount["Source"] for mount in kept["Mounts"] if mount["Destination"] == "/data"]
+    for path in (f"{volume}/file", f"{kept['GraphDriver']['Data']['UpperDir']}/srv/file"):
+        assert hosts.alpha.run(["cat", path]).stdout == "mine\n"

@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -207,3 +208,24 @@ def test_without_lazy_pages_memory_moves_in_the_freeze(hosts: Hosts, redis: Cont
     assert report["frozen_bytes_sent"] > 16 << 20
     assert seen["contiguous"]
     assert redis_digest(hosts.rig.switch, REDIS_ADDRESS) == digest
+
+
+def test_what_is_execed_meanwhile_is_in_nobodys_way(hosts: Hosts, redis: Container) -> None:
+    """As health checks are: the host's /dev/null is their standard input. One that stays is named."""
+    start = "runc exec --detach redis sleep 1000 < /dev/null > /dev/null 2>&1"
+    hosts.alpha.run(["sh", "-c", start])
+    checks = "while :; do runc exec redis redis-cli ping < /dev/null > /dev/null 2>&1; done"
+    checking = [node.popen(["sh", "-c", checks]) for node in (hosts.alpha, hosts.beta)]
+    try:
+        done = hosts.migrate(hosts.alpha, "redis", "beta")
+        assert done.returncode == 0, done.stderr
+        assert "('sleep') was started inside the container by 'exec' and does not come along" in done.stderr
+        assert "No such process" not in done.stderr
+        there = replace(redis, node=hosts.beta)
+        for _ in range(5):
+            there, _ = hosts.move(there, there.node)
+    finally:
+        for process in checking:
+            process.kill()
+            process.wait()
+    assert ask(hosts.rig.switch, REDIS_ADDRESS, REDIS_PORT, "PING") == "+PONG"

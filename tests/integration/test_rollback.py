@@ -1,6 +1,7 @@
 """Before the kill the container goes on where it was; after it, the target has it. Never both, never neither."""
 
 import json
+import re
 import signal
 import subprocess
 from collections.abc import Iterator, Mapping
@@ -32,6 +33,7 @@ Context.advance = advance_and_then
 sys.exit(main(["redis", "beta"]))
 """
 CRASHING = AT_STATE.format(then="print(move.migration_id, flush=True); os.kill(os.getpid(), signal.SIGKILL)")
+WITHOUT_LINK = AT_STATE.format(then="move.connection._client.close()")
 WITHOUT_CRIU = AT_STATE.format(then="move.dump._conversation.kill_criu()")
 
 
@@ -219,6 +221,30 @@ def test_coordinator_killed_right_after_the_kill(
     assert hosts.alpha.run([*ask_it, "--go"]).stdout.startswith("migratectl: ok")
     still_served(client)
     assert there.status == "running"
+    redis.remove()
+
+
+def recover_as_told(hosts: Hosts, said: str) -> None:
+    """Do what an error says is to be done: ask the target, then have it go."""
+    found = re.search(r"'(migratectl recover [0-9a-f]{12} --on beta)'", said)
+    assert found is not None, said
+    command = found[1].split()
+    until(lambda: "the coordinator is gone" in hosts.alpha.run(command).stdout, "the agent to notice")
+    assert hosts.alpha.run([*command, "--go"]).stdout.startswith("migratectl: ok")
+
+
+def test_link_lost_right_after_the_kill(hosts: Hosts, client: RedisClient, redis: Container) -> None:
+    """The target holds it, the source keeps what it has of it, and what is said can be done."""
+    done = hosts.alpha.run(["python3", "-c", WITHOUT_LINK, "KILLED"], check=False, timeout=60)
+    assert done.returncode == CODES[errors.Undecided], done.stderr
+    said = done.stderr.splitlines()[-1]
+    assert "the container is held on beta, restored but not running" in said
+    assert redis.status == "stopped"
+    assert hosts.alpha.run(["ls", f"{redis.bundle}/config.json"]).stdout
+    recover_as_told(hosts, said)
+    still_served(client)
+    assert Container(node=hosts.beta, name="redis", address=REDIS_ADDRESS).status == "running"
+    assert redis.status == "stopped"
     redis.remove()
 
 
