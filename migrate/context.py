@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import logging
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -30,6 +31,8 @@ from migrate.tracking import Tracking
 from migrate.tree_sync import Bridge, TreeSync
 from transport.connection import Connection
 from transport.throttle import RateLimit
+
+log = logging.getLogger(__name__)
 
 if TYPE_CHECKING:
     from migrate.image_stream import ImageStream
@@ -98,6 +101,7 @@ class Context:
         """Enter a state. Raises InvalidMove."""
         check_move(self.state, state)
         self.state = state
+        log.info("%s", state.value)
         self.observer.state(state)
 
     @contextlib.contextmanager
@@ -115,6 +119,7 @@ class Context:
 
     def note(self, text: str) -> None:
         """Tell whoever watches, and keep it for the report."""
+        log.info("%s", text)
         self.observer.note(text)
         self.report.notes.append(text)
 

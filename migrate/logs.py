@@ -2,19 +2,25 @@
 
 The logs lie with the images, in RAM, and go with those. What is kept is the end of each, on the source, in
 DIRECTORY/ID, for root alone; of the newest moves only.
+
+This program logs by the standard library: states, notes, what the agent was asked, programs that were run, and each
+message between a runtime and CRIU.
 """
 
 from __future__ import annotations
 
 import contextlib
+import logging
 import os
 import re
 import shutil
 import traceback
-from collections.abc import Iterable
+from collections import deque
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from checkpoint.host.ownership import private_directory
+from checkpoint.schema import harmless
 
 DIRECTORY = Path("/var/log/migrate")
 MOST_DIRECTORIES = 20
@@ -24,6 +30,50 @@ IDENTITY = re.compile(r"[0-9a-f]{12}")
 NAME = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9._-]{0,63}")
 #: A log's name and its end.
 Log = tuple[str, bytes]
+
+
+#: Our packages, and how a line of theirs begins. Times are the wall clock's.
+PACKAGES = ("migrate", "checkpoint", "transport")
+FORMAT = "%(asctime)s.%(msecs)03d %(threadName)s %(name)s: %(message)s"
+MOST_RECORDS = 5000
+
+
+class Recorder(logging.Handler):
+    """Holds what the program logs. Lines are made of it only when it is read, never while a container is frozen."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.setFormatter(logging.Formatter(FORMAT, "%H:%M:%S"))
+        self._records: deque[logging.LogRecord] = deque(maxlen=MOST_RECORDS)
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self._records.append(record)
+
+    def log(self, name: str) -> Log:
+        """Return all of it as a log of that name."""
+        lines = [harmless(self.format(record)) for record in list(self._records)]
+        return name, "".join(f"{line}\n" for line in lines).encode(errors="backslashreplace")
+
+
+@contextlib.contextmanager
+def recorded(*others: logging.Handler) -> Iterator[Recorder]:
+    """Record what our packages log, all levels, during the block; `others` get it, too."""
+    recorder = Recorder()
+    handlers = (recorder, *others)
+    loggers = [logging.getLogger(name) for name in PACKAGES]
+    for logger in loggers:
+        logger.setLevel(logging.DEBUG)
+        logger.propagate = False
+        for handler in handlers:
+            logger.addHandler(handler)
+    try:
+        yield recorder
+    finally:
+        for logger in loggers:
+            for handler in handlers:
+                logger.removeHandler(handler)
+            logger.propagate = True
+            logger.setLevel(logging.NOTSET)
 
 
 def gather(directory: Path) -> list[Log]:

@@ -12,6 +12,7 @@ froze, or kills what it restored) and the runtime sees its peer gone. Nothing ou
 from __future__ import annotations
 
 import contextlib
+import logging
 import os
 import signal
 import socket
@@ -27,6 +28,7 @@ from checkpoint.errors import ConversationLost
 from checkpoint.host.listener import Listener, peer_pid
 from checkpoint.host.ready import ready
 
+log = logging.getLogger(__name__)
 MAX_MESSAGE = 1 << 22
 MAX_FDS = 8
 #: Requests name directories by descriptor numbers of the runtime; CRIU resolves them in
@@ -109,6 +111,7 @@ class Conversation:
 
     def stamp(self, name: str) -> None:
         self.stamps.append(Stamp(at_ns=time.monotonic_ns(), name=name))
+        log.debug("CRIU %d: %s", self.criu_pid, name)
 
     def criu_lives(self) -> bool:
         """Whether CRIU has not ended, by itself or by a signal."""

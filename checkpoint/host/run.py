@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import subprocess
+import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from checkpoint.errors import CommandFailed
 
+log = logging.getLogger(__name__)
 #: Of every program started here, whatever this process's is: an engine makes its files as it always does.
 UMASK = 0o022
 
@@ -25,6 +28,7 @@ def run(
     The output may name what a container has named: bytes that are no text come as os.fsdecode has them.
     Raises CommandFailed when it cannot be started, times out or ends with a status other than 0.
     """
+    began_ns = time.monotonic_ns()
     try:
         done = subprocess.run(
             argv,
@@ -40,6 +44,8 @@ def run(
         raise CommandFailed(argv, 127, error.strerror or str(error)) from error
     except subprocess.TimeoutExpired as error:
         raise CommandFailed(argv, 124, f"no end after {timeout_s:g} s") from error
+    ms = (time.monotonic_ns() - began_ns) / 1e6
+    log.debug("ran %s: status %d after %.1f ms", tuple(argv), done.returncode, ms)
     if done.returncode != 0:
         raise CommandFailed(argv, done.returncode, done.stderr.decode(errors="replace"))
     return os.fsdecode(done.stdout)
@@ -57,7 +63,7 @@ def start(
 ) -> subprocess.Popen[bytes]:
     """Start a program in its own session, so that a Ctrl-C at our terminal is ours alone to handle."""
     try:
-        return subprocess.Popen(
+        process = subprocess.Popen(
             argv,
             stdin=stdin,
             stdout=stdout,
@@ -70,6 +76,8 @@ def start(
         )
     except OSError as error:
         raise CommandFailed(argv, 127, error.strerror or str(error)) from error
+    log.debug("started %s as process %d", tuple(argv), process.pid)
+    return process
 
 
 def find_program(name: str, *, path: str | None = None) -> Path | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import threading
 import time
 from collections.abc import Callable, Generator, Sequence
@@ -17,6 +18,7 @@ from transport.connection import Connection, Process
 from transport.errors import FrameInvalid, StreamError
 from transport.framing import FrameStream
 
+log = logging.getLogger(__name__)
 A = TypeVar("A", bound=Answer)
 CLOCK_SAMPLES = 16
 #: Of one answer, and lines of log before one: a target that sends more is broken.
@@ -32,7 +34,7 @@ class AgentClient:
         self._log = log
         self._said: list[str] = []
         self._greeted = False
-        self._unanswered = 0
+        self._unanswered = self._asked_ns = 0
         self._drain = threading.Thread(target=self._read_errors, name="agent stderr", daemon=True)
         self._drain.start()
         try:
@@ -67,6 +69,7 @@ class AgentClient:
         """
         self.stream(message, parts)
         self._unanswered += 1
+        self._asked_ns = time.monotonic_ns()
 
     def answer(self, message: Request[A], *, timeout_s: float | None = None) -> A:
         """Return the answer to the request that was sent last.
@@ -87,6 +90,8 @@ class AgentClient:
         finally:
             self._process.patience(None)
         self._greeted = True
+        asked, ms = type(message).__name__, (time.monotonic_ns() - self._asked_ns) / 1e6
+        log.debug("%s was answered by %s after %.1f ms", asked, type(answer).__name__, ms)
         if isinstance(answer, protocol.Failed):
             raise AgentFailed(answer.kind, answer.text, answer.detail)
         if not isinstance(answer, message.answer):

@@ -34,8 +34,9 @@ MOST_DETAIL = 64
 class Server:
     """Answers one coordinator, and after it is gone whoever recovers what it left."""
 
-    def __init__(self, stream: FrameStream, reader: int, limits: Limits) -> None:
+    def __init__(self, stream: FrameStream, reader: int, limits: Limits, recorder: logs.Recorder | None = None) -> None:
         self._stream = stream
+        self._recorder = recorder
         self._limits = limits
         self._reader = reader
         self._incoming: Incoming | None = None
@@ -108,6 +109,8 @@ class Server:
     def _logs(self) -> protocol.LogsFound:
         """Return what is left to be read of a failure."""
         found = [] if self._failure is None else [logs.traceback_of(self._failure)]
+        if self._recorder is not None:
+            found.append(self._recorder.log("agent.log"))
         if self._incoming is not None:
             found += logs.gather(self._incoming.directory)
         found = found[: logs.MOST_FILES]
@@ -167,4 +170,5 @@ def main() -> None:
     os.dup2(null, 0)
     os.dup2(2, 1)
     os.close(null)
-    Server(FrameStream(Descriptors(reader, writer)), reader, Limits()).serve()
+    with logs.recorded() as recorder:
+        Server(FrameStream(Descriptors(reader, writer)), reader, Limits(), recorder).serve()

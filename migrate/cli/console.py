@@ -8,12 +8,14 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import logging
 import os
 import sys
-from typing import NoReturn, TextIO
+from typing import Any, NoReturn, TextIO
 
 from checkpoint.schema import harmless
 from migrate.errors import BadRequest
+from migrate.logs import FORMAT
 
 STDOUT, STDERR = 1, 2
 #: \U0001f600, for one.
@@ -21,10 +23,24 @@ LONGEST_ESCAPE = 10
 
 
 class Parser(argparse.ArgumentParser):
-    """An ArgumentParser that raises BadRequest instead of ending the program."""
+    """An ArgumentParser that raises BadRequest instead of ending the program, and takes no option by halves."""
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__(allow_abbrev=False, **options)
 
     def error(self, message: str) -> NoReturn:
         raise BadRequest(message, f"see '{self.prog} --help'")
+
+
+class Verbose(logging.Handler):
+    """Prints what the program logs on standard error, as it comes."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.setFormatter(logging.Formatter(FORMAT, "%H:%M:%S"))
+
+    def emit(self, record: logging.LogRecord) -> None:
+        say(harmless(self.format(record)))
 
 
 def open_standard_streams() -> None:

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from checkpoint.host.secrecy import keep_to_itself
 from checkpoint.runtimes.registry import RUNTIMES
 from migrate import VERSION, logs
-from migrate.cli.console import Parser, open_standard_streams, put, say
+from migrate.cli.console import Parser, Verbose, open_standard_streams, put, say
 from migrate.cli.exit_codes import exit_code
 from migrate.cli.progress import observer_for
 from migrate.config import Options
@@ -45,16 +45,21 @@ def main(argv: Sequence[str] | None = None, *, connect: Connect = by_ssh, limits
     words = sys.argv[1:] if argv is None else argv
     report = Report.begin("", "")
     error: MigrateError | None
-    try:
-        _move(report, words, connect, limits or Limits())
-        error = None
-    except MigrateError as raised:
-        error = raised
-    except KeyboardInterrupt:
-        # Before the move's own handlers are there nothing was done; after them the move has ended.
-        error = None if report.outcome == State.DONE.value else Interrupted(signal.SIGINT)
-    except Exception as raised:  # noqa: BLE001  (the last resort)
-        error = Defect(raised, report.outcome, report.target)
+    with logs.recorded(*[Verbose()] * ("--verbose" in words)) as recorder:
+        try:
+            _move(report, words, connect, limits or Limits())
+            error = None
+        except MigrateError as raised:
+            error = raised
+        except KeyboardInterrupt:
+            # Before the move's own handlers are there nothing was done; after them the move has ended.
+            error = None if report.outcome == State.DONE.value else Interrupted(signal.SIGINT)
+        except Exception as raised:  # noqa: BLE001  (the last resort)
+            error = Defect(raised, report.outcome, report.target)
+    if error is not None:
+        report.enter(error)
+        if error.defect or report.log_directory is not None:
+            _keep(report, error, recorder)
     return _tell(report, error, as_json="--json" in words)
 
 
@@ -62,16 +67,13 @@ def _move(report: Report, words: Sequence[str], connect: Connect, limits: Limits
     arguments = _parser().parse_args(words)
     report.container, report.target = arguments.container, arguments.host
     destination = _destination(arguments.host)
-    with observer_for(sys.stderr) as observer:
+    with observer_for(sys.stderr, plain=arguments.verbose) as observer:
         move_container(report, destination, observer, _options(arguments, limits), connect)
 
 
 def _tell(report: Report, error: MigrateError | None, *, as_json: bool) -> int:
     """Say how it ended. Returns the exit code."""
     if error is not None:
-        report.enter(error)
-        if error.defect or report.log_directory is not None:
-            _keep_traceback(report, error)
         say(f"migrate: {error}{f'; logs: {report.log_directory}' if report.log_directory else ''}")
     if as_json:
         put(json.dumps(report.to_json()))
@@ -81,11 +83,11 @@ def _tell(report: Report, error: MigrateError | None, *, as_json: bool) -> int:
     return 0 if error is None else exit_code(error)
 
 
-def _keep_traceback(report: Report, error: MigrateError) -> None:
+def _keep(report: Report, error: MigrateError, recorder: logs.Recorder) -> None:
     """Keep how this program came to the error, and what it knows of the move, for whoever is to mend it."""
-    facts = json.dumps(report.to_json(), indent=2).encode()
+    facts = ("report.json", json.dumps(report.to_json(), indent=2).encode())
     try:
-        kept = logs.keep(report.migration_id, "source", [logs.traceback_of(error), ("report.json", facts)])
+        kept = logs.keep(report.migration_id, "source", [logs.traceback_of(error), facts, recorder.log("move.log")])
     except OSError as failure:
         say(f"migrate: no logs could be kept: {failure}")
         return
@@ -157,6 +159,7 @@ def _parser() -> argparse.ArgumentParser:
         " there; the freeze is longer by about a second a GiB",
     )
     parser.add_argument("--json", action="store_true", help="print the report as JSON, and nothing else, on stdout")
+    parser.add_argument("--verbose", action="store_true", help="print each step on stderr: requests, programs, CRIU")
     parser.add_argument("--version", action="version", version=f"migrate {VERSION}")
     return parser
 

@@ -86,10 +86,10 @@ class Live(Lines):
 
 
 @contextlib.contextmanager
-def observer_for(out: TextIO) -> Iterator[Observer]:
-    """The observer that suits where output goes."""
+def observer_for(out: TextIO, *, plain: bool = False) -> Iterator[Observer]:
+    """The observer that suits where output goes; `plain`: whatever that is, lines and no display."""
     lenient = cast(TextIO, Lenient(out))
-    if out.isatty():
+    if out.isatty() and not plain:
         with Live(lenient) as live:
             yield live
     else:

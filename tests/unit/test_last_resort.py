@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import io
 import json
+import logging
 import os
 import signal
 import subprocess
@@ -34,6 +35,7 @@ def kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def ends_with(error: BaseException | None, outcome: str = "refused") -> Callable[..., None]:
     def move_container(report: Report, *_: object) -> None:
         report.outcome = outcome
+        logging.getLogger("migrate").debug("a step\x1b[2J")
         if error is not None:
             raise error
 
@@ -84,6 +86,7 @@ def test_a_defect_says_that_it_is_one_and_where_to_look(
     directory = kept / report["migration_id"]
     assert report["log_directory"] == str(directory)
     assert said.endswith(f"; logs: {directory}\n")
+    assert "a step" in (directory / "source-move.log").read_text()
     assert "in move_container" in (directory / "source-traceback.txt").read_text()
     assert json.loads((directory / "source-report.json").read_text())["outcome"] == "killed"
     for words in ("a defect in this program", "TypeError: no such argument", "beta", "'killed'", "report this"):
@@ -98,6 +101,19 @@ def test_a_command_line_that_makes_no_sense_is_reported_too(
     said = capsys.readouterr()
     assert json.loads(said.out)["error_kind"] == "BadRequest"
     assert len(said.err.splitlines()) == 1
+
+
+def test_each_step_is_printed_for_who_wants_it(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Without what a container or the other host might do to the terminal by it."""
+    monkeypatch.setattr(move, "move_container", ends_with(None, "done"))
+    assert move.main(["web", "beta", "--verbose"]) == 0
+    said = capsys.readouterr().err
+    assert "migrate: a step" in said
+    assert "\x1b" not in said
+    assert move.main(["web", "beta"]) == 0
+    assert "a step" not in capsys.readouterr().err
 
 
 def test_where_no_log_can_be_kept_the_error_is_told_all_the_same(

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import logging
 import os
+import re
 from pathlib import Path
 
 import pytest
@@ -116,3 +118,25 @@ def test_a_traceback_tells_the_causes_too() -> None:
     name, text = logs.traceback_of(error)
     assert name == "traceback.txt"
     assert text.index(b"KeyError: 'first'") < text.index(b"OSError: then")
+
+
+def test_what_our_packages_log_is_recorded_and_nothing_of_others() -> None:
+    with logs.recorded() as recorder:
+        logging.getLogger("checkpoint.host.run").debug("ran %s: status %d", ("true",), 0)
+        logging.getLogger("paramiko.transport").debug("secret")
+        logging.getLogger("migrate.context").info("%s", "\udcff")
+    logging.getLogger("migrate.context").info("after the block")
+    name, text = recorder.log("move.log")
+    first, second = text.decode().splitlines()
+    assert name == "move.log"
+    assert re.fullmatch(r"\d\d:\d\d:\d\d\.\d{3} MainThread checkpoint.host.run: ran \('true',\): status 0", first)
+    assert second.endswith("migrate.context: \\udcff")
+
+
+def test_the_record_is_bounded() -> None:
+    with logs.recorded() as recorder:
+        for number in range(logs.MOST_RECORDS + 7):
+            logging.getLogger("migrate").debug("%d", number)
+    lines = recorder.log("move.log")[1].splitlines()
+    assert len(lines) == logs.MOST_RECORDS
+    assert lines[0].endswith(b" 7")
