@@ -40,6 +40,12 @@ def has_ended(pid: int) -> bool:
     return _state_of(pid) in ENDED
 
 
+def age_s(pid: int) -> float:
+    """Return how long ago a process was started (field 22 of /proc/PID/stat). Raises OSError."""
+    started = int(Path(f"/proc/{pid}/stat").read_bytes().rpartition(b")")[2].split()[19])
+    return time.clock_gettime(time.CLOCK_BOOTTIME) - started / os.sysconf("SC_CLK_TCK")
+
+
 def _state_of(pid: int) -> str:
     """Return a process's state as /proc/PID/stat has it; "X" also for one in do_exit(), or that is gone."""
     try:

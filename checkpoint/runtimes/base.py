@@ -152,6 +152,13 @@ class ContainerRuntime(Protocol):
     def let_go(self, container: Container) -> None:
         """The container is about to be killed, at once: the last chance to keep the engine from noticing."""
 
+    def keep(self, container: Container) -> None:
+        """It was killed, and it is not known whether it runs elsewhere: have the engine show it as ended, and not
+        start it again.
+
+        Raises CommandFailed.
+        """
+
     def leave(self, container: Container, *, shared: bool) -> None:
         """It was killed, for it runs elsewhere: forget it. `shared` as in Arrival."""
 

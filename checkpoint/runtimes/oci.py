@@ -104,6 +104,9 @@ class OciRuntime(ABC):
     def let_go(self, container: Container) -> None:
         return  # nobody looks after it
 
+    def keep(self, container: Container) -> None:
+        return  # it starts nothing by itself
+
     def leave(self, container: Container, *, shared: bool) -> None:
         self.delete(container.id)
         if not shared:  # a shared bundle is the target's own now

@@ -140,6 +140,11 @@ class Podman:
             if Path(f"/proc/{pid}/comm").read_bytes().strip() == b"conmon":
                 os.kill(pid, signal.SIGKILL)
 
+    def keep(self, container: Container) -> None:
+        """Have podman look at it, which nobody does since its conmon ended (podman-ps(1), --sync)."""
+        run(["podman", "ps", "--all", "--sync", "--quiet", f"--filter=id={container.id}"], timeout_s=REMOVE_TIMEOUT_S)
+        run(["podman", "update", "--restart=no", container.id], timeout_s=REMOVE_TIMEOUT_S)
+
     def leave(self, container: Container, *, shared: bool) -> None:
         self.delete(container.id)
         belongings.left(self.name, podman_store, container.engine_state)

@@ -59,6 +59,8 @@ def stranded(move: Context, error: BaseException) -> MigrateError:
         move.awake.close()
     with _optional(move, "not cleaned up on the source"):
         move.tidy.close()
+    with _optional(move, "the source's engine may show the container as running, or start it again"):
+        move.runtime.keep(move.container)
     if isinstance(error, Undecided | ResumeFailed):
         return error
     told_go = move.state is not State.KILLING

@@ -34,6 +34,9 @@ from migrate.facts import Facts, check_host, check_pair
 from migrate.protocol import ProtocolError
 from migrate.values import OwnAddress, Probe
 
+#: What has run for so long inside a container was meant to stay there.
+PASSING_S = 1.0
+
 
 def choose_runtime(engine: str | None, container_id: str) -> ContainerRuntime:
     """The engine asked for, or the one that has a container of that name.
@@ -66,11 +69,14 @@ def check_open_files(container: Container, pids: list[int]) -> None:
 
 
 def note_processes_beside(note: Callable[[str], None], container: Container) -> None:
-    """Tell of processes that an engine's `exec` has started inside the container: they do not come along."""
+    """Tell of processes that an engine's `exec` has started inside the container: they do not come along.
+
+    A health check is done before anybody would miss it.
+    """
     tree = processes.tree_of(container.pid)
     for pid in processes.in_pid_namespace_of(container.pid):
-        if pid not in tree and not processes.has_ended(pid):
-            with contextlib.suppress(OSError):
+        with contextlib.suppress(OSError):
+            if pid not in tree and not processes.has_ended(pid) and processes.age_s(pid) > PASSING_S:
                 name = Path(f"/proc/{pid}/comm").read_text(errors="replace").strip()
                 note(f"process {pid} ({name!r}) was started inside the container by 'exec' and does not come along")
 

@@ -79,7 +79,7 @@ def a_move(*answers: Any, **parts: Any) -> tuple[Any, list[str]]:
 
     init = SimpleNamespace(pid=7, kill=does("kill"), wait_dead=died)
     dump = SimpleNamespace(bury=does("bury"), stamps=[SimpleNamespace(name="request DUMP", at_ns=1_000_000)])
-    runtime = SimpleNamespace(leave=does("leave"), let_go=does("let go"))
+    runtime = SimpleNamespace(leave=does("leave"), keep=does("keep"), let_go=does("let go"))
     observer = SimpleNamespace(state=lambda state: done.append(state.value), note=does("note"), sent=does("sent"))
     make: Callable[..., Context] = Context
     move = make(
@@ -259,7 +259,7 @@ def test_if_it_says_nothing_of_use_then_either_nothing_is_claimed(unread: Except
     assert isinstance(error, Undecided)
     assert "or runs there by now" in error.where
     assert error.cause_kind == type(unread).__name__
-    assert [what for what in done if what != "note"][-3:] == ["bury", "Logs", "tidy"]
+    assert [what for what in done if what != "note"][-4:] == ["bury", "Logs", "tidy", "keep"]
     assert "leave" not in done
 
 
@@ -281,7 +281,7 @@ def test_an_interruption_or_a_defect_in_between_is_undecided_and_not_a_traceback
     error = ended(move)
     assert isinstance(error, Undecided)
     assert error.cause_kind == "MemoryError"
-    assert [what for what in done if what != "note"][-3:] == ["bury", "Logs", "tidy"]
+    assert [what for what in done if what != "note"][-4:] == ["bury", "Logs", "tidy", "keep"]
 
 
 # --- afterwards ------------------------------------------------------------------------------------------------

@@ -10,7 +10,9 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
-from checkpoint.host.processes import Init, OutsideFile, has_ended, in_pid_namespace_of, open_outside, tree_of
+import pytest
+
+from checkpoint.host.processes import Init, OutsideFile, age_s, has_ended, in_pid_namespace_of, open_outside, tree_of
 from checkpoint.memory.tracker import virtual_pid
 
 #: Two children of its own; each says so by a line.
@@ -81,6 +83,13 @@ def test_a_containers_processes_are_its_inits_descendants() -> None:
             assert guest in in_pid_namespace_of(init)
             assert sorted(tree_of(init)) == sorted([init, *children(init)])
             assert tree_of(init)[0] == init
+
+
+def test_how_long_a_process_has_run() -> None:
+    with program(sys.executable, "-IS", "-c", LONE) as pid:
+        assert 0 <= age_s(pid) < 30
+    with pytest.raises(FileNotFoundError):
+        age_s(1 << 22)
 
 
 def test_who_has_ended() -> None:

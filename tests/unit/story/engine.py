@@ -155,6 +155,9 @@ class Engine:
     def let_go(self, container: Container) -> None:
         self._world.does("let go")
 
+    def keep(self, container: Container) -> None:
+        return
+
     def leave(self, container: Container, *, shared: bool) -> None:
         self._world.does("leave")
 
