@@ -40,7 +40,7 @@ class Verbose(logging.Handler):
         self.setFormatter(logging.Formatter(FORMAT, "%H:%M:%S"))
 
     def emit(self, record: logging.LogRecord) -> None:
-        say(harmless(self.format(record)))
+        say(self.format(record))
 
 
 def open_standard_streams() -> None:
