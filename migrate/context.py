@@ -17,6 +17,7 @@ from checkpoint.network.frames import HeldFrames
 from checkpoint.network.model import Network
 from checkpoint.runtimes.base import Container, ContainerRuntime
 from migrate.agent.client import AgentClient
+from migrate.bridge import Bridge
 from migrate.clock import Offset
 from migrate.config import Options
 from migrate.events import Observer
@@ -28,7 +29,7 @@ from migrate.report import Phase, Report, Stage
 from migrate.state import State, check_move
 from migrate.tmpfs_sync import TmpfsSync
 from migrate.tracking import Tracking
-from migrate.tree_sync import Bridge, TreeSync
+from migrate.tree_sync import TreeSync
 from transport.connection import Connection
 from transport.throttle import RateLimit
 

@@ -11,10 +11,11 @@ from pathlib import Path
 
 from checkpoint.host.ownership import private_directory
 from checkpoint.images.directory import claim
+from checkpoint.rootfs.beneath import TreeRoot
 from migrate import protocol
-from migrate.answers import check_known
 from migrate.context import Context
 from migrate.leftovers import OUTGOING_IMAGES
+from migrate.plugs import IMAGE
 
 AT_ONCE = 4
 TIMEOUT_S = 3600.0
@@ -31,24 +32,23 @@ def send_image(move: Context, there: frozenset[str]) -> int:
         stack.callback(os.close, claim(directory))
         move.runtime.export_image(move.container, there, directory)
         key = str(move.container.engine_state["Image"]).removeprefix("sha256:")
-        target = Path(move.agent.request(protocol.AwaitImage(key=key)).directory)
-        check_known("AwaitImage", [target.name], [key])
-        sent = _send(move, directory, target)
+        move.agent.request(protocol.AwaitImage(key=key))
+        sent = _send(move, directory)
     move.agent.request(protocol.LoadImage())
     return sent
 
 
-def _send(move: Context, directory: Path, target: Path) -> int:
+def _send(move: Context, directory: Path) -> int:
     assert move.bridge is not None
-    rsync = move.bridge.rsync
     shares = dealt((path for path in directory.rglob("*") if path.is_file()), AT_ONCE)
 
     def send(share: list[Path]) -> int:
-        running = rsync.resumed(directory, target)
+        running = rsync.resumed()
         running.send_list(str(path.relative_to(directory)) for path in share)
         return running.finish(TIMEOUT_S)
 
-    with ThreadPoolExecutor(len(shares)) as threads:
+    with TreeRoot(directory) as root, ThreadPoolExecutor(len(shares)) as threads:
+        rsync = move.bridge.rsync(root.fd, IMAGE)
         return sum(threads.map(send, shares))
 
 

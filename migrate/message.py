@@ -120,3 +120,9 @@ def decode(header: bytes | bytearray, payload: Payload, allowed: type[M]) -> M:
 def _no_number(text: str) -> None:
     """JSON has no NaN and no infinity, though json.loads reads them."""
     raise ValueError(text)
+
+
+def check_sum(size: int, payload: Payload) -> None:
+    """Raise DataInvalid unless the parts of a payload, of so many bytes together, are all of it."""
+    if size != len(payload):
+        raise DataInvalid(f": its parts are {size} bytes, its payload is {len(payload)}")

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import contextlib
 import queue
-import shlex
 import subprocess
 import threading
 import time
@@ -27,6 +26,7 @@ from checkpoint.images.batch import PageExtent
 from migrate import protocol
 from migrate.encoding_choice import EncodingChoice
 from migrate.errors import AgentGone
+from migrate.plugs import PAGES, plug_command
 from transport import openssh
 from transport.connection import Connection
 from transport.framing import ByteStream, FrameStream
@@ -38,16 +38,6 @@ WINDOW_BYTES = 2 << 20
 #: What a link may carry at best, for the number of channels; sshd allows ten sessions a connection (MaxSessions).
 FASTEST_BYTES_PER_S = 400e6
 MAX_CHANNELS = 6
-#: On the target: hands its stdin, the channel, to the agent that listens at argv[1], says so, and stays until that is
-#: done.
-PLUG = """
-import os, socket, sys
-agent = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-agent.connect(sys.argv[1])
-socket.send_fds(agent, [b"pages"], [0])
-os.write(1, b"+")
-agent.recv(1)
-"""
 PLUG_TIMEOUT_S = 10.0
 
 
@@ -168,7 +158,7 @@ def channels_for(round_trip_s: float) -> int:
 
 def open_streams(connection: Connection, socket_path: Path, count: int) -> list[ByteStream]:
     """SSH channels whose other ends the agent reads. Raises StreamError."""
-    command = f"exec python3 -Ic {shlex.quote(PLUG)} {shlex.quote(str(socket_path))}"
+    command = plug_command(socket_path, PAGES)
     with contextlib.ExitStack() as undo:
         streams: list[ByteStream] = []
         if find_program("ssh") is not None:

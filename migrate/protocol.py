@@ -6,7 +6,6 @@ declared is refused. Requests are answered in order. Long lists come in several 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import Annotated
 
 from checkpoint.bounded import (
@@ -23,11 +22,11 @@ from checkpoint.bounded import (
     Text,
     Word,
 )
-from checkpoint.errors import DataInvalid
 from checkpoint.images.batch import PageExtent
 from checkpoint.network.model import Network
-from checkpoint.rootfs.tmpfs import Tmpfs
-from checkpoint.schema import JsonObject, Length, Pattern, Range
+from checkpoint.rootfs.changes import FileState
+from checkpoint.rootfs.tmpfs import Tmpfs, TmpfsIndex
+from checkpoint.schema import JsonObject, Length, Pattern
 from migrate.facts import Facts
 from migrate.message import (
     Answer,
@@ -37,6 +36,7 @@ from migrate.message import (
     ProtocolError,
     Request,
     Streamed,
+    check_sum,
     decode,
     encode,
     payload_of,
@@ -152,14 +152,8 @@ class Examine(Request[Examined]):
 # --- while the container runs -------------------------------------------------------------------
 
 
-class ImageAwaited(Answer):
-    """Answer to AwaitImage: the directory where its files go."""
-
-    directory: ContainerPath
-
-
-class AwaitImage(Request[ImageAwaited]):
-    """The image will come, as files. `key` is the same for the same image: what came before needs not come again."""
+class AwaitImage(Request[Done]):
+    """The image's files will come as a tree (plugs.IMAGE). An equal `key` goes on where an image has come in part."""
 
     key: Annotated[str, Pattern(r"[0-9a-f]{64}")]
 
@@ -169,9 +163,9 @@ class LoadImage(Request[Done]):
 
 
 class Prepared(Answer):
-    """Answer to Prepare: where trees can be filled by now, by their destination in the container."""
+    """Answer to Prepare: the trees that can be filled by now, by their destination in the container."""
 
-    trees: Mapping[ContainerPath, AbsolutePath]
+    trees: tuple[ContainerPath, ...]
 
 
 class Prepare(Request[Prepared]):
@@ -201,10 +195,16 @@ class MakeTmpfs(Request[TmpfsMade]):
     mounts: Annotated[tuple[Tmpfs, ...], Length(4096)]
 
 
+class ArmTmpfs(Streamed):
+    """Have what unpacks an archive in a tmpfs mount wait for the next."""
+
+    index: TmpfsIndex
+
+
 class TmpfsArchive(Streamed):
     """A piece of a tar archive to be unpacked in a tmpfs mount. The payload is the piece."""
 
-    index: Annotated[int, Range(0, 4095)]
+    index: TmpfsIndex
     last: bool
     payload: Payload = b""
 
@@ -212,14 +212,14 @@ class TmpfsArchive(Streamed):
 class RemoveInTmpfs(Streamed):
     """Paths in a tmpfs mount that are gone."""
 
-    index: Annotated[int, Range(0, 4095)]
+    index: TmpfsIndex
     paths: tuple[RelativePath, ...]
 
 
 class Armed(Answer):
     """Answer to Arm: like Prepared; now all can."""
 
-    trees: Mapping[ContainerPath, AbsolutePath]
+    trees: tuple[ContainerPath, ...]
 
 
 class Arm(Request[Armed]):
@@ -234,9 +234,9 @@ class Arm(Request[Armed]):
 
 
 class TreeListed(Answer):
-    """Answer to ListTree, in as many pieces as there are with `more` to come."""
+    """Answer to ListTree and ListTmpfs, in as many pieces as there are with `more` to come."""
 
-    paths: tuple[RelativePath, ...]
+    files: tuple[FileState, ...]
     more: bool
 
     @property
@@ -245,9 +245,16 @@ class TreeListed(Answer):
 
 
 class ListTree(Request[TreeListed]):
-    """Which files are in a tree by now? Directories do not count: runtimes make some, for mounts."""
+    """What is in a tree by now, all of it or by these paths? What is not there is left out."""
 
     tree: ContainerPath
+    paths: tuple[RelativePath, ...] | None
+
+
+class ListTmpfs(Request[TreeListed]):
+    """What is in a tmpfs mount by now?"""
+
+    index: TmpfsIndex
 
 
 class Remove(Request[Done]):
@@ -302,7 +309,7 @@ class Images(Streamed):
 
     def check(self) -> None:
         """Raise DataInvalid unless the payload is the pieces."""
-        _check_sum(sum(piece.bytes for piece in self.pieces), self.payload)
+        check_sum(sum(piece.bytes for piece in self.pieces), self.payload)
 
 
 class PageMap(Streamed):
@@ -359,7 +366,7 @@ class Go(Request[Resumed]):
 
     def check(self) -> None:
         """Raise DataInvalid unless the payload is the frames."""
-        _check_sum(sum(frame.bytes for frame in self.frames), self.payload)
+        check_sum(sum(frame.bytes for frame in self.frames), self.payload)
 
 
 class LogsFound(Answer):
@@ -370,7 +377,7 @@ class LogsFound(Answer):
 
     def check(self) -> None:
         """Raise DataInvalid unless the payload is the files."""
-        _check_sum(sum(file.bytes for file in self.files), self.payload)
+        check_sum(sum(file.bytes for file in self.files), self.payload)
 
 
 class Logs(Request[LogsFound]):
@@ -391,8 +398,3 @@ class Finished(Answer):
 
 class Finish(Request[Finished]):
     """Nothing more is to come: clean up what only the move needed, and end."""
-
-
-def _check_sum(size: int, payload: Payload) -> None:
-    if size != len(payload):
-        raise DataInvalid(f": its parts are {size} bytes, its payload is {len(payload)}")

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from pathlib import Path
+import contextlib
+import os
+import stat
+from collections.abc import Iterable, Sequence
 
-from checkpoint.rootfs import tmpfs
-from checkpoint.rootfs.changes import Snapshot, changes, snapshot, written_through_mappings
-from checkpoint.rootfs.tmpfs import Tmpfs
+from checkpoint.rootfs.beneath import TreeRoot
+from checkpoint.rootfs.changes import MODE, Snapshot, changes, differing, snapshot, written_through_mappings
+from checkpoint.rootfs.tmpfs import Packing, Tmpfs
 from migrate import protocol
 from migrate.agent.client import AgentClient
 from migrate.answers import check_asked
@@ -17,16 +19,26 @@ from migrate.values import in_pieces
 class TmpfsSync:
     """Has them made, copies them whole at first, and what changed since, once the container stands still.
 
-    Raises AgentFailed or AgentGone.
+    Raises AgentFailed, AgentGone or CommandFailed, and OSError for a mount that is not there any more.
     """
 
-    def __init__(self, agent: AgentClient, pid: int, mounts: list[Tmpfs]) -> None:
+    def __init__(self, agent: AgentClient, pid: int, mounts: Sequence[Tmpfs]) -> None:
         self._agent = agent
-        #: Mount points of those that are there.
-        self.paths = agent.request(protocol.MakeTmpfs(mounts=tuple(mounts))).paths
-        check_asked("MakeTmpfs", self.paths, [mount.path for mount in mounts])
-        self._roots = [Path(f"/proc/{pid}/root{path}") for path in self.paths]
+        made = agent.request(protocol.MakeTmpfs(mounts=tuple(mounts))).paths
+        check_asked("MakeTmpfs", made, [mount.path for mount in mounts])
+        there = [mount for mount in mounts if mount.path in made]
+        #: Mount points of those that are on the target, too.
+        self.paths = made
+        #: By index: what was looked at, what the target has otherwise, and what it has besides.
         self._before: list[Snapshot] = []
+        self._wrong: list[dict[str, int]] = []
+        self._there: list[set[str]] = []
+        self._armed: dict[int, Packing] = {}
+        with contextlib.ExitStack() as stack:
+            self._roots = [stack.enter_context(TreeRoot.mounted(pid, mount.path, mount.device)) for mount in there]
+            self._namespace = os.open(f"/proc/{pid}/ns/mnt", os.O_RDONLY | os.O_CLOEXEC)
+            stack.callback(os.close, self._namespace)
+            self._stack = stack.pop_all()
 
     def copy_whole(self) -> int:
         """The first copy. Returns bytes sent."""
@@ -35,25 +47,46 @@ class TmpfsSync:
             before = snapshot(root)
             self._before.append(before)
             sent += self._send(index, [], [".", *before.files], complete=False)
+            pieces = self._agent.request_all(protocol.ListTmpfs(index=index))
+            copies = [file for piece in pieces for file in piece.files]
+            # tar leaves sockets out: CRIU makes those again that are bound.
+            carried = [path for path, signature in before.files.items() if not stat.S_ISSOCK(signature[MODE])]
+            self._wrong.append(differing(before, carried, copies))
+            self._there.append({file.path for file in copies} - before.files.keys())
         return sent
 
+    def arm(self) -> None:
+        """Start what packs and unpacks the next copy; both wait."""
+        for index, root in enumerate(self._roots):
+            self._armed[index] = Packing(root, self._namespace)
+            self._agent.stream(protocol.ArmTmpfs(index=index))
+
     def copy_changes(self, pids: list[int]) -> int:
-        """With the container frozen. Returns bytes sent. Raises CommandFailed."""
+        """With the container frozen. Returns bytes sent."""
         written, sent = written_through_mappings(pids), 0
         for index, (path, before) in enumerate(zip(self.paths, self._before, strict=True)):
             inside = f"{path.lstrip('/')}/"
             always = [name.removeprefix(inside) for name in written if name.startswith(inside)]
-            found = changes(before, snapshot(before.root, attributes=False), always)
+            now = snapshot(before.root, attributes=False)
+            found = changes(before, now, always, sent=before.files, wrong=self._wrong[index])
             changed = [*found.changed, *(path for path, _ in found.directories)]
-            if found.removed or changed:
-                sent += self._send(index, found.removed, [".", *sorted(changed)], complete=True)
+            removed = sorted(self._there[index] - now.files.keys() | set(found.removed))
+            if removed or changed:
+                sent += self._send(index, removed, [".", *sorted(changed)], complete=True)
         return sent
+
+    def close(self) -> None:
+        """End what still waits, and let go of the mounts."""
+        for packing in self._armed.values():
+            packing.kill()
+        self._stack.close()
 
     def _send(self, index: int, removed: Iterable[str], names: list[str], *, complete: bool) -> int:
         sent = 0
         for paths in in_pieces(removed):
             self._agent.stream(protocol.RemoveInTmpfs(index=index, paths=paths))
-        for piece in tmpfs.pack(self._roots[index], names, complete=complete):
+        packing = self._armed.pop(index, None) or Packing(self._roots[index], self._namespace)
+        for piece in packing.archive(names, complete=complete):
             self._agent.stream(protocol.TmpfsArchive(index=index, last=False), [piece])
             sent += len(piece)
         self._agent.stream(protocol.TmpfsArchive(index=index, last=True))

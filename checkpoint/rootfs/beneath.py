@@ -1,46 +1,185 @@
-"""Change files below a directory by relative paths that somebody else has named, and nothing outside it.
+"""Open, look at and change what is below a directory, and nothing outside it: the one door to a tree of a container's.
 
-A container may put a symlink where a directory was a moment ago: no component of a path is followed.
+A container may put a symlink where a directory was a moment ago. A tree is known by a descriptor of its root, opened
+once; every path is looked up from there by openat2(2), which refuses `..` out of the tree, any symlink on the way, and
+other mounts.
 """
 
 from __future__ import annotations
 
 import contextlib
+import ctypes
+import errno
 import os
 import shutil
 import stat
+import struct
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
+#: openat2(2), <linux/openat2.h>; the same number on all architectures.
+OPENAT2 = 437
+RESOLVE_NO_XDEV, RESOLVE_NO_MAGICLINKS, RESOLVE_NO_SYMLINKS, RESOLVE_BENEATH, RESOLVE_IN_ROOT = 1, 2, 4, 8, 16
+STRICT = RESOLVE_BENEATH | RESOLVE_NO_SYMLINKS | RESOLVE_NO_MAGICLINKS | RESOLVE_NO_XDEV
+
+DIRECTORY = os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC
+#: Why nothing is found by a path: there is nothing, or a file or a symlink is on the way.
+NOT_THERE = {errno.ENOENT, errno.ENOTDIR, errno.ELOOP}
+
+#: Extended attributes (xattr(7)) by name; ACLs are such.
+Attributes = tuple[tuple[str, bytes], ...]
+#: (path, descriptor, [(path of a file in it, what it is)])
+Directory = tuple[str, int, list[tuple[str, os.stat_result]]]
+
+_libc = ctypes.CDLL(None, use_errno=True)
+
+
+def openat2(directory: int, path: str, flags: int, resolve: int) -> int:
+    """The descriptor that openat2(2) returns, closed on exec. Raises OSError."""
+    how = struct.pack("QQQ", flags | os.O_CLOEXEC, 0, resolve)
+    fd = _libc.syscall(ctypes.c_long(OPENAT2), directory, os.fsencode(path), how, ctypes.c_size_t(len(how)))
+    if fd < 0:
+        number = ctypes.get_errno()
+        raise OSError(number, os.strerror(number), path)
+    return int(fd)
+
 
 @contextlib.contextmanager
-def _parent(root: Path, path: str) -> Iterator[tuple[int, str]]:
-    """(descriptor of the directory that holds it, its name there). Raises OSError when the way there is none."""
-    *directories, name = [part for part in path.split("/") if part not in ("", ".")] or ["."]
-    if ".." in (*directories, name):
-        raise PermissionError(f"{path!r} leads out of the tree")
-    fd = os.open(root, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+def gone_is_well() -> Iterator[None]:
+    """What is not there any more is no error in the block."""
     try:
-        for directory in directories:
-            inner = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=fd)
+        yield
+    except OSError as error:
+        if error.errno not in NOT_THERE:
+            raise
+
+
+def attributes(file: int | str) -> Attributes:
+    """Those of a file, by its descriptor or by a path that is safe; none where there cannot be any."""
+    with contextlib.suppress(OSError):
+        return tuple((name, os.getxattr(file, name)) for name in sorted(os.listxattr(file)))
+    return ()
+
+
+class TreeRoot:
+    """A tree by its root. Paths are relative to the root, "" is the root itself. Use as a context, or close it."""
+
+    def __init__(self, root: Path | str | int) -> None:
+        """`root` is a path that no container can change, or a descriptor, then the tree's own. Raises OSError."""
+        self.fd = root if isinstance(root, int) else os.open(root, DIRECTORY)
+
+    @classmethod
+    def mounted(cls, pid: int, path: str, device: int) -> TreeRoot:
+        """What a process sees mounted at a path. Raises OSError; FileNotFoundError, too, if it is of another device.
+
+        Symlinks lead nowhere else than in the process's root. A magic link (proc_pid_fd(5)) would, and is refused.
+        """
+        inside = os.open(f"/proc/{pid}/root", DIRECTORY)
+        try:
+            tree = cls(openat2(inside, path, DIRECTORY, RESOLVE_IN_ROOT | RESOLVE_NO_MAGICLINKS))
+        finally:
+            os.close(inside)
+        if os.fstat(tree.fd).st_dev != device:
+            tree.close()
+            raise FileNotFoundError(errno.ENOENT, "something else is mounted there", path)
+        return tree
+
+    def close(self) -> None:
+        """Let go of it."""
+        os.close(self.fd)
+
+    def __enter__(self) -> TreeRoot:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def open(self, path: str, flags: int) -> int:
+        """A descriptor of what is there. With O_PATH | O_NOFOLLOW it may be a symlink. Raises OSError."""
+        return openat2(self.fd, path or ".", flags, STRICT)
+
+    @contextlib.contextmanager
+    def directory(self, path: str) -> Iterator[int]:
+        """A descriptor of a directory, for the length of the block. Raises OSError."""
+        fd = self.open(path, os.O_RDONLY | os.O_DIRECTORY)
+        try:
+            yield fd
+        finally:
             os.close(fd)
-            fd = inner
-        yield fd, name
-    finally:
-        os.close(fd)
 
+    def stat(self, path: str) -> os.stat_result:
+        """Of a file, or of a symlink itself. Raises OSError."""
+        fd = self.open(path, os.O_PATH | os.O_NOFOLLOW)
+        try:
+            return os.fstat(fd)
+        finally:
+            os.close(fd)
 
-def remove(root: Path, paths: Iterable[str]) -> None:
-    """Files, and directories with all that is in them; parents come before their children. What is gone is gone."""
-    for path in reversed(list(paths)):
-        with contextlib.suppress(FileNotFoundError, NotADirectoryError), _parent(root, path) as (directory, name):
-            if stat.S_ISDIR(os.lstat(name, dir_fd=directory).st_mode):
-                shutil.rmtree(name, ignore_errors=True, dir_fd=directory)
-            else:
-                os.unlink(name, dir_fd=directory)
+    def exists(self, path: str) -> bool:
+        """Whether there is a file of that name, or a symlink, whatever that leads to."""
+        with contextlib.suppress(OSError):
+            self.stat(path)
+            return True
+        return False
 
+    def attributes(self, path: str) -> Attributes:
+        """The extended attributes of a file, or of a symlink itself; none if it is not there."""
+        with contextlib.suppress(OSError):
+            fd = self.open(path, os.O_PATH | os.O_NOFOLLOW)
+            try:
+                return attributes(f"/proc/self/fd/{fd}")  # such a descriptor cannot be asked itself
+            finally:
+                os.close(fd)
+        return ()
 
-def set_mtime(root: Path, path: str, mtime_ns: int) -> None:
-    """Of a file that may have come and gone while others were copied."""
-    with contextlib.suppress(FileNotFoundError, NotADirectoryError), _parent(root, path) as (directory, name):
-        os.utime(name, ns=(mtime_ns, mtime_ns), dir_fd=directory, follow_symlinks=False)
+    def walk(self, start: str = "") -> Iterator[Directory]:
+        """Each directory below `start`, that one first, as far as they are of the root's file system.
+
+        What is no directory any more when its turn comes is left out.
+        """
+        device = os.fstat(self.fd).st_dev
+        pending = [start]
+        while pending:
+            path = pending.pop()
+            try:
+                fd = self.open(path, os.O_RDONLY | os.O_DIRECTORY)
+            except OSError as error:
+                if error.errno not in NOT_THERE | {errno.EXDEV}:  # or something was mounted there
+                    raise
+                continue
+            try:
+                entries = []
+                with os.scandir(fd) as found:
+                    for entry in found:
+                        with contextlib.suppress(FileNotFoundError):
+                            state = entry.stat(follow_symlinks=False)
+                            inner = f"{path}/{entry.name}" if path else entry.name
+                            entries.append((inner, state))
+                            if stat.S_ISDIR(state.st_mode) and state.st_dev == device:
+                                pending.append(inner)
+                yield path, fd, entries
+            finally:
+                os.close(fd)
+
+    def remove(self, paths: Iterable[str]) -> None:
+        """Files, and directories with all in them; parents come before what is in them. What is gone is no error."""
+        for path in reversed(list(paths)):
+            with gone_is_well(), self._parent(path) as (directory, name):
+                if stat.S_ISDIR(os.lstat(name, dir_fd=directory).st_mode):
+                    shutil.rmtree(name, ignore_errors=True, dir_fd=directory)
+                else:
+                    os.unlink(name, dir_fd=directory)
+
+    def set_mtime(self, path: str, mtime_ns: int) -> None:
+        """Of a file that may have come and gone while others were copied."""
+        with gone_is_well(), self._parent(path) as (directory, name):
+            os.utime(name, ns=(mtime_ns, mtime_ns), dir_fd=directory, follow_symlinks=False)
+
+    @contextlib.contextmanager
+    def _parent(self, path: str) -> Iterator[tuple[int, str]]:
+        """(descriptor of the directory that holds it, its name in there)."""
+        above, _, name = path.rpartition("/")
+        if name in ("", ".", ".."):
+            raise PermissionError(f"{path!r} names no file")
+        with self.directory(above) as fd:
+            yield fd, name

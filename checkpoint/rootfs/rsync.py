@@ -1,16 +1,19 @@
-"""Copy a tree with rsync(1): once while the container runs, and what changed since while it is frozen."""
+"""Copy a tree with rsync(1): once while the container runs, and what changed since while it is frozen.
+
+rsync runs in an enclosure on both hosts. On the source it is the client. Its remote shell (`--rsh`) is in the enclosure
+with it and can go nowhere: it hands rsync's standard streams to the caller through two pipes (REMOTE_SHELL).
+"""
 
 from __future__ import annotations
 
 import os
 import re
 import subprocess
-from collections.abc import Iterable, Mapping
-from pathlib import Path
+import threading
+from collections.abc import Callable, Iterable, Sequence
 
 from checkpoint.errors import CommandFailed
-from checkpoint.host.run import start
-from checkpoint.rootfs.rsh import SOCKET_VARIABLE
+from checkpoint.rootfs.enclosure import TREE, start_enclosed
 
 #: Everything a file is: hard links, ACLs, xattrs, holes, owners by number; one file system.
 PRESERVE = ("--archive", "--hard-links", "--acls", "--xattrs", "--sparse", "--numeric-ids", "--one-file-system")
@@ -18,43 +21,77 @@ PRESERVE = ("--archive", "--hard-links", "--acls", "--xattrs", "--sparse", "--nu
 LISTED = ("--files-from=-", "--from0", "--ignore-missing-args")
 #: rsync ends with 24 when files vanished while it copied a live tree. The second pass knows.
 VANISHED = 24
-#: Stands for the target in rsync's argv; our remote shell knows where to go.
-PEER = "target"
+#: rsync ends with 23 when it could not copy a file: for good, or because directories were exchanged under it.
+PARTIAL = 23
+#: How rsync asks for its other end: rsync --server OPTION... . DIRECTORY
+SERVER = ("rsync", "--server")
+#: Writes rsync's words for the other end, and then what rsync says, to descriptor 4; what descriptor 3 brings goes to
+#: rsync. It must end once nothing more comes, or rsync waits for it; and when rsync has ended, nobody else may hold
+#: descriptor 4. (A shell gives what it runs beside itself no standard input unless told.)
+REMOTE_SHELL = 'echo "$*" >&4; exec 5<&0; cat <&5 >&4 & exec 4>&- 5<&-; cat <&3; kill $!'
+MAX_WORDS_BYTES = 4096
+
+#: Carries what rsync says (from the first descriptor) to its other end, which is to be started with these words, and
+#: the answers to the second descriptor, until the other end has ended; then closes both descriptors. Returns what the
+#: other end complained of, if at all.
+Carry = Callable[[Sequence[str], int, int], str]
 
 
 class Rsync:
-    """rsync to the target. Its remote end is reached through `rsh` (see rsh.py) and `socket_path`."""
+    """rsync of one tree to the target. `tree` is a descriptor of the tree's root; `carry` reaches the other end."""
 
-    def __init__(self, rsh: Path, socket_path: Path) -> None:
-        self._rsh, self._socket_path = rsh, socket_path
+    def __init__(self, tree: int, carry: Carry) -> None:
+        self._tree, self._carry = tree, carry
 
-    def whole(self, root: Path, destination: Path) -> Running:
-        """Make `destination` equal to `root`, deleting there what is not here."""
-        return self._start(root, destination, "--delete")
+    def whole(self) -> Running:
+        """Make the target's tree equal to the source's, deleting what is not in the source's."""
+        return self._start("--delete")
 
-    def listed(self, root: Path, destination: Path) -> Running:
+    def listed(self) -> Running:
         """Start both ends now; they wait for the list that `send_list` gives them.
 
         --ignore-times: we know what changed; size and mtime may well be equal.
         """
-        return self._start(root, destination, "--ignore-times", *LISTED, "--no-implied-dirs")
+        return self._start("--ignore-times", *LISTED, "--no-implied-dirs")
 
-    def resumed(self, root: Path, destination: Path) -> Running:
-        """Likewise, for large files that never change: what is there already of one is not sent again."""
-        return self._start(root, destination, "--partial", "--append-verify", *LISTED)
+    def resumed(self) -> Running:
+        """Likewise, for large files that never change: what the target has of one already is not sent again."""
+        return self._start("--partial", "--append-verify", *LISTED)
 
-    def _start(self, root: Path, destination: Path, *options: str) -> Running:
-        # A trailing slash: the content of root, not root itself.
-        argv = ["rsync", *PRESERVE, *options, "--stats", "--rsh", str(self._rsh), f"{root}/", f"{PEER}:{destination}/"]
-        return Running(argv, {**os.environ, SOCKET_VARIABLE: str(self._socket_path)})
+    def _start(self, *options: str) -> Running:
+        return Running(["rsync", *PRESERVE, *options, "--stats"], self._tree, self._carry)
 
 
 class Running:
-    """One rsync process."""
+    """One rsync process on the source, and the thread that carries for it."""
 
-    def __init__(self, argv: list[str], env: Mapping[str, str]) -> None:
-        self._argv = argv
-        self._process = start(argv, env=env, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    def __init__(self, argv: Sequence[str], tree: int, carry: Carry) -> None:
+        shell_reads, to_rsync = os.pipe()
+        from_rsync, shell_writes = os.pipe()
+        # The host's name is the shell's $0. Trailing slashes: the content of the tree, not the tree.
+        self._argv = [*argv, f"--rsh=sh -c '{REMOTE_SHELL}'", f"{TREE}/", f"target:{TREE}/"]
+        try:
+            self._process = start_enclosed(
+                self._argv,
+                tree,
+                handed=(shell_reads, shell_writes),
+                helpers=("sh", "cat"),
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.PIPE,
+            )
+        except CommandFailed:
+            os.close(to_rsync)
+            os.close(from_rsync)
+            raise
+        finally:
+            os.close(shell_reads)
+            os.close(shell_writes)
+        self._complaint = ""
+        self._thread = threading.Thread(
+            target=self._serve, args=(carry, from_rsync, to_rsync), name="rsync", daemon=True
+        )
+        self._thread.start()
 
     def send_list(self, paths: Iterable[str]) -> None:
         """Name the files to copy, relative to the root; the list ends with this call."""
@@ -70,14 +107,49 @@ class Running:
         except subprocess.TimeoutExpired as error:
             self.kill()
             raise CommandFailed(self._argv, 124, f"no end after {timeout_s:g} s") from error
+        self._thread.join()
         if self._process.returncode not in (0, VANISHED):
-            raise CommandFailed(self._argv, self._process.returncode, errors.decode(errors="replace"))
+            told = errors.decode(errors="replace") + self._complaint
+            raise CommandFailed(self._argv, self._process.returncode, told)
         return _sent_bytes(output.decode(errors="replace"))
 
     def kill(self) -> None:
         """End it, whatever it was doing. Harmless after `finish`."""
         self._process.kill()
-        self._process.communicate()
+        # Not to its last word: its remote shell ends later.
+        self._process.wait()
+        for pipe in (self._process.stdin, self._process.stdout, self._process.stderr):
+            if pipe is not None:
+                pipe.close()
+
+    def _serve(self, carry: Carry, from_rsync: int, to_rsync: int) -> None:
+        if words := _words(from_rsync):
+            self._complaint = carry(words, from_rsync, to_rsync)
+        else:
+            os.close(to_rsync)
+            os.close(from_rsync)
+
+
+def served(words: Sequence[str]) -> list[str]:
+    """The command for the target's end of the rsync that asked with these words, on the tree that is enclosed with it.
+
+    Raises ValueError when the words do not ask for the receiving end.
+    """
+    *options, dot, _ = words
+    if tuple(options[: len(SERVER)]) != SERVER or dot != "." or "--sender" in options:
+        raise ValueError(f"rsync asks for {' '.join(words)[:200]!r}")
+    return [*options, dot, f"{TREE}/"]
+
+
+def _words(from_rsync: int) -> list[str]:
+    """The remote shell's first line; nothing if it ends without one."""
+    line = bytearray()
+    while not line.endswith(b"\n"):
+        byte = os.read(from_rsync, 1)  # byte by byte, for what follows is rsync's own
+        if not byte or len(line) == MAX_WORDS_BYTES:
+            return []
+        line += byte
+    return line.decode(errors="replace").split()
 
 
 def _sent_bytes(stats: str) -> int:

@@ -9,21 +9,25 @@ from __future__ import annotations
 import contextlib
 import os
 import subprocess
-import tempfile
+import threading
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
+from typing import IO, Annotated
 
 from checkpoint.bounded import ContainerPath
 from checkpoint.errors import CommandFailed
 from checkpoint.host import proc
-from checkpoint.host.run import run, start
-from checkpoint.schema import Pattern
+from checkpoint.host.run import run
+from checkpoint.rootfs.beneath import TreeRoot
+from checkpoint.rootfs.enclosure import TREE, start_enclosed
+from checkpoint.schema import Pattern, Range
 
 #: tmpfs(5), with the commas between them.
 MountOptions = Annotated[str, Pattern(r'[A-Za-z0-9_=,:.%"-]{0,1024}')]
+#: Of the mounts that a target has made.
+TmpfsIndex = Annotated[int, Range(0, 4095)]
 PIECE_BYTES = 1 << 20
 PRESERVE = ("--sparse", "--numeric-owner", "--preserve-permissions")
 CREATE = ("--create", "--no-recursion", "--null", "--files-from=-")
@@ -31,10 +35,14 @@ CREATE = ("--create", "--no-recursion", "--null", "--files-from=-")
 
 @dataclass(frozen=True, kw_only=True)
 class Tmpfs:
-    """One, by its mount point in the container and its options as mountinfo has them (proc_pid_mountinfo(5))."""
+    """One, by its mount point in the container and its options as mountinfo has them (proc_pid_mountinfo(5)).
+
+    `device` is the st_dev of what is in it, where it is known.
+    """
 
     path: ContainerPath
     options: MountOptions
+    device: int = 0
 
     @property
     def read_only(self) -> bool:
@@ -54,7 +62,7 @@ def tmpfs_mounts(pid: int, pids: Iterable[int]) -> list[Tmpfs]:
     devices = Counter(mount.device for mount in mounts if mount.root == "/")
     points = Counter(mount.point for mount in mounts)
     return [
-        Tmpfs(path=mount.point, options=mount.options)
+        Tmpfs(path=mount.point, options=mount.options, device=os.makedev(*map(int, mount.device.split(":"))))
         for mount in mounts
         # The optional fields tell whom a mount is shared with.
         if not mount.propagation and mount.kind == "tmpfs" and mount.root == "/" and mount.point != "/"
@@ -75,48 +83,90 @@ def _namespace(pid: int, kind: str) -> int | None:
     return None
 
 
-def pack(root: Path, names: Iterable[str], *, complete: bool) -> Iterator[bytes]:
-    """An archive of these files, in pieces. Raises CommandFailed if some are not in it, unless that is expected."""
-    argv = ["tar", "--directory", str(root), *PRESERVE, *CREATE]  # the directory holds for what follows it
-    with tempfile.TemporaryFile() as listed:
-        listed.write(b"".join(os.fsencode(name) + b"\0" for name in names))
-        listed.seek(0)
-        tar = start(argv, stdin=listed.fileno(), stdout=subprocess.PIPE, stderr=subprocess.PIPE)
-    with tar:
-        assert tar.stdout is not None and tar.stderr is not None
-        while piece := tar.stdout.read(PIECE_BYTES):
-            yield piece
-        told = tar.stderr.read().decode(errors="replace")
-    if complete and tar.returncode != 0:
-        raise CommandFailed(argv, tar.returncode, told)
+class Packing:
+    """tar in an enclosure with a tmpfs of a container; it waits for the names of what is to be in the archive.
+
+    `mount_namespace` is a descriptor of the container's.
+    """
+
+    def __init__(self, root: TreeRoot, mount_namespace: int) -> None:
+        self._argv = ["tar", "--directory", TREE, *PRESERVE, *CREATE]  # the directory holds for what follows it
+        self._tar = start_enclosed(
+            self._argv,
+            root.fd,
+            mount_namespace=mount_namespace,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+        )
+
+    def archive(self, names: Iterable[str], *, complete: bool) -> Iterator[bytes]:
+        """An archive of these files, in pieces. Raises CommandFailed if one is not in it, unless that is expected."""
+        with self._tar as tar:
+            assert tar.stdin is not None and tar.stdout is not None and tar.stderr is not None
+            listed = b"".join(os.fsencode(name) + b"\0" for name in names)
+            # Beside this thread, for tar may write before it has read them all.
+            writer = threading.Thread(target=_write_all, args=(tar.stdin, listed), name="tar", daemon=True)
+            writer.start()
+            while piece := tar.stdout.read(PIECE_BYTES):
+                yield piece
+            writer.join()
+            told = tar.stderr.read().decode(errors="replace")
+        if complete and tar.returncode != 0:
+            raise CommandFailed(self._argv, tar.returncode, told)
+
+    def kill(self) -> None:
+        """No names will come. Harmless after `archive`."""
+        self._tar.kill()
+        with self._tar:
+            pass
+
+
+def _write_all(pipe: IO[bytes], data: bytes) -> None:
+    with contextlib.suppress(BrokenPipeError), pipe:  # tar says why it ended
+        pipe.write(data)
 
 
 class Unpacking:
-    """An archive on its way into a directory."""
+    """tar in an enclosure with a directory; it waits for an archive."""
 
-    def __init__(self, root: Path) -> None:
-        self._argv = ["tar", "--extract", "--delay-directory-restore", *PRESERVE, "--directory", str(root)]
-        self._tar = start(self._argv, stdin=subprocess.PIPE, stderr=subprocess.PIPE)
+    def __init__(self, root: TreeRoot) -> None:
+        self._argv = ["tar", "--extract", "--delay-directory-restore", *PRESERVE, "--directory", TREE]
+        self._tar = start_enclosed(self._argv, root.fd, stdin=subprocess.PIPE, stderr=subprocess.PIPE)
 
     def write(self, piece: bytes | bytearray | memoryview) -> None:
         """The next piece. Raises CommandFailed."""
         assert self._tar.stdin is not None
         try:
             self._tar.stdin.write(piece)
+            self._tar.stdin.flush()
         except BrokenPipeError:
             self.finish()
 
     def kill(self) -> None:
-        """The rest will not come."""
+        """The rest will not come. Harmless after `finish`."""
         self._tar.kill()
         self._tar.communicate()
 
     def finish(self) -> None:
         """After the last piece. Raises CommandFailed."""
-        assert self._tar.stderr is not None
         _, told = self._tar.communicate()
         if self._tar.returncode != 0:
             raise CommandFailed(self._argv, self._tar.returncode, told.decode(errors="replace"))
+
+
+class Prepared:
+    """One of the mounts on the target: its place, its tree, and the tar that waits for the next archive."""
+
+    def __init__(self, mount: Tmpfs, place: Path) -> None:
+        self.mount, self.place = mount, place
+        self.root = TreeRoot(place)
+        self.unpacking: Unpacking | None = None
+
+    def close(self) -> None:
+        if self.unpacking is not None:
+            self.unpacking.kill()
+        self.root.close()
 
 
 class PreparedTmpfs:
@@ -124,42 +174,48 @@ class PreparedTmpfs:
 
     def __init__(self, directory: Path) -> None:
         self._directory = directory / "tmpfs"
-        self._mounts: list[Tmpfs] = []
-        self._unpacking: Unpacking | None = None
+        self._mounts: list[Prepared] = []
 
     def __enter__(self) -> PreparedTmpfs:
         self._directory.mkdir(mode=0o700)
         return self
 
     def __exit__(self, *_: object) -> None:
-        if self._unpacking is not None:
-            self._unpacking.kill()
-        for index in range(len(self._mounts)):
-            if os.path.ismount(self.root(index)):  # a runtime may have taken it away with what it restored
-                run(["umount", "--lazy", str(self.root(index))])
+        for prepared in self._mounts:
+            prepared.close()
+            if os.path.ismount(prepared.place):  # a runtime may have taken it away with what it restored
+                run(["umount", "--lazy", str(prepared.place)])
 
-    def root(self, index: int) -> Path:
-        """Where one is mounted here."""
-        return self._directory / str(index)
+    def root(self, index: int) -> TreeRoot:
+        """What is in one of them."""
+        return self._mounts[index].root
 
     def make(self, mount: Tmpfs) -> None:
         """Mount the next one, empty. Raises CommandFailed: this kernel does not know its options."""
-        root = self.root(len(self._mounts))
-        root.mkdir(exist_ok=True)
-        make(mount, root)
-        self._mounts.append(mount)
+        place = self._directory / str(len(self._mounts))
+        place.mkdir(exist_ok=True)
+        make(mount, place)
+        self._mounts.append(Prepared(mount, place))
 
     def unpack(self, index: int, piece: bytes | bytearray | memoryview, *, last: bool) -> None:
         """The next piece of an archive. Raises CommandFailed."""
-        if self._unpacking is None:
-            self._unpacking = Unpacking(self.root(index))
-        self._unpacking.write(piece)
-        if last:
-            self._unpacking.finish()
-            self._unpacking = None
-            if self._mounts[index].read_only:
-                run(["mount", "-o", "remount,ro", str(self.root(index))])
+        prepared = self._mounts[index]
+        if prepared.unpacking is None:
+            prepared.unpacking = Unpacking(prepared.root)
+        prepared.unpacking.write(piece)
+        if not last:
+            return
+        prepared.unpacking.finish()
+        prepared.unpacking = None
+        if prepared.mount.read_only:
+            run(["mount", "-o", "remount,ro", str(prepared.place)])
+
+    def arm(self, index: int) -> None:
+        """Have a tar wait for the next archive."""
+        prepared = self._mounts[index]
+        if prepared.unpacking is None and not prepared.mount.read_only:
+            prepared.unpacking = Unpacking(prepared.root)
 
     def external_mounts(self) -> tuple[tuple[str, str], ...]:
         """(mount point in the container, what CRIU is to bind there)."""
-        return tuple((mount.path, str(self.root(index))) for index, mount in enumerate(self._mounts))
+        return tuple((prepared.mount.path, str(prepared.place)) for prepared in self._mounts)

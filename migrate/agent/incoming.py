@@ -25,8 +25,10 @@ from migrate.agent.received import Received
 from migrate.agent.recover import control_path
 from migrate.agent.restore import ArmedRestore, Prepared
 from migrate.agent.state import REVERSIBLE, State, check_move
+from migrate.agent.tree_door import TreeDoor, socket_path
 from migrate.leftovers import INCOMING_IMAGES, sweep
 from migrate.limits import Limits
+from migrate.plugs import IMAGE
 from migrate.protocol import Answer, Command
 from migrate.values import Station
 
@@ -56,6 +58,8 @@ class Incoming:
         self._image_directory: Path | None = None
         self._prepared: Prepared | None = None
         self._restore: ArmedRestore | None = None
+        self._trees = TreeDoor(socket_path(migration_id))
+        self._tidy.callback(self._trees.close)
 
     @property
     def holds_container(self) -> bool:
@@ -131,7 +135,8 @@ class Incoming:
         private_directory(self._image_directory)
         self._tidy.callback(os.close, claim(self._image_directory))
         self._advance(State.AWAITING_IMAGE)
-        return protocol.ImageAwaited(directory=str(self._image_directory))
+        self._trees.show([(IMAGE, self._image_directory)])
+        return protocol.Done()
 
     def _load_image(self, _: protocol.LoadImage) -> Answer:
         assert self._arrival is not None and self._image_directory is not None
@@ -142,12 +147,12 @@ class Incoming:
 
     def _prepare(self, request: protocol.Prepare) -> Answer:
         assert self._arrival is not None
-        received = Received(self._id, request, self._limits.batch_s, self._tidy, self._log)
-        received.trees = self._arrival.prepare(bytes(request.payload), shared=request.shared)
+        received = Received(self._id, request, self._limits.batch_s, self._trees, self._tidy, self._log)
+        trees = self._arrival.prepare(bytes(request.payload), shared=request.shared)
         network = Attachment(request.network, self._undo, self._tidy, self._log)
         self._prepared = Prepared(arrival=self._arrival, received=received, network=network)
         self._advance(State.PREPARED)
-        return protocol.Prepared(trees={name: str(root) for name, root in received.trees.items()})
+        return protocol.Prepared(trees=self._trees.show(trees.items()))
 
     def _output(self, request: protocol.Output) -> Answer:
         assert self._arrival is not None
@@ -159,7 +164,7 @@ class Incoming:
         self._restore = ArmedRestore(self._prepared, request, self._limits, self._log)
         self._restore.arm(self._id, partial(self._runtime.delete, self._container_id), self._undo, self._tidy)
         self._advance(State.ARMED)
-        return protocol.Armed(trees={name: str(root) for name, root in self._prepared.received.trees.items()})
+        return protocol.Armed(trees=self._trees.show(self._restore.roots().items()))
 
     def _freezing(self, _: protocol.Freezing) -> Answer:
         self._awake.enter_context(wakeful())
@@ -197,6 +202,7 @@ class Incoming:
     def abort(self) -> None:
         """Drop the held container and everything made for it."""
         self._advance(State.ABORTED)
+        self._trees.close()
         try:
             self._undo.close()
         finally:

@@ -15,6 +15,7 @@ from checkpoint.images import batch
 from checkpoint.images.batch import Extent
 from checkpoint.images.directory import RUN
 from migrate import protocol
+from migrate.plugs import PLUGGED
 from migrate.protocol import ProtocolError
 from transport.descriptors import Descriptors, widen_pipe
 from transport.errors import EndOfStream, StreamError
@@ -32,7 +33,7 @@ def socket_path(migration_id: str) -> Path:
 
 
 class PageReceiver:
-    """Listens at `path` for so many channels (migrate/page_channels.py, PLUG). Use as a context.
+    """Listens at `path` for so many channels (agent/plug.py). Use as a context.
 
     A batch that does not come in `patience_s` is lost. A failure is kept for `wait`; until then what
     still comes is read and dropped, so that nobody blocks.
@@ -83,9 +84,11 @@ class PageReceiver:
         self._plugs.append(plug)
         fds: list[int] = []
         with contextlib.suppress(OSError):  # it was closed at once: the channels are wanted no more
-            _, fds, _, _ = socket.recv_fds(plug, 16, 1)
+            _, fds, _, _ = socket.recv_fds(plug, 16, 2)
         try:
-            if fds:
+            if len(fds) == 2:
+                with open(fds[1], "wb", buffering=0) as answers, contextlib.suppress(OSError):  # it ended at once
+                    answers.write(PLUGGED)
                 self._read(fds[0])
         finally:
             with self._turn:

@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
-import stat
 from collections.abc import Callable, Iterable, Iterator
-from pathlib import Path
 from typing import Any
 
 from checkpoint.errors import CommandFailed, ImageError
@@ -18,31 +16,32 @@ from checkpoint.memory import proof
 from checkpoint.memory.fold import fold
 from checkpoint.memory.restorable import Restorable
 from checkpoint.memory.store import LazyRanges, PageStore
-from checkpoint.rootfs import beneath
-from checkpoint.rootfs.changes import MODE, snapshot
+from checkpoint.rootfs.beneath import TreeRoot, gone_is_well
+from checkpoint.rootfs.changes import MOUNT_POINT, FileState, signature, snapshot
 from checkpoint.rootfs.tmpfs import PreparedTmpfs
 from migrate import protocol
 from migrate.agent.page_receiver import PageReceiver, socket_path
+from migrate.agent.tree_door import TreeDoor
 from migrate.protocol import Answer, Command
 from migrate.values import in_pieces
 
 
 class Received:
-    """Everything is under `directory`, in RAM, or in `trees`; it goes when `tidy` is closed."""
+    """Everything is under `directory`, in RAM, or in `trees`; what is in RAM goes when `tidy` is closed."""
 
     def __init__(
         self,
         migration_id: str,
         request: protocol.Prepare,
         batch_s: float,
+        trees: TreeDoor,
         tidy: contextlib.ExitStack,
         log: Callable[[str], None],
     ) -> None:
         self.directory = tidy.enter_context(ram_directory(migration_id, request.room_bytes, log))
         self.images = self.directory / "images"
         self.images.mkdir(mode=0o700)
-        #: Where each tree of files is here, by its destination in the container.
-        self.trees: dict[str, Path] = {}
+        self.trees = trees
         self.store = tidy.enter_context(PageStore(self.directory))
         self.tmpfs = tidy.enter_context(PreparedTmpfs(self.directory))
         self._page_images = tidy.enter_context(PageImages(self.images))
@@ -58,7 +57,10 @@ class Received:
     def handle(self, request: Command) -> Iterable[Answer]:
         """One of what may come."""
         if isinstance(request, protocol.ListTree):
-            return self._list_tree(request)
+            root = self.trees.root(request.tree)
+            return _listed(_all(root) if request.paths is None else _those(root, request.paths))
+        if isinstance(request, protocol.ListTmpfs):
+            return _listed(_all(self.tmpfs.root(request.index)))
         handlers: dict[type[Command], Callable[[Any], Answer]] = {
             protocol.Images: self._take_images,
             protocol.PageMap: self._page_map,
@@ -66,6 +68,7 @@ class Received:
             protocol.SetTimes: self._set_times,
             protocol.MakeTmpfs: self._make_tmpfs,
             protocol.RemoveInTmpfs: self._remove_in_tmpfs,
+            protocol.ArmTmpfs: self._arm_tmpfs,
             protocol.TmpfsArchive: self._unpack_in_tmpfs,
         }
         return [handlers[type(request)](request)]
@@ -82,20 +85,13 @@ class Received:
         return protocol.Done()
 
     def _remove(self, request: protocol.Remove) -> Answer:
-        beneath.remove(self.trees[request.tree], request.paths)
+        self.trees.root(request.tree).remove(request.paths)
         return protocol.Done()
 
     def _set_times(self, request: protocol.SetTimes) -> Answer:
         for path, mtime_ns in request.directories:
-            beneath.set_mtime(self.trees[request.tree], path, mtime_ns)
+            self.trees.root(request.tree).set_mtime(path, mtime_ns)
         return protocol.Done()
-
-    def _list_tree(self, request: protocol.ListTree) -> Iterator[Answer]:
-        found = snapshot(self.trees[request.tree], attributes=False).files
-        files = (path for path, signature in found.items() if signature[MODE] and not stat.S_ISDIR(signature[MODE]))
-        for paths in in_pieces(files):
-            yield protocol.TreeListed(paths=paths, more=True)
-        yield protocol.TreeListed(paths=(), more=False)
 
     def _make_tmpfs(self, request: protocol.MakeTmpfs) -> Answer:
         made = []
@@ -106,7 +102,11 @@ class Received:
         return protocol.TmpfsMade(paths=tuple(made))
 
     def _remove_in_tmpfs(self, request: protocol.RemoveInTmpfs) -> Answer:
-        beneath.remove(self.tmpfs.root(request.index), request.paths)
+        self.tmpfs.root(request.index).remove(request.paths)
+        return protocol.Done()
+
+    def _arm_tmpfs(self, request: protocol.ArmTmpfs) -> Answer:
+        self.tmpfs.arm(request.index)
         return protocol.Done()
 
     def _unpack_in_tmpfs(self, request: protocol.TmpfsArchive) -> Answer:
@@ -154,3 +154,20 @@ class Received:
                 self._page_images.extent(dst_id, vaddr, pages, flags, data)
             else:
                 self.store.put(dst_id, vaddr, data)
+
+
+def _all(root: TreeRoot) -> Iterator[FileState]:
+    found = snapshot(root, attributes=False).files
+    return (FileState.of(path, signature) for path, signature in found.items() if signature != MOUNT_POINT)
+
+
+def _those(root: TreeRoot, paths: Iterable[str]) -> Iterator[FileState]:
+    for path in paths:
+        with gone_is_well():
+            yield FileState.of(path, signature(root.stat(path)))
+
+
+def _listed(files: Iterable[FileState]) -> Iterator[Answer]:
+    for piece in in_pieces(files):
+        yield protocol.TreeListed(files=piece, more=True)
+    yield protocol.TreeListed(files=(), more=False)

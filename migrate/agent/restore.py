@@ -9,6 +9,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from pathlib import Path
 
 from checkpoint.criu import log as criu_log
 from checkpoint.criu.interposer import Interposer
@@ -77,11 +78,14 @@ class ArmedRestore:
                 raise self._why(error, "arming the restore") from error
             if self._macs:
                 self._prepared.network.adopt(self._role.network_namespace)
-        received.trees = {**self._role.roots(), **received.trees}
         # What follows is the blackout: no collector pause in it.
         gc.collect()
         gc.freeze()
         gc.disable()
+
+    def roots(self) -> dict[str, Path]:
+        """Where the engine shows the container's root and each mount, by its place in the container. Once armed."""
+        return self._role.roots()
 
     def hold(self, request: protocol.Restore, undo: contextlib.ExitStack) -> protocol.Held:
         """Have CRIU restore what was received, until the container is there and stands still.
@@ -93,6 +97,7 @@ class ArmedRestore:
             self._role.lazy = True
             self._pager = Pager(received.images, received.store, lazy)
             undo.callback(self._pager.stop)
+        received.trees.complete()
         released = time.monotonic_ns()
         self._role.request_gate.open()
         # Beside the restore, which waits for CRIU most of the time.

@@ -63,8 +63,10 @@ COMMANDS: dict[type[Command], frozenset[State]] = {
     protocol.Prepare: frozenset({State.EXAMINED}),
     protocol.MakeTmpfs: frozenset({State.PREPARED}),
     protocol.RemoveInTmpfs: FILLING,
+    protocol.ArmTmpfs: FILLING,
     protocol.TmpfsArchive: FILLING,
     protocol.ListTree: FILLING,
+    protocol.ListTmpfs: FILLING,
     protocol.Remove: FILLING,
     protocol.SetTimes: FILLING,
     # The engine may have logged some of it when the container runs on the target already.

@@ -5,10 +5,9 @@ from __future__ import annotations
 import gc
 import subprocess
 import threading
-from collections.abc import Mapping
+from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
-from pathlib import Path
 
 from checkpoint.criu.interposer import Interposer
 from checkpoint.criu.parent import kerndat_with_tracking
@@ -19,7 +18,9 @@ from checkpoint.images.directory import ram_directory
 from checkpoint.network.frames import HeldFrames
 from checkpoint.rootfs.tmpfs import tmpfs_mounts
 from migrate import page_channels, protocol
+from migrate.agent import tree_door
 from migrate.agent.page_receiver import socket_path
+from migrate.bridge import Bridge
 from migrate.context import Context
 from migrate.encoding_choice import EncodingChoice
 from migrate.image_sync import send_image
@@ -28,7 +29,7 @@ from migrate.page_channels import PageChannels
 from migrate.state import State
 from migrate.tmpfs_sync import TmpfsSync
 from migrate.tracking import Tracking
-from migrate.tree_sync import Bridge, TreeSync
+from migrate.tree_sync import TreeSync
 
 
 def prepare(move: Context) -> None:
@@ -36,8 +37,7 @@ def prepare(move: Context) -> None:
     with move.phase("prepare"):
         container = move.container
         move.directory = move.tidy.enter_context(ram_directory(move.migration_id, move.room_bytes, move.note))
-        move.bridge = Bridge(move.connection, move.directory, move.limit)
-        move.tidy.callback(move.bridge.close)
+        move.bridge = Bridge(move.connection, tree_door.socket_path(move.migration_id), move.limit)
         if move.layers_there is not None:
             there = len(move.layers_there)
             move.note(f"the target lacks the image; {there} of its layers are there, the rest is sent")
@@ -52,27 +52,27 @@ def prepare(move: Context) -> None:
             room_bytes=move.room_bytes,
             page_channels=channels,
         )
-        roots = move.agent.request(question, [packed]).trees
+        ready = move.agent.request(question, [packed]).trees
         move.pages = _open_page_channels(move, channels)
         move.tidy.callback(move.pages.close)
-        _copy_trees(move, roots)
+        _copy_trees(move, ready)
         mounts = tmpfs_mounts(container.pid, processes.tree_of(container.pid))
         ours = [mount for mount in mounts if mount.path not in container.bind_mounts]
         move.tmpfs = TmpfsSync(move.agent, container.pid, ours)
+        move.tidy.callback(move.tmpfs.close)
         move.edits = replace(move.edits, external_mounts=tuple((path, path) for path in move.tmpfs.paths))
         move.report.add_bytes("tmpfs", move.tmpfs.copy_whole())
     move.advance(State.PREPARED)
 
 
-def _copy_trees(move: Context, roots: Mapping[str, str]) -> None:
-    """Those whose place on the target is known by now, unless it was before."""
+def _copy_trees(move: Context, there: Sequence[str]) -> None:
+    """Those that the target has a place for by now, unless it had before."""
     if move.shared_rootfs:
         return
     assert move.bridge is not None
     for tree in move.container.trees:
-        if tree.destination in roots and tree.destination not in move.trees:
-            target = Path(roots[tree.destination])
-            sync = move.trees[tree.destination] = TreeSync(tree, target, move.bridge.rsync, move.agent)
+        if tree.destination in there and tree.destination not in move.trees:
+            sync = move.trees[tree.destination] = TreeSync(tree, move.bridge, move.agent)
             move.tidy.callback(sync.close)
             move.report.add_bytes(sync.kind, sync.copy_whole())
 
@@ -118,6 +118,8 @@ def arm_target(move: Context) -> None:
         for tree in move.trees.values():
             move.report.add_bytes(tree.kind, tree.catch_up())
             tree.arm()
+        assert move.tmpfs is not None
+        move.tmpfs.arm()
         for interface in interfaces:
             frames = HeldFrames(interface)
             move.tidy.callback(frames.close)

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
 import socket
 import threading
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, cast
 
@@ -14,6 +17,7 @@ from hypothesis import strategies as st
 
 from checkpoint.errors import DataInvalid
 from checkpoint.network.model import Interface, Network
+from checkpoint.rootfs.changes import FileState
 from checkpoint.rootfs.tmpfs import Tmpfs
 from checkpoint.runtimes import podman_store
 from checkpoint.runtimes.base import ROOTFS, Container, ContainerRuntime, Tree
@@ -153,20 +157,24 @@ def test_what_it_says_is_harmless_to_a_terminal(target: Target) -> None:
 
 
 def test_a_long_answer_comes_in_pieces(target: Target) -> None:
-    pieces = [protocol.TreeListed(paths=(f"file-{n}",), more=n < 9) for n in range(10)]
+    pieces = [protocol.TreeListed(files=(FileState(f"file-{n}", n, n, n),), more=n < 9) for n in range(10)]
     target.will_say(protocol.Log(text="a line"), *pieces)
-    assert list(target.agent.request_all(protocol.ListTree(tree="/"))) == pieces
+    assert list(target.agent.request_all(protocol.ListTree(tree="/", paths=None))) == pieces
 
 
 def test_an_answer_that_was_not_waited_for_is_passed_over_in_all_its_pieces(target: Target) -> None:
     """A signal ended the waiting."""
-    target.will_say(protocol.TreeListed(paths=("a",), more=True))
-    waiting = target.agent.request_all(protocol.ListTree(tree="/"))
+    target.will_say(protocol.TreeListed(files=(FileState("a", 1, 1, 1),), more=True))
+    waiting = target.agent.request_all(protocol.ListTree(tree="/", paths=None))
     next(waiting)
     waiting.close()
     assert target._thread is not None
     target._thread.join()
-    target.will_say(protocol.TreeListed(paths=("b",), more=True), protocol.TreeListed(paths=(), more=False), DONE)
+    target.will_say(
+        protocol.TreeListed(files=(FileState("b", 1, 1, 1),), more=True),
+        protocol.TreeListed(files=(), more=False),
+        DONE,
+    )
     assert target.agent.request(protocol.Abort()) == DONE
 
 
@@ -182,7 +190,9 @@ def test_a_tmpfs_that_was_not_asked_for(target: Target) -> None:
 
 def test_those_that_could_be_made(target: Target) -> None:
     target.will_say(protocol.TmpfsMade(paths=("/dev", "/tmp")))  # noqa: S108
-    assert TmpfsSync(target.agent, 1, MOUNTS).paths == ("/dev", "/tmp")  # noqa: S108
+    mounts = [replace(mount, device=os.stat(mount.path).st_dev) for mount in MOUNTS]
+    with contextlib.closing(TmpfsSync(target.agent, os.getpid(), mounts)) as sync:
+        assert sync.paths == ("/dev", "/tmp")  # noqa: S108
 
 
 class Engine:

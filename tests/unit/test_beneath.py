@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from checkpoint.rootfs.beneath import remove, set_mtime
+from checkpoint.rootfs.beneath import TreeRoot
 
 
 @pytest.fixture
@@ -23,6 +23,16 @@ def root(tmp_path: Path) -> Path:
     (tmp_path / "root/a/b/file").touch()
     (tmp_path / "root/a/file").touch()
     return tmp_path / "root"
+
+
+def remove(root: Path, paths: list[str]) -> None:
+    with TreeRoot(root) as tree:
+        tree.remove(paths)
+
+
+def set_mtime(root: Path, path: str, mtime_ns: int) -> None:
+    with TreeRoot(root) as tree:
+        tree.set_mtime(path, mtime_ns)
 
 
 def left(root: Path) -> list[str]:
@@ -57,9 +67,9 @@ def test_a_symlink_below_a_removed_directory(root: Path, outside: Path) -> None:
 
 @pytest.mark.parametrize("path", ["../outside/file", "a/../../outside/file"])
 def test_no_way_out(root: Path, outside: Path, path: str) -> None:
-    with pytest.raises(PermissionError):
+    with pytest.raises(OSError, match="cross-device"):
         remove(root, [path])
-    with pytest.raises(PermissionError):
+    with pytest.raises(OSError, match="cross-device"):
         set_mtime(root, path, 1)
     assert (outside / "file").stat().st_mtime_ns != 1
 

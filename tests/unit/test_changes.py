@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from checkpoint.rootfs.beneath import TreeRoot
 from checkpoint.rootfs.changes import TICK_NS, Changes, Snapshot, changes, snapshot, written_through_mappings
 
 
@@ -31,9 +32,10 @@ def root(tmp_path: Path) -> Path:
 
 
 def after(root: Path, change: Callable[[], object], always: tuple[str, ...] = ()) -> Changes:
-    before = snapshot(root)
-    change()
-    return changes(before, snapshot(root), always)
+    with TreeRoot(root) as tree:
+        before = snapshot(tree)
+        change()
+        return changes(before, snapshot(tree), always)
 
 
 def touched(found: Changes) -> set[str]:
@@ -164,12 +166,13 @@ def test_what_may_have_changed_without_a_trace(root: Path) -> None:
     assert after(root, lambda: None, ("var/log", "gone/file")).changed == ("var/log",)
 
 
-def test_a_change_just_before_the_snapshot_counts() -> None:
+def test_a_change_just_before_the_snapshot_counts(tmp_path: Path) -> None:
     signature = (0o100644, 1, 1_000, 10_000_000_000, 5, 0, 0)
     files = {"file": signature}
-    for age_ns, expected in ((0, ("file",)), (TICK_NS, ("file",)), (TICK_NS + 1, ())):
-        before = Snapshot(root=Path("/x"), taken_ns=signature[3] + age_ns, files=files, attributes={})
-        assert changes(before, before).changed == expected
+    with TreeRoot(tmp_path) as root:
+        for age_ns, expected in ((0, ("file",)), (TICK_NS, ("file",)), (TICK_NS + 1, ())):
+            before = Snapshot(root=root, taken_ns=signature[3] + age_ns, files=files, attributes={})
+            assert changes(before, before).changed == expected
 
 
 def test_names_that_are_no_text(root: Path) -> None:

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 
+from checkpoint.rootfs.beneath import TreeRoot
 from checkpoint.rootfs.changes import TICK_NS, Changes, changes, snapshot
 from checkpoint.rootfs.overlay import content, translated
 from checkpoint.rootfs.rsync import PRESERVE
@@ -30,14 +31,16 @@ class Layers:
         self.shown.mkdir()
 
     def content(self) -> Changes:
-        return content(snapshot(self.upper), self.shown)
+        with TreeRoot(self.upper) as upper, TreeRoot(self.shown) as shown:
+            return content(snapshot(upper), shown)
 
     def after(self, change: Callable[[], object]) -> Changes:
         """What is told of a change of something that is not just made."""
         settle()
-        before = snapshot(self.upper)
-        change()
-        return translated(changes(before, snapshot(self.upper, attributes=False)), before, self.shown)
+        with TreeRoot(self.upper) as upper, TreeRoot(self.shown) as shown:
+            before = snapshot(upper)
+            change()
+            return translated(changes(before, snapshot(upper, attributes=False)), before, shown)
 
 
 @pytest.fixture
@@ -134,9 +137,10 @@ def test_a_renamed_directory_with_all_it_shows(layers: Layers, tmp_path: Path) -
 
 def test_what_ends_after_the_snapshot(layers: Layers) -> None:
     (layers.upper / "file").touch()
-    before = snapshot(layers.upper)
-    (layers.upper / "file").unlink()
-    assert content(before, layers.shown).removed == ()
+    with TreeRoot(layers.upper) as upper, TreeRoot(layers.shown) as shown:
+        before = snapshot(upper)
+        (layers.upper / "file").unlink()
+        assert content(before, shown).removed == ()
 
 
 def test_nothing_changed(layers: Layers) -> None:
@@ -396,11 +400,12 @@ def test_changes_through_an_overlay(mounted: Mounted) -> None:
     assert tree(mounted.copy) == tree(mounted.merged)
     change_at_first(mounted.merged)
     settle()
-    before = snapshot(mounted.upper)
-    mounted.apply(content(before, mounted.merged))
-    assert tree(mounted.copy) == tree(mounted.merged)
-    change_again(mounted.merged)
-    found = changes(before, snapshot(mounted.upper, attributes=False))
-    mounted.apply(translated(found, before, mounted.merged))
+    with TreeRoot(mounted.upper) as upper, TreeRoot(mounted.merged) as merged:
+        before = snapshot(upper)
+        mounted.apply(content(before, merged))
+        assert tree(mounted.copy) == tree(mounted.merged)
+        change_again(mounted.merged)
+        found = changes(before, snapshot(upper, attributes=False))
+        mounted.apply(translated(found, before, merged))
     assert tree(mounted.copy) == tree(mounted.merged)
     assert (mounted.copy / "srv").stat().st_mtime_ns == OLD_NS + 7 * 10**9

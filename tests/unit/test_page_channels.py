@@ -6,7 +6,6 @@ import contextlib
 import os
 import socket
 import subprocess
-import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -23,7 +22,8 @@ from migrate import protocol
 from migrate.agent.page_receiver import PageReceiver
 from migrate.encoding_choice import EncodingChoice
 from migrate.errors import AgentGone
-from migrate.page_channels import MAX_CHANNELS, PLUG, PageChannels, channels_for
+from migrate.page_channels import MAX_CHANNELS, PageChannels, channels_for
+from migrate.plugs import plug_command
 from transport.descriptors import Descriptors
 from transport.errors import IncompleteFrame
 from transport.framing import ByteStream, FrameStream
@@ -38,7 +38,7 @@ class Stream:
 
     def __init__(self, path: Path) -> None:
         self._plug = subprocess.Popen(
-            [sys.executable, "-Ic", PLUG, str(path)], stdin=subprocess.PIPE, stdout=subprocess.PIPE
+            ["sh", "-c", plug_command(path, "pages")], stdin=subprocess.PIPE, stdout=subprocess.PIPE
         )
         assert self._plug.stdout is not None
         assert self._plug.stdout.read(1) == b"+", "it says that it is plugged in"

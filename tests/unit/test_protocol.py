@@ -13,7 +13,18 @@ from hypothesis import strategies as st
 from checkpoint import schema
 from migrate import protocol
 from migrate.message import PAYLOAD, concrete
-from migrate.protocol import Answer, Command, Message, Pages, ProtocolError, Request, Streamed, decode, encode
+from migrate.plugs import ServeRsync
+from migrate.protocol import (
+    Answer,
+    Command,
+    Message,
+    Pages,
+    ProtocolError,
+    Request,
+    Streamed,
+    decode,
+    encode,
+)
 from migrate.values import in_pieces
 from tests.wire import JSON, payload_of, values
 from transport.framing import MAX_HEADER
@@ -70,7 +81,7 @@ def test_every_message_survives(kind: type[Message], data: st.DataObject) -> Non
 
 
 def test_each_is_of_one_direction() -> None:
-    sorts: list[list[type[Any]]] = [concrete(Request), concrete(Streamed), concrete(Answer), [Pages]]
+    sorts: list[list[type[Any]]] = [concrete(Request), concrete(Streamed), concrete(Answer), [Pages, ServeRsync]]
     assert sorted(kind.__name__ for sort in sorts for kind in sort) == sorted(kind.__name__ for kind in EVERY)
     assert len(EVERY) > 30
     assert {kind.answer for kind in concrete(Request)} | {protocol.Failed, protocol.Log} == set(concrete(Answer))
@@ -81,7 +92,7 @@ def test_each_is_of_one_direction() -> None:
 @given(st.data())
 def test_the_wrong_direction_is_refused(kind: type[Message], data: st.DataObject) -> None:
     _, fields = data.draw(messages(kind))
-    for wrong in (Command, Answer, Pages, Request, Streamed):
+    for wrong in (Command, Answer, Pages, Request, ServeRsync, Streamed):
         if not issubclass(kind, wrong):
             with pytest.raises(ProtocolError, match=kind.__name__):
                 decode(wire(kind, fields), payload_of(kind, fields), wrong)
@@ -181,6 +192,7 @@ def test_what_is_no_message_is_refused(header: bytes) -> None:
     assert len(str(caught.value)) < 200
 
 
+FILE = ["a", 0o100644, 1, 1]
 HELLO = {"version": 2, "migration_id": "0123456789ab", "runtime": "runc", "container_id": "web"}
 
 
@@ -193,11 +205,14 @@ HELLO = {"version": 2, "migration_id": "0123456789ab", "runtime": "runc", "conta
         (protocol.Hello, {**HELLO, "container_id": "web\n"}, "container_id"),
         (protocol.AwaitImage, {"key": ""}, "key"),
         (protocol.AwaitImage, {"key": "a" * 63 + "/"}, "key"),
-        (protocol.ImageAwaited, {"directory": "/var/../etc"}, "directory"),
+        (protocol.Armed, {"trees": ["/", "/var/../etc"]}, r"trees\[1\]"),
+        (ServeRsync, {"tree": "/../etc", "words": []}, "tree"),
+        (ServeRsync, {"tree": None, "words": ["x" * 257]}, r"words\[0\]"),
         (protocol.Examined, {"objections": [], "layers": ["sha256:/etc/shadow"]}, r"layers\[0\]"),
         (protocol.TmpfsMade, {"paths": ["/cache", "/dev/fd/../root/root"]}, r"paths\[1\]"),
-        (protocol.TreeListed, {"paths": ["a", "b/../../c"], "more": False}, r"paths\[1\]"),
-        (protocol.TreeListed, {"paths": ["/etc"], "more": False}, r"paths\[0\]"),
+        (protocol.TreeListed, {"files": [FILE, ["b/../../c", 0, 0, 0]], "more": False}, r"files\[1\]\.path"),
+        (protocol.TreeListed, {"files": [["/etc", 0, 0, 0]], "more": False}, r"files\[0\]\.path"),
+        (protocol.TreeListed, {"files": [["a", 1 << 16, 0, 0]], "more": False}, r"files\[0\]\.mode"),
         (protocol.Remove, {"tree": "/", "paths": ["."]}, r"paths\[0\]"),
         (protocol.Arm, {"macs": ["0} drop; }"], "nftables": True, "one_cgroup": True}, r"macs\[0\]"),
         (protocol.Images, {"pieces": [["core-1.img", -1]]}, r"pieces\[0\]\.bytes"),

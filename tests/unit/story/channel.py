@@ -14,10 +14,11 @@ import socket
 import subprocess
 import threading
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any, Protocol
 
 from migrate.agent import zipapp
-from migrate.page_channels import PLUG
+from migrate.plugs import plug_command
 from tests.unit.story.processes import Host
 from transport.destination import Destination
 from transport.errors import IncompleteFrame
@@ -91,8 +92,9 @@ class Link:
     def _started(self, command: str) -> Remote:
         if command == zipapp.COMMAND:
             return Agent(self._serve, self._wire, self)
-        if shlex.quote(PLUG) in command:
-            return Plug(self._target.path(shlex.split(command)[-1]), self._wire, self)
+        *_, path, message = shlex.split(command)
+        if command == plug_command(Path(path), message):
+            return Plug(self._target.path(path), message, self._wire, self)
         return Shell(self._target, command)
 
     def cut(self) -> None:
@@ -247,9 +249,9 @@ def taken_from(data: bytearray) -> Frame | None:
 
 
 class Plug(Remote):
-    """migrate.page_channels.PLUG: hands its stdin to the agent that listens at a path."""
+    """migrate/agent/plug.py: hands its streams to the agent that listens at a path."""
 
-    def __init__(self, path: str, wire: Wire, link: Link) -> None:
+    def __init__(self, path: str, message: str, wire: Wire, link: Link) -> None:
         super().__init__()
         self._wire, self._link = wire, link
         self._sent = bytearray()
@@ -257,7 +259,7 @@ class Plug(Remote):
         with self._theirs:
             try:
                 self._agent.connect(path)
-                socket.send_fds(self._agent, [b"pages"], [self._theirs.fileno()])
+                socket.send_fds(self._agent, [message.encode()], [self._theirs.fileno()] * 2)
             except OSError:
                 self.cut()
 

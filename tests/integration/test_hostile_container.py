@@ -1,0 +1,112 @@
+"""A container that exchanges directories with symlinks under the tool reads and writes nothing of either host."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.integration.conftest import Hosts
+from tests.rig import Container, Node, until
+from tests.rig.engine import EngineContainer
+from tests.services import REDIS_IMAGE
+
+ADDRESS = "10.77.0.61"
+#: What every host has and no container may see; each host's has another text, all of them equally long.
+HIDDEN = "/root/hidden/secret.txt"
+PROGRAM = Path(__file__).parent.parent / "workloads/swapper.py"
+#: Where the container's files are that it plays with, and the options by which its engine gives it the place.
+PLACES = {
+    "rootfs": ("/srv/hostile", ()),
+    "volume": ("/data/hostile", ("--volume", "hostile:/data")),
+    "tmpfs": ("/scratch/hostile", ("--tmpfs", "/scratch")),
+    "shm": ("/dev/shm/hostile", ()),  # noqa: S108
+}
+
+
+def argv(directory: str, *, tree: bool) -> list[str]:
+    """A tree is looked at by the tool, by rsync, and by the tool again before the freeze; a tmpfs by the tool alone."""
+    way = Path(HIDDEN).parent.parent
+    words = ["--dir", directory, "--leads-to", str(way), "--name", str(Path(HIDDEN).relative_to(way))]
+    return ["python3", "-c", PROGRAM.read_text(), *words, "--skip", *(("2", "0") if tree else ("0", "0"))]
+
+
+def secret_of(node: Node) -> str:
+    return f"secret of {node.name:>6}"
+
+
+@pytest.fixture(autouse=True)
+def tidied(hosts: Hosts) -> Iterator[None]:
+    yield
+    for node in (hosts.alpha, hosts.beta):
+        node.run(["rm", "-rf", str(Path(HIDDEN).parent)])
+
+
+def plant(source: Node, target: Node, *, to_read: bool) -> dict[Node, str]:
+    """Hide a file on the target, that the container may want to write, and one on the source that it may want to read.
+
+    tar on the source complains of a directory that is where a symlink leads, and so must not find one.
+    """
+    source.run(["rm", "-rf", str(Path(HIDDEN).parent)])
+    hidden = {node: secret_of(node) for node in ((source, target) if to_read else (target,))}
+    for node, text in hidden.items():
+        node.run(["sh", "-c", f"mkdir -p {Path(HIDDEN).parent}; cat > {HIDDEN}"], input=text)
+    return hidden
+
+
+def attacked(hosts: Hosts, name: str, directory: str, in_container: Callable[[Node, str], str], *, tree: bool) -> None:
+    """Move it there and back. `in_container` runs words of a shell in the container on a node."""
+    source = hosts.alpha
+    until(lambda: "decoy" in in_container(source, f"ls {directory}/z"), "the container to be ready")
+    for _ in range(2):
+        target = hosts.other(source)
+        hidden = plant(source, target, to_read=tree)
+        done = hosts.migrate(source, name, target.name)
+        for node, text in hidden.items():
+            assert node.run(["ls", str(Path(HIDDEN).parent)]).stdout == f"{Path(HIDDEN).name}\n"
+            assert node.run(["cat", HIDDEN]).stdout == text
+        assert done.returncode == 0, done.stderr
+        until(lambda: in_container(target, f"ls {directory}/done"), "the attack to be over")  # noqa: B023
+        found = in_container(target, f"cat {directory}/p/d/*/*; echo; readlink {directory}/q/d")
+        assert found.startswith("mine"), found
+        assert found.endswith(f"\n{Path(HIDDEN).parent.parent}\n"), found
+        in_container(target, f"rm {directory}/done; kill -USR1 1")
+        source = target
+
+
+@pytest.mark.parametrize("place", ["rootfs", "shm"])
+def test_of_runc(hosts: Hosts, place: str) -> None:
+    directory, _ = PLACES[place]
+    container = hosts.alpha.start_container("hostile", ip=ADDRESS, argv=argv(directory, tree=place != "shm"))
+
+    def in_container(node: Node, words: str) -> str:
+        return node.run(["runc", "exec", container.name, "sh", "-c", words], check=False).stdout
+
+    attacked(hosts, container.name, directory, in_container, tree=place != "shm")
+    Container(node=hosts.alpha, name="hostile", address=ADDRESS).remove()
+
+
+@pytest.mark.parametrize("place", PLACES)
+def test_of_an_engine(hosts: Hosts, engine: str, place: str) -> None:
+    directory, options = PLACES[place]
+    container = EngineContainer.start(
+        hosts.alpha,
+        engine,
+        "hostile",
+        REDIS_IMAGE,
+        argv(directory, tree=place != "tmpfs"),
+        address=ADDRESS,
+        options=options,
+    )
+
+    def in_container(node: Node, words: str) -> str:
+        return container.on(node).do("exec", "hostile", "sh", "-c", words, check=False)
+
+    try:
+        attacked(hosts, "hostile", directory, in_container, tree=place != "tmpfs")
+    finally:
+        for node in (hosts.alpha, hosts.beta):
+            container.on(node).remove()
+            node.run([engine, "volume", "rm", "hostile"], check=False)
+            node.run(["rm", "-rf", "/var/lib/migrate"])

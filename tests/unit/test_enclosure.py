@@ -1,0 +1,152 @@
+"""checkpoint/rootfs/enclosure.py with real programs: what they see of the host, and what they can do to it."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import stat
+import subprocess
+import sys
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import pytest
+
+from checkpoint.errors import CommandFailed
+from checkpoint.rootfs.beneath import TreeRoot
+from checkpoint.rootfs.enclose import KEPT_CAPABILITIES
+from checkpoint.rootfs.enclosure import start_enclosed
+
+
+@pytest.fixture
+def root(tmp_path: Path) -> Iterator[TreeRoot]:
+    (tmp_path / "secret").write_text("of the host")
+    (tmp_path / "tree").mkdir()
+    (tmp_path / "tree/file").write_text("of the container")
+    with TreeRoot(tmp_path / "tree") as root:
+        yield root
+
+
+def enclosed(root: TreeRoot, argv: Sequence[str], **options: int) -> tuple[int, str, str]:
+    """How a program ends, and what it says."""
+    pipe = subprocess.PIPE
+    process = start_enclosed(argv, root.fd, helpers=("cat", "ls"), stdout=pipe, stderr=pipe, **options)  # type: ignore[arg-type]
+    output, errors = process.communicate(timeout=30)
+    return process.returncode, output.decode(), errors.decode()
+
+
+def shell(root: TreeRoot, script: str) -> tuple[int, str, str]:
+    return enclosed(root, ["sh", "-c", script])
+
+
+def test_the_tree_and_the_programs_are_all_there_is(root: TreeRoot) -> None:
+    status, output, errors = shell(root, "ls / /dev /tree; cat /tree/file; ls /etc /proc /root /run /sys /tmp")
+    assert status == 2
+    assert output.endswith("of the container")
+    listed = set(output.removesuffix("of the container").split())
+    assert {"/dev:", "/tree:", "null", "file"} <= listed
+    assert listed <= {"/:", "bin", "dev", "lib", "lib64", "tree", "usr", "/dev:", "null", "/tree:", "file"}
+    assert errors.count("No such file") == 6
+
+
+@pytest.mark.parametrize("way", ["{host}/secret", "../secret", "../../../../../../../../../../..{host}/secret"])
+def test_no_symlink_leads_to_the_host(root: TreeRoot, tmp_path: Path, way: str) -> None:
+    (tmp_path / "tree/way").symlink_to(way.format(host=tmp_path))
+    assert os.path.samefile(tmp_path / "tree/way", tmp_path / "secret") or way.startswith("../../")
+    status, output, errors = shell(root, "cat /tree/way; echo planted > /tree/way")
+    assert (status, output) == (2, "")
+    assert "No such file" in errors or "cannot create" in errors
+    assert (tmp_path / "secret").read_text() == "of the host"
+
+
+def test_only_the_tree_can_be_written(root: TreeRoot, tmp_path: Path) -> None:
+    shell(root, "echo new > /tree/new; echo x > /new; echo x > /dev/null; echo x > /usr/new; echo x > $0")
+    assert (tmp_path / "tree/new").read_text() == "new\n"
+    status, output, _ = shell(root, "ls /; cat /dev/null")
+    assert status == 0
+    assert "new" not in output
+
+
+def test_a_device_in_the_tree_cannot_be_opened(root: TreeRoot, tmp_path: Path) -> None:
+    os.mknod(tmp_path / "tree/zero", stat.S_IFCHR | 0o666, os.makedev(1, 5))
+    status, _, errors = shell(root, "cat /tree/zero")
+    assert status == 1
+    assert "Permission denied" in errors
+
+
+def test_a_program_in_the_tree_cannot_be_run(root: TreeRoot, tmp_path: Path) -> None:
+    (tmp_path / "tree/run").write_text("#!/usr/bin/sh\necho run\n")
+    (tmp_path / "tree/run").chmod(0o4755)
+    status, output, _ = shell(root, "/tree/run")
+    assert (status, output) == (126, "")
+
+
+def test_what_is_mounted_in_the_tree_is_not_of_it(root: TreeRoot, tmp_path: Path) -> None:
+    (tmp_path / "tree/inner").mkdir()
+    (tmp_path / "tree/inner/below").touch()
+    subprocess.run(["mount", "-t", "tmpfs", "test", tmp_path / "tree/inner"], check=True)
+    try:
+        assert shell(root, "ls /tree/inner")[1] == "below\n"
+    finally:
+        subprocess.run(["umount", tmp_path / "tree/inner"], check=True)
+
+
+def test_nothing_but_what_files_need_may_be_done(root: TreeRoot) -> None:
+    """Read from outside, for there is no /proc in the enclosure."""
+    pipe = subprocess.PIPE
+    process = start_enclosed(["cat"], root.fd, stdin=pipe, stdout=pipe)
+    with process:
+        assert process.stdin is not None
+        assert process.stdout is not None
+        process.stdin.write(b"it runs")
+        process.stdin.flush()
+        assert os.read(process.stdout.fileno(), 100) == b"it runs"
+        fields = dict(
+            line.split(":\t", 1)
+            for line in Path(f"/proc/{process.pid}/status").read_text().splitlines()
+            if ":\t" in line
+        )
+        descriptors = {int(name) for name in os.listdir(f"/proc/{process.pid}/fd")}
+        process.stdin.close()
+    allowed = sum(1 << number for number in KEPT_CAPABILITIES)
+    assert int(fields["CapEff"], 16) & ~allowed == 0
+    assert int(fields["CapBnd"], 16) & ~allowed == 0
+    assert fields["NoNewPrivs"] == "1"
+    assert descriptors == {0, 1, 2}
+
+
+def test_the_tree_of_another_mount_namespace(tmp_path: Path) -> None:
+    """As a container's tmpfs is."""
+    (tmp_path / "place").mkdir()
+    code = """if True:
+        import os, subprocess, sys
+        subprocess.run(["mount", "--make-rprivate", "/"], check=True)
+        subprocess.run(["mount", "-t", "tmpfs", "test", sys.argv[1]], check=True)
+        open(f"{sys.argv[1]}/inside", "w").close()
+        print("made", flush=True)
+        input()
+    """
+    argv = ["unshare", "--mount", sys.executable, "-IS", "-c", code, str(tmp_path / "place")]
+    with contextlib.ExitStack() as stack:
+        holder = stack.enter_context(subprocess.Popen(argv, stdin=subprocess.PIPE, stdout=subprocess.PIPE))
+        stack.callback(holder.kill)
+        assert holder.stdout is not None
+        assert holder.stdout.readline() == b"made\n"
+        device = os.stat(f"/proc/{holder.pid}/root{tmp_path}/place").st_dev
+        root = stack.enter_context(TreeRoot.mounted(holder.pid, f"{tmp_path}/place", device))
+        namespace = os.open(f"/proc/{holder.pid}/ns/mnt", os.O_RDONLY)
+        stack.callback(os.close, namespace)
+        status, output, _ = enclosed(root, ["ls", "/tree"], mount_namespace=namespace)
+        assert (status, output) == (0, "inside\n")
+        status, _, errors = enclosed(root, ["ls", "/tree"])
+        assert status == 125
+        assert "open_tree" in errors
+        with pytest.raises(FileNotFoundError):
+            TreeRoot.mounted(holder.pid, f"{tmp_path}/place", device + 1)
+        with pytest.raises(OSError, match="symbolic links"):
+            TreeRoot.mounted(holder.pid, "/proc/self/root/root", device)
+
+
+def test_a_program_that_is_not_there(root: TreeRoot) -> None:
+    with pytest.raises(CommandFailed, match="not installed"):
+        enclosed(root, ["no-such-program"])

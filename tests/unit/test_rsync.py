@@ -1,0 +1,133 @@
+"""checkpoint/rootfs/rsync.py: both ends in enclosures, joined by pipes."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import subprocess
+import threading
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import pytest
+
+from checkpoint.errors import CommandFailed
+from checkpoint.host import whole
+from checkpoint.rootfs.beneath import TreeRoot
+from checkpoint.rootfs.enclosure import start_enclosed
+from checkpoint.rootfs.rsync import Rsync, served
+
+PIECE_BYTES = 1 << 16
+
+
+class Joined:
+    """rsync from one directory to another."""
+
+    def __init__(self, source: Path, target: Path) -> None:
+        self._roots = [TreeRoot(source), TreeRoot(target)]
+        self.rsync = Rsync(self._roots[0].fd, self._carry)
+        self.began, self.ended = threading.Event(), threading.Event()
+
+    def close(self) -> None:
+        for root in self._roots:
+            root.close()
+
+    def _carry(self, words: Sequence[str], from_rsync: int, to_rsync: int) -> str:
+        pipe = subprocess.PIPE
+        server_reads, to_server = os.pipe()
+        server = start_enclosed(served(words), self._roots[1].fd, stdin=server_reads, stdout=pipe, stderr=pipe)
+        os.close(server_reads)
+        assert server.stdout is not None
+        upstream = threading.Thread(target=self._upstream, args=(from_rsync, to_server))
+        upstream.start()
+        self.began.set()
+        with contextlib.suppress(BrokenPipeError):
+            while data := os.read(server.stdout.fileno(), PIECE_BYTES):
+                whole.write(to_rsync, data)
+        os.close(to_rsync)
+        upstream.join()
+        os.close(from_rsync)
+        with server:
+            assert server.stderr is not None
+            told = server.stderr.read().decode()
+        self.ended.set()
+        return told
+
+    def _upstream(self, from_rsync: int, to_server: int) -> None:
+        with contextlib.suppress(BrokenPipeError):
+            while data := os.read(from_rsync, PIECE_BYTES):
+                whole.write(to_server, data)
+        os.close(to_server)
+
+
+@pytest.fixture
+def joined(tmp_path: Path) -> Iterator[Joined]:
+    for name in ("source", "target"):
+        (tmp_path / name).mkdir()
+    with contextlib.closing(Joined(tmp_path / "source", tmp_path / "target")) as joined:
+        yield joined
+
+
+def test_whole(joined: Joined, tmp_path: Path) -> None:
+    (tmp_path / "source/a b").mkdir(mode=0o700)
+    (tmp_path / "source/a b/file").write_bytes(bytes(3 << 20))
+    (tmp_path / "target/old").touch()
+    assert joined.rsync.whole().finish(60) > 0
+    assert sorted(path.name for path in (tmp_path / "target").rglob("*")) == ["a b", "file"]
+    assert (tmp_path / "target/a b").stat().st_mode & 0o777 == 0o700
+
+
+def test_listed(joined: Joined, tmp_path: Path) -> None:
+    for name in ("one", "two"):
+        (tmp_path / "source" / name).write_text(name)
+    running = joined.rsync.listed()
+    running.send_list(["two", "none"])
+    running.finish(60)
+    assert [path.name for path in (tmp_path / "target").iterdir()] == ["two"]
+
+
+def test_a_directory_that_became_a_symlink_leads_to_nothing_of_the_host(joined: Joined, tmp_path: Path) -> None:
+    (tmp_path / "secret").write_text("of the host")
+    (tmp_path / "source/way").symlink_to(tmp_path)
+    running = joined.rsync.listed()
+    running.send_list(["way/secret"])
+    running.finish(60)
+    assert list((tmp_path / "target").iterdir()) == []
+
+
+def test_one_that_is_ended_early_ends_the_other(joined: Joined) -> None:
+    running = joined.rsync.listed()
+    assert joined.began.wait(30)
+    running.kill()
+    assert joined.ended.wait(30)
+    running.kill()
+
+
+def test_the_targets_reason_is_told(tmp_path: Path) -> None:
+    def refuse(words: Sequence[str], from_rsync: int, to_rsync: int) -> str:
+        os.close(to_rsync)
+        os.close(from_rsync)
+        return "no such tree\n"
+
+    with TreeRoot(tmp_path) as root, pytest.raises(CommandFailed, match="no such tree"):
+        Rsync(root.fd, refuse).whole().finish(60)
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        "rsync --server --sender -r . /tree/",
+        "rsync --daemon . /tree/",
+        "sh -c . x",
+        "rsync --server -r /etc /tree/",
+        "rsync --server",
+        "",
+    ],
+)
+def test_only_the_receiving_end_is_served(words: str) -> None:
+    with pytest.raises(ValueError, match=r"rsync asks|unpack"):
+        served(words.split())
+
+
+def test_the_destination_is_the_tree_whatever_is_asked() -> None:
+    assert served(["rsync", "--server", "-r", ".", "/etc/"]) == ["rsync", "--server", "-r", ".", "/tree/"]

