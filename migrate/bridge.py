@@ -57,7 +57,7 @@ class Bridge:
 
         def carry() -> None:
             with contextlib.suppress(OSError, StreamError):
-                while data := os.read(from_rsync, PIECE_BYTES):
+                while data := os.read(from_rsync, PIECE_BYTES):  # short result: what there is goes on
                     self._limit.take(len(data))
                     remote.write(data)
                 remote.end_input()

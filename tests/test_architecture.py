@@ -78,6 +78,43 @@ def test_one_door_to_the_terminal(path: Path) -> None:
             assert name_of(path) in PRINT
 
 
+#: System calls that may do less than they were asked. checkpoint/host/whole.py is their door; whoever calls one
+#: elsewhere says on the same line why a short result is right there.
+SHORT_CALLS = {"read", "readv", "pread", "preadv", "write", "writev", "pwrite", "pwritev", "sendfile", "splice"}
+SHORT_RESULT = "# short result: "
+#: Verbs of sockets, and who may use them, because a message is whole there or because all of it is waited for.
+SOCKET_VERBS = {"send", "sendto", "sendmsg", "recv", "recv_into", "recvfrom", "recvmsg", "send_fds", "recv_fds"}
+SOCKET_USERS = {
+    "checkpoint/criu/": "SEQPACKET; page_wire.py reads its stream to the end of each message",
+    "checkpoint/memory/": "SEQPACKET; pager.py reads CRIU's numbers with MSG_WAITALL",
+    "checkpoint/network/": "netlink and packet sockets",
+    "checkpoint/runtimes/docker_arrival.py": "SEQPACKET",
+    "checkpoint/runtimes/oci_wrapper.py": "SEQPACKET",
+    "migrate/agent/": "SEQPACKET, or frames (transport/framing.py)",
+    "migrate/page_channels.py": "frames",
+    "transport/": "streams, whose readers go on until they have enough",
+}
+
+
+def attribute_calls(path: Path) -> Iterator[tuple[str, str, int]]:
+    """(name before the dot or "", name behind it, line) of each call of an attribute."""
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute):
+            owner = node.func.value
+            yield owner.id if isinstance(owner, ast.Name) else "", node.func.attr, node.lineno
+
+
+@pytest.mark.parametrize("path", MODULES, ids=name_of)
+def test_bytes_are_moved_whole(path: Path) -> None:
+    lines = path.read_text().splitlines()
+    for owner, name, line in attribute_calls(path):
+        assert name != "process_vm_readv", "it unshares what processes share (checkpoint/memory/process_memory.py)"
+        if owner == "os" and name in SHORT_CALLS and name_of(path) != "checkpoint/host/whole.py":
+            assert SHORT_RESULT in lines[line - 1], f"line {line}: see checkpoint/host/whole.py"
+        if name in SOCKET_VERBS:
+            assert name_of(path).startswith(tuple(SOCKET_USERS)), f"line {line}: say why in SOCKET_USERS"
+
+
 @pytest.mark.parametrize("name", PURE)
 def test_decisions_do_no_io(name: str) -> None:
     used = {imported.split(".")[0] for imported in imports(ROOT / name)}

@@ -22,12 +22,12 @@ class Descriptors:
         self._reader, self._writer = reader, writer
 
     def read_into(self, view: memoryview) -> int:
-        return os.readv(self._reader, [view])
+        return os.readv(self._reader, [view])  # short result: the caller goes on (ByteStream)
 
     def write(self, data: bytes | memoryview) -> None:
         view = memoryview(data)
         while view:
-            view = view[os.write(self._writer, view) :]
+            view = view[os.write(self._writer, view) :]  # short result: goes on behind it
 
     def close(self) -> None:
         for fd in {self._reader, self._writer}:

@@ -32,7 +32,7 @@ class ClosedFiles:
     def names(self) -> Iterator[str]:
         """Of files closed since the last call. Some may be missing: the kernel's queue has an end. Raises OSError."""
         try:
-            data = os.read(self.descriptor, BUFFER)
+            data = os.read(self.descriptor, BUFFER)  # short result: the kernel gives whole events (inotify(7))
         except BlockingIOError:
             return
         yield from names_of(data)

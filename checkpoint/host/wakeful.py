@@ -12,6 +12,8 @@ import os
 import struct
 from collections.abc import Iterator
 
+from checkpoint.host import whole
+
 DEVICE = "/dev/cpu_dma_latency"
 
 
@@ -25,7 +27,7 @@ def wakeful() -> Iterator[None]:
         return
     try:
         with contextlib.suppress(OSError):
-            os.write(fd, struct.pack("=i", 0))
+            whole.write(fd, struct.pack("=i", 0))
         yield
     finally:
         os.close(fd)

@@ -53,7 +53,7 @@ def next_event(uffd: int) -> Event | None:
     One by one: what is read and not yet passed on is lost to the keeper should we be killed (keeper.py).
     """
     try:
-        return Event.unpack(os.read(uffd, MESSAGE.size))
+        return Event.unpack(os.read(uffd, MESSAGE.size))  # short result: the kernel gives whole messages
     except BlockingIOError:
         return None
 

@@ -145,7 +145,7 @@ def _words(from_rsync: int) -> list[str]:
     """The remote shell's first line; nothing if it ends without one."""
     line = bytearray()
     while not line.endswith(b"\n"):
-        byte = os.read(from_rsync, 1)  # byte by byte, for what follows is rsync's own
+        byte = os.read(from_rsync, 1)  # short result: one byte, for what follows is rsync's own
         if not byte or len(line) == MAX_WORDS_BYTES:
             return []
         line += byte

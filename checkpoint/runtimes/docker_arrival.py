@@ -18,6 +18,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from checkpoint.host import whole
 from checkpoint.host.listener import Listener, peer_pid
 from checkpoint.host.ownership import private_directory
 from checkpoint.host.ready import ready
@@ -95,7 +96,7 @@ class DockerArrival:
             return
         for number, text in entries(lines):
             with open(f"/proc/{self._pid}/fd/{number}", "wb", buffering=0) as stream:
-                stream.write(text)
+                whole.write(stream.fileno(), text)
 
     def start_restore(self, directory: Path, images: Path, env: Mapping[str, str]) -> subprocess.Popen[bytes]:
         (images / "descriptors.json").write_text(json.dumps(self._fields["descriptors"]))

@@ -82,7 +82,7 @@ def create(words: list[str], path: str) -> None:
         os.close(ready)
         await_start(words, bundle, config, path, told)
     os.close(told)
-    if os.read(ready, 1) != b"1":
+    if os.read(ready, 1) != b"1":  # short result: one byte
         sys.exit("migrate: the container's first process could not be made")
     with open(option(words, "--pid-file"), "w", encoding="ascii") as file:
         file.write(str(child))
@@ -99,7 +99,7 @@ def await_start(words: list[str], bundle: str, config: dict[str, Any], path: str
     check(libc.prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0))
     signal.pthread_sigmask(signal.SIG_SETMASK, signal.valid_signals())
     with ask(path, {"command": "create", "root": option(words, "--root"), "bundle": bundle}) as agent:
-        os.write(told, b"1")
+        os.write(told, b"1")  # short result: one byte
         os.close(told)
         order = agent.recv(MAX_MESSAGE)
     if not order:

@@ -112,7 +112,7 @@ class PageReceiver:
                 self._failure = self._failure or error
                 self._turn.notify_all()
             with contextlib.suppress(OSError):
-                while os.read(fd, DRAIN_BYTES):
+                while os.read(fd, DRAIN_BYTES):  # short result: it is thrown away
                     pass
         finally:
             channel.close()

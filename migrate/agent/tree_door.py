@@ -63,7 +63,7 @@ class TreeDoor:
         """Nothing more will come: let go of the trees. The engine is about to unmount some."""
         while self._gates:
             gate = self._gates.pop()
-            os.read(gate, 1)
+            os.read(gate, 1)  # short result: only its end is waited for
             os.close(gate)
         for root in self._roots.values():
             root.close()
@@ -98,7 +98,7 @@ class TreeDoor:
         """rsync with these streams, to its end. Returns its status, and what it complained of."""
         asked = decode(message, b"", ServeRsync)
         reader, writer = fds
-        os.write(writer, PLUGGED)
+        os.write(writer, PLUGGED)  # short result: one byte
         root, argv = self.root(asked.tree), served(asked.words)
         gate, held = os.pipe()
         self._gates.append(gate)
