@@ -95,8 +95,11 @@ def check_host(facts: Facts, where: Where) -> None:
         )
 
 
-def check_pair(source: Facts, target: Facts, *, container: str, memory_bytes: int) -> None:
-    """Raise the error for the first thing that keeps a container of that size from moving."""
+def check_pair(source: Facts, target: Facts, *, container: str, memory_bytes: int, tmpfs_bytes: int) -> None:
+    """Raise the error for the first thing that keeps a container of that size from moving.
+
+    `memory_bytes` is what its processes will take on the target, `tmpfs_bytes` the content of its tmpfs mounts.
+    """
     assert source.criu_version is not None
     assert target.criu_version is not None
     if source.machine != target.machine:
@@ -105,7 +108,7 @@ def check_pair(source: Facts, target: Facts, *, container: str, memory_bytes: in
         raise CriuWireMismatch(version_text(source.criu_version), version_text(target.criu_version))
     if target.container_exists:
         raise NameTaken(container, target.hostname, target.runtime)
-    if target.available_bytes < (needed := memory_needed(memory_bytes)):
+    if target.available_bytes < (needed := memory_needed(memory_bytes) + tmpfs_bytes):
         raise NotEnoughMemory(target.hostname, needed, target.available_bytes)
 
 

@@ -7,13 +7,21 @@ import os
 import stat
 from collections.abc import Iterable, Sequence
 
+from checkpoint.host import processes
 from checkpoint.rootfs.beneath import TreeRoot
 from checkpoint.rootfs.changes import MODE, Snapshot, changes, differing, snapshot, written_through_mappings
-from checkpoint.rootfs.tmpfs import Packing, Tmpfs
+from checkpoint.rootfs.tmpfs import Packing, Tmpfs, tmpfs_mounts
+from checkpoint.runtimes.base import Container
 from migrate import protocol
 from migrate.agent.client import AgentClient
 from migrate.answers import check_asked
 from migrate.values import in_pieces
+
+
+def own_mounts(container: Container) -> list[Tmpfs]:
+    """The container's tmpfs mounts that come along, those bound from the host not among them."""
+    mounts = tmpfs_mounts(container.pid, processes.tree_of(container.pid))
+    return [mount for mount in mounts if mount.path not in container.bind_mounts]
 
 
 class TmpfsSync:

@@ -13,7 +13,9 @@ from pathlib import Path
 from checkpoint.host import processes
 from checkpoint.network import netns
 from checkpoint.network.model import Network
+from checkpoint.rootfs.tmpfs import content_bytes
 from checkpoint.runtimes.base import Container, ContainerRuntime
+from checkpoint.runtimes.belongings import SHM
 from checkpoint.runtimes.registry import RUNTIMES, owners_of, runtime_named
 from migrate import protocol
 from migrate.agent.client import AgentClient
@@ -32,6 +34,7 @@ from migrate.errors import (
 )
 from migrate.facts import Facts, check_host, check_pair
 from migrate.protocol import ProtocolError
+from migrate.tmpfs_sync import own_mounts
 from migrate.values import OwnAddress, Probe
 
 #: What has run for so long inside a container was meant to stay there.
@@ -106,7 +109,15 @@ def read_network(container: Container) -> Network | None:
 def check_target(target: Facts, source: Facts, container: Container, memory_bytes: int) -> None:
     """Raise the error for what the target lacks."""
     check_host(target, Where.TARGET)
-    check_pair(source, target, container=container.name, memory_bytes=memory_bytes)
+    found = _tmpfs_bytes(container)
+    check_pair(source, target, container=container.name, memory_bytes=memory_bytes, tmpfs_bytes=found)
+
+
+def _tmpfs_bytes(container: Container) -> int:
+    """What is in the container's tmpfs mounts, and in a /dev/shm that its engine has made one of."""
+    own = content_bytes(container.pid, own_mounts(container))
+    shared = [os.statvfs(tree.root) for tree in container.trees if tree.destination == SHM]
+    return own + sum(found.f_frsize * (found.f_blocks - found.f_bfree) for found in shared)
 
 
 def check_addresses(agent: AgentClient, network: Network | None, host: str) -> None:

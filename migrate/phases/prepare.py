@@ -13,10 +13,8 @@ from checkpoint.criu.interposer import Interposer
 from checkpoint.criu.parent import kerndat_with_tracking
 from checkpoint.criu.session import DumpRole
 from checkpoint.criu.shim_install import install_shim, rpc_socket
-from checkpoint.host import processes
 from checkpoint.images.directory import ram_directory
 from checkpoint.network.frames import HeldFrames
-from checkpoint.rootfs.tmpfs import tmpfs_mounts
 from migrate import page_channels, protocol
 from migrate.agent import tree_door
 from migrate.agent.page_receiver import socket_path
@@ -27,7 +25,7 @@ from migrate.image_sync import send_image
 from migrate.output_sync import OutputSync
 from migrate.page_channels import PageChannels
 from migrate.state import State
-from migrate.tmpfs_sync import TmpfsSync
+from migrate.tmpfs_sync import TmpfsSync, own_mounts
 from migrate.tracking import Tracking
 from migrate.tree_sync import TreeSync
 
@@ -56,9 +54,7 @@ def prepare(move: Context) -> None:
         move.pages = _open_page_channels(move, channels)
         move.tidy.callback(move.pages.close)
         _copy_trees(move, ready)
-        mounts = tmpfs_mounts(container.pid, processes.tree_of(container.pid))
-        ours = [mount for mount in mounts if mount.path not in container.bind_mounts]
-        move.tmpfs = TmpfsSync(move.agent, container.pid, ours)
+        move.tmpfs = TmpfsSync(move.agent, container.pid, own_mounts(container))
         move.tidy.callback(move.tmpfs.close)
         move.edits = replace(move.edits, external_mounts=tuple((path, path) for path in move.tmpfs.paths))
         move.report.add_bytes("tmpfs", move.tmpfs.copy_whole())

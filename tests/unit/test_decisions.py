@@ -82,9 +82,9 @@ def test_a_host_that_will_do(kernel: str, criu: int) -> None:
 
 def test_what_keeps_two_hosts_apart() -> None:
     def check(source: Facts, target: Facts) -> None:
-        check_pair(source, target, container="c", memory_bytes=100 * MIB)
+        check_pair(source, target, container="c", memory_bytes=100 * MIB, tmpfs_bytes=7 * MIB)
 
-    needed = memory_needed(100 * MIB)
+    needed = memory_needed(100 * MIB) + 7 * MIB
     check(facts(), facts(available_bytes=needed))
     with pytest.raises(errors.NotEnoughMemory):
         check(facts(), facts(available_bytes=needed - 1))
