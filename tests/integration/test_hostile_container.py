@@ -90,6 +90,7 @@ def test_of_runc(hosts: Hosts, place: str) -> None:
 @pytest.mark.parametrize("place", PLACES)
 def test_of_an_engine(hosts: Hosts, engine: str, place: str) -> None:
     directory, options = PLACES[place]
+    options = (*options, "--volume", "/usr:/usr:ro")  # where its Python is
     container = EngineContainer.start(
         hosts.alpha,
         engine,
