@@ -115,6 +115,46 @@ def test_bytes_are_moved_whole(path: Path) -> None:
             assert name_of(path).startswith(tuple(SOCKET_USERS)), f"line {line}: say why in SOCKET_USERS"
 
 
+#: Functions of os and shutil that go through directories by path.
+WALKS = {"walk", "fwalk", "scandir", "rmtree", "copytree", "copyfile", "copy", "copy2", "move", "chown"}
+#: Modules that may, in directories where no container writes.
+WALKERS = {
+    "checkpoint/criu/predump.py",
+    "checkpoint/host/cgroups.py",
+    "checkpoint/images/directory.py",
+    "checkpoint/runtimes/bundle.py",
+    "migrate/agent/incoming.py",
+    "migrate/leftovers.py",
+    "migrate/logs.py",
+}
+DOOR = "checkpoint/rootfs/beneath.py"
+#: A directory of podman's own.
+OTHER_DESCRIPTORS = "checkpoint/runtimes/podman_store.py"
+
+
+@pytest.mark.parametrize("path", MODULES, ids=name_of)
+def test_one_door_to_what_a_container_can_write(path: Path) -> None:
+    """Programs go there in enclosures, this program by descriptors; nothing joins a path of a container's to a root."""
+    name = name_of(path)
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Call):
+            called = node.func.attr if isinstance(node.func, ast.Attribute) else getattr(node.func, "id", "")
+            words = [each.value for each in ast.walk(node) if isinstance(each, ast.Constant)]
+            if called in {"run", "start", "Popen", "execv"}:
+                assert not {"rsync", "tar"} & {word for word in words if isinstance(word, str)}
+            owner = getattr(getattr(node.func, "value", None), "id", "")
+            if owner in {"os", "shutil"} and called in WALKS:
+                assert name in WALKERS | {DOOR}, f"{called}: see {DOOR}"
+            if any(keyword.arg == "dir_fd" for keyword in node.keywords):
+                assert name in {DOOR, OTHER_DESCRIPTORS}
+            if called == "openat2":
+                assert name == DOOR
+            if called == "start_enclosed":
+                assert name.startswith("checkpoint/rootfs/") or name == "migrate/agent/tree_door.py"
+        if isinstance(node, ast.JoinedStr) and "/root" in ast.unparse(node) and "/proc/" in ast.unparse(node):
+            assert name == DOOR
+
+
 @pytest.mark.parametrize("name", PURE)
 def test_decisions_do_no_io(name: str) -> None:
     used = {imported.split(".")[0] for imported in imports(ROOT / name)}

@@ -17,6 +17,8 @@ import struct
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
+from checkpoint.host import whole
+
 #: openat2(2), <linux/openat2.h>; the same number on all architectures.
 OPENAT2 = 437
 RESOLVE_NO_XDEV, RESOLVE_NO_MAGICLINKS, RESOLVE_NO_SYMLINKS, RESOLVE_BENEATH, RESOLVE_IN_ROOT = 1, 2, 4, 8, 16
@@ -34,9 +36,9 @@ Directory = tuple[str, int, list[tuple[str, os.stat_result]]]
 _libc = ctypes.CDLL(None, use_errno=True)
 
 
-def openat2(directory: int, path: str, flags: int, resolve: int) -> int:
+def openat2(directory: int, path: str, flags: int, resolve: int, mode: int = 0) -> int:
     """The descriptor that openat2(2) returns, closed on exec. Raises OSError."""
-    how = struct.pack("QQQ", flags | os.O_CLOEXEC, 0, resolve)
+    how = struct.pack("QQQ", flags | os.O_CLOEXEC, mode, resolve)
     fd = _libc.syscall(ctypes.c_long(OPENAT2), directory, os.fsencode(path), how, ctypes.c_size_t(len(how)))
     if fd < 0:
         number = ctypes.get_errno()
@@ -112,6 +114,24 @@ class TreeRoot:
         fd = self.open(path, os.O_PATH | os.O_NOFOLLOW)
         try:
             return os.fstat(fd)
+        finally:
+            os.close(fd)
+
+    def create(self, path: str, content: bytes) -> None:
+        """Make a file that only root may read. Raises OSError, FileExistsError for one."""
+        fd = openat2(self.fd, path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, STRICT, 0o600)
+        try:
+            whole.write(fd, content)
+        finally:
+            os.close(fd)
+
+    def read(self, path: str, most: int) -> bytes:
+        """Up to so many bytes of a regular file; nothing of anything else. Raises OSError."""
+        fd = self.open(path, os.O_RDONLY | os.O_NONBLOCK)
+        try:
+            if not stat.S_ISREG(os.fstat(fd).st_mode):
+                return b""
+            return os.read(fd, most)  # short result: a file that is shorter
         finally:
             os.close(fd)
 

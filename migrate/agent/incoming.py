@@ -15,6 +15,7 @@ from checkpoint.host.ownership import private_directory
 from checkpoint.host.wakeful import wakeful
 from checkpoint.images.directory import RUN, claim
 from checkpoint.network import link
+from checkpoint.rootfs.beneath import TreeRoot
 from checkpoint.runtimes.base import MARKER, Arrival
 from checkpoint.runtimes.registry import runtime_named
 from checkpoint.schema import harmless
@@ -241,7 +242,9 @@ class Incoming:
 
 def _holds(probe: Path, token: str) -> bool:
     """Whether a file is there and is the source's."""
-    return probe.is_file() and probe.read_text() == token
+    with contextlib.suppress(OSError), TreeRoot(probe.parent) as root:
+        return root.read(probe.name, len(token) + 1) == token.encode()
+    return False
 
 
 def _is_taken(path: Path, bundle: Path) -> bool:

@@ -13,6 +13,7 @@ from pathlib import Path
 from checkpoint.host import processes
 from checkpoint.network import netns
 from checkpoint.network.model import Network
+from checkpoint.rootfs.beneath import TreeRoot
 from checkpoint.rootfs.tmpfs import content_bytes
 from checkpoint.runtimes.base import Container, ContainerRuntime
 from checkpoint.runtimes.belongings import SHM
@@ -180,12 +181,13 @@ def check_engine(
 def _probe(rootfs: Path) -> Iterator[Probe]:
     """A file with a secret beside the rootfs' content, for the time of one question."""
     secret = secrets.token_hex(16)
-    probe = rootfs / f".migrate-probe-{secret[:8]}"
-    # A read-only tree cannot be probed and counts as not shared.
-    with contextlib.suppress(OSError):
-        probe.write_text(secret)
-    try:
-        yield Probe(str(probe), secret)
-    finally:
+    name = f".migrate-probe-{secret[:8]}"
+    with TreeRoot(rootfs) as root:
+        # A read-only tree cannot be probed and counts as not shared.
         with contextlib.suppress(OSError):
-            probe.unlink(missing_ok=True)
+            root.create(name, secret.encode())
+        try:
+            yield Probe(str(rootfs / name), secret)
+        finally:
+            with contextlib.suppress(OSError):
+                root.remove([name])

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -84,3 +86,36 @@ def test_times(root: Path, outside: Path) -> None:
     assert (root / "a/b").stat().st_mtime_ns == 7
     assert (root / "way").lstat().st_mtime_ns == 8
     assert (outside.stat().st_mtime_ns, (outside / "file").stat().st_mtime_ns) == before
+
+
+def test_a_file_is_made_anew_and_read_as_what_it_is(root: Path, outside: Path) -> None:
+    (root / "way").symlink_to(outside)
+    (root / "link").symlink_to(outside / "file")
+    (outside / "file").write_text("of the host")
+    os.mkfifo(root / "fifo")
+    with TreeRoot(root) as tree:
+        tree.create("a/new", b"content")
+        assert (tree.read("a/new", 4), tree.read("a/new", 100), tree.read("fifo", 1)) == (b"cont", b"content", b"")
+        for name in ("a/new", "link", "way/file"):
+            with pytest.raises(OSError, match=r"exists|symbolic links"):
+                tree.create(name, b"planted")
+        for name in ("link", "way/file", "../outside/file"):
+            with pytest.raises(OSError, match=r"symbolic links|cross-device"):
+                tree.read(name, 100)
+        assert [tree.exists(name) for name in ("a/new", "link", "way/file", "none")] == [True, True, False, False]
+    assert (outside / "file").read_text() == "of the host"
+    assert (root / "a/new").stat().st_mode & 0o777 == 0o600
+
+
+def test_a_walk_goes_round_what_is_mounted_and_what_leads_out(root: Path, outside: Path) -> None:
+    (root / "way").symlink_to(outside)
+    (root / "a/mounted").mkdir()
+    subprocess.run(["mount", "-t", "tmpfs", "test", root / "a/mounted"], check=True)
+    try:
+        (root / "a/mounted/inner").touch()
+        with TreeRoot(root) as tree:
+            walked = {directory: sorted(path for path, _ in entries) for directory, _, entries in tree.walk()}
+            assert list(tree.walk("way")) == list(tree.walk("a/mounted")) == list(tree.walk("none")) == []
+    finally:
+        subprocess.run(["umount", root / "a/mounted"], check=True)
+    assert walked == {"": ["a", "way"], "a": ["a/b", "a/file", "a/mounted"], "a/b": ["a/b/file"]}
