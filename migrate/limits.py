@@ -17,6 +17,8 @@ class Limits:
     `death_s`: the source's init, from SIGKILL to its death.
     `batch_s`: a batch of pages after the one before it. One of 1 MiB takes a while on a slow link.
     `restore_s`: CRIU's restore, from its request until the container is restored and held.
+    `held_s`: the target's answer to Restore; it waits for pages and for CRIU, and digests memory.
+    `end_s`: CRIU and its runtime, from a refusal until both have ended. They are killed then.
     `resume_s`: CRIU and then the engine, from GO to their end.
     `go_s`: the target's answer to GO; it waits for CRIU and for the engine, each `resume_s`, before it gives one.
     `ask_s`: an answer that needs nothing to be done.
@@ -30,6 +32,8 @@ class Limits:
     death_s: float = 10.0
     batch_s: float = 30.0
     restore_s: float = 120.0
+    held_s: float = 600.0
+    end_s: float = 30.0
     resume_s: float = 30.0
     go_s: float = 90.0
     ask_s: float = 10.0

@@ -6,6 +6,7 @@ import contextlib
 import os
 import socket
 import threading
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,6 +21,7 @@ PAGE_SERVER_FD = 200
 LOG_LEVEL_WARNING = 2
 #: How runc and crun call a network namespace that they were given.
 OWN_NETWORK = "extRootNetNS"
+LOOK_AGAIN_S = 0.001
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -112,6 +114,23 @@ class _HeldRole:
         self.done_gate.refuse()
         self.request_gate.refuse()
 
+    def criu_lives(self) -> bool:
+        """Whether there is a CRIU and it has not ended."""
+        return self._conversation is not None and self._conversation.criu_lives()
+
+    def end(self, timeout_s: float) -> bool:
+        """After a refusal: wait until CRIU has ended, and kill it if it does not. Whether it ended by itself.
+
+        What a killed CRIU traced runs on (ptrace(2), PTRACE_O_EXITKILL is not set).
+        """
+        deadline = time.monotonic() + timeout_s
+        while (conversation := self._conversation) is not None and conversation.criu_lives():
+            if time.monotonic() > deadline:
+                conversation.kill_criu()
+                return False
+            time.sleep(LOOK_AGAIN_S)
+        return True
+
 
 class DumpRole(_HeldRole):
     """Source side. Opened: frozen at `done_gate`, images written, network locked.
@@ -154,9 +173,6 @@ class DumpRole(_HeldRole):
         """Raise ConversationLost if CRIU ended while it was held: nobody holds the tasks then, they may have run on."""
         if not self.criu_lives():
             raise ConversationLost("CRIU ended while it held the frozen container")
-
-    def criu_lives(self) -> bool:
-        return self._conversation is not None and self._conversation.criu_lives()
 
     def close(self) -> None:
         """Once the runtime is gone. CRIU's end of the pages is still ours if no DUMP ever came."""
@@ -227,13 +243,16 @@ class RestoreRole(_HeldRole):
         self.pid = 0
         self.lazy = False
         self._images = images
-        self._resumed = threading.Event()
+        self._resumed = False
+        self._over = threading.Event()
+        self._why_over = ""
 
     def notify(self, script: str, pid: int) -> bool:
         if script == self.held_notification:
             self.pid = pid
         if script == "post-resume":
-            self._resumed.set()
+            self._resumed = True
+            self._over.set()
         return super().notify(script, pid)
 
     def edit(self, options: rpc.Message) -> None:
@@ -265,9 +284,16 @@ class RestoreRole(_HeldRole):
         return f"/proc/{self._conversation.criu_pid}/fd/{fd}"
 
     def wait_resumed(self, timeout_s: float) -> None:
-        """Block until the tasks run. Raises ConversationLost when CRIU does not say so in time."""
-        if not self._resumed.wait(timeout_s):
+        """Block until the tasks run. Raises ConversationLost when CRIU ends without saying so, or is too late."""
+        if not self._over.wait(timeout_s):
             raise ConversationLost(f"CRIU did not resume the container within {timeout_s:g} s")
+        if not self._resumed:
+            raise ConversationLost(f"CRIU did not resume the container: {self._why_over}")
+
+    def lose(self, reason: str) -> None:
+        super().lose(reason)
+        self._why_over = self._why_over or reason
+        self._over.set()
 
 
 def _show_own_cgroups(options: rpc.Message, path: str) -> None:

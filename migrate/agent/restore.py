@@ -67,10 +67,10 @@ class ArmedRestore:
         received = self._prepared.received
         env = install_shim(received.directory)
         tidy.enter_context(Interposer(rpc_socket(received.directory), self._role))
-        undo.callback(drop)
-        undo.callback(self._refuse)
         with silenced(self._macs, migration_id):
             self._process = self._prepared.arrival.start_restore(received.directory, received.images, env)
+            undo.callback(drop)
+            undo.callback(self._refuse)
             threading.Thread(target=self._watch, args=(self._process,), daemon=True).start()
             try:
                 self._role.request_gate.wait_reached(self._limits.arm_s)
@@ -195,11 +195,13 @@ class ArmedRestore:
     def _refuse(self) -> None:
         """Let CRIU kill what it restored and the engine's restore clean up."""
         self._role.refuse()
+        if not self._role.end(self._limits.end_s):
+            self._log(f"CRIU did not end in {self._limits.end_s:g} s and was killed")
         if self._process is not None:
             try:
-                self._process.wait(self._limits.resume_s)
+                self._process.wait(self._limits.end_s)
             except subprocess.TimeoutExpired:
-                self._log(f"the engine's restore did not end in {self._limits.resume_s:g} s and was killed")
+                self._log(f"the engine's restore did not end in {self._limits.end_s:g} s and was killed")
                 self._process.kill()
                 self._process.wait()
 

@@ -53,7 +53,10 @@ class Server:
             if self._incoming is not None:
                 if self._incoming.holds_container:
                     self._hold(self._incoming)
-                self._incoming.close()
+                try:
+                    self._incoming.close()
+                except Exception as error:  # noqa: BLE001  (nobody is left to be told but whoever reads this)
+                    _say(f"not all was undone: {error or type(error).__name__}")
 
     def _serve_one(self) -> bool:
         if self._incoming is not None and self._incoming.holds_container:

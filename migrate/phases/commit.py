@@ -52,6 +52,8 @@ def stranded(move: Context, error: BaseException) -> MigrateError:
     itself, its files and its network. Returns what is told.
     """
     assert move.dump is not None
+    with _optional(move, "the source's processors are kept awake until this program ends"):
+        move.awake.close()
     with _optional(move, "CRIU on the source was not ended"):
         move.dump.bury()
     keep_logs(move)

@@ -71,12 +71,20 @@ def restore(move: Context, copying: Copying) -> None:
                 batches=move.pages.count,
                 proof_seed=None if proof.whole else proof.seed.hex(),
             )
-            held = move.agent.request(question)
-            move.report.proof = proof.compare(held)
+            held = move.agent.request(question, timeout_s=move.options.limits.held_s)
+            try:
+                move.report.proof = proof.compare(held)
+            finally:  # memory of a container that ran on differs, and that is why
+                _check_held(move)
         for name, at_ns in held.stamps:
             move.stage(name, "target", at_ns)
+    move.report.frozen_bytes_sent = move.sent_bytes - move.sent_before_freeze
+    move.advance(State.HELD)
+
+
+def _check_held(move: Context) -> None:
+    """Raise ConversationLost or ContainerNotRunning unless the source's CRIU still holds the frozen container."""
+    assert move.dump is not None
     move.dump.check_frozen()
     if move.init.is_dead():
         raise ContainerNotRunning(f"process {move.init.pid} was killed by somebody else")
-    move.report.frozen_bytes_sent = move.sent_bytes - move.sent_before_freeze
-    move.advance(State.HELD)

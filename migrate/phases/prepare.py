@@ -91,12 +91,13 @@ def arm_source(move: Context) -> None:
         images = move.images
         images.mkdir(mode=0o700)
         dump = move.dump = DumpRole(move.edits)
+        move.tidy.callback(dump.close)
         move.undo.callback(dump.refuse)
         kerndat = kerndat_with_tracking() if Tracking.USERFAULTFD in move.tracking else None
         env = install_shim(move.directory, kerndat or b"")
         move.tidy.enter_context(Interposer(rpc_socket(move.directory), dump))
         checkpoint = move.runtime.checkpoint(move.container, images, env)
-        move.tidy.callback(_reap, checkpoint, dump)
+        move.tidy.callback(_reap, checkpoint, dump, move.options.limits.end_s)
         threading.Thread(target=_watch, args=(checkpoint, dump), daemon=True).start()
         dump.request_gate.wait_reached(move.options.limits.arm_s)
     move.advance(State.ARMED)
@@ -145,14 +146,13 @@ def _watch(checkpoint: subprocess.Popen[bytes], dump: DumpRole) -> None:
     dump.lose(f"the runtime's checkpoint ended with status {status}")
 
 
-def _reap(checkpoint: subprocess.Popen[bytes], dump: DumpRole) -> None:
+def _reap(checkpoint: subprocess.Popen[bytes], dump: DumpRole, limit_s: float) -> None:
     """However the move ended, the runtime's checkpoint must have ended too."""
     dump.refuse()
     try:
-        checkpoint.wait(30)
+        checkpoint.wait(limit_s)
     except subprocess.TimeoutExpired:
         checkpoint.kill()
         checkpoint.wait()
     if checkpoint.stderr is not None:
         checkpoint.stderr.close()
-    dump.close()

@@ -40,6 +40,9 @@ def roll_back(move: Context, *, failed: bool) -> list[str]:
     thawed_by_criu = move.dump is None or move.dump.criu_lives()
     if move.dump is not None:
         move.dump.refuse()  # makes CRIU thaw the container and unlock its connections
+        if not move.dump.end(move.options.limits.end_s):
+            left.append("CRIU did not end, and was killed")
+            thawed_by_criu = False
     with _noted(left, "not undone on the source"):
         move.undo.close()
     with _noted(left, "not undone on the source"):
