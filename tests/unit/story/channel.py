@@ -15,7 +15,7 @@ import subprocess
 import threading
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Protocol
 
 from migrate.agent import zipapp
 from migrate.plugs import plug_command
@@ -300,8 +300,3 @@ class Shell(Remote):
         super().close()
         self._process.kill()
         self._process.communicate()
-
-
-def header(kind: str, **fields: Any) -> bytes:
-    """A message's header, written out by hand, so that it may be wrong."""
-    return json.dumps({"type": kind, **fields}).encode()

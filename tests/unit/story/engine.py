@@ -60,6 +60,19 @@ class World:
         """What happened on a host, in order."""
         return [line["event"] for line in self.lines() if line["host"] == host and line["event"]]
 
+    def criu(self, host: str) -> int:
+        """The CRIU that runs on a host."""
+        return next(int(line["criu"]) for line in self.lines() if line["host"] == host and "criu" in line)
+
+    def end_processes(self) -> None:
+        """Kill every CRIU and runtime that still runs."""
+        for child in self.children:
+            child.kill()
+        for line in self.lines():
+            if "criu" in line:
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(line["criu"], signal.SIGKILL)
+
     def here(self) -> Host:
         """The host whose code runs in this thread."""
         return self.target if self.target.is_here() else self.source
@@ -150,7 +163,7 @@ class Engine:
 
     def hold_back(self, container: Container) -> Callable[[], None]:
         self._world.does("hold back")
-        return lambda: self._world.note("no longer held back")
+        return lambda: self._world.does("no longer held back")
 
     def let_go(self, container: Container) -> None:
         self._world.does("let go")
@@ -191,7 +204,7 @@ class Arriving:
     def prepare(self, packed: bytes, *, shared: bool) -> dict[str, Path]:
         assert packed == b"packed"
         self._world.does("prepare")
-        self._undo.callback(self._world.note, "unprepare")
+        self._undo.callback(self._world.does, "unprepare")
         return {ROOTFS: self._world.directory / "target"} if not shared else {}
 
     def take_output(self, lines: bytes) -> None:

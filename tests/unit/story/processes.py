@@ -12,7 +12,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, TypeVar
@@ -25,7 +25,7 @@ CLONE_FS, CLONE_NEWNS = 0x200, 1 << 17
 libc = ctypes.CDLL(None, use_errno=True)
 PROGRAM = Path(__file__).with_name("warm.py")
 #: For anything that takes milliseconds; reached only by a failure.
-LIMIT_S = 30.0
+LIMIT_S = 10.0
 
 
 class Child:
@@ -66,33 +66,49 @@ class Child:
         os.close(self._pidfd)
 
 
+def enter(namespace: int) -> None:
+    """Have this thread in a mount namespace. Its root and its working directory are that one's root."""
+    if libc.unshare(CLONE_FS) or libc.setns(namespace, CLONE_NEWNS):
+        raise OSError(ctypes.get_errno(), os.strerror(ctypes.get_errno()))
+
+
 class Host:
     """One of two hosts on this machine: a running warm.py.
 
-    What differs between them is /run, where all that the product has on a host and that has a fixed name
-    is. The source's is this machine's own; the target has a mount namespace, which threads enter.
-    Make it in the main thread, with whose end its processes end.
+    What they have of their own is /run, where all is that the product has on a host under a fixed name:
+    each has a mount namespace, which threads enter. Make it in the main thread, with whose end its
+    processes end.
     """
 
     def __init__(self, name: str) -> None:
         self.name = name
         self._control, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         argv = [sys.executable, "-B", str(PROGRAM), str(theirs.fileno())]
-        if name == "target":
-            argv.append("own-run")
         with theirs:
             self._process = subprocess.Popen(argv, stdin=subprocess.DEVNULL, pass_fds=[theirs.fileno()])
         self._asking = threading.Lock()
         self.make("nothing").close()  # now it is what it is to be
 
     def enter(self) -> None:
-        """Have this thread, and those that it starts, run on this host. Not for the main thread."""
+        """Have this thread, and those that it starts, run on this host."""
         namespace = os.open(f"/proc/{self._process.pid}/ns/mnt", os.O_RDONLY | os.O_CLOEXEC)
         try:
-            if libc.unshare(CLONE_FS) or libc.setns(namespace, CLONE_NEWNS):
-                raise OSError(ctypes.get_errno(), os.strerror(ctypes.get_errno()))
+            enter(namespace)
         finally:
             os.close(namespace)
+
+    @contextlib.contextmanager
+    def visited(self) -> Iterator[None]:
+        """Have this thread run on this host in the block, and where it was after it."""
+        before, directory = os.open("/proc/thread-self/ns/mnt", os.O_RDONLY | os.O_CLOEXEC), os.getcwd()
+        self.enter()
+        os.chdir(directory)
+        try:
+            yield
+        finally:
+            enter(before)
+            os.close(before)
+            os.chdir(directory)
 
     def is_here(self) -> bool:
         """Whether this thread runs on this host."""
@@ -159,9 +175,9 @@ def counter(pid: int) -> int | None:
     return int(task.COUNTER.unpack(found)[0]) if found else None
 
 
-def counts(pid: int) -> bool:
+def counts(pid: int, timeout_s: float) -> bool:
     """Whether a process runs: it is waited for if it could."""
-    before, deadline = counter(pid), time.monotonic() + LIMIT_S
+    before, deadline = counter(pid), time.monotonic() + timeout_s
     while before is not None and state_of(pid) in ("S", "R", "D") and time.monotonic() < deadline:
         if (now := counter(pid)) is not None and now > before:
             return True

@@ -29,17 +29,33 @@ from migrate.state import State
 from tests.fakes import task
 from tests.unit.story.channel import Agent, Link, Straight, Wire
 from tests.unit.story.engine import NAME, Engine, World
-from tests.unit.story.processes import Host, counter, counts, memory, state_of, until
+from tests.unit.story.processes import LIMIT_S, PROGRAM, Host, counter, counts, memory, state_of, until
 from transport.descriptors import Descriptors
 from transport.destination import Destination
 from transport.framing import FrameStream
 
 PR_SET_CHILD_SUBREAPER = 36
-STATES = {state.value for state in State}
 #: What is waited for at most. Nothing of a move on the stage takes a tenth of that.
-LIMITS = Limits(
-    arm_s=5, dump_s=5, death_s=5, batch_s=5, restore_s=5, resume_s=5, go_s=15, ask_s=5, abort_s=15, thaw_s=1, fill_s=5
+PATIENT = Limits(
+    arm_s=5,
+    dump_s=5,
+    death_s=5,
+    batch_s=5,
+    restore_s=5,
+    held_s=5,
+    end_s=5,
+    resume_s=5,
+    go_s=15,
+    ask_s=5,
+    abort_s=15,
+    thaw_s=1,
+    fill_s=5,
 )
+#: Forty times what a container takes to count on.
+A_LOOK_S = 0.02
+STATES = {state.value for state in State}
+
+
 #: Programs that are looked for on PATH. No ssh(1) gets in by itself: pages go over the connection that is there.
 PROGRAMS = {
     "criu": 'case "$*" in --version) echo "Version: 4.2.1";; *nftables) ;; *) exit 1;; esac',
@@ -72,6 +88,8 @@ class Play:
         self._links: list[Link] = []
         self._threads = set(threading.enumerate())
         self._descriptors = descriptors()
+        self._files = files(world.source) | files(world.target)
+        self.id = ""
 
     def run(self) -> Ending:
         """Move it by the command line, and wait until nothing goes on any more by itself."""
@@ -79,7 +97,7 @@ class Play:
         with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
             argv = [NAME, "beta", "--engine", "runc", "--json", *self._options]
             code = move.main(argv, connect=self._connect, limits=self._limits)
-        assert gc.isenabled(), "the collector is on again"
+        gc.enable()  # an agent whose process ends leaves it off
         report = json.loads(out.getvalue())
         self.id = str(report["migration_id"])
         held = self.settled()
@@ -129,8 +147,12 @@ class Play:
 
     def running(self) -> set[str]:
         """Where the container runs."""
-        source = {"source"} if counts(self._world.init.pid) else set()
-        return source | ({"target"} if self.restored and counts(self.restored[-1]) else set())
+        running = {"source"} if counts(self._world.init.pid, LIMIT_S) else set()
+        if self.restored:
+            # One that was told to go has time to begin; of any other a look is enough.
+            told = "resumed" in self._world.events("target")
+            running |= {"target"} if counts(self.restored[-1], LIMIT_S if told else A_LOOK_S) else set()
+        return running
 
     @property
     def restored(self) -> list[int]:
@@ -142,6 +164,10 @@ class Play:
         found, page = memory(self.restored[-1]), task.PAGE_SIZE
         assert found[page:] == b"".join(task.pattern(number) for number in range(1, task.PAGES))
 
+    def _left_open(self) -> set[tuple[str, str]]:
+        now = descriptors()
+        return set(now.items()) - set(self._descriptors.items()) if len(now) > len(self._descriptors) else set()
+
     def check_nothing_left(self) -> None:
         """No thread, descriptor, directory, mount, or process of the move."""
         until(lambda: set(threading.enumerate()) <= self._threads, "its threads to end")
@@ -149,16 +175,29 @@ class Play:
             until(lambda child=child: child.poll() is not None, "its runtimes to end")  # type: ignore[misc]
             child.close()
         self._world.children.clear()
-        until(lambda: descriptors() <= self._descriptors, "its descriptors to be closed")
+        for line in self._world.lines():
+            if "criu" in line:
+                until(lambda line=line: state_of(line["criu"]) in ("Z", ""), "its CRIU to end")  # type: ignore[misc]
+        with contextlib.suppress(AssertionError):
+            until(lambda: not self._left_open(), "its descriptors to be closed")
+        assert not (left := self._left_open()), left
         for host in (self._world.source, self._world.target):
-            run = Path(host.path(str(RUN)))
-            left = [path for path in run.rglob("*") if path.is_file() or self.id in path.name] if run.exists() else []
-            assert not left, left
+            assert not (new := files(host) - self._files), new
             assert self.id not in Path(host.path("/proc/self/mountinfo")).read_text()
 
 
-def descriptors() -> int:
-    return len(os.listdir("/proc/self/fd"))
+def files(host: Host) -> set[Path]:
+    """What the product has in its directory on a host."""
+    return {path for path in Path(host.path(str(RUN))).rglob("*") if not path.is_dir()}
+
+
+def descriptors() -> dict[str, str]:
+    """What this process has open."""
+    found = {}
+    for name in os.listdir("/proc/self/fd"):
+        with contextlib.suppress(OSError):
+            found[name] = os.readlink(f"/proc/self/fd/{name}")
+    return found
 
 
 @dataclass(kw_only=True)
@@ -182,18 +221,19 @@ class Stage:
         RUNTIMES["runc"] = lambda: Engine(world)
         try:
             until(lambda: counter(init.pid) is not None or init.poll() is not None, "a container")
-            assert counts(init.pid), f"the container ended with {init.poll()}"
+            assert counts(init.pid, LIMIT_S), f"the container ended with {init.poll()}"
             yield world
         finally:
             for child in [*world.children, init]:
                 child.close()
             for line in world.lines():
-                if "restored" in line:
-                    end_orphan(line["restored"])
+                for pid in (line.get("criu"), line.get("restored")):
+                    if pid is not None:
+                        end_orphan(pid)
 
     @contextlib.contextmanager
     def move(
-        self, world: World, wire: Wire | None = None, *, limits: Limits = LIMITS, options: tuple[str, ...] = ()
+        self, world: World, wire: Wire | None = None, *, limits: Limits = PATIENT, options: tuple[str, ...] = ()
     ) -> Iterator[Play]:
         """Have a move ready to be run; a container that its agent holds after the block is dropped."""
         play = Play(world, wire or Straight(), limits, options)
@@ -203,8 +243,18 @@ class Stage:
             play.ask(recover.ABORT)
 
 
+def is_ours(pid: int) -> bool:
+    """Whether a number is still that of a process of warm.py."""
+    try:
+        return PROGRAM.name.encode() in Path(f"/proc/{pid}/cmdline").read_bytes() or state_of(pid) == "Z"
+    except (FileNotFoundError, ProcessLookupError):
+        return False
+
+
 def end_orphan(pid: int) -> None:
-    """End a process whose parent, the runtime, has ended: this one inherits it."""
+    """End a process of warm.py whose parent, the runtime, has ended: this one inherits it."""
+    if not is_ours(pid):
+        return
     with contextlib.suppress(ProcessLookupError):
         os.kill(pid, signal.SIGKILL)
     until(lambda: state_of(pid) in ("Z", ""), "what was restored to die")
@@ -230,7 +280,11 @@ def stage(directory: Path) -> Iterator[Stage]:
         gc.collect()
         gc.freeze()
         try:
-            with contextlib.closing(Host("source")) as source, contextlib.closing(Host("target")) as target:
+            with (
+                contextlib.closing(Host("source")) as source,
+                contextlib.closing(Host("target")) as target,
+                source.visited(),
+            ):
                 yield Stage(source=source, target=target, directory=directory)
         finally:
             gc.unfreeze()

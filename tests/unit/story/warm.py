@@ -1,4 +1,4 @@
-"""Forks what a move needs processes for, in milliseconds: warm.py SOCKET [own-run]. Run as a program.
+"""Forks what a move needs processes for, in milliseconds: warm.py SOCKET. Run as a program.
 
 It has imported everything by the time it is asked. Each request is one JSON object in one message; the
 answer is the pid of the process that was made, which is a child of whoever started this program
@@ -7,7 +7,7 @@ answer is the pid of the process that was made, which is a child of whoever star
     nothing   a process that ends
     runtime   what runc does with CRIU: asks the fake CRIU for a dump or a restore, through the interposer
 
-With `own-run` it and its processes are another host as far as files go: a mount namespace with a /run of its own.
+It and its processes are a host of their own as far as the product goes: a mount namespace with another /run.
 
 The journal is a file that all processes of a move append to, so that the kernel keeps the order.
 """
@@ -47,7 +47,7 @@ PF_EXITING = 0x4
 #: Far from any number that another process is likely to have.
 IMAGES_FD = 150
 #: No process of a test lives longer, whatever became of the test.
-LIFE_S = 300
+LIFE_S = 120
 
 libc = criu.libc
 libc.mmap.restype = ctypes.c_void_p
@@ -75,7 +75,7 @@ def fault(spec: Spec, at: str) -> None:
     if (spec.get("fault") or {}).get("at") != at:
         return
     what = spec["fault"]["do"]
-    write_down(spec, f"fault {what}", at=at)
+    write_down(spec, "", fault=f"{what} at {at}")
     if what == "fail":
         raise criu.FakeError(f"{at} was to fail")
     if what == "die":
@@ -83,7 +83,8 @@ def fault(spec: Spec, at: str) -> None:
     if what == "late":
         time.sleep(spec["fault"]["seconds"])
     if what == "stall":
-        signal.pause()
+        time.sleep(LIFE_S)
+        os._exit(4)
 
 
 # --- the container -----------------------------------------------------------------------------
@@ -140,6 +141,7 @@ class Criu(criu.Service):
     def __init__(self, fd: int, spec: Spec) -> None:
         super().__init__(fd)
         self.spec = spec
+        write_down(spec, "", criu=os.getpid())
 
     def log(self) -> None:
         """Nobody reads it."""
@@ -150,7 +152,7 @@ class Criu(criu.Service):
 
     def send(self, message: Any, fds: tuple[int, ...] = ()) -> None:
         if message.type != rpc.NOTIFY and not message.success:
-            write_down(self.spec, "criu failed", why=message.cr_errmsg)
+            write_down(self.spec, "", failed=message.cr_errmsg)
         super().send(message, fds)
 
     def dump(self, answer: Any) -> None:
@@ -324,6 +326,5 @@ def serve(control: socket.socket) -> None:
 
 if __name__ == "__main__":
     criu.record = lambda **_: None  # the journal has what matters
-    if sys.argv[2:] == ["own-run"]:
-        have_own_run()
+    have_own_run()
     serve(socket.socket(fileno=int(sys.argv[1])))

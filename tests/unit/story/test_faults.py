@@ -1,0 +1,94 @@
+"""A fault at every step of a move: what the two hosts then do, who runs the container, and what is told."""
+
+from __future__ import annotations
+
+import pytest
+
+from tests.unit.story.engine import World
+from tests.unit.story.faults import Fault
+from tests.unit.story.model import MOVED, QUESTIONS
+from tests.unit.story.stage import Ending, Play, Stage
+from tests.unit.story.table import Row, rows
+
+ROWS = rows()
+
+
+def test_the_table_is_large_and_has_no_row_twice() -> None:
+    assert len({row.name for row in ROWS}) == len(ROWS) >= 120
+
+
+def test_the_table_asks_all_that_a_move_asks(theatre: Stage) -> None:
+    wire = Fault("none", "", lambda frame, _: [frame])
+    with theatre.world() as world, theatre.move(world, wire) as play:
+        assert play.run().code == 0
+    asked = list(dict.fromkeys(wire.asked))
+    assert [name for name in asked if name in QUESTIONS] == QUESTIONS
+    assert set(asked) - set(QUESTIONS) == {"Freezing", "Images"}, "what is streamed is in the table by hand"
+
+
+@pytest.mark.parametrize("row", ROWS, ids=lambda row: row.name)
+def test_a_fault(theatre: Stage, row: Row) -> None:
+    with theatre.world(tmpfs=row.tmpfs) as world:
+        row.world(world)
+        with theatre.move(world, row.wire(world), limits=row.limits, options=row.options) as play:
+            ending = play.run()
+            check(world, row, ending)
+            check_the_commit_rule(world, ending)
+            if row.later:
+                recover(world, play, row)
+            if row.hangs:
+                world.end_processes()
+            play.check_nothing_left()
+
+
+def check(world: World, row: Row, ending: Ending) -> None:
+    expected = row.expected
+    report = ending.report
+    found = {
+        "code": ending.code,
+        "error_kind": report["error_kind"],
+        "outcome": report["outcome"],
+        "states": tuple(ending.states),
+        "source": tuple(world.events("source")),
+        "target": tuple(world.events("target")),
+        "running": frozenset(ending.running),
+        "held": ending.held,
+    }
+    if found not in [vars(each) for each in row.also]:
+        assert found == vars(expected), ending.said
+    if expected.code == 0:
+        assert report["error"] is None
+    else:
+        assert ending.said.splitlines()[-1].startswith(f"migrate: {report['error']}")
+
+
+def check_the_commit_rule(world: World, ending: Ending) -> None:
+    """Never two; never none, unless that is what is told."""
+    for line in world.lines():
+        assert not line.get("source_runs"), "the target resumed while the source could still run"
+    assert len(ending.running) < 2
+    if not ending.running:
+        assert ending.code in (54, 60, 63)
+    if ending.code in (0, 51):
+        assert ending.running == {"target"}
+    if ending.code not in (0, 51, 54, 60, 63):
+        assert ending.running == {"source"}
+
+
+def recover(world: World, play: Play, row: Row) -> None:
+    """Whoever looks after a held container ends the move either way."""
+    assert play.recover(*row.later) == 0
+    assert not play.settled()
+    if "--go" in row.later:
+        assert play.running() == {"target"}
+        play.check_memory()
+        assert tuple(world.events("target")) == MOVED.target
+    else:
+        assert play.running() == {"source"}
+        assert tuple(world.events("target"))[-3:] == ("killed what was restored", "delete", "unprepare")
+    check_the_commit_rule_of_journal(world)
+
+
+def check_the_commit_rule_of_journal(world: World) -> None:
+    for line in world.lines():
+        assert not line.get("source_runs"), "the target resumed while the source could still run"
