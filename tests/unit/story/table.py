@@ -16,6 +16,7 @@ from tests.unit.story.channel import Straight, Wire
 from tests.unit.story.engine import World
 from tests.unit.story.faults import Both, Fault
 from tests.unit.story.model import MOVED, Expected, answered, refused, rolled_back, so_far
+from tests.unit.story.processes import state_of, until
 from tests.unit.story.stage import PATIENT
 from transport.errors import AuthenticationRefused, HostKeyChanged, HostKeyUnknown, Unreachable
 
@@ -32,6 +33,7 @@ class Row:
     """One move. `wire` and `world` arrange the fault.
 
     `later` is what an operator does about a held container; with `hangs` CRIU or the runtime on the target stays.
+    `cause` is the kind of what went wrong first, if the report of the move is to name it.
     `also`: what else may come of it where two hosts' doings meet by chance.
     """
 
@@ -45,6 +47,7 @@ class Row:
     later: tuple[str, ...] = ()
     hangs: bool = False
     also: tuple[Expected, ...] = ()
+    cause: str | None = None
 
 
 # --- the target's answers ------------------------------------------------------------------------
@@ -59,6 +62,15 @@ ANSWERS: dict[str, tuple[str, faults.Act, bool]] = {
 }
 
 
+CAUSES = {
+    "the question is lost": "AgentGone",
+    "the answer is lost": "AgentGone",
+    "the target fails": "ImageError",
+    "another answer": "ProtocolError",
+    "no message": "ProtocolError",
+}
+
+
 def answers() -> Iterator[Row]:
     """Every question of the story, with every thing that can become of its answer."""
     for question in model.QUESTIONS:
@@ -69,6 +81,7 @@ def answers() -> Iterator[Row]:
                 wire=lambda _, where=where, question=question, act=act: Fault(where, question, act),  # type: ignore[misc]
                 expected=expected,
                 later=later,
+                cause=CAUSES[what] if expected.code else None,
             )
         yield Row(
             name=f"{question}: the answer is late",
@@ -166,6 +179,9 @@ ERRORS: dict[str, Callable[[], Exception]] = {
 }
 
 
+KINDS = {"a command fails": "CommandFailed", "no space": "NoSpace", "a defect": "KeyError"}
+
+
 def engine(point: str, error: Callable[[], Exception]) -> Callable[[World], None]:
     def arrange(world: World) -> None:
         def fail() -> None:
@@ -186,15 +202,17 @@ def engines() -> Iterator[Row]:
                 name=f"{place[0]}'s {place[1]}: {what}",
                 world=engine(" ".join(place), error),
                 expected=rolled_back(place),
+                cause=KINDS[what],
             )
         for name in ("arrival", "objections"):
             yield Row(
                 name=f"target's {name}: {what}",
                 world=engine(f"target {name}", error),
                 expected=refused(("ask", "Examine")),
+                cause=KINDS[what],
             )
         left = replace(so_far(("source", "leave")), code=51, error_kind="LeftBehind", running=TARGET)
-        yield Row(name=f"source's leave: {what}", world=engine("source leave", error), expected=left)
+        yield Row(name=f"source's leave: {what}", world=engine("source leave", error), expected=left, cause=KINDS[what])
 
 
 def interrupted_engines() -> Iterator[Row]:
@@ -385,12 +403,17 @@ def doubles() -> Iterator[Row]:
             )
 
 
+def end(pid: int) -> None:
+    os.kill(pid, signal.SIGKILL)
+    until(lambda: state_of(pid) in ("Z", "X", ""), "a process to die")
+
+
 def ends() -> Iterator[Row]:
     """Processes that die, or do not, behind the coordinator's back."""
     restore, go = ("ask", "Restore"), ("ask", "Go")
 
     def kill(pid: Callable[[World], int]) -> Callable[[World], Wire]:
-        return lambda world: Fault("request", "Restore", faults.after(lambda: os.kill(pid(world), signal.SIGKILL)))
+        return lambda world: Fault("request", "Restore", faults.after(lambda: end(pid(world))))
 
     unseen = tuple(name for name in rolled_back(restore).source if name != "thawed")
     yield Row(

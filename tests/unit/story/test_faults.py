@@ -56,6 +56,8 @@ def check(world: World, row: Row, ending: Ending) -> None:
     }
     if found not in [vars(each) for each in row.also]:
         assert found == vars(expected), ending.said
+    if row.cause is not None:
+        assert report["cause_kind"] == row.cause
     if expected.code == 0:
         assert report["error"] is None
     else:
