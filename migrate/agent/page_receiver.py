@@ -47,6 +47,7 @@ class PageReceiver:
         self._next = self._ended = 0
         self._waiting: set[int] = set()
         self._failure: Exception | None = None
+        self._closed = False
 
     def __enter__(self) -> PageReceiver:
         self._listener = Listener(self._path, self._serve, "pages")
@@ -55,6 +56,7 @@ class PageReceiver:
     def __exit__(self, *_: object) -> None:
         with self._turn:  # nothing is put any more: what it would be put into goes next
             self._failure = self._failure or ImageError("the channels were closed")
+            self._closed = True
             self._turn.notify_all()
         self._listener.close()
         for plug in self._plugs:
@@ -81,7 +83,11 @@ class PageReceiver:
                 raise ImageError(f"{self._next} batches of pages came instead of {batches}")
 
     def _serve(self, plug: socket.socket) -> None:
-        self._plugs.append(plug)
+        with self._turn:
+            if self._closed:  # it came at the last moment
+                plug.close()
+                return
+            self._plugs.append(plug)
         fds: list[int] = []
         with contextlib.suppress(OSError):  # it was closed at once: the channels are wanted no more
             _, fds, _, _ = socket.recv_fds(plug, 16, 2)

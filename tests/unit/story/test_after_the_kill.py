@@ -9,8 +9,9 @@ import pytest
 
 from migrate.cli.exit_codes import CODES
 from migrate.errors import Undecided
-from tests.unit.story.channel import Frame, Link, Straight, header
-from tests.unit.story.stage import LIMITS, Stage
+from tests.unit.story.channel import Frame, Link, Straight
+from tests.unit.story.faults import message
+from tests.unit.story.stage import PATIENT, Stage
 
 #: What reaches the coordinator of the agent's answer to GO.
 Fault = Callable[[Frame, Link], list[Frame]]
@@ -36,9 +37,9 @@ def cut(frame: Frame, link: Link) -> list[Frame]:
 
 UNREADABLE: dict[str, Fault] = {
     "it is no JSON": lambda *_: [Frame(b"{")],
-    "it is of another type": lambda *_: [Frame(header("Clock", monotonic_ns=1))],
-    "its stamps are none": lambda *_: [Frame(header("Resumed", go_ns=1, resumed_ns="soon", stamps=[]))],
-    "it has no stamps": lambda *_: [Frame(header("Resumed"))],
+    "it is of another type": lambda *_: [message("Clock", monotonic_ns=1)],
+    "its stamps are none": lambda *_: [message("Resumed", go_ns=1, resumed_ns="soon", stamps=[])],
+    "it has no stamps": lambda *_: [message("Resumed")],
 }
 
 
@@ -63,7 +64,7 @@ def nothing(frame: Frame, link: Link) -> list[Frame]:
 def test_without_an_answer_it_is_left_open_whether_it_runs_and_the_source_keeps_it(
     theatre: Stage, fault: Fault
 ) -> None:
-    limits = replace(LIMITS, go_s=1, ask_s=1)
+    limits = replace(PATIENT, go_s=1, ask_s=1)
     with theatre.world() as world, theatre.move(world, AtGo(fault), limits=limits) as play:
         ending = play.run()
         assert (ending.code, ending.running) == (CODES[Undecided], {"target"}), ending.said
