@@ -45,6 +45,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--gib", type=float, default=0.03, help="memory of each kind in tests of large memory")
     parser.addoption("--workers", type=int, default=60, help="processes of the server that forks before it serves")
     parser.addoption("--places", type=int, default=2, help="wrong bytes, of each kind, in the test of the proof")
+    parser.addoption("--files", type=int, default=30_000, help="files of the rootfs in the test of many")
     parser.addoption("--moves", type=int, default=2, help="moves of the workload that verifies its memory")
 
 

@@ -76,12 +76,10 @@ def _values(kind: Any, bounds: tuple[Any, ...]) -> st.SearchStrategy[Any]:
             return st.dictionaries(st.text(max_size=4), number | st.lists(number, max_size=2), max_size=3)
         return st.dictionaries(values(arguments[0]), values(arguments[1]), max_size=most)
     declared = {name: hint for name, hint in schema.fields_of(kind).items() if name != PAYLOAD}
+    if not dataclasses.is_dataclass(kind) and not issubclass(kind, Message):
+        return st.tuples(*map(values, declared.values())).map(list).filter(lambda found: _fits(kind, found))
     fields = st.fixed_dictionaries({name: values(hint) for name, hint in declared.items()})
-    if isinstance(kind, type) and issubclass(kind, Message):
-        return fields
-    if dataclasses.is_dataclass(kind):
-        return fields.filter(lambda found: _fits(kind, found))
-    return fields.map(lambda found: list(found.values())).filter(lambda found: _fits(kind, found))
+    return fields if issubclass(kind, Message) else fields.filter(lambda found: _fits(kind, found))
 
 
 def _fits(kind: Any, value: Any) -> bool:

@@ -1,0 +1,41 @@
+"""A rootfs of very many files."""
+
+from __future__ import annotations
+
+import pytest
+
+from tests.integration.conftest import Hosts
+from tests.rig import Container, Node
+
+#: argv: how many. A thousand a directory, each with its own number in it.
+MAKE = """
+import os, pathlib, sys
+for number in range(int(sys.argv[1])):
+    directory = pathlib.Path("many", str(number // 1000))
+    if number % 1000 == 0:
+        directory.mkdir(parents=True)
+    (directory / f"file-{number:09}").write_text(str(number))
+"""
+#: What is there: how many files, and the sum of what is in them.
+COUNT = """
+import pathlib
+numbers = [int(path.read_text()) for path in pathlib.Path("many").rglob("file-*")]
+print(len(numbers), sum(numbers))
+"""
+
+
+def in_rootfs(node: Node, container: Container, program: str, *words: str) -> str:
+    argv = ["env", "--chdir", f"{container.bundle}/rootfs", "python3", "-c", program, *words]
+    return str(node.run(argv, timeout=900).stdout).strip()
+
+
+def test_all_of_very_many_files_arrive_and_those_that_went_are_gone(
+    hosts: Hosts, request: pytest.FixtureRequest
+) -> None:
+    """Lists of them are longer than one message may be, and so is that of those that go between two moves."""
+    files = request.config.getoption("--files")
+    container = hosts.alpha.start_container("many", ip="10.77.0.54", argv=["sleep", "100000"])
+    in_rootfs(hosts.alpha, container, MAKE, str(files))
+    done = hosts.alpha.run(["migrate", "many", "beta"], check=False, timeout=900 * hosts.alpha.slowness)
+    assert done.returncode == 0, done.stderr
+    assert in_rootfs(hosts.beta, container, COUNT) == f"{files} {sum(range(files))}"
