@@ -85,11 +85,7 @@ RouteDestination = Annotated[
 NamespacePath = Annotated[str, Length(255), Pattern(r"(/[A-Za-z0-9_@:+-][A-Za-z0-9_.@:+-]*)+")]
 
 #: An address of whole pages.
-PageAddress = Annotated[
-    int,
-    Range(0, 1 << ADDRESS_BITS),
-    Check("the address of a page", lambda vaddr: vaddr % PAGE_SIZE == 0),
-]
+PageAddress = Annotated[int, Range(0, 1 << ADDRESS_BITS, PAGE_SIZE)]
 PageCount = Annotated[int, Range(1, (1 << ADDRESS_BITS) // PAGE_SIZE)]
 #: The memory of a process or of a shared mapping, as CRIU's page server numbers it: id << 8 | type (page_wire.py).
 ImageId = Annotated[

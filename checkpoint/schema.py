@@ -37,10 +37,11 @@ Reader = Callable[[object], Any]
 
 @dataclass(frozen=True)
 class Range:
-    """An int from `low` to `high`, both included."""
+    """An int from `low` to `high`, both included, in steps of `step` from `low` on."""
 
     low: int
     high: int
+    step: int = 1
 
 
 @dataclass(frozen=True)
@@ -136,7 +137,7 @@ def _scalar(kind: Any, bounds: tuple[Any, ...]) -> Reader | None:
         return _read_bool
     if kind is int:
         limits = _bound(bounds, Range) or Range(0, MOST_NUMBER)
-        return _int_reader(limits.low, limits.high)
+        return _int_reader(limits)
     if kind is str:
         if (text := _bound(bounds, Harmless)) is not None:
             return lambda value: harmless(_read_str(value), text.most)
@@ -191,12 +192,15 @@ def _read_str(value: object) -> str:
     return value
 
 
-def _int_reader(low: int, high: int) -> Reader:
+def _int_reader(limits: Range) -> Reader:
+    allowed = range(limits.low, limits.high + 1, limits.step)
+
     def read_int(value: object) -> int:
         if type(value) is not int:
             raise DataInvalid(f"{shown(value)} is not a whole number")
-        if not low <= value <= high:
-            raise DataInvalid(f"{shown(value)} is not from {low} to {high}")
+        if value not in allowed:
+            steps = f" in steps of {limits.step}" if limits.step > 1 else ""
+            raise DataInvalid(f"{shown(value)} is not from {limits.low} to {limits.high}{steps}")
         return value
 
     return read_int
@@ -225,6 +229,13 @@ def _checked(inner: Reader, check: Check) -> Reader:
     return read_checked
 
 
+def _read_inside(place: str, reader: Reader, value: object) -> Any:
+    try:
+        return reader(value)
+    except DataInvalid as error:
+        raise error.inside(place) from None
+
+
 def _read_list(value: object, most: int) -> list[Any]:
     if type(value) is not list:
         raise DataInvalid(f"{shown(value)} is not a list")
@@ -243,13 +254,13 @@ def _read_object(value: object, most: int) -> dict[str, Any]:
 
 def _tuple_reader(inner: Reader, most: int) -> Reader:
     def read_tuple(value: object) -> tuple[Any, ...]:
-        items, found = _read_list(value, most), []
+        items = _read_list(value, most)
         try:
-            for item in items:
-                found.append(inner(item))
-        except DataInvalid as error:
-            raise error.inside(f"[{len(found)}]") from None
-        return tuple(found)
+            return tuple([inner(item) for item in items])
+        except DataInvalid:
+            for index, item in enumerate(items):
+                _read_inside(f"[{index}]", inner, item)
+            raise
 
     return read_tuple
 
@@ -258,10 +269,7 @@ def _mapping_reader(keys: Reader, values: Reader, most: int) -> Reader:
     def read_mapping(value: object) -> Mapping[str, Any]:
         found = {}
         for key, item in _read_object(value, most).items():
-            try:
-                found[keys(key)] = values(item)
-            except DataInvalid as error:
-                raise error.inside(f"[{shown(key)}]") from None
+            found[_read_inside(f"[{shown(key)}]", keys, key)] = _read_inside(f"[{shown(key)}]", values, item)
         return found
 
     return read_mapping
@@ -275,13 +283,12 @@ def _named_tuple_reader(kind: Any) -> Reader:
         items = _read_list(value, len(names))
         if len(items) != len(names):
             raise DataInvalid(f"{len(items)} items are not {', '.join(names)}")
-        found: list[Any] = []
         try:
-            for item, reader in zip(items, readers, strict=True):
-                found.append(reader(item))
-        except DataInvalid as error:
-            raise error.inside(f".{names[len(found)]}") from None
-        made = kind._make(found)
+            made = kind._make([reader(item) for reader, item in zip(readers, items, strict=True)])
+        except DataInvalid:
+            for name, reader, item in zip(names, readers, items, strict=True):
+                _read_inside(f".{name}", reader, item)
+            raise
         if check is not None:
             check(made)
         return made
@@ -300,10 +307,7 @@ def read_fields(kind: Any, fields: Mapping[str, Any], given: Mapping[str, Any]) 
     for name, item in fields.items():
         if name not in readers:
             raise DataInvalid(f"there is no field {shown(name)}")
-        try:
-            found[name] = readers[name](item)
-        except DataInvalid as error:
-            raise error.inside(f".{name}") from None
+        found[name] = _read_inside(f".{name}", readers[name], item)
     if missing := required - found.keys():
         raise DataInvalid(f"field {min(missing)!r} is missing")
     made = kind(**found)
