@@ -7,14 +7,14 @@ import pytest
 from tests.integration.conftest import Hosts
 from tests.rig import Container, Node
 
-#: argv: how many. A thousand a directory, each with its own number in it.
+#: argv: how many. A thousand a directory, with long names, each with its own number in it.
 MAKE = """
 import os, pathlib, sys
 for number in range(int(sys.argv[1])):
     directory = pathlib.Path("many", str(number // 1000))
     if number % 1000 == 0:
         directory.mkdir(parents=True)
-    (directory / f"file-{number:09}").write_text(str(number))
+    (directory / f"file-{number:048}").write_text(str(number))
 """
 #: What is there: how many files, and the sum of what is in them.
 COUNT = """
