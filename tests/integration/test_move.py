@@ -84,9 +84,10 @@ def test_a_process_tree_moves_there_and_back(hosts: Hosts) -> None:
         assert all(after["timers"][name] > before["timers"][name] for name in before["timers"]), (before, after)
 
 
+@pytest.mark.parametrize("mode", ["pre-copy", "stop-copy"])
 @pytest.mark.parametrize("name", [b"\xff", b"\rNSpid:\t1", b"\x0bx) Z 1 1 1 1"], ids=["no text", "a pid", "a state"])
-def test_processes_may_call_themselves_what_they_like(hosts: Hosts, name: bytes) -> None:
-    """/proc shows the name beside the facts that a move goes by: whose memory is whose, and who is dead."""
+def test_processes_may_call_themselves_what_they_like(hosts: Hosts, name: bytes, mode: str) -> None:
+    """/proc shows the name beside the facts that a move goes by: whose memory is whose, and whether init is dead."""
     called = (
         "import ctypes, os, runpy, sys; ctypes.CDLL(None).prctl(15, bytes.fromhex(sys.argv[1]), 0, 0, 0);"
         " sys.argv = sys.argv[2:]; sys.path.insert(0, os.path.dirname(sys.argv[0]));"
@@ -95,11 +96,12 @@ def test_processes_may_call_themselves_what_they_like(hosts: Hosts, name: bytes)
     argv = ["python3", "-B", "-c", called, name.hex(), f"{WORKLOADS}/tree.py", "--port", "7101"]
     tree = hosts.alpha.start_container("tree", ip=ADDRESS, argv=argv)
     before = status(hosts.rig.switch, ADDRESS, 7101)
-    _, report = hosts.move(tree, tree.node)
-    assert report["outcome"] == "done"
+    done = hosts.migrate(hosts.alpha, "--mode", mode, tree.name, hosts.beta.name)
+    assert done.returncode == 0, done.stderr
     after = two_sweeps_later(hosts)
     assert after["ok"], after
     assert after["pids"] == before["pids"]
+    assert replace(tree, node=hosts.beta).status == "running"
 
 
 def two_sweeps_later(hosts: Hosts) -> Mapping[str, Any]:
