@@ -25,11 +25,12 @@ PLACES = {
 }
 
 
-def argv(directory: str, *, tree: bool) -> list[str]:
+def argv(directory: str, *, tree: bool, overlay: bool = False) -> list[str]:
     """A tree is looked at by the tool, by rsync, and by the tool again before the freeze; a tmpfs by the tool alone."""
     way = Path(HIDDEN).parent.parent
     words = ["--dir", directory, "--leads-to", str(way), "--name", str(Path(HIDDEN).relative_to(way))]
-    return ["python3", "-c", PROGRAM.read_text(), *words, "--skip", *(("2", "0") if tree else ("0", "0"))]
+    words += ["--skip", *(("2", "0") if tree and not overlay else ("0", "0")), *(["--overlay"] if overlay else [])]
+    return ["python3", "-c", PROGRAM.read_text(), *words]
 
 
 def secret_of(node: Node) -> str:
@@ -96,7 +97,7 @@ def test_of_an_engine(hosts: Hosts, engine: str, place: str) -> None:
         engine,
         "hostile",
         REDIS_IMAGE,
-        argv(directory, tree=place != "tmpfs"),
+        argv(directory, tree=place != "tmpfs", overlay=place == "rootfs"),
         address=ADDRESS,
         options=options,
     )

@@ -3,11 +3,13 @@
     DIR/p/d/NAME    a file of its own, in a directory
     DIR/q/d         a symlink that leads out, to where only the host has such a file
     DIR/z/decoy     a file that is copied later than the others
+    DIR/a/first     a large one that is copied before them
 
 inotify(7) tells that DIR/p/d is opened: somebody looks, and is about to copy what is in it. p and q are exchanged
 (renameat2(2)), so that the way to the file leads out, and exchanged again when the decoy is opened, or soon. It is done
 once for each number given, and SIGUSR1 has the next one begin: so many looks pass before, and the file is written after
-each of them, that it be copied; or, when none passes, after the exchange.
+each of them, that it be copied; or, when none passes, after the exchange. On an overlay those who look at its layer are
+not seen; there it is done when the first file is opened.
 """
 
 import argparse
@@ -22,6 +24,7 @@ import time
 
 IN_OPEN = 0x20
 AT_FDCWD, RENAME_EXCHANGE = -100, 2
+FIRST_WORDS = 1 << 21
 #: Of the paths watched: none.
 NOBODY = -1
 #: How long a copy takes to begin: of a tmpfs, and by rsync, which opens the decoy when it is too late.
@@ -71,9 +74,9 @@ def write(path: str, text: str) -> None:
         file.write(text)
 
 
-def attack(own: str, skip: int) -> None:
+def attack(own: str, skip: int, *, overlay: bool) -> None:
     """Exchange them when the directory is looked at, but for the first times."""
-    watch = Watch(["p/d", "z/decoy"])
+    watch = Watch(["a/first" if overlay else "p/d", "z/decoy"])
     for number in range(skip):
         watch.wait(0, 3600)
         write(own, f"mine {number}")
@@ -81,9 +84,10 @@ def attack(own: str, skip: int) -> None:
         watch.drain()
     watch.wait(0, 3600)
     exchange("p", "q")
-    watch.wait(1 if skip else NOBODY, MOST_SWAPPED_S if skip else SWAPPED_S)
+    by_rsync = skip > 0 or overlay
+    watch.wait(1 if by_rsync else NOBODY, MOST_SWAPPED_S if by_rsync else SWAPPED_S)
     exchange("p", "q")
-    if not skip:
+    if not by_rsync:
         write(own, "mine")
     os.close(watch.fd)  # CRIU may not find what an inotify descriptor watches
 
@@ -94,17 +98,21 @@ def main() -> int:
     parser.add_argument("--leads-to", required=True)
     parser.add_argument("--name", required=True)
     parser.add_argument("--skip", type=int, nargs="+", required=True)
+    parser.add_argument("--overlay", action="store_true")
     args = parser.parse_args()
     signal.signal(signal.SIGTERM, lambda *_: os._exit(0))
     own = f"p/d/{args.name}"
-    for directory in (os.path.dirname(own), "q", "z"):
+    for directory in (os.path.dirname(own), "q", "z", "a"):
         os.makedirs(f"{args.dir}/{directory}")
     os.chdir(args.dir)
     write("z/decoy", "decoy")
     os.symlink(args.leads_to, "q/d")
+    if args.overlay:
+        write("a/first", "first" * FIRST_WORDS)
+        write(own, "mine")
     signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGUSR1])
     for skip in args.skip:
-        attack(own, skip)
+        attack(own, skip, overlay=args.overlay)
         write("done", "")
         signal.sigwait([signal.SIGUSR1])
     while True:
