@@ -141,9 +141,10 @@ class Podman:
                 os.kill(pid, signal.SIGKILL)
 
     def keep(self, container: Container) -> None:
-        """Have podman look at it, which nobody does since its conmon ended (podman-ps(1), --sync)."""
-        run(["podman", "ps", "--all", "--sync", "--quiet", f"--filter=id={container.id}"], timeout_s=REMOVE_TIMEOUT_S)
+        """Have podman notice that it ended: nobody tells it, since its conmon ended before."""
         run(["podman", "update", "--restart=no", container.id], timeout_s=REMOVE_TIMEOUT_S)
+        with contextlib.suppress(CommandFailed):  # it complains of the conmon, and enters the end all the same
+            run(["podman", "stop", "--time=0", container.id], timeout_s=REMOVE_TIMEOUT_S)
 
     def leave(self, container: Container, *, shared: bool) -> None:
         self.delete(container.id)

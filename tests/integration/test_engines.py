@@ -227,6 +227,8 @@ def test_until_the_target_says_that_it_runs_the_source_keeps_the_container(hosts
     assert redis.on(hosts.beta).status == "running"
     kept = redis.inspect()
     assert kept is not None
+    assert kept["State"]["Status"] == "exited"
+    assert kept["HostConfig"]["RestartPolicy"]["Name"] == "no"
     [volume] = [mount["Source"] for mount in kept["Mounts"] if mount["Destination"] == "/data"]
     for path in (f"{volume}/file", f"{kept['GraphDriver']['Data']['UpperDir']}/srv/file"):
         assert hosts.alpha.run(["cat", path]).stdout == "mine\n"
