@@ -3,16 +3,23 @@
 from __future__ import annotations
 
 import argparse
+import hashlib
 import re
 import subprocess
 import sys
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from subprocess import PIPE, STDOUT
+from types import FrameType
+from typing import Any
 
+import checkpoint
+import migrate
+import transport
 from tests.fuzz.parser import CORPUS, MOST_S
 from tests.fuzz.parsers import PARSERS
 
@@ -20,6 +27,10 @@ from tests.fuzz.parsers import PARSERS
 MOST_KEPT_BYTES = 4 << 10
 MOST_INPUT_BYTES = 1 << 13
 AT_ONCE = 2
+PRODUCT = tuple(str(Path(package.__file__ or "").parent) for package in (checkpoint, migrate, transport))
+#: File, line, next line.
+Step = tuple[str, int, int]
+Trace = Callable[[FrameType, str, object], Any]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,32 +53,53 @@ def fuzz(name: str, seconds: int, findings: Path, *, keep: bool) -> Outcome:
             path.mkdir()
         for number, data in enumerate(PARSERS[name].seeds):
             (seeds / f"seed-{number}").write_bytes(data)
-        known = [str(path) for path in (seeds, CORPUS / name) if path.exists()]
+        known = [path for path in (seeds, CORPUS / name) if path.exists()]
         findings.mkdir(parents=True, exist_ok=True)
         options = [f"-max_total_time={seconds}", f"-timeout={MOST_S:.0f}", f"-max_len={MOST_INPUT_BYTES}"]
         before = set(findings.glob(f"{name}-*"))
-        whole, said = _guided(name, *options, f"-artifact_prefix={findings}/{name}-", str(found), *known)
+        whole, said = _guided(name, *options, f"-artifact_prefix={findings}/{name}-", *map(str, (found, *known)))
         numbers = re.findall(r"^#(\d+)\s.* cov: (\d+) ft: \d+ corp: (\d+)/", said, re.MULTILINE) or [(0, 0, 0)]
         new = sorted(set(findings.glob(f"{name}-*")) - before)
         if keep:
-            _keep(name, [str(found), *known])
+            _keep(name, [found, *known])
     runs, covered, inputs = map(int, numbers[-1])
     defect = None if whole else "\n".join(said.splitlines()[-25:])
     return Outcome(name=name, runs=runs, covered=covered, inputs=inputs, defect=defect, file=new[0] if new else None)
 
 
-def _keep(name: str, directories: Sequence[str]) -> None:
-    """Have the corpus of a parser hold the fewest inputs that go everywhere."""
-    with tempfile.TemporaryDirectory(prefix="migrate-fuzz-") as merged:
-        _guided(name, "-merge=1", merged, *directories)
-        room = MOST_KEPT_BYTES
-        directory = CORPUS / name
-        directory.mkdir(parents=True, exist_ok=True)
-        for path in directory.iterdir():
-            path.unlink()
-        for path in sorted(Path(merged).iterdir(), key=lambda path: (path.stat().st_size, path.name)):
-            if (room := room - path.stat().st_size) >= 0 and path.read_bytes() not in PARSERS[name].seeds:
-                (directory / path.name[:12]).write_bytes(path.read_bytes())
+def _keep(name: str, directories: Sequence[Path]) -> None:
+    """Have the corpus of a parser hold the shortest inputs that go where none before them, and no seed, goes."""
+    inputs = {path.read_bytes() for directory in directories for path in directory.glob("*")}
+    directory, room = CORPUS / name, MOST_KEPT_BYTES
+    directory.mkdir(parents=True, exist_ok=True)
+    for path in directory.iterdir():
+        path.unlink()
+    gone = set[Step]().union(*(_steps(name, data) for data in PARSERS[name].seeds))
+    for data in sorted(inputs, key=lambda data: (len(data), data)):
+        steps = _steps(name, data)
+        if not steps <= gone and (room := room - len(data)) >= 0:
+            gone |= steps
+            (directory / hashlib.sha256(data).hexdigest()[:12]).write_bytes(data)
+
+
+def _steps(name: str, data: bytes) -> set[Step]:
+    """From which line to which the product's code goes with an input."""
+    found: set[Step] = set()
+
+    def line(frame: FrameType, event: str, _: object, at: int = 0) -> Trace:
+        found.add((frame.f_code.co_filename, at, frame.f_lineno))
+        return partial(line, at=frame.f_lineno)
+
+    def call(frame: FrameType, event: str, _: object) -> Trace | None:
+        return line if frame.f_code.co_filename.startswith(PRODUCT) else None
+
+    before = sys.gettrace()
+    sys.settrace(call)
+    try:
+        PARSERS[name].takes(data)
+    finally:
+        sys.settrace(before)
+    return found
 
 
 def _guided(name: str, *options: str) -> tuple[bool, str]:
