@@ -22,7 +22,7 @@ GIVEN = (*SAME, "EnableIPv4", "Attachable", "Labels", "IPAM")
 
 def difference(ours: Mapping[str, Any], theirs: Mapping[str, Any]) -> str | None:
     """In what two networks differ so that a container of one is none of the other."""
-    if ours["IPAM"]["Config"] != theirs["IPAM"]["Config"]:
+    if ours["IPAM"].get("Config") != theirs["IPAM"].get("Config"):
         return "IPAM"
     return next((name for name in SAME if ours.get(name) != theirs.get(name)), None)
 
@@ -52,7 +52,7 @@ def volume(name: str) -> dict[str, Any] | None:
 def create_volume(wanted: Mapping[str, Any]) -> Path:
     """Like one of another host, empty. Where its content goes. Raises EngineRefused."""
     body = {"Name": wanted["Name"], "Driver": wanted["Driver"]}
-    body |= {"DriverOpts": wanted["Options"] or {}, "Labels": wanted["Labels"] or {}}
+    body |= {"DriverOpts": wanted.get("Options") or {}, "Labels": wanted.get("Labels") or {}}
     return Path(docker_api.call("POST", "/volumes/create", body)["Mountpoint"])
 
 

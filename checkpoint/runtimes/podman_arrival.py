@@ -66,7 +66,7 @@ class PodmanArrival:
             if len(self._output) + len(lines) > MOST_OUTPUT_BYTES:
                 raise ImageError(f"more than {MOST_OUTPUT_BYTES} bytes of the container's output came")
             self._output += lines
-        elif log := self._wanted["log"]:
+        elif log := self._wanted.get("log"):
             with open(log, "ab") as file:
                 file.write(lines)
 

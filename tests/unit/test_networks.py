@@ -93,3 +93,9 @@ def test_docker_the_same() -> None:
 def test_docker_another(name: str, value: object) -> None:
     assert docker_store.difference(DOCKER, {**DOCKER, name: value}) == name
     assert docker_store.difference({**DOCKER, name: value}, DOCKER) == name
+
+
+def test_docker_networks_without_addresses_of_their_own() -> None:
+    without = {**DOCKER, "IPAM": {"Driver": "default"}}
+    assert docker_store.difference(without, deepcopy(without)) is None
+    assert docker_store.difference(DOCKER, without) == "IPAM"
