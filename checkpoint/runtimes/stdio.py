@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import pkgutil
 import sys
 from pathlib import Path
 
@@ -10,6 +11,8 @@ from checkpoint.host.ownership import private_directory
 from checkpoint.host.run import start
 
 LOG_DIRECTORY = Path("/var/log/migrate")
+#: Of a container's log, and once more of the one before it.
+MOST_LOG_BYTES = 64 << 20
 #: Holds a pipe's write end open, so that the container's stdin does not end, until nobody can read it.
 HOLDER = "import select; p = select.poll(); p.register({fd}, 0); p.poll()"
 
@@ -44,6 +47,7 @@ def _attach(container_id: str, number: int, pipe: tuple[int, int]) -> None:
         start([sys.executable, "-ISc", HOLDER.format(fd=writer)], pass_fds=[writer])
         return
     private_directory(LOG_DIRECTORY)
-    log = os.open(LOG_DIRECTORY / f"{container_id}.log", os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
-    start(["cat"], stdin=reader, stdout=log)
-    os.close(log)
+    program = pkgutil.get_data("checkpoint.runtimes", "output_log.py")
+    assert program is not None
+    log = LOG_DIRECTORY / f"{container_id}.log"
+    start([sys.executable, "-ISc", program.decode(), str(log), str(MOST_LOG_BYTES)], stdin=reader)
