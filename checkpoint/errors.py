@@ -4,6 +4,8 @@ CheckpointError
 ├── CommandFailed            a program we ran ended badly
 ├── ContainerNotFound        the runtime knows no container of that name
 ├── ContainerNotRunning      it does, but there is nothing to move
+├── ContainerLocked          another task has the container, on its way out or in
+├── NameInUse                a container of that name came into being on the target meanwhile
 ├── EngineRefused            docker or podman said no; carries its words
 ├── NotMovable               something in the container cannot be dumped or rebuilt
 ├── ConversationLost         CRIU or the runtime left before the point we waited for
@@ -48,6 +50,18 @@ class ContainerNotFound(CheckpointError):
 
 class ContainerNotRunning(CheckpointError):
     """The container exists but is created, paused or stopped."""
+
+
+class ContainerLocked(CheckpointError):
+    """Another task has the container (checkpoint/host/lock.py). `holder` is what that task says of itself."""
+
+    def __init__(self, holder: str) -> None:
+        self.holder = holder
+        super().__init__(holder)
+
+
+class NameInUse(CheckpointError):
+    """A container of the name that one is to be taken in by is there, and is not this move's."""
 
 
 class EngineRefused(CheckpointError):

@@ -18,6 +18,7 @@ from checkpoint.criu import known_errors
 from migrate.errors import (
     AgentFailed,
     AgentGone,
+    AlreadyMoving,
     AuthenticationFailed,
     ChangedHostKey,
     EngineObjects,
@@ -81,6 +82,10 @@ def _by(kind: Callable[[str], Refused]) -> Callable[[Cause, str], Refused]:
     return lambda cause, host: _refused(cause, host) if cause.side is Where.TARGET else kind(cause.text)
 
 
+def _moving(cause: Cause, host: str) -> Refused:
+    return AlreadyMoving(host if cause.side is Where.TARGET else "the source", cause.text)
+
+
 def _no_agent(cause: Cause, host: str) -> Refused:
     return TargetUnreachable(f"the agent on {host} could not be started or asked: {cause.text}")
 
@@ -101,6 +106,8 @@ TABLE: dict[type[BaseException], Telling] = {
     checkpoint.CommandFailed: _telling("see what that program says, and the logs"),
     checkpoint.ContainerNotFound: _telling("see whether it still runs", _by(NoSuchContainer)),
     checkpoint.ContainerNotRunning: _telling("see whether it still runs", _by(NotRunning)),
+    checkpoint.ContainerLocked: _telling("wait until that has ended", _moving),
+    checkpoint.NameInUse: _telling("see what that container is; rename it or remove it there, or choose another host"),
     checkpoint.EngineRefused: _telling("see what the engine says", _by_engine),
     checkpoint.NotMovable: _telling("see 'Limits' in README.md and docs/engines.md", _not_movable),
     checkpoint.ConversationLost: _telling("see the logs of CRIU and the runtime"),

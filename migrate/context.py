@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 from checkpoint.criu.session import DumpRole, Edits
 from checkpoint.host.cpu_limit import CpuLimit
 from checkpoint.host.processes import Init
+from checkpoint.network import netns
 from checkpoint.network.frames import HeldFrames
 from checkpoint.network.model import Network
 from checkpoint.runtimes.base import Container, ContainerRuntime
@@ -63,6 +64,8 @@ class Context:
     layers_there: frozenset[str] | None
     clock: Offset
     started_ns: int
+    #: What of `network` must be removed by hand when the container has left; None where its engine does that.
+    network_parts: netns.Parts | None = None
     state: State = State.PLANNED
     undo: contextlib.ExitStack = field(default_factory=contextlib.ExitStack)
     tidy: contextlib.ExitStack = field(default_factory=contextlib.ExitStack)

@@ -4,6 +4,7 @@ MigrateError
 ├── Refused                  nothing was changed on either host
 │   ├── BadRequest           the command line
 │   ├── NoSuchContainer, SeveralContainers, NotRunning, NotMovableError, OpenFileOutside, CannotPreCopy
+│   ├── AlreadyMoving        another task has the container, on either host
 │   ├── TargetUnreachable, AuthenticationFailed, UnknownHostKey, ChangedHostKey, RefusedHostKey
 │   ├── NotRoot, MissingOnHost, CriuTooOld, CriuWireMismatch, MachineMismatch
 │   └── NameTaken, PathTaken, NotEnoughMemory, AddressTaken, EngineObjects
@@ -117,6 +118,17 @@ class CannotPreCopy(Refused):
 
     def __init__(self, why: str) -> None:
         super().__init__(f"no pre-copy: {why}", "move it with '--mode stop-copy' or 'auto' instead")
+
+
+class AlreadyMoving(Refused):
+    """Another task has the container, as `holder` says of itself, and its lock on `host` (checkpoint/host/lock.py)."""
+
+    def __init__(self, host: str, holder: str) -> None:
+        self.holder = holder
+        super().__init__(
+            f"the container is being moved already, as {host} knows: {holder}",
+            "wait until that has ended; 'migratectl status' on its target tells of one that waits for a word",
+        )
 
 
 class TargetUnreachable(Refused):

@@ -90,10 +90,11 @@ class Welcome(Answer):
 
 
 class Hello(Request[Welcome]):
-    """First message. The agent refuses a version that is not its own."""
+    """First message. The agent refuses a version that is not its own, and a container that another task has."""
 
     version: Count
     migration_id: MigrationId
+    source: Text
     runtime: Word
     container_id: ContainerName
 

@@ -174,6 +174,11 @@ class DumpRole(_HeldRole):
         if not self.criu_lives():
             raise ConversationLost("CRIU ended while it held the frozen container")
 
+    @property
+    def locked_network(self) -> bool:
+        """Whether CRIU came to lock the container's network in this conversation, or was about to."""
+        return any(stamp.name == "network-lock" for stamp in self.stamps)
+
     def close(self) -> None:
         """Once the runtime is gone. CRIU's end of the pages is still ours if no DUMP ever came."""
         self.pages.close()

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from checkpoint.host import proc
+from checkpoint.host.identity import PathIdentity
 
 #: Files of cgroup v1 that `update` commands write: controller, file, where it is in OCI `linux.resources`.
 V1_LIMITS = (
@@ -73,14 +74,42 @@ def enter(pid: int, path: str, controller: str = "") -> None:
                     (directory / "cgroup.procs").write_text(str(pid))
 
 
-def remove_empty(path: str) -> None:
-    """The cgroup at `path` of every hierarchy, with those in it, as far as no process is in them."""
-    if not path.strip("/") or ".." in path.split("/"):
-        return
-    for mount in [*_mounts("cgroup", ""), *_mounts("cgroup2", "")]:
-        for directory, _, _ in os.walk(mount / path.lstrip("/"), topdown=False):
-            with contextlib.suppress(OSError):
-                os.rmdir(directory)
+class Hierarchies:
+    """The cgroup at `path` of every hierarchy, as far as a container that is restored here brought it into being.
+
+    crun leaves it behind when a restore fails, and cannot use it the next time. `look`, then `claim` once the runtime
+    has made it, then maybe `remove_claimed`.
+    """
+
+    def __init__(self, path: str) -> None:
+        names = path.strip("/")
+        self._path = names if names and ".." not in names.split("/") else None
+        self._before: set[Path] = set()
+        self._claimed: list[PathIdentity] = []
+
+    def look(self) -> None:
+        """What is there now is somebody else's."""
+        self._before = set(self._present())
+
+    def claim(self) -> None:
+        """What has come into being since is this container's."""
+        self._claimed = [PathIdentity(directory) for directory in self._present() if directory not in self._before]
+
+    def remove_claimed(self) -> None:
+        """Remove it, with the cgroups in it, as far as no process is in them."""
+        for identity in self._claimed:
+            if identity.is_same():
+                for directory, _, _ in os.walk(identity.path, topdown=False):
+                    with contextlib.suppress(OSError):
+                        os.rmdir(directory)
+            identity.close()
+        self._claimed = []
+
+    def _present(self) -> list[Path]:
+        if self._path is None:
+            return []
+        mounts = [*_mounts("cgroup", ""), *_mounts("cgroup2", "")]
+        return [directory for mount in mounts if (directory := mount / self._path).is_dir()]
 
 
 def limits(pid: int) -> dict[str, Any]:

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from checkpoint.errors import CommandFailed, NetworkError, NotMovable
+from checkpoint.host.identity import LinkIdentity, PathIdentity
 from checkpoint.host.run import run
 from checkpoint.network.model import Interface, Network, Route
 
@@ -32,11 +33,53 @@ def read(path: str) -> Network:
     return Network(path=path, interfaces=tuple(interfaces), routes=tuple(routes))
 
 
-def create(network: Network) -> None:
+class Parts:
+    """A container's network on this host, part by part: its namespace and the host's ends of its links."""
+
+    def __init__(self) -> None:
+        self._namespace: PathIdentity | None = None
+        self._links: list[LinkIdentity] = []
+
+    @classmethod
+    def of(cls, network: Network) -> Parts:
+        """Those of a network that is there. Raises OSError when one is not."""
+        parts = cls()
+        parts.add_namespace(network.path)
+        for interface in network.interfaces:
+            parts.add_link(interface.host_name)
+        return parts
+
+    def add_namespace(self, path: str) -> None:
+        self._namespace = PathIdentity(Path(path))
+
+    def add_link(self, host_name: str) -> None:
+        self._links.append(LinkIdentity(host_name))
+
+    def remove(self) -> None:
+        """Remove these parts; what is gone, or has its name given to something else, is no error."""
+        for link in self._links:
+            if link.is_same():
+                # The namespace may have gone with its last process and taken the pair along.
+                with contextlib.suppress(CommandFailed):
+                    run(["ip", "link", "delete", link.name])
+        if self._namespace is not None:
+            if self._namespace.is_same():
+                _unbind(self._namespace.path)
+            self.close()
+
+    def close(self) -> None:
+        """Let go of the namespace, which lives as long as this does."""
+        if self._namespace is not None:
+            self._namespace.close()
+            self._namespace = None
+
+
+def create(network: Network) -> Parts:
     """Make the namespace with its interfaces, addresses and routes; links to the host stay down.
 
     Raises NetworkError, with nothing left behind, when a name is taken or a bridge is missing.
     """
+    parts = Parts()
     links = {link["ifname"]: link for link in _ip("link")}
     for interface in network.interfaces:
         if interface.host_name in links:
@@ -47,29 +90,17 @@ def create(network: Network) -> None:
         raise NetworkError(f"the network namespace {network.path} exists already")
     try:
         _bind_new(Path(network.path))
+        parts.add_namespace(network.path)
         for interface in network.interfaces:
-            _make_veth(interface, network.path)
+            _make_pair(interface, network.path)
+            parts.add_link(interface.host_name)
+            _configure(interface, network.path)
         _in(network.path, "link set lo up\n" + "".join(map(_route_command, network.routes)))
-    except CommandFailed as error:
-        remove(network)
-        raise NetworkError(f"cannot build the network of {network.path}: {error.stderr}") from error
-
-
-def remove(network: Network) -> None:
-    """Remove the namespace and its links; what is already gone is no error."""
-    present = {link["ifname"] for link in _ip("link")}
-    for interface in network.interfaces:
-        if interface.host_name in present:
-            # The namespace may have gone with its last process and taken the pair along.
-            with contextlib.suppress(CommandFailed):
-                run(["ip", "link", "delete", interface.host_name])
-    path = Path(network.path)
-    if path.exists():
-        if path.parent in IP_NETNS_DIRECTORIES:
-            run(["ip", "netns", "delete", path.name])
-        else:
-            run(["umount", "--lazy", str(path)])
-            path.unlink()
+    except (CommandFailed, OSError) as error:
+        parts.remove()
+        why = error.stderr if isinstance(error, CommandFailed) else error
+        raise NetworkError(f"cannot build the network of {network.path}: {why}") from error
+    return parts
 
 
 def _ip(*words: str, netns: str | None = None) -> list[dict[str, Any]]:
@@ -136,15 +167,31 @@ def _bind_new(path: Path) -> None:
         return
     path.parent.mkdir(parents=True, exist_ok=True)
     os.close(os.open(path, os.O_CREAT | os.O_EXCL, 0o444))
-    run(["unshare", f"--net={path}", "true"])
+    try:
+        run(["unshare", f"--net={path}", "true"])
+    except CommandFailed:
+        path.unlink()
+        raise
 
 
-def _make_veth(interface: Interface, netns: str) -> None:
-    """A pair whose inner end is up and whose host end is down: addresses are there, no frame passes."""
+def _unbind(path: Path) -> None:
+    if path.parent in IP_NETNS_DIRECTORIES:
+        run(["ip", "netns", "delete", path.name])
+        return
+    run(["umount", "--lazy", str(path)])
+    path.unlink()
+
+
+def _make_pair(interface: Interface, netns: str) -> None:
+    """Both ends are down: no frame passes."""
     # ip(8) takes a namespace by name or by the pid of a process in it; a path needs nsenter, and the
     # host end is then pushed out to the namespace of our own process.
     pair = f"link add {interface.name} address {interface.mac} mtu {interface.mtu} type veth"
     _in(netns, f"{pair} peer name {interface.host_name} mtu {interface.mtu} netns {os.getpid()}\n")
+
+
+def _configure(interface: Interface, netns: str) -> None:
+    """The inner end gets its addresses and goes up, the host's end stays down."""
     if interface.bridge:
         run(["ip", "link", "set", interface.host_name, "master", interface.bridge])
     commands = [f"link set {interface.name} up"]

@@ -162,9 +162,6 @@ class ContainerRuntime(Protocol):
     def leave(self, container: Container, *, shared: bool) -> None:
         """It was killed, for it runs elsewhere: forget it. `shared` as in Arrival."""
 
-    def delete(self, name: str) -> None:
-        """Forget a container that could not be taken in. A name that is not known is no error."""
-
     def arrival(self, name: str, description: Mapping[str, Any], undo: contextlib.ExitStack) -> Arrival:
         """A container that is to be taken in. What is made for it is entered in `undo`."""
 
@@ -191,7 +188,16 @@ class Arrival(Protocol):
         """More of what the source's engine logged (Container.log). Comes before the restore is started, and after."""
 
     def start_restore(self, directory: Path, images: Path, env: Mapping[str, str]) -> subprocess.Popen[bytes]:
-        """Start what ends in a RESTORE request to CRIU. `images` may lack what CRIU reads; `directory` is for files."""
+        """Start what ends in a RESTORE request to CRIU. `images` may lack what CRIU reads; `directory` is for files.
+
+        Raises NameInUse when a container of that name came into being since the objections were asked for.
+        """
+
+    def restore_held(self) -> None:
+        """The restore waits at its RESTORE request: what the engine has of the container by now is this move's own."""
+
+    def discard(self) -> None:
+        """The restore has failed and ended: remove what it left of the container. Nothing if it was never held."""
 
     def settle(self) -> None:
         """The container runs here, for good."""

@@ -12,6 +12,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
+from checkpoint.errors import EngineRefused
+from checkpoint.host.identity import Identity, PathIdentity, RecordIdentity
 from checkpoint.host.run import start
 from checkpoint.runtimes import left_behind
 from checkpoint.runtimes.base import Container, Tree
@@ -29,8 +31,8 @@ class Store(Protocol):
 
     def network(self, name: str) -> dict[str, Any] | None: ...
     def difference(self, ours: Mapping[str, Any], theirs: Mapping[str, Any]) -> str | None: ...
-    def create_network(self, wanted: Mapping[str, Any]) -> None: ...
-    def remove_network(self, name: str) -> None: ...
+    def create_network(self, wanted: Mapping[str, Any]) -> str: ...
+    def remove_network(self, network_id: str) -> None: ...
     def volume(self, name: str) -> dict[str, Any] | None: ...
     def is_used(self, name: str) -> bool: ...
     def create_volume(self, wanted: Mapping[str, Any]) -> Path: ...
@@ -68,8 +70,8 @@ def layers_of(store: Store, image: str) -> list[str]:
 def left(engine: str, store: Store, found: Mapping[str, Any]) -> None:
     """Its container runs elsewhere: what its volumes hold here is old."""
     for name in volumes_of(found).values():
-        if store.volume(name) is not None:
-            left_behind.note(engine, name)
+        if (volume := store.volume(name)) is not None:
+            left_behind.note(engine, name, volume["CreatedAt"])
 
 
 def start_logged(argv: Sequence[str], images: Path, env: Mapping[str, str] | None = None) -> subprocess.Popen[bytes]:
@@ -96,19 +98,24 @@ class Belongings:
                 yield f"{self._engine}'s network {name!r} is another one there: its {what} is {there.get(what)!r}"
         for volume in self._volumes.values():
             name = volume["Name"]
-            if self._store.volume(name) is None:
+            if (there := self._store.volume(name)) is None:
                 continue
             if self._store.is_used(name):
                 yield f"{self._engine}'s volume {name!r} is used there by another container"
-            elif not left_behind.is_noted(self._engine, name):
+            elif not left_behind.is_noted(self._engine, name, there["CreatedAt"]):
                 yield f"{self._engine}'s volume {name!r} is there already, and no move has left it"
 
     def make(self, undo: contextlib.ExitStack) -> dict[str, Path]:
-        """Those that are not here. Returns where the content of each volume goes, by destination."""
+        """Make those that are not here. Returns where the content of each volume goes, by destination.
+
+        Raises EngineRefused when there is an objection now: one of another kind may have been made since they were
+        asked for.
+        """
+        for objection in self.objections():
+            raise EngineRefused(objection)
         for name, network in self._networks.items():
             if self._store.network(name) is None:
-                self._store.create_network(network)
-                undo.callback(self._store.remove_network, name)
+                undo.callback(self._store.remove_network, self._store.create_network(network))
         return {at: self._volume(volume, undo) for at, volume in self._volumes.items()}
 
     def settle(self) -> None:
@@ -117,8 +124,16 @@ class Belongings:
             left_behind.forget(self._engine, volume["Name"])
 
     def _volume(self, wanted: Mapping[str, Any], undo: contextlib.ExitStack) -> Path:
-        there = self._store.volume(wanted["Name"])
+        name = wanted["Name"]
+        there = self._store.volume(name)
         if there is not None:
             return Path(there["Mountpoint"])
-        undo.callback(self._store.remove_volume, wanted["Name"])
-        return self._store.create_volume(wanted)
+        root = self._store.create_volume(wanted)
+        created = RecordIdentity(lambda: (self._store.volume(name) or {}).get("CreatedAt"))
+        # docker tells only the second. Volumes of other drivers than "local" need not have a directory on this host.
+        undo.callback(self._remove_volume, name, [created, *([PathIdentity(root)] if root.is_dir() else [])])
+        return root
+
+    def _remove_volume(self, name: str, made: Sequence[Identity]) -> None:
+        if all(identity.is_same() for identity in made):
+            self._store.remove_volume(name)

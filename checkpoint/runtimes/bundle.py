@@ -5,14 +5,15 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-import shutil
 import subprocess
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Protocol
 
 from checkpoint import schema
+from checkpoint.errors import ImageError, NameInUse
 from checkpoint.host import cgroups, ownership
+from checkpoint.host.identity import PathIdentity, remove_empty, remove_tree
 from checkpoint.host.ownership import Owned
 from checkpoint.runtimes import shape, stdio
 from checkpoint.runtimes.base import MARKER, ROOTFS, Container
@@ -24,6 +25,11 @@ CONFIG = "config.json"
 class Restores(Protocol):
     """An OCI runtime."""
 
+    name: str
+
+    def exists(self, container_id: str) -> bool: ...
+    def identity(self, container_id: str) -> PathIdentity: ...
+    def delete(self, identity: PathIdentity) -> None: ...
     def restore(
         self, container_id: str, bundle: Path, images: Path, env: Mapping[str, str], stdio: tuple[int, int, int]
     ) -> subprocess.Popen[bytes]: ...
@@ -65,6 +71,8 @@ class BundleArrival:
         self._bundle, self._rootfs = Path(fields["bundle"]), Path(fields["rootfs"])
         self._config, self._descriptors = fields["config"], fields["descriptors"]
         self._owned = schema.read(Mapping[str, Owned], fields["owned"])
+        self._cgroups = cgroups.Hierarchies(self._config["linux"].get("cgroupsPath", ""))
+        self._made: PathIdentity | None = None
 
     def objections(self) -> list[str]:
         return []
@@ -78,16 +86,13 @@ class BundleArrival:
     def prepare(self, packed: bytes, *, shared: bool) -> dict[str, Path]:
         made = ownership.Maker(self._owned)
         for directory in (self._bundle, self._rootfs):
+            if not shared and is_taken(directory, self._bundle):
+                raise ImageError(f"{directory} came into being on the target, with other files in it")
             for missing in made.missing(directory):
-                if missing == directory:
-                    self._undo.callback(shutil.rmtree, missing, ignore_errors=True)
-                else:
-                    self._undo.callback(_remove_if_empty, missing)
                 made.directory(missing)
+                self._undo.callback(remove_tree if missing == directory else remove_empty, PathIdentity(missing))
         if not shared:
             ownership.mark(self._bundle / MARKER)
-        # crun leaves its cgroup behind when a restore fails, and cannot use it then the next time.
-        self._undo.callback(cgroups.remove_empty, self._config["linux"].get("cgroupsPath", ""))
         made.file(self._bundle / CONFIG, json.dumps(self._config).encode())
         return {ROOTFS: self._rootfs}
 
@@ -95,6 +100,9 @@ class BundleArrival:
         """Nothing comes: nobody knows where it was logged."""
 
     def start_restore(self, directory: Path, images: Path, env: Mapping[str, str]) -> subprocess.Popen[bytes]:
+        if self._runtime.exists(self._id):
+            raise NameInUse(f"a {self._runtime.name} container named {self._id!r} was started on the target meanwhile")
+        self._cgroups.look()
         (images / "descriptors.json").write_text(json.dumps(self._descriptors))
         streams = stdio.rebuild(self._id, self._descriptors)
         try:
@@ -103,10 +111,19 @@ class BundleArrival:
             for fd in streams:
                 os.close(fd)
 
+    def restore_held(self) -> None:
+        self._made = self._runtime.identity(self._id)
+        self._cgroups.claim()
+
+    def discard(self) -> None:
+        if self._made is not None:
+            self._runtime.delete(self._made)
+        self._cgroups.remove_claimed()
+
     def settle(self) -> None:
         (self._bundle / MARKER).unlink(missing_ok=True)
 
 
-def _remove_if_empty(directory: Path) -> None:
-    with contextlib.suppress(OSError):
-        directory.rmdir()
+def is_taken(path: Path, bundle: Path) -> bool:
+    """Whether something is at `path` that no earlier move left behind."""
+    return path.exists() and any(path.iterdir()) and not (bundle / MARKER).exists()

@@ -128,11 +128,8 @@ class Docker:
         return  # as in let_go
 
     def leave(self, container: Container, *, shared: bool) -> None:
-        self.delete(container.id)
+        docker_store.remove_container(container.id)
         belongings.left(self.name, docker_store, container.engine_state)
-
-    def delete(self, name: str) -> None:
-        docker_api.call("DELETE", f"/containers/{name}", force="true", v="true")
 
     def arrival(self, name: str, description: Mapping[str, Any], undo: contextlib.ExitStack) -> Arrival:
         return DockerArrival(name, description, undo)

@@ -78,7 +78,7 @@ class DockerArrival:
         volumes = self._belongings.make(self._undo)
         created = docker_api.call("POST", "/containers/create", body_of(self._fields), name=self._name)
         self._id = created["Id"]
-        self._undo.callback(docker_api.call, "DELETE", f"/containers/{self._id}", force="true", v="true")
+        self._undo.callback(docker_store.remove_container, self._id)
         root = docker_api.call("GET", "/info")["DockerRootDir"]
         if self._fields["container"]["HostConfig"]["LogConfig"]["Type"] == "json-file":
             self._log = Path(root) / "containers" / self._id / f"{self._id}-json.log"
@@ -106,7 +106,15 @@ class DockerArrival:
         self._undo.callback(self._stop_listening)
         return start_logged(["docker", "start", self._id], images)
 
+    def restore_held(self) -> None:
+        """Nothing is new: docker has known the container since `prepare`, and has its name from then on."""
+
+    def discard(self) -> None:
+        """Nothing but what `prepare` has made, and it is undone with that."""
+
     def settle(self) -> None:
+        policy = self._fields["container"]["HostConfig"]["RestartPolicy"]
+        docker_api.call("POST", f"/containers/{self._id}/update", {"RestartPolicy": policy})
         self._stop_listening()
         self._belongings.settle()
 
@@ -172,7 +180,10 @@ def entries(lines: bytes) -> Iterator[tuple[int, bytes]]:
 
 
 def body_of(fields: Mapping[str, Any]) -> dict[str, Any]:
-    """What to create: the container as the source's docker tells it, with the addresses it has now."""
+    """What to create: the container as the source's docker tells it, with the addresses it has now.
+
+    Its restart policy comes last (`settle`): docker must not start again what is not its yet.
+    """
     container = fields["container"]
     config = dict(container["Config"])
     named = docker_api.call("GET", f"/images/{config['Image']}/json")
@@ -180,7 +191,7 @@ def body_of(fields: Mapping[str, Any]) -> dict[str, Any]:
         config["Image"] = container["Image"]
     return {
         **config,
-        "HostConfig": {**container["HostConfig"], "Runtime": RUNTIME},
+        "HostConfig": {**container["HostConfig"], "Runtime": RUNTIME, "RestartPolicy": {"Name": "no"}},
         "NetworkingConfig": {"EndpointsConfig": {n: endpoint_of(found) for n, found in fields["endpoints"].items()}},
     }
 

@@ -33,14 +33,19 @@ def network(name: str) -> dict[str, Any] | None:
     return dict(found) if found else None
 
 
-def create_network(wanted: Mapping[str, Any]) -> None:
-    """Like one of another host. Raises EngineRefused."""
+def create_network(wanted: Mapping[str, Any]) -> str:
+    """Make a network like one of another host; its id. Raises EngineRefused, also when there is one of that name."""
     body = {"Name": wanted["Name"], **{name: wanted[name] for name in GIVEN if name in wanted}}
-    docker_api.call("POST", "/networks/create", body)
+    return str(docker_api.call("POST", "/networks/create", body)["Id"])
 
 
-def remove_network(name: str) -> None:
-    docker_api.call("DELETE", f"/networks/{name}")
+def remove_network(network_id: str) -> None:
+    docker_api.call("DELETE", f"/networks/{network_id}")
+
+
+def remove_container(container_id: str) -> None:
+    """Kill and forget a container, with its anonymous volumes. An id that docker does not know is no error."""
+    docker_api.call("DELETE", f"/containers/{container_id}", force="true", v="true")
 
 
 def volume(name: str) -> dict[str, Any] | None:

@@ -12,6 +12,7 @@ from typing import Any, ClassVar
 
 from checkpoint.errors import CommandFailed, ContainerNotFound, ContainerNotRunning
 from checkpoint.host import ownership
+from checkpoint.host.identity import PathIdentity
 from checkpoint.host.run import run, start
 from checkpoint.runtimes import bundle, shape
 from checkpoint.runtimes.base import MARKER, ROOTFS, Arrival, Container, Tree, read_config
@@ -20,6 +21,8 @@ from checkpoint.runtimes.shape import Shape
 
 #: State of the OCI runtime spec (runtime.md).
 STATE: Shape = {"status": str, "pid": int, "bundle": str}
+#: Of Container.engine_state: the container's state directory, a PathIdentity.
+STATE_DIRECTORY = "state directory"
 DUMP_OPTIONS = ("--tcp-established", "--file-locks")
 
 
@@ -67,6 +70,7 @@ class OciRuntime(ABC):
             descriptors=self._descriptors(internal),
             network_namespace=_network_namespace(config),
             trees=(Tree(destination=ROOTFS, root=rootfs),),
+            engine_state={STATE_DIRECTORY: self.identity(container_id)},
         )
 
     def checkpoint(self, container: Container, images: Path, env: Mapping[str, str]) -> subprocess.Popen[bytes]:
@@ -108,13 +112,18 @@ class OciRuntime(ABC):
         return  # it starts nothing by itself
 
     def leave(self, container: Container, *, shared: bool) -> None:
-        self.delete(container.id)
+        self.delete(container.engine_state[STATE_DIRECTORY])
         if not shared:  # a shared bundle is the target's own now
             ownership.mark(container.bundle / MARKER)
 
-    def delete(self, name: str) -> None:
-        if os.path.exists(self._root / name):  # a restore that failed may leave less than a container
-            run([*self._program, "delete", "--force", name])
+    def identity(self, container_id: str) -> PathIdentity:
+        """The container by its state directory, which the runtime makes with it. Raises OSError when there is none."""
+        return PathIdentity(self._root / container_id)
+
+    def delete(self, identity: PathIdentity) -> None:
+        """Kill and forget a container, unless its name is another's by now, or nobody's."""
+        if identity.is_same():
+            run([*self._program, "delete", "--force", identity.path.name])
 
     def arrival(self, name: str, description: Mapping[str, Any], undo: contextlib.ExitStack) -> Arrival:
         return bundle.BundleArrival(self, name, description, undo)

@@ -40,7 +40,6 @@ INVENTORY = "checkpoint/inventory.img"
 LEFT_OUT = (LOG, "devshm-checkpoint.tar", "rootfs-diff.tar", "deleted.files")
 #: Of what is left of it: descriptions take some 10 KiB.
 MOST_PACKED_BYTES = 8 << 20
-REMOVE_TIMEOUT_S = 120.0
 #: What is needed of what podman tells of a container that runs (`podman container inspect`).
 RUNNING: Shape = {
     **dict.fromkeys(("Id", "Name", "Pod", "OCIRuntime", "Image", "ImageName"), str),
@@ -63,13 +62,7 @@ class Podman:
     name = "podman"
 
     def exists(self, name: str) -> bool:
-        if not any(path.exists() for path in TRACES):
-            return False
-        try:
-            run(["podman", "container", "exists", name])
-        except CommandFailed:
-            return False
-        return True
+        return any(path.exists() for path in TRACES) and podman_store.has_container(name)
 
     def inspect(self, name: str) -> Container:
         try:
@@ -147,14 +140,11 @@ class Podman:
             run(["podman", "stop", "--time=0", container.id], timeout_s=REMOVE_TIMEOUT_S)
 
     def leave(self, container: Container, *, shared: bool) -> None:
-        self.delete(container.id)
+        podman_store.remove_container(container.id)
         belongings.left(self.name, podman_store, container.engine_state)
 
-    def delete(self, name: str) -> None:
-        run(["podman", "rm", "--force", "--ignore", "--volumes", "--time=0", name], timeout_s=REMOVE_TIMEOUT_S)
-
     def arrival(self, name: str, description: Mapping[str, Any], undo: contextlib.ExitStack) -> Arrival:
-        return PodmanArrival(description, undo)
+        return PodmanArrival(name, description, undo)
 
     def _beneath(self, found: Mapping[str, Any]) -> OciRuntime:
         return BENEATH[Path(found["OCIRuntime"]).name]()

@@ -9,7 +9,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from checkpoint.errors import ImageError
+from checkpoint.errors import ImageError, NameInUse
 from checkpoint.host import cgroups
 from checkpoint.host.run import find_program
 from checkpoint.runtimes import layers, podman_store, shape
@@ -37,9 +37,11 @@ DESCRIPTION: Shape = {
 class PodmanArrival:
     """Arrival. `description` is from Podman.describe."""
 
-    def __init__(self, description: Mapping[str, Any], undo: contextlib.ExitStack) -> None:
+    def __init__(self, name: str, description: Mapping[str, Any], undo: contextlib.ExitStack) -> None:
         shape.check(description, DESCRIPTION, "what the source told of the container")
-        self._wanted, self._undo = description, undo
+        self._name, self._wanted, self._undo = name, description, undo
+        self._cgroups = cgroups.Hierarchies(description["cgroup"])
+        self._made = False
         self._belongings = Belongings("podman", podman_store, description["networks"], description["volumes"])
         self._started = False
         self._output = bytearray()
@@ -58,7 +60,6 @@ class PodmanArrival:
 
     def prepare(self, packed: bytes, *, shared: bool) -> dict[str, Path]:
         self._archive = packed
-        self._undo.callback(cgroups.remove_empty, self._wanted["cgroup"])  # crun leaves it when a restore fails
         return self._belongings.make(self._undo)
 
     def take_output(self, lines: bytes) -> None:
@@ -71,11 +72,24 @@ class PodmanArrival:
                 file.write(lines)
 
     def start_restore(self, directory: Path, images: Path, env: Mapping[str, str]) -> subprocess.Popen[bytes]:
+        for name in (self._name, self._wanted["id"]):
+            if podman_store.has_container(name):
+                raise NameInUse(f"a podman container named {name!r} was started on the target meanwhile")
+        self._cgroups.look()
         archive = directory / "podman.tar"
         archive.write_bytes(with_output(self._archive, bytes(self._output)))
         self._started = True
         argv = ["podman", "container", "restore", f"--import={archive}", "--ignore-volumes", "--ignore-rootfs"]
         return start_logged([*argv, *DUMP_OPTIONS], images, env)
+
+    def restore_held(self) -> None:
+        self._made = True  # its id was not known before, and podman gives none twice
+        self._cgroups.claim()
+
+    def discard(self) -> None:
+        if self._made:
+            podman_store.remove_container(self._wanted["id"])
+        self._cgroups.remove_claimed()
 
     def settle(self) -> None:
         self._belongings.settle()

@@ -1,4 +1,4 @@
-"""podman's networks and volumes, in the form that its `inspect` commands print and its `create` commands take."""
+"""podman's containers, networks, volumes and images: its `inspect`, `create` and `rm` commands."""
 
 from __future__ import annotations
 
@@ -32,7 +32,23 @@ NETWORK: Shape = {
     "labels": Maybe(Each(str)),
 }
 #: A bound against waiting for ever, not a limit.
-IMAGE_TIMEOUT_S = 3600.0
+REMOVE_TIMEOUT_S, IMAGE_TIMEOUT_S = 120.0, 3600.0
+
+
+def has_container(name: str) -> bool:
+    """Whether podman has a container of that name or id, in whatever state."""
+    try:
+        run(["podman", "container", "exists", name])
+    except CommandFailed:
+        return False
+    return True
+
+
+def remove_container(container_id: str) -> None:
+    """Kill and forget a container, with the anonymous volumes that podman made for it. `container_id` is the full id;
+    one that podman does not know is no error. Raises CommandFailed."""
+    argv = ["podman", "rm", "--force", "--ignore", "--volumes", "--time=0", container_id]
+    run(argv, timeout_s=REMOVE_TIMEOUT_S)
 
 
 def network(name: str) -> dict[str, Any] | None:
@@ -55,8 +71,8 @@ def difference(ours: Mapping[str, Any], theirs: Mapping[str, Any]) -> str | None
     return next((name for name in names if (ours.get(name) or None) != (theirs.get(name) or None)), None)
 
 
-def create_network(wanted: Mapping[str, Any]) -> None:
-    """Like one of another host. Raises CommandFailed."""
+def create_network(wanted: Mapping[str, Any]) -> str:
+    """Make a network like one of another host; its id. Raises CommandFailed, also when there is one of that name."""
     argv = ["podman", "network", "create", "--driver", wanted["driver"]]
     for subnet in wanted.get("subnets") or []:
         argv += ["--subnet", subnet["subnet"]]
@@ -77,10 +93,13 @@ def create_network(wanted: Mapping[str, Any]) -> None:
     flags = {"--ipv6": wanted.get("ipv6_enabled"), "--internal": wanted.get("internal")}
     flags["--disable-dns"] = not wanted.get("dns_enabled")
     run([*argv, *(flag for flag, given in flags.items() if given), wanted["name"]])
+    made = network(wanted["name"])
+    assert made is not None
+    return str(made["id"])
 
 
-def remove_network(name: str) -> None:
-    run(["podman", "network", "rm", name])
+def remove_network(network_id: str) -> None:
+    run(["podman", "network", "rm", network_id])
 
 
 def create_volume(wanted: Mapping[str, Any]) -> Path:

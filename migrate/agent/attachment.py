@@ -28,8 +28,7 @@ class Attachment:
         self._held: list[HeldFrames] = []
         self._late: defaultdict[int, list[bytes | memoryview]] = defaultdict(list)
         if network is not None:
-            netns.create(network)
-            undo.callback(netns.remove, network)
+            undo.callback(netns.create(network).remove)
             self._open(network)
 
     def adopt(self, path: str) -> None:

@@ -4,19 +4,21 @@ from __future__ import annotations
 
 import contextlib
 import os
-import shutil
+import platform
 import time
 from collections.abc import Callable, Iterable
-from functools import partial
 from pathlib import Path
 from typing import Any
 
+from checkpoint.host import lock
+from checkpoint.host.identity import PathIdentity, remove_tree
 from checkpoint.host.ownership import private_directory
 from checkpoint.host.wakeful import wakeful
 from checkpoint.images.directory import RUN, claim
 from checkpoint.network import link
 from checkpoint.rootfs.beneath import TreeRoot
-from checkpoint.runtimes.base import MARKER, Arrival
+from checkpoint.runtimes.base import Arrival
+from checkpoint.runtimes.bundle import is_taken
 from checkpoint.runtimes.registry import runtime_named
 from checkpoint.schema import harmless
 from migrate import protocol
@@ -37,29 +39,32 @@ from migrate.values import Station
 class Incoming:
     """The target's half of a move.
 
-    `_undo` restores the host to what it was; `_tidy` removes what only the move needed. An abort runs
-    both, a finished move the second.
+    `_undo` removes what this move made on the host, by identity (checkpoint/host/identity.py); `_tidy` removes what
+    only the move needed. An abort runs both, a finished move the second. The container's lock is released last, before
+    the coordinator has its answer: when the move has ended for its user, the container can be moved again.
     """
 
-    def __init__(
-        self, migration_id: str, runtime: str, container_id: str, log: Callable[[str], None], limits: Limits
-    ) -> None:
-        self._id = migration_id
+    def __init__(self, hello: protocol.Hello, log: Callable[[str], None], limits: Limits) -> None:
+        """Raises ContainerLocked when another task has the container on this host; then nothing was done."""
+        self._id = hello.migration_id
         self._log = log
         self._limits = limits
-        self._container_id = container_id
-        self._runtime = runtime_named(runtime)
+        self._container_id = hello.container_id
+        self._runtime = runtime_named(hello.runtime)
         self._undo = contextlib.ExitStack()
         self._tidy = contextlib.ExitStack()
+        if os.geteuid() == 0:  # or else the facts say so, and that is the end
+            holder = lock.holder_text(f"migration {self._id}", hello.source, platform.node())
+            self._tidy.enter_context(lock.locked([lock.name_key(hello.runtime, self._container_id)], holder))
         self._awake = self._tidy.enter_context(contextlib.ExitStack())
-        self.control_path = control_path(migration_id)
+        self.control_path = control_path(self._id)
         self.state = State.GREETED
         #: From Examine, AwaitImage, Prepare and Arm on.
         self._arrival: Arrival | None = None
-        self._image_directory: Path | None = None
+        self._image_directory: PathIdentity | None = None
         self._prepared: Prepared | None = None
         self._restore: ArmedRestore | None = None
-        self._trees = TreeDoor(socket_path(migration_id))
+        self._trees = TreeDoor(socket_path(self._id))
         self._tidy.callback(self._trees.close)
 
     @property
@@ -120,7 +125,7 @@ class Incoming:
 
     def _check_paths(self, request: protocol.CheckPaths) -> Answer:
         shared = request.probe is not None and _holds(Path(request.probe.path), request.probe.token)
-        taken = () if shared else tuple(path for path in request.own if _is_taken(Path(path), Path(request.own[0])))
+        taken = () if shared else tuple(path for path in request.own if is_taken(Path(path), Path(request.own[0])))
         missing = tuple(path for path in request.required if not Path(path).exists())
         return protocol.PathsFound(missing=missing, taken=taken, shared=shared)
 
@@ -132,17 +137,18 @@ class Incoming:
         return protocol.Examined(objections=objections, layers=None if layers is None else tuple(layers))
 
     def _await_image(self, request: protocol.AwaitImage) -> Answer:
-        self._image_directory = INCOMING_IMAGES / request.key
-        private_directory(self._image_directory)
-        self._tidy.callback(os.close, claim(self._image_directory))
+        directory = INCOMING_IMAGES / request.key
+        private_directory(directory)
+        self._tidy.callback(os.close, claim(directory))
+        self._image_directory = PathIdentity(directory)
         self._advance(State.AWAITING_IMAGE)
-        self._trees.show([(IMAGE, self._image_directory)])
+        self._trees.show([(IMAGE, directory)])
         return protocol.Done()
 
     def _load_image(self, _: protocol.LoadImage) -> Answer:
         assert self._arrival is not None and self._image_directory is not None
-        self._arrival.load_image(self._image_directory)
-        shutil.rmtree(self._image_directory)  # not before: after a failure it goes on from there
+        self._arrival.load_image(self._image_directory.path)
+        remove_tree(self._image_directory)  # not before: after a failure it goes on from there
         self._advance(State.EXAMINED)
         return protocol.Done()
 
@@ -163,7 +169,7 @@ class Incoming:
     def _arm(self, request: protocol.Arm) -> Answer:
         assert self._prepared is not None
         self._restore = ArmedRestore(self._prepared, request, self._limits, self._log)
-        self._restore.arm(self._id, partial(self._runtime.delete, self._container_id), self._undo, self._tidy)
+        self._restore.arm(self._id, self._undo, self._tidy)
         self._advance(State.ARMED)
         return protocol.Armed(trees=self._trees.show(self._restore.roots().items()))
 
@@ -245,8 +251,3 @@ def _holds(probe: Path, token: str) -> bool:
     with contextlib.suppress(OSError), TreeRoot(probe.parent) as root:
         return root.read(probe.name, len(token) + 1) == token.encode()
     return False
-
-
-def _is_taken(path: Path, bundle: Path) -> bool:
-    """Whether something is there that no earlier move left behind."""
-    return path.exists() and any(path.iterdir()) and not (bundle / MARKER).exists()

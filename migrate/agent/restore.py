@@ -56,26 +56,25 @@ class ArmedRestore:
         )
         self._role = RestoreRole(edits, prepared.received.images)
 
-    def arm(
-        self, migration_id: str, drop: Callable[[], None], undo: contextlib.ExitStack, tidy: contextlib.ExitStack
-    ) -> None:
+    def arm(self, migration_id: str, undo: contextlib.ExitStack, tidy: contextlib.ExitStack) -> None:
         """Start the engine's restore; it comes to its RESTORE request.
 
-        `drop` has the engine forget a container that was refused. `undo` gets that, `tidy` what ends the conversation
-        with CRIU. Raises CriuFailed or ConversationLost.
+        `undo` gets what drops the container, `tidy` what ends the conversation with CRIU. Raises NameInUse, CriuFailed
+        or ConversationLost.
         """
         received = self._prepared.received
         env = install_shim(received.directory)
         tidy.enter_context(Interposer(rpc_socket(received.directory), self._role))
         with silenced(self._macs, migration_id):
             self._process = self._prepared.arrival.start_restore(received.directory, received.images, env)
-            undo.callback(drop)
+            undo.callback(self._prepared.arrival.discard)
             undo.callback(self._refuse)
             threading.Thread(target=self._watch, args=(self._process,), daemon=True).start()
             try:
                 self._role.request_gate.wait_reached(self._limits.arm_s)
             except ConversationLost as error:
                 raise self._why(error, "arming the restore") from error
+            self._prepared.arrival.restore_held()
             if self._macs:
                 self._prepared.network.adopt(self._role.network_namespace)
         # What follows is the blackout: no collector pause in it.

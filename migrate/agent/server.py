@@ -99,9 +99,7 @@ class Server:
         if isinstance(request, protocol.Hello):
             if request.version != protocol.PROTOCOL_VERSION:
                 raise protocol.ProtocolError(f"agent speaks version {protocol.PROTOCOL_VERSION}, not {request.version}")
-            self._incoming = Incoming(
-                request.migration_id, request.runtime, request.container_id, self._log, self._limits
-            )
+            self._incoming = Incoming(request, self._log, self._limits)
             return [self._incoming.welcome()]
         assert self._incoming is not None
         if isinstance(request, protocol.Ping):

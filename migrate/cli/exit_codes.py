@@ -14,6 +14,7 @@ CODES: dict[type[errors.MigrateError], int] = {
     errors.NotMovableError: 13,
     errors.CannotPreCopy: 14,
     errors.SeveralContainers: 15,
+    errors.AlreadyMoving: 16,
     errors.TargetUnreachable: 20,
     errors.AuthenticationFailed: 21,
     errors.UnknownHostKey: 22,

@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 
 from checkpoint.errors import NetworkError
-from checkpoint.network import link, netns
+from checkpoint.network import link
 from migrate import causes, protocol
 from migrate.context import Context
 from migrate.errors import AgentFailed, AgentGone, LeftBehind, MigrateError, ResumeFailed, Undecided
@@ -205,8 +205,8 @@ def _leave_source(move: Context, failed: list[Exception]) -> None:
     with _collected(failed):
         move.runtime.leave(move.container, shared=move.shared_rootfs)
     with _collected(failed):
-        if move.network is not None and not move.container.engine_network:
-            netns.remove(move.network)
+        if move.network_parts is not None:
+            move.network_parts.remove()
 
 
 def _begin_links_down(move: Context) -> None:

@@ -9,13 +9,17 @@ from dataclasses import asdict
 from functools import partial
 
 from checkpoint.criu.session import Edits
-from checkpoint.host import memory, processes
+from checkpoint.errors import ContainerLocked, ContainerNotFound
+from checkpoint.host import lock, memory, processes
 from checkpoint.host.cgroups import in_one_cgroup
+from checkpoint.network import netns
+from checkpoint.network.model import Network
+from checkpoint.runtimes.base import Container, ContainerRuntime
 from migrate import causes, protocol
 from migrate.agent.client import AgentClient
 from migrate.config import Options
 from migrate.context import Context
-from migrate.errors import AgentGone, MigrateError, MissingOnHost, Where
+from migrate.errors import AgentFailed, AgentGone, MigrateError, MissingOnHost, NameTaken, Where
 from migrate.events import Observer
 from migrate.facts import Facts, room
 from migrate.leftovers import sweep
@@ -38,7 +42,10 @@ Connect = Callable[[Destination], contextlib.AbstractContextManager[Connection]]
 def planned(
     report: Report, destination: Destination, observer: Observer, options: Options, connect: Connect
 ) -> Iterator[Context]:
-    """Check everything, change nothing; yield the move, connected and ready to begin. Raises Refused."""
+    """Check everything, change nothing; yield the move, connected and ready to begin. Raises Refused.
+
+    The container is locked on both hosts before anything else is looked at, until the block ends.
+    """
     with contextlib.ExitStack() as stack:
         try:
             move = _plan(stack, report, connect(destination), observer, options)
@@ -60,10 +67,10 @@ def _plan(
     started_ns = time.monotonic_ns()
     runtime = preflight.choose_runtime(options.engine, report.container)
     note = _noting(observer, report)
+    container = stack.enter_context(_taken(runtime, report))
     sweep(note)
     source = preflight.check_source(runtime, report.container)
     report.source, report.versions["source"] = source.hostname, asdict(source)
-    container = runtime.inspect(report.container)
     pids = processes.tree_of(container.pid)
     preflight.check_open_files(container, pids)
     preflight.check_limits(pids)
@@ -72,16 +79,16 @@ def _plan(
     report.memory_bytes = use.resident_bytes
 
     connection = stack.enter_context(connected)
-    agent, target = _greet(connection, report, runtime.name, note)
+    agent, target = _greet(connection, report, runtime.name, container, note)
     stack.callback(agent.close)
     report.target, report.versions["target"] = target.hostname, asdict(target)
-    preflight.check_target(target, source, container, use.restored_bytes)
-    tracking, why = choose(options.mode, source, target)
-    shared = preflight.check_paths(agent, container, target.hostname)
-    layers_there = preflight.check_engine(agent, runtime, container, target.hostname)
-    preflight.check_addresses(agent, network, target.hostname)
-
-    clock = agent.clock_offset()
+    with _dismissed_when_refused(agent, options.limits.abort_s):
+        preflight.check_target(target, source, container, use.restored_bytes)
+        tracking, why = choose(options.mode, source, target)
+        shared = preflight.check_paths(agent, container, target.hostname)
+        layers_there = preflight.check_engine(agent, runtime, container, target.hostname)
+        preflight.check_addresses(agent, network, target.hostname)
+        clock = agent.clock_offset()
     report.clock_error_us = clock.error_ns // 1000
     note(why)
     return Context(
@@ -90,6 +97,7 @@ def _plan(
         container=container,
         init=stack.enter_context(contextlib.closing(processes.Init(container.pid))),
         network=network,
+        network_parts=stack.enter_context(_parts(network, container)),
         observer=observer,
         report=report,
         connection=connection,
@@ -122,20 +130,62 @@ def _noting(observer: Observer, report: Report) -> Callable[[str], None]:
     return note
 
 
+@contextlib.contextmanager
+def _taken(runtime: ContainerRuntime, report: Report) -> Iterator[Container]:
+    """The container, locked on the source by its name and by its process.
+
+    Raises ContainerLocked, ContainerNotRunning or ContainerNotFound, unless the reason is that its engine lacks.
+    """
+    try:
+        container = runtime.inspect(report.container)
+    except ContainerNotFound:
+        preflight.check_source(runtime, report.container)
+        raise
+    keys = [lock.name_key(runtime.name, container.name), lock.process_key(container.pid)]
+    with lock.locked(keys, lock.holder_text(f"migration {report.migration_id}", report.source, report.target)):
+        yield container
+
+
+@contextlib.contextmanager
+def _parts(network: Network | None, container: Container) -> Iterator[netns.Parts | None]:
+    """What leaving the container will have to remove of its network by hand; None where the engine does that."""
+    if network is None or container.engine_network:
+        yield None
+        return
+    with contextlib.closing(netns.Parts.of(network)) as parts:
+        yield parts
+
+
 def _greet(
-    connection: Connection, report: Report, engine: str, note: Callable[[str], None]
+    connection: Connection, report: Report, engine: str, container: Container, note: Callable[[str], None]
 ) -> tuple[AgentClient, Facts]:
-    """Start the agent and learn what host it is on."""
+    """Start the agent, which locks the container on the target, and learn what host it is on."""
     hello = protocol.Hello(
         version=protocol.PROTOCOL_VERSION,
         migration_id=report.migration_id,
+        source=report.source,
         runtime=engine,
-        container_id=report.container,
+        container_id=container.name,
     )
     try:
         agent = AgentClient(connection, note)
         return agent, agent.request(hello).facts
+    except AgentFailed as error:
+        if error.kind == ContainerLocked.__name__ and report.migration_id in error.text:  # the target is the source
+            raise NameTaken(container.name, report.target, engine) from error
+        raise
     except AgentGone as error:
         if error.status == COMMAND_NOT_FOUND:
             raise MissingOnHost(Where.TARGET, report.target, "python3") from error
+        raise
+
+
+@contextlib.contextmanager
+def _dismissed_when_refused(agent: AgentClient, limit_s: float) -> Iterator[None]:
+    """The agent has ended before the refusal is told: the target's lock is free for the next try."""
+    try:
+        yield
+    except BaseException:
+        with contextlib.suppress(Exception):  # the refusal is what is told
+            agent.request(protocol.Abort(), timeout_s=limit_s)
         raise

@@ -10,7 +10,7 @@ import secrets
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from checkpoint.host import processes
+from checkpoint.host import lock, processes
 from checkpoint.network import netns
 from checkpoint.network.model import Network
 from checkpoint.rootfs.beneath import TreeRoot
@@ -24,6 +24,7 @@ from migrate.agent.collect import collect
 from migrate.answers import check_asked, check_known
 from migrate.errors import (
     AddressTaken,
+    AlreadyMoving,
     EngineObjects,
     NoSuchContainer,
     NotMovableError,
@@ -45,10 +46,14 @@ PASSING_S = 1.0
 def choose_runtime(engine: str | None, container_id: str) -> ContainerRuntime:
     """The engine asked for, or the one that has a container of that name.
 
-    Raises NotRoot, for nobody else is told of them, NoSuchContainer or SeveralContainers.
+    Raises NotRoot, for nobody else is told of them, AlreadyMoving, NoSuchContainer or SeveralContainers.
     """
     if os.geteuid() != 0:
         raise NotRoot(Where.SOURCE, platform.node())
+    # First: of a container on its way in, an engine says nothing or half of it, and podman waits until it is in.
+    for name in [engine] if engine is not None else RUNTIMES:
+        if holder := lock.holder_of(lock.name_key(name, container_id)):
+            raise AlreadyMoving("the source", holder)
     if engine is not None:
         return runtime_named(engine)
     found = owners_of(container_id)

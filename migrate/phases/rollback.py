@@ -89,7 +89,12 @@ def _abort(move: Context, *, may_be_held: bool) -> list[str]:
 
 
 def _unlock(move: Context) -> list[str]:
-    """CRIU is gone, by a failure that it undid itself or by one that killed it; then what it did is still there."""
+    """CRIU is gone, by a failure that it undid itself or by one that killed it; then what it did is still there.
+
+    Only what this move's CRIU has locked is unlocked: before that a lock is somebody else's.
+    """
+    if move.dump is None or not move.dump.locked_network:
+        return []
     try:
         found = rescue.unlock(processes.in_pid_namespace_of(move.container.pid))
     except (CheckpointError, OSError) as error:

@@ -109,7 +109,7 @@ def description(data: bytes) -> None:
         if data[:1] == b"b":
             BundleArrival(Runc(), "x", fields, undo)
         elif data[:1] == b"p":
-            PodmanArrival(fields, undo)
+            PodmanArrival("x", fields, undo)
             for network in fields["networks"].values():
                 podman_store.difference(network, network)
         else:

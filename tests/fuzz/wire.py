@@ -138,7 +138,7 @@ def _operation(vaddr: int, count: int, came: int, flags: int = PE_PRESENT, image
 _ARP = b"\xff" * 6 + MAC + struct.pack("!HHHBBH6s4s6s4s", 0x0806, 1, 0x0800, 6, 4, 2, MAC, ADDRESS, bytes(6), bytes(4))
 _BASE = 0x7F00_0000_0000
 _MESSAGES: tuple[Message, ...] = (
-    protocol.Hello(version=1, migration_id="0123456789ab", runtime="runc", container_id="c"),
+    protocol.Hello(version=1, migration_id="0123456789ab", source="alpha", runtime="runc", container_id="c"),
     protocol.Clock(monotonic_ns=1),
 )
 

@@ -26,6 +26,22 @@ BROKEN = """#!/bin/sh
 [ "$1" = swrk ] && ulimit -n 14
 exec /usr/sbin/criu.kept "$@"
 """
+#: The tool, but something happens the moment the move has reached a state.
+AT_STATE = """
+import os, signal, sys
+sys.dont_write_bytecode = True
+sys.path.insert(0, "/opt/migrate")
+from migrate.cli.move import main
+from migrate.context import Context
+from migrate.state import State
+advance = Context.advance
+def advance_and_then(move, state):
+    advance(move, state)
+    if state is State[sys.argv[1]]:
+        {then}
+Context.advance = advance_and_then
+sys.exit(main(["redis", "beta"]))
+"""
 
 
 Moved = TypeVar("Moved", Container, EngineContainer)
@@ -62,7 +78,7 @@ TRACES = {
     "netns": ["ip", "netns", "list"],
     "cgroups": ["find", "/sys/fs/cgroup", "-type", "d"],
     "processes": ["ps", "-eo", "args", "--no-headers"],
-    "files": ["find", "/run/migrate", "/run/runc", "-mindepth", "1"],
+    "files": ["find", "/run/migrate", "/run/runc", "-mindepth", "1", "-not", "-path", "/run/migrate/locks"],
     "rules": ["nft", "--stateless", "list", "ruleset"],
 }
 #: All of it in one go, for this is done around every test.

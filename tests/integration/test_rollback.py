@@ -13,25 +13,9 @@ from migrate import errors
 from migrate.cli.exit_codes import CODES
 from migrate.state import State
 from tests.clients import REDIS_PORT, RedisClient, ask
-from tests.integration.conftest import REDIS, REDIS_ADDRESS, Hosts, new_traces, settled, traces
+from tests.integration.conftest import AT_STATE, REDIS, REDIS_ADDRESS, Hosts, new_traces, settled, traces
 from tests.rig import Container, Node, until
 
-# The tool, but something happens the moment the move has reached a state.
-AT_STATE = """
-import os, signal, sys
-sys.dont_write_bytecode = True
-sys.path.insert(0, "/opt/migrate")
-from migrate.cli.move import main
-from migrate.context import Context
-from migrate.state import State
-advance = Context.advance
-def advance_and_then(move, state):
-    advance(move, state)
-    if state is State[sys.argv[1]]:
-        {then}
-Context.advance = advance_and_then
-sys.exit(main(["redis", "beta"]))
-"""
 CRASHING = AT_STATE.format(then="print(move.migration_id, flush=True); os.kill(os.getpid(), signal.SIGKILL)")
 WITHOUT_LINK = AT_STATE.format(then="move.connection._client.close()")
 WITHOUT_CRIU = AT_STATE.format(then="move.dump._conversation.kill_criu()")
@@ -173,9 +157,9 @@ def crash_at(hosts: Hosts, state: State) -> str:
 
 @pytest.fixture
 def litter(hosts: Hosts) -> Iterator[None]:
-    """A killed coordinator cannot take down its image directory; the tests that kill one do."""
+    """A killed coordinator cannot take down its image directory, nor its lock's file; the tests that kill one do."""
     yield
-    script = "for d in /run/migrate/*/; do umount -l $d; rmdir $d; done"
+    script = "rm -r /run/migrate/locks; for d in /run/migrate/*/; do umount -l $d; rmdir $d; done"
     hosts.alpha.run(["sh", "-c", script], check=False)
 
 

@@ -32,9 +32,7 @@ class Incoming:
     does: Callable[[Incoming], Answer] = staticmethod(lambda _: protocol.Done())
     last: Incoming
 
-    def __init__(
-        self, migration_id: str, runtime: str, container_id: str, log: Callable[[str], None], limits: Limits
-    ) -> None:
+    def __init__(self, hello: protocol.Hello, log: Callable[[str], None], limits: Limits) -> None:
         self.log = log
         self.state = State.PREPARED
         self.handled: list[str] = []
@@ -108,7 +106,9 @@ class Coordinator:
         assert not self._agent.is_alive()
 
 
-HELLO = protocol.Hello(version=protocol.PROTOCOL_VERSION, migration_id="0123456789ab", runtime="runc", container_id="c")
+HELLO = protocol.Hello(
+    version=protocol.PROTOCOL_VERSION, migration_id="0123456789ab", source="s", runtime="runc", container_id="c"
+)
 #: Requests of each sort: one that is answered, one that is streamed.
 ASKED, STREAMED = protocol.Remove(tree="/", paths=()), protocol.Output()
 

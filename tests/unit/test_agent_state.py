@@ -14,7 +14,10 @@ from migrate.state import InvalidMove
 
 #: The commands of a move that goes well and has all there is, and the state that each leaves.
 STORY: list[tuple[Command, State]] = [
-    (protocol.Hello(version=2, migration_id="0" * 12, runtime="podman", container_id="web"), State.GREETED),
+    (
+        protocol.Hello(version=2, migration_id="0" * 12, source="alpha", runtime="podman", container_id="web"),
+        State.GREETED,
+    ),
     (protocol.CheckPaths(required=(), own=(), probe=None), State.GREETED),
     (protocol.Examine(description={}), State.EXAMINED),
     (protocol.CheckAddresses(addresses=()), State.EXAMINED),

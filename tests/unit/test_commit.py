@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from checkpoint.errors import CommandFailed, EngineRefused, NetworkError
-from checkpoint.network import link, netns
+from checkpoint.network import link
 from migrate import errors, protocol
 from migrate.config import Options
 from migrate.context import Context
@@ -203,7 +203,6 @@ def test_links_that_cannot_be_taken_down_are_noted(monkeypatch: pytest.MonkeyPat
     network = SimpleNamespace(interfaces=[SimpleNamespace(host_name="veth1")])
     for error, noted in ((OSError(errno.EMFILE, "Too many open files"), True), (NetworkError("gone"), False)):
         monkeypatch.setattr(link, "set_link", failing(error))
-        monkeypatch.setattr(netns, "remove", lambda _: None)
         move, _ = a_move(RESUMED, FINISHED)
         move.network = network
         assert ended(move) is None

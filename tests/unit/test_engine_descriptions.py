@@ -294,7 +294,7 @@ def test_too_much_output() -> None:
     with contextlib.ExitStack() as undo:
         image = {"id": "x", "name": "x", "layers": []}
         description = {"id": "x", "runtime": "crun", "cgroup": "", "image": image, "networks": {}, "volumes": {}}
-        arrival = PodmanArrival(description, undo)
+        arrival = PodmanArrival("x", description, undo)
         for _ in range(MOST_OUTPUT_BYTES >> 20):
             arrival.take_output(bytes(1 << 20))
         with pytest.raises(ImageError):

@@ -119,6 +119,7 @@ def test_the_codes_are_frozen() -> None:
         "NotMovableError": 13,
         "CannotPreCopy": 14,
         "SeveralContainers": 15,
+        "AlreadyMoving": 16,
         "TargetUnreachable": 20,
         "AuthenticationFailed": 21,
         "UnknownHostKey": 22,

@@ -180,16 +180,13 @@ class Engine:
         self._world.point("arrival")
         return Arriving(self._world, name, undo)
 
-    def delete(self, name: str) -> None:
-        self._world.does("delete")
-        self._world.taken_in.discard(name)
-
 
 class Arriving:
     """Arrival of a container."""
 
     def __init__(self, world: World, name: str, undo: contextlib.ExitStack) -> None:
         self._world, self._name, self._undo = world, name, undo
+        self._made = False
 
     def objections(self) -> list[str]:
         self._world.point("objections")
@@ -214,6 +211,15 @@ class Arriving:
         self._world.does("start restore")
         self._world.taken_in.add(self._name)
         return self._world.start("RESTORE", images, env)
+
+    def restore_held(self) -> None:
+        self._world.point("restore held")
+        self._made = True
+
+    def discard(self) -> None:
+        if self._made:
+            self._world.does("delete")
+            self._world.taken_in.discard(self._name)
 
     def settle(self) -> None:
         self._world.does("settle")

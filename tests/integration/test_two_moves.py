@@ -1,0 +1,106 @@
+"""One container, two moves at once: one moves it, the other is refused at once and touches nothing."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+from migrate import errors
+from migrate.cli.exit_codes import CODES
+from tests.faults import two_moves
+from tests.faults.two_moves import CONTESTS, faults, wandering
+from tests.integration.conftest import new_traces, traces
+from tests.rig import Node, Rig, until
+
+SEED = 7
+#: The tool on alpha, with another move in the middle of it; what was before, what came of it, and what was after.
+MEANWHILE = """
+import json, os, signal, subprocess, sys
+sys.dont_write_bytecode = True
+sys.path.insert(0, "/opt/migrate")
+from migrate.cli.move import main
+from migrate.context import Context
+from migrate.state import State
+
+def look(move):
+    argv = ["nsenter", f"--net=/proc/{move.container.pid}/ns/net", "nft", "list", "tables"]
+    return subprocess.run(argv, capture_output=True, text=True, check=True).stdout
+
+advance = Context.advance
+def advance_and_then(move, state):
+    advance(move, state)
+    if state is State[sys.argv[1]]:
+        before = look(move)
+        done = subprocess.run(["migrate", "redis", sys.argv[2]], capture_output=True, text=True)
+        print(json.dumps({"status": done.returncode, "said": done.stderr, "before": before, "after": look(move)}))
+Context.advance = advance_and_then
+sys.exit(main(["redis", "beta"]))
+"""
+
+
+@pytest.fixture(scope="module")
+def three(rig_name: str) -> Iterator[Rig]:
+    """alpha, beta and gamma."""
+    rig = Rig(f"{rig_name}-three")
+    rig.up(nodes=two_moves.NODES)
+    yield rig
+    rig.down()
+
+
+@pytest.mark.parametrize("connected", [True, False], ids=["connected", "own network"])
+@pytest.mark.parametrize("way", CONTESTS)
+def test_one_moves_it(three: Rig, way: str, connected: bool) -> None:
+    """Twice, at offsets of a seed; scripts/faults two-moves does it as often as you like."""
+    result = two_moves.run(three, way, 2, SEED, connected=connected)
+    assert result["faults"] == [], result
+    assert sum(result["moved"].values()) >= 2
+
+
+def test_half_a_second_apart_where_nothing_but_a_lock_keeps_them_apart(three: Rig) -> None:
+    """No link's name is in the way of a container that owns its network namespace."""
+    with wandering(three, connected=False) as container:
+        outcomes = container.contest("same target", 0.5)
+        assert faults(*outcomes, container.running(), in_turn=False) == []
+
+
+@pytest.mark.parametrize("target", ["beta", "gamma"])
+@pytest.mark.parametrize("state", ["PREPARED", "ARMED", "FROZEN", "HELD"])
+def test_the_second_is_told_who_has_it_and_takes_nothing_away(three: Rig, state: str, target: str) -> None:
+    """In the freeze it would take away the rules that lock the frozen container's network."""
+    with wandering(three, connected=True) as container:
+        done = three.node("alpha").run(["python3", "-c", MEANWHILE, state, target], check=False, timeout=120)
+        assert done.returncode == 0, done.stderr
+        assert container.running() == ["beta"]
+        assert container.client is not None
+        assert container.client.finish()["error"] is None
+    other: dict[str, Any] = json.loads(done.stdout.splitlines()[0])
+    assert other["status"] == CODES[errors.AlreadyMoving], other["said"]
+    assert "from alpha to beta, since 2" in other["said"]
+    assert "nothing was changed" in other["said"]
+    assert other["after"] == other["before"]
+    assert ("CRIU" in other["before"]) == (state in ("FROZEN", "HELD"))
+
+
+def locks(node: Node) -> str:
+    return node.run(["ls", "/run/migrate/locks"]).stdout
+
+
+def test_a_move_that_was_killed_keeps_nobody_from_the_next(three: Rig) -> None:
+    """Its lock went with it, on both hosts; nothing looks at the age of a file."""
+    alpha, beta = three.node("alpha"), three.node("beta")
+    before = [traces(node) for node in (alpha, beta)]
+    crashing = MEANWHILE.replace("before = look(move)", "os.kill(os.getpid(), signal.SIGKILL)")
+    with wandering(three, connected=True) as container:
+        assert alpha.run(["python3", "-c", crashing, "PREPARED", "beta"], check=False, timeout=60).returncode == -9
+        assert "runc-redis" in locks(alpha)
+        # beta's agent needs a moment to notice.
+        until(lambda: two_moves.move(alpha, beta).status == 0, "the next move to succeed", timeout_s=20)
+        assert container.running() == ["beta"]
+        assert locks(alpha) == locks(beta) == ""
+        assert container.client is not None
+        assert container.client.finish()["error"] is None
+    alpha.run(["sh", "-c", "for d in /run/migrate/*/; do umount -l $d; rmdir $d; done"], check=False)
+    assert [new_traces(old, traces(node)) for old, node in zip(before, (alpha, beta), strict=True)] == [{}, {}]
