@@ -71,7 +71,7 @@ class BundleArrival:
         self._bundle, self._rootfs = Path(fields["bundle"]), Path(fields["rootfs"])
         self._config, self._descriptors = fields["config"], fields["descriptors"]
         self._owned = schema.read(Mapping[str, Owned], fields["owned"])
-        self._cgroups = cgroups.Hierarchies(self._config["linux"].get("cgroupsPath", ""))
+        self._cgroups = cgroups.Hierarchies(self._config["linux"].get("cgroupsPath") or "")
         self._made: PathIdentity | None = None
 
     def objections(self) -> list[str]:
