@@ -65,9 +65,8 @@ def _plan(
     options: Options,
 ) -> Context:
     started_ns = time.monotonic_ns()
-    runtime = preflight.choose_runtime(options.engine, report.container)
     note = _noting(observer, report)
-    container = stack.enter_context(_taken(runtime, report))
+    runtime, container = stack.enter_context(_taken(options.engine, report))
     sweep(note)
     source = preflight.check_source(runtime, report.container)
     report.source, report.versions["source"] = source.hostname, asdict(source)
@@ -131,11 +130,12 @@ def _noting(observer: Observer, report: Report) -> Callable[[str], None]:
 
 
 @contextlib.contextmanager
-def _taken(runtime: ContainerRuntime, report: Report) -> Iterator[Container]:
-    """The container, locked on the source by its name and by its process.
+def _taken(engine: str | None, report: Report) -> Iterator[tuple[ContainerRuntime, Container]]:
+    """The container and its engine, locked on the source by its name and by its process.
 
-    Raises ContainerLocked, ContainerNotRunning or ContainerNotFound, unless the reason is that its engine lacks.
+    Raises Refused, ContainerLocked, ContainerNotRunning, or ContainerNotFound if that is not because its engine lacks.
     """
+    runtime = preflight.choose_runtime(engine, report.container)
     try:
         container = runtime.inspect(report.container)
     except ContainerNotFound:
@@ -143,7 +143,7 @@ def _taken(runtime: ContainerRuntime, report: Report) -> Iterator[Container]:
         raise
     keys = [lock.name_key(runtime.name, container.name), lock.process_key(container.pid)]
     with lock.locked(keys, lock.holder_text(f"migration {report.migration_id}", report.source, report.target)):
-        yield container
+        yield runtime, container
 
 
 @contextlib.contextmanager
