@@ -173,8 +173,7 @@ class Prepare(Request[Prepared]):
     """Have the engine make what it can of the container examined before.
 
     The payload is what the source's engine has packed, `network` is None where the engine makes it; `shared`: the
-    container's files need not be sent. `room_bytes` bounds what the move may put into the target's RAM: images and the
-    page store. So many `page_channels` will be opened.
+    container's files need not be sent. `room_bytes` bounds the target's RAM that images and the page store may take.
     """
 
     shared: bool

@@ -135,9 +135,9 @@ class Podman:
 
     def keep(self, container: Container) -> None:
         """Have podman notice that it ended: nobody tells it, since its conmon ended before."""
-        run(["podman", "update", "--restart=no", container.id], timeout_s=REMOVE_TIMEOUT_S)
+        run(["podman", "update", "--restart=no", container.id], timeout_s=podman_store.REMOVE_TIMEOUT_S)
         with contextlib.suppress(CommandFailed):  # it complains of the conmon, and enters the end all the same
-            run(["podman", "stop", "--time=0", container.id], timeout_s=REMOVE_TIMEOUT_S)
+            run(["podman", "stop", "--time=0", container.id], timeout_s=podman_store.REMOVE_TIMEOUT_S)
 
     def leave(self, container: Container, *, shared: bool) -> None:
         podman_store.remove_container(container.id)
