@@ -121,9 +121,8 @@ WALKS = {"walk", "fwalk", "scandir", "rmtree", "copytree", "copyfile", "copy", "
 WALKERS = {
     "checkpoint/criu/predump.py",
     "checkpoint/host/cgroups.py",
+    "checkpoint/host/identity.py",
     "checkpoint/images/directory.py",
-    "checkpoint/runtimes/bundle.py",
-    "migrate/agent/incoming.py",
     "migrate/leftovers.py",
     "migrate/logs.py",
 }
