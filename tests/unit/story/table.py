@@ -279,6 +279,8 @@ def restores() -> Iterator[Row]:
             if do != "fail":
                 kept = tuple(name for name in expected.target if name != "killed what was restored")
                 expected = replace(expected, target=kept)
+            if at == "runtime start":  # nothing is there yet that this move has made
+                expected = replace(expected, target=tuple(name for name in expected.target if name != "delete"))
             yield Row(
                 name=f"target's CRIU at {at}: {do}",
                 world=process("target", at, do),
