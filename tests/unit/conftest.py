@@ -1,10 +1,21 @@
 """Fixtures of the unit tests."""
 
+import ctypes
 from collections.abc import Iterator
 
 import pytest
 
+from checkpoint.host.secrecy import PR_SET_DUMPABLE
 from tests.unit.obedient import Child
+
+
+@pytest.fixture(autouse=True)
+def unlocked() -> Iterator[None]:
+    """Undo what a command does to its own process, which in a test is this one (checkpoint/host/secrecy.py)."""
+    yield
+    libc = ctypes.CDLL(None)
+    libc.munlockall()
+    libc.prctl(PR_SET_DUMPABLE, 1, 0, 0, 0)
 
 
 @pytest.fixture

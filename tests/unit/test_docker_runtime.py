@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from checkpoint.runtimes import docker_runtime, oci_wrapper
+from tests.rig import until
 
 NO_DOCKER = "docker does not run; it will know when it does"
 
@@ -36,6 +37,7 @@ def dockerd(root: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[subprocess.
     """A process that a SIGHUP ends."""
     monkeypatch.setattr(docker_runtime, "DAEMON", "sleep")
     with subprocess.Popen(["sleep", "60"]) as process:
+        until(lambda: Path(f"/proc/{process.pid}/comm").read_text() == "sleep\n", "the program to have begun")
         (root / "docker.pid").write_text(f"{process.pid}\n")
         yield process
         process.kill()
@@ -60,7 +62,12 @@ def test_install_twice(root: Path, settings: Path, dockerd: subprocess.Popen[byt
     dockerd.wait()
     before = settings.stat()
     assert docker_runtime.install() == []
-    assert settings.stat() == before
+    after = settings.stat()
+    assert (after.st_ino, after.st_mtime_ns, after.st_ctime_ns) == (
+        before.st_ino,
+        before.st_mtime_ns,
+        before.st_ctime_ns,
+    )
 
 
 def test_an_older_program_is_replaced(root: Path, settings: Path) -> None:
