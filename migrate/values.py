@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterable, Iterator
 from typing import Annotated, NamedTuple, TypeVar
 
@@ -61,10 +62,14 @@ class OwnAddress(NamedTuple):
     bridge: InterfaceName
 
 
+#: The target looks into no file of another name.
+PROBE_PREFIX = ".migrate-probe-"
+
+
 class Probe(NamedTuple):
     """A file that the source has made, and what is in it."""
 
-    path: AbsolutePath
+    path: Annotated[AbsolutePath, Pattern(rf"/(.*/)?{re.escape(PROBE_PREFIX)}[0-9a-f]{{8}}")]
     token: Annotated[str, Pattern(r"[0-9a-f]{32}")]
 
 

@@ -37,7 +37,7 @@ from migrate.errors import (
 from migrate.facts import Facts, check_host, check_pair
 from migrate.protocol import ProtocolError
 from migrate.tmpfs_sync import own_mounts
-from migrate.values import OwnAddress, Probe
+from migrate.values import PROBE_PREFIX, OwnAddress, Probe
 
 #: What has run for so long inside a container was meant to stay there.
 PASSING_S = 1.0
@@ -186,7 +186,7 @@ def check_engine(
 def _probe(rootfs: Path) -> Iterator[Probe]:
     """A file with a secret beside the rootfs' content, for the time of one question."""
     secret = secrets.token_hex(16)
-    name = f".migrate-probe-{secret[:8]}"
+    name = f"{PROBE_PREFIX}{secret[:8]}"
     with TreeRoot(rootfs) as root:
         # A read-only tree cannot be probed and counts as not shared.
         with contextlib.suppress(OSError):

@@ -20,6 +20,7 @@ from typing import Any
 import checkpoint
 import migrate
 import transport
+from tests.fuzz import peers
 from tests.fuzz.parser import CORPUS, MOST_S
 from tests.fuzz.parsers import PARSERS
 
@@ -126,6 +127,15 @@ def parsers(arguments: argparse.Namespace) -> int:
     return 1 if defects else 0
 
 
+def hostile(arguments: argparse.Namespace) -> int:
+    """Have peers do what they like. Returns the exit code; what is found is a traceback with the sequence."""
+    sides = [arguments.side] if arguments.side else list(peers.SIDES)
+    with tempfile.TemporaryDirectory(prefix="migrate-fuzz-") as directory, peers.staged(Path(directory)) as stage:
+        for side in sides:
+            print(f"{side}: {peers.play(stage, side, arguments.sequences)}", flush=True)
+    return 0
+
+
 def main(argv: Sequence[str]) -> int:
     """Entry point. Returns the exit code: 0 if nothing was found."""
     parser = argparse.ArgumentParser(prog="scripts/fuzz", description=__doc__)
@@ -142,6 +152,10 @@ def main(argv: Sequence[str]) -> int:
         command.add_argument(
             "--findings", type=Path, default=Path("fuzz-findings"), help="directory for what is found (%(default)s)"
         )
+    command = verbs.add_parser("peers", help="a hostile source, then a hostile target, against what they talk to")
+    command.set_defaults(run=hostile)
+    command.add_argument("--sequences", type=int, default=20_000, help="against each (default %(default)s)")
+    command.add_argument("--side", choices=sorted(peers.SIDES), help="only this one is hostile")
     arguments = parser.parse_args(argv)
     return int(arguments.run(arguments))
 

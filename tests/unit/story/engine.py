@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any, cast
 
 from checkpoint.criu.shim_install import rpc_socket
-from checkpoint.errors import CommandFailed, ContainerNotFound
+from checkpoint.errors import CommandFailed, ContainerNotFound, ImageError
 from checkpoint.runtimes.base import ROOTFS, Container, Tree
 from tests.unit.story.processes import Child, Host
 
@@ -196,16 +196,17 @@ class Arriving:
         return None
 
     def load_image(self, directory: Path) -> None:
-        raise NotImplementedError
+        self._world.point("load image")
 
     def prepare(self, packed: bytes, *, shared: bool) -> dict[str, Path]:
-        assert packed == b"packed"
+        if packed != b"packed":
+            raise ImageError("the source's engine packed something else")
         self._world.does("prepare")
         self._undo.callback(self._world.does, "unprepare")
         return {ROOTFS: self._world.directory / "target"} if not shared else {}
 
     def take_output(self, lines: bytes) -> None:
-        raise NotImplementedError
+        self._world.point("take output")
 
     def start_restore(self, directory: Path, images: Path, env: Mapping[str, str]) -> subprocess.Popen[bytes]:
         self._world.does("start restore")

@@ -8,6 +8,7 @@ import gc
 import io
 import json
 import os
+import shutil
 import signal
 import threading
 from collections.abc import Iterator
@@ -210,6 +211,21 @@ class Stage:
     moves: int = 0
 
     @contextlib.contextmanager
+    def empty_world(self) -> Iterator[World]:
+        """Two hosts without a container; everything is ended after the block."""
+        self.moves += 1
+        directory = self.directory / str(self.moves)
+        (directory / "root").mkdir(parents=True)
+        with contextlib.closing(self.source.make("nothing")) as nobody:
+            world = World(directory=directory, source=self.source, target=self.target, init=nobody)
+            RUNTIMES["runc"] = lambda: Engine(world)
+            try:
+                yield world
+            finally:
+                end(world)
+                shutil.rmtree(directory)
+
+    @contextlib.contextmanager
     def world(self, *, tmpfs: bool = False) -> Iterator[World]:
         """Two hosts, and a container that counts on the first; everything is ended after the block."""
         self.moves += 1
@@ -224,12 +240,8 @@ class Stage:
             assert counts(init.pid, LIMIT_S), f"the container ended with {init.poll()}"
             yield world
         finally:
-            for child in [*world.children, init]:
-                child.close()
-            for line in world.lines():
-                for pid in (line.get("criu"), line.get("restored")):
-                    if pid is not None:
-                        end_orphan(pid)
+            end(world)
+            init.close()
 
     @contextlib.contextmanager
     def move(
@@ -241,6 +253,16 @@ class Stage:
             yield play
         finally:
             play.ask(recover.ABORT)
+
+
+def end(world: World) -> None:
+    """End what CRIU and the engines started."""
+    for child in world.children:
+        child.close()
+    for line in world.lines():
+        for pid in (line.get("criu"), line.get("restored")):
+            if pid is not None:
+                end_orphan(pid)
 
 
 def is_ours(pid: int) -> bool:

@@ -1,0 +1,82 @@
+"""Hostile hosts against the real thing, so many sequences of them: what scripts/fuzz and the tests start."""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import io
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+from hypothesis import HealthCheck, Phase, given, settings
+from hypothesis import strategies as st
+from hypothesis.stateful import run_state_machine_as_test
+
+from migrate import logs
+from tests.fuzz.hostile_source import HostileSource
+from tests.fuzz.hostile_target import HostileTarget
+from tests.fuzz.watch import Opened
+from tests.unit.story.stage import Stage, stage
+
+#: Of a sequence against an agent, after what it does as it should.
+STEPS = 14
+
+
+@functools.cache
+def opened() -> Opened:
+    """The process's only one."""
+    return Opened()
+
+
+def _settings(sequences: int, *, seeded: bool) -> settings:
+    return settings(
+        max_examples=sequences,
+        stateful_step_count=STEPS,
+        deadline=None,
+        database=None,
+        derandomize=seeded,
+        print_blob=not seeded,
+        report_multiple_bugs=False,
+        phases=[Phase.generate, Phase.shrink],
+        suppress_health_check=list(HealthCheck),
+    )
+
+
+def source(theatre: Stage, sequences: int, *, seeded: bool) -> str:
+    """A hostile source against the agent. Returns how often each of its answers was heard."""
+    HostileSource.stage, HostileSource.opened = theatre, opened()
+    HostileSource.heard.clear()
+    run_state_machine_as_test(HostileSource, settings=_settings(sequences, seeded=seeded))
+    return ", ".join(f"{name} {count}" for name, count in HostileSource.heard.most_common())
+
+
+def target(theatre: Stage, sequences: int, *, seeded: bool) -> str:
+    """A hostile target against the coordinator. Returns how often a move ended with each exit code."""
+    HostileTarget.stage, HostileTarget.opened = theatre, opened()
+    HostileTarget.codes.clear()
+
+    @_settings(sequences, seeded=seeded)
+    @given(st.data())
+    def play_one(data: st.DataObject) -> None:
+        HostileTarget.play(data)
+
+    play_one()
+    return ", ".join(f"{code}: {count}" for code, count in HostileTarget.codes.most_common())
+
+
+SIDES: dict[str, Callable[..., str]] = {"source": source, "target": target}
+
+
+def play(theatre: Stage, side: str, sequences: int, *, seeded: bool = False) -> str:
+    """Play so many sequences. Raises what was found. Agents' words on standard error are nobody's."""
+    with contextlib.redirect_stderr(io.StringIO()):
+        return SIDES[side](theatre, sequences, seeded=seeded)
+
+
+@contextlib.contextmanager
+def staged(directory: Path) -> Iterator[Stage]:
+    """A stage of its own; logs of moves that fail are kept beside it."""
+    with pytest.MonkeyPatch.context() as patch, stage(directory) as found:
+        patch.setattr(logs, "DIRECTORY", directory / "kept")
+        yield found
