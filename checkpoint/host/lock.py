@@ -44,8 +44,9 @@ def process_key(pid: int) -> str:
     The start time (proc(5), /proc/PID/stat, field 22) tells the process from an earlier one of that number.
     Raises OSError when there is no such process.
     """
-    started = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[19]
-    return f"process-{pid}-{started}"
+    # After the process's name, which is any bytes and may hold a parenthesis, the fields begin with the third.
+    started = Path(f"/proc/{pid}/stat").read_bytes().rpartition(b")")[2].split()[19]
+    return f"process-{pid}-{int(started)}"
 
 
 def holder_text(task: str, source: str, target: str) -> str:

@@ -186,3 +186,14 @@ def test_a_process_is_told_from_others_by_number_and_start(process: int) -> None
     assert lock.process_key(process) != lock.process_key(os.getpid())
     with pytest.raises(OSError, match="No such file"):
         lock.process_key(1 << 30)
+
+
+def test_a_process_may_call_itself_what_it_likes() -> None:
+    call = "import ctypes, sys; ctypes.CDLL(None).prctl(15, b'\\xff) Z 1 1 (', 0, 0, 0); print(flush=True); input()"
+    argv = [sys.executable, "-c", call]
+    with subprocess.Popen(argv, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as child:
+        before = lock.process_key(child.pid)
+        assert child.stdout is not None
+        child.stdout.readline()
+        assert lock.process_key(child.pid) == before
+        child.kill()
