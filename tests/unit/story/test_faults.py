@@ -7,8 +7,9 @@ import pytest
 from tests.unit.story.engine import World
 from tests.unit.story.faults import Fault
 from tests.unit.story.model import MOVED, QUESTIONS
+from tests.unit.story.row import Row
 from tests.unit.story.stage import Ending, Play, Stage
-from tests.unit.story.table import Row, rows
+from tests.unit.story.table import rows
 
 ROWS = rows()
 

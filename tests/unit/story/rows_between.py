@@ -1,0 +1,132 @@
+"""What goes wrong between the hosts: questions, answers, and what is streamed."""
+
+from __future__ import annotations
+
+import signal
+from collections.abc import Iterator
+from dataclasses import replace
+from typing import Any
+
+from tests.unit.story import faults, model
+from tests.unit.story.faults import Fault
+from tests.unit.story.model import MOVED, Expected, answered, refused, rolled_back, so_far
+from tests.unit.story.row import IMPATIENT, NOWHERE, TARGET, Row
+
+# --- the target's answers ------------------------------------------------------------------------
+
+#: What becomes of a question, and whether the target obeyed it.
+ANSWERS: dict[str, tuple[str, faults.Act, bool]] = {
+    "the question is lost": ("request", faults.lost, False),
+    "the answer is lost": ("answer", faults.lost, True),
+    "the target fails": ("answer", faults.failed, True),
+    "another answer": ("answer", faults.another, True),
+    "no message": ("answer", faults.no_message, True),
+}
+
+
+CAUSES = {
+    "the question is lost": "AgentGone",
+    "the answer is lost": "AgentGone",
+    "the target fails": "ImageError",
+    "another answer": "ProtocolError",
+    "no message": "ProtocolError",
+}
+
+
+def answers() -> Iterator[Row]:
+    """Every question of the story, with every thing that can become of its answer."""
+    for question in model.QUESTIONS:
+        for what, (where, act, obeyed) in ANSWERS.items():
+            expected, later = of_a_question(question, what, answered(question) if obeyed else ())
+            yield Row(
+                name=f"{question}: {what}",
+                wire=lambda _, where=where, question=question, act=act: Fault(where, question, act),  # type: ignore[misc]
+                expected=expected,
+                later=later,
+                cause=CAUSES[what] if expected.code else None,
+            )
+        yield Row(
+            name=f"{question}: the answer is late",
+            wire=lambda _, question=question: Fault("answer", question, faults.late),  # type: ignore[misc]
+            expected=MOVED,
+        )
+
+
+def of_a_question(question: str, what: str, obeyed: tuple[str, ...]) -> tuple[Expected, tuple[str, ...]]:
+    place = ("ask", question)
+    if question in model.HARMLESS:
+        return (refused(place, 20, "TargetUnreachable") if what.endswith("lost") else refused(place)), ()
+    if question in model.BEFORE_THE_KILL:
+        expected = rolled_back(place, obeyed)
+        if question == "Restore" and what == "the answer is lost":
+            # Whether the source was killed after that the target cannot know. It holds the container.
+            held = so_far(place, obeyed).target
+            return replace(expected, target=held, held=True), ("--abort",)
+        return expected, ()
+    if question == "Finish":
+        left = replace(so_far(place), source=MOVED.source, code=51, error_kind="LeftBehind")
+        return left, ()
+    stopped = replace(so_far(place, obeyed), running=TARGET if obeyed else NOWHERE)
+    if what == "the question is lost":
+        return replace(stopped, code=60, error_kind="Undecided", held=True), ("--go",)
+    if what == "the answer is lost":
+        return replace(stopped, code=60, error_kind="Undecided"), ()
+    if what == "the target fails":
+        return replace(stopped, code=63, error_kind="ResumeFailed"), ()
+    return MOVED, ()  # whoever answers obeyed GO
+
+
+# --- interruptions -------------------------------------------------------------------------------
+
+
+def interruptions() -> Iterator[Row]:
+    """A signal while the coordinator waits for each answer."""
+    numbers = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+    for index, question in enumerate(model.QUESTIONS):
+        number = numbers[index % len(numbers)]
+        expected = MOVED
+        if question in model.HARMLESS:
+            expected = refused(("ask", question), 128 + number, "Interrupted")
+        elif question in model.BEFORE_THE_KILL:
+            expected = rolled_back(("ask", question), answered(question), 128 + number, "Interrupted")
+        yield Row(
+            name=f"{question}: {number.name} meanwhile",
+            wire=lambda _, question=question, number=number: Fault("answer", question, faults.interrupted(number)),  # type: ignore[misc]
+            expected=expected,
+        )
+
+
+# --- what is streamed ----------------------------------------------------------------------------
+
+
+def streams() -> Iterator[Row]:
+    """What is not answered: the next question's answer tells."""
+    freezing, images, restore = ("tell", "Freezing"), ("tell", "Images"), ("ask", "Restore")
+
+    def row(name: str, where: str, kind: str, act: faults.Act, expected: Expected, **more: Any) -> Row:
+        return Row(name=name, wire=lambda _: Fault(where, kind, act), expected=expected, **more)
+
+    yield row("Freezing is lost", "request", "Freezing", faults.lost, rolled_back(freezing))
+    yield row("Freezing is swallowed", "request", "Freezing", faults.dropped, rolled_back(restore))
+    # The link breaks while CRIU dumps; when that is noticed depends on who is quicker.
+    yield row(
+        "Images are lost",
+        "request",
+        "Images",
+        faults.lost,
+        rolled_back(images),
+        also=(rolled_back(("state", "frozen")),),
+    )
+    yield row("Images are swallowed", "request", "Images", faults.dropped, rolled_back(restore))
+    yield row("Images come twice", "request", "Images", faults.twice, rolled_back(restore))
+    yield row("Images are short", "request", "Images", faults.shorter, rolled_back(restore))
+    yield row("Images are late", "request", "Images", faults.late, MOVED)
+    yield row("Pages are damaged", "pages", "Pages", faults.damaged, rolled_back(restore))
+    yield row("Pages are short", "pages", "Pages", faults.shorter, rolled_back(restore))
+    yield row("Pages come twice", "pages", "Pages", faults.twice, rolled_back(restore))
+    yield row("Pages are late", "pages", "Pages", faults.late, MOVED)
+    yield row("Pages are swallowed", "pages", "Pages", faults.dropped, rolled_back(restore), limits=IMPATIENT)
+    archive = ("state", "prepared")
+    for kind in ("TmpfsArchive",):
+        yield row(f"{kind} is lost", "request", kind, faults.lost, rolled_back(archive), tmpfs=True)
+        yield row(f"{kind} is late", "request", kind, faults.late, MOVED, tmpfs=True)
