@@ -250,6 +250,7 @@ def proper(world: World) -> Iterator[tuple[type[Command], dict[str, Any], bytes]
         {
             "version": protocol.PROTOCOL_VERSION,
             "migration_id": MIGRATION,
+            "source": "a hostile host",
             "runtime": "runc",
             "container_id": NAME,
         },
