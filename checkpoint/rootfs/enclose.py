@@ -168,7 +168,8 @@ def main() -> None:
         if number != "-"
     }
     given = [own[number] for number in handed.split(",") if number != "-"]
-    os.closerange(3, OUT_OF_THE_WAY)
+    for name in own:  # the program is not to have them by the numbers that they have here, which may be any
+        os.close(int(name))
     try:
         enclose(own[tree], own.get(namespace), files)
     except OSError as error:

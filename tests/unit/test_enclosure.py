@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import os
 import stat
 import subprocess
@@ -13,6 +14,7 @@ from pathlib import Path
 import pytest
 
 from checkpoint.errors import CommandFailed
+from checkpoint.host.ready import ready
 from checkpoint.rootfs.beneath import TreeRoot
 from checkpoint.rootfs.enclose import KEPT_CAPABILITIES
 from checkpoint.rootfs.enclosure import start_enclosed
@@ -150,3 +152,22 @@ def test_the_tree_of_another_mount_namespace(tmp_path: Path) -> None:
 def test_a_program_that_is_not_there(root: TreeRoot) -> None:
     with pytest.raises(CommandFailed, match="not installed"):
         enclosed(root, ["no-such-program"])
+
+
+@pytest.mark.parametrize("number", [3, 64, 200])
+def test_the_program_has_no_descriptor_that_it_was_started_by(root: TreeRoot, number: int) -> None:
+    """Whatever their numbers: by one of the tree a program would get out of it."""
+    gate, held = os.pipe()
+    tree, held_high = (fcntl.fcntl(fd, fcntl.F_DUPFD_CLOEXEC, number) for fd in (root.fd, held))
+    os.close(held)
+    pipe = subprocess.PIPE
+    with start_enclosed(["cat"], tree, gate=held_high, stdin=pipe, stdout=pipe, stderr=pipe) as process:
+        assert process.stdin is not None
+        os.close(held_high)
+        os.close(tree)
+        assert ready(gate, timeout_s=20), "the gate is let go of when the program runs"
+        assert os.read(gate, 1) == b""
+        names = os.listdir(f"/proc/{process.pid}/fd")
+        assert {int(name) for name in names} <= {0, 1, 2}
+        process.stdin.close()
+    os.close(gate)
