@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import resource
 import signal
 from collections.abc import Callable, Iterator
@@ -44,6 +45,7 @@ def corpus(name: str) -> list[bytes]:
 @contextmanager
 def bounded_memory() -> Iterator[None]:
     """Of this process, whose allocations fail beyond what it has now and MOST_BYTES."""
+    gc.collect()  # what is given back later would be free to take
     before = resource.getrlimit(resource.RLIMIT_AS)
     pages = int(Path("/proc/self/statm").read_text().split()[0])
     resource.setrlimit(resource.RLIMIT_AS, (pages * PAGE_BYTES + MOST_BYTES, before[1]))
