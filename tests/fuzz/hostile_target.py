@@ -16,7 +16,7 @@ from tests.fuzz.hostile_source import WILD
 from tests.fuzz.watch import Opened, bounded
 from tests.unit.story.channel import Frame, Link, Straight
 from tests.unit.story.engine import World
-from tests.unit.story.faults import lost, message, no_message, shorter
+from tests.unit.story.faults import Act, lost, message, no_message
 from tests.unit.story.processes import until
 from tests.unit.story.stage import Ending, Stage
 from tests.wire import payload_of, values
@@ -46,55 +46,61 @@ class Announced(Frame):
         return PREFIX.pack(*self._sizes) + b"{"
 
 
-class Lying(Straight):
-    """Does to some answers, by their number, what hypothesis finds."""
+def _damaged(at: int, value: Any) -> Act:
+    def act(frame: Frame, _: Link) -> list[Frame]:
+        fields = json.loads(frame.header)
+        names = sorted(fields)
+        fields[names[at % len(names)]] = value
+        return [Frame(json.dumps(fields).encode(), frame.payload)]
 
-    def __init__(self, data: st.DataObject, which: set[int]) -> None:
-        self._data, self._which, self._number = data, which, 0
+    return act
+
+
+def _instead(kind: type[Answer], fields: dict[str, Any]) -> Act:
+    whole = Frame(json.dumps({"type": kind.__name__, **fields}).encode(), payload_of(kind, fields))
+    return lambda _, __: [whole]
+
+
+def _announced(header: int, payload: int) -> Act:
+    return lambda frame, link: [Announced(header, payload), *lost(frame, link)]
+
+
+def _flood(frame: Frame, _: Link) -> list[Frame]:
+    return [*[message("Log", text="\x1b[2J" * 64)] * 64, frame]
+
+
+def _many(frame: Frame, _: Link) -> list[Frame]:
+    return [frame] * 3
+
+
+def _answer_of(kind: type[Answer]) -> st.SearchStrategy[Act]:
+    return values(kind).map(lambda fields: _instead(kind, fields))
+
+
+#: What is done to an answer. All of it is drawn before the move: how that goes must decide nothing that is drawn.
+ACTS: st.SearchStrategy[Act] = st.one_of(
+    st.builds(_damaged, st.integers(0, 7), WILD),
+    st.sampled_from(KINDS).flatmap(_answer_of),
+    st.builds(_announced, st.integers(0, (1 << 32) - 1), st.integers(0, (1 << 32) - 1)),
+    st.sampled_from([_flood, _many, lost, no_message]),
+)
+#: By the kind of an answer: another of its kind.
+ALIKE = st.sampled_from(KINDS).flatmap(lambda kind: st.tuples(st.just(kind.__name__), _answer_of(kind)))
+PLANS = st.tuples(
+    st.dictionaries(st.integers(1, ANSWERS), ACTS, max_size=3), st.lists(ALIKE, max_size=2).map(dict)
+).filter(any)
+
+
+class Lying(Straight):
+    """Does something to some answers: by their number, or to the first one of a kind."""
+
+    def __init__(self, by_number: dict[int, Act], by_kind: dict[str, Act]) -> None:
+        self._by_number, self._by_kind, self._number = by_number, by_kind, 0
 
     def answer(self, asked: str, frame: Frame, link: Link) -> list[Frame]:
         self._number += 1
-        if self._number not in self._which:
-            return [frame]
-        return getattr(self, f"_{self._data.draw(st.sampled_from(DEEDS))}")(frame, link)  # type: ignore[no-any-return]
-
-    def _damaged(self, frame: Frame, _: Link) -> list[Frame]:
-        fields = json.loads(frame.header)
-        name = self._data.draw(st.sampled_from(sorted(fields)))
-        fields[name] = self._data.draw(WILD)
-        return [Frame(json.dumps(fields).encode(), frame.payload)]
-
-    def _another(self, _: Frame, __: Link) -> list[Frame]:
-        kind = self._data.draw(st.sampled_from(KINDS))
-        fields = self._data.draw(values(kind))
-        return [Frame(json.dumps({"type": kind.__name__, **fields}).encode(), payload_of(kind, fields))]
-
-    def _same_kind(self, frame: Frame, _: Link) -> list[Frame]:
-        kind = next(kind for kind in KINDS if kind.__name__ == frame.kind)
-        fields = self._data.draw(values(kind))
-        return [Frame(json.dumps({"type": kind.__name__, **fields}).encode(), payload_of(kind, fields))]
-
-    def _flood(self, frame: Frame, _: Link) -> list[Frame]:
-        return [*[message("Log", text="\x1b[2J" * 64)] * 64, frame]
-
-    def _many(self, frame: Frame, _: Link) -> list[Frame]:
-        return [frame] * 3
-
-    def _announced(self, _: Frame, link: Link) -> list[Frame]:
-        size = st.integers(0, (1 << 32) - 1)
-        return [Announced(self._data.draw(size), self._data.draw(size)), *lost(_, link)]
-
-    def _cut(self, frame: Frame, link: Link) -> list[Frame]:
-        return lost(frame, link)
-
-    def _no_message(self, frame: Frame, link: Link) -> list[Frame]:
-        return no_message(frame, link)
-
-    def _short(self, frame: Frame, link: Link) -> list[Frame]:
-        return shorter(frame, link) if frame.payload else []
-
-
-DEEDS = ("damaged", "another", "same_kind", "flood", "many", "announced", "cut", "no_message")
+        act = self._by_number.get(self._number) or self._by_kind.pop(frame.kind, None)
+        return act(frame, link) if act is not None else [frame]
 
 
 class HostileTarget:
@@ -106,12 +112,11 @@ class HostileTarget:
     codes: ClassVar[Counter[int]] = Counter()
 
     @classmethod
-    def play(cls, data: st.DataObject) -> None:
+    def play(cls, by_number: dict[int, Act], by_kind: dict[str, Act]) -> None:
         """Move a container, and look at what came of it."""
-        which = data.draw(st.sets(st.integers(1, ANSWERS), min_size=1, max_size=3))
         with cls.stage.world() as world:
             with (
-                cls.stage.move(world, Lying(data, which)) as play,
+                cls.stage.move(world, Lying(dict(by_number), dict(by_kind))) as play,
                 bounded(),
                 cls.opened.watching([world.directory, cls.stage.directory, logs.DIRECTORY]),
             ):

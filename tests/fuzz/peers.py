@@ -10,17 +10,20 @@ from pathlib import Path
 
 import pytest
 from hypothesis import HealthCheck, Phase, given, settings
-from hypothesis import strategies as st
 from hypothesis.stateful import run_state_machine_as_test
 
 from migrate import logs
 from tests.fuzz.hostile_source import HostileSource
-from tests.fuzz.hostile_target import HostileTarget
+from tests.fuzz.hostile_target import PLANS, HostileTarget
 from tests.fuzz.watch import Opened
+from tests.unit.story.channel import Remote
+from tests.unit.story.faults import Act
 from tests.unit.story.stage import Stage, stage
 
 #: Of a sequence against an agent, after what it does as it should.
 STEPS = 14
+#: Of a target; its agent answers in a hundredth of that.
+SILENCE_S = 2.0
 
 
 @functools.cache
@@ -57,11 +60,13 @@ def target(theatre: Stage, sequences: int, *, seeded: bool) -> str:
     HostileTarget.codes.clear()
 
     @_settings(sequences, seeded=seeded)
-    @given(st.data())
-    def play_one(data: st.DataObject) -> None:
-        HostileTarget.play(data)
+    @given(PLANS)
+    def play_one(plan: tuple[dict[int, Act], dict[str, Act]]) -> None:
+        HostileTarget.play(*plan)
 
-    play_one()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Remote, "silence_s", SILENCE_S)  # one that says nothing is the user's to interrupt
+        play_one()
     return ", ".join(f"{code}: {count}" for code, count in HostileTarget.codes.most_common())
 
 

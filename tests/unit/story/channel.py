@@ -15,7 +15,7 @@ import subprocess
 import threading
 from collections.abc import Callable
 from pathlib import Path
-from typing import Protocol
+from typing import ClassVar, Protocol
 
 from migrate.agent import zipapp
 from migrate.plugs import plug_command
@@ -110,10 +110,16 @@ class Link:
 
 
 class Remote:
-    """A process on the target, with a socket for its stdin and stdout."""
+    """A process on the target, with a socket for its stdin and stdout.
+
+    After `silence_s` of waiting for it, whoever waits for ever otherwise takes the connection for broken.
+    """
+
+    silence_s: ClassVar[float | None] = None
 
     def __init__(self) -> None:
         self.socket, self._theirs = socket.socketpair()
+        self.socket.settimeout(self.silence_s)
         self._cut = False
 
     def read(self, size: int) -> bytes:
@@ -129,7 +135,7 @@ class Remote:
             return 0
 
     def patience(self, seconds: float | None) -> None:
-        self.socket.settimeout(seconds)
+        self.socket.settimeout(self.silence_s if seconds is None else seconds)
 
     def write(self, data: bytes | memoryview) -> None:
         try:
