@@ -13,7 +13,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 
 from checkpoint.criu.page_wire import PAGE_SIZE, TYPE_PROCESS
-from checkpoint.host.processes import in_pid_namespace_of
+from checkpoint.host.processes import tree_of
 from checkpoint.memory import proof
 from checkpoint.memory.frozen import FrozenMemory, by_virtual_pid
 from checkpoint.memory.proof import DIGEST_BYTES, Piece
@@ -67,7 +67,7 @@ class MemoryProof:
     def _make(self, images: Callable[[], Mapping[int, list[Range]]], init: int) -> _Made:
         began_ns = time.monotonic_ns()
         found = images()
-        with FrozenMemory(by_virtual_pid(in_pid_namespace_of(init))) as memory:
+        with FrozenMemory(by_virtual_pid(tree_of(init))) as memory:
             digests = list(proof.digests(proof.pieces(found, None if self.whole else self.seed), memory.read))
         took_us = (time.monotonic_ns() - began_ns) // 1000
         return _Made(digests=digests, pages=proof.page_count(found), took_us=took_us)

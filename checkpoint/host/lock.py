@@ -21,6 +21,7 @@ from pathlib import Path
 from urllib.parse import quote
 
 from checkpoint.errors import ContainerLocked
+from checkpoint.host import proc
 from checkpoint.images.directory import MODE, RUN
 
 DIRECTORY = RUN / "locks"
@@ -41,12 +42,10 @@ def name_key(engine: str, name: str) -> str:
 def process_key(pid: int) -> str:
     """The key of a container by its init, for an OCI runtime knows an engine's container by another name.
 
-    The start time (proc(5), /proc/PID/stat, field 22) tells the process from an earlier one of that number.
-    Raises OSError when there is no such process.
+    The start time tells the process from an earlier one of that number. Raises OSError when there is no such
+    process, and ProcError.
     """
-    # After the process's name, which is any bytes and may hold a parenthesis, the fields begin with the third.
-    started = Path(f"/proc/{pid}/stat").read_bytes().rpartition(b")")[2].split()[19]
-    return f"process-{pid}-{int(started)}"
+    return f"process-{pid}-{proc.start_ticks(Path(f'/proc/{pid}/stat').read_bytes())}"
 
 
 def holder_text(task: str, source: str, target: str) -> str:

@@ -106,12 +106,25 @@ def unescaped(text: str) -> str:
 
 def state(stat: bytes) -> tuple[str, int]:
     """The state and the flags (PF_*) of a process, of what its `stat` holds (proc_pid_stat(5)). Raises ProcError."""
+    fields = _behind_name(stat)
     try:
-        # Up to the last parenthesis is the name, which the process gives itself.
-        fields = stat[stat.rindex(b")") + 1 :].split()
         return fields[0].decode(), int(fields[6])
     except (ValueError, IndexError) as error:
         raise ProcError(f"{stat[:80]!r} is no stat of a process") from error
+
+
+def start_ticks(stat: bytes) -> int:
+    """When a process was started, in clock ticks since boot (proc_pid_stat(5), field 22). Raises ProcError."""
+    fields = _behind_name(stat)
+    try:
+        return int(fields[19])
+    except (ValueError, IndexError) as error:
+        raise ProcError(f"{stat[:80]!r} is no stat of a process") from error
+
+
+def _behind_name(stat: bytes) -> list[bytes]:
+    """The fields from the third on: up to the last parenthesis is the name, which the process gives itself."""
+    return stat[stat.rfind(b")") + 1 :].split() if b")" in stat else []
 
 
 def _cgroup(line: str) -> tuple[str, str]:

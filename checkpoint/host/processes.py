@@ -41,8 +41,8 @@ def has_ended(pid: int) -> bool:
 
 
 def age_s(pid: int) -> float:
-    """Return how long ago a process was started (field 22 of /proc/PID/stat). Raises OSError."""
-    started = int(Path(f"/proc/{pid}/stat").read_bytes().rpartition(b")")[2].split()[19])
+    """Return how long ago a process was started. Raises OSError and ProcError."""
+    started = proc.start_ticks(Path(f"/proc/{pid}/stat").read_bytes())
     return time.clock_gettime(time.CLOCK_BOOTTIME) - started / os.sysconf("SC_CLK_TCK")
 
 

@@ -74,7 +74,7 @@ def _plan(
     preflight.check_open_files(container, pids)
     preflight.check_limits(pids)
     network = preflight.read_network(container)
-    use = memory.use_of(partial(processes.in_pid_namespace_of, container.pid))
+    use = memory.use_of(partial(processes.tree_of, container.pid))
     report.memory_bytes = use.resident_bytes
 
     connection = stack.enter_context(connected)

@@ -132,3 +132,15 @@ def test_a_number_that_is_none(tmp_path: Path) -> None:
             proc.number(tmp_path / "file", name)
     assert proc.number(tmp_path / "file", "other") == 2
     assert proc.number(tmp_path / "file", "none") is None
+
+
+@pytest.mark.parametrize("name", [b"sleep", b"a) S 1 (b", b"\xff\n", b""])
+def test_when_a_process_was_started_whatever_it_calls_itself(name: bytes) -> None:
+    fields = b" ".join(str(number).encode() for number in range(4, 53))
+    assert proc.start_ticks(b"7 (" + name + b") S " + fields) == 22
+
+
+@pytest.mark.parametrize("stat", [b"", b"7 (sleep", b"7 (sleep) S 1 2 3", b"7 (sleep) " + b"x " * 30])
+def test_a_stat_that_is_none_tells_no_start(stat: bytes) -> None:
+    with pytest.raises(ProcError):
+        proc.start_ticks(stat)
