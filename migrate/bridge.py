@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 
@@ -32,7 +32,9 @@ class Bridge:
         """rsync from a tree, given as a descriptor of its root, to the one that the agent knows as `key`."""
         return Rsync(tree, partial(self._carry, key))
 
-    def _carry(self, key: str | None, words: Sequence[str], from_rsync: int, to_rsync: int) -> str:
+    def _carry(
+        self, key: str | None, words: Sequence[str], from_rsync: int, to_rsync: int, answered: Callable[[], None]
+    ) -> str:
         """See checkpoint.rootfs.rsync.Carry. rsync ends only once `to_rsync` is closed, and with it `from_rsync`."""
         upstream = None
         try:
@@ -41,7 +43,7 @@ class Bridge:
             upstream = self._upstream(remote, from_rsync)
             plugged = remote.read(len(PLUGGED))
             if plugged == PLUGGED:
-                _downstream(remote, to_rsync)
+                _downstream(remote, to_rsync, answered)
             complaint = remote.read_errors(MAX_COMPLAINT_BYTES) if remote.wait() != 0 else b""
             return complaint.decode(errors="replace")
         except StreamError as error:
@@ -67,8 +69,9 @@ class Bridge:
         return thread
 
 
-def _downstream(remote: Process, to_rsync: int) -> None:
+def _downstream(remote: Process, to_rsync: int, answered: Callable[[], None]) -> None:
     """Until the remote rsync closes its output."""
     with contextlib.suppress(OSError):
         while data := remote.read(PIECE_BYTES):
             whole.write(to_rsync, data)
+            answered()

@@ -37,19 +37,25 @@ class _Made:
 class MemoryProof:
     """One comparison. `images` returns the pages that CRIU found, by image; `init` is the container's.
 
-    `whole` has every page compared, not only a sample. Use as a context while the container is frozen.
+    `whole` has every page compared, not only a sample. Use as a context while the container is frozen, and `begin`
+    when the target has been told the seed.
     """
 
     def __init__(self, images: Callable[[], Mapping[int, list[Range]]], init: int, *, whole: bool) -> None:
         self.seed, self.whole = secrets.token_bytes(SEED_BYTES), whole
+        self._images, self._init = images, init
         self._thread = ThreadPoolExecutor(1, "memory proof")
-        self._made: Future[_Made] = self._thread.submit(self._make, images, init)
+        self._made: Future[_Made] = Future()
 
     def __enter__(self) -> MemoryProof:
         return self
 
     def __exit__(self, *_: object) -> None:
         self._thread.shutdown()
+
+    def begin(self) -> None:
+        """Make the source's digests in a thread."""
+        self._made = self._thread.submit(self._make)
 
     def compare(self, held: protocol.Held) -> Proof:
         """Compare with the digests that the target made of what it restored the container from.
@@ -64,10 +70,10 @@ class MemoryProof:
                 raise MemoryDiffers(f"{_place(piece)} did not arrive as it was frozen")
         return self._report(made, held.proof_us)
 
-    def _make(self, images: Callable[[], Mapping[int, list[Range]]], init: int) -> _Made:
+    def _make(self) -> _Made:
         began_ns = time.monotonic_ns()
-        found = images()
-        with FrozenMemory(by_virtual_pid(tree_of(init))) as memory:
+        found = self._images()
+        with FrozenMemory(by_virtual_pid(tree_of(self._init))) as memory:
             digests = list(proof.digests(proof.pieces(found, None if self.whole else self.seed), memory.read))
         took_us = (time.monotonic_ns() - began_ns) // 1000
         return _Made(digests=digests, pages=proof.page_count(found), took_us=took_us)

@@ -195,10 +195,8 @@ class MakeTmpfs(Request[TmpfsMade]):
     mounts: Annotated[tuple[Tmpfs, ...], Length(4096)]
 
 
-class ArmTmpfs(Streamed):
-    """Have what unpacks an archive in a tmpfs mount wait for the next."""
-
-    index: TmpfsIndex
+class ArmTmpfs(Request[Done]):
+    """Start what unpacks the next archive in each tmpfs mount; the answer comes when all of it waits for that."""
 
 
 class TmpfsArchive(Streamed):

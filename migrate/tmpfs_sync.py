@@ -64,10 +64,11 @@ class TmpfsSync:
         return sent
 
     def arm(self) -> None:
-        """Start what packs and unpacks the next copy; both wait."""
-        for index, root in enumerate(self._roots):
-            self._armed[index] = Packing(root, self._namespace)
-            self._agent.stream(protocol.ArmTmpfs(index=index))
+        """Start what packs and unpacks the next copy, and wait until it does nothing but wait."""
+        self._armed = {index: Packing(root, self._namespace) for index, root in enumerate(self._roots)}
+        self._agent.request(protocol.ArmTmpfs())
+        for packing in self._armed.values():
+            packing.wait_ready()
 
     def copy_changes(self, pids: list[int]) -> int:
         """With the container frozen. Returns bytes sent."""

@@ -26,6 +26,7 @@ from migrate.values import DirectoryTime, in_pieces
 
 WHOLE_TIMEOUT_S = 3600.0
 FROZEN_TIMEOUT_S = 300.0
+ARM_TIMEOUT_S = 30.0
 #: So often a pass is made while the container runs, which may exchange directories under it.
 TRIES = 3
 
@@ -90,6 +91,11 @@ class TreeSync:
         """Start the next pass; both its ends wait for the list of files."""
         if self._armed is None:
             self._armed = self._rsync.listed()
+
+    def wait_armed(self) -> None:
+        """Wait until the pass that `arm` started does nothing but wait: its start takes processor time."""
+        if self._armed is not None:
+            self._armed.wait_ready(ARM_TIMEOUT_S)
 
     def copy_changes(self, pids: list[int]) -> int:
         """The last pass: usually of nothing, or a few files. The container must be frozen. Returns bytes sent."""

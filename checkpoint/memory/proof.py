@@ -67,9 +67,11 @@ def sample(images: Images, seed: bytes, pages: int = SAMPLE_PAGES) -> Iterator[P
 
 def digests(pieces: Iterator[Piece], read: Reader) -> Iterator[tuple[Piece, bytes | None]]:
     """Yield each piece with the digest of its content (BLAKE2b, 128 bits); None where it cannot be read."""
-    buffer = memoryview(bytearray(CHUNK_BYTES))
+    buffer = memoryview(bytearray(PAGE_SIZE))
     for piece in pieces:
-        view = buffer[: piece.end - piece.start]
+        if (size := piece.end - piece.start) > len(buffer):
+            buffer = memoryview(bytearray(CHUNK_BYTES))
+        view = buffer[:size]
         known = read(piece.image, piece.start, view)
         yield piece, hashlib.blake2b(view, digest_size=DIGEST_BYTES).digest() if known else None
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import os
 import pkgutil
 import re
 import subprocess
@@ -14,10 +15,34 @@ from checkpoint.errors import CommandFailed
 from checkpoint.host.run import find_program, run, start
 from checkpoint.rootfs.enclose import TREE
 
-__all__ = ["TREE", "start_enclosed"]
+__all__ = ["TREE", "Gate", "start_enclosed"]
 
 #: A line of ldd(1): a library by name and the file it is found in, or the loader's file alone.
 LIBRARY = re.compile(r"(?:\S+ => )?(/\S+) \(0x[0-9a-f]+\)")
+
+
+class Gate:
+    """Tells when a program runs in its enclosure, or has failed to get there.
+
+    Use as a context around `start_enclosed`, which takes `held`.
+    """
+
+    def __init__(self) -> None:
+        self._end, self.held = os.pipe()
+        self._over = False
+
+    def __enter__(self) -> Gate:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        os.close(self.held)
+
+    def wait(self) -> None:
+        """Wait until the program runs, or has ended. To be called after the context: it frees the gate."""
+        if not self._over:
+            os.read(self._end, 1)  # short result: only the pipe's end is waited for
+            os.close(self._end)
+            self._over = True
 
 
 def start_enclosed(

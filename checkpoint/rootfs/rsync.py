@@ -32,9 +32,9 @@ REMOTE_SHELL = 'echo "$*" >&4; exec 5<&0; cat <&5 >&4 & exec 4>&- 5<&-; cat <&3;
 MAX_WORDS_BYTES = 4096
 
 #: Carries what rsync says (from the first descriptor) to its other end, which is to be started with these words, and
-#: the answers to the second descriptor, until the other end has ended; then closes both descriptors. Returns what the
-#: other end complained of, if at all.
-Carry = Callable[[Sequence[str], int, int], str]
+#: the answers to the second descriptor, until the other end has ended; then closes both descriptors. The function is
+#: called when the first answer has been carried. Returns what the other end complained of, if at all.
+Carry = Callable[[Sequence[str], int, int, Callable[[], None]], str]
 
 
 class Rsync:
@@ -88,10 +88,18 @@ class Running:
             os.close(shell_reads)
             os.close(shell_writes)
         self._complaint = ""
+        self._answered = threading.Event()
         self._thread = threading.Thread(
             target=self._serve, args=(carry, from_rsync, to_rsync), name="rsync", daemon=True
         )
         self._thread.start()
+
+    def wait_ready(self, timeout_s: float) -> None:
+        """Wait until both ends wait for the list, or one has failed, which `finish` tells.
+
+        Their start takes processor time. The other end's first answer is its version of rsync's protocol.
+        """
+        self._answered.wait(timeout_s)
 
     def send_list(self, paths: Iterable[str]) -> None:
         """Name the files to copy, relative to the root; the list ends with this call."""
@@ -123,11 +131,14 @@ class Running:
                 pipe.close()
 
     def _serve(self, carry: Carry, from_rsync: int, to_rsync: int) -> None:
-        if words := _words(from_rsync):
-            self._complaint = carry(words, from_rsync, to_rsync)
-        else:
-            os.close(to_rsync)
-            os.close(from_rsync)
+        try:
+            if words := _words(from_rsync):
+                self._complaint = carry(words, from_rsync, to_rsync, self._answered.set)
+            else:
+                os.close(to_rsync)
+                os.close(from_rsync)
+        finally:
+            self._answered.set()
 
 
 def served(words: Sequence[str]) -> list[str]:

@@ -21,7 +21,7 @@ from checkpoint.errors import CommandFailed
 from checkpoint.host import proc
 from checkpoint.host.run import run
 from checkpoint.rootfs.beneath import TreeRoot
-from checkpoint.rootfs.enclosure import TREE, start_enclosed
+from checkpoint.rootfs.enclosure import TREE, Gate, start_enclosed
 from checkpoint.schema import Pattern, Range
 
 #: tmpfs(5), with the commas between them.
@@ -104,17 +104,25 @@ class Packing:
 
     def __init__(self, root: TreeRoot, mount_namespace: int) -> None:
         self._argv = ["tar", "--directory", TREE, *PRESERVE, *CREATE]  # the directory holds for what follows it
-        self._tar = start_enclosed(
-            self._argv,
-            root.fd,
-            mount_namespace=mount_namespace,
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-        )
+        self._gate = Gate()
+        with self._gate as gate:
+            self._tar = start_enclosed(
+                self._argv,
+                root.fd,
+                mount_namespace=mount_namespace,
+                gate=gate.held,
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.PIPE,
+            )
+
+    def wait_ready(self) -> None:
+        """Wait until tar waits for names: its start takes processor time, which the freeze is to be spared."""
+        self._gate.wait()
 
     def archive(self, names: Iterable[str], *, complete: bool) -> Iterator[bytes]:
         """An archive of these files, in pieces. Raises CommandFailed if one is not in it, unless that is expected."""
+        self.wait_ready()
         with self._tar as tar:
             assert tar.stdin is not None and tar.stdout is not None and tar.stderr is not None
             listed = b"".join(os.fsencode(name) + b"\0" for name in names)
@@ -131,6 +139,7 @@ class Packing:
     def kill(self) -> None:
         """No names will come. Harmless after `archive`."""
         self._tar.kill()
+        self.wait_ready()
         with self._tar:
             pass
 
@@ -145,7 +154,15 @@ class Unpacking:
 
     def __init__(self, root: TreeRoot) -> None:
         self._argv = ["tar", "--extract", "--delay-directory-restore", *PRESERVE, "--directory", TREE]
-        self._tar = start_enclosed(self._argv, root.fd, stdin=subprocess.PIPE, stderr=subprocess.PIPE)
+        self._gate = Gate()
+        with self._gate as gate:
+            self._tar = start_enclosed(
+                self._argv, root.fd, gate=gate.held, stdin=subprocess.PIPE, stderr=subprocess.PIPE
+            )
+
+    def wait_ready(self) -> None:
+        """Wait until tar waits for the archive."""
+        self._gate.wait()
 
     def write(self, piece: bytes | bytearray | memoryview) -> None:
         """The next piece. Raises CommandFailed."""
@@ -159,10 +176,12 @@ class Unpacking:
     def kill(self) -> None:
         """The rest will not come. Harmless after `finish`."""
         self._tar.kill()
+        self.wait_ready()
         self._tar.communicate()
 
     def finish(self) -> None:
         """After the last piece. Raises CommandFailed."""
+        self.wait_ready()
         _, told = self._tar.communicate()
         if self._tar.returncode != 0:
             raise CommandFailed(self._argv, self._tar.returncode, told.decode(errors="replace"))
@@ -223,11 +242,14 @@ class PreparedTmpfs:
         if prepared.mount.read_only:
             run(["mount", "-o", "remount,ro", str(prepared.place)])
 
-    def arm(self, index: int) -> None:
-        """Have a tar wait for the next archive."""
-        prepared = self._mounts[index]
-        if prepared.unpacking is None and not prepared.mount.read_only:
-            prepared.unpacking = Unpacking(prepared.root)
+    def arm(self) -> None:
+        """Have a tar wait for the next archive of each mount."""
+        for prepared in self._mounts:
+            if prepared.unpacking is None and not prepared.mount.read_only:
+                prepared.unpacking = Unpacking(prepared.root)
+        for prepared in self._mounts:
+            if prepared.unpacking is not None:
+                prepared.unpacking.wait_ready()
 
     def external_mounts(self) -> tuple[tuple[str, str], ...]:
         """(mount point in the container, what CRIU is to bind there)."""

@@ -106,7 +106,7 @@ class Received:
         return protocol.Done()
 
     def _arm_tmpfs(self, request: protocol.ArmTmpfs) -> Answer:
-        self.tmpfs.arm(request.index)
+        self.tmpfs.arm()
         return protocol.Done()
 
     def _unpack_in_tmpfs(self, request: protocol.TmpfsArchive) -> Answer:

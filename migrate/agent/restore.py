@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import gc
 import subprocess
 import threading
 import time
@@ -23,6 +22,7 @@ from migrate import protocol
 from migrate.agent.attachment import Attachment
 from migrate.agent.received import Received
 from migrate.limits import Limits
+from migrate.no_pauses import no_pauses
 from migrate.values import Stamp, Waits
 
 
@@ -77,10 +77,7 @@ class ArmedRestore:
             self._prepared.arrival.restore_held()
             if self._macs:
                 self._prepared.network.adopt(self._role.network_namespace)
-        # What follows is the blackout: no collector pause in it.
-        gc.collect()
-        gc.freeze()
-        gc.disable()
+        no_pauses()
 
     def roots(self) -> dict[str, Path]:
         """Where the engine shows the container's root and each mount, by its place in the container. Once armed."""

@@ -13,7 +13,7 @@ from checkpoint.errors import CommandFailed
 from checkpoint.host.listener import Listener
 from checkpoint.images.directory import MODE, RUN
 from checkpoint.rootfs.beneath import TreeRoot
-from checkpoint.rootfs.enclosure import start_enclosed
+from checkpoint.rootfs.enclosure import Gate, start_enclosed
 from checkpoint.rootfs.rsync import served
 from migrate.message import ProtocolError, decode
 from migrate.plugs import PLUGGED, ServeRsync
@@ -40,8 +40,8 @@ class TreeDoor:
         self._roots: dict[str | None, TreeRoot] = {}
         self._listener: Listener | None = None
         self._running: set[subprocess.Popen[bytes]] = set()
-        #: Each ends when its rsync runs, and with it the last descriptor of the tree in another process.
-        self._gates: list[int] = []
+        #: Once its rsync runs, no other process has a descriptor of the tree.
+        self._gates: list[Gate] = []
 
     def show(self, places: Iterable[tuple[str | None, Path]]) -> tuple[str, ...]:
         """Tell where trees are, by key; what was told before stays. Returns the keys of all that can be filled."""
@@ -62,9 +62,7 @@ class TreeDoor:
     def complete(self) -> None:
         """Nothing more will come: let go of the trees. The engine is about to unmount some."""
         while self._gates:
-            gate = self._gates.pop()
-            os.read(gate, 1)  # short result: only its end is waited for
-            os.close(gate)
+            self._gates.pop().wait()
         for root in self._roots.values():
             root.close()
         self._roots.clear()
@@ -100,12 +98,9 @@ class TreeDoor:
         reader, writer = fds
         os.write(writer, PLUGGED)  # short result: one byte
         root, argv = self.root(asked.tree), served(asked.words)
-        gate, held = os.pipe()
-        self._gates.append(gate)
-        try:
-            process = start_enclosed(argv, root.fd, gate=held, stdin=reader, stdout=writer, stderr=subprocess.PIPE)
-        finally:
-            os.close(held)
+        self._gates.append(gate := Gate())
+        with gate:
+            process = start_enclosed(argv, root.fd, gate=gate.held, stdin=reader, stdout=writer, stderr=subprocess.PIPE)
         self._running.add(process)
         while fds:  # or the channel would not end with rsync
             os.close(fds.pop())

@@ -20,6 +20,7 @@ CONTENTS = (
     "migrate/limits.py",
     "migrate/logs.py",
     "migrate/message.py",
+    "migrate/no_pauses.py",
     "migrate/plugs.py",
     "migrate/protocol.py",
     "migrate/state.py",

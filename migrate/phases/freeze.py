@@ -71,7 +71,9 @@ def restore(move: Context, copying: Copying) -> None:
                 batches=move.pages.count,
                 proof_seed=None if proof.whole else proof.seed.hex(),
             )
-            held = move.agent.request(question, timeout_s=move.options.limits.held_s)
+            move.agent.ask(question)
+            proof.begin()
+            held = move.agent.answer(question, timeout_s=move.options.limits.held_s)
             try:
                 move.report.proof = proof.compare(held)
             finally:  # memory of a container that ran on differs, and that is why

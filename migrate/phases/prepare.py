@@ -22,6 +22,7 @@ from migrate.bridge import Bridge
 from migrate.context import Context
 from migrate.encoding_choice import EncodingChoice
 from migrate.image_sync import send_image
+from migrate.no_pauses import no_pauses
 from migrate.output_sync import OutputSync
 from migrate.page_channels import PageChannels
 from migrate.state import State
@@ -117,16 +118,15 @@ def arm_target(move: Context) -> None:
             tree.arm()
         assert move.tmpfs is not None
         move.tmpfs.arm()
+        for tree in move.trees.values():
+            tree.wait_armed()
         for interface in interfaces:
             frames = HeldFrames(interface)
             move.tidy.callback(frames.close)
             move.frames.append(frames)
         move.undo.callback(move.runtime.hold_back(move.container))
         move.dump.at["network-lock"] = partial(_keep_frames, move)
-        # From here to the resume no collector pause.
-        gc.collect()
-        gc.freeze()
-        gc.disable()
+        no_pauses()
         move.tidy.callback(gc.enable)
 
 

@@ -35,7 +35,7 @@ STORY: list[tuple[Command, State]] = [
     (protocol.ListTree(tree="/", paths=None), State.ARMED),
     (protocol.SetTimes(tree="/", directories=()), State.ARMED),
     (protocol.ListTmpfs(index=0), State.ARMED),
-    (protocol.ArmTmpfs(index=0), State.ARMED),
+    (protocol.ArmTmpfs(), State.ARMED),
     (protocol.Freezing(), State.FROZEN),
     (protocol.Images(pieces=()), State.FROZEN),
     (protocol.PageMap(dst_id=0x101, extents=()), State.FROZEN),

@@ -6,13 +6,15 @@ import contextlib
 import os
 import subprocess
 import threading
-from collections.abc import Iterator, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import pytest
 
 from checkpoint.errors import CommandFailed
 from checkpoint.host import whole
+from checkpoint.host.processes import tree_of
 from checkpoint.rootfs.beneath import TreeRoot
 from checkpoint.rootfs.enclosure import start_enclosed
 from checkpoint.rootfs.rsync import Rsync, served
@@ -32,7 +34,7 @@ class Joined:
         for root in self._roots:
             root.close()
 
-    def _carry(self, words: Sequence[str], from_rsync: int, to_rsync: int) -> str:
+    def _carry(self, words: Sequence[str], from_rsync: int, to_rsync: int, answered: Callable[[], None]) -> str:
         pipe = subprocess.PIPE
         server_reads, to_server = os.pipe()
         server = start_enclosed(served(words), self._roots[1].fd, stdin=server_reads, stdout=pipe, stderr=pipe)
@@ -44,6 +46,7 @@ class Joined:
         with contextlib.suppress(BrokenPipeError):
             while data := os.read(server.stdout.fileno(), PIECE_BYTES):
                 whole.write(to_rsync, data)
+                answered()
         os.close(to_rsync)
         upstream.join()
         os.close(from_rsync)
@@ -86,6 +89,30 @@ def test_listed(joined: Joined, tmp_path: Path) -> None:
     assert [path.name for path in (tmp_path / "target").iterdir()] == ["two"]
 
 
+def test_once_ready_both_ends_only_wait(joined: Joined, tmp_path: Path) -> None:
+    running = joined.rsync.listed()
+    running.wait_ready(30)
+    assert joined.began.is_set()
+    names = Counter(Path(f"/proc/{pid}/comm").read_text().strip() for pid in tree_of(os.getpid())[1:])
+    assert names["rsync"] >= 2
+    assert set(names) <= {"rsync", "sh", "cat"}, "no enclosure is being made any more"
+    running.kill()
+
+
+def test_one_whose_other_end_fails_is_not_waited_for(tmp_path: Path) -> None:
+    def fail(words: Sequence[str], from_rsync: int, to_rsync: int, _: Callable[[], None]) -> str:
+        os.close(to_rsync)
+        os.close(from_rsync)
+        return ""
+
+    (tmp_path / "source").mkdir()
+    with TreeRoot(tmp_path / "source") as root:
+        running = Rsync(root.fd, fail).listed()
+        running.wait_ready(3600)
+        with pytest.raises(CommandFailed):
+            running.finish(60)
+
+
 def test_a_directory_that_became_a_symlink_leads_to_nothing_of_the_host(joined: Joined, tmp_path: Path) -> None:
     (tmp_path / "secret").write_text("of the host")
     (tmp_path / "source/way").symlink_to(tmp_path)
@@ -104,7 +131,7 @@ def test_one_that_is_ended_early_ends_the_other(joined: Joined) -> None:
 
 
 def test_the_targets_reason_is_told(tmp_path: Path) -> None:
-    def refuse(words: Sequence[str], from_rsync: int, to_rsync: int) -> str:
+    def refuse(words: Sequence[str], from_rsync: int, to_rsync: int, _: Callable[[], None]) -> str:
         os.close(to_rsync)
         os.close(from_rsync)
         return "no such tree\n"

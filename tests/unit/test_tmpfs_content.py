@@ -1,4 +1,4 @@
-"""How much RAM the files of a container's tmpfs mounts take, looked at through its own root."""
+"""The content of a container's tmpfs mounts: how much RAM it takes, and the tar that waits to copy it."""
 
 from __future__ import annotations
 
@@ -9,7 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from checkpoint.rootfs.tmpfs import Tmpfs, content_bytes
+from checkpoint.host.processes import tree_of
+from checkpoint.rootfs.beneath import TreeRoot
+from checkpoint.rootfs.tmpfs import Packing, Tmpfs, Unpacking, content_bytes
 
 MIB = 1 << 20
 
@@ -37,3 +39,30 @@ def test_what_is_gone_or_another_takes_none(mounted: Path, tmp_path_factory: pyt
     (mounted / "link").symlink_to("/proc/self/fd/../root")
     elsewhere = [Tmpfs(path=str(mounted / name), options="rw", device=12345) for name in ("none", "link", "")]
     assert content_bytes(os.getpid(), elsewhere) == 0
+
+
+def test_tar_that_is_ready_only_waits(mounted: Path, tmp_path_factory: pytest.TempPathFactory) -> None:
+    (mounted / "file").write_text("content")
+    target = tmp_path_factory.mktemp("target")
+    with TreeRoot(mounted) as source, TreeRoot(target) as root, Path("/proc/self/ns/mnt").open() as namespace:
+        packing, unpacking = Packing(source, namespace.fileno()), Unpacking(root)
+        packing.wait_ready()
+        unpacking.wait_ready()
+        names = [Path(f"/proc/{pid}/comm").read_text().strip() for pid in tree_of(os.getpid())[1:]]
+        assert names == ["tar", "tar"], "no enclosure is being made any more"
+        for piece in packing.archive([".", "file"], complete=True):
+            unpacking.write(piece)
+        unpacking.finish()
+    assert (target / "file").read_text() == "content"
+
+
+@pytest.mark.parametrize("waited_for", [False, True])
+def test_tar_that_gets_nothing_is_ended(mounted: Path, waited_for: bool) -> None:
+    before = len(os.listdir("/proc/self/fd"))
+    with TreeRoot(mounted) as root, Path("/proc/self/ns/mnt").open() as namespace:
+        for tar in (Packing(root, namespace.fileno()), Unpacking(root)):
+            if waited_for:
+                tar.wait_ready()
+            tar.kill()
+    assert len(tree_of(os.getpid())) == 1
+    assert len(os.listdir("/proc/self/fd")) == before
