@@ -22,6 +22,8 @@ LOG_LEVEL_WARNING = 2
 #: How runc and crun call a network namespace that they were given.
 OWN_NETWORK = "extRootNetNS"
 LOOK_AGAIN_S = 0.001
+#: The last of CRIU's questions before it makes the tasks and gives them what they had (cr-restore.c).
+MAKING_TASKS = "post-setup-namespaces"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -249,12 +251,14 @@ class RestoreRole(_HeldRole):
         self.lazy = False
         self._images = images
         self._resumed = False
-        self._over = threading.Event()
+        self._making_tasks, self._over = threading.Event(), threading.Event()
         self._why_over = ""
 
     def notify(self, script: str, pid: int) -> bool:
         if script == self.held_notification:
             self.pid = pid
+        if script in (MAKING_TASKS, self.held_notification):
+            self._making_tasks.set()
         if script == "post-resume":
             self._resumed = True
             self._over.set()
@@ -288,6 +292,13 @@ class RestoreRole(_HeldRole):
         fd = next(inherited.fd for inherited in self.options.inherit_fd if inherited.key == OWN_NETWORK)
         return f"/proc/{self._conversation.criu_pid}/fd/{fd}"
 
+    def wait_making_tasks(self, timeout_s: float) -> None:
+        """Block until CRIU asks nothing for a while, as it makes the tasks; or until it ends, or `timeout_s` are over.
+
+        Whoever has something to compute keeps nobody waiting then.
+        """
+        self._making_tasks.wait(timeout_s)
+
     def wait_resumed(self, timeout_s: float) -> None:
         """Block until the tasks run. Raises ConversationLost when CRIU ends without saying so, or is too late."""
         if not self._over.wait(timeout_s):
@@ -298,6 +309,7 @@ class RestoreRole(_HeldRole):
     def lose(self, reason: str) -> None:
         super().lose(reason)
         self._why_over = self._why_over or reason
+        self._making_tasks.set()
         self._over.set()
 
 
