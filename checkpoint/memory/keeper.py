@@ -16,6 +16,7 @@ import struct
 import warnings
 from pathlib import Path
 
+from checkpoint.host.ready import ready
 from checkpoint.host.secrecy import keep_to_itself
 from checkpoint.images.directory import claim, remove_ram_directory
 from checkpoint.memory.address_spaces import AddressSpaces
@@ -27,6 +28,9 @@ from checkpoint.memory.uffd_fill import Event
 OPENED, CHANGED, FILLED, DONE = b"o", b"c", b"f", b"d"
 NUMBER = struct.Struct("=Q")
 MAX_MESSAGE = 64
+#: The process's pages are locked in RAM when so long nothing was told: that is a walk over all of the agent's memory,
+#: some milliseconds, and the container stands still when the process is forked.
+QUIET_S = 1.0
 
 
 class Keeper:
@@ -81,7 +85,6 @@ class _StandBy:
 
     def __init__(self, pager: socket.socket, spaces: AddressSpaces, store: PageStore, directory: Path) -> None:
         self._pager, self._spaces, self._store = pager, spaces, store
-        keep_to_itself()
         claimed = claim(directory)  # until this process ends; the agent may end before it
         os.setsid()  # what is sent to the agent and its group is not for this one
         for number in (signal.SIGHUP, signal.SIGINT, signal.SIGTERM):
@@ -90,7 +93,11 @@ class _StandBy:
 
     def serve(self) -> None:
         """Follow until the pager is done, or gone; then go on in its place."""
+        locked = False
         while True:
+            if not locked and not ready(self._pager.fileno(), timeout_s=QUIET_S):
+                keep_to_itself()
+                locked = True
             message, fds, flags, _ = socket.recv_fds(self._pager, MAX_MESSAGE, 1)
             if flags & (socket.MSG_TRUNC | socket.MSG_CTRUNC):  # no descriptor is free: this one can follow no further
                 os._exit(1)
@@ -99,6 +106,8 @@ class _StandBy:
             if not message:
                 break
             self._follow(message, fds[0] if fds else -1)
+        if not locked:
+            keep_to_itself()
         filler = Filler(self._store, self._spaces)
         for number in self._spaces.numbers():
             filler.watch(number)
