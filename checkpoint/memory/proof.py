@@ -66,14 +66,17 @@ def sample(images: Images, seed: bytes, pages: int = SAMPLE_PAGES) -> Iterator[P
 
 
 def digests(pieces: Iterator[Piece], read: Reader) -> Iterator[tuple[Piece, bytes | None]]:
-    """Yield each piece with the digest of its content (BLAKE2b, 128 bits); None where it cannot be read."""
+    """Yield each piece with the digest of its content; None where it cannot be read.
+
+    SHA-256, cut to DIGEST_BYTES: processors have instructions for it, which make it twice as fast as BLAKE2b.
+    """
     buffer = memoryview(bytearray(PAGE_SIZE))
     for piece in pieces:
         if (size := piece.end - piece.start) > len(buffer):
             buffer = memoryview(bytearray(CHUNK_BYTES))
         view = buffer[:size]
         known = read(piece.image, piece.start, view)
-        yield piece, hashlib.blake2b(view, digest_size=DIGEST_BYTES).digest() if known else None
+        yield piece, hashlib.sha256(view).digest()[:DIGEST_BYTES] if known else None
 
 
 def page_count(images: Images) -> int:
