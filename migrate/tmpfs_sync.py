@@ -9,7 +9,7 @@ from collections.abc import Iterable, Sequence
 
 from checkpoint.host import processes
 from checkpoint.rootfs.beneath import TreeRoot
-from checkpoint.rootfs.changes import MODE, Snapshot, changes, differing, snapshot, written_through_mappings
+from checkpoint.rootfs.changes import MODE, Snapshot, changes, differing, snapshot
 from checkpoint.rootfs.tmpfs import Packing, Tmpfs, tmpfs_mounts
 from checkpoint.runtimes.base import Container
 from migrate import protocol
@@ -70,12 +70,12 @@ class TmpfsSync:
         for packing in self._armed.values():
             packing.wait_ready()
 
-    def copy_changes(self, pids: list[int]) -> int:
-        """With the container frozen. Returns bytes sent."""
-        written, sent = written_through_mappings(pids), 0
+    def copy_changes(self, mapped: Iterable[str]) -> int:
+        """With the container frozen. Returns bytes sent. `mapped` is as in TreeSync."""
+        sent = 0
         for index, (path, before) in enumerate(zip(self.paths, self._before, strict=True)):
             inside = f"{path.lstrip('/')}/"
-            always = [name.removeprefix(inside) for name in written if name.startswith(inside)]
+            always = [name.removeprefix(inside) for name in mapped if name.startswith(inside)]
             now = snapshot(before.root, attributes=False)
             found = changes(before, now, always, sent=before.files, wrong=self._wrong[index])
             changed = [*found.changed, *(path for path, _ in found.directories)]

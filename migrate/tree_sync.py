@@ -15,7 +15,6 @@ from checkpoint.rootfs.changes import (
     changes,
     differing,
     snapshot,
-    written_through_mappings,
 )
 from checkpoint.rootfs.rsync import PARTIAL, Running
 from checkpoint.runtimes.base import ROOTFS, Tree
@@ -97,10 +96,12 @@ class TreeSync:
         if self._armed is not None:
             self._armed.wait_ready(ARM_TIMEOUT_S)
 
-    def copy_changes(self, pids: list[int]) -> int:
-        """The last pass: usually of nothing, or a few files. The container must be frozen. Returns bytes sent."""
+    def copy_changes(self, mapped: Iterable[str]) -> int:
+        """The last pass: usually of nothing, or a few files. The container must be frozen. Returns bytes sent.
+
+        `mapped` are the files that may have been written through mappings (changes.written_through_mappings).
+        """
         inside = f"{self._tree.destination.strip('/')}/".lstrip("/")
-        mapped = written_through_mappings(pids)
         written = [path.removeprefix(inside) for path in mapped if path.startswith(inside)]
         return self._apply(self._found(snapshot(self._looked_at, attributes=False), written), FROZEN_TIMEOUT_S)
 

@@ -6,12 +6,16 @@ from collections.abc import Iterable
 
 from checkpoint.criu.page_wire import PAGE_SIZE, PE_LAZY, PE_PRESENT
 from checkpoint.images.pagemap import PageImages
+from checkpoint.memory import ranges
 from checkpoint.memory.ranges import Range
 from checkpoint.memory.store import PageStore
 
 NOTHING = memoryview(b"")
 #: Copied from the store to an image in one step: the RAM that the move needs twice.
 PIECE_BYTES = 1 << 20
+#: The store keeps less than this of an image, which is then in RAM twice: to give a range back takes some 10 us however
+#: small it is, and the container stands still.
+LEAST_GIVEN_BYTES = 256 << 10
 
 
 def fold(store: PageStore, images: PageImages, dst_id: int, extents: Iterable[tuple[int, int, bool]]) -> list[Range]:
@@ -23,24 +27,29 @@ def fold(store: PageStore, images: PageImages, dst_id: int, extents: Iterable[tu
     order.
     """
     images.open(dst_id)
-    lazy_ranges = []
+    lazy_ranges: list[Range] = []
+    copied: list[Range] = []
     for vaddr, pages, lazy in extents:
         end = vaddr + pages * PAGE_SIZE
         if lazy:
             store.check(dst_id, vaddr, end)
             images.extent(dst_id, vaddr, pages, PE_LAZY, NOTHING)
             lazy_ranges.append((vaddr, end))
-        else:
-            _move(store, images, dst_id, (vaddr, end))
+            continue
+        for start in range(vaddr, end, PIECE_BYTES):
+            copied.append((start, min(start + PIECE_BYTES, end)))
+            _copy(store, images, dst_id, copied[-1])
+            if ranges.size(copied) >= LEAST_GIVEN_BYTES:
+                _give_back(store, dst_id, copied)
     return lazy_ranges
 
 
-def _move(store: PageStore, images: PageImages, dst_id: int, pages: Range) -> None:
-    """Piece by piece, so that the memory is never in RAM twice."""
-    buffer = memoryview(bytearray(min(PIECE_BYTES, pages[1] - pages[0])))
-    for start in range(*pages, PIECE_BYTES):
-        end = min(start + PIECE_BYTES, pages[1])
-        data = buffer[: end - start]
-        store.read(dst_id, start, data)
-        images.extent(dst_id, start, len(data) // PAGE_SIZE, PE_PRESENT, data)
-        store.give_back(dst_id, start, end)
+def _copy(store: PageStore, images: PageImages, dst_id: int, pages: Range) -> None:
+    data = memoryview(bytearray(pages[1] - pages[0]))
+    store.read(dst_id, pages[0], data)
+    images.extent(dst_id, pages[0], len(data) // PAGE_SIZE, PE_PRESENT, data)
+
+
+def _give_back(store: PageStore, dst_id: int, copied: list[Range]) -> None:
+    while copied:
+        store.give_back(dst_id, *copied.pop())

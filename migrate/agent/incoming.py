@@ -6,7 +6,7 @@ import contextlib
 import os
 import platform
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -86,13 +86,14 @@ class Incoming:
             protocol.Output: self._output,
             protocol.Arm: self._arm,
             protocol.Freezing: self._freezing,
-            protocol.Restore: self._restore_and_hold,
             protocol.Go: self._go,
             protocol.Abort: self._abort,
             protocol.Finish: self._finish,
         }
         if (handler := handlers.get(type(request))) is not None:
             return [handler(request)]
+        if isinstance(request, protocol.Restore):
+            return self._restore_and_hold(request)
         assert self._prepared is not None
         return self._prepared.received.handle(request)
 
@@ -178,11 +179,12 @@ class Incoming:
         self._advance(State.FROZEN)
         return protocol.Done()
 
-    def _restore_and_hold(self, request: protocol.Restore) -> Answer:
+    def _restore_and_hold(self, request: protocol.Restore) -> Iterator[Answer]:
         assert self._restore is not None
         held = self._restore.hold(request, self._undo)
         self._advance(State.HELD)
-        return held
+        yield held
+        self._restore.warm()  # the source has its answer, and is in no need of this processor for a moment
 
     def _go(self, request: protocol.Go) -> Answer:
         assert self._restore is not None

@@ -104,8 +104,6 @@ class ArmedRestore:
             self._role.done_gate.wait_reached(self._limits.restore_s)
         except ConversationLost as error:
             raise self._why(error, "restore") from error
-        if self._pager is not None:
-            self._pager.warm()
         return protocol.Held(
             stamps=(
                 Stamp("images complete", came),
@@ -116,6 +114,11 @@ class ArmedRestore:
             proof_us=(proved - proving) // 1000,
             payload=digests,
         )
+
+    def warm(self) -> None:
+        """Bring what the held container will want first."""
+        if self._pager is not None:
+            self._pager.warm()
 
     def bring(self, request: protocol.Go) -> None:
         """Frames that came for the container on the source while it stood still."""

@@ -7,6 +7,7 @@ import contextlib
 from checkpoint.errors import ContainerNotRunning
 from checkpoint.host import memory, processes
 from checkpoint.host.wakeful import wakeful
+from checkpoint.rootfs.changes import written_through_mappings
 from migrate import protocol
 from migrate.context import Context
 from migrate.copying.base import Copying
@@ -44,12 +45,13 @@ def transfer(move: Context, copying: Copying) -> None:
         pids = processes.tree_of(move.container.pid)
         copying.send_last(pids)
         move.account_pages(copying.batches)
+        mapped = written_through_mappings(pids)
         for tree in move.trees.values():
-            move.report.add_bytes(tree.kind, tree.copy_changes(pids))
+            move.report.add_bytes(tree.kind, tree.copy_changes(mapped))
         if move.output is not None:
             move.report.add_bytes("output", move.output.copy_rest(move.container.pid))
         assert move.tmpfs is not None
-        move.report.add_bytes("tmpfs", move.tmpfs.copy_changes(pids))
+        move.report.add_bytes("tmpfs", move.tmpfs.copy_changes(mapped))
 
 
 def restore(move: Context, copying: Copying) -> None:

@@ -26,6 +26,7 @@ STORY: tuple[tuple[str, str], ...] = (
     ("state", "armed"),
     ("ask", "Arm"),
     ("target", "start restore"),
+    ("ask", "ArmTmpfs"),
     ("source", "hold back"),
     ("tell", "Freezing"),
     ("source", "frozen"),
