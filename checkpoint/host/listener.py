@@ -10,6 +10,16 @@ from collections.abc import Callable
 from pathlib import Path
 
 
+def has_listener(path: Path) -> bool:
+    """Whether a process listens at a SEQPACKET socket; it finds a connection that ends at once. Raises OSError."""
+    with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as caller:
+        try:
+            caller.connect(str(path))
+        except ConnectionRefusedError:  # its owner was killed (unix(7))
+            return False
+    return True
+
+
 class Listener:
     """Listens at `path` (SEQPACKET) from now until `close`; `serve` owns the connection it is given."""
 

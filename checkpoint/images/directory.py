@@ -15,6 +15,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from checkpoint.errors import CommandFailed, ImageError
+from checkpoint.host.listener import has_listener
 from checkpoint.host.run import run
 
 #: Images hold the container's memory: keys, passwords, customer data.
@@ -78,6 +79,13 @@ def remove_ram_directory(path: Path) -> None:
     shutil.rmtree(path, ignore_errors=True)
 
 
+def remove_sockets(path: Path) -> None:
+    """Remove the sockets beside a migration's directory that nobody listens at any more."""
+    for beside in path.parent.glob(f"{path.name}.*"):
+        if beside.is_socket() and not has_listener(beside):
+            beside.unlink(missing_ok=True)
+
+
 def abandoned() -> dict[str, int]:
     """Names of migrations whose directories nobody holds, and the RAM in them, in bytes."""
     if not RUN.exists():
@@ -102,9 +110,10 @@ def remove_abandoned() -> Iterator[str]:
                 yield f"{path}, left by a move that was killed, cannot be removed: {error}"
             else:
                 yield f"{path}, left by a move that was killed, was removed: {size_bytes >> 20} MiB of RAM"
-        for path in RUN.iterdir():
-            if NAME.fullmatch(path.stem) and path.is_socket() and not path.with_suffix("").exists():
-                path.unlink()
+        # A move that has no directory yet may listen already: for the files of an image.
+        for name in {path.stem for path in RUN.iterdir() if NAME.fullmatch(path.stem) and path.is_socket()}:
+            if not (RUN / name).exists():
+                remove_sockets(RUN / name)
 
 
 def _abandoned() -> list[Path]:

@@ -18,7 +18,7 @@ from pathlib import Path
 
 from checkpoint.host.ready import ready
 from checkpoint.host.secrecy import keep_to_itself
-from checkpoint.images.directory import claim, remove_ram_directory
+from checkpoint.images.directory import claim, remove_ram_directory, remove_sockets
 from checkpoint.memory.address_spaces import AddressSpaces
 from checkpoint.memory.filler import Filler
 from checkpoint.memory.store import PageStore
@@ -47,6 +47,7 @@ class Keeper:
             try:
                 _StandBy(theirs, spaces, store, directory.parent).serve()
                 remove_ram_directory(directory.parent)
+                remove_sockets(directory.parent)  # the agent was killed
                 status = 0
             finally:
                 os._exit(status)

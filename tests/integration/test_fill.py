@@ -53,9 +53,11 @@ def test_the_agent_is_killed(hosts: Hosts, dirtier: Container, resumed: subproce
     assert verdict["ok"], verdict
     assert verdict["pages"] == MIB << 8
     until(lambda: keeper not in agents(hosts.beta), "the process that stood by to end")
-    assert hosts.beta.run(["ls", "/run/migrate"]).stdout == ""
+    assert hosts.beta.run(["ls", "/run/migrate"]).stdout == "locks\n"
     assert Container(node=hosts.beta, name=dirtier.name, address=ADDRESS).status == "running"
     assert dirtier.status is None
+    back = hosts.migrate(hosts.beta, dirtier.name, "alpha")
+    assert back.returncode == 0, "the lock of the agent that was killed is in nobody's way"
 
 
 def test_the_one_that_stands_by_is_killed(hosts: Hosts, dirtier: Container, resumed: subprocess.Popen[str]) -> None:

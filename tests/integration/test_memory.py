@@ -135,11 +135,18 @@ def test_each_mode_moves_the_same_memory(hosts: Hosts, mode: str, used: str) -> 
     assert frozen > 32 << 20 if used == "stop-copy" else frozen < 16 << 20
 
 
+# In place of ssh(1), which is kept beside it.
+NO_CONNECTION = """#!/bin/sh
+[ "$1" = -G ] && exec /usr/bin/ssh.kept "$@"
+exit 255
+"""
+
+
 def test_pages_go_over_the_connection_that_is_there(hosts: Hosts) -> None:
-    """Where ssh(1) does not get in."""
+    """Where ssh(1) does not get in, and tells its settings all the same."""
     start(hosts, "dirtier", "--mib", "32")
     verdict(hosts, DIRTIER_PORT)
-    with without(hosts.alpha, "/usr/bin/ssh", "#!/bin/sh\nexit 255\n"):
+    with without(hosts.alpha, "/usr/bin/ssh", NO_CONNECTION):
         done = hosts.migrate(hosts.alpha, "dirtier", "beta", "--json")
     assert done.returncode == 0, done.stderr
     assert json.loads(done.stdout)["mode"] == "pre-copy"

@@ -14,6 +14,7 @@ import pytest
 
 from checkpoint.errors import CommandFailed
 from checkpoint.host import run
+from checkpoint.host.listener import Listener
 from checkpoint.images import directory
 from migrate import leftovers
 
@@ -236,3 +237,17 @@ def test_who_may_not_lock_goes_on(here: Path) -> None:
     limited = ["setpriv", "--bounding-set=-ipc_lock", "--inh-caps=-ipc_lock"]
     argv = [*limited, sys.executable, "-c", code]
     assert subprocess.run(argv, cwd=ROOT, capture_output=True, text=True, check=True).stdout == "went on\n"
+
+
+def test_a_socket_without_a_listener_goes(here: Path) -> None:
+    """One with a listener stays, though its move has no directory yet."""
+    (here / "run").mkdir()
+    dead, alive = here / "run" / f"{NAME}.trees", here / "run" / f"{OTHER}.trees"
+    with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as left:
+        left.bind(str(dead))
+    listener = Listener(alive, lambda connection: connection.close(), "test")
+    sweep()
+    assert [path.name for path in (here / "run").iterdir()] == [alive.name]
+    listener.close()
+    sweep()
+    assert list((here / "run").iterdir()) == []
