@@ -15,10 +15,15 @@ RIG_OF_A_RUN = re.compile(r"test-(\d+)(-.*)?")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Whatever uses a rig is marked so."""
+    """Whatever uses a rig is marked so, and stays with the tests of its file when several processes share the work.
+
+    Each process has a rig of its own. Engines are set up in one of them only.
+    """
     for item in items:
-        if {"rig", "rig_name"} & set(getattr(item, "fixturenames", ())):
+        fixtures = set(getattr(item, "fixturenames", ()))
+        if {"rig", "rig_name"} & fixtures:
             item.add_marker("rig")
+            item.add_marker(pytest.mark.xdist_group("engines" if "engine" in fixtures else item.path.stem))
 
 
 @pytest.fixture(scope="session")

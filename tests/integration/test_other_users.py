@@ -68,11 +68,13 @@ def umask(hosts: Hosts, request: pytest.FixtureRequest) -> Iterator[str]:
 def test_the_bundle_is_made_as_it_was(hosts: Hosts, private: Container, umask: str) -> None:
     before = modes(hosts.alpha)
     assert spied(hosts.alpha) == ""
-    assert hosts.migrate(hosts.alpha, "redis", "beta").returncode == 0
+    done = hosts.migrate(hosts.alpha, "redis", "beta")
+    assert done.returncode == 0, done.stderr
     assert modes(hosts.beta) == before
     assert spied(hosts.beta) == ""
     assert SECRET in hosts.beta.run(["cat", f"{BUNDLE}/config.json"]).stdout
-    assert hosts.migrate(hosts.beta, "redis", "alpha").returncode == 0
+    done = hosts.migrate(hosts.beta, "redis", "alpha")
+    assert done.returncode == 0, done.stderr
     assert modes(hosts.alpha) == before
     assert spied(hosts.alpha) == "", "nor of what was left behind"
     assert ask(hosts.rig.switch, REDIS_ADDRESS, REDIS_PORT, "PING") == "+PONG"

@@ -8,11 +8,11 @@ does the damage. PLACE is `store` (a page that the pager will serve), `image` (a
 from __future__ import annotations
 
 import random
-import shlex
 import sys
 from pathlib import Path
 
-CHECKOUT = "/opt/migrate"
+from tests.tools import altered
+
 #: A batch of that size is of the workload's own mapping.
 LARGE_BYTES = 256 << 10
 
@@ -83,17 +83,10 @@ def flipped(data: bytearray, drawn: random.Random) -> bytearray:
 
 def main() -> int:
     """On the source: the tool, whose agent installs the damage before it begins."""
-    sys.path.insert(0, CHECKOUT)
-    from migrate.agent import zipapp
-    from migrate.cli.move import main as migrate
-
     place, seed, *words = sys.argv[1:]
-    damage = f"sys.path.append({CHECKOUT!r})\nfrom tests.tools.damage import install\ninstall({place!r}, {seed!r})\n"
-    start = zipapp.RECEIVER.index("from migrate.agent.server import main")
-    zipapp.COMMAND = f"exec python3 -BIc {shlex.quote(zipapp.RECEIVER[:start] + damage + zipapp.RECEIVER[start:])}"
-    return migrate(words)
+    return altered.migrate(f"from tests.tools import damage; damage.install({place!r}, {seed!r})", words)
 
 
 if __name__ == "__main__":
-    assert Path(CHECKOUT).exists(), "this runs on a node of the rig"
+    assert Path(altered.CHECKOUT).exists(), "this runs on a node of the rig"
     sys.exit(main())
