@@ -2,6 +2,7 @@
 
 import os
 import re
+from collections import defaultdict
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -19,7 +20,17 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
     Each process has a rig of its own. Engines are set up in one of them only.
     """
+    seen: defaultdict[tuple[Path, str, str], list[str]] = defaultdict(list)
     for item in items:
+        if item.get_closest_marker("checkered") and isinstance(item, pytest.Function):
+            numbers = []
+            for name, value in item.callspec.params.items():
+                values = seen[item.path, item.originalname, name]
+                if repr(value) not in values:
+                    values.append(repr(value))
+                numbers.append(values.index(repr(value)))
+            if sum(numbers) % 2:
+                item.add_marker("thorough")
         fixtures = set(getattr(item, "fixturenames", ()))
         if {"rig", "rig_name"} & fixtures:
             item.add_marker("rig")

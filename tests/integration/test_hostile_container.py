@@ -88,6 +88,7 @@ def test_of_runc(hosts: Hosts, place: str) -> None:
     Container(node=hosts.alpha, name="hostile", address=ADDRESS).remove()
 
 
+@pytest.mark.checkered
 @pytest.mark.parametrize("place", PLACES)
 def test_of_an_engine(hosts: Hosts, engine: str, place: str) -> None:
     directory, options = PLACES[place]

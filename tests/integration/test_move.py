@@ -84,6 +84,7 @@ def test_a_process_tree_moves_there_and_back(hosts: Hosts) -> None:
         assert all(after["timers"][name] > before["timers"][name] for name in before["timers"]), (before, after)
 
 
+@pytest.mark.checkered
 @pytest.mark.parametrize("mode", ["pre-copy", "stop-copy"])
 @pytest.mark.parametrize("name", [b"\xff", b"\rNSpid:\t1", b"\x0bx) Z 1 1 1 1"], ids=["no text", "a pid", "a state"])
 def test_processes_may_call_themselves_what_they_like(hosts: Hosts, name: bytes, mode: str) -> None:

@@ -48,6 +48,7 @@ def test_one_wrong_byte_is_never_restored(
             assert new_traces(before[node.name], traces(node)) == {}, (place, seed)
 
 
+@pytest.mark.checkered
 @pytest.mark.parametrize("dirtier", ["private", "shared", "memfd", "file"], indirect=True)
 @pytest.mark.parametrize("words", [[], ["--verify-memory"]], ids=["sample", "everything"])
 def test_what_was_compared_is_told(hosts: Hosts, dirtier: Container, words: list[str]) -> None:

@@ -107,6 +107,7 @@ def test_a_proxy_that_leads_nowhere(hosts: Hosts, redis: Container, config: str,
     assert len(done.stderr.splitlines()) == 1
 
 
+@pytest.mark.checkered
 @pytest.mark.parametrize("state", ["PREPARED", "FROZEN"])
 @pytest.mark.parametrize(
     ("config", "stopped", "what"),

@@ -50,6 +50,7 @@ def three(rig_name: str) -> Iterator[Rig]:
     rig.down()
 
 
+@pytest.mark.checkered
 @pytest.mark.parametrize("connected", [True, False], ids=["connected", "own network"])
 @pytest.mark.parametrize("way", CONTESTS)
 def test_one_moves_it(three: Rig, way: str, connected: bool) -> None:
@@ -66,6 +67,7 @@ def test_half_a_second_apart_where_nothing_but_a_lock_keeps_them_apart(three: Ri
         assert faults(*outcomes, container.running(), in_turn=False) == []
 
 
+@pytest.mark.checkered
 @pytest.mark.parametrize("target", ["beta", "gamma"])
 @pytest.mark.parametrize("state", ["PREPARED", "ARMED", "FROZEN", "HELD"])
 def test_the_second_is_told_who_has_it_and_takes_nothing_away(three: Rig, state: str, target: str) -> None:

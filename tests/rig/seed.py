@@ -10,11 +10,10 @@ from tests.rig.process import run
 
 LAUNCHERS = {"migrate": "migrate.cli.move", "migratectl": "migrate.cli.ctl"}
 LAUNCHER = f"""\
-#!{PYTHON_IN_NODE} -B
-import os
+#!{PYTHON_IN_NODE}
 import sys
 
-os.environ["PYTHONDONTWRITEBYTECODE"] = "1"
+sys.pycache_prefix = "/var/cache/bytecode"  # the checkout can only be read
 sys.path.insert(0, "{CHECKOUT_IN_NODE}")
 from {{module}} import main
 
