@@ -8,7 +8,7 @@ from collections.abc import Iterator
 import pytest
 
 from migrate.cli.exit_codes import CODES
-from migrate.errors import RolledBack
+from migrate.errors import MigrateError, Refused, RolledBack
 from tests.integration.conftest import Hosts
 from tests.rig import Container, Node
 from tests.rig.engine import EngineContainer
@@ -36,23 +36,23 @@ def lied_to(source: Node, lie: str, *words: str) -> subprocess.CompletedProcess[
     return source.run(["sh", "-c", 'cd /opt/migrate && exec "$@"', "sh", *argv], check=False, timeout=120)
 
 
-def refused(hosts: Hosts, done: subprocess.CompletedProcess[str]) -> None:
+def refused(hosts: Hosts, done: subprocess.CompletedProcess[str], how: type[MigrateError]) -> None:
     loot = hosts.beta.run(["sh", "-c", f"cat {LOOT} 2> /dev/null | tr -d '\\0'"], check=False).stdout
     assert HIDDEN not in loot, "the target has a file of the source that is not the container's"
     assert hosts.alpha.run(["cat", str(SECRET)]).stdout == HIDDEN
-    assert done.returncode == CODES[RolledBack], done.stderr
+    assert done.returncode == CODES[how], done.stderr
     assert len(done.stderr.strip().splitlines()[-1]) < 500
 
 
 def test_a_tmpfs_that_the_container_does_not_have(hosts: Hosts, redis: Container) -> None:
-    refused(hosts, lied_to(hosts.alpha, "tmpfs", "redis", "beta"))
+    refused(hosts, lied_to(hosts.alpha, "tmpfs", "redis", "beta"), RolledBack)
     assert redis.status == "running"
 
 
 def test_a_layer_that_the_image_does_not_have(hosts: Hosts, engine: str) -> None:
     container = EngineContainer.start(hosts.alpha, engine, "web", REDIS_IMAGE, ["sleep", "1000"], address=ADDRESS)
     try:
-        refused(hosts, lied_to(hosts.alpha, "layers", "web", "beta"))
+        refused(hosts, lied_to(hosts.alpha, "layers", "web", "beta"), Refused)
         assert container.status == "running"
     finally:
         container.remove()
