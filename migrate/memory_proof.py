@@ -16,11 +16,13 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 
 from checkpoint.criu.page_wire import PAGE_SIZE, TYPE_PROCESS
+from checkpoint.host import proc
 from checkpoint.host.processes import tree_of
 from checkpoint.memory import proof
 from checkpoint.memory.frozen import FrozenMemory, by_virtual_pid
 from checkpoint.memory.proof import DIGEST_BYTES, Piece
 from checkpoint.memory.ranges import Range
+from checkpoint.schema import harmless
 from migrate import protocol
 from migrate.errors import MemoryDiffers
 from migrate.report import Proof
@@ -72,7 +74,9 @@ class MemoryProof:
             raise MemoryDiffers(f"{held.pages} pages of memory arrived of {made.pages}")
         for index, (piece, digest) in enumerate(made.digests):
             if digest is not None and theirs[index * DIGEST_BYTES : (index + 1) * DIGEST_BYTES] != digest:
-                raise MemoryDiffers(f"{_place(piece)} did not arrive as it was frozen")
+                raise MemoryDiffers(
+                    f"{_place(piece)} did not arrive as it was frozen{self._looked_again(piece, digest)}"
+                )
         return self._report(made, held.proof_us)
 
     def _make(self) -> _Made:
@@ -84,6 +88,20 @@ class MemoryProof:
             digests = list(proof.digests(proof.pieces(found, None if self.whole else self.seed), memory.read))
         took_us = (time.monotonic_ns() - began_ns) // 1000
         return _Made(digests=digests, pages=proof.page_count(found), took_us=took_us)
+
+    def _looked_again(self, piece: Piece, first: bytes) -> str:
+        """What else is known of a page that differs: where it is mapped, and whether the frozen container's own changed.
+
+        The latter would mean that somebody writes to memory of a frozen container, and that the copy may be right.
+        """
+        pids = by_virtual_pid(tree_of(self._init))
+        with FrozenMemory(pids) as memory:
+            [(_, again)] = proof.digests(iter([piece]), memory.read)
+        found = ""
+        if piece.image & 0xFF == TYPE_PROCESS and (pid := pids.get(piece.image >> 8)) is not None:
+            of_it = [each for each in proc.mappings(pid) if each.start <= piece.start < each.end]
+            found = "".join(f", mapped {each.permissions} of {harmless(each.path) or 'nothing'}" for each in of_it)
+        return found + ("" if again == first else ", and is another one on the source by now")
 
     def _report(self, made: _Made, target_us: int) -> Proof:
         read = [piece for piece, digest in made.digests if digest is not None]

@@ -1,0 +1,85 @@
+"""migrate/memory_proof.py: what is told of memory that is not what was frozen."""
+
+from __future__ import annotations
+
+import ctypes
+import mmap
+import os
+from collections.abc import Iterator
+
+import pytest
+
+from checkpoint.criu.page_wire import process_id
+from checkpoint.memory import proof
+from checkpoint.memory.uffd import PAGE_SIZE
+from migrate import protocol
+from migrate.errors import MemoryDiffers
+from migrate.memory_proof import MemoryProof
+
+PAGES = 4
+
+
+@pytest.fixture
+def memory() -> Iterator[mmap.mmap]:
+    """Some of this process's own, which stands for the frozen container's."""
+    with mmap.mmap(-1, PAGES * PAGE_SIZE, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS) as found:
+        found.write(os.urandom(len(found)))
+        yield found
+
+
+def made(memory: mmap.mmap) -> tuple[MemoryProof, int]:
+    """The proof of that memory, begun, and its address."""
+    anchor = ctypes.c_char.from_buffer(memory)
+    start = ctypes.addressof(anchor)
+    del anchor
+    images = {process_id(os.getpid()): [(start, start + len(memory))]}
+    return MemoryProof(lambda: images, os.getpid(), whole=True), start
+
+
+def held(content: bytes, pages: int = PAGES) -> protocol.Held:
+    """The answer of a target that has this content."""
+    [(_, digest)] = proof.digests(
+        iter([proof.Piece(image=0, start=0, end=len(content))]), lambda _, __, view: bool(fill(view, content))
+    )
+    return protocol.Held(stamps=(), pages=pages, proof_us=1, payload=digest or b"")
+
+
+def fill(view: memoryview, content: bytes) -> int:
+    view[:] = content
+    return len(content)
+
+
+def test_the_same_memory_is_reported(memory: mmap.mmap) -> None:
+    proven, _ = made(memory)
+    with proven:
+        proven.begin()
+        report = proven.compare(held(memory[:]))
+    assert (report.whole, report.pages, report.compared, report.unreadable) == (True, PAGES, PAGES, 0)
+
+
+def test_of_a_wrong_byte_is_told_where_it_is(memory: mmap.mmap) -> None:
+    proven, start = made(memory)
+    wrong = bytearray(memory[:])
+    wrong[5000] ^= 1
+    with proven, pytest.raises(MemoryDiffers) as raised:
+        proven.begin()
+        proven.compare(held(bytes(wrong)))
+    assert f"memory of process {os.getpid()} at {start:#x} did not arrive as it was frozen" in str(raised.value)
+    assert ", mapped rw-p of nothing" in str(raised.value)
+    assert "by now" not in str(raised.value)
+
+
+def test_a_page_that_changes_on_the_source_is_told_apart(memory: mmap.mmap) -> None:
+    proven, _ = made(memory)
+    with proven, pytest.raises(MemoryDiffers, match="is another one on the source by now"):
+        proven.begin()
+        proven._made.result()
+        memory[7] ^= 1
+        proven.compare(held(memory[:]))
+
+
+def test_pages_that_lack_are_told_of(memory: mmap.mmap) -> None:
+    proven, _ = made(memory)
+    with proven, pytest.raises(MemoryDiffers, match="3 pages of memory arrived of 4"):
+        proven.begin()
+        proven.compare(held(memory[:], pages=3))
