@@ -90,9 +90,9 @@ class MemoryProof:
         return _Made(digests=digests, pages=proof.page_count(found), took_us=took_us)
 
     def _looked_again(self, piece: Piece, first: bytes) -> str:
-        """What else is known of a page that differs: where it is mapped, and whether the frozen container's own changed.
+        """What else is known of memory that differs: how it is mapped, and whether the source's has changed since.
 
-        The latter would mean that somebody writes to memory of a frozen container, and that the copy may be right.
+        The latter means that somebody writes to memory of the frozen container: the copy may be right.
         """
         pids = by_virtual_pid(tree_of(self._init))
         with FrozenMemory(pids) as memory:
