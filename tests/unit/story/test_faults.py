@@ -62,7 +62,8 @@ def check(world: World, row: Row, ending: Ending) -> None:
     if expected.code == 0:
         assert report["error"] is None
     else:
-        assert ending.said.splitlines()[-1].startswith(f"migrate: {report['error']}")
+        told = f"migrate: {report['error']}"  # not always the last line: the agent may say something later
+        assert any(line.startswith(told) for line in ending.said.splitlines()), ending.said
 
 
 def check_the_commit_rule(world: World, ending: Ending) -> None:
