@@ -48,6 +48,7 @@ def stop_when(hosts: Hosts, word: str, number: signal.Signals) -> "subprocess.Po
     return move
 
 
+@pytest.mark.checkered
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 @pytest.mark.parametrize("word", ["prepared", "armed"])
 def test_interrupted_before_the_freeze(
