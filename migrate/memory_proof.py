@@ -16,6 +16,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 
 from checkpoint.criu.page_wire import PAGE_SIZE, TYPE_PROCESS
+from checkpoint.errors import ProcError
 from checkpoint.host import proc
 from checkpoint.host.processes import tree_of
 from checkpoint.memory import proof
@@ -94,14 +95,16 @@ class MemoryProof:
 
         The latter means that somebody writes to memory of the frozen container: the copy may be right.
         """
-        pids = by_virtual_pid(tree_of(self._init))
-        with FrozenMemory(pids) as memory:
-            [(_, again)] = proof.digests(iter([piece]), memory.read)
         found = ""
-        if piece.image & 0xFF == TYPE_PROCESS and (pid := pids.get(piece.image >> 8)) is not None:
-            of_it = [each for each in proc.mappings(pid) if each.start <= piece.start < each.end]
-            found = "".join(f", mapped {each.permissions} of {harmless(each.path) or 'nothing'}" for each in of_it)
-        return found + ("" if again == first else ", and is another one on the source by now")
+        with contextlib.suppress(OSError, ProcError):  # that it differs is what matters
+            pids = by_virtual_pid(tree_of(self._init))
+            if piece.image & 0xFF == TYPE_PROCESS and (pid := pids.get(piece.image >> 8)) is not None:
+                of_it = [each for each in proc.mappings(pid) if each.start <= piece.start < each.end]
+                found = "".join(f", mapped {each.permissions} of {harmless(each.path) or 'nothing'}" for each in of_it)
+            with FrozenMemory(pids) as memory:
+                [(_, again)] = proof.digests(iter([piece]), memory.read)
+            found += "" if again == first else ", and is another one on the source by now"
+        return found
 
     def _report(self, made: _Made, target_us: int) -> Proof:
         read = [piece for piece, digest in made.digests if digest is not None]

@@ -2,24 +2,34 @@
 
 from __future__ import annotations
 
+import contextlib
 import gc
 import sys
+from collections.abc import Iterator
 
 from migrate import message
 
 #: A thread that computes lets another one run after so long. By default that is 5 ms, and CRIU waits for answers
 #: while memory is digested.
 SWITCH_INTERVAL_S = 0.0002
+#: Not as it is when the context begins: another move of this process may be in one.
+USUAL_INTERVAL_S = sys.getswitchinterval()
 
 
-def no_pauses() -> None:
+@contextlib.contextmanager
+def no_pauses() -> Iterator[None]:
     """Have the interpreter do now what it would do at a time of its own choice.
 
     The readers of messages are made (checkpoint/schema.py makes each when it is first used), threads are switched
-    often, and garbage is collected, which is then left until `gc.enable()`.
+    often, and garbage is collected, which is then left until the end of the context.
     """
     message.make_ready()
     sys.setswitchinterval(SWITCH_INTERVAL_S)
     gc.collect()
     gc.freeze()
     gc.disable()
+    try:
+        yield
+    finally:
+        gc.enable()
+        sys.setswitchinterval(USUAL_INTERVAL_S)

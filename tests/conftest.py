@@ -22,19 +22,26 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """
     seen: defaultdict[tuple[Path, str, str], list[str]] = defaultdict(list)
     for item in items:
-        if item.get_closest_marker("checkered") and isinstance(item, pytest.Function):
-            numbers = []
-            for name, value in item.callspec.params.items():
-                values = seen[item.path, item.originalname, name]
-                if repr(value) not in values:
-                    values.append(repr(value))
-                numbers.append(values.index(repr(value)))
-            if sum(numbers) % 2:
-                item.add_marker("thorough")
+        if item.get_closest_marker("checkered") and isinstance(item, pytest.Function) and _is_black(item, seen):
+            item.add_marker("thorough")
         fixtures = set(getattr(item, "fixturenames", ()))
         if {"rig", "rig_name"} & fixtures:
             item.add_marker("rig")
             item.add_marker(pytest.mark.xdist_group("engines" if "engine" in fixtures else item.path.stem))
+
+
+def _is_black(item: pytest.Function, seen: defaultdict[tuple[Path, str, str], list[str]]) -> bool:
+    """Whether a combination of parameters is one of the black squares, were the values the lines of a chessboard.
+
+    `seen` holds the values that each parameter of each function has had so far.
+    """
+    numbers = []
+    for name, value in item.callspec.params.items():
+        values = seen[item.path, item.originalname, name]
+        if repr(value) not in values:
+            values.append(repr(value))
+        numbers.append(values.index(repr(value)))
+    return sum(numbers) % 2 == 1
 
 
 @pytest.fixture(scope="session")

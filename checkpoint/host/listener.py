@@ -13,9 +13,12 @@ from pathlib import Path
 def has_listener(path: Path) -> bool:
     """Whether a process listens at a SEQPACKET socket; it finds a connection that ends at once. Raises OSError."""
     with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as caller:
+        caller.setblocking(False)
         try:
             caller.connect(str(path))
-        except ConnectionRefusedError:  # its owner was killed (unix(7))
+        except BlockingIOError:  # it has not taken the connections before this one yet
+            return True
+        except (ConnectionRefusedError, FileNotFoundError):  # its owner was killed (unix(7)), or closes it just now
             return False
     return True
 

@@ -34,8 +34,10 @@ class Gate:
     def __enter__(self) -> Gate:
         return self
 
-    def __exit__(self, *_: object) -> None:
+    def __exit__(self, kind: object, *_: object) -> None:
         os.close(self.held)
+        if kind is not None:  # nothing was started
+            self.wait()
 
     def wait(self) -> None:
         """Wait until the program runs, or has ended. To be called after the context: it frees the gate."""

@@ -77,7 +77,7 @@ class ArmedRestore:
             self._prepared.arrival.restore_held()
             if self._macs:
                 self._prepared.network.adopt(self._role.network_namespace)
-        no_pauses()
+        tidy.enter_context(no_pauses())
 
     def roots(self) -> dict[str, Path]:
         """Where the engine shows the container's root and each mount, by its place in the container. Once armed."""
@@ -101,7 +101,7 @@ class ArmedRestore:
         digests, pages = received.prove(request.proof_seed)
         proved = time.monotonic_ns()
         try:
-            self._role.done_gate.wait_reached(self._limits.restore_s)
+            self._role.done_gate.wait_reached(self._limits.restore_s - (proving - released) / 1e9)
         except ConversationLost as error:
             raise self._why(error, "restore") from error
         return protocol.Held(
@@ -117,8 +117,9 @@ class ArmedRestore:
 
     def warm(self) -> None:
         """Bring what the held container will want first."""
-        if self._pager is not None:
-            self._pager.warm()
+        with self._noted("what is wanted first comes with the rest"):
+            if self._pager is not None:
+                self._pager.warm()
 
     def bring(self, request: protocol.Go) -> None:
         """Frames that came for the container on the source while it stood still."""

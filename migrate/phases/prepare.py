@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gc
 import subprocess
 import threading
 from collections.abc import Sequence
@@ -126,8 +125,7 @@ def arm_target(move: Context) -> None:
             move.frames.append(frames)
         move.undo.callback(move.runtime.hold_back(move.container))
         move.dump.at["network-lock"] = partial(_keep_frames, move)
-        no_pauses()
-        move.tidy.callback(gc.enable)
+        move.tidy.enter_context(no_pauses())
 
 
 def _keep_frames(move: Context) -> None:

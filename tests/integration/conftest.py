@@ -62,6 +62,11 @@ class Hosts:
         """Run the tool as a user would; its exit status is the caller's to look at."""
         return source.run(["migrate", *words], check=False, timeout=MOVE_TIMEOUT_S * source.slowness)
 
+    def migrate_with(self, tool: str, *arguments: str) -> subprocess.CompletedProcess[str]:
+        """Likewise on alpha, by a program of tests/tools, which runs it with an agent that was altered."""
+        words = ["python3", "-B", "-m", f"tests.tools.{tool}", *arguments]
+        return self.alpha.run(["sh", "-c", 'cd /opt/migrate && exec "$@"', "sh", *words], check=False, timeout=120)
+
     def move(self, container: Moved, source: Node) -> tuple[Moved, Mapping[str, Any]]:
         """Move a container to the other host; the container there, and the report."""
         target = self.other(source)

@@ -10,7 +10,7 @@ import pytest
 from migrate.cli.exit_codes import CODES
 from migrate.errors import MigrateError, Refused, RolledBack
 from tests.integration.conftest import Hosts
-from tests.rig import Container, Node
+from tests.rig import Container
 from tests.rig.engine import EngineContainer
 from tests.services import REDIS_IMAGE
 from tests.tools.hostile import LOOT, SECRET
@@ -30,12 +30,6 @@ def secret(hosts: Hosts) -> Iterator[None]:
     hosts.beta.run(["rm", "-f", str(LOOT)])
 
 
-def lied_to(source: Node, lie: str, *words: str) -> subprocess.CompletedProcess[str]:
-    """Move a container to beta, whose agent tells that lie."""
-    argv = ["python3", "-B", "-m", "tests.tools.hostile", lie, *words]
-    return source.run(["sh", "-c", 'cd /opt/migrate && exec "$@"', "sh", *argv], check=False, timeout=120)
-
-
 def refused(hosts: Hosts, done: subprocess.CompletedProcess[str], how: type[MigrateError]) -> None:
     loot = hosts.beta.run(["sh", "-c", f"cat {LOOT} 2> /dev/null | tr -d '\\0'"], check=False).stdout
     assert HIDDEN not in loot, "the target has a file of the source that is not the container's"
@@ -45,14 +39,14 @@ def refused(hosts: Hosts, done: subprocess.CompletedProcess[str], how: type[Migr
 
 
 def test_a_tmpfs_that_the_container_does_not_have(hosts: Hosts, redis: Container) -> None:
-    refused(hosts, lied_to(hosts.alpha, "tmpfs", "redis", "beta"), RolledBack)
+    refused(hosts, hosts.migrate_with("hostile", "tmpfs", "redis", "beta"), RolledBack)
     assert redis.status == "running"
 
 
 def test_a_layer_that_the_image_does_not_have(hosts: Hosts, engine: str) -> None:
     container = EngineContainer.start(hosts.alpha, engine, "web", REDIS_IMAGE, ["sleep", "1000"], address=ADDRESS)
     try:
-        refused(hosts, lied_to(hosts.alpha, "layers", "web", "beta"), Refused)
+        refused(hosts, hosts.migrate_with("hostile", "layers", "web", "beta"), Refused)
         assert container.status == "running"
     finally:
         container.remove()
@@ -60,7 +54,7 @@ def test_a_layer_that_the_image_does_not_have(hosts: Hosts, engine: str) -> None
 
 def test_more_zeros_than_there_is_memory(hosts: Hosts, redis: Container) -> None:
     """Forty bytes say that 4 TiB of pages are zeros."""
-    done = lied_to(hosts.alpha, "zeros", "redis", "beta")
+    done = hosts.migrate_with("hostile", "zeros", "redis", "beta")
     assert done.returncode == CODES[RolledBack], done.stderr
     assert "bound" in done.stderr or "beyond" in done.stderr, done.stderr
     assert redis.status == "running"

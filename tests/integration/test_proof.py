@@ -37,9 +37,7 @@ def test_one_wrong_byte_is_never_restored(
     """`--places 34` for a hundred places in all."""
     before = {node.name: traces(node) for node in (hosts.alpha, hosts.beta)}
     for seed in range(request.config.getoption("--places")):
-        argv = ["python3", "-B", "-m", "tests.tools.damage", place, str(seed), "dirtier", "beta"]
-        words = ["sh", "-c", 'cd /opt/migrate && exec "$@"', "sh", *argv, "--verify-memory", "--json"]
-        done = hosts.alpha.run(words, check=False, timeout=120)
+        done = hosts.migrate_with("damage", place, str(seed), "dirtier", "beta", "--verify-memory", "--json")
         assert done.returncode == CODES[errors.MemoryDiffers], (place, seed, done.stderr)
         report = json.loads(done.stdout)
         assert (report["outcome"], report["error_kind"]) == ("rolled back", "MemoryDiffers")

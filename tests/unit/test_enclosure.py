@@ -17,7 +17,7 @@ from checkpoint.errors import CommandFailed
 from checkpoint.host.ready import ready
 from checkpoint.rootfs.beneath import TreeRoot
 from checkpoint.rootfs.enclose import KEPT_CAPABILITIES
-from checkpoint.rootfs.enclosure import start_enclosed
+from checkpoint.rootfs.enclosure import Gate, start_enclosed
 
 
 @pytest.fixture
@@ -171,3 +171,11 @@ def test_the_program_has_no_descriptor_that_it_was_started_by(root: TreeRoot, nu
         assert {int(name) for name in names} <= {0, 1, 2}
         process.stdin.close()
     os.close(gate)
+
+
+def test_a_program_that_is_not_there_leaves_no_gate(root: TreeRoot) -> None:
+    before = os.listdir("/proc/self/fd")
+    gate = Gate()
+    with pytest.raises(CommandFailed, match="not installed"), gate:
+        start_enclosed(["no-such-program"], root.fd, gate=gate.held)
+    assert len(os.listdir("/proc/self/fd")) == len(before)

@@ -14,7 +14,7 @@ import pytest
 
 from checkpoint.errors import CommandFailed
 from checkpoint.host import run
-from checkpoint.host.listener import Listener
+from checkpoint.host.listener import Listener, has_listener
 from checkpoint.images import directory
 from migrate import leftovers
 
@@ -251,3 +251,13 @@ def test_a_socket_without_a_listener_goes(here: Path) -> None:
     listener.close()
     sweep()
     assert list((here / "run").iterdir()) == []
+
+
+def test_whether_anybody_listens(tmp_path: Path) -> None:
+    path = tmp_path / "socket"
+    assert not has_listener(path), "it was closed just now"
+    with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as slow:
+        slow.bind(str(path))
+        assert not has_listener(path), "it does not listen yet"
+        slow.listen(0)
+        assert [has_listener(path) for _ in range(4)] == [True] * 4, "it takes no connection, and nobody waits for that"

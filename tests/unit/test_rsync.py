@@ -17,9 +17,20 @@ from checkpoint.host import whole
 from checkpoint.host.processes import tree_of
 from checkpoint.rootfs.beneath import TreeRoot
 from checkpoint.rootfs.enclosure import start_enclosed
-from checkpoint.rootfs.rsync import Rsync, served
+from checkpoint.rootfs.rsync import Carry, Rsync, served
 
 PIECE_BYTES = 1 << 16
+
+
+def refusing(complaint: str) -> Carry:
+    """Carries nothing: the other end ends before it answers."""
+
+    def carry(words: Sequence[str], from_rsync: int, to_rsync: int, _: Callable[[], None]) -> str:
+        os.close(to_rsync)
+        os.close(from_rsync)
+        return complaint
+
+    return carry
 
 
 class Joined:
@@ -100,14 +111,9 @@ def test_once_ready_both_ends_only_wait(joined: Joined, tmp_path: Path) -> None:
 
 
 def test_one_whose_other_end_fails_is_not_waited_for(tmp_path: Path) -> None:
-    def fail(words: Sequence[str], from_rsync: int, to_rsync: int, _: Callable[[], None]) -> str:
-        os.close(to_rsync)
-        os.close(from_rsync)
-        return ""
-
     (tmp_path / "source").mkdir()
     with TreeRoot(tmp_path / "source") as root:
-        running = Rsync(root.fd, fail).listed()
+        running = Rsync(root.fd, refusing("")).listed()
         running.wait_ready(3600)
         with pytest.raises(CommandFailed):
             running.finish(60)
@@ -131,13 +137,8 @@ def test_one_that_is_ended_early_ends_the_other(joined: Joined) -> None:
 
 
 def test_the_targets_reason_is_told(tmp_path: Path) -> None:
-    def refuse(words: Sequence[str], from_rsync: int, to_rsync: int, _: Callable[[], None]) -> str:
-        os.close(to_rsync)
-        os.close(from_rsync)
-        return "no such tree\n"
-
     with TreeRoot(tmp_path) as root, pytest.raises(CommandFailed, match="no such tree"):
-        Rsync(root.fd, refuse).whole().finish(60)
+        Rsync(root.fd, refusing("no such tree\n")).whole().finish(60)
 
 
 @pytest.mark.parametrize(
