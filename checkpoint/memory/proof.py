@@ -11,14 +11,17 @@ from __future__ import annotations
 import bisect
 import hashlib
 import itertools
+import struct
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from checkpoint.memory import ranges
 from checkpoint.memory.ranges import Range
 from checkpoint.memory.uffd import PAGE_SIZE
 
 DIGEST_BYTES = 16
+#: One page of a sample is drawn by a 64-bit number: its remainder favours no page that could be told.
+DRAW = struct.Struct("=Q")
 #: One digest covers so much of an image, at most, where all pages are compared.
 CHUNK_BYTES = 1 << 20
 #: A sample of pages costs each host about 10 us a page.
@@ -30,8 +33,7 @@ Images = Mapping[int, Sequence[Range]]
 Reader = Callable[[int, int, memoryview], bool]
 
 
-@dataclass(frozen=True, kw_only=True)
-class Piece:
+class Piece(NamedTuple):
     """Pages [start, end) of one image, covered by one digest."""
 
     image: int
@@ -56,9 +58,9 @@ def sample(images: Images, seed: bytes, pages: int = SAMPLE_PAGES) -> Iterator[P
     """Yield `pages` single pages, each drawn from all pages with equal chance; the same for the same seed."""
     places = [(image, start, end) for image in sorted(images) for start, end in images[image]]
     ends = list(itertools.accumulate((end - start) // PAGE_SIZE for _, start, end in places))
-    for number in range(pages if ends else 0):
-        drawn = hashlib.blake2b(number.to_bytes(8, "big"), key=seed, digest_size=16).digest()
-        page = int.from_bytes(drawn, "big") % ends[-1]
+    drawn = hashlib.shake_128(seed).digest(DRAW.size * pages if ends else 0)
+    for (number,) in DRAW.iter_unpack(drawn):
+        page = number % ends[-1]
         index = bisect.bisect_right(ends, page)
         image, _, end = places[index]
         start = end - (ends[index] - page) * PAGE_SIZE
