@@ -99,6 +99,12 @@ def _telling(advice: str, refused: Callable[[Cause, str], Refused] = _refused) -
 
 
 DEFECT = Telling(advice=REPORT, refused=_refused, defect=True)
+_NOT_OURS = Telling(
+    advice="find out what answers on that host before you trust it; if it is the agent that this program sent there, "
+    f"{REPORT}",
+    refused=_refused,
+    defect=True,
+)
 _AGAIN = _telling(f"try again; if that fails, too, {REPORT}")
 _BROKEN_LINK = _telling("check the network between the hosts, then try again", _by(TargetUnreachable))
 TABLE: dict[type[BaseException], Telling] = {
@@ -131,7 +137,7 @@ TABLE: dict[type[BaseException], Telling] = {
     transport.IncompleteFrame: _BROKEN_LINK,
     transport.FrameInvalid: _telling("see that 'ssh HOST true' prints nothing: the agent is spoken to over that"),
     AgentGone: _telling(_BROKEN_LINK.advice, _no_agent),
-    ProtocolError: DEFECT,
+    ProtocolError: _NOT_OURS,
     InvalidMove: DEFECT,
     OSError: _telling(LOOK),
     MemoryError: _telling(FREE_MEMORY),
@@ -239,7 +245,7 @@ def _marked(told: E, cause: Cause) -> E:
 
 
 def _side(error: BaseException) -> Where | None:
-    if isinstance(error, AgentFailed):
+    if isinstance(error, AgentFailed | ProtocolError):  # the latter: by what the target said
         return Where.TARGET
     return None if isinstance(error, AgentGone | transport.TransportError) else Where.SOURCE
 

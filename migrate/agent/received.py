@@ -7,6 +7,7 @@ import os
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
+from checkpoint.criu.page_wire import PAGE_SIZE
 from checkpoint.errors import CommandFailed, ImageError
 from checkpoint.host import whole
 from checkpoint.images.batch import Extent
@@ -24,6 +25,9 @@ from migrate.agent.page_receiver import PageReceiver, socket_path
 from migrate.agent.tree_door import TreeDoor
 from migrate.protocol import Answer, Command
 from migrate.values import in_pieces
+
+#: So many ranges of pages may be named of any container. Of a larger one, as many as the room for its pages has pages.
+LEAST_EXTENTS = 1 << 16
 
 
 class Received:
@@ -48,6 +52,7 @@ class Received:
         receiver = PageReceiver(socket_path(migration_id), request.page_channels, self._put_pages, batch_s)
         self._pages = tidy.enter_context(receiver)
         self._page_maps: list[protocol.PageMap] = []
+        self._room_for_extents = max(LEAST_EXTENTS, request.room_bytes // PAGE_SIZE)
         self._image_files = self._image_bytes = 0
 
     def check_pages(self) -> None:
@@ -81,6 +86,9 @@ class Received:
         return protocol.Done()
 
     def _page_map(self, request: protocol.PageMap) -> Answer:
+        self._room_for_extents -= 1 + len(request.extents)
+        if self._room_for_extents < 0:
+            raise ImageError("more ranges of pages were named than pages have room")
         self._page_maps.append(request)
         return protocol.Done()
 

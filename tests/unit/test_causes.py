@@ -165,6 +165,13 @@ def test_what_is_in_no_table_is_a_defect_and_is_to_be_reported(error: Exception,
         assert type(error).__name__ in told.what
 
 
+def test_an_answer_that_is_none_is_told_of_the_host_that_gave_it() -> None:
+    told = causes.rolled_back(ProtocolError("Ping answered by 'x'"), [], "the container runs on the source")
+    assert "the target failed: ProtocolError: Ping answered by 'x'" in told.what
+    assert "before you trust it" in told.advice
+    assert "on HOST" in causes.refused(ProtocolError("Ping answered by 'x'"), "HOST").what
+
+
 # --- words -----------------------------------------------------------------------------------------------------
 
 
