@@ -19,16 +19,23 @@ class Descriptors:
     """Owns both; they may be the same."""
 
     def __init__(self, reader: int, writer: int) -> None:
-        self._reader, self._writer = reader, writer
+        self.reader, self._writer = reader, writer
 
     def read_into(self, view: memoryview) -> int:
-        return os.readv(self._reader, [view])  # short result: the caller goes on (ByteStream)
+        return os.readv(self.reader, [view])  # short result: the caller goes on (ByteStream)
 
     def write(self, data: bytes | memoryview) -> None:
         view = memoryview(data)
         while view:
             view = view[os.write(self._writer, view) :]  # short result: goes on behind it
 
+    def hang_up(self) -> None:
+        """End the stream for the other side. Both descriptors stay, and lead nowhere: what is written is lost."""
+        null = os.open(os.devnull, os.O_RDWR | os.O_CLOEXEC)
+        for fd in {self.reader, self._writer}:
+            os.dup2(null, fd, inheritable=False)
+        os.close(null)
+
     def close(self) -> None:
-        for fd in {self._reader, self._writer}:
+        for fd in {self.reader, self._writer}:
             os.close(fd)

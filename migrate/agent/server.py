@@ -34,11 +34,10 @@ MOST_DETAIL = 64
 class Server:
     """Answers one coordinator, and after it is gone whoever recovers what it left."""
 
-    def __init__(self, stream: FrameStream, reader: int, limits: Limits, recorder: logs.Recorder | None = None) -> None:
-        self._stream = stream
+    def __init__(self, channel: Descriptors, limits: Limits, recorder: logs.Recorder | None = None) -> None:
+        self._channel, self._stream = channel, FrameStream(channel)
         self._recorder = recorder
         self._limits = limits
-        self._reader = reader
         self._incoming: Incoming | None = None
         self._failure: Exception | None = None
 
@@ -122,13 +121,14 @@ class Server:
         """Held: the next word may come from the coordinator or from an operator at the control socket."""
         with ControlSocket(incoming.control_path) as control:
             while True:
-                if self._reader in ready(self._reader, control.fileno()):
+                if self._channel.reader in ready(self._channel.reader, control.fileno()):
                     return
                 if control.answer(incoming, link_alive=True):
                     return
 
     def _hold(self, incoming: Incoming) -> None:
         """The link is gone. Neither resume nor drop: only an operator ends this."""
+        self._channel.hang_up()  # nothing is read any more: a coordinator that said what is no message hears of it
         while incoming.holds_container:
             try:
                 with ControlSocket(incoming.control_path) as control:
@@ -172,4 +172,4 @@ def main() -> None:
     os.dup2(2, 1)
     os.close(null)
     with logs.recorded() as recorder:
-        Server(FrameStream(Descriptors(reader, writer)), reader, Limits(), recorder).serve()
+        Server(Descriptors(reader, writer), Limits(), recorder).serve()

@@ -62,7 +62,7 @@ class Agent:
         try:
             with channel:
                 self._stage.target.enter()
-                Server(FrameStream(Descriptors(channel.fileno(), channel.fileno())), channel.fileno(), SHORT).serve()
+                Server(Descriptors(channel.fileno(), channel.fileno()), SHORT).serve()
         except BaseException as error:  # noqa: BLE001  (looked at when the sequence ends)
             self.failure = error
 
@@ -216,6 +216,10 @@ class HostileSource(RuleBasedStateMachine):
 
     def teardown(self) -> None:
         """The agent has ended by a clean refusal, and nothing is left of it."""
+        with self._stack:  # whatever is found: what is collected late would be taken for the next agent's doing
+            self._check_end()
+
+    def _check_end(self) -> None:
         self.agent.hang_up()
         until(lambda: not self.agent.lives() or self._dropped(), "the agent to end")
         until(lambda: not self.agent.lives(), "the agent to end")
@@ -230,7 +234,6 @@ class HostileSource(RuleBasedStateMachine):
         until(lambda: set(threading.enumerate()) <= self._threads, "its threads to end")
         until(lambda: len(descriptors()) <= len(self._descriptors), "its descriptors to be closed")
         assert not (left := files(self.stage.target) - self._files), left
-        self._stack.close()
 
     def _dropped(self) -> bool:
         """A held container is dropped by whoever looks after the host."""

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import subprocess
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from tests.integration.conftest import Hosts
+from migrate.cli.exit_codes import CODES
+from migrate.errors import RolledBack
+from tests.clients import REDIS_PORT, ask
+from tests.integration.conftest import REDIS_ADDRESS, Hosts
 from tests.rig import Container, Node, until
 from tests.rig.engine import EngineContainer
 from tests.services import REDIS_IMAGE
@@ -23,6 +28,28 @@ PLACES = {
     "tmpfs": ("/scratch/hostile", ("--tmpfs", "/scratch")),
     "shm": ("/dev/shm/hostile", ()),  # noqa: S108
 }
+
+#: Somebody else who may write the container's files, and is not frozen with it: all the time DIR/p and DIR/q change
+#: places, of which one leads out, and the file is written anew. It ends when DIR is gone.
+SWAPPING = """
+import ctypes, os, sys, time
+directory, leads_to, name = sys.argv[1:]
+exchange = ctypes.CDLL(None).renameat2
+os.makedirs(f"{directory}/p/d/{os.path.dirname(name)}")
+os.mkdir(f"{directory}/q")
+os.symlink(leads_to, f"{directory}/q/d")
+os.chdir(directory)
+print("ready", flush=True)
+number = 0
+while os.path.exists(f"{directory}/p"):
+    with open(f"p/d/{name}", "w") as file:
+        file.write(f"mine {number}")
+    number += 1
+    time.sleep(0.003)
+    exchange(-100, b"p", -100, b"q", 2)
+    time.sleep(0.003)
+    exchange(-100, b"p", -100, b"q", 2)
+"""
 
 
 def argv(directory: str, *, tree: bool, overlay: bool = False) -> list[str]:
@@ -86,6 +113,32 @@ def test_of_runc(hosts: Hosts, place: str) -> None:
 
     attacked(hosts, container.name, directory, in_container, tree=place != "shm")
     Container(node=hosts.alpha, name="hostile", address=ADDRESS).remove()
+
+
+def test_of_somebody_else_while_it_is_frozen(hosts: Hosts, redis: Container) -> None:
+    """A move may fail of it; what it has copied by then is the container's own."""
+    source = hosts.alpha
+    way, name = Path(HIDDEN).parent.parent, str(Path(HIDDEN).relative_to(Path(HIDDEN).parent.parent))
+    for _ in range(6):
+        target = hosts.other(source)
+        hidden = plant(source, target, to_read=True)
+        place = f"{redis.bundle}/rootfs/srv/hostile"
+        with source.popen(["python3", "-c", SWAPPING, place, str(way), name], stdout=subprocess.PIPE) as swapping:
+            assert swapping.stdout is not None
+            assert swapping.stdout.readline() == "ready\n"
+            done = hosts.migrate(source, redis.name, target.name)
+            source.run(["rm", "-rf", place])
+        for node, text in hidden.items():
+            assert node.run(["ls", str(Path(HIDDEN).parent)]).stdout == f"{Path(HIDDEN).name}\n"
+            assert node.run(["cat", HIDDEN]).stdout == text
+        arrived = ["find", str(redis.bundle), "-xdev", "-path", "*hostile*", "-type", "f", "-exec", "cat", "{}", "+"]
+        assert "secret" not in target.run(arrived, check=False).stdout
+        if done.returncode == 0:
+            source = target
+        assert done.returncode in (0, CODES[RolledBack]), done.stderr
+        assert replace(redis, node=source).status == "running"
+        target.run(["rm", "-rf", place])
+    assert ask(hosts.rig.switch, REDIS_ADDRESS, REDIS_PORT, "PING") == "+PONG"
 
 
 @pytest.mark.checkered

@@ -22,7 +22,7 @@ from migrate.protocol import Answer, Command, Message, decode, encode
 from tests.unit.some_facts import facts
 from transport.descriptors import Descriptors
 from transport.errors import EndOfStream
-from transport.framing import FrameStream
+from transport.framing import PREFIX, FrameStream
 
 
 class Incoming:
@@ -78,7 +78,7 @@ class Coordinator:
 
     def _serve(self, fd: int) -> None:
         try:
-            Server(FrameStream(Descriptors(fd, fd)), fd, Limits()).serve()
+            Server(Descriptors(fd, fd), Limits()).serve()
         finally:
             os.close(fd)
 
@@ -275,7 +275,14 @@ def test_a_channel_that_ends_or_breaks_is_cleaned_up_after(coordinator: Coordina
     assert Incoming.last.closed
 
 
-def test_a_held_container_outlives_the_channel(coordinator: Coordinator, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(
+    "leave",
+    [Coordinator.hang_up, lambda coordinator: coordinator.say(PREFIX.pack(2, 0) + b"{}")],
+    ids=["it ends", "no message"],
+)
+def test_a_held_container_outlives_the_channel(
+    coordinator: Coordinator, monkeypatch: pytest.MonkeyPatch, leave: Callable[[Coordinator], None]
+) -> None:
     def hold(incoming: Incoming) -> Answer:
         incoming.state = State.HELD
         return protocol.Done()
@@ -283,7 +290,7 @@ def test_a_held_container_outlives_the_channel(coordinator: Coordinator, monkeyp
     coordinator.ask(HELLO)
     does(monkeypatch, hold)
     coordinator.ask(ASKED)
-    coordinator.hang_up()
+    leave(coordinator)
     with pytest.raises(EndOfStream):
         coordinator.answer()
     assert not Incoming.last.closed

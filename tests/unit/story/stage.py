@@ -33,7 +33,6 @@ from tests.unit.story.engine import NAME, Engine, World
 from tests.unit.story.processes import LIMIT_S, PROGRAM, Host, counter, counts, memory, state_of, until
 from transport.descriptors import Descriptors
 from transport.destination import Destination
-from transport.framing import FrameStream
 
 PR_SET_CHILD_SUBREAPER = 36
 #: What is waited for at most. Nothing of a move on the stage takes a tenth of that.
@@ -124,7 +123,7 @@ class Play:
 
     def _serve(self, fd: int) -> None:
         self._world.target.enter()
-        Server(FrameStream(Descriptors(fd, fd)), fd, self._limits).serve()
+        Server(Descriptors(fd, fd), self._limits).serve()
 
     def settled(self) -> bool:
         """Wait until every agent has ended or holds the container for good. Whether one does."""
