@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import gc
 import sys
+import threading
 from collections.abc import Iterator
 
 from migrate import message
@@ -12,8 +13,9 @@ from migrate import message
 #: A thread that computes lets another one run after so long. By default that is 5 ms, and CRIU waits for answers
 #: while memory is digested.
 SWITCH_INTERVAL_S = 0.0002
-#: Not as it is when the context begins: another move of this process may be in one.
 USUAL_INTERVAL_S = sys.getswitchinterval()
+#: The interpreter is one, and moves in it may be several: the last to leave puts all back.
+_lock, _inside = threading.Lock(), 0
 
 
 @contextlib.contextmanager
@@ -24,12 +26,26 @@ def no_pauses() -> Iterator[None]:
     often, and garbage is collected, which is then left until the end of the context.
     """
     message.make_ready()
-    sys.setswitchinterval(SWITCH_INTERVAL_S)
-    gc.collect()
-    gc.freeze()
-    gc.disable()
+    _enter()
     try:
         yield
     finally:
-        gc.enable()
-        sys.setswitchinterval(USUAL_INTERVAL_S)
+        _leave()
+
+
+def _enter() -> None:
+    global _inside  # noqa: PLW0603  (as the interpreter's own settings are)
+    with _lock:
+        _inside += 1
+        sys.setswitchinterval(SWITCH_INTERVAL_S)
+        gc.collect()
+        gc.disable()
+
+
+def _leave() -> None:
+    global _inside  # noqa: PLW0603
+    with _lock:
+        _inside -= 1
+        if not _inside:
+            gc.enable()
+            sys.setswitchinterval(USUAL_INTERVAL_S)
