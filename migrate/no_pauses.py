@@ -34,7 +34,7 @@ def no_pauses() -> Iterator[None]:
 
 
 def _enter() -> None:
-    global _inside  # noqa: PLW0603  (as the interpreter's own settings are)
+    global _inside
     with _lock:
         _inside += 1
         sys.setswitchinterval(SWITCH_INTERVAL_S)
@@ -43,7 +43,7 @@ def _enter() -> None:
 
 
 def _leave() -> None:
-    global _inside  # noqa: PLW0603
+    global _inside
     with _lock:
         _inside -= 1
         if not _inside:
