@@ -60,6 +60,18 @@ def claim(directory: Path) -> int:
     return fd
 
 
+def claim_alone(directory: Path) -> int | None:
+    """Likewise, of a directory that has no other owner; None where it has one, or has just gone. Raises OSError."""
+    with contextlib.ExitStack() as undo, contextlib.suppress(BlockingIOError, FileNotFoundError):
+        fd = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        undo.callback(os.close, fd)
+        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        if os.path.samestat(os.fstat(fd), os.stat(directory)):
+            undo.pop_all()
+            return fd
+    return None
+
+
 def is_abandoned(directory: Path) -> bool:
     """Whether no process holds it."""
     fd = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)

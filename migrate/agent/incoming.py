@@ -14,7 +14,7 @@ from checkpoint.host import lock
 from checkpoint.host.identity import PathIdentity, remove_tree
 from checkpoint.host.ownership import private_directory
 from checkpoint.host.wakeful import wakeful
-from checkpoint.images.directory import RUN, claim
+from checkpoint.images.directory import RUN, claim, claim_alone
 from checkpoint.network import link
 from checkpoint.rootfs.beneath import TreeRoot
 from checkpoint.runtimes.base import Arrival
@@ -140,7 +140,11 @@ class Incoming:
     def _await_image(self, request: protocol.AwaitImage) -> Answer:
         directory = INCOMING_IMAGES / request.key
         private_directory(directory)
-        self._tidy.callback(os.close, claim(directory))
+        if (claimed := claim_alone(directory)) is None:  # it comes for another container, too
+            directory = INCOMING_IMAGES / f"{request.key}-{self._id}"
+            private_directory(directory)
+            claimed = claim(directory)
+        self._tidy.callback(os.close, claimed)
         self._image_directory = PathIdentity(directory)
         self._advance(State.AWAITING_IMAGE)
         self._trees.show([(IMAGE, directory)])

@@ -73,6 +73,19 @@ def test_it_is_kept_out_of_swap(here: Path) -> None:
     assert not path.exists()
 
 
+def test_a_directory_has_one_owner_that_is_alone(tmp_path: Path) -> None:
+    alone = directory.claim_alone(tmp_path)
+    assert alone is not None
+    assert directory.claim_alone(tmp_path) is None
+    assert not directory.is_abandoned(tmp_path)
+    os.close(alone)
+    shared = directory.claim(tmp_path)
+    assert directory.claim_alone(tmp_path) is None
+    os.close(shared)
+    assert directory.claim_alone(tmp_path / "gone") is None
+    assert directory.is_abandoned(tmp_path)
+
+
 @pytest.mark.parametrize("swaps", [True, False])
 def test_a_kernel_that_cannot(here: Path, monkeypatch: pytest.MonkeyPatch, swaps: bool) -> None:
     """... is told of, where there is anywhere to swap to."""
