@@ -15,7 +15,7 @@ from typing import Any
 
 import psutil
 
-from tests.bench import engines, fill, moves, rates, soak, timeline
+from tests.bench import engines, files, fill, moves, rates, soak, timeline
 from tests.rig import Rig
 
 SCHEMA = 2
@@ -29,6 +29,7 @@ CASES: dict[str, Callable[[Rig, int], dict[str, Any]]] = {
     "podman-redis-128m": lambda rig, runs: engines.engine_case(rig, runs, "podman"),
     "docker-redis-128m": lambda rig, runs: engines.engine_case(rig, runs, "docker"),
     "runc-idle": moves.idle_case,
+    "runc-files-50k": files.files_case,
     "timeline": timeline.timeline_case,
     "first-touch": fill.first_touch_case,
     "recovery": fill.recovery_case,
