@@ -11,6 +11,7 @@ import contextlib
 import os
 import shutil
 import socket
+import weakref
 from collections.abc import Callable
 from pathlib import Path
 from typing import Protocol
@@ -27,21 +28,19 @@ class PathIdentity:
     """The file, directory or mount that a path names now.
 
     It is held by a descriptor (open(2), O_PATH): a kernel gives the inode number of a removed file to the next one, but
-    not as long as the file is open. `close` is for who does not end soon.
+    not as long as the file is open. It is closed by `close`, or when nobody has this object any more.
     """
 
     def __init__(self, path: Path) -> None:
         """Raises OSError when there is nothing at `path`."""
         self.path = path
         self._fd = os.open(path, os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC)
+        self.close = weakref.finalize(self, os.close, self._fd)
 
     def is_same(self) -> bool:
         with contextlib.suppress(FileNotFoundError, NotADirectoryError):
             return os.path.samestat(os.fstat(self._fd), os.lstat(self.path))
         return False
-
-    def close(self) -> None:
-        os.close(self._fd)
 
 
 class LinkIdentity:

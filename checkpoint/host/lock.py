@@ -33,10 +33,12 @@ DIRECTORY_TIMEOUT_S, LOOK_AGAIN_S = 1.0, 0.002
 
 def name_key(engine: str, name: str) -> str:
     """The key of a container by its engine's name for it, on the host that has it and on the one that takes it in."""
-    quoted = quote(name, safe="")
-    if len(quoted) > LONGEST_NAME:
-        quoted = hashlib.sha256(name.encode()).hexdigest()
-    return f"{engine}-{quoted}"
+    return f"{engine}-{_short(name)}"
+
+
+def volume_key(engine: str, name: str) -> str:
+    """The key of an engine's volume on the host that takes it in: one container at a time brings its content."""
+    return f"volume-{engine}-{_short(name)}"
 
 
 def process_key(pid: int) -> str:
@@ -105,6 +107,11 @@ def _alone() -> Iterator[None]:
         yield
     finally:
         _close(fd)
+
+
+def _short(name: str) -> str:
+    quoted = quote(name, safe="")
+    return quoted if len(quoted) <= LONGEST_NAME else hashlib.sha256(name.encode()).hexdigest()
 
 
 def _sweep() -> None:

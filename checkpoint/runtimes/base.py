@@ -172,6 +172,9 @@ class Arrival(Protocol):
     def objections(self) -> list[str]:
         """Why the engine here cannot take it in, for people. Changes nothing."""
 
+    def volumes(self) -> list[str]:
+        """Names of the engine's volumes that it brings along."""
+
     def layers_there(self) -> list[str] | None:
         """Of the container's image, which layers are here without it; None if the image is here, or there is none."""
 

@@ -90,6 +90,10 @@ class Belongings:
         self._engine, self._store = engine, store
         self._networks, self._volumes = networks, volumes
 
+    def volumes(self) -> list[str]:
+        """Names of the volumes."""
+        return sorted({volume["Name"] for volume in self._volumes.values()})
+
     def objections(self) -> Iterator[str]:
         """Why they cannot be had here. Changes nothing."""
         for name, network in self._networks.items():

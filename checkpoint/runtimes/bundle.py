@@ -77,6 +77,9 @@ class BundleArrival:
     def objections(self) -> list[str]:
         return []
 
+    def volumes(self) -> list[str]:
+        return []
+
     def layers_there(self) -> list[str] | None:
         return None
 

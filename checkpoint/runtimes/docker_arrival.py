@@ -66,6 +66,9 @@ class DockerArrival:
     def objections(self) -> list[str]:
         return list(self._objections())
 
+    def volumes(self) -> list[str]:
+        return self._belongings.volumes()
+
     def layers_there(self) -> list[str] | None:
         if docker_store.image(self._fields["container"]["Image"]) is not None:
             return None

@@ -49,6 +49,9 @@ class PodmanArrival:
     def objections(self) -> list[str]:
         return list(self._objections())
 
+    def volumes(self) -> list[str]:
+        return self._belongings.volumes()
+
     def layers_there(self) -> list[str] | None:
         image = self._wanted["image"]
         if podman_store.image(image["id"]) is not None:

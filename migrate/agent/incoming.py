@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
+from checkpoint.errors import ContainerLocked
 from checkpoint.host import lock
 from checkpoint.host.identity import PathIdentity, remove_tree
 from checkpoint.host.ownership import private_directory
@@ -51,11 +52,11 @@ class Incoming:
         self._limits = limits
         self._container_id = hello.container_id
         self._runtime = runtime_named(hello.runtime)
+        self._holder = lock.holder_text(f"migration {self._id}", hello.source, platform.node())
         self._undo = contextlib.ExitStack()
         self._tidy = contextlib.ExitStack()
         if os.geteuid() == 0:  # or else the facts say so, and that is the end
-            holder = lock.holder_text(f"migration {self._id}", hello.source, platform.node())
-            self._tidy.enter_context(lock.locked([lock.name_key(hello.runtime, self._container_id)], holder))
+            self._tidy.enter_context(lock.locked([lock.name_key(hello.runtime, self._container_id)], self._holder))
         self._awake = self._tidy.enter_context(contextlib.ExitStack())
         self.control_path = control_path(self._id)
         self.state = State.GREETED
@@ -132,10 +133,19 @@ class Incoming:
 
     def _examine(self, request: protocol.Examine) -> Answer:
         arrival = self._runtime.arrival(self._container_id, request.description, self._undo)
-        layers, objections = arrival.layers_there(), tuple(map(harmless, arrival.objections()))
+        objections = tuple(map(harmless, [*self._take_volumes(arrival), *arrival.objections()]))
+        layers = arrival.layers_there()
         self._arrival = arrival
         self._advance(State.EXAMINED)
         return protocol.Examined(objections=objections, layers=None if layers is None else tuple(layers))
+
+    def _take_volumes(self, arrival: Arrival) -> Iterator[str]:
+        """Keep other moves from the engine's volumes of the container. Yields why that cannot be."""
+        for name in arrival.volumes():
+            try:
+                self._tidy.enter_context(lock.locked([lock.volume_key(self._runtime.name, name)], self._holder))
+            except ContainerLocked as error:
+                yield f"volume {name!r} is brought by another move: {error.holder}"
 
     def _await_image(self, request: protocol.AwaitImage) -> Answer:
         directory = INCOMING_IMAGES / request.key
@@ -146,6 +156,7 @@ class Incoming:
             claimed = claim(directory)
         self._tidy.callback(os.close, claimed)
         self._image_directory = PathIdentity(directory)
+        self._tidy.callback(self._image_directory.close)
         self._advance(State.AWAITING_IMAGE)
         self._trees.show([(IMAGE, directory)])
         return protocol.Done()

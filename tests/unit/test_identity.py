@@ -23,6 +23,17 @@ def test_a_path_is_what_it_was(tmp_path: Path) -> None:
     identity.close()
 
 
+def test_a_path_that_nobody_asks_about_any_more_is_not_held_open(tmp_path: Path) -> None:
+    before = set(os.listdir("/proc/self/fd"))
+    for closed in (True, False):
+        identity = PathIdentity(tmp_path)
+        assert len(os.listdir("/proc/self/fd")) == len(before) + 1
+        if closed:
+            identity.close()
+        del identity
+        assert set(os.listdir("/proc/self/fd")) == before
+
+
 @pytest.mark.parametrize("other", ["nothing", "another", "symlink", "file", "parent gone"])
 def test_a_path_that_names_something_else(tmp_path: Path, other: str) -> None:
     directory = tmp_path / "p/d"

@@ -192,6 +192,9 @@ class Arriving:
         self._world.point("objections")
         return []
 
+    def volumes(self) -> list[str]:
+        return []
+
     def layers_there(self) -> list[str] | None:
         return None
 

@@ -176,9 +176,9 @@ def counter(pid: int) -> int | None:
 
 
 def counts(pid: int, timeout_s: float) -> bool:
-    """Whether a process runs: it is waited for if it could."""
+    """Whether a process runs: it is waited for as long as it lives. It may be told to go on a moment later."""
     before, deadline = counter(pid), time.monotonic() + timeout_s
-    while before is not None and state_of(pid) in ("S", "R", "D") and time.monotonic() < deadline:
+    while before is not None and state_of(pid) not in ("Z", "X", "") and time.monotonic() < deadline:
         if (now := counter(pid)) is not None and now > before:
             return True
         time.sleep(0.0005)
