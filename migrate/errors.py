@@ -227,7 +227,8 @@ class PathTaken(Refused):
 
     def __init__(self, path: str, host: str) -> None:
         super().__init__(
-            f"{path} exists on {host} and was not left there by an earlier move", "move it away, or share it"
+            f"{path} exists on {host} and was not left there by an earlier move, or somebody uses it",
+            "move it away, or share it",
         )
 
 

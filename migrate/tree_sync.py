@@ -26,6 +26,8 @@ from migrate.values import DirectoryTime, in_pieces
 WHOLE_TIMEOUT_S = 3600.0
 FROZEN_TIMEOUT_S = 300.0
 ARM_TIMEOUT_S = 30.0
+#: With the container frozen: to remove a piece of a list, or to set times, takes the target no longer.
+FROZEN_ANSWER_S = 30.0
 #: So often a pass is made while the container runs, which may exchange directories under it.
 TRIES = 3
 
@@ -65,7 +67,7 @@ class TreeSync:
             self._check(self._before.files, there)
             return sent
         found = overlay.content(self._before, self._root)
-        self._remove(found.removed)
+        self._remove(found.removed, WHOLE_TIMEOUT_S)
         listed = self._rsync.listed()
         listed.send_list(found.changed)
         sent = listed.finish(WHOLE_TIMEOUT_S)
@@ -81,7 +83,7 @@ class TreeSync:
         found = self._found(now)
         self._there.update(found.changed)
         self.arm()
-        sent = self._apply(found, WHOLE_TIMEOUT_S)
+        sent = self._apply(found, WHOLE_TIMEOUT_S, WHOLE_TIMEOUT_S)
         self._before = now
         self._look_at(found.changed)
         return sent
@@ -103,7 +105,8 @@ class TreeSync:
         """
         inside = f"{self._tree.destination.strip('/')}/".lstrip("/")
         written = [path.removeprefix(inside) for path in mapped if path.startswith(inside)]
-        return self._apply(self._found(snapshot(self._looked_at, attributes=False), written), FROZEN_TIMEOUT_S)
+        found = self._found(snapshot(self._looked_at, attributes=False), written)
+        return self._apply(found, FROZEN_TIMEOUT_S, FROZEN_ANSWER_S)
 
     def _found(self, now: Snapshot, written: Sequence[str] = ()) -> Changes:
         """What the next pass is to do, so that the target is what the source is now."""
@@ -135,8 +138,8 @@ class TreeSync:
         for root in {self._root, self._looked_at}:
             root.close()
 
-    def _apply(self, found: Changes, timeout_s: float) -> int:
-        self._remove(found.removed)
+    def _apply(self, found: Changes, timeout_s: float, answer_s: float) -> int:
+        self._remove(found.removed, answer_s)
         sent = 0
         if found.changed:
             assert self._armed is not None
@@ -146,12 +149,14 @@ class TreeSync:
         if found.directories:
             times = [DirectoryTime(*directory) for directory in found.directories]
             for piece in in_pieces(times):
-                self._agent.request(protocol.SetTimes(tree=self._tree.destination, directories=piece))
+                self._agent.request(
+                    protocol.SetTimes(tree=self._tree.destination, directories=piece), timeout_s=answer_s
+                )
         return sent
 
-    def _remove(self, paths: Sequence[str]) -> None:
+    def _remove(self, paths: Sequence[str], answer_s: float) -> None:
         for piece in in_pieces(paths):
-            self._agent.request(protocol.Remove(tree=self._tree.destination, paths=piece))
+            self._agent.request(protocol.Remove(tree=self._tree.destination, paths=piece), timeout_s=answer_s)
 
 
 def tried(copy: Callable[[], int]) -> int:

@@ -11,7 +11,6 @@ import contextlib
 import ctypes
 import errno
 import os
-import shutil
 import stat
 import struct
 from collections.abc import Iterable, Iterator
@@ -182,13 +181,13 @@ class TreeRoot:
                 os.close(fd)
 
     def remove(self, paths: Iterable[str]) -> None:
-        """Files, and directories with all in them; parents come before what is in them. What is gone is no error."""
+        """Files, and directories with all in them; parents come before what is in them. What is gone is no error.
+
+        Raises OSError for what cannot be removed: what is mounted in the tree is not, nor anything in it.
+        """
         for path in reversed(list(paths)):
             with gone_is_well(), self._parent(path) as (directory, name):
-                if stat.S_ISDIR(os.lstat(name, dir_fd=directory).st_mode):
-                    shutil.rmtree(name, ignore_errors=True, dir_fd=directory)
-                else:
-                    os.unlink(name, dir_fd=directory)
+                _remove(directory, name)
 
     def set_mtime(self, path: str, mtime_ns: int) -> None:
         """Of a file that may have come and gone while others were copied."""
@@ -203,3 +202,22 @@ class TreeRoot:
             raise PermissionError(f"{path!r} names no file")
         with self.directory(above) as fd:
             yield fd, name
+
+
+def _remove(directory: int, name: str) -> None:
+    if not stat.S_ISDIR(os.lstat(name, dir_fd=directory).st_mode):
+        os.unlink(name, dir_fd=directory)
+        return
+    try:
+        inside = openat2(directory, name, os.O_RDONLY | os.O_DIRECTORY, STRICT)
+    except OSError as error:
+        if error.errno == errno.EXDEV:
+            raise OSError(errno.EBUSY, "something is mounted there", name) from error
+        raise
+    try:
+        for inner in os.listdir(inside):
+            with gone_is_well():
+                _remove(inside, inner)
+    finally:
+        os.close(inside)
+    os.rmdir(name, dir_fd=directory)

@@ -13,10 +13,11 @@ from typing import Any, Protocol
 from checkpoint import schema
 from checkpoint.errors import ImageError, NameInUse
 from checkpoint.host import cgroups, ownership
-from checkpoint.host.identity import PathIdentity, remove_empty, remove_tree
+from checkpoint.host.identity import PathIdentity, empty_tree, remove_empty, remove_tree
 from checkpoint.host.ownership import Owned
 from checkpoint.runtimes import shape, stdio
 from checkpoint.runtimes.base import MARKER, ROOTFS, Container
+from checkpoint.runtimes.occupied import is_taken
 from checkpoint.runtimes.shape import Maybe, Shape
 
 CONFIG = "config.json"
@@ -91,12 +92,19 @@ class BundleArrival:
         for directory in (self._bundle, self._rootfs):
             if not shared and is_taken(directory, self._bundle):
                 raise ImageError(f"{directory} came into being on the target, with other files in it")
+            if directory.exists() and not any(directory.iterdir()):
+                self._undo.callback(empty_tree, PathIdentity(directory))
             for missing in made.missing(directory):
                 made.directory(missing)
                 self._undo.callback(remove_tree if missing == directory else remove_empty, PathIdentity(missing))
+        config = self._bundle / CONFIG
+        if config.exists():
+            self._undo.callback(made.file, config, config.read_bytes())
+        else:
+            self._undo.callback(config.unlink, missing_ok=True)
         if not shared:
             ownership.mark(self._bundle / MARKER)
-        made.file(self._bundle / CONFIG, json.dumps(self._config).encode())
+        made.file(config, json.dumps(self._config).encode())
         return {ROOTFS: self._rootfs}
 
     def take_output(self, lines: bytes) -> None:
@@ -125,8 +133,3 @@ class BundleArrival:
 
     def settle(self) -> None:
         (self._bundle / MARKER).unlink(missing_ok=True)
-
-
-def is_taken(path: Path, bundle: Path) -> bool:
-    """Whether something is at `path` that no earlier move left behind."""
-    return path.exists() and any(path.iterdir()) and not (bundle / MARKER).exists()

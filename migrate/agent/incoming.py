@@ -19,7 +19,7 @@ from checkpoint.images.directory import RUN, claim, claim_alone
 from checkpoint.network import link
 from checkpoint.rootfs.beneath import TreeRoot
 from checkpoint.runtimes.base import Arrival
-from checkpoint.runtimes.bundle import is_taken
+from checkpoint.runtimes.occupied import is_taken
 from checkpoint.runtimes.registry import runtime_named
 from checkpoint.schema import harmless
 from migrate import protocol

@@ -119,3 +119,15 @@ def test_a_walk_goes_round_what_is_mounted_and_what_leads_out(root: Path, outsid
     finally:
         subprocess.run(["umount", root / "a/mounted"], check=True)
     assert walked == {"": ["a", "way"], "a": ["a/b", "a/file", "a/mounted"], "a/b": ["a/b/file"]}
+
+
+@pytest.mark.parametrize("path", ["a", "a/b"])
+def test_what_is_mounted_in_it_stays(root: Path, outside: Path, path: str) -> None:
+    (root / "a/b/file").unlink()
+    subprocess.run(["mount", "--bind", outside, root / "a/b"], check=True)
+    try:
+        with pytest.raises(OSError, match="something is mounted there"):
+            remove(root, [path])
+        assert (outside / "file").exists()
+    finally:
+        subprocess.run(["umount", root / "a/b"], check=True)

@@ -1,0 +1,34 @@
+"""Whether the place of a container's files may be filled: nobody else has files there, and nobody is at work there."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from pathlib import Path
+
+from checkpoint.host import proc
+from checkpoint.runtimes.base import MARKER
+
+
+def is_taken(path: Path, bundle: Path) -> bool:
+    """Whether a bundle, or the rootfs of one at `path`, holds what no earlier move left behind, or is in use."""
+    if not path.exists():
+        return False
+    unknown = any(path.iterdir()) and not (bundle / MARKER).exists()
+    return unknown or (path != bundle and (is_used(path) or _has_mounts(path)))
+
+
+def is_used(rootfs: Path) -> bool:
+    """Whether a process of this host has the directory for its root: two containers may share one rootfs."""
+    here = rootfs.stat()
+    for name in filter(str.isdigit, os.listdir("/proc")):
+        with contextlib.suppress(OSError):  # it has ended, or is about to
+            if os.path.samestat(os.stat(f"/proc/{name}/root"), here):
+                return True
+    return False
+
+
+def _has_mounts(path: Path) -> bool:
+    """Whether something is mounted below it: to remove the directory there would be to unmount that."""
+    place = path.resolve()
+    return any(place in Path(mount.point).parents for mount in proc.mounts("self"))

@@ -1,0 +1,102 @@
+"""checkpoint/runtimes/occupied.py, and what a bundle's arrival undoes (checkpoint/runtimes/bundle.py)."""
+
+from __future__ import annotations
+
+import contextlib
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from checkpoint.runtimes.base import MARKER
+from checkpoint.runtimes.bundle import BundleArrival
+from checkpoint.runtimes.occupied import is_taken, is_used
+from checkpoint.runtimes.runc import Runc
+
+#: Has a directory for its root until its input ends.
+CHROOTED = "import os, sys; os.chroot(sys.argv[1]); print(flush=True); sys.stdin.read()"
+
+
+@pytest.fixture
+def bundle(tmp_path: Path) -> Path:
+    """One that a move has left."""
+    (tmp_path / "bundle/rootfs/data").mkdir(parents=True)
+    (tmp_path / "bundle" / MARKER).touch()
+    return tmp_path / "bundle"
+
+
+@contextlib.contextmanager
+def used(rootfs: Path) -> Iterator[None]:
+    argv = [sys.executable, "-c", CHROOTED, str(rootfs)]
+    with subprocess.Popen(argv, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
+        assert process.stdout is not None
+        process.stdout.readline()
+        yield
+        process.communicate()
+
+
+def test_what_a_move_has_left_may_be_filled_again(bundle: Path) -> None:
+    assert not is_taken(bundle, bundle)
+    assert not is_taken(bundle / "rootfs", bundle)
+    assert not is_taken(bundle / "none", bundle)
+    (bundle / MARKER).unlink()
+    assert is_taken(bundle, bundle)
+    assert is_taken(bundle / "rootfs", bundle)
+    assert not is_taken(bundle / "rootfs/data", bundle), "nothing is in it"
+
+
+def test_a_rootfs_that_another_container_runs_on(bundle: Path) -> None:
+    assert not is_used(bundle / "rootfs")
+    with used(bundle / "rootfs"):
+        assert is_used(bundle / "rootfs")
+        assert is_taken(bundle / "rootfs", bundle)
+        assert not is_used(bundle)
+    assert not is_taken(bundle / "rootfs", bundle)
+
+
+def test_a_rootfs_in_which_something_is_mounted(bundle: Path) -> None:
+    subprocess.run(["mount", "-t", "tmpfs", "tmpfs", bundle / "rootfs"], check=True)
+    try:
+        assert not is_taken(bundle / "rootfs", bundle), "it may be a file system of its own"
+        (bundle / "rootfs/data").mkdir()
+        subprocess.run(["mount", "-t", "tmpfs", "tmpfs", bundle / "rootfs/data"], check=True)
+        assert is_taken(bundle / "rootfs", bundle)
+    finally:
+        subprocess.run(["umount", "--recursive", bundle / "rootfs"], check=True)
+
+
+def arrive(bundle: Path) -> None:
+    """A container comes, and the move is rolled back when some of its files are there."""
+    fields = {
+        "bundle": str(bundle),
+        "rootfs": str(bundle / "rootfs"),
+        "config": {"root": {"path": "rootfs"}, "linux": {"cgroupsPath": "/x"}},
+        "descriptors": [],
+        "owned": {},
+    }
+    with contextlib.ExitStack() as undo:
+        BundleArrival(Runc(), "x", fields, undo).prepare(b"", shared=False)
+        assert (bundle / MARKER).exists()
+        assert "cgroupsPath" in (bundle / "config.json").read_text()
+        (bundle / "rootfs/data").mkdir(exist_ok=True)
+        (bundle / "rootfs/data/file").touch()
+
+
+@pytest.mark.parametrize("there", [[], ["bundle"], ["bundle", "bundle/rootfs"]], ids=["none", "bundle", "rootfs"])
+def test_what_was_empty_is_empty_again(tmp_path: Path, there: list[str]) -> None:
+    if there[1:]:  # a bundle with an empty rootfs in it is nobody's but an earlier move's
+        (tmp_path / "bundle").mkdir()
+        (tmp_path / "bundle" / MARKER).touch()
+    for name in there:
+        (tmp_path / name).mkdir(exist_ok=True)
+    before = sorted(tmp_path.rglob("*"))
+    arrive(tmp_path / "bundle")
+    assert sorted(tmp_path.rglob("*")) == before
+
+
+def test_the_configuration_that_was_there_is_there_again(bundle: Path) -> None:
+    (bundle / "config.json").write_text("as it was")
+    arrive(bundle)
+    assert (bundle / "config.json").read_text() == "as it was"
