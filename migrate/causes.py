@@ -41,6 +41,8 @@ from transport import errors as transport
 E = TypeVar("E", bound=MigrateError)
 LOOK = "see the reason and the logs"
 REPORT = "this is a defect in this program: please report it, with the logs"
+#: Of an error, in characters.
+MOST_TEXT = 600
 FREE_SPACE = "free space on that host (/run, /var/lib and where the container's files are), or choose another one"
 FREE_MEMORY = "free memory on that host, or choose another one"
 
@@ -196,6 +198,8 @@ def cause_of(error: BaseException) -> Cause:
         advice = known.cure
     if telling.defect:
         text = f"{kind}: {error}"
+    if len(text) > MOST_TEXT:  # a container may have made the path in it as long as it likes
+        text = f"{text[: MOST_TEXT // 2]}[...]{text[-MOST_TEXT // 2 :]}"
     return Cause(kind=kind, text=text, side=_side(error), advice=advice, defect=telling.defect)
 
 

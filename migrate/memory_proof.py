@@ -21,7 +21,7 @@ from checkpoint.host import proc
 from checkpoint.host.processes import tree_of
 from checkpoint.memory import proof
 from checkpoint.memory.frozen import FrozenMemory, by_virtual_pid
-from checkpoint.memory.proof import DIGEST_BYTES, Piece
+from checkpoint.memory.proof import DIGEST_BYTES, Areas, Piece
 from checkpoint.memory.ranges import Range
 from checkpoint.schema import harmless
 from migrate import protocol
@@ -45,12 +45,15 @@ class _Made:
 class MemoryProof:
     """One comparison. `images` returns the pages that CRIU found, by image; `init` is the container's.
 
-    `whole` has every page compared, not only a sample. Use as a context while the container is frozen, and `begin`
-    when the target has been told the seed.
+    `whole` has every page compared, not only a sample. What is in the areas `left_out` is not. Use as a context while
+    the container is frozen, and `begin` when the target has been told the seed.
     """
 
-    def __init__(self, images: Callable[[], Mapping[int, list[Range]]], init: int, *, whole: bool) -> None:
+    def __init__(
+        self, images: Callable[[], Mapping[int, list[Range]]], init: int, *, whole: bool, left_out: Areas
+    ) -> None:
         self.seed, self.whole = secrets.token_bytes(SEED_BYTES), whole
+        self._left_out = left_out
         self._images, self._init = images, init
         self._thread = ThreadPoolExecutor(1, "memory proof")
         self._made: Future[_Made] = Future()
@@ -86,7 +89,8 @@ class MemoryProof:
             os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), NICE)
         found = self._images()
         with FrozenMemory(by_virtual_pid(tree_of(self._init))) as memory:
-            digests = list(proof.digests(proof.pieces(found, None if self.whole else self.seed), memory.read))
+            pieces = proof.pieces(found, None if self.whole else self.seed)
+            digests = list(proof.digests(pieces, memory.read, self._left_out))
         took_us = (time.monotonic_ns() - began_ns) // 1000
         return _Made(digests=digests, pages=proof.page_count(found), took_us=took_us)
 
@@ -102,7 +106,7 @@ class MemoryProof:
                 of_it = [each for each in proc.mappings(pid) if each.start <= piece.start < each.end]
                 found = "".join(f", mapped {each.permissions} of {harmless(each.path) or 'nothing'}" for each in of_it)
             with FrozenMemory(pids) as memory:
-                [(_, again)] = proof.digests(iter([piece]), memory.read)
+                [(_, again)] = proof.digests(iter([piece]), memory.read, self._left_out)
             found += "" if again == first else ", and is another one on the source by now"
         return found
 

@@ -42,6 +42,7 @@ from migrate.message import (
     payload_of,
 )
 from migrate.values import (
+    Area,
     Channels,
     DirectoryTime,
     ImagePiece,
@@ -336,13 +337,15 @@ class Held(Answer):
 class Restore(Request[Held]):
     """Everything was sent: this many image files and bytes, this many batches. Restore, and hold it.
 
-    `proof_seed` draws the sample of pages whose digests the answer has; without one it has digests of all pages.
+    `proof_seed` draws the sample of pages whose digests the answer has; without one it has those of all pages. There,
+    what is in the areas `left_out` counts as zeros.
     """
 
     image_files: Count
     image_bytes: Size
     batches: Count
     proof_seed: Annotated[str, Pattern(r"[0-9a-f]{32}")] | None
+    left_out: tuple[Area, ...]
 
 
 class Resumed(Answer):

@@ -8,9 +8,12 @@ from collections.abc import Iterable, Iterator
 from typing import Annotated, NamedTuple, TypeVar
 
 from checkpoint.bounded import (
+    ADDRESS_BITS,
+    PAGE_SIZE,
     AbsolutePath,
     Count,
     FileTime,
+    ImageId,
     ImageName,
     InterfaceName,
     Ipv4Address,
@@ -93,6 +96,14 @@ class MapExtent(NamedTuple):
     vaddr: PageAddress
     pages: PageCount
     lazy: bool
+
+
+class Area(NamedTuple):
+    """Memory of an image that the kernel writes by itself (checkpoint/images/rseq.py)."""
+
+    image: ImageId
+    address: Annotated[int, Range(0, 1 << ADDRESS_BITS)]
+    bytes: Annotated[int, Range(0, PAGE_SIZE)]
 
 
 class LateFrame(NamedTuple):

@@ -19,11 +19,13 @@ if sys.version_info >= (3, 14):
 try:
     from google.protobuf.message import DecodeError
     from pycriu import rpc_pb2 as _rpc
+    from pycriu.images import core_pb2 as _core
     from pycriu.images import fdinfo_pb2 as _fdinfo
     from pycriu.images import inventory_pb2 as _inventory
     from pycriu.images import mm_pb2 as _mm
+    from pycriu.images import pstree_pb2 as _pstree
 except ImportError as error:
-    _rpc = _fdinfo = _inventory = _mm = None
+    _rpc = _core = _fdinfo = _inventory = _mm = _pstree = None
     WHY_MISSING: str | None = str(error)
     DECODE_ERRORS: tuple[type[Exception], ...] = ()
 else:
@@ -100,3 +102,13 @@ def fdinfo() -> Any:
 def inventory() -> Any:
     """The message class of inventory.proto: inventory_entry, about a dump as a whole."""
     return _inventory.inventory_entry
+
+
+def process_tree() -> Any:
+    """The message class of pstree.proto: pstree_entry, a process and its threads."""
+    return _pstree.pstree_entry
+
+
+def thread() -> Any:
+    """The message class of core.proto: core_entry, of one thread."""
+    return _core.core_entry

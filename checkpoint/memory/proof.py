@@ -29,6 +29,8 @@ SAMPLE_PAGES = 128
 
 #: By image, which is a dst_id of CRIU's page server (criu/page-xfer.c): the pages it has, in rising order.
 Images = Mapping[int, Sequence[Range]]
+#: By image: address and bytes of each area, in rising order; none goes beyond the end of its page.
+Areas = Mapping[int, Sequence[tuple[int, int]]]
 #: Reads (image, address, bytes to fill); False where this end cannot read that page.
 Reader = Callable[[int, int, memoryview], bool]
 
@@ -67,9 +69,10 @@ def sample(images: Images, seed: bytes, pages: int = SAMPLE_PAGES) -> Iterator[P
         yield Piece(image=image, start=start, end=start + PAGE_SIZE)
 
 
-def digests(pieces: Iterator[Piece], read: Reader) -> Iterator[tuple[Piece, bytes | None]]:
+def digests(pieces: Iterator[Piece], read: Reader, left_out: Areas) -> Iterator[tuple[Piece, bytes | None]]:
     """Yield each piece with the digest of its content; None where it cannot be read.
 
+    What is in an area of `left_out` counts as zeros.
     SHA-256, cut to DIGEST_BYTES: processors have instructions for it, which make it twice as fast as BLAKE2b.
     """
     buffer = memoryview(bytearray(PAGE_SIZE))
@@ -78,7 +81,18 @@ def digests(pieces: Iterator[Piece], read: Reader) -> Iterator[tuple[Piece, byte
             buffer = memoryview(bytearray(CHUNK_BYTES))
         view = buffer[:size]
         known = read(piece.image, piece.start, view)
+        if left_out:
+            _leave_out(left_out.get(piece.image, ()), piece, view)
         yield piece, hashlib.sha256(view).digest()[:DIGEST_BYTES] if known else None
+
+
+def _leave_out(areas: Sequence[tuple[int, int]], piece: Piece, view: memoryview) -> None:
+    for index in range(bisect.bisect_left(areas, (piece.start, 0)), len(areas)):
+        address, size = areas[index]
+        if address >= piece.end:
+            break
+        at = address - piece.start
+        view[at : at + size] = bytes(len(view[at : at + size]))
 
 
 def page_count(images: Images) -> int:

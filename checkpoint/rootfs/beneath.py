@@ -62,6 +62,16 @@ def attributes(file: int | str) -> Attributes:
     return ()
 
 
+def is_somebodys_root(directory: Path) -> bool:
+    """Whether a process of this host has the directory for its root: two containers may share one rootfs."""
+    here = directory.stat()
+    for name in filter(str.isdigit, os.listdir("/proc")):
+        with contextlib.suppress(OSError):  # it has ended, or is about to
+            if os.path.samestat(os.stat(f"/proc/{name}/root"), here):
+                return True
+    return False
+
+
 class TreeRoot:
     """A tree by its root. Paths are relative to the root, "" is the root itself. Use as a context, or close it."""
 

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import contextlib
-import os
 from pathlib import Path
 
 from checkpoint.host import proc
+from checkpoint.rootfs.beneath import is_somebodys_root
 from checkpoint.runtimes.base import MARKER
 
 
@@ -15,17 +14,7 @@ def is_taken(path: Path, bundle: Path) -> bool:
     if not path.exists():
         return False
     unknown = any(path.iterdir()) and not (bundle / MARKER).exists()
-    return unknown or (path != bundle and (is_used(path) or _has_mounts(path)))
-
-
-def is_used(rootfs: Path) -> bool:
-    """Whether a process of this host has the directory for its root: two containers may share one rootfs."""
-    here = rootfs.stat()
-    for name in filter(str.isdigit, os.listdir("/proc")):
-        with contextlib.suppress(OSError):  # it has ended, or is about to
-            if os.path.samestat(os.stat(f"/proc/{name}/root"), here):
-                return True
-    return False
+    return unknown or (path != bundle and (is_somebodys_root(path) or _has_mounts(path)))
 
 
 def _has_mounts(path: Path) -> bool:

@@ -14,10 +14,10 @@ from checkpoint.errors import CommandFailed, ContainerNotFound, ContainerNotRunn
 from checkpoint.host import ownership
 from checkpoint.host.identity import PathIdentity
 from checkpoint.host.run import run, start
+from checkpoint.rootfs.beneath import is_somebodys_root
 from checkpoint.runtimes import bundle, shape
 from checkpoint.runtimes.base import MARKER, ROOTFS, Arrival, Container, Tree, read_config
 from checkpoint.runtimes.belongings import start_logged
-from checkpoint.runtimes.occupied import is_used
 from checkpoint.runtimes.shape import Shape
 
 #: State of the OCI runtime spec (runtime.md).
@@ -115,7 +115,7 @@ class OciRuntime(ABC):
     def leave(self, container: Container, *, shared: bool) -> None:
         self.delete(container.engine_state[STATE_DIRECTORY])
         # A shared bundle is the target's own now, and what another container uses is not for a move back to change.
-        if not shared and not is_used(container.rootfs):
+        if not shared and not is_somebodys_root(container.rootfs):
             ownership.mark(container.bundle / MARKER)
 
     def identity(self, container_id: str) -> PathIdentity:

@@ -24,7 +24,7 @@ from migrate import protocol
 from migrate.agent.page_receiver import PageReceiver, socket_path
 from migrate.agent.tree_door import TreeDoor
 from migrate.protocol import Answer, Command
-from migrate.values import in_pieces
+from migrate.values import Area, in_pieces
 
 #: So many ranges of pages may be named of any container. Of a larger one, as many as the room for its pages has pages.
 LEAST_EXTENTS = 1 << 16
@@ -134,14 +134,17 @@ class Received:
         self._page_images.write_pagemaps()
         return lazy
 
-    def prove(self, seed: str | None) -> tuple[bytes, int]:
+    def prove(self, seed: str | None, left_out: Iterable[Area]) -> tuple[bytes, int]:
         """Make the digests of what `complete` has completed: of a sample, or without a seed (hex) of everything.
 
         Returns them joined, and how many pages there are. Raises CheckpointError for pages that are not there.
         """
         restorable = Restorable(self._page_images, self.store)
         images = restorable.pages()
-        made = proof.digests(proof.pieces(images, bytes.fromhex(seed) if seed else None), restorable.read)
+        areas: dict[int, list[tuple[int, int]]] = {}
+        for image, address, size in sorted(left_out):
+            areas.setdefault(image, []).append((address, size))
+        made = proof.digests(proof.pieces(images, bytes.fromhex(seed) if seed else None), restorable.read, areas)
         return b"".join(digest for _, digest in made if digest is not None), proof.page_count(images)
 
     def _append(self, name: str, data: memoryview) -> None:

@@ -98,7 +98,7 @@ class ArmedRestore:
         self._role.request_gate.open()
         self._role.wait_making_tasks(self._limits.restore_s)
         proving = time.monotonic_ns()
-        digests, pages = received.prove(request.proof_seed)
+        digests, pages = received.prove(request.proof_seed, request.left_out)
         proved = time.monotonic_ns()
         try:
             self._role.done_gate.wait_reached(self._limits.restore_s - (proving - released) / 1e9)

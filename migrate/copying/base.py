@@ -29,6 +29,8 @@ class Copying(Protocol):
 
     #: What was sent so far.
     batches: PageBatches
+    #: Whether processes' memory is as CRIU read it, which has them go on for a moment after that.
+    by_criu: bool
 
     def dump(self, dump: DumpRole) -> None:
         """Have CRIU freeze the container and write its images (run_dump). Raises CheckpointError or AgentGone."""

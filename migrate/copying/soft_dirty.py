@@ -30,6 +30,8 @@ HUGE_PAGE = 2 << 20
 class SoftDirtyCopy:
     """The chain of pre-dumps of one container."""
 
+    by_criu = True
+
     def __init__(self, move: Context) -> None:
         assert move.dump is not None
         self._move = move

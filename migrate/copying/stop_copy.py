@@ -16,6 +16,8 @@ from migrate.page_batches import PageBatches
 class StopCopy:
     """Nothing goes ahead; pages become images on the target as they come."""
 
+    by_criu = True
+
     def __init__(self, move: Context) -> None:
         assert move.pages is not None
         self._move = move

@@ -19,6 +19,8 @@ from migrate.copying.relayed import relayed
 class UserfaultfdCopy:
     """The trackers of a container's processes, and what each page's newest copy on the target covers."""
 
+    by_criu = False
+
     def __init__(self, move: Context) -> None:
         self._move = move
         self._trackers: dict[int, Tracker] = {}

@@ -7,6 +7,7 @@ import contextlib
 from checkpoint.errors import ContainerNotRunning
 from checkpoint.host import memory, processes
 from checkpoint.host.wakeful import wakeful
+from checkpoint.images import rseq
 from checkpoint.rootfs.changes import written_through_mappings
 from migrate import protocol
 from migrate.context import Context
@@ -14,6 +15,7 @@ from migrate.copying.base import Copying
 from migrate.image_stream import ImageStream
 from migrate.memory_proof import MemoryProof
 from migrate.state import State
+from migrate.values import Area
 
 #: What a lazy dump takes of memory: a pipe with 10 KiB of kernel memory for each MiB of the container, and some.
 DUMP_BYTES, DUMP_SHARE = 16 << 20, 64
@@ -66,12 +68,15 @@ def restore(move: Context, copying: Copying) -> None:
     with move.phase("restore"):
         assert move.pages is not None and move.image_stream is not None
         images = move.image_stream
-        with MemoryProof(copying.images, move.container.pid, whole=move.options.verify_memory) as proof:
+        left_out = rseq.areas(move.images) if copying.by_criu else {}
+        whole = move.options.verify_memory
+        with MemoryProof(copying.images, move.container.pid, whole=whole, left_out=left_out) as proof:
             question = protocol.Restore(
                 image_files=images.files,
                 image_bytes=images.bytes,
                 batches=move.pages.count,
                 proof_seed=None if proof.whole else proof.seed.hex(),
+                left_out=tuple(Area(image, *area) for image, areas in left_out.items() for area in areas),
             )
             move.agent.ask(question)
             proof.begin()

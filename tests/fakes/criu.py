@@ -171,6 +171,7 @@ class Service:
     def write_images(self, images: Path, tasks: list[int]) -> None:
         inventory = {"img_version": 2, "network_lock_method": NETWORK_LOCK[self.opts.network_lock]}
         save(images / "inventory.img", "INVENTORY", [inventory])
+        save(images / "pstree.img", "PSTREE", [])
         interpreter, option, program = Path(f"/proc/{tasks[0]}/cmdline").read_bytes().decode().split("\0")[:3]
         (counter,) = struct.unpack("=Q", memory_of(tasks[0], 8))
         (images / "fake.json").write_text(json.dumps({"argv": [interpreter, option, program, str(counter)]}))

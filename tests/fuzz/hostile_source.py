@@ -268,7 +268,11 @@ def proper(world: World) -> Iterator[tuple[type[Command], dict[str, Any], bytes]
     yield protocol.Freezing, {}, b""
     yield protocol.Images, {"pieces": [list(piece.values()) for piece in pieces]}, b"".join(images.values())
     size = sum(map(len, images.values()))
-    yield protocol.Restore, {"image_files": 2, "image_bytes": size, "batches": 1, "proof_seed": None}, b""
+    yield (
+        protocol.Restore,
+        {"image_files": 2, "image_bytes": size, "batches": 1, "proof_seed": None, "left_out": []},
+        b"",
+    )
     yield protocol.Go, {"frames": []}, b""
     yield protocol.Finish, {}, b""
 

@@ -31,10 +31,11 @@ def refused(hosts: Hosts, *words: str, source: Node | None = None) -> tuple[type
     return by_code[done.returncode], said
 
 
-def test_unknown_container(hosts: Hosts) -> None:
-    kind, said = refused(hosts, "nobody", "beta")
+@pytest.mark.parametrize(("name", "told"), [("nobody", "'nobody'"), ("\udcff", "udcff")], ids=["text", "no text"])
+def test_unknown_container(hosts: Hosts, name: str, told: str) -> None:
+    kind, said = refused(hosts, name, "beta")
     assert kind is errors.NoSuchContainer
-    assert "'nobody'" in said
+    assert told in said
 
 
 def test_container_that_does_not_run(hosts: Hosts, redis: Container) -> None:

@@ -172,6 +172,14 @@ def test_an_answer_that_is_none_is_told_of_the_host_that_gave_it() -> None:
     assert "on HOST" in causes.refused(ProtocolError("Ping answered by 'x'"), "HOST").what
 
 
+def test_of_a_long_error_beginning_and_end_are_told() -> None:
+    error = OSError(errno.ENAMETOOLONG, "File name too long", "/".join(["x" * 250] * 30))
+    text = causes.failure(error)
+    assert text.startswith("the source failed: [Errno 36] File name too long: 'xxx")
+    assert text.endswith("xxx'")
+    assert len(text) < causes.MOST_TEXT + 50
+
+
 # --- words -----------------------------------------------------------------------------------------------------
 
 

@@ -33,13 +33,13 @@ def made(memory: mmap.mmap) -> tuple[MemoryProof, int]:
     start = ctypes.addressof(anchor)
     del anchor
     images = {process_id(os.getpid()): [(start, start + len(memory))]}
-    return MemoryProof(lambda: images, os.getpid(), whole=True), start
+    return MemoryProof(lambda: images, os.getpid(), whole=True, left_out={}), start
 
 
 def held(content: bytes, pages: int = PAGES) -> protocol.Held:
     """The answer of a target that has this content."""
     [(_, digest)] = proof.digests(
-        iter([proof.Piece(image=0, start=0, end=len(content))]), lambda _, __, view: bool(fill(view, content))
+        iter([proof.Piece(image=0, start=0, end=len(content))]), lambda _, __, view: bool(fill(view, content)), {}
     )
     return protocol.Held(stamps=(), pages=pages, proof_us=1, payload=digest or b"")
 

@@ -10,9 +10,10 @@ from pathlib import Path
 
 import pytest
 
+from checkpoint.rootfs.beneath import is_somebodys_root
 from checkpoint.runtimes.base import MARKER
 from checkpoint.runtimes.bundle import BundleArrival
-from checkpoint.runtimes.occupied import is_taken, is_used
+from checkpoint.runtimes.occupied import is_taken
 from checkpoint.runtimes.runc import Runc
 
 #: Has a directory for its root until its input ends.
@@ -48,11 +49,11 @@ def test_what_a_move_has_left_may_be_filled_again(bundle: Path) -> None:
 
 
 def test_a_rootfs_that_another_container_runs_on(bundle: Path) -> None:
-    assert not is_used(bundle / "rootfs")
+    assert not is_somebodys_root(bundle / "rootfs")
     with used(bundle / "rootfs"):
-        assert is_used(bundle / "rootfs")
+        assert is_somebodys_root(bundle / "rootfs")
         assert is_taken(bundle / "rootfs", bundle)
-        assert not is_used(bundle)
+        assert not is_somebodys_root(bundle)
     assert not is_taken(bundle / "rootfs", bundle)
 
 

@@ -62,15 +62,15 @@ def test_one_wrong_byte_changes_one_digest(place: int) -> None:
         view[:] = content[address : address + len(view)]
         return True
 
-    right = [digest for _, digest in proof.digests(proof.everything(found), read)]
+    right = [digest for _, digest in proof.digests(proof.everything(found), read, {})]
     content[place] ^= 0x10
-    wrong = [digest for _, digest in proof.digests(proof.everything(found), read)]
+    wrong = [digest for _, digest in proof.digests(proof.everything(found), read, {})]
     assert [index for index in range(3) if right[index] != wrong[index]] == [place // CHUNK_BYTES]
 
 
 def test_what_cannot_be_read_has_no_digest() -> None:
     found = {1: [(0, PAGE_SIZE)], 2: [(0, PAGE_SIZE)]}
-    made = list(proof.digests(proof.everything(found), lambda image, address, view: image == 2))
+    made = list(proof.digests(proof.everything(found), lambda image, address, view: image == 2, {}))
     assert [(piece.image, digest is None) for piece, digest in made] == [(1, True), (2, False)]
 
 

@@ -168,6 +168,7 @@ class Criu(criu.Service):
             self.step("network-lock")
             inventory = {"img_version": 2, "network_lock_method": criu.NETWORK_LOCK[self.opts.network_lock]}
             criu.save(images / "inventory.img", "INVENTORY", [inventory])
+            criu.save(images / "pstree.img", "PSTREE", [])
             virtual_pid = int(status_of(pid, "NSpid").split()[-1])
             (images / "story.img").write_text(json.dumps({"image": virtual_pid, "source": pid}))
             fault(self.spec, "pages")
