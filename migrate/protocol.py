@@ -337,8 +337,7 @@ class Held(Answer):
 class Restore(Request[Held]):
     """Everything was sent: this many image files and bytes, this many batches. Restore, and hold it.
 
-    `proof_seed` draws the sample of pages whose digests the answer has; without one it has those of all pages. There,
-    what is in the areas `left_out` counts as zeros.
+    `proof_seed` draws the pages whose digests the answer has, of all if None; the areas `left_out` count as zeros.
     """
 
     image_files: Count
