@@ -172,7 +172,7 @@ class NotRoot(Refused):
     def __init__(self, where: Where, host: str) -> None:
         self.side = where
         super().__init__(
-            f"not root on the {where.value} {host}",
+            f"not root on {host}",
             "run as root" if where is Where.SOURCE else "log in there as root (user@host, or User in ssh_config)",
         )
 
@@ -218,7 +218,8 @@ class NameTaken(Refused):
 
     def __init__(self, container: str, host: str, runtime: str) -> None:
         super().__init__(
-            f"{host} already has a {runtime} container named {container!r}", f"remove it there ('{runtime} delete')"
+            f"{host} already has a {runtime} container named {container!r}",
+            f"name another host if it is this one, or remove it there ('{runtime} delete')",
         )
 
 

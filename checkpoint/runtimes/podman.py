@@ -102,7 +102,7 @@ class Podman:
             "cgroup": found["State"]["CgroupPath"],
             "log": str(container.log) if container.log else None,
             "volumes": {at: podman_store.volume(name) for at, name in volumes.items()},
-            "networks": {name: podman_store.network(name) for name in found["NetworkSettings"].get("Networks") or {}},
+            "networks": {name: podman_store.network(name) for name in _networks(found)},
         }
 
     def layers(self, container: Container) -> list[str]:
@@ -148,6 +148,11 @@ class Podman:
 
     def _beneath(self, found: Mapping[str, Any]) -> OciRuntime:
         return BENEATH[Path(found["OCIRuntime"]).name]()
+
+
+def _networks(found: Mapping[str, Any]) -> list[str]:
+    """Names of the container's networks; podman calls it one, where there is none."""
+    return [] if found["HostConfig"]["NetworkMode"] == "none" else [*(found["NetworkSettings"].get("Networks") or ())]
 
 
 def unmovable(found: Mapping[str, Any]) -> str | None:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import os
+import platform
 import secrets
 import shlex
 import signal
@@ -16,7 +18,7 @@ from migrate import VERSION, causes, logs
 from migrate.agent import recover
 from migrate.cli.console import Parser, open_standard_streams, put, say
 from migrate.cli.exit_codes import CODES, CTL_CODES, exit_code
-from migrate.errors import BadRequest, Defect, MigrateError
+from migrate.errors import BadRequest, Defect, MigrateError, NotRoot, Where
 from migrate.reach import by_ssh
 from transport.destination import Destination
 from transport.errors import TransportError
@@ -41,6 +43,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     open_standard_streams()
     try:
         arguments = _parser().parse_args(argv)
+        _check_root()
         return int(arguments.run(arguments))
     except MigrateError as error:
         say(f"migratectl: {error}")
@@ -55,6 +58,11 @@ def main(argv: Sequence[str] | None = None) -> int:
         what = f"{type(error).__name__}: {error}"
         say(f"migratectl: a defect in this program, please report it: {what}; logs: {kept or 'none'}")
         return CODES[Defect]
+
+
+def _check_root() -> None:
+    if os.geteuid() != 0:
+        raise NotRoot(Where.SOURCE, platform.node())
 
 
 def _status(_: argparse.Namespace) -> int:

@@ -8,16 +8,16 @@ from tests.rig import names
 from tests.rig.node_init import CHECKOUT_IN_NODE, PYTHON_IN_NODE
 from tests.rig.process import run
 
-LAUNCHERS = {"migrate": "migrate.cli.move", "migratectl": "migrate.cli.ctl"}
+LAUNCHERS = ("migrate", "migratectl")
 LAUNCHER = f"""\
 #!{PYTHON_IN_NODE}
 import sys
 
 sys.pycache_prefix = "/var/cache/bytecode"  # the checkout can only be read
 sys.path.insert(0, "{CHECKOUT_IN_NODE}")
-from {{module}} import main
+from migrate.cli.entry import {{program}}
 
-sys.exit(main())
+sys.exit({{program}}())
 """
 SSHD_CONFIG = """\
 HostKey /etc/ssh/ssh_host_ed25519_key
@@ -46,8 +46,8 @@ def write_seed(directory: Path, nodes: Sequence[str], node: str, keys: Path) -> 
     _write(root / ".ssh/authorized_keys", _public_key(keys / ROOT_KEY))
     (root / ".ssh").chmod(0o700)
     root.chmod(0o700)
-    for launcher, module in LAUNCHERS.items():
-        _write(directory / "usr/local/bin" / launcher, LAUNCHER.format(module=module), 0o755)
+    for program in LAUNCHERS:
+        _write(directory / "usr/local/bin" / program, LAUNCHER.format(program=program), 0o755)
     (directory / "srv/containers").mkdir(parents=True)
     (directory / "var/log/containers").mkdir(parents=True)
 
