@@ -38,13 +38,16 @@ class TreeSync:
     Raises CommandFailed, AgentFailed or AgentGone.
     """
 
-    def __init__(self, tree: Tree, bridge: Bridge, agent: AgentClient) -> None:
-        self._tree, self._agent = tree, agent
+    def __init__(self, tree: Tree, bridge: Bridge, agent: AgentClient, mapped: Callable[[], Iterable[str]]) -> None:
+        """`mapped` returns the files that processes have mapped now (changes.written_through_mappings)."""
+        self._tree, self._agent, self._mapped_now = tree, agent, mapped
         self._root = TreeRoot(tree.root)
         self._looked_at = TreeRoot(tree.layer) if tree.layer is not None else self._root
         self._rsync = bridge.rsync(self._root.fd, tree.destination)
         # Taken before the first copy: what changes during it shows up as changed since.
         self._before = snapshot(self._looked_at)
+        #: Mapped when a copy was begun of what was looked at: only the first store to a page changes the file's times.
+        self._mapped = self._inside(mapped())
         self._armed: Running | None = None
         #: Files that are on the target, maybe without being in `_before`: made and copied after that was taken.
         self._there: set[str] = set()
@@ -80,11 +83,12 @@ class TreeSync:
 
     def _catch_up(self) -> int:
         now = snapshot(self._looked_at)
-        found = self._found(now)
+        mapped = self._inside(self._mapped_now())
+        found = self._found(now, self._mapped)
         self._there.update(found.changed)
         self.arm()
         sent = self._apply(found, WHOLE_TIMEOUT_S, WHOLE_TIMEOUT_S)
-        self._before = now
+        self._before, self._mapped = now, mapped
         self._look_at(found.changed)
         return sent
 
@@ -103,12 +107,15 @@ class TreeSync:
 
         `mapped` are the files that may have been written through mappings (changes.written_through_mappings).
         """
-        inside = f"{self._tree.destination.strip('/')}/".lstrip("/")
-        written = [path.removeprefix(inside) for path in mapped if path.startswith(inside)]
-        found = self._found(snapshot(self._looked_at, attributes=False), written)
+        found = self._found(snapshot(self._looked_at, attributes=False), self._mapped | self._inside(mapped))
         return self._apply(found, FROZEN_TIMEOUT_S, FROZEN_ANSWER_S)
 
-    def _found(self, now: Snapshot, written: Sequence[str] = ()) -> Changes:
+    def _inside(self, mapped: Iterable[str]) -> set[str]:
+        """Those of the tree, relative to its root."""
+        inside = f"{self._tree.destination.strip('/')}/".lstrip("/")
+        return {path.removeprefix(inside) for path in mapped if path.startswith(inside)}
+
+    def _found(self, now: Snapshot, written: Iterable[str]) -> Changes:
         """What the next pass is to do, so that the target is what the source is now."""
         found = changes(self._before, now, written, sent=self._sent, wrong=self._wrong)
         if self._tree.layer is not None:

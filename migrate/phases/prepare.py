@@ -12,8 +12,10 @@ from checkpoint.criu.interposer import Interposer
 from checkpoint.criu.parent import kerndat_with_tracking
 from checkpoint.criu.session import DumpRole
 from checkpoint.criu.shim_install import install_shim, rpc_socket
+from checkpoint.host import processes
 from checkpoint.images.directory import ram_directory
 from checkpoint.network.frames import HeldFrames
+from checkpoint.rootfs.changes import written_through_mappings
 from migrate import page_channels, protocol
 from migrate.agent import tree_door
 from migrate.agent.page_receiver import socket_path
@@ -68,9 +70,13 @@ def _copy_trees(move: Context, there: Sequence[str]) -> None:
     assert move.bridge is not None
     for tree in move.container.trees:
         if tree.destination in there and tree.destination not in move.trees:
-            sync = move.trees[tree.destination] = TreeSync(tree, move.bridge, move.agent)
+            sync = move.trees[tree.destination] = TreeSync(tree, move.bridge, move.agent, lambda: _mapped(move))
             move.tidy.callback(sync.close)
             move.report.add_bytes(sync.kind, sync.copy_whole())
+
+
+def _mapped(move: Context) -> set[str]:
+    return written_through_mappings(processes.tree_of(move.container.pid))
 
 
 def _copy_output(move: Context) -> None:

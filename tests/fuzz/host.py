@@ -129,7 +129,7 @@ def netlink(data: bytes) -> None:
 
 
 def inotify_events(data: bytes) -> None:
-    assert sum(map(len, inotify.names_of(data))) <= len(data)
+    assert sum(len(event.name) for event in inotify.events_in(data)) <= len(data)
 
 
 def memory_events(data: bytes) -> None:

@@ -7,7 +7,7 @@ import pytest
 from tests.clients import status
 from tests.integration.conftest import WORKLOADS, Hosts, without
 from tests.integration.test_move import ADDRESS, more_written
-from tests.rig import Container
+from tests.rig import Container, until
 
 APPENDER = ["python3", "-B", f"{WORKLOADS}/appender.py", "--port", "7102", "--dir", "/dev/shm/log"]  # noqa: S108
 #: Every kind of file that tar carries, one with a hole of 1 GiB, and an open one that has no name any more.
@@ -26,6 +26,31 @@ with open("with a hole", "wb") as sparse:
     sparse.seek(40 << 20)
     sparse.write(b"end of the hole")
 os.utime("private", (1, 2))
+"""
+#: Stores to files by mappings that exist for a moment, and looks whether the last store is still there.
+MAPPING = """
+import mmap, os, time
+files = ["/dev/shm/short", "/dev/shm/kept", "/dev/in-dev"]
+for path in files:
+    with open(path, "wb") as file:
+        file.write(bytes(8192))
+kept = os.open(files[1], os.O_RDWR)
+number = 0
+while True:
+    for path in files:
+        fd = kept if path == files[1] else os.open(path, os.O_RDWR)
+        mapping = mmap.mmap(fd, 8192)
+        found = int.from_bytes(mapping[:8], "little")
+        if found != number:
+            print(f"{path} has {found} and not {number}", flush=True)
+        mapping[:8] = (number + 1).to_bytes(8, "little")
+        mapping.close()
+        if fd != kept:
+            os.close(fd)
+    number += 1
+    if number % 20 == 0:
+        print("goes on", flush=True)
+    time.sleep(0.02)
 """
 LOOK = """
 import json, os
@@ -88,3 +113,24 @@ def test_one_that_is_full_on_the_target_is_told_and_rolled_back(hosts: Hosts, ap
     assert "tar --extract --delay-directory-restore ended with status 1" in done.stderr
     assert appender.status == "running"
     assert status(hosts.rig.switch, ADDRESS, 7102)["ok"]
+
+
+def test_stores_by_mappings_that_are_gone(hosts: Hosts) -> None:
+    container = hosts.alpha.start_container("mapping", ip=ADDRESS, argv=["python3", "-c", MAPPING])
+    for _ in range(3):
+        until(lambda: "goes on" in said(container), "it to go on")  # noqa: B023
+        container, _ = hosts.move(container, container.node)
+        before = said(container).count("goes on")
+        until(lambda: said(container).count("goes on") > before + 1, "it to go on")  # noqa: B023
+        assert set(said(container).splitlines()) == {"goes on"}
+
+
+def log(container: Container) -> str:
+    """Where its output goes: on the host where it was moved to, and where it was started."""
+    moved = f"/var/log/migrate/{container.name}.log"
+    there = container.node.run(["test", "-e", moved], check=False).returncode == 0
+    return moved if there else str(container.log)
+
+
+def said(container: Container) -> str:
+    return container.node.run(["cat", log(container)]).stdout

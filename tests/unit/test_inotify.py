@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from checkpoint.host.inotify import ClosedFiles, names_of
+from checkpoint.host.inotify import ClosedFiles, events_in
 
 
 def event(name: bytes, size: int | None = None, mask: int = 8) -> bytes:
@@ -26,12 +26,11 @@ def test_files_are_named_as_they_are_closed(tmp_path: Path) -> None:
 
 
 def test_events() -> None:
-    assert list(names_of(event(b"a\0\0\0") + event(b"") + event(b"bc\0\0"))) == ["a", "bc"]
-    assert list(names_of(event(b"", mask=1 << 14))) == [], "the queue was full"
-    assert list(names_of(b"")) == []
+    assert list(events_in(event(b"a\0\0\0") + event(b"") + event(b"bc\0\0"))) == [(1, 8, "a"), (1, 8, ""), (1, 8, "bc")]
+    assert list(events_in(b"")) == []
 
 
 @pytest.mark.parametrize("data", [b"x", event(b"")[:-1], event(b"abcd", 5), event(b"", 1 << 31), event(b"a") + b"x"])
 def test_events_that_are_none(data: bytes) -> None:
     with pytest.raises(OSError, match="cut off"):
-        list(names_of(data))
+        list(events_in(data))
