@@ -22,6 +22,8 @@ from tests.unit.story.stage import Stage, stage
 
 #: Of a sequence against an agent, after what it does as it should.
 STEPS = 14
+#: So many sequences are drawn in one go: hypothesis remembers all of those, and each move collects garbage.
+PORTION = 500
 #: Of a target; its agent answers in a hundredth of that.
 SILENCE_S = 2.0
 
@@ -46,11 +48,17 @@ def _settings(sequences: int, *, seeded: bool) -> settings:
     )
 
 
+def _portions(sequences: int) -> Iterator[int]:
+    for done in range(0, sequences, PORTION):
+        yield min(PORTION, sequences - done)
+
+
 def source(theatre: Stage, sequences: int, *, seeded: bool) -> str:
     """A hostile source against the agent. Returns how often each of its answers was heard."""
     HostileSource.stage, HostileSource.opened = theatre, opened()
     HostileSource.heard.clear()
-    run_state_machine_as_test(HostileSource, settings=_settings(sequences, seeded=seeded))
+    for portion in _portions(sequences):
+        run_state_machine_as_test(HostileSource, settings=_settings(portion, seeded=seeded))
     return ", ".join(f"{name} {count}" for name, count in HostileSource.heard.most_common())
 
 
@@ -59,15 +67,20 @@ def target(theatre: Stage, sequences: int, *, seeded: bool) -> str:
     HostileTarget.stage, HostileTarget.opened = theatre, opened()
     HostileTarget.codes.clear()
 
-    @_settings(sequences, seeded=seeded)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Remote, "silence_s", SILENCE_S)  # one that says nothing is the user's to interrupt
+        for portion in _portions(sequences):
+            _play_targets(_settings(portion, seeded=seeded))
+    return ", ".join(f"{code}: {count}" for code, count in HostileTarget.codes.most_common())
+
+
+def _play_targets(how: settings) -> None:
+    @how
     @given(PLANS)
     def play_one(plan: tuple[dict[int, Act], dict[str, Act]]) -> None:
         HostileTarget.play(*plan)
 
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(Remote, "silence_s", SILENCE_S)  # one that says nothing is the user's to interrupt
-        play_one()
-    return ", ".join(f"{code}: {count}" for code, count in HostileTarget.codes.most_common())
+    play_one()
 
 
 SIDES: dict[str, Callable[..., str]] = {"source": source, "target": target}
