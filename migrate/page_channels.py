@@ -54,15 +54,22 @@ class Job(NamedTuple):
 
 
 class PageChannels:
-    """One producer at a time: take a `buffer`, fill it, `submit` it; `drain` when all must have gone out."""
+    """One producer at a time: take a `buffer`, fill it, `submit` it; `drain` when all must have gone out.
+
+    A signal may interrupt the producer anywhere (migrate/signals.py), and `close` must end the threads all the same.
+    Hence no condition is shared with them, of which a notification could be lost, but queues that are whole by nature.
+    """
 
     def __init__(self, streams: Sequence[ByteStream], choice: EncodingChoice, limit: RateLimit) -> None:
         self.count = 0
         self._limit = limit
         self._choice = choice
         self._failure: Exception | None = None
-        self._jobs: queue.Queue[Job | None] = queue.Queue()
-        self._free: queue.Queue[memoryview] = queue.Queue()
+        self._jobs: queue.SimpleQueue[Job | None] = queue.SimpleQueue()
+        self._free: queue.SimpleQueue[memoryview] = queue.SimpleQueue()
+        #: The number of each job that a thread is done with, and how many were taken from there.
+        self._done: queue.SimpleQueue[int] = queue.SimpleQueue()
+        self._drained = 0
         self._channels = [FrameStream(stream) for stream in streams]
         self._threads = []
         for channel in self._channels:
@@ -103,7 +110,9 @@ class PageChannels:
 
     def drain(self) -> None:
         """Wait until everything was handed to SSH. Raises AgentGone."""
-        self._jobs.join()
+        while self._drained < self.count:
+            self._done.get()
+            self._drained += 1
         self._check()
 
     def close(self) -> None:
@@ -129,7 +138,7 @@ class PageChannels:
                 self._failure = error
             finally:
                 self._free.put(job.buffer)
-                self._jobs.task_done()
+                self._done.put(job.number)
 
     def _send(self, channel: FrameStream, job: Job) -> None:
         data = job.buffer[: job.used]
