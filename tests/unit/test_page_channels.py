@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import os
+import random
+import signal
 import socket
 import subprocess
 import threading
@@ -339,3 +341,41 @@ def test_whatever_a_channel_raises_reaches_the_producer(error: Exception) -> Non
 
     channels = PageChannels([Raising(), Raising()], EncodingChoice(["raw"]), RateLimit(None))
     the_producer_is_told(channels)
+
+
+class Interrupted(Exception):
+    """What the signal handler of a move raises, anywhere in the main thread."""
+
+
+@contextlib.contextmanager
+def interrupted_after(seconds: float) -> Iterator[None]:
+    """Raise Interrupted in the block, once, and end the block by it."""
+
+    def handler(*_: object) -> None:
+        raise Interrupted
+
+    before = signal.signal(signal.SIGALRM, handler)
+    with contextlib.suppress(Interrupted):
+        try:
+            signal.setitimer(signal.ITIMER_REAL, seconds)
+            yield
+        finally:
+            signal.setitimer(signal.ITIMER_REAL, 0)
+            signal.signal(signal.SIGALRM, before)
+
+
+@pytest.mark.parametrize("seed", range(8))
+def test_it_ends_wherever_its_producer_was_interrupted(seed: int) -> None:
+    chance = random.Random(seed)  # noqa: S311
+    for _ in range(40):
+        fds = [os.open(os.devnull, os.O_RDWR) for _ in range(2)]
+        streams = [Descriptors(fd, fd) for fd in fds]
+        channels = PageChannels(streams, EncodingChoice(["raw"]), RateLimit(None))
+        with interrupted_after(chance.uniform(0.0002, 0.004)):
+            while True:
+                channels.submit([PageExtent(0x101, BASE, 0, 0, False)], channels.buffer(), 0)
+                channels.drain()
+        end = threading.Thread(target=channels.close, daemon=True)
+        end.start()
+        end.join(PATIENCE_S)
+        assert not end.is_alive(), "its threads wait for each other"
