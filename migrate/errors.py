@@ -167,13 +167,13 @@ class RefusedHostKey(Refused):
 
 
 class NotRoot(Refused):
-    """CRIU needs root on both ends."""
+    """CRIU needs root on both ends. `where` is None of this host by itself."""
 
-    def __init__(self, where: Where, host: str) -> None:
+    def __init__(self, where: Where | None, host: str) -> None:
         self.side = where
         super().__init__(
-            f"not root on {host}",
-            "run as root" if where is Where.SOURCE else "log in there as root (user@host, or User in ssh_config)",
+            f"not root on {f'the {where.value} ' if where else ''}{host}",
+            "run as root" if where is not Where.TARGET else "log in there as root (user@host, or User in ssh_config)",
         )
 
 

@@ -18,7 +18,7 @@ from migrate import VERSION, causes, logs
 from migrate.agent import recover
 from migrate.cli.console import Parser, open_standard_streams, put, say
 from migrate.cli.exit_codes import CODES, CTL_CODES, exit_code
-from migrate.errors import BadRequest, Defect, MigrateError, NotRoot, Where
+from migrate.errors import BadRequest, Defect, MigrateError, NotRoot
 from migrate.reach import by_ssh
 from transport.destination import Destination
 from transport.errors import TransportError
@@ -62,7 +62,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _check_root() -> None:
     if os.geteuid() != 0:
-        raise NotRoot(Where.SOURCE, platform.node())
+        raise NotRoot(None, platform.node())
 
 
 def _status(_: argparse.Namespace) -> int:

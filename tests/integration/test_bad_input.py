@@ -136,7 +136,7 @@ def test_criu_of_another_wire_version(hosts: Hosts, redis: Container) -> None:
 def test_not_root_on_the_source(hosts: Hosts, redis: Container) -> None:
     done = hosts.alpha.run(["setpriv", "--reuid=65534", "--clear-groups", "migrate", "redis", "beta"], check=False)
     assert done.returncode == CODES[errors.NotRoot], done.stderr
-    assert "not root on alpha" in done.stderr
+    assert "not root on the source alpha" in done.stderr
 
 
 def test_not_root_on_the_target(hosts: Hosts, redis: Container) -> None:
@@ -150,7 +150,7 @@ def test_not_root_on_the_target(hosts: Hosts, redis: Container) -> None:
     finally:
         hosts.beta.run(["sh", "-c", "userdel -r mover 2>/dev/null"])
     assert kind is errors.NotRoot
-    assert "not root on beta" in said
+    assert "not root on the target beta" in said
 
 
 def test_name_taken_on_the_target(hosts: Hosts, redis: Container) -> None:
