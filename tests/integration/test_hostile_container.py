@@ -119,7 +119,7 @@ def test_of_somebody_else_while_it_is_frozen(hosts: Hosts, redis: Container) -> 
     """A move may fail of it; what it has copied by then is the container's own."""
     source = hosts.alpha
     way, name = Path(HIDDEN).parent.parent, str(Path(HIDDEN).relative_to(Path(HIDDEN).parent.parent))
-    for _ in range(6):
+    for _ in range(4):
         target = hosts.other(source)
         hidden = plant(source, target, to_read=True)
         place = f"{redis.bundle}/rootfs/srv/hostile"

@@ -64,7 +64,7 @@ def test_what_was_compared_is_told(hosts: Hosts, dirtier: Container, words: list
 def test_threads_that_go_on_for_a_moment_after_criu_has_read_them(hosts: Hosts, redis: Container) -> None:
     """The kernel may write into each thread's own area then, which is no difference."""
     source = hosts.alpha
-    for _ in range(4):
+    for _ in range(2):
         target = hosts.other(source)
         done = hosts.migrate(source, "redis", target.name, "--mode", "stop-copy", "--verify-memory")
         assert done.returncode == 0, done.stderr

@@ -117,7 +117,7 @@ def test_one_that_is_full_on_the_target_is_told_and_rolled_back(hosts: Hosts, ap
 
 def test_stores_by_mappings_that_are_gone(hosts: Hosts) -> None:
     container = hosts.alpha.start_container("mapping", ip=ADDRESS, argv=["python3", "-c", MAPPING])
-    for _ in range(3):
+    for _ in range(2):
         until(lambda: "goes on" in said(container), "it to go on")  # noqa: B023
         container, _ = hosts.move(container, container.node)
         before = said(container).count("goes on")
