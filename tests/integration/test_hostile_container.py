@@ -132,11 +132,11 @@ def test_of_somebody_else_while_it_is_frozen(hosts: Hosts, redis: Container) -> 
             assert node.run(["ls", str(Path(HIDDEN).parent)]).stdout == f"{Path(HIDDEN).name}\n"
             assert node.run(["cat", HIDDEN]).stdout == text
         arrived = ["find", str(redis.bundle), "-xdev", "-path", "*hostile*", "-type", "f", "-exec", "cat", "{}", "+"]
-        assert "secret" not in target.run(arrived, check=False).stdout
+        assert "secret" not in target.run(arrived, check=False).stdout, done.stderr
         if done.returncode == 0:
             source = target
         assert done.returncode in (0, CODES[RolledBack]), done.stderr
-        assert replace(redis, node=source).status == "running"
+        assert replace(redis, node=source).status == "running", done.stderr
         target.run(["rm", "-rf", place])
     assert ask(hosts.rig.switch, REDIS_ADDRESS, REDIS_PORT, "PING") == "+PONG"
 
