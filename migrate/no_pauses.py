@@ -25,27 +25,18 @@ def no_pauses() -> Iterator[None]:
     The readers of messages are made (checkpoint/schema.py makes each when it is first used), threads are switched
     often, and garbage is collected, which is then left until the end of the context.
     """
-    message.make_ready()
-    _enter()
-    try:
-        yield
-    finally:
-        _leave()
-
-
-def _enter() -> None:
     global _inside
+    message.make_ready()
     with _lock:
         _inside += 1
+    try:
         sys.setswitchinterval(SWITCH_INTERVAL_S)
         gc.collect()
         gc.disable()
-
-
-def _leave() -> None:
-    global _inside
-    with _lock:
-        _inside -= 1
-        if not _inside:
-            gc.enable()
-            sys.setswitchinterval(USUAL_INTERVAL_S)
+        yield
+    finally:
+        with _lock:
+            _inside -= 1
+            if not _inside:
+                gc.enable()
+                sys.setswitchinterval(USUAL_INTERVAL_S)

@@ -9,7 +9,7 @@ from collections.abc import Iterable, Sequence
 
 from checkpoint.host import processes
 from checkpoint.rootfs.beneath import TreeRoot
-from checkpoint.rootfs.changes import MODE, Snapshot, changes, differing, snapshot
+from checkpoint.rootfs.changes import MODE, Snapshot, below, changes, differing, snapshot
 from checkpoint.rootfs.openings import Openings
 from checkpoint.rootfs.tmpfs import Packing, Tmpfs, tmpfs_mounts
 from checkpoint.runtimes.base import Container
@@ -56,12 +56,12 @@ class TmpfsSync:
         """The first copy. Returns bytes sent."""
         sent = 0
         for index, root in enumerate(self._roots):
-            self._openings.append(Openings(root))
-            self._stack.callback(self._openings[index].close)
+            self._openings.append(openings := Openings(root))
+            self._stack.callback(openings.close)
             before = snapshot(root)
             self._before.append(before)
             sent += self._send(index, [], [".", *before.files], complete=False)
-            self._openings[index].copied(processes.tree_of(self._pid))
+            openings.copied(processes.tree_of(self._pid))
             pieces = self._agent.request_all(protocol.ListTmpfs(index=index))
             copies = [file for piece in pieces for file in piece.files]
             # tar leaves sockets out: CRIU makes those again that are bound.
@@ -81,9 +81,7 @@ class TmpfsSync:
         """With the container frozen. Returns bytes sent. `mapped` is as in TreeSync."""
         sent = 0
         for index, (path, before) in enumerate(zip(self.paths, self._before, strict=True)):
-            inside = f"{path.lstrip('/')}/"
-            always = [name.removeprefix(inside) for name in mapped if name.startswith(inside)]
-            always += self._openings[index].since(before)
+            always = {*below(path, mapped), *self._openings[index].since(before)}
             now = snapshot(before.root, attributes=False)
             found = changes(before, now, always, sent=before.files, wrong=self._wrong[index])
             changed = [*found.changed, *(path for path, _ in found.directories)]

@@ -12,6 +12,7 @@ from checkpoint.rootfs.changes import (
     Changes,
     FileState,
     Snapshot,
+    below,
     changes,
     differing,
     snapshot,
@@ -47,7 +48,7 @@ class TreeSync:
         # Taken before the first copy: what changes during it shows up as changed since.
         self._before = snapshot(self._looked_at)
         #: Mapped when a copy was begun of what was looked at: only the first store to a page changes the file's times.
-        self._mapped = self._inside(mapped())
+        self._mapped = below(tree.destination, mapped())
         self._armed: Running | None = None
         #: Files that are on the target, maybe without being in `_before`: made and copied after that was taken.
         self._there: set[str] = set()
@@ -83,7 +84,7 @@ class TreeSync:
 
     def _catch_up(self) -> int:
         now = snapshot(self._looked_at)
-        mapped = self._inside(self._mapped_now())
+        mapped = below(self._tree.destination, self._mapped_now())
         found = self._found(now, self._mapped)
         self._there.update(found.changed)
         self.arm()
@@ -107,13 +108,9 @@ class TreeSync:
 
         `mapped` are the files that may have been written through mappings (changes.written_through_mappings).
         """
-        found = self._found(snapshot(self._looked_at, attributes=False), self._mapped | self._inside(mapped))
+        written = self._mapped | below(self._tree.destination, mapped)
+        found = self._found(snapshot(self._looked_at, attributes=False), written)
         return self._apply(found, FROZEN_TIMEOUT_S, FROZEN_ANSWER_S)
-
-    def _inside(self, mapped: Iterable[str]) -> set[str]:
-        """Those of the tree, relative to its root."""
-        inside = f"{self._tree.destination.strip('/')}/".lstrip("/")
-        return {path.removeprefix(inside) for path in mapped if path.startswith(inside)}
 
     def _found(self, now: Snapshot, written: Iterable[str]) -> Changes:
         """What the next pass is to do, so that the target is what the source is now."""

@@ -110,9 +110,8 @@ def _alone() -> Iterator[None]:
 
 
 def _short(name: str) -> str:
-    raw = os.fsencode(name)  # a word of the command line need not be text
-    quoted = quote(raw, safe="")
-    return quoted if len(quoted) <= LONGEST_NAME else hashlib.sha256(raw).hexdigest()
+    quoted = quote(name, safe="")
+    return quoted if len(quoted) <= LONGEST_NAME else hashlib.sha256(name.encode()).hexdigest()
 
 
 def _sweep() -> None:

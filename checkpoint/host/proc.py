@@ -92,6 +92,11 @@ def mappings(pid: int | str) -> Iterator[Mapping]:
     return map(_mapping, lines(f"/proc/{pid}/maps"))
 
 
+def device_text(device: int) -> str:
+    """A device number (st_dev) as the maps of a process have it (proc_pid_maps(5))."""
+    return f"{os.major(device):02x}:{os.minor(device):02x}"
+
+
 def mapped_file(pid: int, mapping: Mapping) -> str:
     """The path of a mapped file, exactly. Raises OSError for a mapping that is gone."""
     if "\\012" not in mapping.path:

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import struct
 from pathlib import Path
 
 from checkpoint.criu.rpc import DECODE_ERRORS, fdinfo
 from checkpoint.errors import ImageError
+from checkpoint.images.messages import LENGTH, MAGICS_BYTES, messages
 
 FILES = "files.img"
-HEADER_BYTES = 8  # two magics (criu/include/magic.h)
 
 
 def repaired(path: Path) -> bytes:
@@ -25,18 +24,9 @@ def with_periodic_timers(files_image: bytes) -> bytes:
     saves that as it_value 0, and restoring it disarms the timer for good (criu issue 3162). A
     nanosecond left makes it fire at once, which is what it was about to do.
     """
-    out = [files_image[:HEADER_BYTES]]
-    offset = HEADER_BYTES
+    out = [files_image[:MAGICS_BYTES]]
     try:
-        while offset < len(files_image):
-            (size,) = struct.unpack_from("=I", files_image, offset)
-            message = files_image[offset + 4 : offset + 4 + size]
-            if len(message) != size:
-                raise ImageError(f"{FILES} is damaged")
-            out.append(_with_periodic_timer(message))
-            offset += 4 + size
-    except struct.error as error:
-        raise ImageError(f"{FILES} is damaged") from error
+        out += map(_with_periodic_timer, messages(FILES, files_image))
     except DECODE_ERRORS as error:
         raise ImageError(f"{FILES} has a timer that is damaged") from error
     return b"".join(out)
@@ -52,4 +42,4 @@ def _with_periodic_timer(message: bytes) -> bytes:
         if not (timer.vsec or timer.vnsec) and (timer.isec or timer.insec):
             timer.vnsec = 1
             message = entry.SerializeToString()
-    return struct.pack("=I", len(message)) + message
+    return LENGTH.pack(len(message)) + message

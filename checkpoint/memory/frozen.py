@@ -75,27 +75,24 @@ class FrozenMemory:
         CRIU (criu/proc_parse.c, handle_vma; criu/memfd.c) takes the number of the inode in the kernel's own
         tmpfs; for System V shared memory the kernel shows the segment's id in its place (proc_pid_maps(5)).
         """
+        device = proc.device_text(_shared_memory_device())
         for pid in self._pids.values():
             for mapping in proc.mappings(pid):
-                if mapping.inode == inode and mapping.device == _shared_memory_device():
+                if mapping.inode == inode and mapping.device == device:
                     yield f"/proc/{pid}/map_files/{mapping.start:x}-{mapping.end:x}"
         for pid in self._pids.values():
             for name in os.listdir(f"/proc/{pid}/fd"):
                 path = f"/proc/{pid}/fd/{name}"
                 with contextlib.suppress(OSError):
-                    if (found := os.stat(path)).st_ino == inode and _text(found.st_dev) == _shared_memory_device():
+                    if (found := os.stat(path)).st_ino == inode and found.st_dev == _shared_memory_device():
                         yield path
 
 
 @functools.cache
-def _shared_memory_device() -> str:
-    """Return the device of the kernel's own tmpfs, as /proc/PID/maps writes devices."""
+def _shared_memory_device() -> int:
+    """Return the device number (st_dev) of the kernel's own tmpfs."""
     fd = os.memfd_create("device", os.MFD_CLOEXEC)
     try:
-        return _text(os.fstat(fd).st_dev)
+        return os.fstat(fd).st_dev
     finally:
         os.close(fd)
-
-
-def _text(device: int) -> str:
-    return f"{os.major(device):02x}:{os.minor(device):02x}"

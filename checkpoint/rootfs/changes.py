@@ -185,6 +185,12 @@ def written_through_mappings(pids: Iterable[int]) -> set[str]:
     return found
 
 
+def below(directory: str, paths: Iterable[str]) -> set[str]:
+    """Those of `paths` that are below a directory, relative to it. Both are relative to the same root."""
+    inside = f"{directory.strip('/')}/".lstrip("/")
+    return {path.removeprefix(inside) for path in paths if path.startswith(inside)}
+
+
 def signature(found: os.stat_result) -> Signature:
     """What is compared of a file."""
     return (

@@ -74,6 +74,6 @@ def _held(pid: int, device: int) -> set[int]:
             with contextlib.suppress(OSError):
                 if (file := os.stat(f"/proc/{pid}/fd/{name}")).st_dev == device:
                     found.add(file.st_ino)
-        text = f"{os.major(device):02x}:{os.minor(device):02x}"
+        text = proc.device_text(device)
         found |= {mapping.inode for mapping in proc.mappings(pid) if mapping.device == text}
     return found
