@@ -64,6 +64,8 @@ def attributes(file: int | str) -> Attributes:
 
 def is_somebodys_root(directory: Path) -> bool:
     """Whether a process of this host has the directory for its root: two containers may share one rootfs."""
+    if not directory.exists():
+        return False
     here = directory.stat()
     for name in filter(str.isdigit, os.listdir("/proc")):
         with contextlib.suppress(OSError):  # it has ended, or is about to

@@ -43,7 +43,6 @@ def main(argv: Sequence[str] | None = None) -> int:
     open_standard_streams()
     try:
         arguments = _parser().parse_args(argv)
-        _check_root()
         return int(arguments.run(arguments))
     except MigrateError as error:
         say(f"migratectl: {error}")
@@ -61,11 +60,13 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _check_root() -> None:
+    """Whoever asks another host is there who ssh(1) makes them; on this one only root may. Raises NotRoot."""
     if os.geteuid() != 0:
         raise NotRoot(None, platform.node())
 
 
 def _status(_: argparse.Namespace) -> int:
+    _check_root()
     for path in sorted(RUN.glob(f"*{recover.SUFFIX}")):
         try:
             put(f"{path.name.removesuffix(recover.SUFFIX)}: {recover.ask(path, recover.STATUS).text}")
@@ -84,6 +85,7 @@ def _recover(arguments: argparse.Namespace) -> int:
         word = recover.ABORT
     try:
         if arguments.on is None:
+            _check_root()
             answer = recover.ask(recover.control_path(arguments.id), word)
         else:
             answer = _ask_on(arguments.on, arguments.id, word)
@@ -122,6 +124,7 @@ def _ask_on(host: str, migration_id: str, word: str) -> recover.Reply:
 
 
 def _docker_runtime(arguments: argparse.Namespace) -> int:
+    _check_root()
     try:
         told = docker_runtime.remove() if arguments.remove else docker_runtime.install()
     except (OSError, ValueError) as error:

@@ -19,10 +19,10 @@ from migrate.copying.relayed import relayed
 class UserfaultfdCopy:
     """The trackers of a container's processes, and what each page's newest copy on the target covers."""
 
-    by_criu = False
-
     def __init__(self, move: Context) -> None:
         self._move = move
+        #: Where the kernel tracks writes CRIU brings what was written since `dump` had them forgotten.
+        self.by_criu = kerndat_with_tracking() == b""
         self._trackers: dict[int, Tracker] = {}
         self._refused: set[int] = set()
         self._known: dict[int, list[Range]] = {}
@@ -88,7 +88,7 @@ class UserfaultfdCopy:
     def dump(self, dump: DumpRole) -> None:
         """CRIU says which pages there are, and takes ours for the parent that has them."""
         dump.parent = make_parent(self._move.directory)
-        if kerndat_with_tracking() == b"":
+        if self.by_criu:
             forget_writes(list(self._trackers))
         last = self._last = Dumped(self.batches, _of_a_process, last=True)
         with relayed(dump.pages, self._move, last, self.batches.flush, last.has_parent):

@@ -8,6 +8,7 @@ import sys
 
 import pytest
 
+from migrate.agent import recover
 from migrate.cli import ctl
 from migrate.cli.exit_codes import CODES
 from migrate.errors import NotRoot
@@ -48,3 +49,9 @@ def test_another_user_is_told_to_be_root(
     assert said.startswith("migratectl: not root on ")
     assert said.endswith("run as root\n")
     assert len(said.splitlines()) == 1
+
+
+def test_another_host_is_asked_by_whoever_may_log_in_there(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("os.geteuid", lambda: 1000)
+    monkeypatch.setattr(ctl, "_ask_on", lambda *_: recover.Reply(outcome=recover.Outcome.OK, text="it is held"))
+    assert ctl.main(["recover", "0123456789ab", "--on", "beta"]) == 0

@@ -50,6 +50,7 @@ def test_what_a_move_has_left_may_be_filled_again(bundle: Path) -> None:
 
 def test_a_rootfs_that_another_container_runs_on(bundle: Path) -> None:
     assert not is_somebodys_root(bundle / "rootfs")
+    assert not is_somebodys_root(bundle / "none")
     with used(bundle / "rootfs"):
         assert is_somebodys_root(bundle / "rootfs")
         assert is_taken(bundle / "rootfs", bundle)
