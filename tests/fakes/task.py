@@ -35,10 +35,12 @@ def main() -> None:
     found = libc.mmap(REGION, size, PROT_READ_WRITE, MAP_PRIVATE_ANONYMOUS_FIXED, -1, 0)
     if found != REGION:
         sys.exit("no memory at the fixed address")
-    ctypes.memmove(REGION, b"".join(map(pattern, range(PAGES))), size)
+    counter = int(sys.argv[1]) if len(sys.argv) > 1 else 0
+    # The counter comes with the pattern: whoever looks meanwhile would take the pattern for a counter.
+    content = COUNTER.pack(counter) + b"".join(map(pattern, range(PAGES)))[COUNTER.size :]
+    ctypes.memmove(REGION, content, size)
     if os.fork() == 0:
         libc.prctl(PR_SET_PTRACER, ANYBODY, 0, 0, 0)
-    counter = int(sys.argv[1]) if len(sys.argv) > 1 else 0
     while True:
         counter += 1
         ctypes.memmove(REGION, COUNTER.pack(counter), COUNTER.size)
