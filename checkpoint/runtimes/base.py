@@ -120,10 +120,11 @@ class ContainerRuntime(Protocol):
     name: str
 
     def inspect(self, name: str) -> Container:
-        """Raises ContainerNotFound, ContainerNotRunning or NotMovable, and DataInvalid for a damaged description."""
+        """Raises ContainerNotFound, ContainerNotRunning or NotMovable; DataInvalid for a damaged description, and
+        EngineRefused or CommandFailed where the engine cannot be asked."""
 
     def exists(self, name: str) -> bool:
-        """Whether the engine knows the name, in whatever state."""
+        """Whether the engine knows the name, in whatever state. Raises EngineRefused where it cannot be asked."""
 
     def checkpoint(self, container: Container, images: Path, env: Mapping[str, str]) -> subprocess.Popen[bytes]:
         """Start a checkpoint that ends with the container gone, its connections kept in the images.

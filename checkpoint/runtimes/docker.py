@@ -47,13 +47,10 @@ class Docker:
     name = "docker"
 
     def exists(self, name: str) -> bool:
-        try:
-            return docker_api.listens() and docker_api.call("GET", f"/containers/{name}/json") is not None
-        except EngineRefused:  # it is too old for us; `inspect` says so, should its container be meant
-            return False
+        return docker_api.is_here() and docker_api.call("GET", f"/containers/{name}/json") is not None
 
     def inspect(self, name: str) -> Container:
-        found = docker_api.call("GET", f"/containers/{name}/json") if docker_api.listens() else None
+        found = docker_api.call("GET", f"/containers/{name}/json") if docker_api.is_here() else None
         if found is None:
             raise ContainerNotFound(f"docker knows no container named {name!r}")
         what = f"docker's description of {name!r}"
@@ -115,7 +112,7 @@ class Docker:
         def give_back() -> None:
             try:
                 docker_api.call("POST", path, {"RestartPolicy": policy})
-            except (EngineRefused, OSError) as error:
+            except EngineRefused as error:
                 cure = f"docker update --restart {policy_text(policy)} {container.name}"
                 raise EngineRefused(f"docker will not restart {container.name!r} until '{cure}' ({error})") from error
 

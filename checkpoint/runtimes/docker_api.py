@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import http.client
 import json
+import os
 import socket
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -12,6 +13,7 @@ from typing import IO, Any
 from urllib.parse import quote, urlencode
 
 from checkpoint.errors import EngineRefused
+from checkpoint.host.run import find_program
 
 SOCKET = "/var/run/docker.sock"
 #: Of Engine 25 (2024), the first in which each network of a container has a MAC of its own.
@@ -29,10 +31,15 @@ class _Connection(http.client.HTTPConnection):
         self.sock.connect(SOCKET)
 
 
+def is_here() -> bool:
+    """Whether this host has a docker, be it running or not."""
+    return os.path.exists(SOCKET) or find_program("dockerd") is not None
+
+
 def call(method: str, path: str, body: Any = None, **query: str) -> Any:
     """One request. The answer's JSON; None for an answer without content, or of what is not there.
 
-    Raises EngineRefused, with docker's own words or when its answer is none, and OSError where there is no docker.
+    Raises EngineRefused, with docker's own words, or when its answer is none or it gives none.
     """
     target = f"/{VERSION}{quote(path)}{'?' + urlencode(query) if query else ''}"
     data = None if body is None else json.dumps(body)
@@ -76,21 +83,13 @@ def upload(path: str, archive: Path) -> str:
     return text
 
 
-def listens() -> bool:
-    """Whether there is a docker here."""
-    with contextlib.closing(_Connection("docker", timeout=TIMEOUT_S)) as connection:
-        try:
-            connection.connect()
-        except OSError:
-            return False
-    return True
-
-
 @contextlib.contextmanager
 def _understood() -> Iterator[None]:
-    """Raise EngineRefused for an answer that is no HTTP or no JSON."""
+    """Raise EngineRefused for an answer that is no HTTP or no JSON, and for none."""
     try:
         yield
+    except OSError as error:
+        raise EngineRefused(f"docker does not answer on {SOCKET}: {error.strerror or error}") from error
     except (http.client.HTTPException, ValueError, RecursionError) as error:
         raise EngineRefused(f"docker's answer cannot be read: {error or type(error).__name__}") from error
 

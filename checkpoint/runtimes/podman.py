@@ -68,6 +68,8 @@ class Podman:
         try:
             told = run(["podman", "container", "inspect", name])
         except CommandFailed as error:
+            if podman_store.has_container(name):
+                raise
             raise ContainerNotFound(f"podman knows no container named {name!r}") from error
         what = f"podman's description of {name!r}"
         found = shape.parse(told, [{"State": {"Status": str}}], what)[0]  # podman fails where there is none

@@ -10,7 +10,7 @@ from typing import Any
 
 from checkpoint import schema
 from checkpoint.bounded import Digest
-from checkpoint.errors import CommandFailed, ImageError
+from checkpoint.errors import CommandFailed, EngineRefused, ImageError
 from checkpoint.host.run import run
 from checkpoint.runtimes import shape
 from checkpoint.runtimes.shape import Each, Maybe, Shape
@@ -31,16 +31,20 @@ NETWORK: Shape = {
     "options": Maybe(Each(str)),
     "labels": Maybe(Each(str)),
 }
+#: Statuses of `podman container exists`: podman's own, and of checkpoint/host/run.py where it cannot be started.
+NO_SUCH_CONTAINER, NO_PODMAN = 1, 127
 #: A bound against waiting for ever, not a limit.
 REMOVE_TIMEOUT_S, IMAGE_TIMEOUT_S = 120.0, 3600.0
 
 
 def has_container(name: str) -> bool:
-    """Whether podman has a container of that name or id, in whatever state."""
+    """Whether podman has a container of that name or id, in whatever state. Raises EngineRefused."""
     try:
         run(["podman", "container", "exists", name])
-    except CommandFailed:
-        return False
+    except CommandFailed as error:
+        if error.status in (NO_SUCH_CONTAINER, NO_PODMAN):
+            return False
+        raise EngineRefused(f"podman cannot be asked: {error}") from error
     return True
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from checkpoint.errors import ContainerNotFound
+from checkpoint.errors import ContainerNotFound, EngineRefused
 from checkpoint.runtimes.base import ContainerRuntime
 from checkpoint.runtimes.crun import Crun
 from checkpoint.runtimes.docker import Docker
@@ -21,6 +21,13 @@ def runtime_named(name: str) -> ContainerRuntime:
     return RUNTIMES[name]()
 
 
-def owners_of(container_id: str) -> list[ContainerRuntime]:
-    """Those that have a container of that name here."""
-    return [runtime for make in RUNTIMES.values() if (runtime := make()).exists(container_id)]
+def owners_of(container_id: str) -> tuple[list[ContainerRuntime], list[str]]:
+    """Those that have a container of that name here, and the words of those that could not be asked."""
+    owners, silent = [], []
+    for make in RUNTIMES.values():
+        try:
+            if (runtime := make()).exists(container_id):
+                owners.append(runtime)
+        except EngineRefused as error:
+            silent.append(str(error))
+    return owners, silent

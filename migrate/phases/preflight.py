@@ -50,18 +50,18 @@ def choose_runtime(engine: str | None, container_id: str) -> ContainerRuntime:
     """
     if os.geteuid() != 0:
         raise NotRoot(Where.SOURCE, platform.node())
-    nobody = NoSuchContainer(f"{' and '.join(RUNTIMES)} have no container named {container_id!r} on this host")
+    nobody = f"{' and '.join(RUNTIMES)} have no container named {container_id!r} on this host"
     if not container_id.isprintable():  # no engine has such a name, and not each can be asked for one
-        raise nobody
+        raise NoSuchContainer(nobody)
     # First: of a container on its way in, an engine says nothing or half of it, and podman waits until it is in.
     for name in [engine] if engine is not None else RUNTIMES:
         if holder := lock.holder_of(lock.name_key(name, container_id)):
             raise AlreadyMoving("the source", holder)
     if engine is not None:
         return runtime_named(engine)
-    found = owners_of(container_id)
+    found, silent = owners_of(container_id)
     if not found:
-        raise nobody
+        raise NoSuchContainer("; ".join([nobody, *silent]))
     if len(found) > 1:
         raise SeveralContainers(container_id, [runtime.name for runtime in found])
     return found[0]

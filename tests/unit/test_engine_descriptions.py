@@ -210,7 +210,7 @@ def test_a_restart_policy_that_cannot_be_given_back_is_told_with_its_cure(monkey
     def call(method: str, path: str, body: Any = None) -> None:
         asked.append(body["RestartPolicy"]["Name"])
         if len(asked) > 1:
-            raise ConnectionRefusedError(111, "Connection refused")
+            raise EngineRefused("docker does not answer: Connection refused")
 
     monkeypatch.setattr(docker_api, "call", call)
     policy = {"Name": "on-failure", "MaximumRetryCount": 3}

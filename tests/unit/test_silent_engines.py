@@ -1,0 +1,117 @@
+"""An engine that cannot be asked is not one that has no such container."""
+
+from __future__ import annotations
+
+import os
+import socket
+import threading
+from pathlib import Path
+
+import pytest
+
+from checkpoint.errors import CommandFailed, ContainerNotFound, EngineRefused
+from checkpoint.runtimes import docker_api, podman, podman_store, registry
+from checkpoint.runtimes.docker import Docker
+from checkpoint.runtimes.podman import Podman
+from migrate.errors import NoSuchContainer
+from migrate.phases import preflight
+
+
+@pytest.fixture(autouse=True)
+def alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A host without engines and without locks."""
+    monkeypatch.setattr(docker_api, "SOCKET", str(tmp_path / "docker.sock"))
+    monkeypatch.setattr(docker_api, "find_program", lambda _: None)
+    monkeypatch.setattr(podman, "TRACES", (tmp_path,))
+    monkeypatch.setenv("PATH", str(tmp_path / "bin"))
+    monkeypatch.setattr("checkpoint.host.lock.DIRECTORY", tmp_path / "locks")
+    monkeypatch.setattr(os, "geteuid", lambda: 0)
+
+
+def podman_that(tmp_path: Path, *lines: str) -> None:
+    """Put a podman on PATH that does this whatever it is asked."""
+    (tmp_path / "bin").mkdir()
+    program = tmp_path / "bin" / "podman"
+    program.write_text("\n".join(["#!/bin/sh", *lines, ""]))
+    program.chmod(0o755)
+
+
+def stopped_docker() -> None:
+    """Leave the socket of a dockerd that is not there any more."""
+    with socket.socket(socket.AF_UNIX) as listener:
+        listener.bind(docker_api.SOCKET)
+
+
+def test_a_docker_that_is_not_there_has_no_container() -> None:
+    assert not Docker().exists("web")
+    with pytest.raises(ContainerNotFound):
+        Docker().inspect("web")
+
+
+def test_a_docker_that_does_not_answer() -> None:
+    stopped_docker()
+    for ask in (Docker().exists, Docker().inspect):
+        with pytest.raises(EngineRefused, match=r"does not answer on .*Connection refused"):
+            ask("web")
+
+
+def test_a_docker_without_its_socket(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(docker_api, "find_program", lambda _: Path("/usr/sbin/dockerd"))
+    with pytest.raises(EngineRefused, match=r"does not answer on .*No such file"):
+        Docker().exists("web")
+
+
+def test_a_docker_that_hangs_up() -> None:
+    with socket.socket(socket.AF_UNIX) as listener:
+        listener.bind(docker_api.SOCKET)
+        listener.listen()
+
+        def hang_up() -> None:
+            peer, _ = listener.accept()
+            peer.close()  # with what was asked unread: ECONNRESET
+
+        thread = threading.Thread(target=hang_up)
+        thread.start()
+        with pytest.raises(EngineRefused, match="docker"):
+            docker_api.call("GET", "/x")
+        thread.join(20)
+
+
+def test_a_podman_that_says_no(tmp_path: Path) -> None:
+    podman_that(tmp_path, "exit 1")
+    assert not Podman().exists("web")
+    with pytest.raises(ContainerNotFound):
+        Podman().inspect("web")
+
+
+def test_a_podman_that_is_gone_and_has_left_its_files() -> None:
+    assert not Podman().exists("web")
+
+
+def test_a_podman_that_is_broken(tmp_path: Path) -> None:
+    podman_that(tmp_path, "echo 'Error: database is locked' >&2", "exit 125")
+    with pytest.raises(EngineRefused, match="database is locked"):
+        podman_store.has_container("web")
+    with pytest.raises(EngineRefused, match="database is locked"):
+        Podman().inspect("web")
+
+
+def test_a_podman_that_cannot_describe_what_it_has(tmp_path: Path) -> None:
+    podman_that(tmp_path, '[ "$2" = exists ] && exit 0', "echo 'Error: layer not known' >&2", "exit 125")
+    with pytest.raises(CommandFailed, match="layer not known"):
+        Podman().inspect("web")
+
+
+def test_the_others_are_asked_all_the_same(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    stopped_docker()
+    podman_that(tmp_path, "exit 0")
+    monkeypatch.setattr(registry, "RUNTIMES", {"docker": Docker, "podman": Podman})
+    assert preflight.choose_runtime(None, "web").name == "podman"
+
+
+def test_who_could_not_be_asked_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    stopped_docker()
+    podman_that(tmp_path, "exit 1")
+    monkeypatch.setattr(registry, "RUNTIMES", {"docker": Docker, "podman": Podman})
+    with pytest.raises(NoSuchContainer, match="no container named 'web' on this host; docker does not answer"):
+        preflight.choose_runtime(None, "web")
