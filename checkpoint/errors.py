@@ -2,6 +2,7 @@
 
 CheckpointError
 ├── CommandFailed            a program we ran ended badly
+│   └── ReceiverFailed       rsync did, because of its other end, which writes
 ├── ContainerNotFound        the runtime knows no container of that name
 ├── ContainerNotRunning      it does, but there is nothing to move
 ├── ContainerLocked          another task has the container, on its way out or in
@@ -42,6 +43,10 @@ class CommandFailed(CheckpointError):
         self.stderr = stderr.strip()
         last = self.stderr.splitlines()[-1] if self.stderr else "no message"
         super().__init__(f"{' '.join(self.argv[:3])} ended with status {status}: {last}")
+
+
+class ReceiverFailed(CommandFailed):
+    """rsync's end on the target failed, as that end says or as rsync says of it."""
 
 
 class ContainerNotFound(CheckpointError):

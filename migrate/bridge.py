@@ -10,7 +10,7 @@ from functools import partial
 from pathlib import Path
 
 from checkpoint.host import whole
-from checkpoint.rootfs.rsync import Rsync
+from checkpoint.rootfs.rsync import Ending, Rsync
 from migrate.message import encode
 from migrate.plugs import PLUGGED, ServeRsync, plug_command
 from transport.connection import Connection, Process
@@ -20,6 +20,8 @@ from transport.throttle import RateLimit
 
 PIECE_BYTES = 1 << 18
 MAX_COMPLAINT_BYTES = 4096
+#: As ssh(1) ends when the connection broke.
+BROKEN = 255
 
 
 class Bridge:
@@ -34,7 +36,7 @@ class Bridge:
 
     def _carry(
         self, key: str | None, words: Sequence[str], from_rsync: int, to_rsync: int, answered: Callable[[], None]
-    ) -> str:
+    ) -> Ending:
         """See checkpoint.rootfs.rsync.Carry. rsync ends only once `to_rsync` is closed, and with it `from_rsync`."""
         upstream = None
         try:
@@ -44,10 +46,11 @@ class Bridge:
             plugged = remote.read(len(PLUGGED))
             if plugged == PLUGGED:
                 _downstream(remote, to_rsync, answered)
-            complaint = remote.read_errors(MAX_COMPLAINT_BYTES) if remote.wait() != 0 else b""
-            return complaint.decode(errors="replace")
+            status = remote.wait()
+            complaint = remote.read_errors(MAX_COMPLAINT_BYTES) if status != 0 else b""
+            return Ending(status=status, complaint=complaint.decode(errors="replace"))
         except StreamError as error:
-            return str(error)
+            return Ending(status=BROKEN, complaint=str(error))
         finally:
             os.close(to_rsync)
             if upstream is not None:

@@ -112,6 +112,7 @@ _BROKEN_LINK = _telling("check the network between the hosts, then try again", _
 TABLE: dict[type[BaseException], Telling] = {
     checkpoint.CheckpointError: _telling(LOOK),
     checkpoint.CommandFailed: _telling("see what that program says, and the logs"),
+    checkpoint.ReceiverFailed: _telling("see what rsync says, and the logs"),
     checkpoint.ContainerNotFound: _telling("see whether it still runs", _by(NoSuchContainer)),
     checkpoint.ContainerNotRunning: _telling("see whether it still runs", _by(NotRunning)),
     checkpoint.ContainerLocked: _telling("wait until that has ended", _moving),
@@ -249,7 +250,7 @@ def _marked(told: E, cause: Cause) -> E:
 
 
 def _side(error: BaseException) -> Where | None:
-    if isinstance(error, AgentFailed | ProtocolError):  # the latter: by what the target said
+    if isinstance(error, AgentFailed | checkpoint.ReceiverFailed | ProtocolError):  # the last by what the target said
         return Where.TARGET
     return None if isinstance(error, AgentGone | transport.TransportError) else Where.SOURCE
 

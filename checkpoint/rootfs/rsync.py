@@ -11,8 +11,9 @@ import re
 import subprocess
 import threading
 from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
 
-from checkpoint.errors import CommandFailed
+from checkpoint.errors import CommandFailed, ReceiverFailed
 from checkpoint.rootfs.enclosure import TREE, start_enclosed
 
 #: Everything a file is: hard links, ACLs, xattrs, holes, owners by number; one file system.
@@ -21,8 +22,14 @@ PRESERVE = ("--archive", "--hard-links", "--acls", "--xattrs", "--sparse", "--nu
 LISTED = ("--files-from=-", "--from0", "--ignore-missing-args")
 #: rsync ends with 24 when files vanished while it copied a live tree. The second pass knows.
 VANISHED = 24
+SUCCESS = (0, VANISHED)
 #: rsync ends with 23 when it could not copy a file: for good, or because directories were exchanged under it.
 PARTIAL = 23
+#: Of most that goes wrong rsync says which of its processes it was, at the start of a line: a file's name has none.
+WHICH_PROCESS = re.compile(r"^rsync: \[(\w+)\] ", re.MULTILINE)
+RECEIVING = ("receiver", "generator")
+#: How the lines begin that say no more than rsync's status does.
+SUMMARY = "rsync error: "
 #: How rsync asks for its other end: rsync --server OPTION... . DIRECTORY
 SERVER = ("rsync", "--server")
 #: Writes rsync's words for the other end, and then what rsync says, to descriptor 4; what descriptor 3 brings goes to
@@ -33,8 +40,16 @@ MAX_WORDS_BYTES = 4096
 
 #: Carries what rsync says (from the first descriptor) to its other end, which is to be started with these words, and
 #: the answers to the second descriptor, until the other end has ended; then closes both descriptors. The function is
-#: called when the first answer has been carried. Returns what the other end complained of, if at all.
-Carry = Callable[[Sequence[str], int, int, Callable[[], None]], str]
+#: called when the first answer has been carried. Returns how the other end ended.
+Carry = Callable[[Sequence[str], int, int, Callable[[], None]], "Ending"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Ending:
+    """The status with which rsync's other end ended, and what it wrote to its standard error."""
+
+    status: int
+    complaint: str
 
 
 class Rsync:
@@ -87,7 +102,7 @@ class Running:
         finally:
             os.close(shell_reads)
             os.close(shell_writes)
-        self._complaint = ""
+        self._other: Ending | None = None
         self._answered = threading.Event()
         self._thread = threading.Thread(
             target=self._serve, args=(carry, from_rsync, to_rsync), name="rsync", daemon=True
@@ -109,17 +124,30 @@ class Running:
         self._process.stdin = None
 
     def finish(self, timeout_s: float) -> int:
-        """Wait for the end; return the bytes sent. Raises CommandFailed."""
+        """Wait for the end; return the bytes sent. Raises CommandFailed, or ReceiverFailed.
+
+        Of a file that the other end could not write, rsync knows by the status of its remote shell, which would be
+        the other end's. Ours has another one.
+        """
         try:
             output, errors = self._process.communicate(timeout=timeout_s)
         except subprocess.TimeoutExpired as error:
             self.kill()
             raise CommandFailed(self._argv, 124, f"no end after {timeout_s:g} s") from error
         self._thread.join()
-        if self._process.returncode not in (0, VANISHED):
-            told = errors.decode(errors="replace") + self._complaint
-            raise CommandFailed(self._argv, self._process.returncode, told)
+        self._check(errors.decode(errors="replace"))
         return _sent_bytes(output.decode(errors="replace"))
+
+    def _check(self, errors: str) -> None:
+        """Raise what either end failed with."""
+        other = self._other or Ending(status=0, complaint="")  # it was never asked for one
+        failed = [status for status in (self._process.returncode, other.status) if status not in SUCCESS]
+        if failed:
+            lines = (errors + other.complaint).splitlines()
+            told = "\n".join([line for line in lines if not line.startswith(SUMMARY)] or lines)
+            first = WHICH_PROCESS.search(told)
+            there = first[1] in RECEIVING if first else self._process.returncode in SUCCESS or other.complaint
+            raise (ReceiverFailed if there else CommandFailed)(self._argv, failed[0], told)
 
     def kill(self) -> None:
         """End it, whatever it was doing. Harmless after `finish`."""
@@ -133,7 +161,7 @@ class Running:
     def _serve(self, carry: Carry, from_rsync: int, to_rsync: int) -> None:
         try:
             if words := _words(from_rsync):
-                self._complaint = carry(words, from_rsync, to_rsync, self._answered.set)
+                self._other = carry(words, from_rsync, to_rsync, self._answered.set)
             else:
                 os.close(to_rsync)
                 os.close(from_rsync)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import pytest
 
+from migrate.cli.exit_codes import CODES
+from migrate.errors import RolledBack
 from tests.integration.conftest import Hosts
 from tests.rig import Container, Node
 
@@ -37,3 +39,22 @@ def test_all_of_very_many_files_arrive(hosts: Hosts, request: pytest.FixtureRequ
     done = hosts.alpha.run(["migrate", "many", "beta"], check=False, timeout=900 * hosts.alpha.slowness)
     assert done.returncode == 0, done.stderr
     assert in_rootfs(hosts.beta, container, COUNT) == f"{files} {sum(range(files))}"
+
+
+def test_a_file_that_the_target_cannot_write_fails_the_move(hosts: Hosts) -> None:
+    """rsync on the source learns of such a file only by how rsync on the target ends."""
+    container = hosts.alpha.start_container("stuck", ip="10.77.0.55", argv=["sleep", "100000"])
+    file = f"{container.bundle}/rootfs/stuck"
+    hosts.alpha.run(["sh", "-c", f"echo old > {file}"])
+    container, _ = hosts.move(container, hosts.alpha)
+    hosts.beta.run(["sh", "-c", f"echo new > {file}"])
+    hosts.alpha.run(["chattr", "+i", file])
+    try:
+        failed = hosts.migrate(hosts.beta, "stuck", "alpha")
+    finally:
+        hosts.alpha.run(["chattr", "-i", file])
+    assert failed.returncode == CODES[RolledBack], failed.stderr
+    assert "the target failed: rsync" in failed.stderr
+    assert container.status == "running"
+    hosts.move(container, hosts.beta)
+    assert hosts.alpha.run(["cat", file]).stdout == "new\n"

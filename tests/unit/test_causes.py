@@ -116,6 +116,14 @@ def test_an_error_that_is_a_refusal_already_stays_what_it_is() -> None:
     assert error.cause_kind == "NameTaken"
 
 
+def test_a_target_that_cannot_write_what_comes_is_told_as_the_one_that_failed() -> None:
+    error = checkpoint_errors.ReceiverFailed(["rsync"], 11, "rsync: [receiver] write failed: No space left on device")
+    told = causes.rolled_back(error, [], "it runs")
+    assert "the target failed" in told.what
+    assert "No space left" in told.what
+    assert told.cause_kind == "NoSpace"
+
+
 # --- kinds -----------------------------------------------------------------------------------------------------
 
 

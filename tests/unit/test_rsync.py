@@ -12,12 +12,12 @@ from pathlib import Path
 
 import pytest
 
-from checkpoint.errors import CommandFailed
+from checkpoint.errors import CommandFailed, ReceiverFailed
 from checkpoint.host import whole
 from checkpoint.host.processes import tree_of
 from checkpoint.rootfs.beneath import TreeRoot
 from checkpoint.rootfs.enclosure import start_enclosed
-from checkpoint.rootfs.rsync import Carry, Rsync, served
+from checkpoint.rootfs.rsync import Carry, Ending, Rsync, served
 
 PIECE_BYTES = 1 << 16
 
@@ -25,10 +25,10 @@ PIECE_BYTES = 1 << 16
 def refusing(complaint: str) -> Carry:
     """Carries nothing: the other end ends before it answers."""
 
-    def carry(words: Sequence[str], from_rsync: int, to_rsync: int, _: Callable[[], None]) -> str:
+    def carry(words: Sequence[str], from_rsync: int, to_rsync: int, _: Callable[[], None]) -> Ending:
         os.close(to_rsync)
         os.close(from_rsync)
-        return complaint
+        return Ending(status=1, complaint=complaint)
 
     return carry
 
@@ -45,7 +45,7 @@ class Joined:
         for root in self._roots:
             root.close()
 
-    def _carry(self, words: Sequence[str], from_rsync: int, to_rsync: int, answered: Callable[[], None]) -> str:
+    def _carry(self, words: Sequence[str], from_rsync: int, to_rsync: int, answered: Callable[[], None]) -> Ending:
         pipe = subprocess.PIPE
         server_reads, to_server = os.pipe()
         server = start_enclosed(served(words), self._roots[1].fd, stdin=server_reads, stdout=pipe, stderr=pipe)
@@ -65,7 +65,7 @@ class Joined:
             assert server.stderr is not None
             told = server.stderr.read().decode()
         self.ended.set()
-        return told
+        return Ending(status=server.returncode, complaint=told)
 
     def _upstream(self, from_rsync: int, to_server: int) -> None:
         with contextlib.suppress(BrokenPipeError):
@@ -139,6 +139,26 @@ def test_one_that_is_ended_early_ends_the_other(joined: Joined) -> None:
 def test_the_targets_reason_is_told(tmp_path: Path) -> None:
     with TreeRoot(tmp_path) as root, pytest.raises(CommandFailed, match="no such tree"):
         Rsync(root.fd, refusing("no such tree\n")).whole().finish(60)
+
+
+def test_of_what_the_target_cannot_write_the_target_is_told(joined: Joined, tmp_path: Path) -> None:
+    (tmp_path / "source/name").write_text("a file")
+    (tmp_path / "target/name").mkdir()
+    (tmp_path / "target/name/in the way").touch()
+    running = joined.rsync.listed()
+    running.send_list(["name"])
+    with pytest.raises(ReceiverFailed, match="could not make way"):
+        running.finish(60)
+
+
+def test_of_what_the_source_cannot_read_the_source_is_told(tmp_path: Path) -> None:
+    unreadable = next(Path("/sys/bus").glob("*/drivers_probe"))  # sysfs(5) has files that even root can only write
+    with contextlib.closing(Joined(unreadable.parent, tmp_path)) as joined:
+        running = joined.rsync.listed()
+        running.send_list([unreadable.name])
+        with pytest.raises(CommandFailed, match="Permission denied") as caught:
+            running.finish(60)
+    assert type(caught.value) is CommandFailed
 
 
 @pytest.mark.parametrize(
