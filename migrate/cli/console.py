@@ -31,6 +31,10 @@ class Parser(argparse.ArgumentParser):
     def error(self, message: str) -> NoReturn:
         raise BadRequest(message, f"see '{self.prog} --help'")
 
+    def _print_message(self, message: str, file: Any = None) -> None:
+        """Print the help or the version, if anybody reads it."""
+        _put(message.rstrip("\n"), file or sys.stderr)
+
 
 class Verbose(logging.Handler):
     """Prints what the program logs on standard error, as it comes."""
