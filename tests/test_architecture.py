@@ -121,7 +121,6 @@ WALKS = {"walk", "fwalk", "scandir", "rmtree", "copytree", "copyfile", "copy", "
 WALKERS = {
     "checkpoint/criu/predump.py",
     "checkpoint/host/cgroups.py",
-    "checkpoint/host/identity.py",
     "checkpoint/images/directory.py",
     "migrate/leftovers.py",
     "migrate/logs.py",

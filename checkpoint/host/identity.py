@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-import shutil
 import socket
 import weakref
 from collections.abc import Callable
@@ -71,19 +70,3 @@ def remove_empty(identity: PathIdentity) -> None:
     if identity.is_same():
         with contextlib.suppress(OSError):
             identity.path.rmdir()
-
-
-def empty_tree(identity: PathIdentity) -> None:
-    """Remove what is in a directory, unless another one has its path by now."""
-    if identity.is_same():
-        for path in identity.path.iterdir():
-            if path.is_dir() and not path.is_symlink():
-                shutil.rmtree(path, ignore_errors=True)
-            else:
-                path.unlink(missing_ok=True)
-
-
-def remove_tree(identity: PathIdentity) -> None:
-    """Remove a directory with what is in it, unless another one has its path by now."""
-    if identity.is_same():
-        shutil.rmtree(identity.path, ignore_errors=True)

@@ -17,6 +17,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from checkpoint.host import whole
+from checkpoint.host.identity import PathIdentity, remove_empty
 
 #: openat2(2), <linux/openat2.h>; the same number on all architectures.
 OPENAT2 = 437
@@ -198,8 +199,39 @@ class TreeRoot:
         Raises OSError for what cannot be removed: what is mounted in the tree is not, nor anything in it.
         """
         for path in reversed(list(paths)):
-            with gone_is_well(), self._parent(path) as (directory, name):
-                _remove(directory, name)
+            with self._mounts_told(path), gone_is_well():
+                self._remove(path)
+
+    def empty(self) -> None:
+        """Likewise remove all that is in it."""
+        self.remove([path for path, _ in next(self.walk())[2]])
+
+    def _remove(self, path: str) -> None:
+        with self._parent(path) as (above, name):
+            if not stat.S_ISDIR(os.lstat(name, dir_fd=above).st_mode):
+                os.unlink(name, dir_fd=above)
+                return
+        directories = [path]
+        for _, fd, entries in self.walk(path):
+            for inner, state in entries:
+                if stat.S_ISDIR(state.st_mode):
+                    directories.append(inner)
+                else:
+                    with gone_is_well():
+                        os.unlink(inner.rpartition("/")[2], dir_fd=fd)
+        for directory in reversed(directories):
+            with gone_is_well(), self._parent(directory) as (above, name):
+                os.rmdir(name, dir_fd=above)
+
+    @contextlib.contextmanager
+    def _mounts_told(self, path: str) -> Iterator[None]:
+        """The kernel's word for a mount point that is to be removed is that it is busy."""
+        try:
+            yield
+        except OSError as error:
+            if error.errno == errno.EBUSY:
+                raise OSError(errno.EBUSY, "something is mounted there", path) from error
+            raise
 
     def set_mtime(self, path: str, mtime_ns: int) -> None:
         """Of a file that may have come and gone while others were copied."""
@@ -216,20 +248,14 @@ class TreeRoot:
             yield fd, name
 
 
-def _remove(directory: int, name: str) -> None:
-    if not stat.S_ISDIR(os.lstat(name, dir_fd=directory).st_mode):
-        os.unlink(name, dir_fd=directory)
-        return
-    try:
-        inside = openat2(directory, name, os.O_RDONLY | os.O_DIRECTORY, STRICT)
-    except OSError as error:
-        if error.errno == errno.EXDEV:
-            raise OSError(errno.EBUSY, "something is mounted there", name) from error
-        raise
-    try:
-        for inner in os.listdir(inside):
-            with gone_is_well():
-                _remove(inside, inner)
-    finally:
-        os.close(inside)
-    os.rmdir(name, dir_fd=directory)
+def empty_tree(identity: PathIdentity) -> None:
+    """Remove what is in a directory, unless another one has its path by now. Raises OSError as TreeRoot.remove."""
+    if identity.is_same():
+        with TreeRoot(identity.path) as root:
+            root.empty()
+
+
+def remove_tree(identity: PathIdentity) -> None:
+    """Remove a directory with what is in it, likewise."""
+    empty_tree(identity)
+    remove_empty(identity)

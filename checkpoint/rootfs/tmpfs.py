@@ -28,6 +28,8 @@ from checkpoint.schema import Pattern, Range
 MountOptions = Annotated[str, Pattern(r'[A-Za-z0-9_=,:.%"-]{0,1024}')]
 #: Of the mounts that a target has made.
 TmpfsIndex = Annotated[int, Range(0, 4095)]
+#: What st_blocks counts (stat(2)), whatever the file system.
+STAT_BLOCK_BYTES = 512
 PIECE_BYTES = 1 << 20
 PRESERVE = ("--sparse", "--numeric-owner", "--preserve-permissions")
 CREATE = ("--create", "--no-recursion", "--null", "--files-from=-")
@@ -71,15 +73,16 @@ def tmpfs_mounts(pid: int, pids: Iterable[int]) -> list[Tmpfs]:
 
 
 def content_bytes(pid: int, mounts: Iterable[Tmpfs]) -> int:
-    """The RAM that the files in a process's mounts take (statvfs(3)). One that is gone by now takes none.
-
-    A tmpfs without any limit does not tell.
-    """
+    """The RAM that the files in a process's mounts take. One that is gone by now takes none."""
     total = 0
     for mount in mounts:
         with contextlib.suppress(OSError), TreeRoot.mounted(pid, mount.path, mount.device) as tree:
             found = os.fstatvfs(tree.fd)
-            total += found.f_frsize * (found.f_blocks - found.f_bfree)
+            if found.f_blocks:
+                total += found.f_frsize * (found.f_blocks - found.f_bfree)
+            else:  # one without a limit does not tell (shmem_statfs, mm/shmem.c)
+                files = {state.st_ino: state for _, _, entries in tree.walk() for _, state in entries}
+                total += sum(state.st_blocks * STAT_BLOCK_BYTES for state in files.values())
     return total
 
 

@@ -13,8 +13,9 @@ from typing import Any, Protocol
 from checkpoint import schema
 from checkpoint.errors import ImageError, NameInUse
 from checkpoint.host import cgroups, ownership
-from checkpoint.host.identity import PathIdentity, empty_tree, remove_empty, remove_tree
+from checkpoint.host.identity import PathIdentity, remove_empty
 from checkpoint.host.ownership import Owned
+from checkpoint.rootfs.beneath import empty_tree, remove_tree
 from checkpoint.runtimes import shape, stdio
 from checkpoint.runtimes.base import MARKER, ROOTFS, Container
 from checkpoint.runtimes.occupied import is_taken

@@ -12,12 +12,12 @@ from typing import Any
 
 from checkpoint.errors import ContainerLocked
 from checkpoint.host import lock
-from checkpoint.host.identity import PathIdentity, remove_tree
+from checkpoint.host.identity import PathIdentity
 from checkpoint.host.ownership import private_directory
 from checkpoint.host.wakeful import wakeful
 from checkpoint.images.directory import RUN, claim, claim_alone
 from checkpoint.network import link
-from checkpoint.rootfs.beneath import TreeRoot
+from checkpoint.rootfs.beneath import TreeRoot, remove_tree
 from checkpoint.runtimes.base import Arrival
 from checkpoint.runtimes.occupied import is_taken
 from checkpoint.runtimes.registry import runtime_named

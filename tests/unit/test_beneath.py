@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import os
 import subprocess
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
-from checkpoint.rootfs.beneath import TreeRoot
+from checkpoint.host.identity import PathIdentity
+from checkpoint.rootfs.beneath import TreeRoot, empty_tree, remove_tree
 
 
 @pytest.fixture
@@ -119,6 +121,37 @@ def test_a_walk_goes_round_what_is_mounted_and_what_leads_out(root: Path, outsid
     finally:
         subprocess.run(["umount", root / "a/mounted"], check=True)
     assert walked == {"": ["a", "way"], "a": ["a/b", "a/file", "a/mounted"], "a/b": ["a/b/file"]}
+
+
+def test_a_tree_of_a_thousand_levels(root: Path) -> None:
+    for level in range(1, 1000):
+        os.mkdir(root / ("d/" * level))
+    remove(root, ["d"])
+    assert left(root) == ["a", "a/b", "a/b/file", "a/file"]
+
+
+def test_a_file_on_which_something_is_mounted_stays(root: Path, outside: Path) -> None:
+    subprocess.run(["mount", "--bind", outside / "file", root / "a/b/file"], check=True)
+    try:
+        with pytest.raises(OSError, match="something is mounted there"):
+            remove(root, ["a"])
+    finally:
+        subprocess.run(["umount", root / "a/b/file"], check=True)
+    assert (root / "a/b/file").exists()
+
+
+@pytest.mark.parametrize("undo", [empty_tree, remove_tree])
+def test_a_tree_that_is_undone(root: Path, outside: Path, undo: Callable[[PathIdentity], None]) -> None:
+    (root / "way").symlink_to(outside)
+    subprocess.run(["mount", "--bind", outside, root / "a/b"], check=True)
+    try:
+        with pytest.raises(OSError, match="something is mounted there"):
+            undo(PathIdentity(root))
+    finally:
+        subprocess.run(["umount", root / "a/b"], check=True)
+    undo(PathIdentity(root))
+    assert root.exists() is (undo is empty_tree)
+    assert (outside / "file").exists()
 
 
 @pytest.mark.parametrize("path", ["a", "a/b"])

@@ -34,6 +34,14 @@ def test_content_is_counted(mounted: Path) -> None:
     assert found == 2 * (before + 5 * MIB)
 
 
+def test_content_without_a_limit_is_counted_too(mounted: Path) -> None:
+    subprocess.run(["mount", "-o", "remount,size=0", str(mounted)], check=True)
+    (mounted / "a").mkdir()
+    (mounted / "a/file").write_bytes(bytes(5 * MIB))
+    (mounted / "link").hardlink_to(mounted / "a/file")
+    assert content_bytes(os.getpid(), [mount_of(mounted)]) == 5 * MIB
+
+
 def test_what_is_gone_or_another_takes_none(mounted: Path, tmp_path_factory: pytest.TempPathFactory) -> None:
     """A symlink in its place leads to no file system of the host's."""
     (mounted / "link").symlink_to("/proc/self/fd/../root")
