@@ -79,7 +79,8 @@ def parser() -> argparse.ArgumentParser:
     verb = verbs.add_parser("status", help="list nodes and their containers")
     verb.set_defaults(action=status)
 
-    verb = verbs.add_parser("exec", help="run a command in a node, or in the switch's network")
+    command = "The command comes last, after '--'."
+    verb = verbs.add_parser("exec", help="run a command in a node, or in the switch's network", epilog=command)
     verb.add_argument("node", metavar="NODE|switch")
     verb.set_defaults(action=execute)
 
@@ -88,7 +89,7 @@ def parser() -> argparse.ArgumentParser:
     verb.add_argument("target", metavar="NODE:PATH")
     verb.set_defaults(action=copy)
 
-    verb = verbs.add_parser("run", help="run a container on a node, on the rig's network")
+    verb = verbs.add_parser("run", help="run a container on a node, on the rig's network", epilog=command)
     verb.add_argument("node")
     verb.add_argument("name")
     verb.add_argument("--ip", required=True, help=f"its address in {names.SUBNET}")
