@@ -24,7 +24,8 @@ from tests.rig.tree import node_tree
 from tests.services import REDIS_IMAGE as IMAGE
 
 TALKER = ["sh", "-c", "n=0; while sleep 0.02; do n=$((n+1)); echo line $n; done"]
-MOVES = 5
+#: There, back, and away again.
+MOVES = 3
 EXTRA_BYTES = 8 << 20
 TWIN_ADDRESS = "10.77.0.51"
 Start = Callable[..., EngineContainer]
@@ -55,7 +56,7 @@ def move(hosts: Hosts, container: EngineContainer) -> tuple[EngineContainer, Map
     return there, report
 
 
-def test_redis_keeps_its_client_over_five_moves_and_is_the_engines_own(hosts: Hosts, start: Start) -> None:
+def test_redis_keeps_its_client_over_three_moves_and_is_the_engines_own(hosts: Hosts, start: Start) -> None:
     switch = hosts.rig.switch
     redis = start("redis", *REDIS)
     until(lambda: ask(switch, REDIS_ADDRESS, REDIS_PORT, "PING") == "+PONG", "redis to answer")

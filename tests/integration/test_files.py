@@ -24,6 +24,13 @@ import pathlib
 numbers = [int(path.read_text()) for path in pathlib.Path("many").rglob("file-*")]
 print(len(numbers), sum(numbers))
 """
+#: argv: a file, and its flags (FS_IOC_SETFLAGS of <linux/fs.h>, as chattr(1) sets them).
+SET_FLAGS = """
+import fcntl, struct, sys
+with open(sys.argv[1]) as file:
+    fcntl.ioctl(file, 0x40086602, struct.pack("l", int(sys.argv[2])))
+"""
+IMMUTABLE = 0x10
 
 
 def in_rootfs(node: Node, container: Container, program: str, *words: str) -> str:
@@ -48,11 +55,11 @@ def test_a_file_that_the_target_cannot_write_fails_the_move(hosts: Hosts) -> Non
     hosts.alpha.run(["sh", "-c", f"echo old > {file}"])
     container, _ = hosts.move(container, hosts.alpha)
     hosts.beta.run(["sh", "-c", f"echo new > {file}"])
-    hosts.alpha.run(["chattr", "+i", file])
+    hosts.alpha.run(["python3", "-c", SET_FLAGS, file, str(IMMUTABLE)])
     try:
         failed = hosts.migrate(hosts.beta, "stuck", "alpha")
     finally:
-        hosts.alpha.run(["chattr", "-i", file])
+        hosts.alpha.run(["python3", "-c", SET_FLAGS, file, "0"])
     assert failed.returncode == CODES[RolledBack], failed.stderr
     assert "the target failed: rsync" in failed.stderr
     assert container.status == "running"

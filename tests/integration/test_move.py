@@ -11,11 +11,12 @@ from tests.clients import REDIS_PORT, RedisClient, ask, redis_data, redis_digest
 from tests.integration.conftest import BROKEN, REDIS, REDIS_ADDRESS, WORKLOADS, Hosts, without
 from tests.rig import Container, Node, until
 
-MOVES = 5
+#: There, back, and away again.
+MOVES = 3
 ADDRESS = "10.77.0.60"
 
 
-def test_redis_keeps_its_one_client_over_five_moves(hosts: Hosts, redis: Container) -> None:
+def test_redis_keeps_its_one_client_over_three_moves(hosts: Hosts, redis: Container) -> None:
     switch = hosts.rig.switch
     redis_data(switch, REDIS_ADDRESS, "fill", "--mib", "128")
     digest = redis_digest(switch, REDIS_ADDRESS)
@@ -47,7 +48,7 @@ def test_a_container_of_crun_is_cruns_on_the_target(hosts: Hosts) -> None:
         with without(hosts.beta, "/usr/sbin/criu", BROKEN):
             failed = hosts.migrate(alpha, "redis", "beta")
         assert "CRIU failed in restore" in failed.stderr
-        for _ in range(5):
+        for _ in range(MOVES):
             redis, _ = hosts.move(redis, redis.node)
         seen = client.finish()
     assert seen["contiguous"]
@@ -226,7 +227,7 @@ def test_what_is_execed_meanwhile_is_in_nobodys_way(hosts: Hosts, redis: Contain
         assert "No such process" not in done.stderr
         assert done.stderr.count("'exec'") == 1
         there = replace(redis, node=hosts.beta)
-        for _ in range(5):
+        for _ in range(2):
             there, _ = hosts.move(there, there.node)
     finally:
         for process in checking:
