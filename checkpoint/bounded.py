@@ -74,7 +74,9 @@ _NETWORK = Pattern(r"[0-9a-f.:]{2,45}/[0-9]{1,3}")
 Ipv4Address = Annotated[str, _ADDRESS, Check("an IPv4 address", _parses(ipaddress.IPv4Address))]
 IpAddress = Annotated[str, _ADDRESS, Check("an IP address", _parses(ipaddress.ip_address))]
 #: ADDRESS/PREFIX of a station.
-StationAddress = Annotated[str, _NETWORK, Check("an address with its prefix", _parses(ipaddress.ip_interface))]
+StationAddress = Annotated[
+    str, _NETWORK, Check("an address with its prefix", _parses(ipaddress.ip_interface))
+]
 #: ADDRESS/PREFIX of a network, or ADDRESS.
 RouteDestination = Annotated[
     str,

@@ -142,7 +142,9 @@ def _scalar(kind: Any, bounds: tuple[Any, ...]) -> Reader | None:
         if (text := _bound(bounds, Harmless)) is not None:
             return lambda value: harmless(_read_str(value), text.most)
         length = _bound(bounds, Length) or Length(MOST_CHARACTERS)
-        return _str_reader(length.most, [re.compile(each.regex) for each in bounds if isinstance(each, Pattern)])
+        return _str_reader(
+            length.most, [re.compile(each.regex) for each in bounds if isinstance(each, Pattern)]
+        )
     return None
 
 
@@ -269,7 +271,9 @@ def _mapping_reader(keys: Reader, values: Reader, most: int) -> Reader:
     def read_mapping(value: object) -> Mapping[str, Any]:
         found = {}
         for key, item in _read_object(value, most).items():
-            found[_read_inside(f"[{shown(key)}]", keys, key)] = _read_inside(f"[{shown(key)}]", values, item)
+            found[_read_inside(f"[{shown(key)}]", keys, key)] = _read_inside(
+                f"[{shown(key)}]", values, item
+            )
         return found
 
     return read_mapping
@@ -322,14 +326,18 @@ def make_ready(kind: Any, given: frozenset[str]) -> None:
 
 
 @functools.cache
-def _parts(kind: Any, given: frozenset[str]) -> tuple[dict[str, Reader], set[str], Callable[[Any], None] | None]:
+def _parts(
+    kind: Any, given: frozenset[str]
+) -> tuple[dict[str, Reader], set[str], Callable[[Any], None] | None]:
     """(how each field that is not given is read, those without a default, the class's own check)."""
     required = {
         field.name
         for field in dataclasses.fields(kind)
         if field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING
     }
-    readers = {name: _reader(declared) for name, declared in fields_of(kind).items() if name not in given}
+    readers = {
+        name: _reader(declared) for name, declared in fields_of(kind).items() if name not in given
+    }
     return readers, required, getattr(kind, "check", None)
 
 

@@ -17,11 +17,15 @@ def check_asked(question: str, answered: Sequence[str], asked: Sequence[str]) ->
     left = iter(asked)
     for each in answered:
         if each not in left:  # takes from it what comes before
-            raise ProtocolError(f"the target answered {question} by {shown(each)}, which is not what it was asked for")
+            raise ProtocolError(
+                f"the target answered {question} by {shown(each)}, which is not what it was asked for"
+            )
 
 
 def check_known(question: str, answered: Collection[str], known: Collection[str]) -> None:
     """Raise ProtocolError unless all of `answered` are `known`."""
     for each in answered:
         if each not in known:
-            raise ProtocolError(f"the target answered {question} by {shown(each)}, which is not what it was asked for")
+            raise ProtocolError(
+                f"the target answered {question} by {shown(each)}, which is not what it was asked for"
+            )

@@ -35,7 +35,12 @@ class Bridge:
         return Rsync(tree, partial(self._carry, key))
 
     def _carry(
-        self, key: str | None, words: Sequence[str], from_rsync: int, to_rsync: int, answered: Callable[[], None]
+        self,
+        key: str | None,
+        words: Sequence[str],
+        from_rsync: int,
+        to_rsync: int,
+        answered: Callable[[], None],
     ) -> Ending:
         """See checkpoint.rootfs.rsync.Carry. rsync ends only once `to_rsync` is closed, and with it `from_rsync`."""
         upstream = None
@@ -62,7 +67,7 @@ class Bridge:
 
         def carry() -> None:
             with contextlib.suppress(OSError, StreamError):
-                while data := os.read(from_rsync, PIECE_BYTES):  # short result: what there is goes on
+                while data := os.read(from_rsync, PIECE_BYTES):  # short result: goes on
                     self._limit.take(len(data))
                     remote.write(data)
                 remote.end_input()

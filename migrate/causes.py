@@ -81,7 +81,9 @@ def _by_engine(cause: Cause, host: str) -> Refused:
 
 def _by(kind: Callable[[str], Refused]) -> Callable[[Cause, str], Refused]:
     """Of what speaks of the source, or of the way to the target."""
-    return lambda cause, host: _refused(cause, host) if cause.side is Where.TARGET else kind(cause.text)
+    return lambda cause, host: (
+        _refused(cause, host) if cause.side is Where.TARGET else kind(cause.text)
+    )
 
 
 def _moving(cause: Cause, host: str) -> Refused:
@@ -108,7 +110,9 @@ _NOT_OURS = Telling(
     defect=True,
 )
 _AGAIN = _telling(f"try again; if that fails, too, {REPORT}")
-_BROKEN_LINK = _telling("check the network between the hosts, then try again", _by(TargetUnreachable))
+_BROKEN_LINK = _telling(
+    "check the network between the hosts, then try again", _by(TargetUnreachable)
+)
 TABLE: dict[type[BaseException], Telling] = {
     checkpoint.CheckpointError: _telling(LOOK),
     checkpoint.CommandFailed: _telling("see what that program says, and the logs"),
@@ -116,7 +120,9 @@ TABLE: dict[type[BaseException], Telling] = {
     checkpoint.ContainerNotFound: _telling("see whether it still runs", _by(NoSuchContainer)),
     checkpoint.ContainerNotRunning: _telling("see whether it still runs", _by(NotRunning)),
     checkpoint.ContainerLocked: _telling("wait until that has ended", _moving),
-    checkpoint.NameInUse: _telling("see what that container is; rename it or remove it there, or choose another host"),
+    checkpoint.NameInUse: _telling(
+        "see what that container is; rename it or remove it there, or choose another host"
+    ),
     checkpoint.EngineRefused: _telling("see what the engine says", _by_engine),
     checkpoint.NotMovable: _telling("see 'Limits' in README.md and docs/engines.md", _not_movable),
     checkpoint.ConversationLost: _telling("see the logs of CRIU and the runtime"),
@@ -131,14 +137,20 @@ TABLE: dict[type[BaseException], Telling] = {
     transport.TransportError: _BROKEN_LINK,
     transport.ConnectError: _BROKEN_LINK,
     transport.Unreachable: _BROKEN_LINK,
-    transport.AuthenticationRefused: _telling("see 'ssh -v' to the same host", _by(AuthenticationFailed)),
+    transport.AuthenticationRefused: _telling(
+        "see 'ssh -v' to the same host", _by(AuthenticationFailed)
+    ),
     transport.HostKeyUnknown: _telling("record the target's host key", _by(UnknownHostKey)),
     transport.HostKeyChanged: _telling("find out why its host key changed", _by(ChangedHostKey)),
-    transport.HostKeyRefused: _telling("ask whoever runs the host, or certifies its key", _by(RefusedHostKey)),
+    transport.HostKeyRefused: _telling(
+        "ask whoever runs the host, or certifies its key", _by(RefusedHostKey)
+    ),
     transport.StreamError: _BROKEN_LINK,
     transport.EndOfStream: _BROKEN_LINK,
     transport.IncompleteFrame: _BROKEN_LINK,
-    transport.FrameInvalid: _telling("see that 'ssh HOST true' prints nothing: the agent is spoken to over that"),
+    transport.FrameInvalid: _telling(
+        "see that 'ssh HOST true' prints nothing: the agent is spoken to over that"
+    ),
     AgentGone: _telling(_BROKEN_LINK.advice, _no_agent),
     ProtocolError: _NOT_OURS,
     InvalidMove: DEFECT,
@@ -171,7 +183,9 @@ def kind_of(error: BaseException) -> str:
         return BY_ERRNO[error.errno]
     if isinstance(error, QUOTING):
         quoted = error.stderr if isinstance(error, checkpoint.CommandFailed) else str(error)
-        return next((kind for words, kind in BY_WORDS.items() if words in quoted), type(error).__name__)
+        return next(
+            (kind for words, kind in BY_WORDS.items() if words in quoted), type(error).__name__
+        )
     return type(error).__name__
 
 
@@ -187,7 +201,9 @@ def cause_of(error: BaseException) -> Cause:
     """Return what an error says, with its place in the table."""
     kind = kind_of(error)
     if isinstance(error, MigrateError):
-        return Cause(kind=kind, text=error.what, side=Where.SOURCE, advice=error.advice, defect=error.defect)
+        return Cause(
+            kind=kind, text=error.what, side=Where.SOURCE, advice=error.advice, defect=error.defect
+        )
     telling = telling_of(kind)
     text, advice = str(error) or kind, telling.advice
     log: Sequence[str] = ()
@@ -235,7 +251,11 @@ def failure(error: BaseException) -> str:
     cause = cause_of(error)
     if isinstance(error, MigrateError):
         return cause.text
-    who = {Where.SOURCE: "the source failed", Where.TARGET: "the target failed", None: "the link failed"}[cause.side]
+    who = {
+        Where.SOURCE: "the source failed",
+        Where.TARGET: "the target failed",
+        None: "the link failed",
+    }[cause.side]
     return f"{who}: {cause.text}"
 
 
@@ -250,10 +270,16 @@ def _marked(told: E, cause: Cause) -> E:
 
 
 def _side(error: BaseException) -> Where | None:
-    if isinstance(error, AgentFailed | checkpoint.ReceiverFailed | ProtocolError):  # the last by what the target said
+    if isinstance(
+        error, AgentFailed | checkpoint.ReceiverFailed | ProtocolError
+    ):  # the last by what the target said
         return Where.TARGET
     return None if isinstance(error, AgentGone | transport.TransportError) else Where.SOURCE
 
 
 def _on(cause: Cause, host: str) -> str:
-    return {Where.SOURCE: "on the source", Where.TARGET: f"on {host}", None: f"on the way to {host}"}[cause.side]
+    return {
+        Where.SOURCE: "on the source",
+        Where.TARGET: f"on {host}",
+        None: f"on the way to {host}",
+    }[cause.side]

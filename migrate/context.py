@@ -118,7 +118,12 @@ class Context:
         finally:
             length = time.monotonic_ns() - start
             self.report.phases.append(
-                Phase(name=name, host="source", start_us=self._since_start(start), length_us=length // 1000)
+                Phase(
+                    name=name,
+                    host="source",
+                    start_us=self._since_start(start),
+                    length_us=length // 1000,
+                )
             )
 
     def note(self, text: str) -> None:

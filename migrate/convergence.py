@@ -95,7 +95,9 @@ def decide(history: History, policy: Policy) -> Decision:
     predicted = f"a freeze of {(floor_us + memory_us) / 1000:.0f} ms is predicted"
 
     def decision(verdict: Verdict, reason: str) -> Decision:
-        return Decision(verdict=verdict, reason=f"{reason}, {predicted}", predicted_us=floor_us + memory_us)
+        return Decision(
+            verdict=verdict, reason=f"{reason}, {predicted}", predicted_us=floor_us + memory_us
+        )
 
     over = (floor_us + memory_us) / 1000 > policy.max_downtime_ms
     little = rounds[-1].bytes <= SMALL_BYTES
@@ -113,7 +115,9 @@ def decide(history: History, policy: Policy) -> Decision:
     helps = not little and not ended and history.slowed_to > SLOWEST
     if policy.on_no_converge is OnNoConverge.THROTTLE and helps:
         return decision(Verdict.SLOW_DOWN, f"{why}; over the {policy.max_downtime_ms} ms allowed")
-    return decision(Verdict.FREEZE, f"{why}; over the {policy.max_downtime_ms} ms allowed, frozen anyway")
+    return decision(
+        Verdict.FREEZE, f"{why}; over the {policy.max_downtime_ms} ms allowed, frozen anyway"
+    )
 
 
 def predict_us(history: History) -> tuple[int, int]:

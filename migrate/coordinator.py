@@ -19,7 +19,11 @@ from transport.destination import Destination
 
 
 def move_container(
-    report: Report, destination: Destination, observer: Observer, options: Options, connect: Connect = by_ssh
+    report: Report,
+    destination: Destination,
+    observer: Observer,
+    options: Options,
+    connect: Connect = by_ssh,
 ) -> None:
     """Move the container that the (new) report names; fill the report in, however it ends.
 
@@ -32,7 +36,9 @@ def move_container(
     try:
         with Signals() as signals, contextlib.ExitStack() as stack:
             with signals.heard():
-                move = stack.enter_context(planned(report, destination, Unfailing(observer), options, connect))
+                move = stack.enter_context(
+                    planned(report, destination, Unfailing(observer), options, connect)
+                )
             try:
                 _go_through(move, signals)
             finally:
@@ -59,7 +65,9 @@ def _go_through(move: Context, signals: Signals) -> None:
     except BaseException as error:
         raise rolled_back(move, error) from error
     try:
-        commit.commit(move)  # the point of no return: the source is killed, then the target gets its GO
+        commit.commit(
+            move
+        )  # the point of no return: the source is killed, then the target gets its GO
     except BaseException as error:
         raise commit.stranded(move, error) from error
     commit.clean_up(move)

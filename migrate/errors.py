@@ -79,7 +79,10 @@ class NoSuchContainer(Refused):
     """No engine, or not the one asked for, knows the name."""
 
     def __init__(self, reason: str) -> None:
-        super().__init__(reason, "list the containers ('podman ps', 'runc list'): only those of this host can be moved")
+        super().__init__(
+            reason,
+            "list the containers ('podman ps', 'runc list'): only those of this host can be moved",
+        )
 
 
 class SeveralContainers(Refused):
@@ -87,7 +90,8 @@ class SeveralContainers(Refused):
 
     def __init__(self, container: str, engines: Sequence[str]) -> None:
         super().__init__(
-            f"{' and '.join(engines)} both have a container named {container!r} here", "say which by '--engine'"
+            f"{' and '.join(engines)} both have a container named {container!r} here",
+            "say which by '--engine'",
         )
 
 
@@ -142,21 +146,28 @@ class AuthenticationFailed(Refused):
     """The target's sshd took none of our keys."""
 
     def __init__(self, reason: str) -> None:
-        super().__init__(reason, "try 'ssh -v' to the same host; load the key into your agent or name it in ssh_config")
+        super().__init__(
+            reason,
+            "try 'ssh -v' to the same host; load the key into your agent or name it in ssh_config",
+        )
 
 
 class UnknownHostKey(Refused):
     """Nobody vouches for the target."""
 
     def __init__(self, reason: str) -> None:
-        super().__init__(reason, "compare the key's fingerprint, then connect once with ssh to record it")
+        super().__init__(
+            reason, "compare the key's fingerprint, then connect once with ssh to record it"
+        )
 
 
 class ChangedHostKey(Refused):
     """The target shows another key than before."""
 
     def __init__(self, reason: str) -> None:
-        super().__init__(reason, "find out why; if the host was reinstalled, 'ssh-keygen -R' its old key")
+        super().__init__(
+            reason, "find out why; if the host was reinstalled, 'ssh-keygen -R' its old key"
+        )
 
 
 class RefusedHostKey(Refused):
@@ -173,7 +184,9 @@ class NotRoot(Refused):
         self.side = where
         super().__init__(
             f"not root on {f'the {where.value} ' if where else ''}{host}",
-            "run as root" if where is not Where.TARGET else "log in there as root (user@host, or User in ssh_config)",
+            "run as root"
+            if where is not Where.TARGET
+            else "log in there as root (user@host, or User in ssh_config)",
         )
 
 
@@ -182,13 +195,18 @@ class MissingOnHost(Refused):
 
     def __init__(self, where: Where, host: str, program: str, reason: str = "not found") -> None:
         self.side, self.program = where, program
-        super().__init__(f"no usable {program} on the {where.value} {host} ({reason})", f"install {program} there")
+        super().__init__(
+            f"no usable {program} on the {where.value} {host} ({reason})",
+            f"install {program} there",
+        )
 
 
 class CriuTooOld(Refused):
     """This CRIU does not work on this kernel."""
 
-    def __init__(self, where: Where, host: str, found: str, kernel: str, needed: str, why: str) -> None:
+    def __init__(
+        self, where: Where, host: str, found: str, kernel: str, needed: str, why: str
+    ) -> None:
         self.side = where
         super().__init__(
             f"CRIU {found} on the {where.value} {host} is too old for its kernel {kernel}: {why}",
@@ -210,7 +228,10 @@ class MachineMismatch(Refused):
     """The processors run different instructions."""
 
     def __init__(self, source: str, host: str, target: str) -> None:
-        super().__init__(f"the source is {source} and {host} is {target}", "choose a target of the same architecture")
+        super().__init__(
+            f"the source is {source} and {host} is {target}",
+            "choose a target of the same architecture",
+        )
 
 
 class NameTaken(Refused):
@@ -258,13 +279,17 @@ class EngineObjects(Refused):
     """The target's engine has something else where the container's belongs, or lacks what it needs."""
 
     def __init__(self, host: str, reason: str) -> None:
-        super().__init__(f"{host} cannot take it in: {reason}", f"fix that on {host}, or choose another host")
+        super().__init__(
+            f"{host} cannot take it in: {reason}", f"fix that on {host}, or choose another host"
+        )
 
 
 class RolledBack(MigrateError):
     """The move failed before the point of no return, and the container was seen to live on the source."""
 
-    def __init__(self, what: str, advice: str, where: str = "the container runs on the source, as before") -> None:
+    def __init__(
+        self, what: str, advice: str, where: str = "the container runs on the source, as before"
+    ) -> None:
         super().__init__(what, where=where, advice=advice)
 
 
@@ -287,20 +312,27 @@ class MemoryDiffers(RolledBack):
     """The proof of memory failed: what the target was about to restore is not what was frozen."""
 
     def __init__(self, what: str) -> None:
-        super().__init__(what, "please report this with the report of the move (--json); another try may succeed")
+        super().__init__(
+            what, "please report this with the report of the move (--json); another try may succeed"
+        )
 
 
 class CannotTrack(RolledBack):
     """`--mode pre-copy`, and no process of the container lets its writes be tracked."""
 
     def __init__(self) -> None:
-        super().__init__("no process's writes can be tracked", "move it with '--mode stop-copy' or 'auto' instead")
+        super().__init__(
+            "no process's writes can be tracked",
+            "move it with '--mode stop-copy' or 'auto' instead",
+        )
 
 
 class ContainerEnded(MigrateError):
     """The container's init was found dead before the move had killed it."""
 
-    def __init__(self, what: str, advice: str = "start it again on the source if it is wanted") -> None:
+    def __init__(
+        self, what: str, advice: str = "start it again on the source if it is wanted"
+    ) -> None:
         super().__init__(
             f"the container ended on the source while it was moved ({what})",
             where="the container runs nowhere",
@@ -315,7 +347,9 @@ class Undecided(MigrateError):
     neither case.
     """
 
-    def __init__(self, migration_id: str, host: str, reason: str, advice: str, *, told_go: bool = True) -> None:
+    def __init__(
+        self, migration_id: str, host: str, reason: str, advice: str, *, told_go: bool = True
+    ) -> None:
         self.migration_id = migration_id
         held = f"the container is held on {host}, restored but not running"
         super().__init__(

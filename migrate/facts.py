@@ -91,11 +91,18 @@ def check_host(facts: Facts, where: Where) -> None:
     needed, why = next((criu, why) for since, criu, why in NEEDED_CRIU if kernel >= since)
     if facts.criu_version < needed:
         raise CriuTooOld(
-            where, facts.hostname, version_text(facts.criu_version), facts.kernel, version_text(needed), why
+            where,
+            facts.hostname,
+            version_text(facts.criu_version),
+            facts.kernel,
+            version_text(needed),
+            why,
         )
 
 
-def check_pair(source: Facts, target: Facts, *, container: str, memory_bytes: int, tmpfs_bytes: int) -> None:
+def check_pair(
+    source: Facts, target: Facts, *, container: str, memory_bytes: int, tmpfs_bytes: int
+) -> None:
     """Raise the error for the first thing that keeps a container of that size from moving.
 
     `memory_bytes` is what its processes will take on the target, `tmpfs_bytes` the content of its tmpfs mounts.

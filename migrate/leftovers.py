@@ -25,7 +25,9 @@ def sweep(tell: Callable[[str], None]) -> None:
         tell(line)
     for path in _unheld(OUTGOING_IMAGES):
         shutil.rmtree(path, ignore_errors=True)
-    wanted = sorted(_unheld(INCOMING_IMAGES), key=lambda path: path.stat().st_mtime_ns, reverse=True)
+    wanted = sorted(
+        _unheld(INCOMING_IMAGES), key=lambda path: path.stat().st_mtime_ns, reverse=True
+    )
     for path in wanted[MOST_IMAGES:]:
         shutil.rmtree(path, ignore_errors=True)
     names = {path.name for path in _directories(INCOMING_IMAGES)}

@@ -116,7 +116,11 @@ def keep(migration_id: str, side: str, logs: Iterable[Log]) -> Path | None:
 
 def _make_room(kept: Path) -> None:
     """Remove the oldest directories of moves, so that MOST_DIRECTORIES stay. What else is there is left alone."""
-    moves = [path for path in DIRECTORY.iterdir() if IDENTITY.fullmatch(path.name) and path != kept and path.is_dir()]
+    moves = [
+        path
+        for path in DIRECTORY.iterdir()
+        if IDENTITY.fullmatch(path.name) and path != kept and path.is_dir()
+    ]
     moves.sort(key=lambda path: path.stat().st_mtime_ns, reverse=True)
     for path in moves[MOST_DIRECTORIES - 1 :]:
         shutil.rmtree(path, ignore_errors=True)

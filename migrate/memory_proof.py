@@ -50,7 +50,12 @@ class MemoryProof:
     """
 
     def __init__(
-        self, images: Callable[[], Mapping[int, list[Range]]], init: int, *, whole: bool, left_out: Areas
+        self,
+        images: Callable[[], Mapping[int, list[Range]]],
+        init: int,
+        *,
+        whole: bool,
+        left_out: Areas,
     ) -> None:
         self.seed, self.whole = secrets.token_bytes(SEED_BYTES), whole
         self._left_out = left_out
@@ -77,7 +82,10 @@ class MemoryProof:
         if held.pages != made.pages or len(theirs) != len(made.digests) * DIGEST_BYTES:
             raise MemoryDiffers(f"{held.pages} pages of memory arrived of {made.pages}")
         for index, (piece, digest) in enumerate(made.digests):
-            if digest is not None and theirs[index * DIGEST_BYTES : (index + 1) * DIGEST_BYTES] != digest:
+            if (
+                digest is not None
+                and theirs[index * DIGEST_BYTES : (index + 1) * DIGEST_BYTES] != digest
+            ):
                 raise MemoryDiffers(
                     f"{_place(piece)} did not arrive as it was frozen{self._looked_again(piece, digest)}"
                 )
@@ -102,9 +110,17 @@ class MemoryProof:
         found = ""
         with contextlib.suppress(OSError, ProcError):  # that it differs is what matters
             pids = by_virtual_pid(tree_of(self._init))
-            if piece.image & 0xFF == TYPE_PROCESS and (pid := pids.get(piece.image >> 8)) is not None:
-                of_it = [each for each in proc.mappings(pid) if each.start <= piece.start < each.end]
-                found = "".join(f", mapped {each.permissions} of {harmless(each.path) or 'nothing'}" for each in of_it)
+            if (
+                piece.image & 0xFF == TYPE_PROCESS
+                and (pid := pids.get(piece.image >> 8)) is not None
+            ):
+                of_it = [
+                    each for each in proc.mappings(pid) if each.start <= piece.start < each.end
+                ]
+                found = "".join(
+                    f", mapped {each.permissions} of {harmless(each.path) or 'nothing'}"
+                    for each in of_it
+                )
             with FrozenMemory(pids) as memory:
                 [(_, again)] = proof.digests(iter([piece]), memory.read, self._left_out)
             found += "" if again == first else ", and is another one on the source by now"
@@ -113,7 +129,11 @@ class MemoryProof:
     def _report(self, made: _Made, target_us: int) -> Proof:
         read = [piece for piece, digest in made.digests if digest is not None]
         compared = sum(piece.end - piece.start for piece in read) // PAGE_SIZE
-        missed = 0.0 if self.whole else proof.chance_to_miss(-(-made.pages // 1000), compared, made.pages)
+        missed = (
+            0.0
+            if self.whole
+            else proof.chance_to_miss(-(-made.pages // 1000), compared, made.pages)
+        )
         return Proof(
             whole=self.whole,
             pages=made.pages,

@@ -92,7 +92,10 @@ def encode(message: Message) -> bytes:
     fields: Any = schema.plain(message)
     fields.pop(PAYLOAD, None)
     text = json.dumps(
-        {"type": type(message).__name__, **fields}, separators=(",", ":"), default=schema.plain, allow_nan=False
+        {"type": type(message).__name__, **fields},
+        separators=(",", ":"),
+        default=schema.plain,
+        allow_nan=False,
     )
     return text.encode()
 

@@ -20,7 +20,13 @@ class Carrier(Protocol):
         """One to fill."""
 
     def submit(
-        self, extents: Sequence[PageExtent], buffer: memoryview, used: int, *, final: bool, forget: Sequence[int]
+        self,
+        extents: Sequence[PageExtent],
+        buffer: memoryview,
+        used: int,
+        *,
+        final: bool,
+        forget: Sequence[int],
     ) -> None:
         """Take a batch and the buffer with its bytes."""
 
@@ -32,7 +38,11 @@ class PageBatches:
     """Collects extents; passes a batch on when it is full. `final` pages are images, others go to the store."""
 
     def __init__(
-        self, carrier: Carrier, *, final: bool = False, progress: Callable[[int], None] = lambda data_bytes: None
+        self,
+        carrier: Carrier,
+        *,
+        final: bool = False,
+        progress: Callable[[int], None] = lambda data_bytes: None,
     ) -> None:
         self._carrier, self._final, self._progress = carrier, final, progress
         self._extents: list[PageExtent] = []
@@ -78,7 +88,9 @@ class PageBatches:
     def _pass_on(self) -> None:
         if self._extents:
             self.data_bytes += self._used
-            self._carrier.submit(self._extents, self._buffer, self._used, final=self._final, forget=self._forget)
+            self._carrier.submit(
+                self._extents, self._buffer, self._used, final=self._final, forget=self._forget
+            )
             self._buffer = self._carrier.buffer()
             self._extents, self._forget, self._used, self._pages_gathered = [], [], 0, 0
             self._progress(self.data_bytes)

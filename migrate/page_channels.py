@@ -60,7 +60,9 @@ class PageChannels:
     Hence no condition is shared with them, of which a notification could be lost, but queues that are whole by nature.
     """
 
-    def __init__(self, streams: Sequence[ByteStream], choice: EncodingChoice, limit: RateLimit) -> None:
+    def __init__(
+        self, streams: Sequence[ByteStream], choice: EncodingChoice, limit: RateLimit
+    ) -> None:
         self.count = 0
         self._limit = limit
         self._choice = choice
@@ -178,7 +180,9 @@ def open_streams(connection: Connection, socket_path: Path, count: int) -> list[
     return streams
 
 
-def _open_by_ssh(connection: Connection, command: str, count: int, undo: contextlib.ExitStack) -> Iterator[SshProcess]:
+def _open_by_ssh(
+    connection: Connection, command: str, count: int, undo: contextlib.ExitStack
+) -> Iterator[SshProcess]:
     """As many as ssh(1) opens in time, started side by side."""
     argv = openssh.command_line(connection.destination, command)
     started = []

@@ -38,7 +38,13 @@ class PageRelay:
 
     def _serve(self) -> None:
         try:
-            page_wire.serve(self._sock, self._layout, self._sink, before_close=self._flush, has_parent=self._has_parent)
+            page_wire.serve(
+                self._sock,
+                self._layout,
+                self._sink,
+                before_close=self._flush,
+                has_parent=self._has_parent,
+            )
         except Exception as error:  # noqa: BLE001  (re-raised by join)
             self.failure = error
             # CRIU must not wait for an answer that will never come.

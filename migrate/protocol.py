@@ -57,7 +57,17 @@ from migrate.values import (
     Waits,
 )
 
-__all__ = ["Answer", "Command", "Message", "ProtocolError", "Request", "Streamed", "decode", "encode", "payload_of"]
+__all__ = [
+    "Answer",
+    "Command",
+    "Message",
+    "ProtocolError",
+    "Request",
+    "Streamed",
+    "decode",
+    "encode",
+    "payload_of",
+]
 
 PROTOCOL_VERSION = 2
 

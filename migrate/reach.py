@@ -25,7 +25,11 @@ def by_ssh(destination: Destination) -> Iterator[Connection]:
     """A connection like ssh(1)'s for the length of the block. Raises ConnectError's sub-classes."""
     with contextlib.ExitStack() as stack:
         where = _endpoint(destination)
-        sock = ssh.open_socket(where) if where.proxy is None else stack.enter_context(_through(where.proxy, where))
+        sock = (
+            ssh.open_socket(where)
+            if where.proxy is None
+            else stack.enter_context(_through(where.proxy, where))
+        )
         yield stack.enter_context(ssh.connect(where, sock))
 
 
@@ -35,13 +39,19 @@ def _endpoint(destination: Destination) -> Endpoint:
         if find_program("ssh") is None:
             settings = ssh_config.lookup(destination)
         else:
-            settings = endpoint.parsed(run(endpoint.question(destination), timeout_s=SETTINGS_TIMEOUT_S))
+            settings = endpoint.parsed(
+                run(endpoint.question(destination), timeout_s=SETTINGS_TIMEOUT_S)
+            )
         return Endpoint.of(destination, settings)
     except CommandFailed as error:
         reason = "; ".join(error.stderr.splitlines()) or str(error)
-        raise Unreachable(f"ssh's settings for {destination.name} cannot be had: {reason}") from error
+        raise Unreachable(
+            f"ssh's settings for {destination.name} cannot be had: {reason}"
+        ) from error
     except ValueError as error:
-        raise Unreachable(f"ssh's settings for {destination.name} make no sense: {error}") from error
+        raise Unreachable(
+            f"ssh's settings for {destination.name} make no sense: {error}"
+        ) from error
 
 
 @contextlib.contextmanager
@@ -61,7 +71,9 @@ def _through(proxy: str, where: Endpoint) -> Iterator[socket.socket]:
             said.seek(0)
             words = said.read(4096).decode(errors="replace").split("\n")
             reason = "; ".join(word.strip() for word in words if word.strip()) or str(error)
-            raise Unreachable(f"no SSH connection to {where} through its proxy: {reason}") from error
+            raise Unreachable(
+                f"no SSH connection to {where} through its proxy: {reason}"
+            ) from error
         finally:
             with contextlib.suppress(ProcessLookupError):
                 os.killpg(process.pid, signal.SIGKILL)

@@ -47,7 +47,13 @@ class Fill:
 
     @classmethod
     def of(cls, filled_bytes: int, faults: int, median_us: int, p99_us: int, max_us: int) -> Fill:
-        return cls(bytes=filled_bytes, faults=faults, wait_median_us=median_us, wait_p99_us=p99_us, wait_max_us=max_us)
+        return cls(
+            bytes=filled_bytes,
+            faults=faults,
+            wait_median_us=median_us,
+            wait_p99_us=p99_us,
+            wait_max_us=max_us,
+        )
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -24,7 +24,9 @@ class Signals:
         self.received: int | None = None
 
     def __enter__(self) -> Signals:
-        caught = [number for number in INTERRUPTING if signal.getsignal(number) is not signal.SIG_IGN]
+        caught = [
+            number for number in INTERRUPTING if signal.getsignal(number) is not signal.SIG_IGN
+        ]
         self._previous = {number: signal.signal(number, self._handle) for number in caught}
         return self
 

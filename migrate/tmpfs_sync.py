@@ -47,7 +47,10 @@ class TmpfsSync:
         self._pid = pid
         self._armed: dict[int, Packing] = {}
         with contextlib.ExitStack() as stack:
-            self._roots = [stack.enter_context(TreeRoot.mounted(pid, mount.path, mount.device)) for mount in there]
+            self._roots = [
+                stack.enter_context(TreeRoot.mounted(pid, mount.path, mount.device))
+                for mount in there
+            ]
             self._namespace = os.open(f"/proc/{pid}/ns/mnt", os.O_RDONLY | os.O_CLOEXEC)
             stack.callback(os.close, self._namespace)
             self._stack = stack.pop_all()
@@ -65,14 +68,20 @@ class TmpfsSync:
             pieces = self._agent.request_all(protocol.ListTmpfs(index=index))
             copies = [file for piece in pieces for file in piece.files]
             # tar leaves sockets out: CRIU makes those again that are bound.
-            carried = [path for path, signature in before.files.items() if not stat.S_ISSOCK(signature[MODE])]
+            carried = [
+                path
+                for path, signature in before.files.items()
+                if not stat.S_ISSOCK(signature[MODE])
+            ]
             self._wrong.append(differing(before, carried, copies))
             self._there.append({file.path for file in copies} - before.files.keys())
         return sent
 
     def arm(self) -> None:
         """Start what packs and unpacks the next copy, and wait until it does nothing but wait."""
-        self._armed = {index: Packing(root, self._namespace) for index, root in enumerate(self._roots)}
+        self._armed = {
+            index: Packing(root, self._namespace) for index, root in enumerate(self._roots)
+        }
         self._agent.request(protocol.ArmTmpfs())
         for packing in self._armed.values():
             packing.wait_ready()

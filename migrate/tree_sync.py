@@ -39,7 +39,9 @@ class TreeSync:
     Raises CommandFailed, AgentFailed or AgentGone.
     """
 
-    def __init__(self, tree: Tree, bridge: Bridge, agent: AgentClient, mapped: Callable[[], Iterable[str]]) -> None:
+    def __init__(
+        self, tree: Tree, bridge: Bridge, agent: AgentClient, mapped: Callable[[], Iterable[str]]
+    ) -> None:
         """`mapped` returns the files that processes have mapped now (changes.written_through_mappings)."""
         self._tree, self._agent, self._mapped_now = tree, agent, mapped
         self._root = TreeRoot(tree.root)
@@ -132,7 +134,9 @@ class TreeSync:
         self._wrong = differing(self._before, self._sent, copies)
 
     def _listed(self, paths: tuple[str, ...] | None) -> Iterator[FileState]:
-        for piece in self._agent.request_all(protocol.ListTree(tree=self._tree.destination, paths=paths)):
+        for piece in self._agent.request_all(
+            protocol.ListTree(tree=self._tree.destination, paths=paths)
+        ):
             yield from piece.files
 
     def close(self) -> None:
@@ -154,13 +158,16 @@ class TreeSync:
             times = [DirectoryTime(*directory) for directory in found.directories]
             for piece in in_pieces(times):
                 self._agent.request(
-                    protocol.SetTimes(tree=self._tree.destination, directories=piece), timeout_s=answer_s
+                    protocol.SetTimes(tree=self._tree.destination, directories=piece),
+                    timeout_s=answer_s,
                 )
         return sent
 
     def _remove(self, paths: Sequence[str], answer_s: float) -> None:
         for piece in in_pieces(paths):
-            self._agent.request(protocol.Remove(tree=self._tree.destination, paths=piece), timeout_s=answer_s)
+            self._agent.request(
+                protocol.Remove(tree=self._tree.destination, paths=piece), timeout_s=answer_s
+            )
 
 
 def tried(copy: Callable[[], int]) -> int:

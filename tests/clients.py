@@ -19,7 +19,9 @@ EXCLUDED = "client:*"
 class RedisClient:
     """The 1 ms client on one TCP connection (workloads/redis_client.py, or one like it). Use as a context."""
 
-    def __init__(self, switch: Switch, address: str, port: int = REDIS_PORT, program: str = "redis_client.py") -> None:
+    def __init__(
+        self, switch: Switch, address: str, port: int = REDIS_PORT, program: str = "redis_client.py"
+    ) -> None:
         argv = [sys.executable, "-B", str(WORKLOADS / program), address, str(port)]
         self._process = switch.popen(argv, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
 
@@ -47,7 +49,14 @@ class RedisClient:
 
 def redis_data(switch: Switch, address: str, *words: str) -> Mapping[str, Any]:
     """Run workloads/redis_data.py (fill --mib N, digest)."""
-    argv = [sys.executable, "-B", str(WORKLOADS / "redis_data.py"), address, str(REDIS_PORT), *words]
+    argv = [
+        sys.executable,
+        "-B",
+        str(WORKLOADS / "redis_data.py"),
+        address,
+        str(REDIS_PORT),
+        *words,
+    ]
     return dict(json.loads(switch.run(argv, timeout=300).stdout))
 
 
@@ -69,4 +78,8 @@ def ask(switch: Switch, address: str, port: int, line: str) -> str:
 
 def status(switch: Switch, address: str, port: int) -> Mapping[str, Any]:
     """A workload's own verdict on itself; waits until it answers."""
-    return dict(json.loads(until(lambda: ask(switch, address, port, "STATUS"), f"{address}:{port} to answer")))
+    return dict(
+        json.loads(
+            until(lambda: ask(switch, address, port, "STATUS"), f"{address}:{port} to answer")
+        )
+    )

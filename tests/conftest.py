@@ -22,12 +22,18 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """
     seen: defaultdict[tuple[Path, str, str], list[str]] = defaultdict(list)
     for item in items:
-        if item.get_closest_marker("checkered") and isinstance(item, pytest.Function) and _is_black(item, seen):
+        if (
+            item.get_closest_marker("checkered")
+            and isinstance(item, pytest.Function)
+            and _is_black(item, seen)
+        ):
             item.add_marker("thorough")
         fixtures = set(getattr(item, "fixturenames", ()))
         if {"rig", "rig_name"} & fixtures:
             item.add_marker("rig")
-            item.add_marker(pytest.mark.xdist_group("engines" if "engine" in fixtures else item.path.stem))
+            item.add_marker(
+                pytest.mark.xdist_group("engines" if "engine" in fixtures else item.path.stem)
+            )
 
 
 def _is_black(item: pytest.Function, seen: defaultdict[tuple[Path, str, str], list[str]]) -> bool:
@@ -65,11 +71,24 @@ def rig(rig_name: str, request: pytest.FixtureRequest) -> Iterator[Rig]:
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--vm", action="store_true", help="the nodes are virtual machines: slow")
-    parser.addoption("--gib", type=float, default=0.03, help="memory of each kind in tests of large memory")
-    parser.addoption("--workers", type=int, default=60, help="processes of the server that forks before it serves")
-    parser.addoption("--places", type=int, default=2, help="wrong bytes, of each kind, in the test of the proof")
-    parser.addoption("--files", type=int, default=30_000, help="files of the rootfs in the test of many")
-    parser.addoption("--moves", type=int, default=2, help="moves of the workload that verifies its memory")
+    parser.addoption(
+        "--gib", type=float, default=0.03, help="memory of each kind in tests of large memory"
+    )
+    parser.addoption(
+        "--workers",
+        type=int,
+        default=60,
+        help="processes of the server that forks before it serves",
+    )
+    parser.addoption(
+        "--places", type=int, default=2, help="wrong bytes, of each kind, in the test of the proof"
+    )
+    parser.addoption(
+        "--files", type=int, default=30_000, help="files of the rootfs in the test of many"
+    )
+    parser.addoption(
+        "--moves", type=int, default=2, help="moves of the workload that verifies its memory"
+    )
 
 
 @pytest.fixture

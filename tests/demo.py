@@ -17,7 +17,9 @@ REDIS = ["redis-server", "--bind", "0.0.0.0", "--save", "", "--protected-mode", 
 def main() -> int:
     """Show it. Exit 0 if the connection never broke and nothing was lost."""
     rig = Rig(f"demo-{os.getpid()}")
-    print("Two hosts, alpha and beta: namespaces of this machine, each with its own sshd, on one switch.")
+    print(
+        "Two hosts, alpha and beta: namespaces of this machine, each with its own sshd, on one switch."
+    )
     rig.up()
     try:
         return show(rig)
@@ -45,10 +47,14 @@ def show(rig: Rig) -> int:
             for phase in report["phases"]:
                 print(f"    {phase['name']:<22} {phase['length_us'] / 1000:8.1f} ms")
             kinds = ", ".join(f"{kind} {size:,}" for kind, size in report["bytes_sent"].items())
-            print(f"  bytes sent               {kinds}; {report['frozen_bytes_sent']:,} of them while frozen")
+            print(
+                f"  bytes sent               {kinds}; {report['frozen_bytes_sent']:,} of them while frozen"
+            )
         seen = client.finish()
     whole = seen["contiguous"] and not seen["error"] and redis_digest(rig.switch, ADDRESS) == digest
-    print(f"\nThe client counted to {seen['last']} over one connection with {seen['reconnects']} reconnects.")
+    print(
+        f"\nThe client counted to {seen['last']} over one connection with {seen['reconnects']} reconnects."
+    )
     print("Every key has its value." if whole else f"NOT as it should be: {seen}")
     return 0 if whole else 1
 

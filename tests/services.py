@@ -19,7 +19,9 @@ http {
 }
 """
 #: nginx with a file of that size.
-SERVE = "head -c {mib}M /dev/urandom > /srv/file && exec nginx -e /data/error.log -c /etc/nginx.conf"
+SERVE = (
+    "head -c {mib}M /dev/urandom > /srv/file && exec nginx -e /data/error.log -c /etc/nginx.conf"
+)
 #: PostgreSQL with its data in /data.
 START_POSTGRES = """
 export PATH=$PATH:{bin}
@@ -46,8 +48,13 @@ def write_redis(archive: Path) -> None:
 def write_services(archive: Path) -> None:
     """The image's archive."""
     tools = Layer(
-        programs=["head", "sha256sum", "chown", "setpriv", "nginx"], files={"/etc/nginx.conf": NGINX_CONFIGURATION}
+        programs=["head", "sha256sum", "chown", "setpriv", "nginx"],
+        files={"/etc/nginx.conf": NGINX_CONFIGURATION},
     )
-    programs = [f"{postgres_programs()}/{name}" for name in ("postgres", "initdb", "psql", "pg_amcheck")]
+    programs = [
+        f"{postgres_programs()}/{name}" for name in ("postgres", "initdb", "psql", "pg_amcheck")
+    ]
     trees = ["/usr/lib/postgresql", "/usr/share/postgresql", "/usr/share/zoneinfo/Etc/UTC"]
-    write_archive(archive, node_tree(), IMAGE, [BASE, tools, Layer(programs=programs, paths=trees)], ["sh"])
+    write_archive(
+        archive, node_tree(), IMAGE, [BASE, tools, Layer(programs=programs, paths=trees)], ["sh"]
+    )

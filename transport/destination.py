@@ -34,7 +34,9 @@ class Destination:
         if match is None and "%" not in text and _is_ipv6(text):
             return cls(name=text)
         if match is None:
-            raise ValueError(f"{text[:_MOST]!r} is not a host: write name, user@name or user@name:port")
+            raise ValueError(
+                f"{text[:_MOST]!r} is not a host: write name, user@name or user@name:port"
+            )
         port = int(match["port"]) if match["port"] else None
         if port is not None and not 0 < port < 65536:
             raise ValueError(f"{text!r}: there is no port {port}")
@@ -63,7 +65,12 @@ def _is_ipv6(text: str) -> bool:
 
 
 def _is_plain(word: str, refused: frozenset[str]) -> bool:
-    return word.isprintable() and len(word) <= _MOST and not word.startswith("-") and not refused & set(word)
+    return (
+        word.isprintable()
+        and len(word) <= _MOST
+        and not word.startswith("-")
+        and not refused & set(word)
+    )
 
 
 def _resolves(name: str) -> bool:

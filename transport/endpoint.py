@@ -74,7 +74,9 @@ class Endpoint:
             revoked_keys=next(iter(found.paths("revokedhostkeys")), None),
             algorithms=found.names("hostkeyalgorithms"),
             authority_algorithms=found.names("casignaturealgorithms"),
-            key_files=tuple(found.path(name) for name in found.settings["identityfile"] if name != "none"),
+            key_files=tuple(
+                found.path(name) for name in found.settings["identityfile"] if name != "none"
+            ),
             identities_only=found.one("identitiesonly") == "yes",
             agent=found.agent(),
             proxy=found.proxy(),
@@ -148,7 +150,13 @@ class _Found:
     def agent(self) -> Path | None:
         """IdentityAgent: a socket, or a variable with one; SSH_AUTH_SOCK without a dollar is one, too."""
         text = self.one("identityagent") or ""
-        variable = AGENT_VARIABLE if text == AGENT_VARIABLE else text.removeprefix("$") if text[:1] == "$" else None
+        variable = (
+            AGENT_VARIABLE
+            if text == AGENT_VARIABLE
+            else text.removeprefix("$")
+            if text[:1] == "$"
+            else None
+        )
         if variable is not None:
             text = os.environ.get(variable.strip("{}"), "")
         return self.path(text) if text else None
@@ -159,7 +167,11 @@ class _Found:
             return self._filled(command)
         if hops := self.one("proxyjump"):
             *others, last = (hop.strip() for hop in hops.split(","))
-            where = f"[{self.address}]:{self.port}" if ":" in self.address else f"{self.address}:{self.port}"
+            where = (
+                f"[{self.address}]:{self.port}"
+                if ":" in self.address
+                else f"{self.address}:{self.port}"
+            )
             words = ["ssh", *(["-J", ",".join(others)] if others else []), "-W", where]
             return shlex.join([*words, last if last.startswith("ssh://") else f"ssh://{last}"])
         return None

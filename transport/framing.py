@@ -85,7 +85,9 @@ class FrameStream:
             if not got:
                 if boundary and len(left) == size:
                     raise EndOfStream("the peer closed the stream")
-                raise IncompleteFrame(f"the stream ended {len(left)} bytes before the end of a frame")
+                raise IncompleteFrame(
+                    f"the stream ended {len(left)} bytes before the end of a frame"
+                )
             self._inside_read = True
             left = left[got:]
         return data

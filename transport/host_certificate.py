@@ -111,7 +111,9 @@ class Certificate:
             return "it has expired"
         if not self.principals:
             return "it names no host"
-        if not any(names_host(principal, host) for principal in self.principals if "," not in principal):
+        if not any(
+            names_host(principal, host) for principal in self.principals if "," not in principal
+        ):
             return f"it is for {', '.join(self.principals)}"
         return None
 

@@ -42,7 +42,9 @@ def key_type(blob: bytes) -> str:
     if len(blob) < 4:
         return ""
     (size,) = struct.unpack_from("!I", blob)
-    return blob[4 : 4 + size].decode("ascii", "replace") if 0 < size <= min(64, len(blob) - 4) else ""
+    return (
+        blob[4 : 4 + size].decode("ascii", "replace") if 0 < size <= min(64, len(blob) - 4) else ""
+    )
 
 
 def known(name: str, files: Iterable[Path]) -> Known:
@@ -71,8 +73,14 @@ def revoked_keys(path: Path) -> frozenset[bytes]:
             f"RevokedHostKeys {path} cannot be read ({error.strerror}), so no key is trusted"
         ) from error
     if content.startswith(KRL):
-        raise HostKeyRefused(f"RevokedHostKeys {path} is a binary list, which is not read here: list keys as text")
-    words = (line.split() for line in content.decode(errors="replace").splitlines() if not line.startswith("#"))
+        raise HostKeyRefused(
+            f"RevokedHostKeys {path} is a binary list, which is not read here: list keys as text"
+        )
+    words = (
+        line.split()
+        for line in content.decode(errors="replace").splitlines()
+        if not line.startswith("#")
+    )
     blobs = (_blob(*fields[:2]) for fields in words if len(fields) >= 2)
     return frozenset(blob for blob in blobs if blob is not None)
 
@@ -96,7 +104,9 @@ def _matches(pattern: str, name: str) -> bool:
 def _is_hash_of(field: str, name: str) -> bool:
     """|1|SALT|HMAC-SHA1 of the name, both in base64 (HashKnownHosts)."""
     try:
-        salt, digest = (base64.b64decode(part, validate=True) for part in field[len(HASHED) :].split("|"))
+        salt, digest = (
+            base64.b64decode(part, validate=True) for part in field[len(HASHED) :].split("|")
+        )
     except (ValueError, binascii.Error):
         return False
     return hmac.compare_digest(hmac.new(salt, name.encode(), hashlib.sha1).digest(), digest)

@@ -103,14 +103,18 @@ class RemoteProcess:
 
     def _broke(self, error: Exception) -> IncompleteFrame:
         if (silent_s := self._keepalive.silent_s) is not None:
-            return IncompleteFrame(f"the SSH connection broke: nothing came from the other host for {silent_s:.0f} s")
+            return IncompleteFrame(
+                f"the SSH connection broke: nothing came from the other host for {silent_s:.0f} s"
+            )
         return IncompleteFrame(f"the SSH connection broke: {error or type(error).__name__}")
 
 
 class Connection:
     """An authenticated SSH connection."""
 
-    def __init__(self, transport: paramiko.Transport, endpoint: Endpoint, keepalive: Keepalive) -> None:
+    def __init__(
+        self, transport: paramiko.Transport, endpoint: Endpoint, keepalive: Keepalive
+    ) -> None:
         self._transport, self._keepalive = transport, keepalive
         self.endpoint = endpoint
 
@@ -150,7 +154,9 @@ def open_socket(endpoint: Endpoint, timeout_s: float = 10.0) -> socket.socket:
 
 
 @contextlib.contextmanager
-def connect(endpoint: Endpoint, sock: socket.socket, timeout_s: float = 10.0) -> Iterator[Connection]:
+def connect(
+    endpoint: Endpoint, sock: socket.socket, timeout_s: float = 10.0
+) -> Iterator[Connection]:
     """An SSH connection over `sock`, which leads to the host's sshd, for the length of the block; then it is closed.
 
     Raises Unreachable, HostKeyUnknown, HostKeyChanged, HostKeyRefused or AuthenticationRefused.
@@ -166,10 +172,14 @@ def connect(endpoint: Endpoint, sock: socket.socket, timeout_s: float = 10.0) ->
             transport.start_client(timeout=timeout_s)
             shown = transport.get_remote_server_key()
         except (paramiko.SSHException, OSError, EOFError) as error:
-            raise Unreachable(f"no SSH connection to {endpoint}: {error or type(error).__name__}") from error
+            raise Unreachable(
+                f"no SSH connection to {endpoint}: {error or type(error).__name__}"
+            ) from error
         _verify(shown, known, endpoint)
         _authenticate(transport, endpoint)
-        keepalive = Keepalive(heard, lambda: transport.global_request("keepalive@openssh.com", wait=True))
+        keepalive = Keepalive(
+            heard, lambda: transport.global_request("keepalive@openssh.com", wait=True)
+        )
         stack.callback(keepalive.close)
         yield Connection(transport, endpoint, keepalive)
 
@@ -182,7 +192,11 @@ def _known(endpoint: Endpoint) -> Known:
         raise HostKeyUnknown(f"no key of {endpoint.key_name} in {files}")
     if endpoint.revoked_keys is None:
         return known
-    return Known(known.keys, known.authorities, known.revoked | known_hosts.revoked_keys(endpoint.revoked_keys))
+    return Known(
+        known.keys,
+        known.authorities,
+        known.revoked | known_hosts.revoked_keys(endpoint.revoked_keys),
+    )
 
 
 def _choose_algorithms(options: paramiko.SecurityOptions, endpoint: Endpoint, known: Known) -> None:
@@ -190,7 +204,9 @@ def _choose_algorithms(options: paramiko.SecurityOptions, endpoint: Endpoint, kn
     first = [name for name in FIRST_CIPHERS if name in options.ciphers]
     options.ciphers = (*first, *(name for name in options.ciphers if name not in first))
     plain = [name for name in options.key_types if name != "ssh-rsa"]
-    types = {name for blob in known.keys for name in ALGORITHMS.get(key_type(blob), (key_type(blob),))}
+    types = {
+        name for blob in known.keys for name in ALGORITHMS.get(key_type(blob), (key_type(blob),))
+    }
     certified = [f"{name}{SUFFIX}" for name in plain] if known.authorities else []
     wanted = [*certified, *sorted(plain, key=lambda name: name not in types)]
     options.key_types = tuple(
@@ -206,7 +222,9 @@ def _verify(shown: paramiko.PKey, known: Known, endpoint: Endpoint) -> None:
     name, key = endpoint.key_name, shown.asbytes()
     certificate = _certificate(shown, name)
     if key in known.revoked or (certificate is not None and certificate.authority in known.revoked):
-        raise HostKeyRefused(f"the key of {name} is marked as revoked in known_hosts, or who certified it is")
+        raise HostKeyRefused(
+            f"the key of {name} is marked as revoked in known_hosts, or who certified it is"
+        )
     if certificate is not None and certificate.authority in known.authorities:
         if (objection := _objection(certificate, endpoint)) is not None:
             raise HostKeyRefused(f"the certificate of {name} is no good: {objection}")
@@ -216,7 +234,11 @@ def _verify(shown: paramiko.PKey, known: Known, endpoint: Endpoint) -> None:
     types = {key_type(blob) for blob in known.keys}
     if key_type(key) in types:
         raise HostKeyChanged(f"the key of {name} is not the one in known_hosts")
-    has = f"has only its {', '.join(sorted(types))}" if types else "has an authority, which did not certify it"
+    has = (
+        f"has only its {', '.join(sorted(types))}"
+        if types
+        else "has an authority, which did not certify it"
+    )
     raise HostKeyUnknown(f"{name} shows a key of type {key_type(key)}, and known_hosts {has}")
 
 
@@ -241,7 +263,9 @@ def _objection(certificate: Certificate, endpoint: Endpoint) -> str | None:
     if algorithm == "ssh-rsa" or (allowed is not None and algorithm not in allowed):
         return f"it is signed by {algorithm or 'nothing'}, which is not trusted"
     try:
-        authority = paramiko.PKey.from_type_string(key_type(certificate.authority), certificate.authority)
+        authority = paramiko.PKey.from_type_string(
+            key_type(certificate.authority), certificate.authority
+        )
         good = authority.verify_ssh_sig(certificate.signed, paramiko.Message(certificate.signature))
     except (paramiko.SSHException, ValueError, OverflowError) as error:
         return f"its signature cannot be verified ({error})"
@@ -264,7 +288,9 @@ def _authenticate(transport: paramiko.Transport, endpoint: Endpoint) -> None:
             except BROKEN as error:
                 if offered > 1:  # sshd hangs up after some (MaxAuthTries)
                     break
-                raise Unreachable(f"no SSH connection to {endpoint}: {error or type(error).__name__}") from error
+                raise Unreachable(
+                    f"no SSH connection to {endpoint}: {error or type(error).__name__}"
+                ) from error
     if not offered:
         raise AuthenticationRefused(
             f"there is no key to log in to {endpoint} with, in an agent or in a file without a passphrase"
@@ -295,7 +321,9 @@ def _agent_keys(endpoint: Endpoint, stack: contextlib.ExitStack) -> Sequence[par
     except (OSError, paramiko.SSHException):  # what listens there is no agent
         return ()
     finally:
-        os.environ.pop(AGENT_VARIABLE) if before is None else os.environ.update({AGENT_VARIABLE: before})
+        os.environ.pop(AGENT_VARIABLE) if before is None else os.environ.update(
+            {AGENT_VARIABLE: before}
+        )
     stack.callback(agent.close)
     return agent.get_keys()
 
@@ -313,6 +341,9 @@ def _public_blob(path: Path) -> bytes | None:
     for file in (path.with_name(f"{path.name}.pub"), path):
         with contextlib.suppress(OSError, ValueError):
             fields = file.read_bytes().split()
-            if len(fields) >= 2 and key_type(blob := base64.b64decode(fields[1])) == fields[0].decode():
+            if (
+                len(fields) >= 2
+                and key_type(blob := base64.b64decode(fields[1])) == fields[0].decode()
+            ):
                 return blob
     return None

@@ -74,7 +74,9 @@ class Gate:
         with self._condition:
             self._condition.wait_for(lambda: self._reached or self._lost is not None, timeout_s)
             if not self._reached:
-                raise ConversationLost(self._lost or f"did not reach {self.name} within {timeout_s:g} s")
+                raise ConversationLost(
+                    self._lost or f"did not reach {self.name} within {timeout_s:g} s"
+                )
 
     def open(self) -> None:
         """Let the conversation go on."""
@@ -216,7 +218,11 @@ class Interposer:
         for fd in extra.values():
             os.close(fd)
         return Conversation(
-            runtime=runtime, criu=ours, runtime_pid=runtime_pid, criu_pid=criu_pid, criu_pidfd=criu_pidfd
+            runtime=runtime,
+            criu=ours,
+            runtime_pid=runtime_pid,
+            criu_pid=criu_pid,
+            criu_pidfd=criu_pidfd,
         )
 
     def _relay(self, conversation: Conversation) -> None:
@@ -233,7 +239,9 @@ class Interposer:
                     return
                 self._pass_on(direction, conversation, data, fds)
 
-    def _pass_on(self, direction: Direction, conversation: Conversation, data: bytes, fds: list[int]) -> None:
+    def _pass_on(
+        self, direction: Direction, conversation: Conversation, data: bytes, fds: list[int]
+    ) -> None:
         try:
             direction(conversation, data, fds)
         finally:
@@ -266,7 +274,9 @@ class Interposer:
         for name in DIRECTORY_FIELDS:
             number = getattr(options, name) if options.HasField(name) else -1
             if number >= 0:
-                fd = os.open(f"/proc/{conversation.runtime_pid}/fd/{number}", os.O_RDONLY | os.O_DIRECTORY)
+                fd = os.open(
+                    f"/proc/{conversation.runtime_pid}/fd/{number}", os.O_RDONLY | os.O_DIRECTORY
+                )
                 conversation.opened_fds.append(fd)
                 setattr(options, name, fd)
 
@@ -279,7 +289,9 @@ def receive(sock: socket.socket, size: int, most_fds: int) -> tuple[bytes, list[
     data, fds, flags, _ = socket.recv_fds(sock, size, most_fds)
     if flags & (socket.MSG_TRUNC | socket.MSG_CTRUNC):
         _close(fds)
-        raise ConversationLost(f"a message of more than {size} bytes or {most_fds} descriptors came")
+        raise ConversationLost(
+            f"a message of more than {size} bytes or {most_fds} descriptors came"
+        )
     return data, fds
 
 

@@ -40,7 +40,11 @@ KNOWN: tuple[tuple[re.Pattern[str], str, str], ...] = tuple(
         ),
         # sk-inet.c, sk-unix.c
         (r"In-flight connection \(l\)", "a TCP connection was just being accepted", AGAIN),
-        (r"In-flight connection on non-listening", "a connection of a unix socket was just being accepted", AGAIN),
+        (
+            r"In-flight connection on non-listening",
+            "a connection of a unix socket was just being accepted",
+            AGAIN,
+        ),
         (
             r"External socket is used",
             "a process has a unix socket connected to something outside the container",
@@ -73,8 +77,16 @@ KNOWN: tuple[tuple[re.Pattern[str], str, str], ...] = tuple(
             r"process \2 has a \1 namespace of its own inside the container",
             "end it before the move: containers and sandboxes inside a container cannot come along",
         ),
-        (r"Zombies with threads|Zombie thread", "a process ended while threads of it still run", AGAIN),
-        (r"Individually stopped threads", "single threads of a process are stopped", "let them run on, or stop all"),
+        (
+            r"Zombies with threads|Zombie thread",
+            "a process ended while threads of it still run",
+            AGAIN,
+        ),
+        (
+            r"Individually stopped threads",
+            "single threads of a process are stopped",
+            "let them run on, or stop all",
+        ),
         (
             r"Can't dump that handle",
             "a process watches a file by inotify or fanotify whose path CRIU cannot find",

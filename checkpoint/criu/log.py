@@ -16,7 +16,9 @@ MOST_BYTES = 1 << 20
 
 def errors(path: Path) -> list[str]:
     """The last "Error" lines of a CRIU log (criu/log.c), without time stamps. Empty when there is none."""
-    found = [line for line in _lines(path) if "Error (" in line and not any(h in line for h in HARMLESS)]
+    found = [
+        line for line in _lines(path) if "Error (" in line and not any(h in line for h in HARMLESS)
+    ]
     return [line[line.index("Error (") :] for line in found][-MOST:]
 
 

@@ -125,7 +125,9 @@ def serve(
             raise ImageError(f"page server: unknown command {word:#x}")
 
 
-def _take(sock: socket.socket, piece: memoryview, sink: Sink, extent: tuple[int, int, int, int]) -> None:
+def _take(
+    sock: socket.socket, piece: memoryview, sink: Sink, extent: tuple[int, int, int, int]
+) -> None:
     dst_id, vaddr, pages, flags = extent
     while pages:
         count = min(pages, PIECE_BYTES // PAGE_SIZE)

@@ -51,9 +51,13 @@ def kerndat_with_tracking() -> bytes | None:
 def _is_taken_for_tracking(kerndat: bytes) -> bool:
     with tempfile.TemporaryDirectory(prefix="migrate-") as name:
         env = install_shim(Path(name), kerndat)
-        shim = Path(name) / "bin" / "criu"  # by its interpreter: the directory may be on a file system without programs
+        shim = (
+            Path(name) / "bin" / "criu"
+        )  # by its interpreter: the directory may be on a file system without programs
         try:
-            run([sys.executable, "-IS", str(shim), "check", "--feature", "mem_dirty_track"], env=env)
+            run(
+                [sys.executable, "-IS", str(shim), "check", "--feature", "mem_dirty_track"], env=env
+            )
         except CommandFailed:
             return False
     return True

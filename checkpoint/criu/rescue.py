@@ -48,12 +48,17 @@ def _tcp_sockets(pid: int) -> Iterator[socket.socket]:
     """Our own duplicates of a process's TCP sockets; each is closed again before the next."""
     with contextlib.suppress(OSError), _pidfd(pid) as pidfd:
         for number in os.listdir(f"/proc/{pid}/fd"):
-            with contextlib.suppress(OSError):  # the process runs: one may have been closed meanwhile
+            with contextlib.suppress(
+                OSError
+            ):  # the process runs: one may have been closed meanwhile
                 if os.readlink(f"/proc/{pid}/fd/{number}").startswith("socket:"):
                     fd = libc.syscall(SYS_PIDFD_GETFD, pidfd, int(number), 0)
                     if fd >= 0:
                         with socket.socket(fileno=fd) as sock:
-                            if sock.family in (socket.AF_INET, socket.AF_INET6) and sock.type == socket.SOCK_STREAM:
+                            if (
+                                sock.family in (socket.AF_INET, socket.AF_INET6)
+                                and sock.type == socket.SOCK_STREAM
+                            ):
                                 yield sock
 
 

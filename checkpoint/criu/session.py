@@ -45,7 +45,9 @@ class Edits:
 
     def apply(self, options: rpc.Message) -> None:
         options.log_level = LOG_LEVEL_WARNING
-        options.notify_scripts = True  # crun asks for none when it dumps, and passes them over when they come
+        options.notify_scripts = (
+            True  # crun asks for none when it dumps, and passes them over when they come
+        )
         if self.nftables:
             options.network_lock = rpc.network_lock_nftables()
         if self.one_cgroup:
@@ -161,7 +163,9 @@ class DumpRole(_HeldRole):
         super().edit(options)
         # The cgroup freezer is polled in 100 ms steps; ptrace freezes in well under one.
         options.ClearField("freeze_cgroup")
-        if self.edits.network_namespace and not any(name.startswith("net[") for name in options.external):
+        if self.edits.network_namespace and not any(
+            name.startswith("net[") for name in options.external
+        ):
             number = os.stat(self.edits.network_namespace).st_ino
             options.external.append(f"net[{number}]:{OWN_NETWORK}")
 
@@ -272,7 +276,9 @@ class RestoreRole(_HeldRole):
         self._conversation.opened_fds.append(fd)
         options.images_dir_fd = options.work_dir_fd = fd
         if self.edits.one_cgroup:
-            for root in options.cg_root:  # runc has done so before; crun leaves it to CRIU, which is told not to
+            for root in (
+                options.cg_root
+            ):  # runc has done so before; crun leaves it to CRIU, which is told not to
                 cgroups.enter(self._conversation.criu_pid, root.path, root.ctrl)
                 if not root.ctrl:
                     _show_own_cgroups(options, root.path)
@@ -289,7 +295,9 @@ class RestoreRole(_HeldRole):
     def network_namespace(self) -> str:
         """A path of the one that the runtime has made or was given. As long as it waits at the RESTORE request."""
         assert self._conversation is not None
-        fd = next(inherited.fd for inherited in self.options.inherit_fd if inherited.key == OWN_NETWORK)
+        fd = next(
+            inherited.fd for inherited in self.options.inherit_fd if inherited.key == OWN_NETWORK
+        )
         return f"/proc/{self._conversation.criu_pid}/fd/{fd}"
 
     def wait_making_tasks(self, timeout_s: float) -> None:

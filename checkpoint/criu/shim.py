@@ -25,7 +25,12 @@ MAX_FDS = 8
 def real_criu() -> str:
     """The next `criu` on PATH that is not this file."""
     own = os.stat(__file__)
-    for directory in [*os.environ.get("PATH", os.defpath).split(":"), "/usr/local/sbin", "/usr/sbin", "/sbin"]:
+    for directory in [
+        *os.environ.get("PATH", os.defpath).split(":"),
+        "/usr/local/sbin",
+        "/usr/sbin",
+        "/sbin",
+    ]:
         path = os.path.join(directory or ".", "criu")
         if os.access(path, os.X_OK) and not os.path.samestat(os.stat(path), own):
             return path

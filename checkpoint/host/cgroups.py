@@ -93,7 +93,11 @@ class Hierarchies:
 
     def claim(self) -> None:
         """What has come into being since is this container's."""
-        self._claimed = [PathIdentity(directory) for directory in self._present() if directory not in self._before]
+        self._claimed = [
+            PathIdentity(directory)
+            for directory in self._present()
+            if directory not in self._before
+        ]
 
     def remove_claimed(self) -> None:
         """Remove it, with the cgroups in it, as far as no process is in them."""

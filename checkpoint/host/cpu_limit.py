@@ -42,7 +42,9 @@ class CpuLimit:
             self._files[0].write_text(f"{quota} {PERIOD_US}")
             return
         quota_file, period_file = self._files
-        quota_file.write_text("-1")  # a period that breaks a parent's limit together with the old quota is refused
+        quota_file.write_text(
+            "-1"
+        )  # a period that breaks a parent's limit together with the old quota is refused
         period_file.write_text(str(PERIOD_US))
         quota_file.write_text(str(quota))
 
@@ -74,7 +76,10 @@ def _cpu_seconds(init: int) -> float:
 
 def _files(init: int) -> list[Path]:
     """v2: [cpu.max]. v1: [cpu.cfs_quota_us, cpu.cfs_period_us]."""
-    for controller, names in (("cpu", ["cpu.cfs_quota_us", "cpu.cfs_period_us"]), ("", ["cpu.max"])):
+    for controller, names in (
+        ("cpu", ["cpu.cfs_quota_us", "cpu.cfs_period_us"]),
+        ("", ["cpu.max"]),
+    ):
         for directory in cgroups.directories(init, controller):
             files = [directory / name for name in names]
             if all(file.exists() for file in files):

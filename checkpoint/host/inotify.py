@@ -37,7 +37,9 @@ class Watches:
 
     def add(self, directory: Path | str, mask: int) -> int:
         """Watch one for events of these kinds. Returns the number by which they name it. Raises OSError."""
-        number = int(libc.inotify_add_watch(self.descriptor, os.fsencode(directory), mask | IN_ONLYDIR))
+        number = int(
+            libc.inotify_add_watch(self.descriptor, os.fsencode(directory), mask | IN_ONLYDIR)
+        )
         if number < 0:
             error = ctypes.get_errno()
             raise OSError(error, os.strerror(error), str(directory))
@@ -47,7 +49,8 @@ class Watches:
         """Yield what came since the last call. The kernel's queue has an end: then one has no watch. Raises OSError."""
         while True:
             try:
-                data = os.read(self.descriptor, BUFFER)  # short result: the kernel gives whole events (inotify(7))
+                # The kernel gives whole events (inotify(7)).
+                data = os.read(self.descriptor, BUFFER)  # short result: of whole events
             except BlockingIOError:
                 return
             yield from events_in(data)

@@ -18,7 +18,10 @@ def has_listener(path: Path) -> bool:
             caller.connect(str(path))
         except BlockingIOError:  # it has not taken the connections before this one yet
             return True
-        except (ConnectionRefusedError, FileNotFoundError):  # its owner was killed (unix(7)), or closes it just now
+        except (
+            ConnectionRefusedError,
+            FileNotFoundError,
+        ):  # its owner was killed (unix(7)), or closes it just now
             return False
     return True
 

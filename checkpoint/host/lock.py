@@ -102,7 +102,9 @@ def _alone() -> Iterator[None]:
         deadline = time.monotonic() + DIRECTORY_TIMEOUT_S
         while not _flock(fd):
             if time.monotonic() > deadline:
-                raise TimeoutError(f"a process has kept {DIRECTORY} locked for {DIRECTORY_TIMEOUT_S:g} s")
+                raise TimeoutError(
+                    f"a process has kept {DIRECTORY} locked for {DIRECTORY_TIMEOUT_S:g} s"
+                )
             time.sleep(LOOK_AGAIN_S)
         yield
     finally:

@@ -42,7 +42,9 @@ def use_of(list_processes: Callable[[], list[int]]) -> MemoryUse:
         if set(pids) <= before:
             break
     resident = sum(fields.get("Pss", 0) for fields in rollups)
-    restored = sum(fields.get(name, 0) for fields in rollups for name in ("Anonymous", "Pss_Shmem", "Swap"))
+    restored = sum(
+        fields.get(name, 0) for fields in rollups for name in ("Anonymous", "Pss_Shmem", "Swap")
+    )
     return MemoryUse(resident_bytes=resident, restored_bytes=max(restored, resident))
 
 
@@ -82,14 +84,19 @@ def _cgroup_bounds() -> list[int]:
     bounds = []
     for controllers, path in proc.cgroups("self"):
         if "memory" in controllers.split(","):
-            base, names = Path("/sys/fs/cgroup/memory"), ("memory.limit_in_bytes", "memory.usage_in_bytes")
+            base, names = (
+                Path("/sys/fs/cgroup/memory"),
+                ("memory.limit_in_bytes", "memory.usage_in_bytes"),
+            )
         elif not controllers:
             base, names = Path("/sys/fs/cgroup"), ("memory.max", "memory.current")
         else:
             continue
         directory = base / path.lstrip("/")
         for level in (directory, *directory.parents):
-            with contextlib.suppress(OSError, ValueError):  # "max", or a level without the controller
+            with contextlib.suppress(
+                OSError, ValueError
+            ):  # "max", or a level without the controller
                 limit, usage = (int((level / name).read_text()) for name in names)
                 bounds.append(limit - usage + _reclaimable(level))
             if level == base:

@@ -72,7 +72,9 @@ class Maker:
         owned, withheld = self._owned.get(str(path), UNKNOWN), self._withheld(path)
         new = path.with_name(f".{path.name}.new")
         new.unlink(missing_ok=True)
-        fd = os.open(new, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, PRIVATE_FILE)
+        fd = os.open(
+            new, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, PRIVATE_FILE
+        )
         with open(fd, "wb") as file:
             _give(fd, owned, withheld)
             file.write(content)

@@ -146,7 +146,15 @@ def _mount(line: str) -> Mount:
         seen, _, behind = line.partition(" - ")
         number, _, device, root, point, _, *propagation = seen.split(" ")
         kind, _, options = behind.split(" ", 2)
-        return Mount(int(number), device, unescaped(root), unescaped(point), tuple(propagation), kind, options)
+        return Mount(
+            int(number),
+            device,
+            unescaped(root),
+            unescaped(point),
+            tuple(propagation),
+            kind,
+            options,
+        )
     except ValueError as error:
         raise ProcError(f"{line[:80]!r} is no line of mountinfo") from error
 
@@ -155,7 +163,9 @@ def _mapping(line: str) -> Mapping:
     try:
         addresses, permissions, _, device, inode, path = line.split(" ", 5)
         start, end = addresses.split("-")
-        found = Mapping(int(start, 16), int(end, 16), permissions, device, int(inode), path.lstrip(" "))
+        found = Mapping(
+            int(start, 16), int(end, 16), permissions, device, int(inode), path.lstrip(" ")
+        )
     except ValueError as error:
         raise ProcError(f"{line[:80]!r} is no line of maps") from error
     if not 0 <= found.start < found.end or len(permissions) != len("rwxp"):

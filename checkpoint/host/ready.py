@@ -10,4 +10,6 @@ def ready(*descriptors: int, timeout_s: float | None = None) -> list[int]:
     poll = select.poll()
     for descriptor in descriptors:
         poll.register(descriptor, select.POLLIN)
-    return [descriptor for descriptor, _ in poll.poll(None if timeout_s is None else timeout_s * 1000)]
+    return [
+        descriptor for descriptor, _ in poll.poll(None if timeout_s is None else timeout_s * 1000)
+    ]

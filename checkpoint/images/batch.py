@@ -42,7 +42,10 @@ def digest_of(data: bytes | memoryview) -> str:
 
 
 def unpack(
-    extents: Sequence[PageExtent], payload: bytes | bytearray | memoryview, encoded: str, digest: str
+    extents: Sequence[PageExtent],
+    payload: bytes | bytearray | memoryview,
+    encoded: str,
+    digest: str,
 ) -> Iterator[Extent]:
     """The extents of a batch with their bytes, zeros in pieces made as they are taken.
 
@@ -51,7 +54,9 @@ def unpack(
     there = [extent for extent in extents if extent.flags & PE_PRESENT]
     size = sum(extent.pages for extent in there if not extent.zero) * PAGE_SIZE
     if size > MAX_BYTES or sum(extent.pages for extent in there) > MAX_PAGES:
-        raise ImageError(f"a batch of {len(there)} extents with {size} bytes of pages is over the bound")
+        raise ImageError(
+            f"a batch of {len(there)} extents with {size} bytes of pages is over the bound"
+        )
     data = encoding.decode(payload, encoded, size)
     if digest_of(data) != digest:
         raise ImageError("a batch of pages was damaged on the way")

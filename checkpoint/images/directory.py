@@ -36,10 +36,14 @@ def ram_directory(name: str, size_bytes: int, tell: Callable[[str], None]) -> It
         try:
             path.mkdir(mode=MODE)
         except FileExistsError as error:
-            raise ImageError(f"{path} exists: a migration of that id is already under way") from error
+            raise ImageError(
+                f"{path} exists: a migration of that id is already under way"
+            ) from error
         try:
             if not _mount(path, size_bytes) and _swaps():
-                tell("images may be swapped out: this kernel cannot keep a tmpfs from it (Linux 6.4 can)")
+                tell(
+                    "images may be swapped out: this kernel cannot keep a tmpfs from it (Linux 6.4 can)"
+                )
             claimed = claim(path)
         except Exception:
             remove_ram_directory(path)
@@ -123,7 +127,9 @@ def remove_abandoned() -> Iterator[str]:
             else:
                 yield f"{path}, left by a move that was killed, was removed: {size_bytes >> 20} MiB of RAM"
         # A move that has no directory yet may listen already: for the files of an image.
-        for name in {path.stem for path in RUN.iterdir() if NAME.fullmatch(path.stem) and path.is_socket()}:
+        for name in {
+            path.stem for path in RUN.iterdir() if NAME.fullmatch(path.stem) and path.is_socket()
+        }:
             if not (RUN / name).exists():
                 remove_sockets(RUN / name)
 

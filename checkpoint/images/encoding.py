@@ -30,7 +30,9 @@ def _find_zstd() -> tuple[Compress, Decompress] | None:
         bounded = {zstd.DecompressionParameter.window_log_max: WINDOW_LOG}
         return (
             lambda data: bytes(zstd.compress(data, LEVEL)),
-            lambda data, limit: bytes(zstd.ZstdDecompressor(options=bounded).decompress(data, limit + 1)),
+            lambda data, limit: bytes(
+                zstd.ZstdDecompressor(options=bounded).decompress(data, limit + 1)
+            ),
         )
     try:
         import zstandard
@@ -39,7 +41,9 @@ def _find_zstd() -> tuple[Compress, Decompress] | None:
     return (
         lambda data: zstandard.ZstdCompressor(level=LEVEL).compress(data),
         lambda data, limit: (
-            zstandard.ZstdDecompressor(max_window_size=1 << WINDOW_LOG).stream_reader(data).read(limit + 1)
+            zstandard.ZstdDecompressor(max_window_size=1 << WINDOW_LOG)
+            .stream_reader(data)
+            .read(limit + 1)
         ),
     )
 
@@ -68,5 +72,7 @@ def decode(payload: bytes | bytearray | memoryview, encoding: str, size: int) ->
     else:
         raise ImageError(f"pages come in an unknown encoding {encoding!r}")
     if len(data) != size:
-        raise ImageError(f"a batch of pages has {len(data) - size:+} bytes beside the {size} it should have")
+        raise ImageError(
+            f"a batch of pages has {len(data) - size:+} bytes beside the {size} it should have"
+        )
     return data

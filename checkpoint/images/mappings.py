@@ -28,7 +28,8 @@ def may_be_lazy(path: Path) -> list[Range]:
         [
             (vma.start, vma.end)
             for vma in mappings
-            if vma.flags & (private | MAP_LOCKED | MAP_HUGETLB) == private and not vma.status & SPECIAL
+            if vma.flags & (private | MAP_LOCKED | MAP_HUGETLB) == private
+            and not vma.status & SPECIAL
         ],
         [],
     )
@@ -38,11 +39,15 @@ def _mappings(path: Path) -> list[Any]:
     """The vma_entry messages of an mm image, whose one message ends with the file. Raises ImageError."""
     data = path.read_bytes()
     if len(data) < HEADER.size or HEADER.unpack_from(data)[0] != len(data) - HEADER.size:
-        raise ImageError(f"{path.name} is damaged: it has {len(data)} bytes, and its message another number of them")
+        raise ImageError(
+            f"{path.name} is damaged: it has {len(data)} bytes, and its message another number of them"
+        )
     try:
         found = list(memory_map().FromString(data[HEADER.size :]).vmas)
     except DECODE_ERRORS as error:
         raise ImageError(f"{path.name} is damaged") from error
     if any(vma.start >= vma.end for vma in found):
-        raise ImageError(f"{path.name} is damaged: it has a mapping that ends where it begins, or before")
+        raise ImageError(
+            f"{path.name} is damaged: it has a mapping that ends where it begins, or before"
+        )
     return found

@@ -46,7 +46,14 @@ def encode_entry(vaddr: int, pages: int, flags: int) -> bytes:
     """
     compat = pages if pages <= U32_MAX else 0
     return _sized(
-        b"\x08" + varint(vaddr) + b"\x10" + varint(compat) + b"\x20" + varint(flags) + b"\x28" + varint(pages)
+        b"\x08"
+        + varint(vaddr)
+        + b"\x10"
+        + varint(compat)
+        + b"\x20"
+        + varint(flags)
+        + b"\x28"
+        + varint(pages)
     )
 
 
@@ -67,7 +74,9 @@ class _Image:
             last_vaddr, last_pages, last_flags = self.entries[-1]
             end = last_vaddr + last_pages * PAGE_SIZE
             if vaddr < end:
-                raise ImageError(f"{self.name}: extent at {vaddr:#x} comes after one that ends at {end:#x}")
+                raise ImageError(
+                    f"{self.name}: extent at {vaddr:#x} comes after one that ends at {end:#x}"
+                )
             if vaddr == end and flags == last_flags:
                 self.entries[-1] = (last_vaddr, last_pages + pages, flags)
                 return
@@ -107,7 +116,9 @@ class PageImages:
         """Write every pagemap image; the pages are in place already."""
         for image in self._images.values():
             body = [encode_entry(*entry) for entry in image.entries]
-            (self._directory / image.name).write_bytes(b"".join([MAGICS, encode_head(image.pages_id), *body]))
+            (self._directory / image.name).write_bytes(
+                b"".join([MAGICS, encode_head(image.pages_id), *body])
+            )
 
     def by_id(self) -> dict[int, _Image]:
         """Return every image that was begun."""

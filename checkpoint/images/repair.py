@@ -37,7 +37,9 @@ def _with_periodic_timer(message: bytes) -> bytes:
     if message[:2] == bytes((0x08, fdinfo().TIMERFD)):
         entry = fdinfo().file_entry.FromString(message)
         if not entry.IsInitialized():
-            raise ImageError(f"{FILES} has a timer that lacks {', '.join(entry.FindInitializationErrors())}")
+            raise ImageError(
+                f"{FILES} has a timer that lacks {', '.join(entry.FindInitializationErrors())}"
+            )
         timer = entry.tfd
         if not (timer.vsec or timer.vnsec) and (timer.isec or timer.insec):
             timer.vnsec = 1

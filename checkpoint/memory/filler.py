@@ -48,7 +48,12 @@ class Served:
         ordered = sorted(wait // 1000 for wait in self.waits_ns)
         if not ordered:
             return [0, 0, 0, 0]
-        return [len(ordered), ordered[len(ordered) // 2], ordered[len(ordered) * 99 // 100], ordered[-1]]
+        return [
+            len(ordered),
+            ordered[len(ordered) // 2],
+            ordered[len(ordered) * 99 // 100],
+            ordered[-1],
+        ]
 
 
 class Filler:
@@ -77,7 +82,9 @@ class Filler:
     def bring_first(self, hot: Mapping[int, Sequence[Range]]) -> None:
         """What each image's address spaces will want at once."""
         for number in self._spaces.numbers():
-            self._first.extend((number, wanted) for wanted in hot.get(self._spaces[number].image, ()))
+            self._first.extend(
+                (number, wanted) for wanted in hot.get(self._spaces[number].image, ())
+            )
 
     def watch_other(self, descriptor: int) -> None:
         """`turn` is to tell when this one can be read."""
@@ -163,7 +170,9 @@ class Filler:
         if piece is not None:
             return self._copy(number, piece)
         try:
-            uffd_fill.zero(self._spaces[number].uffd, address - address % PAGE_SIZE)  # it never had content
+            uffd_fill.zero(
+                self._spaces[number].uffd, address - address % PAGE_SIZE
+            )  # it never had content
         except NotNow:
             return False
         except Ended:

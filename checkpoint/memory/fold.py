@@ -18,7 +18,9 @@ PIECE_BYTES = 1 << 20
 LEAST_GIVEN_BYTES = 256 << 10
 
 
-def fold(store: PageStore, images: PageImages, dst_id: int, extents: Iterable[tuple[int, int, bool]]) -> list[Range]:
+def fold(
+    store: PageStore, images: PageImages, dst_id: int, extents: Iterable[tuple[int, int, bool]]
+) -> list[Range]:
     """Append (vaddr, pages, lazy) extents to an image, which exists afterwards even without any.
 
     CRIU asks for an image of every shared mapping, also of one that no process ever wrote to. Lazy pages

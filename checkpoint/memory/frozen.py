@@ -64,7 +64,9 @@ class FrozenMemory:
         with contextlib.suppress(OSError):
             if image & 0xFF == TYPE_PROCESS:
                 pid = self._pids.get(number)
-                return None if pid is None else os.open(f"/proc/{pid}/mem", os.O_RDONLY | os.O_CLOEXEC)
+                return (
+                    None if pid is None else os.open(f"/proc/{pid}/mem", os.O_RDONLY | os.O_CLOEXEC)
+                )
             for path in self._shared_memory(number):
                 return os.open(path, os.O_RDONLY | os.O_CLOEXEC)
         return None
@@ -84,7 +86,9 @@ class FrozenMemory:
             for name in os.listdir(f"/proc/{pid}/fd"):
                 path = f"/proc/{pid}/fd/{name}"
                 with contextlib.suppress(OSError):
-                    if (found := os.stat(path)).st_ino == inode and found.st_dev == _shared_memory_device():
+                    if (
+                        found := os.stat(path)
+                    ).st_ino == inode and found.st_dev == _shared_memory_device():
                         yield path
 
 

@@ -104,7 +104,9 @@ def find_syscall(pid: int) -> int:
 
 def has_seccomp(tid: int) -> bool:
     """Whether a filter or strict mode is on (proc(5), Seccomp)."""
-    with open(f"/proc/{tid}/status", "rb") as status:  # the process's name, which may be no text, is in it
+    with open(
+        f"/proc/{tid}/status", "rb"
+    ) as status:  # the process's name, which may be no text, is in it
         return any(line.startswith(b"Seccomp:") and line.split()[1] != b"0" for line in status)
 
 
@@ -175,7 +177,9 @@ class Stopped:
         return dict(zip(NAMES, REGISTERS.unpack(buffer.raw)))  # noqa: B905
 
     def set_registers(self, values: dict[str, int]) -> None:
-        buffer = ctypes.create_string_buffer(REGISTERS.pack(*(values[name] for name in NAMES)), REGISTERS.size)
+        buffer = ctypes.create_string_buffer(
+            REGISTERS.pack(*(values[name] for name in NAMES)), REGISTERS.size
+        )
         ptrace(PTRACE_SETREGS, self.tid, 0, ctypes.addressof(buffer))
 
     def resumable(self) -> dict[str, int]:

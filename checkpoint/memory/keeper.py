@@ -77,14 +77,18 @@ class Keeper:
         return os.waitstatus_to_exitcode(status) == 0
 
     def _tell(self, message: bytes, uffd: int) -> None:
-        with contextlib.suppress(BrokenPipeError, ConnectionResetError):  # it was killed; the pager is there
+        with contextlib.suppress(
+            BrokenPipeError, ConnectionResetError
+        ):  # it was killed; the pager is there
             socket.send_fds(self._socket, [message], [uffd] if uffd >= 0 else [])
 
 
 class _StandBy:
     """The process itself."""
 
-    def __init__(self, pager: socket.socket, spaces: AddressSpaces, store: PageStore, directory: Path) -> None:
+    def __init__(
+        self, pager: socket.socket, spaces: AddressSpaces, store: PageStore, directory: Path
+    ) -> None:
         self._pager, self._spaces, self._store = pager, spaces, store
         claimed = claim(directory)  # until this process ends; the agent may end before it
         os.setsid()  # what is sent to the agent and its group is not for this one
@@ -100,7 +104,9 @@ class _StandBy:
                 keep_to_itself()
                 locked = True
             message, fds, flags, _ = socket.recv_fds(self._pager, MAX_MESSAGE, 1)
-            if flags & (socket.MSG_TRUNC | socket.MSG_CTRUNC):  # no descriptor is free: this one can follow no further
+            if flags & (
+                socket.MSG_TRUNC | socket.MSG_CTRUNC
+            ):  # no descriptor is free: this one can follow no further
                 os._exit(1)
             if message == DONE:
                 os._exit(0)

@@ -75,7 +75,10 @@ class Missing:
     def move(self, old: int, new: int, size: int) -> None:
         """mremap(2): what is missing there is missing here; what was here is gone."""
         by = new - old
-        moved = [Piece(start + by, end + by, shift - by) for start, end, shift in self.within(old, old + size)]
+        moved = [
+            Piece(start + by, end + by, shift - by)
+            for start, end, shift in self.within(old, old + size)
+        ]
         self.drop(old, old + size)
         self.drop(new, new + size)
         at = self._from(new)

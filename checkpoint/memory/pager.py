@@ -119,7 +119,9 @@ class Pager:
             self._hang_up()
         except Exception as error:  # noqa: BLE001  (the keeper goes on from here)
             done = keeper is not None and keeper.take_over()
-            self._failure = ImageError(f"{'filled in by the stand-by process' if done else 'not in place'}: {error}")
+            self._failure = ImageError(
+                f"{'filled in by the stand-by process' if done else 'not in place'}: {error}"
+            )
         finally:
             self._spaces.close_all()
             self._listener.close()

@@ -69,7 +69,9 @@ def sample(images: Images, seed: bytes, pages: int = SAMPLE_PAGES) -> Iterator[P
         yield Piece(image=image, start=start, end=start + PAGE_SIZE)
 
 
-def digests(pieces: Iterator[Piece], read: Reader, left_out: Areas) -> Iterator[tuple[Piece, bytes | None]]:
+def digests(
+    pieces: Iterator[Piece], read: Reader, left_out: Areas
+) -> Iterator[tuple[Piece, bytes | None]]:
     """Yield each piece with the digest of its content; None where it cannot be read.
 
     What is in an area of `left_out` counts as zeros.

@@ -24,7 +24,9 @@ class Restorable:
     def pages(self) -> dict[int, list[Range]]:
         """Return by image all pages that it has, in rising order."""
         return {
-            dst_id: ranges.union([(vaddr, vaddr + pages * PAGE_SIZE) for vaddr, pages, _ in image.entries], [])
+            dst_id: ranges.union(
+                [(vaddr, vaddr + pages * PAGE_SIZE) for vaddr, pages, _ in image.entries], []
+            )
             for dst_id, image in self._images.items()
         }
 
@@ -33,7 +35,9 @@ class Restorable:
         image = self._images[dst_id]
         index = bisect.bisect_right(image.entries, address, key=lambda entry: entry[0]) - 1
         while view:
-            vaddr, pages, flags = image.entries[index] if 0 <= index < len(image.entries) else (0, 0, 0)
+            vaddr, pages, flags = (
+                image.entries[index] if 0 <= index < len(image.entries) else (0, 0, 0)
+            )
             size = min(len(view), vaddr + pages * PAGE_SIZE - address)
             if address < vaddr or size <= 0:
                 raise ImageError(f"{image.name}: the page at {address:#x} is not in it")

@@ -164,4 +164,6 @@ def _write(fd: int, data: memoryview, offset: int) -> None:
     except OSError as error:
         if error.errno != errno.ENOSPC:
             raise
-        raise ImageError("the page store is full: the container's memory grew too much during the move") from error
+        raise ImageError(
+            "the page store is full: the container's memory grew too much during the move"
+        ) from error

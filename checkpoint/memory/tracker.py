@@ -31,7 +31,9 @@ class Tracker:
                 undo.callback(os.close, self._pidfd)
                 self.virtual_pid = virtual_pid(pid)
                 if reads_directly(pid):
-                    raise TrackingUnavailable(f"process {pid}: it has a file open for direct I/O, which is not seen")
+                    raise TrackingUnavailable(
+                        f"process {pid}: it has a file open for direct I/O, which is not seen"
+                    )
                 self._uffd, self.stopped_us = _inject(pid)
                 undo.callback(os.close, self._uffd)
                 uffd.enable(self._uffd)
@@ -42,7 +44,9 @@ class Tracker:
             except ProcError as error:
                 raise TrackingUnavailable(f"process {pid}: {error}") from error
             if mappings and failed == len(mappings):
-                raise TrackingUnavailable(f"process {pid}: its memory is watched by another userfaultfd")
+                raise TrackingUnavailable(
+                    f"process {pid}: its memory is watched by another userfaultfd"
+                )
             undo.pop_all()
 
     def ended(self) -> bool:
@@ -90,7 +94,13 @@ def _inject(pid: int) -> tuple[int, int]:
     ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     with ours:
         with theirs:
-            argv = [sys.executable, "-IS", str(Path(inject.__file__)), str(pid), str(theirs.fileno())]
+            argv = [
+                sys.executable,
+                "-IS",
+                str(Path(inject.__file__)),
+                str(pid),
+                str(theirs.fileno()),
+            ]
             child = run.start(argv, pass_fds=[theirs.fileno()], stderr=subprocess.DEVNULL)
         ours.settimeout(INJECT_TIMEOUT_S)
         try:

@@ -81,7 +81,11 @@ def register(uffd: int, mappings: list[Range]) -> int:
     failed = 0
     for start, end in mappings:
         try:
-            fcntl.ioctl(uffd, UFFDIO_REGISTER, bytearray(struct.pack("4Q", start, end - start, REGISTER_MODE_WP, 0)))
+            fcntl.ioctl(
+                uffd,
+                UFFDIO_REGISTER,
+                bytearray(struct.pack("4Q", start, end - start, REGISTER_MODE_WP, 0)),
+            )
         except OSError:
             failed += 1
     return failed
@@ -94,7 +98,11 @@ def scan_written(pid: int) -> list[Range]:
     """
     # Neither file-backed nor the zero page, and present or swapped out.
     return _scan(
-        pid, SCAN_WP_MATCHING, IS_FILE | IS_PFNZERO, IS_WRITTEN | IS_FILE | IS_PFNZERO, IS_PRESENT | IS_SWAPPED
+        pid,
+        SCAN_WP_MATCHING,
+        IS_FILE | IS_PFNZERO,
+        IS_WRITTEN | IS_FILE | IS_PFNZERO,
+        IS_PRESENT | IS_SWAPPED,
     )
 
 

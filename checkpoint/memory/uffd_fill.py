@@ -53,9 +53,10 @@ def next_event(uffd: int) -> Event | None:
     One by one: what is read and not yet passed on is lost to the keeper should we be killed (keeper.py).
     """
     try:
-        return Event.unpack(os.read(uffd, MESSAGE.size))  # short result: the kernel gives whole messages
+        message = os.read(uffd, MESSAGE.size)  # short result: the kernel gives whole messages
     except BlockingIOError:
         return None
+    return Event.unpack(message)
 
 
 class Buffer:
@@ -94,7 +95,9 @@ def _settled(error: OSError, uffd: int, address: int, size: int) -> int:
         raise Ended from error
     if error.errno in (errno.EAGAIN, errno.ENOMEM):
         raise NotNow from error
-    if error.errno == errno.ENOENT and size > PAGE_SIZE:  # no mapping that is watched, or more than one
+    if (
+        error.errno == errno.ENOENT and size > PAGE_SIZE
+    ):  # no mapping that is watched, or more than one
         return 0
     if error.errno in (errno.EEXIST, errno.ENOENT):
         fcntl.ioctl(uffd, UFFDIO_WAKE, bytearray(struct.pack("=2Q", address, PAGE_SIZE)))

@@ -112,4 +112,8 @@ def _aligned(length: int) -> int:
 
 def _attribute(kind: int, value: bytes) -> bytes:
     nested = 0x8000 if kind == TUPLE_ORIG else 0
-    return ATTRIBUTE.pack(ATTRIBUTE.size + len(value), kind | nested) + value + b"\0" * (-len(value) % 4)
+    return (
+        ATTRIBUTE.pack(ATTRIBUTE.size + len(value), kind | nested)
+        + value
+        + b"\0" * (-len(value) % 4)
+    )

@@ -66,7 +66,9 @@ class HeldFrames:
     def take(self) -> list[bytes]:
         """What was kept; nothing is any more."""
         self._filter([(RETURN, 0, 0, 0)])
-        with contextlib.suppress(OSError):  # that the link was, or went, down is told once, before the frames
+        with contextlib.suppress(
+            OSError
+        ):  # that the link was, or went, down is told once, before the frames
             self._socket.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
         frames: list[bytes] = []
         room = MAX_BYTES
@@ -89,12 +91,18 @@ class HeldFrames:
         self._socket.close()
 
     def _filter(self, instructions: list[tuple[int, int, int, int]]) -> None:
-        code = ctypes.create_string_buffer(b"".join(INSTRUCTION.pack(*each) for each in instructions))
-        program = struct.pack("HxxxxxxP", len(instructions), ctypes.addressof(code))  # struct sock_fprog
+        code = ctypes.create_string_buffer(
+            b"".join(INSTRUCTION.pack(*each) for each in instructions)
+        )
+        program = struct.pack(
+            "HxxxxxxP", len(instructions), ctypes.addressof(code)
+        )  # struct sock_fprog
         self._socket.setsockopt(socket.SOL_SOCKET, SO_ATTACH_FILTER, program)
 
 
 def is_for(mac: bytes, frame: bytes | memoryview) -> bool:
     """Whether a frame, behind its virtio_net_hdr, is a whole one to that address."""
     to = frame[VIRTIO_HEADER_BYTES : VIRTIO_HEADER_BYTES + len(mac)]
-    return VIRTIO_HEADER_BYTES + ETHERNET_HEADER_BYTES <= len(frame) <= MAX_FRAME and bytes(to) == mac
+    return (
+        VIRTIO_HEADER_BYTES + ETHERNET_HEADER_BYTES <= len(frame) <= MAX_FRAME and bytes(to) == mac
+    )

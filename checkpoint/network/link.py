@@ -42,7 +42,9 @@ def set_link(name: str, *, up: bool) -> None:
             flags = flags | IFF_UP if up else flags & ~IFF_UP
             fcntl.ioctl(control, SIOCSIFFLAGS, struct.pack("16sH14x", name.encode(), flags))
         except OSError as error:
-            raise NetworkError(f"cannot set link {name} {'up' if up else 'down'}: {error.strerror}") from error
+            raise NetworkError(
+                f"cannot set link {name} {'up' if up else 'down'}: {error.strerror}"
+            ) from error
 
 
 class Announcer:
@@ -54,8 +56,13 @@ class Announcer:
     def __init__(self, network: Network) -> None:
         self._frames: list[tuple[socket.socket, list[bytes]]] = []
         for interface in network.interfaces:
-            frames = [_announcement(interface.mac, address.split("/")[0]) for address in interface.addresses]
-            opened = in_netns(network.path, lambda name=interface.name: _packet_socket(name, ETH_P_ARP))  # type: ignore[misc]
+            frames = [
+                _announcement(interface.mac, address.split("/")[0])
+                for address in interface.addresses
+            ]
+            opened = in_netns(
+                network.path, lambda name=interface.name: _packet_socket(name, ETH_P_ARP)
+            )  # type: ignore[misc]
             self._frames.append((opened, frames))
 
     def announce(self) -> None:
@@ -84,10 +91,14 @@ def stations_using(address: str, link: str, wait_s: float = 0.25) -> set[str]:
         with _packet_socket(link, ETH_P_ARP) as sock:
             sock.send(_arp(sock.getsockname()[4], b"\0" * 4, wanted))
             while len(found) < MOST_STATIONS and (left := deadline - time.monotonic()) > 0:
-                if ready(sock.fileno(), timeout_s=left) and (mac := answered(sock.recv(ARP_FRAME_BYTES), wanted)):
+                if ready(sock.fileno(), timeout_s=left) and (
+                    mac := answered(sock.recv(ARP_FRAME_BYTES), wanted)
+                ):
                     found.add(mac.hex(":"))
     except OSError as error:
-        raise NetworkError(f"cannot ask on {link} who has {address}: {error.strerror or error}") from error
+        raise NetworkError(
+            f"cannot ask on {link} who has {address}: {error.strerror or error}"
+        ) from error
     return found
 
 
@@ -143,7 +154,9 @@ def _packet_socket(link: str, protocol: int) -> socket.socket:
 def _arp(mac: bytes, sender: bytes, target: bytes) -> bytes:
     """An ARP request in an Ethernet frame (RFC 826)."""
     ethernet = BROADCAST + mac + struct.pack("!H", ETH_P_ARP)
-    return ethernet + struct.pack("!HHBBH6s4s6s4s", 1, 0x0800, 6, 4, ARP_REQUEST, mac, sender, b"\0" * 6, target)
+    return ethernet + struct.pack(
+        "!HHBBH6s4s6s4s", 1, 0x0800, 6, 4, ARP_REQUEST, mac, sender, b"\0" * 6, target
+    )
 
 
 def _announcement(mac_text: str, address: str) -> bytes:
@@ -151,7 +164,10 @@ def _announcement(mac_text: str, address: str) -> bytes:
     if ":" not in address:
         packed = socket.inet_aton(address)
         return _arp(mac, packed, packed)
-    source, all_nodes = socket.inet_pton(socket.AF_INET6, address), socket.inet_pton(socket.AF_INET6, "ff02::1")
+    source, all_nodes = (
+        socket.inet_pton(socket.AF_INET6, address),
+        socket.inet_pton(socket.AF_INET6, "ff02::1"),
+    )
     # Neighbour advertisement, Override flag, with the target link-layer address option.
     body = struct.pack("!BBHI16sBB6s", 136, 0, 0, 0x20000000, source, 2, 1, mac)
     pseudo = source + all_nodes + struct.pack("!II", len(body), 58)

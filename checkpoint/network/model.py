@@ -5,7 +5,14 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Annotated
 
-from checkpoint.bounded import InterfaceName, IpAddress, MacAddress, NamespacePath, RouteDestination, StationAddress
+from checkpoint.bounded import (
+    InterfaceName,
+    IpAddress,
+    MacAddress,
+    NamespacePath,
+    RouteDestination,
+    StationAddress,
+)
 from checkpoint.errors import DataInvalid
 from checkpoint.schema import Length, Range
 

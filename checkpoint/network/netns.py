@@ -85,7 +85,9 @@ def create(network: Network) -> Parts:
         if interface.host_name in links:
             raise NetworkError(f"there already is a link named {interface.host_name}")
         if interface.bridge and interface.bridge not in links:
-            raise NetworkError(f"there is no bridge named {interface.bridge} for {interface.host_name}")
+            raise NetworkError(
+                f"there is no bridge named {interface.bridge} for {interface.host_name}"
+            )
     if Path(network.path).exists():
         raise NetworkError(f"the network namespace {network.path} exists already")
     try:
@@ -111,7 +113,9 @@ def _ip(*words: str, netns: str | None = None) -> list[dict[str, Any]]:
     try:
         found = json.loads(run(argv) or "[]")
     except CommandFailed as error:
-        raise NetworkError(f"cannot read {' '.join(words)} of {netns or 'the host'}: {error.stderr}") from error
+        raise NetworkError(
+            f"cannot read {' '.join(words)} of {netns or 'the host'}: {error.stderr}"
+        ) from error
     return [entry for entry in found if entry]
 
 
@@ -119,18 +123,26 @@ def _interface(link: dict[str, Any], host_links: dict[int, dict[str, Any]]) -> I
     name = link["ifname"]
     # The container may have named it, and the kernel takes nearly anything; it becomes a word of `ip -batch`.
     if not NAME.fullmatch(name):
-        raise NotMovable(f"interface {name!r} has a name of other characters than letters, digits and _.@-")
+        raise NotMovable(
+            f"interface {name!r} has a name of other characters than letters, digits and _.@-"
+        )
     kind = link.get("linkinfo", {}).get("info_kind", link["link_type"])
     if kind != "veth":
         raise NotMovable(f"interface {name} is of type {kind}; only veth interfaces can be moved")
     peer = host_links.get(link.get("link_index", -1))
     if peer is None:
-        raise NotMovable(f"interface {name} has its other end in a namespace this host's root does not see")
+        raise NotMovable(
+            f"interface {name} has its other end in a namespace this host's root does not see"
+        )
     return Interface(
         name=name,
         mac=link["address"],
         mtu=link["mtu"],
-        addresses=tuple(f"{a['local']}/{a['prefixlen']}" for a in link.get("addr_info", []) if a["scope"] == "global"),
+        addresses=tuple(
+            f"{a['local']}/{a['prefixlen']}"
+            for a in link.get("addr_info", [])
+            if a["scope"] == "global"
+        ),
         host_name=peer["ifname"],
         bridge=peer.get("master"),
     )
@@ -196,7 +208,10 @@ def _configure(interface: Interface, netns: str) -> None:
         run(["ip", "link", "set", interface.host_name, "master", interface.bridge])
     commands = [f"link set {interface.name} up"]
     # nodad: the address is in use, by the very container that is about to arrive with it.
-    commands += [f"address add {a} dev {interface.name}{' nodad' if ':' in a else ''}" for a in interface.addresses]
+    commands += [
+        f"address add {a} dev {interface.name}{' nodad' if ':' in a else ''}"
+        for a in interface.addresses
+    ]
     _in(netns, "\n".join(commands) + "\n")
 
 
@@ -216,7 +231,15 @@ def _in(netns: str, commands: str) -> None:
         lines = [line for line in commands.splitlines() if _family(line) == family]
         if lines:
             text = "".join(line.removeprefix(family).strip() + "\n" for line in lines)
-            argv = ["nsenter", f"--net={netns}", "--", "ip", *([family] if family else []), "-batch", "-"]
+            argv = [
+                "nsenter",
+                f"--net={netns}",
+                "--",
+                "ip",
+                *([family] if family else []),
+                "-batch",
+                "-",
+            ]
             run(argv, stdin=text)
 
 

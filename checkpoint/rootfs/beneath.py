@@ -21,7 +21,13 @@ from checkpoint.host.identity import PathIdentity, remove_empty
 
 #: openat2(2), <linux/openat2.h>; the same number on all architectures.
 OPENAT2 = 437
-RESOLVE_NO_XDEV, RESOLVE_NO_MAGICLINKS, RESOLVE_NO_SYMLINKS, RESOLVE_BENEATH, RESOLVE_IN_ROOT = 1, 2, 4, 8, 16
+RESOLVE_NO_XDEV, RESOLVE_NO_MAGICLINKS, RESOLVE_NO_SYMLINKS, RESOLVE_BENEATH, RESOLVE_IN_ROOT = (
+    1,
+    2,
+    4,
+    8,
+    16,
+)
 STRICT = RESOLVE_BENEATH | RESOLVE_NO_SYMLINKS | RESOLVE_NO_MAGICLINKS | RESOLVE_NO_XDEV
 
 DIRECTORY = os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC
@@ -39,7 +45,9 @@ _libc = ctypes.CDLL(None, use_errno=True)
 def openat2(directory: int, path: str, flags: int, resolve: int, mode: int = 0) -> int:
     """The descriptor that openat2(2) returns, closed on exec. Raises OSError."""
     how = struct.pack("QQQ", flags | os.O_CLOEXEC, mode, resolve)
-    fd = _libc.syscall(ctypes.c_long(OPENAT2), directory, os.fsencode(path), how, ctypes.c_size_t(len(how)))
+    fd = _libc.syscall(
+        ctypes.c_long(OPENAT2), directory, os.fsencode(path), how, ctypes.c_size_t(len(how))
+    )
     if fd < 0:
         number = ctypes.get_errno()
         raise OSError(number, os.strerror(number), path)

@@ -91,7 +91,9 @@ class FileState(NamedTuple):
         return cls(path, mode, size if sized else 0, 0 if stat.S_ISDIR(mode) else mtime_ns // 10**9)
 
 
-def differing(looked_at: Snapshot, sent: Iterable[str], copies: Iterable[FileState]) -> dict[str, int]:
+def differing(
+    looked_at: Snapshot, sent: Iterable[str], copies: Iterable[FileState]
+) -> dict[str, int]:
     """Which of the files sent are on the target other than they were looked at, and the mode each has there, or 0.
 
     A container may swap directories between the look and the copy, and back.
@@ -154,7 +156,9 @@ def _below_moved(after: Snapshot, recent_ns: int, sent: Iterable[str]) -> Iterat
     moved = {
         path
         for path, signature in after.files.items()
-        if stat.S_ISDIR(signature[MODE]) and signature[CTIME] >= recent_ns and signature[CTIME] != signature[MTIME]
+        if stat.S_ISDIR(signature[MODE])
+        and signature[CTIME] >= recent_ns
+        and signature[CTIME] != signature[MTIME]
     }
     if moved:
         for path in sent:
@@ -167,7 +171,11 @@ def _only_touched(path: str, before: Snapshot, after: Snapshot) -> bool:
     """Whether it is the same directory with the same owner, mode and attributes."""
     old, new = before.files.get(path), after.files[path]
     same = old is not None and (old[MODE], *old[INODE:]) == (new[MODE], *new[INODE:])
-    return same and stat.S_ISDIR(new[MODE]) and before.attributes.get(path) == after.root.attributes(path)
+    return (
+        same
+        and stat.S_ISDIR(new[MODE])
+        and before.attributes.get(path) == after.root.attributes(path)
+    )
 
 
 def written_through_mappings(pids: Iterable[int]) -> set[str]:

@@ -139,9 +139,13 @@ def restrict() -> None:
     """Give up what is not needed: capabilities, and by Landlock everything but the tree and reading the program."""
     for capability in range(64):
         if capability not in KEPT_CAPABILITIES:
-            libc.prctl(PR_CAPBSET_DROP, ctypes.c_ulong(capability), 0, 0, 0)  # one that this kernel has not is no loss
+            libc.prctl(
+                PR_CAPBSET_DROP, ctypes.c_ulong(capability), 0, 0, 0
+            )  # one that this kernel has not is no loss
     checked("prctl", libc.prctl(PR_SET_NO_NEW_PRIVS, ctypes.c_ulong(1), 0, 0, 0))
-    version = libc.syscall(ctypes.c_long(LANDLOCK_CREATE_RULESET), None, 0, LANDLOCK_CREATE_RULESET_VERSION)
+    version = libc.syscall(
+        ctypes.c_long(LANDLOCK_CREATE_RULESET), None, 0, LANDLOCK_CREATE_RULESET_VERSION
+    )
     if version < 1:
         return  # this kernel has none
     every = (1 << max(rights for since, rights in LANDLOCK_FS_RIGHTS if since <= version)) - 1
@@ -153,7 +157,9 @@ def restrict() -> None:
     for path, rights in ((TREE, every), ("/", EXECUTE | READ_FILE | READ_DIR)):
         beneath = os.open(path, os.O_PATH | os.O_CLOEXEC)
         rule = struct.pack("=Qi", rights, beneath)
-        system_call("landlock_add_rule", LANDLOCK_ADD_RULE, ruleset, LANDLOCK_RULE_PATH_BENEATH, rule, 0)
+        system_call(
+            "landlock_add_rule", LANDLOCK_ADD_RULE, ruleset, LANDLOCK_RULE_PATH_BENEATH, rule, 0
+        )
         os.close(beneath)
     system_call("landlock_restrict_self", LANDLOCK_RESTRICT_SELF, ruleset, 0)
 
@@ -168,7 +174,9 @@ def main() -> None:
         if number != "-"
     }
     given = [own[number] for number in handed.split(",") if number != "-"]
-    for name in own:  # the program is not to have them by the numbers that they have here, which may be any
+    for name in (
+        own
+    ):  # the program is not to have them by the numbers that they have here, which may be any
         os.close(int(name))
     try:
         enclose(own[tree], own.get(namespace), files)

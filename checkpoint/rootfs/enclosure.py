@@ -69,7 +69,9 @@ def start_enclosed(
     """
     programs = [_program(name) for name in (argv[0], *helpers)]
     files = sorted({file for program in programs for file in (program, *_libraries(program))})
-    library_path = ":".join(sorted({str(Path(file).parent) for program in programs for file in _libraries(program)}))
+    library_path = ":".join(
+        sorted({str(Path(file).parent) for program in programs for file in _libraries(program)})
+    )
     named = ["-" if fd is None else str(fd) for fd in (tree, mount_namespace, gate)]
     words = [*named, ",".join(map(str, handed)) or "-", str(len(files))]
     return start(

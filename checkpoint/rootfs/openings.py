@@ -34,7 +34,9 @@ class Openings:
         self._all = False
         for path, fd, _ in root.walk():
             try:
-                self._directories[self._watches.add(f"/proc/self/fd/{fd}", IN_OPEN | IN_CLOSE_WRITE)] = path
+                self._directories[
+                    self._watches.add(f"/proc/self/fd/{fd}", IN_OPEN | IN_CLOSE_WRITE)
+                ] = path
             except OSError:  # there may be no more watches (fs.inotify.max_user_watches)
                 self._all = True
 

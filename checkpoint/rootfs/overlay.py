@@ -13,12 +13,18 @@ from collections.abc import Iterator, Mapping
 from checkpoint.rootfs.beneath import Attributes, TreeRoot
 from checkpoint.rootfs.changes import Changes, Snapshot
 
-OPAQUE, WHITEOUT, REDIRECT = "trusted.overlay.opaque", "trusted.overlay.whiteout", "trusted.overlay.redirect"
+OPAQUE, WHITEOUT, REDIRECT = (
+    "trusted.overlay.opaque",
+    "trusted.overlay.whiteout",
+    "trusted.overlay.redirect",
+)
 
 
 def content(layer: Snapshot, shown: TreeRoot) -> Changes:
     """All that a layer holds, for a target that shows the lower layers alone so far. `shown`: the whole overlay."""
-    return _told(layer, {}, shown, Changes(changed=tuple(sorted(layer.files)), removed=(), directories=()))
+    return _told(
+        layer, {}, shown, Changes(changed=tuple(sorted(layer.files)), removed=(), directories=())
+    )
 
 
 def translated(found: Changes, before: Snapshot, shown: TreeRoot) -> Changes:
@@ -26,7 +32,9 @@ def translated(found: Changes, before: Snapshot, shown: TreeRoot) -> Changes:
     return _told(before, before.attributes, shown, found)
 
 
-def _told(layer: Snapshot, known: Mapping[str, Attributes], shown: TreeRoot, found: Changes) -> Changes:
+def _told(
+    layer: Snapshot, known: Mapping[str, Attributes], shown: TreeRoot, found: Changes
+) -> Changes:
     """`known`: the attributes that the target's directories show the effect of."""
     gone, kept = set(found.removed), set[str]()
     for path in found.changed:
@@ -38,7 +46,9 @@ def _told(layer: Snapshot, known: Mapping[str, Attributes], shown: TreeRoot, fou
             # What lower layers have there is gone, and what is there now may come from elsewhere, unchanged.
             gone.add(path)
             kept.update(_below(shown, path))
-    return Changes(changed=tuple(sorted(kept)), removed=tuple(sorted(gone)), directories=found.directories)
+    return Changes(
+        changed=tuple(sorted(kept)), removed=tuple(sorted(gone)), directories=found.directories
+    )
 
 
 def _below(root: TreeRoot, path: str) -> Iterator[str]:
@@ -59,4 +69,6 @@ def _is_whiteout(root: TreeRoot, path: str) -> bool:
 def _hiding(attributes: Attributes) -> set[tuple[str, bytes]]:
     """Those by which a directory hides what lower layers have of its name."""
     found = {(name, value) for name, value in attributes if name in (OPAQUE, REDIRECT)}
-    return found - {(OPAQUE, b"x")}  # there may be whiteouts in it that are attributes, and that is all
+    return found - {
+        (OPAQUE, b"x")
+    }  # there may be whiteouts in it that are attributes, and that is all

@@ -17,7 +17,15 @@ from checkpoint.errors import CommandFailed, ReceiverFailed
 from checkpoint.rootfs.enclosure import TREE, start_enclosed
 
 #: Everything a file is: hard links, ACLs, xattrs, holes, owners by number; one file system.
-PRESERVE = ("--archive", "--hard-links", "--acls", "--xattrs", "--sparse", "--numeric-ids", "--one-file-system")
+PRESERVE = (
+    "--archive",
+    "--hard-links",
+    "--acls",
+    "--xattrs",
+    "--sparse",
+    "--numeric-ids",
+    "--one-file-system",
+)
 #: Names come on standard input; a file that has vanished since it was named is none of the errors.
 LISTED = ("--files-from=-", "--from0", "--ignore-missing-args")
 #: rsync ends with 24 when files vanished while it copied a live tree. The second pass knows.
@@ -141,12 +149,18 @@ class Running:
     def _check(self, errors: str) -> None:
         """Raise what either end failed with."""
         other = self._other or Ending(status=0, complaint="")  # it was never asked for one
-        failed = [status for status in (self._process.returncode, other.status) if status not in SUCCESS]
+        failed = [
+            status for status in (self._process.returncode, other.status) if status not in SUCCESS
+        ]
         if failed:
             lines = (errors + other.complaint).splitlines()
             told = "\n".join([line for line in lines if not line.startswith(SUMMARY)] or lines)
             first = WHICH_PROCESS.search(told)
-            there = first[1] in RECEIVING if first else self._process.returncode in SUCCESS or other.complaint
+            there = (
+                first[1] in RECEIVING
+                if first
+                else self._process.returncode in SUCCESS or other.complaint
+            )
             raise (ReceiverFailed if there else CommandFailed)(self._argv, failed[0], told)
 
     def kill(self) -> None:

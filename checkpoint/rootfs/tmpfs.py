@@ -64,10 +64,17 @@ def tmpfs_mounts(pid: int, pids: Iterable[int]) -> list[Tmpfs]:
     devices = Counter(mount.device for mount in mounts if mount.root == "/")
     points = Counter(mount.point for mount in mounts)
     return [
-        Tmpfs(path=mount.point, options=mount.options, device=os.makedev(*map(int, mount.device.split(":"))))
+        Tmpfs(
+            path=mount.point,
+            options=mount.options,
+            device=os.makedev(*map(int, mount.device.split(":"))),
+        )
         for mount in mounts
         # The optional fields tell whom a mount is shared with.
-        if not mount.propagation and mount.kind == "tmpfs" and mount.root == "/" and mount.point != "/"
+        if not mount.propagation
+        and mount.kind == "tmpfs"
+        and mount.root == "/"
+        and mount.point != "/"
         if devices[mount.device] == 1 and points[mount.point] == 1
     ]
 
@@ -81,14 +88,18 @@ def content_bytes(pid: int, mounts: Iterable[Tmpfs]) -> int:
             if found.f_blocks:
                 total += found.f_frsize * (found.f_blocks - found.f_bfree)
             else:  # one without a limit does not tell (shmem_statfs, mm/shmem.c)
-                files = {state.st_ino: state for _, _, entries in tree.walk() for _, state in entries}
+                files = {
+                    state.st_ino: state for _, _, entries in tree.walk() for _, state in entries
+                }
                 total += sum(state.st_blocks * STAT_BLOCK_BYTES for state in files.values())
     return total
 
 
 def make(mount: Tmpfs, at: Path) -> None:
     """Mount an empty one of that kind; writable for now."""
-    options = ",".join(option for option in mount.options.split(",") if option not in ("ro", "seclabel"))
+    options = ",".join(
+        option for option in mount.options.split(",") if option not in ("ro", "seclabel")
+    )
     run(["mount", "-t", "tmpfs", "-o", options, "tmpfs", str(at)])
     run(["mount", "--make-private", str(at)])
 
@@ -106,7 +117,13 @@ class Packing:
     """
 
     def __init__(self, root: TreeRoot, mount_namespace: int) -> None:
-        self._argv = ["tar", "--directory", TREE, *PRESERVE, *CREATE]  # the directory holds for what follows it
+        self._argv = [
+            "tar",
+            "--directory",
+            TREE,
+            *PRESERVE,
+            *CREATE,
+        ]  # the directory holds for what follows it
         self._gate = Gate()
         with self._gate as gate:
             self._tar = start_enclosed(
@@ -130,7 +147,9 @@ class Packing:
             assert tar.stdin is not None and tar.stdout is not None and tar.stderr is not None
             listed = b"".join(os.fsencode(name) + b"\0" for name in names)
             # Beside this thread, for tar may write before it has read them all.
-            writer = threading.Thread(target=_write_all, args=(tar.stdin, listed), name="tar", daemon=True)
+            writer = threading.Thread(
+                target=_write_all, args=(tar.stdin, listed), name="tar", daemon=True
+            )
             writer.start()
             while piece := tar.stdout.read(PIECE_BYTES):
                 yield piece
@@ -156,7 +175,14 @@ class Unpacking:
     """tar in an enclosure with a directory; it waits for an archive."""
 
     def __init__(self, root: TreeRoot) -> None:
-        self._argv = ["tar", "--extract", "--delay-directory-restore", *PRESERVE, "--directory", TREE]
+        self._argv = [
+            "tar",
+            "--extract",
+            "--delay-directory-restore",
+            *PRESERVE,
+            "--directory",
+            TREE,
+        ]
         self._gate = Gate()
         with self._gate as gate:
             self._tar = start_enclosed(
@@ -218,7 +244,9 @@ class PreparedTmpfs:
     def __exit__(self, *_: object) -> None:
         for prepared in self._mounts:
             prepared.close()
-            if os.path.ismount(prepared.place):  # a runtime may have taken it away with what it restored
+            if os.path.ismount(
+                prepared.place
+            ):  # a runtime may have taken it away with what it restored
                 run(["umount", "--lazy", str(prepared.place)])
 
     def root(self, index: int) -> TreeRoot:

@@ -50,7 +50,9 @@ def copied(archive: Path, left_out: Container[str], into: tarfile.TarFile, most_
                     continue
                 left -= entry.size
                 if left < 0:
-                    raise ImageError(f"{entry.size} bytes of {entry.name[:80]!r} are more than an archive may have")
+                    raise ImageError(
+                        f"{entry.size} bytes of {entry.name[:80]!r} are more than an archive may have"
+                    )
                 into.addfile(entry, entries.extractfile(entry) if entry.isreg() else None)
     except ERRORS as error:
         raise ImageError(f"{archive.name} cannot be read: {error}") from error

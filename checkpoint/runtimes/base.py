@@ -77,7 +77,11 @@ class Container:
     @property
     def bind_mounts(self) -> dict[str, dict[str, Any]]:
         """The spec's bind mounts by destination."""
-        return {mount["destination"]: mount for mount in self.config.get("mounts", []) if _is_bind(mount)}
+        return {
+            mount["destination"]: mount
+            for mount in self.config.get("mounts", [])
+            if _is_bind(mount)
+        }
 
     @property
     def host_paths(self) -> tuple[tuple[str, bool], ...]:
@@ -126,7 +130,9 @@ class ContainerRuntime(Protocol):
     def exists(self, name: str) -> bool:
         """Whether the engine knows the name, in whatever state. Raises EngineRefused where it cannot be asked."""
 
-    def checkpoint(self, container: Container, images: Path, env: Mapping[str, str]) -> subprocess.Popen[bytes]:
+    def checkpoint(
+        self, container: Container, images: Path, env: Mapping[str, str]
+    ) -> subprocess.Popen[bytes]:
         """Start a checkpoint that ends with the container gone, its connections kept in the images.
 
         What the command complains of is in `images`/engine.log.
@@ -163,7 +169,9 @@ class ContainerRuntime(Protocol):
     def leave(self, container: Container, *, shared: bool) -> None:
         """It was killed, for it runs elsewhere: forget it. `shared` as in Arrival."""
 
-    def arrival(self, name: str, description: Mapping[str, Any], undo: contextlib.ExitStack) -> Arrival:
+    def arrival(
+        self, name: str, description: Mapping[str, Any], undo: contextlib.ExitStack
+    ) -> Arrival:
         """A container that is to be taken in. What is made for it is entered in `undo`."""
 
 
@@ -191,7 +199,9 @@ class Arrival(Protocol):
     def take_output(self, lines: bytes) -> None:
         """More of what the source's engine logged (Container.log). Comes before the restore is started, and after."""
 
-    def start_restore(self, directory: Path, images: Path, env: Mapping[str, str]) -> subprocess.Popen[bytes]:
+    def start_restore(
+        self, directory: Path, images: Path, env: Mapping[str, str]
+    ) -> subprocess.Popen[bytes]:
         """Start what ends in a RESTORE request to CRIU. `images` may lack what CRIU reads; `directory` is for files.
 
         Raises NameInUse when a container of that name came into being since the objections were asked for.

@@ -20,9 +20,20 @@ from checkpoint.runtimes.base import Container, Tree
 from checkpoint.runtimes.shape import Each, Maybe, Shape
 
 #: What is needed of a mount of an inspected container.
-MOUNT: Shape = {"Type": str, "Destination": str, "Source": Maybe(str), "Name": Maybe(str), "Driver": Maybe(str)}
+MOUNT: Shape = {
+    "Type": str,
+    "Destination": str,
+    "Source": Maybe(str),
+    "Name": Maybe(str),
+    "Driver": Maybe(str),
+}
 #: And of a volume, as both engines tell it.
-VOLUME: Shape = {"Name": str, "Driver": str, "Options": Maybe(Each(str)), "Labels": Maybe(Each(str))}
+VOLUME: Shape = {
+    "Name": str,
+    "Driver": str,
+    "Options": Maybe(Each(str)),
+    "Labels": Maybe(Each(str)),
+}
 SHM = "/dev/shm"  # noqa: S108  (of the container)
 
 
@@ -74,9 +85,13 @@ def left(engine: str, store: Store, found: Mapping[str, Any]) -> None:
             left_behind.note(engine, name, volume["CreatedAt"])
 
 
-def start_logged(argv: Sequence[str], images: Path, env: Mapping[str, str] | None = None) -> subprocess.Popen[bytes]:
+def start_logged(
+    argv: Sequence[str], images: Path, env: Mapping[str, str] | None = None
+) -> subprocess.Popen[bytes]:
     """Start an engine's command; what it complains of is in `images`/engine.log."""
-    output = os.open(images / "engine.log", os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
+    output = os.open(
+        images / "engine.log", os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600
+    )
     try:
         return start(argv, env=env, stderr=output)
     finally:
@@ -86,7 +101,9 @@ def start_logged(argv: Sequence[str], images: Path, env: Mapping[str, str] | Non
 class Belongings:
     """Those of a container on its way in. `networks` by name and `volumes` by destination, as the source tells them."""
 
-    def __init__(self, engine: str, store: Store, networks: Mapping[str, Any], volumes: Mapping[str, Any]) -> None:
+    def __init__(
+        self, engine: str, store: Store, networks: Mapping[str, Any], volumes: Mapping[str, Any]
+    ) -> None:
         self._engine, self._store = engine, store
         self._networks, self._volumes = networks, volumes
 
@@ -135,7 +152,9 @@ class Belongings:
         root = self._store.create_volume(wanted)
         created = RecordIdentity(lambda: (self._store.volume(name) or {}).get("CreatedAt"))
         # docker tells only the second. Volumes of other drivers than "local" need not have a directory on this host.
-        undo.callback(self._remove_volume, name, [created, *([PathIdentity(root)] if root.is_dir() else [])])
+        undo.callback(
+            self._remove_volume, name, [created, *([PathIdentity(root)] if root.is_dir() else [])]
+        )
         return root
 
     def _remove_volume(self, name: str, made: Sequence[Identity]) -> None:

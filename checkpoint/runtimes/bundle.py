@@ -33,7 +33,12 @@ class Restores(Protocol):
     def identity(self, container_id: str) -> PathIdentity: ...
     def delete(self, identity: PathIdentity) -> None: ...
     def restore(
-        self, container_id: str, bundle: Path, images: Path, env: Mapping[str, str], stdio: tuple[int, int, int]
+        self,
+        container_id: str,
+        bundle: Path,
+        images: Path,
+        env: Mapping[str, str],
+        stdio: tuple[int, int, int],
     ) -> subprocess.Popen[bytes]: ...
 
 
@@ -66,7 +71,11 @@ class BundleArrival:
     """Arrival of such a container. What it prints goes to a log of ours: where it went on the source is unknown."""
 
     def __init__(
-        self, runtime: Restores, container_id: str, fields: Mapping[str, Any], undo: contextlib.ExitStack
+        self,
+        runtime: Restores,
+        container_id: str,
+        fields: Mapping[str, Any],
+        undo: contextlib.ExitStack,
     ) -> None:
         shape.check(fields, DESCRIPTION, "what the source told of the container")
         self._runtime, self._id, self._undo = runtime, container_id, undo
@@ -92,12 +101,16 @@ class BundleArrival:
         made = ownership.Maker(self._owned)
         for directory in (self._bundle, self._rootfs):
             if not shared and is_taken(directory, self._bundle):
-                raise ImageError(f"{directory} came into being on the target, with other files in it")
+                raise ImageError(
+                    f"{directory} came into being on the target, with other files in it"
+                )
             if directory.exists() and not any(directory.iterdir()):
                 self._undo.callback(empty_tree, PathIdentity(directory))
             for missing in made.missing(directory):
                 made.directory(missing)
-                self._undo.callback(remove_tree if missing == directory else remove_empty, PathIdentity(missing))
+                self._undo.callback(
+                    remove_tree if missing == directory else remove_empty, PathIdentity(missing)
+                )
         config = self._bundle / CONFIG
         if config.exists():
             self._undo.callback(made.file, config, config.read_bytes())
@@ -111,9 +124,13 @@ class BundleArrival:
     def take_output(self, lines: bytes) -> None:
         """Nothing comes: nobody knows where it was logged."""
 
-    def start_restore(self, directory: Path, images: Path, env: Mapping[str, str]) -> subprocess.Popen[bytes]:
+    def start_restore(
+        self, directory: Path, images: Path, env: Mapping[str, str]
+    ) -> subprocess.Popen[bytes]:
         if self._runtime.exists(self._id):
-            raise NameInUse(f"a {self._runtime.name} container named {self._id!r} was started on the target meanwhile")
+            raise NameInUse(
+                f"a {self._runtime.name} container named {self._id!r} was started on the target meanwhile"
+            )
         self._cgroups.look()
         (images / "descriptors.json").write_text(json.dumps(self._descriptors))
         streams = stdio.rebuild(self._id, self._descriptors)

@@ -25,4 +25,8 @@ class Crun(OciRuntime):
         return cgroups.limits(pid)  # it keeps no record of what `update` changed
 
     def _descriptors(self, internal: dict[str, Any]) -> tuple[str, ...]:
-        return tuple(shape.parse(internal.get("external_descriptors") or "[]", [str], "crun's external_descriptors"))
+        return tuple(
+            shape.parse(
+                internal.get("external_descriptors") or "[]", [str], "crun's external_descriptors"
+            )
+        )

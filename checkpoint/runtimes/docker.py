@@ -47,7 +47,9 @@ class Docker:
     name = "docker"
 
     def exists(self, name: str) -> bool:
-        return docker_api.is_here() and docker_api.call("GET", f"/containers/{name}/json") is not None
+        return (
+            docker_api.is_here() and docker_api.call("GET", f"/containers/{name}/json") is not None
+        )
 
     def inspect(self, name: str) -> Container:
         found = docker_api.call("GET", f"/containers/{name}/json") if docker_api.is_here() else None
@@ -73,7 +75,9 @@ class Docker:
             engine_state=found,
         )
 
-    def checkpoint(self, container: Container, images: Path, env: Mapping[str, str]) -> subprocess.Popen[bytes]:
+    def checkpoint(
+        self, container: Container, images: Path, env: Mapping[str, str]
+    ) -> subprocess.Popen[bytes]:
         return _runc_of(container.id).checkpoint(container, images, env)
 
     def describe(self, container: Container) -> dict[str, Any]:
@@ -99,7 +103,9 @@ class Docker:
         found = container.engine_state
         named = docker_store.image(found["Config"]["Image"])
         # By its name, if it still has that: the name comes along.
-        name = found["Config"]["Image"] if named and named["Id"] == found["Image"] else found["Image"]
+        name = (
+            found["Config"]["Image"] if named and named["Id"] == found["Image"] else found["Image"]
+        )
         docker_store.export_image(name, there, directory)
 
     def hold_back(self, container: Container) -> Callable[[], None]:
@@ -114,7 +120,9 @@ class Docker:
                 docker_api.call("POST", path, {"RestartPolicy": policy})
             except EngineRefused as error:
                 cure = f"docker update --restart {policy_text(policy)} {container.name}"
-                raise EngineRefused(f"docker will not restart {container.name!r} until '{cure}' ({error})") from error
+                raise EngineRefused(
+                    f"docker will not restart {container.name!r} until '{cure}' ({error})"
+                ) from error
 
         return give_back
 
@@ -128,7 +136,9 @@ class Docker:
         docker_store.remove_container(container.id)
         belongings.left(self.name, docker_store, container.engine_state)
 
-    def arrival(self, name: str, description: Mapping[str, Any], undo: contextlib.ExitStack) -> Arrival:
+    def arrival(
+        self, name: str, description: Mapping[str, Any], undo: contextlib.ExitStack
+    ) -> Arrival:
         return DockerArrival(name, description, undo)
 
 

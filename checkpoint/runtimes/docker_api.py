@@ -43,7 +43,10 @@ def call(method: str, path: str, body: Any = None, **query: str) -> Any:
     """
     target = f"/{VERSION}{quote(path)}{'?' + urlencode(query) if query else ''}"
     data = None if body is None else json.dumps(body)
-    headers = {"Host": "docker", **({"Content-Type": "application/json"} if data is not None else {})}
+    headers = {
+        "Host": "docker",
+        **({"Content-Type": "application/json"} if data is not None else {}),
+    }
     with contextlib.closing(_Connection("docker", timeout=TIMEOUT_S)) as connection, _understood():
         connection.request(method, target, data, headers)
         response = connection.getresponse()
@@ -51,7 +54,11 @@ def call(method: str, path: str, body: Any = None, **query: str) -> Any:
     if response.status == NOT_FOUND and method in ("GET", "DELETE"):
         return None
     with _understood():
-        found = json.loads(text) if text and response.headers.get_content_type() == "application/json" else None
+        found = (
+            json.loads(text)
+            if text and response.headers.get_content_type() == "application/json"
+            else None
+        )
     if response.status >= FIRST_FAILURE:
         words = found.get("message") if isinstance(found, Mapping) else None
         raise EngineRefused(f"docker: {words or text.decode(errors='replace')}")
@@ -72,7 +79,11 @@ def download(path: str) -> Iterator[IO[bytes]]:
 
 def upload(path: str, archive: Path) -> str:
     """A POST of a tar archive; what docker says to it. Raises EngineRefused."""
-    headers = {"Host": "docker", "Content-Type": "application/x-tar", "Content-Length": str(archive.stat().st_size)}
+    headers = {
+        "Host": "docker",
+        "Content-Type": "application/x-tar",
+        "Content-Length": str(archive.stat().st_size),
+    }
     connected = contextlib.closing(_Connection("docker", timeout=UPLOAD_TIMEOUT_S))
     with connected as connection, archive.open("rb") as body, _understood():
         connection.request("POST", f"/{VERSION}{quote(path)}", body, headers)
@@ -89,9 +100,13 @@ def _understood() -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        raise EngineRefused(f"docker does not answer on {SOCKET}: {error.strerror or error}") from error
+        raise EngineRefused(
+            f"docker does not answer on {SOCKET}: {error.strerror or error}"
+        ) from error
     except (http.client.HTTPException, ValueError, RecursionError) as error:
-        raise EngineRefused(f"docker's answer cannot be read: {error or type(error).__name__}") from error
+        raise EngineRefused(
+            f"docker's answer cannot be read: {error or type(error).__name__}"
+        ) from error
 
 
 def _whole(response: http.client.HTTPResponse) -> bytes:

@@ -79,7 +79,9 @@ class DockerArrival:
 
     def prepare(self, packed: bytes, *, shared: bool) -> dict[str, Path]:
         volumes = self._belongings.make(self._undo)
-        created = docker_api.call("POST", "/containers/create", body_of(self._fields), name=self._name)
+        created = docker_api.call(
+            "POST", "/containers/create", body_of(self._fields), name=self._name
+        )
         self._id = created["Id"]
         self._undo.callback(docker_store.remove_container, self._id)
         root = docker_api.call("GET", "/info")["DockerRootDir"]
@@ -101,7 +103,9 @@ class DockerArrival:
             with open(f"/proc/{self._pid}/fd/{number}", "wb", buffering=0) as stream:
                 whole.write(stream.fileno(), text)
 
-    def start_restore(self, directory: Path, images: Path, env: Mapping[str, str]) -> subprocess.Popen[bytes]:
+    def start_restore(
+        self, directory: Path, images: Path, env: Mapping[str, str]
+    ) -> subprocess.Popen[bytes]:
         (images / "descriptors.json").write_text(json.dumps(self._fields["descriptors"]))
         self._images, self._env = images, env
         private_directory(Path(DIRECTORY))
@@ -152,9 +156,15 @@ class DockerArrival:
         self._use_network()
         pid_file = self._images / "pid"
         runc = Runc(Path(self._root))
-        argv = runc.restore_command(self._id, self._bundle, self._images, "--pid-file", str(pid_file))
+        argv = runc.restore_command(
+            self._id, self._bundle, self._images, "--pid-file", str(pid_file)
+        )
         with self._process as process:
-            process.send(json.dumps({"argv": argv, "env": dict(self._env), "pid_file": str(pid_file)}).encode())
+            process.send(
+                json.dumps(
+                    {"argv": argv, "env": dict(self._env), "pid_file": str(pid_file)}
+                ).encode()
+            )
         while not pid_file.exists():
             if ready(self._pidfd, timeout_s=0):
                 return "runc could not restore it"
@@ -179,7 +189,10 @@ def entries(lines: bytes) -> Iterator[tuple[int, bytes]]:
             if isinstance(entry, dict):
                 number, text = STREAMS.get(str(entry.get("stream"))), entry.get("log")
                 if number is not None and isinstance(text, str):
-                    yield number, text.encode(errors="replace")  # half a surrogate pair is JSON, and no text
+                    yield (
+                        number,
+                        text.encode(errors="replace"),
+                    )  # half a surrogate pair is JSON, and no text
 
 
 def body_of(fields: Mapping[str, Any]) -> dict[str, Any]:
@@ -190,12 +203,20 @@ def body_of(fields: Mapping[str, Any]) -> dict[str, Any]:
     container = fields["container"]
     config = dict(container["Config"])
     named = docker_api.call("GET", f"/images/{config['Image']}/json")
-    if named is None or named["Id"] != container["Image"]:  # the name means another image here, or nothing
+    if (
+        named is None or named["Id"] != container["Image"]
+    ):  # the name means another image here, or nothing
         config["Image"] = container["Image"]
     return {
         **config,
-        "HostConfig": {**container["HostConfig"], "Runtime": RUNTIME, "RestartPolicy": {"Name": "no"}},
-        "NetworkingConfig": {"EndpointsConfig": {n: endpoint_of(found) for n, found in fields["endpoints"].items()}},
+        "HostConfig": {
+            **container["HostConfig"],
+            "Runtime": RUNTIME,
+            "RestartPolicy": {"Name": "no"},
+        },
+        "NetworkingConfig": {
+            "EndpointsConfig": {n: endpoint_of(found) for n, found in fields["endpoints"].items()}
+        },
     }
 
 
@@ -203,7 +224,11 @@ def endpoint_of(found: Mapping[str, Any]) -> dict[str, Any]:
     """A container's place in a network, with the same addresses."""
     ipam = {"IPv4Address": found["IPAddress"], "IPv6Address": found["GlobalIPv6Address"]}
     return {
-        **{name: found[name] for name in ("Links", "Aliases", "DriverOpts", "GwPriority") if found.get(name)},
+        **{
+            name: found[name]
+            for name in ("Links", "Aliases", "DriverOpts", "GwPriority")
+            if found.get(name)
+        },
         "MacAddress": found["MacAddress"],
         "IPAMConfig": {name: address for name, address in ipam.items() if address},
     }

@@ -67,7 +67,9 @@ def remove_volume(name: str) -> None:
 
 def is_used(name: str) -> bool:
     """Whether any container here, running or not, has the volume."""
-    return bool(docker_api.call("GET", "/containers/json", all="true", filters=f'{{"volume":["{name}"]}}'))
+    return bool(
+        docker_api.call("GET", "/containers/json", all="true", filters=f'{{"volume":["{name}"]}}')
+    )
 
 
 def image(name: str) -> dict[str, Any] | None:
@@ -78,7 +80,11 @@ def image(name: str) -> dict[str, Any] | None:
 
 def layers_of_all_images() -> list[list[str]]:
     ids = {each["Id"] for each in docker_api.call("GET", "/images/json", all="true")}
-    return [found["RootFS"]["Layers"] or [] for each in sorted(ids) if (found := image(each)) is not None]
+    return [
+        found["RootFS"]["Layers"] or []
+        for each in sorted(ids)
+        if (found := image(each)) is not None
+    ]
 
 
 def export_image(name: str, there: frozenset[str], directory: Path) -> None:

@@ -52,7 +52,9 @@ class OciRuntime(ABC):
         try:
             told = run([*self._program, "state", container_id])
         except CommandFailed as error:
-            raise ContainerNotFound(f"{self.name} has no usable state of {container_id!r}: {error.stderr}") from error
+            raise ContainerNotFound(
+                f"{self.name} has no usable state of {container_id!r}: {error.stderr}"
+            ) from error
         state = shape.parse(told, STATE, f"{self.name}'s state of {container_id!r}")
         if state["status"] != "running":
             raise ContainerNotRunning(f"container {container_id!r} is {state['status']}")
@@ -74,22 +76,48 @@ class OciRuntime(ABC):
             engine_state={STATE_DIRECTORY: self.identity(container_id)},
         )
 
-    def checkpoint(self, container: Container, images: Path, env: Mapping[str, str]) -> subprocess.Popen[bytes]:
-        argv = [*self._program, "checkpoint", "--image-path", str(images), "--work-path", str(images), *DUMP_OPTIONS]
+    def checkpoint(
+        self, container: Container, images: Path, env: Mapping[str, str]
+    ) -> subprocess.Popen[bytes]:
+        argv = [
+            *self._program,
+            "checkpoint",
+            "--image-path",
+            str(images),
+            "--work-path",
+            str(images),
+            *DUMP_OPTIONS,
+        ]
         return start_logged([*argv, container.id], images, env)
 
     def restore(
-        self, container_id: str, bundle: Path, images: Path, env: Mapping[str, str], stdio: tuple[int, int, int]
+        self,
+        container_id: str,
+        bundle: Path,
+        images: Path,
+        env: Mapping[str, str],
+        stdio: tuple[int, int, int],
     ) -> subprocess.Popen[bytes]:
         """Start `restore_command` with the container's standard streams."""
         argv = self.restore_command(container_id, bundle, images)
         return start(argv, env=env, stdin=stdio[0], stdout=stdio[1], stderr=stdio[2])
 
-    def restore_command(self, container_id: str, bundle: Path, images: Path, *options: str) -> list[str]:
+    def restore_command(
+        self, container_id: str, bundle: Path, images: Path, *options: str
+    ) -> list[str]:
         """What ends once the container runs. Its own messages go to a file: its stderr belongs to the container."""
         log = ["--log", str(images / "runtime.log"), "--log-format", "json"]
         argv = [*self._program, *log, "restore", "--detach", "--bundle", str(bundle)]
-        return [*argv, "--image-path", str(images), "--work-path", str(images), *options, *DUMP_OPTIONS, container_id]
+        return [
+            *argv,
+            "--image-path",
+            str(images),
+            "--work-path",
+            str(images),
+            *options,
+            *DUMP_OPTIONS,
+            container_id,
+        ]
 
     def describe(self, container: Container) -> dict[str, Any]:
         return bundle.describe(container)
@@ -127,7 +155,9 @@ class OciRuntime(ABC):
         if identity.is_same():
             run([*self._program, "delete", "--force", identity.path.name])
 
-    def arrival(self, name: str, description: Mapping[str, Any], undo: contextlib.ExitStack) -> Arrival:
+    def arrival(
+        self, name: str, description: Mapping[str, Any], undo: contextlib.ExitStack
+    ) -> Arrival:
         return bundle.BundleArrival(self, name, description, undo)
 
     @property

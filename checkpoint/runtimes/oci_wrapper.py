@@ -88,17 +88,24 @@ def create(words: list[str], path: str) -> None:
         file.write(str(child))
 
 
-def await_start(words: list[str], bundle: str, config: dict[str, Any], path: str, told: int) -> None:
+def await_start(
+    words: list[str], bundle: str, config: dict[str, Any], path: str, told: int
+) -> None:
     """In the process left behind: furnished like the container, until it is told how to restore it."""
     os.setsid()
     home, network = cgroups_of("self"), os.open("/proc/self/ns/net", os.O_RDONLY)
     linux = config["linux"]
     enter({controllers: linux.get("cgroupsPath", "") for controllers in home}, make=True)
-    if any(namespace["type"] == "network" and not namespace.get("path") for namespace in linux["namespaces"]):
+    if any(
+        namespace["type"] == "network" and not namespace.get("path")
+        for namespace in linux["namespaces"]
+    ):
         check(libc.unshare(CLONE_NEWNET))
     check(libc.prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0))
     signal.pthread_sigmask(signal.SIG_SETMASK, signal.valid_signals())
-    with ask(path, {"command": "create", "root": option(words, "--root"), "bundle": bundle}) as agent:
+    with ask(
+        path, {"command": "create", "root": option(words, "--root"), "bundle": bundle}
+    ) as agent:
         os.write(told, b"1")  # short result: one byte
         os.close(told)
         order = agent.recv(MAX_MESSAGE)
@@ -145,14 +152,22 @@ def cgroups_of(pid: str) -> dict[str, str]:
     """{controllers: path} of a process, as /proc/PID/cgroup has them."""
     with open(f"/proc/{pid}/cgroup", "rb") as file:
         lines = os.fsdecode(file.read()).split("\n")
-    return {controllers: path for _, controllers, path in (line.split(":", 2) for line in lines if line)}
+    return {
+        controllers: path for _, controllers, path in (line.split(":", 2) for line in lines if line)
+    }
 
 
 def enter(paths: dict[str, str], *, make: bool) -> None:
     """Move this process. Where that cannot be done docker's statistics lack, and nothing else."""
     for controllers, path in paths.items():
         name = controllers.removeprefix("name=")
-        mount = os.path.join(CGROUPS, name) if name else CGROUPS if os.path.exists(f"{CGROUPS}/cgroup.procs") else ""
+        mount = (
+            os.path.join(CGROUPS, name)
+            if name
+            else CGROUPS
+            if os.path.exists(f"{CGROUPS}/cgroup.procs")
+            else ""
+        )
         if not mount or not path.startswith("/"):
             continue
         directory = mount + path
@@ -171,7 +186,10 @@ def inherit(directory: str, file: str) -> None:
     with contextlib.suppress(OSError), open(own, encoding="ascii") as now:
         if not now.read().strip():
             inherit(os.path.dirname(directory), file)
-            with open(parents, encoding="ascii") as given, open(own, "w", encoding="ascii") as taken:
+            with (
+                open(parents, encoding="ascii") as given,
+                open(own, "w", encoding="ascii") as taken,
+            ):
                 taken.write(given.read())
 
 

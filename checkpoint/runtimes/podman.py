@@ -33,7 +33,14 @@ from checkpoint.runtimes.shape import Maybe, Shape
 
 BENEATH: dict[str, Callable[[], OciRuntime]] = {"crun": Crun, "runc": Runc}
 #: Bind mounts that podman makes for every container, from its own settings and what it knows of the network.
-OWN_MOUNTS = ("/etc/hosts", "/etc/hostname", "/etc/resolv.conf", "/run/.containerenv", "/run/secrets", "/etc/passwd")
+OWN_MOUNTS = (
+    "/etc/hosts",
+    "/etc/hostname",
+    "/etc/resolv.conf",
+    "/run/.containerenv",
+    "/run/secrets",
+    "/etc/passwd",
+)
 #: What an archive must have, beside podman's own descriptions, for a restore to begin.
 INVENTORY = "checkpoint/inventory.img"
 #: Of an archive as podman writes it: files that come by other ways, newer.
@@ -72,7 +79,9 @@ class Podman:
                 raise
             raise ContainerNotFound(f"podman knows no container named {name!r}") from error
         what = f"podman's description of {name!r}"
-        found = shape.parse(told, [{"State": {"Status": str}}], what)[0]  # podman fails where there is none
+        found = shape.parse(told, [{"State": {"Status": str}}], what)[
+            0
+        ]  # podman fails where there is none
         if found["State"]["Status"] != "running":
             raise ContainerNotRunning(f"container {name!r} is {found['State']['Status']}")
         shape.check(found, RUNNING, what)
@@ -91,7 +100,9 @@ class Podman:
             engine_state=found,
         )
 
-    def checkpoint(self, container: Container, images: Path, env: Mapping[str, str]) -> subprocess.Popen[bytes]:
+    def checkpoint(
+        self, container: Container, images: Path, env: Mapping[str, str]
+    ) -> subprocess.Popen[bytes]:
         return self._beneath(container.engine_state).checkpoint(container, images, env)
 
     def describe(self, container: Container) -> dict[str, Any]:
@@ -113,7 +124,14 @@ class Podman:
     def pack(self, container: Container, directory: Path) -> bytes:
         archive = directory / "podman.tar"
         env = install_shim(directory)
-        argv = ["podman", "container", "checkpoint", "--leave-running", "--compress=none", "--ignore-rootfs"]
+        argv = [
+            "podman",
+            "container",
+            "checkpoint",
+            "--leave-running",
+            "--compress=none",
+            "--ignore-rootfs",
+        ]
         argv += ["--ignore-volumes", f"--export={archive}", *DUMP_OPTIONS, container.id]
         with Interposer(rpc_socket(directory), UndumpedRole()):
             run(argv, env=env)
@@ -137,15 +155,25 @@ class Podman:
 
     def keep(self, container: Container) -> None:
         """Have podman notice that it ended: nobody tells it, since its conmon ended before."""
-        run(["podman", "update", "--restart=no", container.id], timeout_s=podman_store.REMOVE_TIMEOUT_S)
-        with contextlib.suppress(CommandFailed):  # it complains of the conmon, and enters the end all the same
-            run(["podman", "stop", "--time=0", container.id], timeout_s=podman_store.REMOVE_TIMEOUT_S)
+        run(
+            ["podman", "update", "--restart=no", container.id],
+            timeout_s=podman_store.REMOVE_TIMEOUT_S,
+        )
+        with contextlib.suppress(
+            CommandFailed
+        ):  # it complains of the conmon, and enters the end all the same
+            run(
+                ["podman", "stop", "--time=0", container.id],
+                timeout_s=podman_store.REMOVE_TIMEOUT_S,
+            )
 
     def leave(self, container: Container, *, shared: bool) -> None:
         podman_store.remove_container(container.id)
         belongings.left(self.name, podman_store, container.engine_state)
 
-    def arrival(self, name: str, description: Mapping[str, Any], undo: contextlib.ExitStack) -> Arrival:
+    def arrival(
+        self, name: str, description: Mapping[str, Any], undo: contextlib.ExitStack
+    ) -> Arrival:
         return PodmanArrival(name, description, undo)
 
     def _beneath(self, found: Mapping[str, Any]) -> OciRuntime:
@@ -154,7 +182,11 @@ class Podman:
 
 def _networks(found: Mapping[str, Any]) -> list[str]:
     """Names of the container's networks; podman calls it one, where there is none."""
-    return [] if found["HostConfig"]["NetworkMode"] == "none" else [*(found["NetworkSettings"].get("Networks") or ())]
+    return (
+        []
+        if found["HostConfig"]["NetworkMode"] == "none"
+        else [*(found["NetworkSettings"].get("Networks") or ())]
+    )
 
 
 def unmovable(found: Mapping[str, Any]) -> str | None:
@@ -187,7 +219,9 @@ def _trees(found: Mapping[str, Any], beneath: Container) -> list[Tree]:
     rootfs = Tree(destination=ROOTFS, root=beneath.rootfs)
     if found["GraphDriver"]["Name"] == OVERLAY:
         data = found["GraphDriver"]["Data"]
-        rootfs = Tree(destination=ROOTFS, root=Path(data["MergedDir"]), layer=Path(data["UpperDir"]))
+        rootfs = Tree(
+            destination=ROOTFS, root=Path(data["MergedDir"]), layer=Path(data["UpperDir"])
+        )
     return [rootfs, *belongings.trees_of(found, beneath)]
 
 

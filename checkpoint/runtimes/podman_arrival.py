@@ -37,12 +37,16 @@ DESCRIPTION: Shape = {
 class PodmanArrival:
     """Arrival. `description` is from Podman.describe."""
 
-    def __init__(self, name: str, description: Mapping[str, Any], undo: contextlib.ExitStack) -> None:
+    def __init__(
+        self, name: str, description: Mapping[str, Any], undo: contextlib.ExitStack
+    ) -> None:
         shape.check(description, DESCRIPTION, "what the source told of the container")
         self._name, self._wanted, self._undo = name, description, undo
         self._cgroups = cgroups.Hierarchies(description["cgroup"])
         self._made = False
-        self._belongings = Belongings("podman", podman_store, description["networks"], description["volumes"])
+        self._belongings = Belongings(
+            "podman", podman_store, description["networks"], description["volumes"]
+        )
         self._started = False
         self._output = bytearray()
 
@@ -59,7 +63,9 @@ class PodmanArrival:
         return layers.common(image["layers"], podman_store.layers_of_all_images())
 
     def load_image(self, directory: Path) -> None:
-        podman_store.load_image(directory, self._wanted["image"]["id"], self._wanted["image"]["name"])
+        podman_store.load_image(
+            directory, self._wanted["image"]["id"], self._wanted["image"]["name"]
+        )
 
     def prepare(self, packed: bytes, *, shared: bool) -> dict[str, Path]:
         self._archive = packed
@@ -68,21 +74,34 @@ class PodmanArrival:
     def take_output(self, lines: bytes) -> None:
         if not self._started:
             if len(self._output) + len(lines) > MOST_OUTPUT_BYTES:
-                raise ImageError(f"more than {MOST_OUTPUT_BYTES} bytes of the container's output came")
+                raise ImageError(
+                    f"more than {MOST_OUTPUT_BYTES} bytes of the container's output came"
+                )
             self._output += lines
         elif log := self._wanted.get("log"):
             with open(log, "ab") as file:
                 file.write(lines)
 
-    def start_restore(self, directory: Path, images: Path, env: Mapping[str, str]) -> subprocess.Popen[bytes]:
+    def start_restore(
+        self, directory: Path, images: Path, env: Mapping[str, str]
+    ) -> subprocess.Popen[bytes]:
         for name in (self._name, self._wanted["id"]):
             if podman_store.has_container(name):
-                raise NameInUse(f"a podman container named {name!r} was started on the target meanwhile")
+                raise NameInUse(
+                    f"a podman container named {name!r} was started on the target meanwhile"
+                )
         self._cgroups.look()
         archive = directory / "podman.tar"
         archive.write_bytes(with_output(self._archive, bytes(self._output)))
         self._started = True
-        argv = ["podman", "container", "restore", f"--import={archive}", "--ignore-volumes", "--ignore-rootfs"]
+        argv = [
+            "podman",
+            "container",
+            "restore",
+            f"--import={archive}",
+            "--ignore-volumes",
+            "--ignore-rootfs",
+        ]
         return start_logged([*argv, *DUMP_OPTIONS], images, env)
 
     def restore_held(self) -> None:
@@ -110,7 +129,9 @@ def with_output(archive: bytes, output: bytes) -> bytes:
     entry, which has no content (podman.without_contents), are blocks of zeros (tar(5)).
     """
     blocks = len(archive) // tarfile.BLOCKSIZE
-    while blocks and not any(archive[(blocks - 1) * tarfile.BLOCKSIZE : blocks * tarfile.BLOCKSIZE]):
+    while blocks and not any(
+        archive[(blocks - 1) * tarfile.BLOCKSIZE : blocks * tarfile.BLOCKSIZE]
+    ):
         blocks -= 1
     entry = tarfile.TarInfo(LOG)
     entry.size, entry.mode = len(output), 0o640

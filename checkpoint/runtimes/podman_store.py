@@ -25,7 +25,13 @@ NETWORK: Shape = {
     "network_interface": Maybe(str),
     "network_dns_servers": Maybe([str]),
     "subnets": Maybe(
-        [{"subnet": str, "gateway": Maybe(str), "lease_range": Maybe({"start_ip": Maybe(str), "end_ip": Maybe(str)})}]
+        [
+            {
+                "subnet": str,
+                "gateway": Maybe(str),
+                "lease_range": Maybe({"start_ip": Maybe(str), "end_ip": Maybe(str)}),
+            }
+        ]
     ),
     "routes": Maybe([{"destination": str, "gateway": str, "metric": Maybe(int)}]),
     "options": Maybe(Each(str)),
@@ -71,8 +77,14 @@ def is_used(name: str) -> bool:
 
 def difference(ours: Mapping[str, Any], theirs: Mapping[str, Any]) -> str | None:
     """In what two networks differ so that a container of one is none of the other."""
-    names = [*SAME, "network_interface"] if (ours.get("options") or {}).get("mode") == UNMANAGED else SAME
-    return next((name for name in names if (ours.get(name) or None) != (theirs.get(name) or None)), None)
+    names = (
+        [*SAME, "network_interface"]
+        if (ours.get("options") or {}).get("mode") == UNMANAGED
+        else SAME
+    )
+    return next(
+        (name for name in names if (ours.get(name) or None) != (theirs.get(name) or None)), None
+    )
 
 
 def create_network(wanted: Mapping[str, Any]) -> str:
@@ -131,13 +143,23 @@ def image(name: str) -> dict[str, Any] | None:
 def layers_of_all_images() -> list[list[str]]:
     ids = set(run(["podman", "images", "--all", "--quiet", "--no-trunc"]).split())
     told = run(["podman", "image", "inspect", *sorted(ids)]) if ids else "[]"
-    found = shape.parse(told, [{"RootFS": {"Layers": Maybe([str])}}], "podman's description of its images")
+    found = shape.parse(
+        told, [{"RootFS": {"Layers": Maybe([str])}}], "podman's description of its images"
+    )
     return [each["RootFS"].get("Layers") or [] for each in found]
 
 
 def export_image(image_id: str, there: frozenset[str], directory: Path) -> None:
     """In the form of containers-transports(5), `dir:`; layers as they are when unpacked, named by their DiffID."""
-    argv = ["podman", "push", "--quiet", "--remove-signatures", "--compress=false", image_id, f"dir:{directory}"]
+    argv = [
+        "podman",
+        "push",
+        "--quiet",
+        "--remove-signatures",
+        "--compress=false",
+        image_id,
+        f"dir:{directory}",
+    ]
     run(argv, timeout_s=IMAGE_TIMEOUT_S)
     leave_out(directory, there)
 
@@ -155,7 +177,9 @@ def leave_out(directory: Path, layers: Iterable[str]) -> None:
 
 def load_image(directory: Path, image_id: str, name: str) -> None:
     """podman verifies every digest. Raises CommandFailed, and ImageError if it is another image."""
-    loaded = run(["podman", "pull", "--quiet", f"dir:{directory}"], timeout_s=IMAGE_TIMEOUT_S).strip()
+    loaded = run(
+        ["podman", "pull", "--quiet", f"dir:{directory}"], timeout_s=IMAGE_TIMEOUT_S
+    ).strip()
     if loaded != image_id:
         raise ImageError(f"the image that arrived is {loaded}, not {image_id}")
     if not image_id.startswith(name):

@@ -11,7 +11,12 @@ from checkpoint.runtimes.docker import Docker
 from checkpoint.runtimes.podman import Podman
 from checkpoint.runtimes.runc import Runc
 
-RUNTIMES: dict[str, Callable[[], ContainerRuntime]] = {"podman": Podman, "docker": Docker, "runc": Runc, "crun": Crun}
+RUNTIMES: dict[str, Callable[[], ContainerRuntime]] = {
+    "podman": Podman,
+    "docker": Docker,
+    "runc": Runc,
+    "crun": Crun,
+}
 
 
 def runtime_named(name: str) -> ContainerRuntime:

@@ -54,7 +54,9 @@ def parse(text: str | bytes, shape: Shape, what: str) -> Any:
 def check(value: Any, shape: Shape, what: str) -> Any:
     """The value. Raises DataInvalid, which names the first member that has another shape."""
     for where in _differences(value, shape, ""):
-        raise DataInvalid(f"{what} is damaged: {where.lstrip('.') or 'all of it'} is missing or of another kind")
+        raise DataInvalid(
+            f"{what} is damaged: {where.lstrip('.') or 'all of it'} is missing or of another kind"
+        )
     return value
 
 
@@ -73,5 +75,9 @@ def _differences(value: Any, shape: Shape, at: str) -> Iterator[str]:
         for name, needed in shape.items():
             yield from _differences(value.get(name), needed, f"{at}.{name}")
     # To Python a bool is an int; to JSON it is not.
-    elif not isinstance(shape, type) or not isinstance(value, shape) or (shape is int and isinstance(value, bool)):
+    elif (
+        not isinstance(shape, type)
+        or not isinstance(value, shape)
+        or (shape is int and isinstance(value, bool))
+    ):
         yield at

@@ -41,7 +41,9 @@ class Attachment:
     def _open(self, network: Network) -> None:
         """Early, because binding their sockets waits for RCU."""
         self._interfaces = network.interfaces
-        conntrack.forget(address for interface in network.interfaces for address in interface.addresses)
+        conntrack.forget(
+            address for interface in network.interfaces for address in interface.addresses
+        )
         self._announcer = self._tidy.enter_context(contextlib.closing(link.Announcer(network)))
         for interface in network.interfaces:
             self._held.append(self._tidy.enter_context(contextlib.closing(HeldFrames(interface))))

@@ -43,7 +43,11 @@ class AgentClient:
             raise self._gone(str(error)) from error
 
     def request(
-        self, message: Request[A], parts: Sequence[bytes | memoryview] = (), *, timeout_s: float | None = None
+        self,
+        message: Request[A],
+        parts: Sequence[bytes | memoryview] = (),
+        *,
+        timeout_s: float | None = None,
     ) -> A:
         """Send a request, `parts` joined as its payload, and return its answer.
 
@@ -52,7 +56,9 @@ class AgentClient:
         self.ask(message, parts)
         return self.answer(message, timeout_s=timeout_s)
 
-    def request_all(self, message: Request[A], parts: Sequence[bytes | memoryview] = ()) -> Generator[A, None, None]:
+    def request_all(
+        self, message: Request[A], parts: Sequence[bytes | memoryview] = ()
+    ) -> Generator[A, None, None]:
         """Likewise for an answer in several pieces, one after the other; all must be taken."""
         self.ask(message, parts)
         for _ in range(MOST_PIECES):
@@ -95,7 +101,9 @@ class AgentClient:
         if isinstance(answer, protocol.Failed):
             raise AgentFailed(answer.kind, answer.text, answer.detail)
         if not isinstance(answer, message.answer):
-            raise ProtocolError(f"the target answered {type(message).__name__} by {type(answer).__name__}")
+            raise ProtocolError(
+                f"the target answered {type(message).__name__} by {type(answer).__name__}"
+            )
         return cast(A, answer)
 
     def _next_answer(self, deadline: float | None) -> Answer:
@@ -147,7 +155,9 @@ class AgentClient:
         for _ in range(CLOCK_SAMPLES):
             asked = time.monotonic_ns()
             theirs = self.request(protocol.Ping()).monotonic_ns
-            samples.append(Sample(asked_ns=asked, answered_ns=time.monotonic_ns(), theirs_ns=theirs))
+            samples.append(
+                Sample(asked_ns=asked, answered_ns=time.monotonic_ns(), theirs_ns=theirs)
+            )
         return estimate(samples)
 
     def close(self) -> None:

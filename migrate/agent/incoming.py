@@ -56,7 +56,9 @@ class Incoming:
         self._undo = contextlib.ExitStack()
         self._tidy = contextlib.ExitStack()
         if os.geteuid() == 0:  # or else the facts say so, and that is the end
-            self._tidy.enter_context(lock.locked([lock.name_key(hello.runtime, self._container_id)], self._holder))
+            self._tidy.enter_context(
+                lock.locked([lock.name_key(hello.runtime, self._container_id)], self._holder)
+            )
         self._awake = self._tidy.enter_context(contextlib.ExitStack())
         self.control_path = control_path(self._id)
         self.state = State.GREETED
@@ -127,7 +129,11 @@ class Incoming:
 
     def _check_paths(self, request: protocol.CheckPaths) -> Answer:
         shared = request.probe is not None and _holds(Path(request.probe.path), request.probe.token)
-        taken = () if shared else tuple(path for path in request.own if is_taken(Path(path), Path(request.own[0])))
+        taken = (
+            ()
+            if shared
+            else tuple(path for path in request.own if is_taken(Path(path), Path(request.own[0])))
+        )
         missing = tuple(path for path in request.required if not Path(path).exists())
         return protocol.PathsFound(missing=missing, taken=taken, shared=shared)
 
@@ -137,13 +143,17 @@ class Incoming:
         layers = arrival.layers_there()
         self._arrival = arrival
         self._advance(State.EXAMINED)
-        return protocol.Examined(objections=objections, layers=None if layers is None else tuple(layers))
+        return protocol.Examined(
+            objections=objections, layers=None if layers is None else tuple(layers)
+        )
 
     def _take_volumes(self, arrival: Arrival) -> Iterator[str]:
         """Keep other moves from the engine's volumes of the container. Yields why that cannot be."""
         for name in arrival.volumes():
             try:
-                self._tidy.enter_context(lock.locked([lock.volume_key(self._runtime.name, name)], self._holder))
+                self._tidy.enter_context(
+                    lock.locked([lock.volume_key(self._runtime.name, name)], self._holder)
+                )
             except ContainerLocked as error:
                 yield f"volume {name!r} is brought by another move: {error.holder}"
 
@@ -170,7 +180,9 @@ class Incoming:
 
     def _prepare(self, request: protocol.Prepare) -> Answer:
         assert self._arrival is not None
-        received = Received(self._id, request, self._limits.batch_s, self._trees, self._tidy, self._log)
+        received = Received(
+            self._id, request, self._limits.batch_s, self._trees, self._tidy, self._log
+        )
         trees = self._arrival.prepare(bytes(request.payload), shared=request.shared)
         network = Attachment(request.network, self._undo, self._tidy, self._log)
         self._prepared = Prepared(arrival=self._arrival, received=received, network=network)

@@ -73,10 +73,19 @@ class PageReceiver:
         with self._turn:
             while self._next < batches and self._failure is None:
                 before = self._next
-                came = self._turn.wait_for(lambda: self._next > before or self._hopeless(), self._patience_s)  # noqa: B023
+                came = self._turn.wait_for(
+                    lambda: self._next > before or self._hopeless(),  # noqa: B023
+                    self._patience_s,
+                )
                 if self._next == before and self._failure is None:
-                    why = "their channels ended" if came else f"nothing came for {self._patience_s:g} s"
-                    raise ImageError(f"batch {self._next} of {batches} with pages never came: {why}")
+                    why = (
+                        "their channels ended"
+                        if came
+                        else f"nothing came for {self._patience_s:g} s"
+                    )
+                    raise ImageError(
+                        f"batch {self._next} of {batches} with pages never came: {why}"
+                    )
             if self._failure is not None:
                 raise self._failure
             if self._next > batches:
@@ -93,7 +102,10 @@ class PageReceiver:
             _, fds, _, _ = socket.recv_fds(plug, 16, 2)
         try:
             if len(fds) == 2:
-                with open(fds[1], "wb", buffering=0) as answers, contextlib.suppress(OSError):  # it ended at once
+                with (
+                    open(fds[1], "wb", buffering=0) as answers,
+                    contextlib.suppress(OSError),
+                ):  # it ended at once
                     answers.write(PLUGGED)
                 self._read(fds[0])
         finally:
@@ -142,7 +154,11 @@ class PageReceiver:
             lost = len(self._waiting) == self._channels and self._next not in self._waiting
             if number > self._next and lost:
                 raise ImageError(f"batch {self._next} with pages never came")
-            if not self._turn.wait_for(lambda: self._next >= number or self._failure is not None, self._patience_s):
-                raise ImageError(f"batch {self._next} with pages never came in {self._patience_s:g} s")
+            if not self._turn.wait_for(
+                lambda: self._next >= number or self._failure is not None, self._patience_s
+            ):
+                raise ImageError(
+                    f"batch {self._next} with pages never came in {self._patience_s:g} s"
+                )
         finally:
             self._waiting.discard(number)

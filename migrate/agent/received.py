@@ -49,7 +49,9 @@ class Received:
         self.store = tidy.enter_context(PageStore(self.directory))
         self.tmpfs = tidy.enter_context(PreparedTmpfs(self.directory))
         self._page_images = tidy.enter_context(PageImages(self.images))
-        receiver = PageReceiver(socket_path(migration_id), request.page_channels, self._put_pages, batch_s)
+        receiver = PageReceiver(
+            socket_path(migration_id), request.page_channels, self._put_pages, batch_s
+        )
         self._pages = tidy.enter_context(receiver)
         self._page_maps: list[protocol.PageMap] = []
         self._room_for_extents = max(LEAST_EXTENTS, request.room_bytes // PAGE_SIZE)
@@ -123,7 +125,10 @@ class Received:
 
     def complete(self, request: protocol.Restore) -> LazyRanges:
         """Complete the images of memory. Returns what they leave to the store. Raises ImageError if something lacks."""
-        arrived, announced = (self._image_files, self._image_bytes), (request.image_files, request.image_bytes)
+        arrived, announced = (
+            (self._image_files, self._image_bytes),
+            (request.image_files, request.image_bytes),
+        )
         if arrived != announced:
             raise ImageError(f"(images, their bytes): {arrived} arrived of {announced}")
         self._pages.wait(request.batches)
@@ -144,8 +149,12 @@ class Received:
         areas: dict[int, list[tuple[int, int]]] = {}
         for image, address, size in sorted(left_out):
             areas.setdefault(image, []).append((address, size))
-        made = proof.digests(proof.pieces(images, bytes.fromhex(seed) if seed else None), restorable.read, areas)
-        return b"".join(digest for _, digest in made if digest is not None), proof.page_count(images)
+        made = proof.digests(
+            proof.pieces(images, bytes.fromhex(seed) if seed else None), restorable.read, areas
+        )
+        return b"".join(digest for _, digest in made if digest is not None), proof.page_count(
+            images
+        )
 
     def _append(self, name: str, data: memoryview) -> None:
         path = self.images / name
@@ -169,7 +178,11 @@ class Received:
 
 def _all(root: TreeRoot) -> Iterator[FileState]:
     found = snapshot(root, attributes=False).files
-    return (FileState.of(path, signature) for path, signature in found.items() if signature != MOUNT_POINT)
+    return (
+        FileState.of(path, signature)
+        for path, signature in found.items()
+        if signature != MOUNT_POINT
+    )
 
 
 def _those(root: TreeRoot, paths: Iterable[str]) -> Iterator[FileState]:

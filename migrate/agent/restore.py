@@ -56,7 +56,9 @@ class ArmedRestore:
         )
         self._role = RestoreRole(edits, prepared.received.images)
 
-    def arm(self, migration_id: str, undo: contextlib.ExitStack, tidy: contextlib.ExitStack) -> None:
+    def arm(
+        self, migration_id: str, undo: contextlib.ExitStack, tidy: contextlib.ExitStack
+    ) -> None:
         """Start the engine's restore; it comes to its RESTORE request.
 
         `undo` gets what drops the container, `tidy` what ends the conversation with CRIU. Raises NameInUse, CriuFailed
@@ -66,7 +68,9 @@ class ArmedRestore:
         env = install_shim(received.directory)
         tidy.enter_context(Interposer(rpc_socket(received.directory), self._role))
         with silenced(self._macs, migration_id):
-            self._process = self._prepared.arrival.start_restore(received.directory, received.images, env)
+            self._process = self._prepared.arrival.start_restore(
+                received.directory, received.images, env
+            )
             undo.callback(self._prepared.arrival.discard)
             undo.callback(self._refuse)
             threading.Thread(target=self._watch, args=(self._process,), daemon=True).start()
@@ -189,7 +193,9 @@ class ArmedRestore:
         try:
             status = self._process.wait(timeout_s)
         except subprocess.TimeoutExpired as error:
-            raise ConversationLost(f"the engine's restore did not end {timeout_s:g} s after the resume") from error
+            raise ConversationLost(
+                f"the engine's restore did not end {timeout_s:g} s after the resume"
+            ) from error
         if status != 0:
             raise ConversationLost(f"the engine's restore ended with status {status}")
 
@@ -202,13 +208,17 @@ class ArmedRestore:
             try:
                 self._process.wait(self._limits.end_s)
             except subprocess.TimeoutExpired:
-                self._log(f"the engine's restore did not end in {self._limits.end_s:g} s and was killed")
+                self._log(
+                    f"the engine's restore did not end in {self._limits.end_s:g} s and was killed"
+                )
                 self._process.kill()
                 self._process.wait()
 
     def _why(self, error: ConversationLost, stage: str) -> CheckpointError:
         """CRIU's and the runtime's own words are better than ours."""
         images = self._prepared.received.images
-        errors = criu_log.errors(images / "restore.log") or criu_log.runtime_errors(images / "runtime.log")
+        errors = criu_log.errors(images / "restore.log") or criu_log.runtime_errors(
+            images / "runtime.log"
+        )
         errors = errors or criu_log.last_words(images / "engine.log")
         return CriuFailed(stage, errors) if errors else error

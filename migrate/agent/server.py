@@ -34,7 +34,9 @@ MOST_DETAIL = 64
 class Server:
     """Answers one coordinator, and after it is gone whoever recovers what it left."""
 
-    def __init__(self, channel: Descriptors, limits: Limits, recorder: logs.Recorder | None = None) -> None:
+    def __init__(
+        self, channel: Descriptors, limits: Limits, recorder: logs.Recorder | None = None
+    ) -> None:
         self._channel, self._stream = channel, FrameStream(channel)
         self._recorder = recorder
         self._limits = limits
@@ -64,7 +66,9 @@ class Server:
                 return False
         request = protocol.decode(*self._stream.receive(), Command)
         try:
-            check_command(self._incoming.state if self._incoming is not None else State.CONNECTED, request)
+            check_command(
+                self._incoming.state if self._incoming is not None else State.CONNECTED, request
+            )
         except protocol.ProtocolError as error:
             return self._refuse(request, error)
         try:
@@ -97,7 +101,9 @@ class Server:
             raise self._failure
         if isinstance(request, protocol.Hello):
             if request.version != protocol.PROTOCOL_VERSION:
-                raise protocol.ProtocolError(f"agent speaks version {protocol.PROTOCOL_VERSION}, not {request.version}")
+                raise protocol.ProtocolError(
+                    f"agent speaks version {protocol.PROTOCOL_VERSION}, not {request.version}"
+                )
             self._incoming = Incoming(request, self._log, self._limits)
             return [self._incoming.welcome()]
         assert self._incoming is not None
@@ -155,7 +161,9 @@ def _say(text: str) -> None:
 def _failed(error: Exception) -> protocol.Failed:
     detail = error.log[-MOST_DETAIL:] if isinstance(error, CriuFailed) else ()
     text = harmless(str(error) or type(error).__name__)
-    return protocol.Failed(kind=causes.kind_of(error), text=text, detail=tuple(map(harmless, detail)))
+    return protocol.Failed(
+        kind=causes.kind_of(error), text=text, detail=tuple(map(harmless, detail))
+    )
 
 
 def main() -> None:

@@ -100,7 +100,9 @@ class TreeDoor:
         root, argv = self.root(asked.tree), served(asked.words)
         self._gates.append(gate := Gate())
         with gate:
-            process = start_enclosed(argv, root.fd, gate=gate.held, stdin=reader, stdout=writer, stderr=subprocess.PIPE)
+            process = start_enclosed(
+                argv, root.fd, gate=gate.held, stdin=reader, stdout=writer, stderr=subprocess.PIPE
+            )
         self._running.add(process)
         while fds:  # or the channel would not end with rsync
             os.close(fds.pop())

@@ -55,7 +55,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         with contextlib.suppress(OSError):
             kept = logs.keep(secrets.token_hex(6), "migratectl", [logs.traceback_of(error)])
         what = f"{type(error).__name__}: {error}"
-        say(f"migratectl: a defect in this program, please report it: {what}; logs: {kept or 'none'}")
+        say(
+            f"migratectl: a defect in this program, please report it: {what}; logs: {kept or 'none'}"
+        )
         return CODES[Defect]
 
 
@@ -69,11 +71,15 @@ def _status(_: argparse.Namespace) -> int:
     _check_root()
     for path in sorted(RUN.glob(f"*{recover.SUFFIX}")):
         try:
-            put(f"{path.name.removesuffix(recover.SUFFIX)}: {recover.ask(path, recover.STATUS).text}")
+            put(
+                f"{path.name.removesuffix(recover.SUFFIX)}: {recover.ask(path, recover.STATUS).text}"
+            )
         except OSError as error:
             say(f"migratectl: {path}: {error.strerror or error}")
     for name, size_bytes in abandoned().items():
-        put(f"{name}: left by a move that was killed, {size_bytes >> 20} MiB of RAM; the next move here removes it")
+        put(
+            f"{name}: left by a move that was killed, {size_bytes >> 20} MiB of RAM; the next move here removes it"
+        )
     return 0
 
 
@@ -139,20 +145,31 @@ def _parser() -> argparse.ArgumentParser:
     parser = Parser(prog="migratectl", description=__doc__)
     parser.add_argument("--version", action="version", version=f"migratectl {VERSION}")
     commands = parser.add_subparsers(required=True)
-    status = commands.add_parser("status", help="containers this host holds, restored but not running")
+    status = commands.add_parser(
+        "status", help="containers this host holds, restored but not running"
+    )
     status.set_defaults(run=_status)
     command = commands.add_parser("recover", help="end a migration whose coordinator is gone")
     command.add_argument("id", help="the migration's id, from the coordinator's output or log")
     command.set_defaults(run=_recover)
-    command.add_argument("--on", metavar="HOST", help="the move's target, to be asked by SSH (default: this host)")
-    how = command.add_mutually_exclusive_group()
-    how.add_argument("--go", action="store_true", help="the source's container is dead: run it on the target")
-    how.add_argument("--abort", action="store_true", help="the source's container lives: drop it on the target")
     command.add_argument(
-        "--source-is-dead", action="store_true", help="with --go: even though the link to the source seems alive"
+        "--on", metavar="HOST", help="the move's target, to be asked by SSH (default: this host)"
+    )
+    how = command.add_mutually_exclusive_group()
+    how.add_argument(
+        "--go", action="store_true", help="the source's container is dead: run it on the target"
+    )
+    how.add_argument(
+        "--abort", action="store_true", help="the source's container lives: drop it on the target"
+    )
+    command.add_argument(
+        "--source-is-dead",
+        action="store_true",
+        help="with --go: even though the link to the source seems alive",
     )
     command = commands.add_parser(
-        "docker-runtime", help="let docker on this host take containers in: adds a runtime to its daemon.json"
+        "docker-runtime",
+        help="let docker on this host take containers in: adds a runtime to its daemon.json",
     )
     command.set_defaults(run=_docker_runtime)
     command.add_argument("--remove", action="store_true", help="take that back")

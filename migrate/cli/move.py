@@ -34,7 +34,9 @@ LEAST_RATE = 1000
 MOST_COUNT = 10**9 - 1
 
 
-def main(argv: Sequence[str] | None = None, *, connect: Connect = by_ssh, limits: Limits | None = None) -> int:
+def main(
+    argv: Sequence[str] | None = None, *, connect: Connect = by_ssh, limits: Limits | None = None
+) -> int:
     """Entry point. Returns the exit code, one of docs/exit-codes.md.
 
     `connect` and `limits` are for whoever calls it as a function. With --json the report is printed whatever
@@ -87,7 +89,11 @@ def _keep(report: Report, error: MigrateError, recorder: logs.Recorder) -> None:
     """Keep how this program came to the error, and what it knows of the move, for whoever is to mend it."""
     facts = ("report.json", json.dumps(report.to_json(), indent=2).encode())
     try:
-        kept = logs.keep(report.migration_id, "source", [logs.traceback_of(error), facts, recorder.log("move.log")])
+        kept = logs.keep(
+            report.migration_id,
+            "source",
+            [logs.traceback_of(error), facts, recorder.log("move.log")],
+        )
     except OSError as failure:
         say(f"migrate: no logs could be kept: {failure}")
         return
@@ -129,16 +135,23 @@ def rate(text: str) -> int:
     found = re.fullmatch(r"(\d+(?:\.\d+)?)([KMG]?)", text, re.ASCII | re.IGNORECASE)
     number = float(found[1]) * SCALES[found[2].upper()] if found else 0.0
     if not LEAST_RATE <= number < 1e15:
-        raise argparse.ArgumentTypeError(f"{text[:40]!r} is not a rate of 1K or more, like 50M or 1.5G")
+        raise argparse.ArgumentTypeError(
+            f"{text[:40]!r} is not a rate of 1K or more, like 50M or 1.5G"
+        )
     return int(number)
 
 
 def _parser() -> argparse.ArgumentParser:
     parser = Parser(
-        prog="migrate", description="Move a running container to another host over SSH, its connections alive."
+        prog="migrate",
+        description="Move a running container to another host over SSH, its connections alive.",
     )
-    parser.add_argument("container", metavar="CTR", help="name of the running container on this host")
-    parser.add_argument("host", metavar="HOST", help="where to: name, user@name, name:port, or an ssh_config alias")
+    parser.add_argument(
+        "container", metavar="CTR", help="name of the running container on this host"
+    )
+    parser.add_argument(
+        "host", metavar="HOST", help="where to: name, user@name, name:port, or an ssh_config alias"
+    )
     parser.add_argument(
         "--engine",
         choices=sorted(RUNTIMES),
@@ -158,8 +171,12 @@ def _parser() -> argparse.ArgumentParser:
         help="compare every page of the frozen container with what arrived, not only a sample, before it goes on"
         " there; the freeze is longer by about a second a GiB",
     )
-    parser.add_argument("--json", action="store_true", help="print the report as JSON, and nothing else, on stdout")
-    parser.add_argument("--verbose", action="store_true", help="print each step on stderr: requests, programs, CRIU")
+    parser.add_argument(
+        "--json", action="store_true", help="print the report as JSON, and nothing else, on stdout"
+    )
+    parser.add_argument(
+        "--verbose", action="store_true", help="print each step on stderr: requests, programs, CRIU"
+    )
     parser.add_argument("--version", action="version", version=f"migrate {VERSION}")
     return parser
 

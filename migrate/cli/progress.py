@@ -21,7 +21,9 @@ class Lenient(io.TextIOBase):
         self._out = out
 
     def write(self, text: str) -> int:
-        with contextlib.suppress(OSError, ValueError):  # ValueError: it was closed, or cannot encode that
+        with contextlib.suppress(
+            OSError, ValueError
+        ):  # ValueError: it was closed, or cannot encode that
             self._out.write(text)
         return len(text)
 
@@ -79,7 +81,9 @@ class Live(Lines):
         self._status.update(name)
 
     def sent(self, total_bytes: int, expected_bytes: int) -> None:
-        self._status.update(f"copying memory: {total_bytes >> 20} MiB sent of {expected_bytes >> 20}")
+        self._status.update(
+            f"copying memory: {total_bytes >> 20} MiB sent of {expected_bytes >> 20}"
+        )
 
     def note(self, text: str) -> None:
         self._console.print(one_line(text), highlight=False, markup=False)

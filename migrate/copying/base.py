@@ -61,7 +61,9 @@ def run_dump(dump: DumpRole, move: Context) -> None:
     try:
         dump.done_gate.wait_reached(move.options.limits.dump_s)
     except ConversationLost as error:
-        log = criu_log.errors(move.images / "dump.log") or criu_log.last_words(move.images / "engine.log")
+        log = criu_log.errors(move.images / "dump.log") or criu_log.last_words(
+            move.images / "engine.log"
+        )
         raise (CriuFailed("dump", log) if log else error) from error
 
 
@@ -71,7 +73,11 @@ def send_pages(batches: PageBatches, pid: int, image: int, wanted: list[Range]) 
     for vaddr, data in read_pages(pid, wanted):
         batches.add(image, vaddr, data)
         read.append((vaddr, vaddr + len(data)))
-    return ranges.difference(wanted, ranges.union(read, [])) if ranges.size(read) < ranges.size(wanted) else []
+    return (
+        ranges.difference(wanted, ranges.union(read, []))
+        if ranges.size(read) < ranges.size(wanted)
+        else []
+    )
 
 
 def send_all_pages(batches: PageBatches, pid: int, image: int, wanted: list[Range]) -> None:

@@ -23,7 +23,9 @@ class Dumped:
     `in_parent` tells of an image whether the parent has it. Memory that processes share is of the last one only.
     """
 
-    def __init__(self, batches: PageBatches, in_parent: Callable[[int], bool], *, last: bool) -> None:
+    def __init__(
+        self, batches: PageBatches, in_parent: Callable[[int], bool], *, last: bool
+    ) -> None:
         self._batches, self._in_parent, self._last = batches, in_parent, last
         self._images: dict[int, list[Range]] = {}
         self._holes: dict[int, list[Range]] = {}
@@ -74,7 +76,9 @@ def send_page_maps(move: Context, images: dict[int, list[Range]]) -> None:
         extents += [MapExtent(start, (end - start) // PAGE_SIZE, False) for start, end in eager]
         extents.sort()
         for first in range(0, max(1, len(extents)), MAX_EXTENTS):
-            move.agent.stream(protocol.PageMap(dst_id=dst_id, extents=tuple(extents[first : first + MAX_EXTENTS])))
+            move.agent.stream(
+                protocol.PageMap(dst_id=dst_id, extents=tuple(extents[first : first + MAX_EXTENTS]))
+            )
 
 
 def _may_be_lazy(move: Context, dst_id: int) -> list[Range]:

@@ -26,7 +26,9 @@ def relayed(
     Raises AgentGone rather than CRIU's complaint when that is why CRIU failed.
     """
     assert move.source.criu_version is not None
-    relay = PageRelay(pages, page_wire.wire_struct(move.source.criu_version), sink, flush, has_parent)
+    relay = PageRelay(
+        pages, page_wire.wire_struct(move.source.criu_version), sink, flush, has_parent
+    )
     relay.start()
     try:
         yield

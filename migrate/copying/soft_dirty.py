@@ -50,14 +50,20 @@ class SoftDirtyCopy:
         session = Dumped(self.batches, self._images.__contains__, last=False)
         predump = self._predumps.begin()
         try:
-            with relayed(predump.pages, self._move, session, self.batches.flush, session.has_parent):
+            with relayed(
+                predump.pages, self._move, session, self.batches.flush, session.has_parent
+            ):
                 predump.ask()
                 predump.wait()
         finally:
             predump.close()
         self._predumps.keep()
         # What is not all there is sent whole the next time.
-        self._images = {image: found for image, found in session.images().items() if not self._unknown(session, image)}
+        self._images = {
+            image: found
+            for image, found in session.images().items()
+            if not self._unknown(session, image)
+        }
         return session.sent_pages * PAGE_SIZE
 
     def _unknown(self, session: Dumped, image: int) -> list[Range]:

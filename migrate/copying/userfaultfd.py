@@ -77,7 +77,9 @@ class UserfaultfdCopy:
                     self.batches.forget(process_id(watched.virtual_pid))
                 else:
                     self._refused.add(pid)
-                    self._move.note(f"process {pid} opened a file for direct I/O: its memory is copied while frozen")
+                    self._move.note(
+                        f"process {pid} opened a file for direct I/O: its memory is copied while frozen"
+                    )
 
     def _reads_directly(self, watched: Tracker) -> bool:
         try:

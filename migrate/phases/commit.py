@@ -61,7 +61,9 @@ def stranded(move: Context, error: BaseException) -> MigrateError:
         move.awake.close()
     with _optional(move, "not cleaned up on the source"):
         move.tidy.close()
-    with _optional(move, "the source's engine may show the container as running, or start it again"):
+    with _optional(
+        move, "the source's engine may show the container as running, or start it again"
+    ):
         move.runtime.keep(move.container)
     if isinstance(error, Undecided | ResumeFailed):
         return error
@@ -129,7 +131,9 @@ def _say_go(move: Context) -> protocol.Go:
         except AgentGone:
             raise
         except Exception as error:  # noqa: BLE001  (nothing was sent)
-            move.note(f"frames that came in the freeze were not sent: {error or type(error).__name__}")
+            move.note(
+                f"frames that came in the freeze were not sent: {error or type(error).__name__}"
+            )
             return _ask_to_go(move, [])
     except AgentGone as error:
         what = f"the link was lost after the source had been stopped ({error})"

@@ -9,7 +9,9 @@ from migrate.context import Context
 def keep_logs(move: Context) -> None:
     """Keep the logs of both hosts; the report says where. Nothing is raised: a move that failed has more to do."""
     try:
-        found = logs.gather(move.directory) if move.directory.is_absolute() else []  # it may not be there yet
+        found = (
+            logs.gather(move.directory) if move.directory.is_absolute() else []
+        )  # it may not be there yet
         if kept := logs.keep(move.migration_id, "source", found):
             move.report.log_directory = str(kept)
     except Exception as error:  # noqa: BLE001

@@ -70,13 +70,17 @@ def restore(move: Context, copying: Copying) -> None:
         images = move.image_stream
         left_out = rseq.areas(move.images) if copying.by_criu else {}
         whole = move.options.verify_memory
-        with MemoryProof(copying.images, move.container.pid, whole=whole, left_out=left_out) as proof:
+        with MemoryProof(
+            copying.images, move.container.pid, whole=whole, left_out=left_out
+        ) as proof:
             question = protocol.Restore(
                 image_files=images.files,
                 image_bytes=images.bytes,
                 batches=move.pages.count,
                 proof_seed=None if proof.whole else proof.seed.hex(),
-                left_out=tuple(Area(image, *area) for image, areas in left_out.items() for area in areas),
+                left_out=tuple(
+                    Area(image, *area) for image, areas in left_out.items() for area in areas
+                ),
             )
             move.agent.ask(question)
             proof.begin()

@@ -142,7 +142,9 @@ def _taken(engine: str | None, report: Report) -> Iterator[tuple[ContainerRuntim
         preflight.check_source(runtime, report.container)
         raise
     keys = [lock.name_key(runtime.name, container.name), lock.process_key(container.pid)]
-    with lock.locked(keys, lock.holder_text(f"migration {report.migration_id}", report.source, report.target)):
+    with lock.locked(
+        keys, lock.holder_text(f"migration {report.migration_id}", report.source, report.target)
+    ):
         yield runtime, container
 
 
@@ -157,7 +159,11 @@ def _parts(network: Network | None, container: Container) -> Iterator[netns.Part
 
 
 def _greet(
-    connection: Connection, report: Report, engine: str, container: Container, note: Callable[[str], None]
+    connection: Connection,
+    report: Report,
+    engine: str,
+    container: Container,
+    note: Callable[[str], None],
 ) -> tuple[AgentClient, Facts]:
     """Start the agent, which locks the container on the target, and learn what host it is on."""
     hello = protocol.Hello(
@@ -171,7 +177,9 @@ def _greet(
         agent = AgentClient(connection, note)
         return agent, agent.request(hello).facts
     except AgentFailed as error:
-        if error.kind == ContainerLocked.__name__ and report.migration_id in error.text:  # the target is the source
+        if (
+            error.kind == ContainerLocked.__name__ and report.migration_id in error.text
+        ):  # the target is the source
             raise NameTaken(container.name, report.target, engine) from error
         raise
     except AgentGone as error:

@@ -76,7 +76,10 @@ def _converge(move: Context, copying: Ahead) -> None:
         move.agent.request(protocol.Ping())  # a failure is better told before the freeze
         elapsed_us = (time.monotonic_ns() - started_ns) // 1000
         history = History(
-            rounds=rounds, memory_bytes=move.report.memory_bytes, elapsed_us=elapsed_us, slowed_to=slowed_to
+            rounds=rounds,
+            memory_bytes=move.report.memory_bytes,
+            elapsed_us=elapsed_us,
+            slowed_to=slowed_to,
         )
         decision = decide(history, move.options.policy)
         move.note(decision.reason)

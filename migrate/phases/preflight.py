@@ -51,7 +51,9 @@ def choose_runtime(engine: str | None, container_id: str) -> ContainerRuntime:
     if os.geteuid() != 0:
         raise NotRoot(Where.SOURCE, platform.node())
     nobody = f"{' and '.join(RUNTIMES)} have no container named {container_id!r} on this host"
-    if not container_id.isprintable():  # no engine has such a name, and not each can be asked for one
+    if (
+        not container_id.isprintable()
+    ):  # no engine has such a name, and not each can be asked for one
         raise NoSuchContainer(nobody)
     # First: of a container on its way in, an engine says nothing or half of it, and podman waits until it is in.
     for name in [engine] if engine is not None else RUNTIMES:
@@ -88,9 +90,15 @@ def note_processes_beside(note: Callable[[str], None], container: Container) -> 
     tree = processes.tree_of(container.pid)
     for pid in processes.in_pid_namespace_of(container.pid):
         with contextlib.suppress(OSError):
-            if pid not in tree and not processes.has_ended(pid) and processes.age_s(pid) > PASSING_S:
+            if (
+                pid not in tree
+                and not processes.has_ended(pid)
+                and processes.age_s(pid) > PASSING_S
+            ):
                 name = Path(f"/proc/{pid}/comm").read_text(errors="replace").strip()
-                note(f"process {pid} ({name!r}) was started inside the container by 'exec' and does not come along")
+                note(
+                    f"process {pid} ({name!r}) was started inside the container by 'exec' and does not come along"
+                )
 
 
 def check_limits(pids: list[int]) -> None:
@@ -119,7 +127,9 @@ def check_target(target: Facts, source: Facts, container: Container, memory_byte
     """Raise the error for what the target lacks."""
     check_host(target, Where.TARGET)
     found = _tmpfs_bytes(container)
-    check_pair(source, target, container=container.name, memory_bytes=memory_bytes, tmpfs_bytes=found)
+    check_pair(
+        source, target, container=container.name, memory_bytes=memory_bytes, tmpfs_bytes=found
+    )
 
 
 def _tmpfs_bytes(container: Container) -> int:
@@ -140,7 +150,9 @@ def check_addresses(agent: AgentClient, network: Network | None, host: str) -> N
     if questions:
         answer = agent.request(protocol.CheckAddresses(addresses=questions))
         check_known(
-            "CheckAddresses", [station.address for station in answer.taken], {each.address for each in questions}
+            "CheckAddresses",
+            [station.address for station in answer.taken],
+            {each.address for each in questions},
         )
         for address, mac in answer.taken:
             raise AddressTaken(address, mac, host)
@@ -160,11 +172,15 @@ def check_paths(agent: AgentClient, container: Container, host: str) -> bool:
     for path in answer.taken:
         raise PathTaken(path, host)
     for source in answer.missing:
-        raise NotMovableError(f"{source}, bind-mounted into the container, does not exist on {host}", "create it there")
+        raise NotMovableError(
+            f"{source}, bind-mounted into the container, does not exist on {host}",
+            "create it there",
+        )
     for source, writable in container.host_paths:
         if writable and not answer.shared:
             raise NotMovableError(
-                f"{source} is bind-mounted writable and not shared with {host}", "share it, or mount it read-only"
+                f"{source} is bind-mounted writable and not shared with {host}",
+                "share it, or mount it read-only",
             )
     return answer.shared
 

@@ -36,11 +36,15 @@ def prepare(move: Context) -> None:
     """The target gets what its engine can make beforehand, and a first copy of files."""
     with move.phase("prepare"):
         container = move.container
-        move.directory = move.tidy.enter_context(ram_directory(move.migration_id, move.room_bytes, move.note))
+        move.directory = move.tidy.enter_context(
+            ram_directory(move.migration_id, move.room_bytes, move.note)
+        )
         move.bridge = Bridge(move.connection, tree_door.socket_path(move.migration_id), move.limit)
         if move.layers_there is not None:
             there = len(move.layers_there)
-            move.note(f"the target lacks the image; {there} of its layers are there, the rest is sent")
+            move.note(
+                f"the target lacks the image; {there} of its layers are there, the rest is sent"
+            )
             move.report.add_bytes("image", send_image(move, move.layers_there))
         scratch = move.directory / "engine"
         scratch.mkdir(mode=0o700)
@@ -58,7 +62,9 @@ def prepare(move: Context) -> None:
         _copy_trees(move, ready)
         move.tmpfs = TmpfsSync(move.agent, container.pid, own_mounts(container))
         move.tidy.callback(move.tmpfs.close)
-        move.edits = replace(move.edits, external_mounts=tuple((path, path) for path in move.tmpfs.paths))
+        move.edits = replace(
+            move.edits, external_mounts=tuple((path, path) for path in move.tmpfs.paths)
+        )
         move.report.add_bytes("tmpfs", move.tmpfs.copy_whole())
     move.advance(State.PREPARED)
 
@@ -70,7 +76,9 @@ def _copy_trees(move: Context, there: Sequence[str]) -> None:
     assert move.bridge is not None
     for tree in move.container.trees:
         if tree.destination in there and tree.destination not in move.trees:
-            sync = move.trees[tree.destination] = TreeSync(tree, move.bridge, move.agent, lambda: _mapped(move))
+            sync = move.trees[tree.destination] = TreeSync(
+                tree, move.bridge, move.agent, lambda: _mapped(move)
+            )
             move.tidy.callback(sync.close)
             move.report.add_bytes(sync.kind, sync.copy_whole())
 
@@ -114,9 +122,15 @@ def arm_target(move: Context) -> None:
     assert move.dump is not None
     with move.phase("arm there"):
         interfaces = move.network.interfaces if move.network else ()
-        macs = tuple(interface.mac for interface in interfaces) if move.container.engine_network else ()
+        macs = (
+            tuple(interface.mac for interface in interfaces)
+            if move.container.engine_network
+            else ()
+        )
         _copy_output(move)
-        question = protocol.Arm(macs=macs, nftables=move.edits.nftables, one_cgroup=move.edits.one_cgroup)
+        question = protocol.Arm(
+            macs=macs, nftables=move.edits.nftables, one_cgroup=move.edits.one_cgroup
+        )
         _copy_trees(move, move.agent.request(question).trees)
         for tree in move.trees.values():
             move.report.add_bytes(tree.kind, tree.catch_up())

@@ -100,7 +100,9 @@ def _unlock(move: Context) -> list[str]:
     except (CheckpointError, OSError) as error:
         return [f"CRIU died, and its lock of the container's network may still be there ({error})"]
     if found and not move.edits.nftables:
-        return ["CRIU died; its rules (iptables, chain CRIU) may still lock the container's network"]
+        return [
+            "CRIU died; its rules (iptables, chain CRIU) may still lock the container's network"
+        ]
     return ["connections that were in use when CRIU died may have been cut"] if found else []
 
 
@@ -118,5 +120,7 @@ def _where(move: Context) -> str | None:
     except (ContainerNotFound, ContainerNotRunning) as error:
         return f"the container's processes run on the source, but its engine says: {error}"
     except Exception as error:  # noqa: BLE001  (its process runs: that was seen)
-        move.note(f"the engine could not be asked about the container: {error or type(error).__name__}")
+        move.note(
+            f"the engine could not be asked about the container: {error or type(error).__name__}"
+        )
     return "the container runs on the source, as before"

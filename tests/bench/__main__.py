@@ -55,7 +55,9 @@ def main() -> int:
         finally:
             rig.down()
     machine = {"processors": psutil.cpu_count(), "memory_bytes": psutil.virtual_memory().total}
-    result = json.dumps({"schema": SCHEMA, "runs": arguments.runs, "machine": machine, "cases": cases}, indent=2)
+    result = json.dumps(
+        {"schema": SCHEMA, "runs": arguments.runs, "machine": machine, "cases": cases}, indent=2
+    )
     arguments.json.write_text(result + "\n")
     print(result)
     return 0
@@ -69,8 +71,12 @@ def _parser() -> argparse.ArgumentParser:
         choices=sorted(CASES),
         help="only this one (may be repeated); soak, which counts its runs in hundreds of moves, runs only when named",
     )
-    parser.add_argument("--runs", type=int, default=RUNS, help="of each kind per case (default %(default)s)")
-    parser.add_argument("--json", type=Path, required=True, metavar="FILE", help="where the result goes")
+    parser.add_argument(
+        "--runs", type=int, default=RUNS, help="of each kind per case (default %(default)s)"
+    )
+    parser.add_argument(
+        "--json", type=Path, required=True, metavar="FILE", help="where the result goes"
+    )
     return parser
 
 

@@ -86,7 +86,9 @@ def engine_case(rig: Rig, runs: int, engine: str) -> dict[str, Any]:
         redis = EngineContainer.start(alpha, engine, "redis", IMAGE, REDIS, address=ADDRESS)
     filled(rig, redis)
     if engine == "podman":
-        ours, theirs = gaps_of(rig, runs, redis, [by_tool, lambda c: export_import(c, other(c, rig))])
+        ours, theirs = gaps_of(
+            rig, runs, redis, [by_tool, lambda c: export_import(c, other(c, rig))]
+        )
     else:
         [ours] = gaps_of(rig, runs, redis, [by_tool])
         plain = filled(rig, alpha.start_container("redis", ip=ADDRESS, argv=REDIS))
@@ -94,7 +96,9 @@ def engine_case(rig: Rig, runs: int, engine: str) -> dict[str, Any]:
     return {
         "blackout_ms": spread(ours),
         "downtime_ms": spread([report["downtime_us"] / 1000 for report in reports]),
-        "baseline": "podman checkpoint --export, restore --import" if engine == "podman" else "runc, by script",
+        "baseline": "podman checkpoint --export, restore --import"
+        if engine == "podman"
+        else "runc, by script",
         "baseline_blackout_ms": spread(theirs),
         "ratio": round(statistics.median(theirs) / statistics.median(ours), 2),
     }

@@ -19,7 +19,19 @@ from tests.rig import Rig, until
 MIB = 1024
 TOUCHER_PORT = 7107
 TOUCHER = ["python3", "-B", "/opt/migrate/tests/workloads/toucher.py", "--mib", str(MIB)]
-BENCHMARK = ["redis-benchmark", "-h", ADDRESS, "-p", str(REDIS_PORT), "-t", "set", "-r", "100000", "-d", "512"]
+BENCHMARK = [
+    "redis-benchmark",
+    "-h",
+    ADDRESS,
+    "-p",
+    str(REDIS_PORT),
+    "-t",
+    "set",
+    "-r",
+    "100000",
+    "-d",
+    "512",
+]
 BENCHMARK_ENDLESS = [*BENCHMARK, "-c", "10", "-l", "-q"]
 NORMAL_S, AFTER_S, SETTLE_S = 4.0, 8.0, 3.0
 #: Rates are of so many samples of workloads/redis_rate.py: half a second.
@@ -31,7 +43,9 @@ def first_touch_case(rig: Rig, runs: int) -> dict[str, Any]:
     """What a program waits for memory that is not there yet, by its own clock and by the pager's."""
     container = rig.node("alpha").start_container("toucher", ip=ADDRESS, argv=TOUCHER)
     until(lambda: ask(rig.switch, ADDRESS, TOUCHER_PORT, "STATUS"), "the toucher to answer")
-    found: dict[str, list[float]] = {name: [] for name in ("p50", "p99", "max", "fill", "touches", "pager_p99")}
+    found: dict[str, list[float]] = {
+        name: [] for name in ("p50", "p99", "max", "fill", "touches", "pager_p99")
+    }
     for run in range(runs):
         container, report, at_us = move(container, rig)
         time.sleep(SETTLE_S)
@@ -46,7 +60,11 @@ def first_touch_case(rig: Rig, runs: int) -> dict[str, Any]:
         found["fill"].append(fill_us / 1000)
         found["touches"].append(len(took_ms))
         found["pager_p99"].append(report["fill"]["wait_p99_us"] / 1000)
-        print(f"  run {run + 1}:", {name: round(values[-1], 3) for name, values in found.items()}, file=sys.stderr)
+        print(
+            f"  run {run + 1}:",
+            {name: round(values[-1], 3) for name, values in found.items()},
+            file=sys.stderr,
+        )
     return {
         "first_touch_ms": {name: spread(found[name], digits=3) for name in ("p50", "p99", "max")},
         "touches": spread(found["touches"]),
@@ -67,7 +85,9 @@ def recovery_case(rig: Rig, runs: int) -> dict[str, Any]:
                 container, report, at_us = move(container, rig)
                 time.sleep(AFTER_S)
             begun_ns = report["started_unix_ns"]
-            recovered_s.append(recovery_s(samples, begun_ns, begun_ns + int(at_us["resumed"]) * 1000))
+            recovered_s.append(
+                recovery_s(samples, begun_ns, begun_ns + int(at_us["resumed"]) * 1000)
+            )
             print(f"  run {run + 1}: back after {recovered_s[-1]:.2f} s", file=sys.stderr)
     return {"recovered_s": spread(recovered_s, digits=2)}
 
@@ -91,7 +111,9 @@ def recovery_s(samples: list[dict[str, int]], begun_ns: int, resumed_ns: int) ->
 
 @contextlib.contextmanager
 def _benchmark(rig: Rig) -> Iterator[None]:
-    process = rig.node("beta").popen(BENCHMARK_ENDLESS, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    process = rig.node("beta").popen(
+        BENCHMARK_ENDLESS, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+    )
     try:
         yield
         if process.poll() is not None:

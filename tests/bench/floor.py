@@ -95,7 +95,17 @@ def restore_ms(name: str, directory: Path) -> float:
         if runtime.checkpoint(container, images, env).wait(TIMEOUT_S) != 0:
             raise SystemExit("floor: the container could not be dumped")
     ready, status = os.pipe()
-    argv = ["criu", "lazy-pages", "-D", str(images), "-W", str(images), "-v1", "--status-fd", str(status)]
+    argv = [
+        "criu",
+        "lazy-pages",
+        "-D",
+        str(images),
+        "-W",
+        str(images),
+        "-v1",
+        "--status-fd",
+        str(status),
+    ]
     with subprocess.Popen(argv, pass_fds=[status]) as daemon:
         os.close(status)
         os.read(ready, 1)
@@ -119,7 +129,11 @@ def restore_ms(name: str, directory: Path) -> float:
 def main() -> None:
     name = sys.argv[1]
     with ram_directory(f"floor-{os.getpid()}", ROOM_BYTES, print) as directory:
-        print(json.dumps({"dump_ms": dump_ms(name, directory), "restore_ms": restore_ms(name, directory)}))
+        print(
+            json.dumps(
+                {"dump_ms": dump_ms(name, directory), "restore_ms": restore_ms(name, directory)}
+            )
+        )
 
 
 if __name__ == "__main__":

@@ -25,7 +25,15 @@ from tests.rig.engine import EngineContainer
 ADDRESS = "10.77.0.50"
 REDIS = ["redis-server", "--bind", "0.0.0.0", "--save", "", "--protected-mode", "no"]  # noqa: S104 - in the rig
 DIRTIER_PORT = 7106
-DIRTIER = ["python3", "-B", "/opt/migrate/tests/workloads/dirtier.py", "--mib", "256", "--hot-mib", "64"]
+DIRTIER = [
+    "python3",
+    "-B",
+    "/opt/migrate/tests/workloads/dirtier.py",
+    "--mib",
+    "256",
+    "--hot-mib",
+    "64",
+]
 NGINX = ["nginx", "-e", "/data/error.log", "-c", "/opt/migrate/tests/workloads/nginx.conf"]
 FLOOR = ["python3", "-B", "/opt/migrate/tests/bench/floor.py"]
 SETTLE_S = 1.0  # a client's retransmissions may come that late
@@ -51,11 +59,16 @@ class Series:
             return int(statistics.median(map(key, self.reports)))
 
         blackout = statistics.median(self.blackout_ms)
-        memory, frozen = median(lambda report: report["memory_bytes"]), median(lambda r: r["frozen_bytes_sent"])
+        memory, frozen = (
+            median(lambda report: report["memory_bytes"]),
+            median(lambda r: r["frozen_bytes_sent"]),
+        )
         return {
             "blackout_ms": spread(self.blackout_ms),
             "downtime_ms": spread([report["downtime_us"] / 1000 for report in self.reports]),
-            "predicted_downtime_ms": spread([report["predicted_downtime_us"] / 1000 for report in self.reports]),
+            "predicted_downtime_ms": spread(
+                [report["predicted_downtime_us"] / 1000 for report in self.reports]
+            ),
             "resume_to_first_byte_ms": spread(self.first_byte_ms),
             "baseline_blackout_ms": spread(self.baseline_blackout_ms),
             "ratio": round(statistics.median(self.baseline_blackout_ms) / blackout, 2),
@@ -78,7 +91,9 @@ def other(container: Container | EngineContainer, rig: Rig) -> Node:
 def move(container: Moved, rig: Rig) -> tuple[Moved, dict[str, Any], dict[str, float]]:
     """To the other node: the container there, the report, and its instants in us."""
     there = other(container, rig)
-    report = json.loads(container.node.run(["migrate", container.name, there.name, "--json"], timeout=600).stdout)
+    report = json.loads(
+        container.node.run(["migrate", container.name, there.name, "--json"], timeout=600).stdout
+    )
     at_us = {stage["name"]: stage["at_us"] for stage in report["freeze"]}
     return replace(container, node=there), report, at_us
 
@@ -91,7 +106,9 @@ def last_word(client: RedisClient) -> Mapping[str, Any]:
     return seen
 
 
-def moves(rig: Rig, runs: int, here: Container, port: int, client_program: str = "redis_client.py") -> Series:
+def moves(
+    rig: Rig, runs: int, here: Container, port: int, client_program: str = "redis_client.py"
+) -> Series:
     """Move a container to and fro, by tool and baseline in turn, and have CRIU dump and restore it on the spot."""
     series = Series()
     with RedisClient(rig.switch, ADDRESS, port, client_program) as client:
@@ -106,7 +123,10 @@ def moves(rig: Rig, runs: int, here: Container, port: int, client_program: str =
                 time.sleep(SETTLE_S)
                 gap = float(client.mark("after")["worst_gap_ms"])
                 (series.blackout_ms if by_tool else series.baseline_blackout_ms).append(gap)
-                print(f"  run {run + 1}: {'migrate' if by_tool else 'baseline'} {gap:.1f} ms", file=sys.stderr)
+                print(
+                    f"  run {run + 1}: {'migrate' if by_tool else 'baseline'} {gap:.1f} ms",
+                    file=sys.stderr,
+                )
             floor = json.loads(here.node.run([*FLOOR, here.name], timeout=600).stdout)
             series.floor_ms.append(floor["dump_ms"] + floor["restore_ms"])
             print(f"  run {run + 1}: floor {series.floor_ms[-1]:.1f} ms {floor}", file=sys.stderr)
@@ -134,7 +154,14 @@ def start_redis(rig: Rig, mib: int) -> Container:
 @contextlib.contextmanager
 def load(rig: Rig, per_second: int) -> Iterator[None]:
     """So many random SETs a second, besides."""
-    argv = [sys.executable, "-B", str(WORKLOADS / "redis_data.py"), ADDRESS, str(REDIS_PORT), "load"]
+    argv = [
+        sys.executable,
+        "-B",
+        str(WORKLOADS / "redis_data.py"),
+        ADDRESS,
+        str(REDIS_PORT),
+        "load",
+    ]
     process = rig.switch.popen([*argv, "--per-second", str(per_second)], stdout=subprocess.PIPE)
     try:
         yield

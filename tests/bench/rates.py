@@ -18,13 +18,34 @@ from tests.clients import REDIS_PORT, ask
 from tests.rig import Container, Rig, until
 
 MIB = 512
-STILL = ["python3", "-B", "/opt/migrate/tests/workloads/dirtier.py", "--mib", str(MIB), "--mb-per-second", "0"]
+STILL = [
+    "python3",
+    "-B",
+    "/opt/migrate/tests/workloads/dirtier.py",
+    "--mib",
+    str(MIB),
+    "--mb-per-second",
+    "0",
+]
 #: Ends a move before the freeze, so that it can be repeated on the spot.
 STAY = ["--on-no-converge", "abort", "--max-downtime", "1", "--json"]
 NOT_CONVERGING = 52
 LIMIT_BYTES_PER_S = 20_000_000
 BYTES = "/dev/shm/bytes"  # noqa: S108  (of a node)
-BENCHMARK = ["redis-benchmark", "-h", ADDRESS, "-t", "set", "-r", "100000", "-d", "512", "-c", "10", "--csv"]
+BENCHMARK = [
+    "redis-benchmark",
+    "-h",
+    ADDRESS,
+    "-t",
+    "set",
+    "-r",
+    "100000",
+    "-d",
+    "512",
+    "-c",
+    "10",
+    "--csv",
+]
 BENCHMARK_REQUESTS = 150_000
 ATTACHED_S = 1.0
 #: Slow enough that what is seen is the tracking alone; and a copy that takes its share of two processors.
@@ -33,7 +54,9 @@ DURING = {"tracked": "1M", "copied at 20 MB/s": "20M"}
 
 def pre_copy(container: Container, *options: str) -> dict[str, Any]:
     """Everything up to the freeze, and back; the report."""
-    done = container.node.run(["migrate", container.name, "beta", *STAY, *options], check=False, timeout=600)
+    done = container.node.run(
+        ["migrate", container.name, "beta", *STAY, *options], check=False, timeout=600
+    )
     if done.returncode != NOT_CONVERGING:
         raise SystemExit(f"bench: {done.stderr}")
     return dict(json.loads(done.stdout))
@@ -63,12 +86,18 @@ def relay_case(rig: Rig, runs: int) -> dict[str, Any]:
         alpha.run(["sh", "-c", f"head -c {size} /dev/urandom > {BYTES}"], timeout=120)
         for name, sink in (("ssh to RAM", BYTES), ("ssh to /dev/null", "/dev/null")):
             started = time.monotonic()
-            alpha.run(["sh", "-c", f"ssh -c aes128-gcm@openssh.com beta 'cat > {sink}' < {BYTES}"], timeout=120)
+            alpha.run(
+                ["sh", "-c", f"ssh -c aes128-gcm@openssh.com beta 'cat > {sink}' < {BYTES}"],
+                timeout=120,
+            )
             rates[name].append(size / (time.monotonic() - started) / 1e6)
         for node in (alpha, beta):
             node.run(["rm", BYTES])
         print(
-            f"  run {run + 1}:", *(f"{name} {found[-1]:.0f}" for name, found in rates.items()), "MB/s", file=sys.stderr
+            f"  run {run + 1}:",
+            *(f"{name} {found[-1]:.0f}" for name, found in rates.items()),
+            "MB/s",
+            file=sys.stderr,
         )
     median = {name: statistics.median(found) for name, found in rates.items()}
     return {
@@ -98,11 +127,17 @@ def cost_case(rig: Rig, runs: int) -> dict[str, Any]:
         for name, limit in DURING.items():
             with _pre_copying(container, limit):
                 per_s[name].append(_requests_per_s(rig))
-        print(f"  run {run + 1}:", *(f"{name} {found[-1]:.0f}/s" for name, found in per_s.items()), file=sys.stderr)
+        print(
+            f"  run {run + 1}:",
+            *(f"{name} {found[-1]:.0f}/s" for name, found in per_s.items()),
+            file=sys.stderr,
+        )
     median = {name: statistics.median(found) for name, found in per_s.items()}
     return {
         "requests_per_s": {name: spread(found) for name, found in per_s.items()},
-        "over_undisturbed": {name: round(median[name] / median["undisturbed"], 3) for name in DURING},
+        "over_undisturbed": {
+            name: round(median[name] / median["undisturbed"], 3) for name in DURING
+        },
     }
 
 

@@ -73,5 +73,8 @@ def soak_case(rig: Rig, runs: int) -> dict[str, Any]:
         "p99_over_median": round(p99 / statistics.median(blackout_ms), 2),
         "before": before,
         "after": after,
-        "grown": {name: {what: after[name][what] - before[name][what] for what in before[name]} for name in before},
+        "grown": {
+            name: {what: after[name][what] - before[name][what] for what in before[name]}
+            for name in before
+        },
     }

@@ -41,6 +41,11 @@ def timeline_case(rig: Rig, runs: int) -> dict[str, Any]:
         for instant, what in STEPS:
             lengths[what].append((at_us[instant] - before_us) / 1000)
             before_us = at_us[instant]
-        print(f"  run {run + 1}: {(at_us['resumed'] - at_us['request DUMP']) / 1000:.1f} ms", file=sys.stderr)
+        print(
+            f"  run {run + 1}: {(at_us['resumed'] - at_us['request DUMP']) / 1000:.1f} ms",
+            file=sys.stderr,
+        )
         time.sleep(SETTLE_S)
-    return {"steps_ms": {what: round(statistics.median(found), 1) for what, found in lengths.items()}}
+    return {
+        "steps_ms": {what: round(statistics.median(found), 1) for what, found in lengths.items()}
+    }

@@ -19,7 +19,9 @@ with warnings.catch_warnings():
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    parser.addoption("--real-criu", action="store_true", help="also run the contract on the criu on PATH (root)")
+    parser.addoption(
+        "--real-criu", action="store_true", help="also run the contract on the criu on PATH (root)"
+    )
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
@@ -36,7 +38,9 @@ def peer(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.Mon
         assert found is not None, "--real-criu was given, but there is no criu on PATH"
         assert os.geteuid() == 0, "--real-criu was given, but CRIU needs root"
         check = subprocess.run([found, "check"], capture_output=True, text=True, check=False)
-        assert check.returncode == 0, f"--real-criu was given, but it does not work here: {check.stderr}"
+        assert check.returncode == 0, (
+            f"--real-criu was given, but it does not work here: {check.stderr}"
+        )
         return Peer(real=True, directory=Path(found).parent, record=None)
     return fake_peer(tmp_path, monkeypatch)
 

@@ -61,7 +61,12 @@ class Runtime:
     def __init__(self, spec: dict[str, Any], env: dict[str, str]) -> None:
         argv = [sys.executable, "-B", str(FAKES / "runtime.py"), json.dumps(spec)]
         self.process = subprocess.Popen(
-            argv, env=env, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, text=True, start_new_session=True
+            argv,
+            env=env,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            text=True,
+            start_new_session=True,
         )
         self.events: list[Event] = []
         self._queue: queue.Queue[Event | None] = queue.Queue()
@@ -113,12 +118,17 @@ class Task:
             start_new_session=True,
         )
         self.pid = self._process.pid
-        until(lambda: len(self.tree()) == 2 and all(self.counter(pid) > 0 for pid in self.tree()), "a task that counts")
+        until(
+            lambda: len(self.tree()) == 2 and all(self.counter(pid) > 0 for pid in self.tree()),
+            "a task that counts",
+        )
 
     def tree(self) -> list[int]:
         found = [self.pid]
         with contextlib.suppress(FileNotFoundError, ProcessLookupError):
-            found += map(int, Path(f"/proc/{self.pid}/task/{self.pid}/children").read_text().split())
+            found += map(
+                int, Path(f"/proc/{self.pid}/task/{self.pid}/children").read_text().split()
+            )
         return found
 
     def memory(self, pid: int, address: int, size: int) -> bytes:
@@ -141,7 +151,9 @@ class Task:
         """Wait until each of its processes has counted on."""
         for pid in self.tree():
             before = self.counter(pid)
-            until(lambda pid=pid, before=before: self.counter(pid) > before, f"process {pid} to run")  # type: ignore[misc]
+            until(
+                lambda pid=pid, before=before: self.counter(pid) > before, f"process {pid} to run"
+            )  # type: ignore[misc]
             assert state_of(pid) in "SR"
 
     def wait_killed(self) -> None:
@@ -222,7 +234,9 @@ class Tee:
     def extent(self, dst_id: int, vaddr: int, pages: int, flags: int, data: memoryview) -> None:
         self._images.extent(dst_id, vaddr, pages, flags, data)
         for offset in range(0, len(data), page_wire.PAGE_SIZE):
-            self._pages[dst_id >> 8, vaddr + offset] = bytes(data[offset : offset + page_wire.PAGE_SIZE])
+            self._pages[dst_id >> 8, vaddr + offset] = bytes(
+                data[offset : offset + page_wire.PAGE_SIZE]
+            )
 
 
 class Restore(Ended, RestoreRole):
@@ -277,12 +291,24 @@ class Scene:
     def dump_of(self, task: Task, *, opts: dict[str, Any] | None = None, **spec: Any) -> Runtime:
         """A runtime that dumps a task, with iptables and a cgroup freezer that does not exist."""
         freezer = "/sys/fs/cgroup/freezer/there-is-none"
-        options = {"pid": task.pid, "network_lock": IPTABLES, "freeze_cgroup": freezer, **(opts or {})}
+        options = {
+            "pid": task.pid,
+            "network_lock": IPTABLES,
+            "freeze_cgroup": freezer,
+            **(opts or {}),
+        }
         return self.runtime("DUMP", opts=options, **spec)
 
     def holder(self, kind: str, gate: str) -> subprocess.Popen[bytes]:
         """An interposer in a process of its own, which stays at a gate. It says "listening", then "reached"."""
-        argv = [sys.executable, "-B", str(Path(__file__).parent / "holder.py"), kind, gate, str(self.socket_path)]
+        argv = [
+            sys.executable,
+            "-B",
+            str(Path(__file__).parent / "holder.py"),
+            kind,
+            gate,
+            str(self.socket_path),
+        ]
         process = subprocess.Popen(argv, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE)
         self._stack.callback(end, process)
         return process
@@ -290,7 +316,10 @@ class Scene:
     @contextlib.contextmanager
     def dump_role(self, edits: Edits = EDITS) -> Iterator[Dump]:
         """An interposer that holds dumps."""
-        with contextlib.closing(Dump(self.images, edits)) as role, Interposer(self.socket_path, role):
+        with (
+            contextlib.closing(Dump(self.images, edits)) as role,
+            Interposer(self.socket_path, role),
+        ):
             yield role
 
     @contextlib.contextmanager

@@ -48,13 +48,17 @@ def nothing_leaks() -> Iterator[None]:
     before = open_descriptors()
     yield
     deadline = time.monotonic() + LIMIT_S
-    while left := {number: what for number, what in open_descriptors().items() if before.get(number) != what}:
+    while left := {
+        number: what for number, what in open_descriptors().items() if before.get(number) != what
+    }:
         assert time.monotonic() < deadline, f"left open: {left}"
         time.sleep(0.002)
 
 
 def run_criu(program: Path, arguments: list[str], env: dict[str, str]) -> tuple[int, str, str]:
-    done = subprocess.run([program, *arguments], env=env, capture_output=True, text=True, check=False, timeout=LIMIT_S)
+    done = subprocess.run(
+        [program, *arguments], env=env, capture_output=True, text=True, check=False, timeout=LIMIT_S
+    )
     return done.returncode, done.stdout, done.stderr
 
 
@@ -92,7 +96,9 @@ def inventory(scene: Scene) -> dict[str, Any]:
     [["--version"], ["check"], ["no-such-command", "two words", ""], []],
     ids=lambda a: a[0] if a else "none",
 )
-def test_other_commands_go_to_criu_unchanged(scene: Scene, peer: Peer, arguments: list[str]) -> None:
+def test_other_commands_go_to_criu_unchanged(
+    scene: Scene, peer: Peer, arguments: list[str]
+) -> None:
     with scene.dump_role():
         direct = run_criu(peer.directory / "criu", arguments, scene.env)
         assert run_criu(scene.shim, arguments, scene.env) == direct
@@ -116,7 +122,10 @@ def test_criu_stays_the_runtimes_child(scene: Scene, peer: Peer) -> None:
         role.request_gate.wait_reached(LIMIT_S)
         criu = runtime.wait_for("started")["criu"]
         program = peer.directory / "criu" if peer.real else Path(os.path.realpath("/proc/self/exe"))
-        until(lambda: Path(f"/proc/{criu}/exe").readlink() == program.resolve(), "the shim to become CRIU")
+        until(
+            lambda: Path(f"/proc/{criu}/exe").readlink() == program.resolve(),
+            "the shim to become CRIU",
+        )
         fields = Path(f"/proc/{criu}/stat").read_text().rpartition(")")[2].split()
         assert int(fields[1]) == runtime.process.pid
         role.refuse()
@@ -142,7 +151,11 @@ def test_questions_pass_through(scene: Scene, kind: str) -> None:
     [answer] = through.named("response")
     assert answer["kind"] == kind
     assert answer["success"]
-    assert answer["version"] >= [4, 0, 0] if kind == "VERSION" else answer["lazy_pages"] in (True, False)
+    assert (
+        answer["version"] >= [4, 0, 0]
+        if kind == "VERSION"
+        else answer["lazy_pages"] in (True, False)
+    )
     assert through.named("response") == direct.named("response")
     assert through.named("ended") == direct.named("ended")
 
@@ -156,13 +169,18 @@ def test_directories_are_found_among_the_runtimes_descriptors(scene: Scene, peer
         written = {path.name for path in scene.images.iterdir()}
         role.done_gate.open()
         runtime.finish()
-    assert {"inventory.img", "dump.log"} <= written  # the first by images_dir_fd, the second by work_dir_fd
+    assert {
+        "inventory.img",
+        "dump.log",
+    } <= written  # the first by images_dir_fd, the second by work_dir_fd
     if not peer.real:
         options = peer.recorded("request")[0]["opts"]
         assert IMAGES_FD_OF_THE_RUNTIME not in (options["images_dir_fd"], options["work_dir_fd"])
 
 
-def test_a_directory_that_the_runtime_has_not_ends_the_conversation(scene: Scene, peer: Peer) -> None:
+def test_a_directory_that_the_runtime_has_not_ends_the_conversation(
+    scene: Scene, peer: Peer
+) -> None:
     task = scene.task()
     with scene.dump_role() as role:
         runtime = scene.dump_of(task, opts={"images_dir_fd": 999})
@@ -194,7 +212,9 @@ def test_criu_sees_the_edits(scene: Scene, nftables: bool) -> None:
         release(role)
         role.done_gate.open()
         assert runtime.finish()[-2]["success"]
-    assert inventory(scene)["network_lock_method"] == nftables  # in images 0 is iptables, 1 nftables
+    assert (
+        inventory(scene)["network_lock_method"] == nftables
+    )  # in images 0 is iptables, 1 nftables
     assert "Dumping" not in (scene.images / "dump.log").read_text()
 
 
@@ -220,7 +240,9 @@ def test_criu_gets_the_page_server_socket(scene: Scene) -> None:
         for (pid, vaddr), content in role.received.items():
             assert content == task.memory(pid, vaddr, PAGE_SIZE), f"page {vaddr:#x} of {pid}"
         for pid, page in itertools.product(pids, range(1, task_program.PAGES)):
-            assert role.received[pid, task_program.REGION + page * PAGE_SIZE] == task_program.pattern(page)
+            assert role.received[
+                pid, task_program.REGION + page * PAGE_SIZE
+            ] == task_program.pattern(page)
         role.done_gate.open()
         runtime.finish()
 
@@ -386,7 +408,9 @@ def test_a_restore_is_held_twice_then_runs(scene: Scene, peer: Peer) -> None:
         task.pid = role.pid
         until(lambda: task.counter(role.pid) >= counter > 0, "the same counter")
         task.check_runs()
-        assert task.memory(role.pid, task_program.REGION + 5 * PAGE_SIZE, PAGE_SIZE) == task_program.pattern(5)
+        assert task.memory(
+            role.pid, task_program.REGION + 5 * PAGE_SIZE, PAGE_SIZE
+        ) == task_program.pattern(5)
 
 
 def test_a_restore_refused_at_its_request_never_was(scene: Scene) -> None:
@@ -587,7 +611,9 @@ def test_descriptors_come_along_with_a_notification(fake_scene: Scene) -> None:
         release(role)
         role.done_gate.open()
         runtime.finish()
-        [told] = [event for event in runtime.named("notify") if event["script"] == "orphan-pts-master"]
+        [told] = [
+            event for event in runtime.named("notify") if event["script"] == "orphan-pts-master"
+        ]
         assert [Path(name).name for name in told["fds"]] == ["ptmx"]
         task.pid = role.pid
         task.check_runs()

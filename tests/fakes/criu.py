@@ -76,7 +76,9 @@ class Service:
             if request is None:
                 return 0
             if request.type in handlers:
-                self.send(rpc.criu_resp(type=request.type, success=True, **handlers[request.type]()))
+                self.send(
+                    rpc.criu_resp(type=request.type, success=True, **handlers[request.type]())
+                )
                 if not request.keep_open:
                     return 0
                 continue
@@ -113,7 +115,10 @@ class Service:
             return None
         message = rpc.criu_req()
         message.ParseFromString(data)
-        record(request=MessageToDict(message, preserving_proto_field_name=True), fds=[name_of(fd) for fd in fds])
+        record(
+            request=MessageToDict(message, preserving_proto_field_name=True),
+            fds=[name_of(fd) for fd in fds],
+        )
         for fd in fds:
             os.close(fd)
         return message
@@ -172,14 +177,23 @@ class Service:
         inventory = {"img_version": 2, "network_lock_method": NETWORK_LOCK[self.opts.network_lock]}
         save(images / "inventory.img", "INVENTORY", [inventory])
         save(images / "pstree.img", "PSTREE", [])
-        interpreter, option, program = Path(f"/proc/{tasks[0]}/cmdline").read_bytes().decode().split("\0")[:3]
+        interpreter, option, program = (
+            Path(f"/proc/{tasks[0]}/cmdline").read_bytes().decode().split("\0")[:3]
+        )
         (counter,) = struct.unpack("=Q", memory_of(tasks[0], 8))
-        (images / "fake.json").write_text(json.dumps({"argv": [interpreter, option, program, str(counter)]}))
+        (images / "fake.json").write_text(
+            json.dumps({"argv": [interpreter, option, program, str(counter)]})
+        )
         if self.opts.HasField("ps"):  # then pagemaps are the page server's
             self.send_pages(tasks)
             return
         for number, task in enumerate(tasks, 1):
-            entry = {"vaddr": hex(REGION), "nr_pages": REGION_PAGES, "compat_nr_pages": REGION_PAGES, "flags": PE_LAZY}
+            entry = {
+                "vaddr": hex(REGION),
+                "nr_pages": REGION_PAGES,
+                "compat_nr_pages": REGION_PAGES,
+                "flags": PE_LAZY,
+            }
             save(images / f"pagemap-{task}.img", "PAGEMAP", [{"pages_id": number}, entry])
 
     def send_pages(self, tasks: list[int]) -> None:

@@ -44,7 +44,10 @@ def request_of(spec: Spec) -> bytes:
     if spec["kind"] == "FEATURE_CHECK":
         request.features.lazy_pages = True
     if "images" in spec:
-        images, work = open_directory(spec["images"], IMAGES_FD), open_directory(spec["images"], WORK_FD)
+        images, work = (
+            open_directory(spec["images"], IMAGES_FD),
+            open_directory(spec["images"], WORK_FD),
+        )
         request.opts.images_dir_fd, request.opts.work_dir_fd = images, work
         request.opts.log_file = f"{spec['kind'].lower()}.log"
         request.opts.log_level = 4
@@ -82,7 +85,12 @@ def converse(peer: socket.socket, spec: Spec) -> None:
                 return
             continue
         script = message.notify.script
-        tell("notify", script=script, pid=message.notify.pid, fds=[os.readlink(f"/proc/self/fd/{fd}") for fd in fds])
+        tell(
+            "notify",
+            script=script,
+            pid=message.notify.pid,
+            fds=[os.readlink(f"/proc/self/fd/{fd}") for fd in fds],
+        )
         for fd in fds:
             os.close(fd)
         if script != spec.get("stall_at"):

@@ -30,7 +30,9 @@ def main() -> None:
     libc.mmap.argtypes = [ctypes.c_void_p, ctypes.c_size_t, *[ctypes.c_int] * 3, ctypes.c_long]
     # The kernel writes the number of the processor into a thread's rseq(2) area, even into that of a frozen one.
     os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})
-    libc.prctl(PR_SET_PTRACER, ANYBODY, 0, 0, 0)  # a tracer that is no ancestor, where Yama would mind
+    libc.prctl(
+        PR_SET_PTRACER, ANYBODY, 0, 0, 0
+    )  # a tracer that is no ancestor, where Yama would mind
     size = PAGES * PAGE_SIZE
     found = libc.mmap(REGION, size, PROT_READ_WRITE, MAP_PRIVATE_ANONYMOUS_FIXED, -1, 0)
     if found != REGION:

@@ -17,7 +17,10 @@ def main() -> int:
     rig.up(nodes=two_moves.NODES)
     wrong = False
     try:
-        for way, connected in [*((way, True) for way in two_moves.CONTESTS), ("same target", False)]:
+        for way, connected in [
+            *((way, True) for way in two_moves.CONTESTS),
+            ("same target", False),
+        ]:
             result = two_moves.run(rig, way, arguments.tries, arguments.seed, connected=connected)
             print(json.dumps(result), flush=True)
             wrong |= bool(result["faults"])
@@ -30,7 +33,9 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="scripts/faults", description=__doc__)
     commands = parser.add_subparsers(required=True)
     command = commands.add_parser("two-moves", help="two moves of one container at once")
-    command.add_argument("--tries", type=int, default=50, help="of each contest (default %(default)s)")
+    command.add_argument(
+        "--tries", type=int, default=50, help="of each contest (default %(default)s)"
+    )
     command.add_argument("--seed", type=int, default=0, help="of the offsets (default %(default)s)")
     return parser
 

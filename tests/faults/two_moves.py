@@ -96,7 +96,9 @@ class Wanderer:
         self._container = self._nodes[0].start_container("redis", ip=ADDRESS, argv=REDIS)
         self.client: RedisClient | None = None
         if connected:
-            until(lambda: ask(rig.switch, ADDRESS, REDIS_PORT, "PING") == "+PONG", "redis to answer")
+            until(
+                lambda: ask(rig.switch, ADDRESS, REDIS_PORT, "PING") == "+PONG", "redis to answer"
+            )
             self.client = RedisClient(rig.switch, ADDRESS)
         else:
             self._without_path()
@@ -110,7 +112,11 @@ class Wanderer:
 
     def running(self) -> list[str]:
         """The nodes where it runs."""
-        return [node.name for node in self._nodes if replace(self._container, node=node).status == "running"]
+        return [
+            node.name
+            for node in self._nodes
+            if replace(self._container, node=node).status == "running"
+        ]
 
     def turn(self) -> list[Node]:
         """The nodes, its own first."""
@@ -148,11 +154,15 @@ def wandering(rig: Rig, *, connected: bool) -> Iterator[Wanderer]:
 def move(source: Node, target: Node) -> Outcome:
     """Have the tool move it, to the end."""
     began = time.monotonic()
-    done = source.run(["migrate", "redis", target.name, "--json"], check=False, timeout=MOVE_TIMEOUT_S)
+    done = source.run(
+        ["migrate", "redis", target.name, "--json"], check=False, timeout=MOVE_TIMEOUT_S
+    )
     seconds = time.monotonic() - began
     said = done.stderr.strip().splitlines()
     report = json.loads(done.stdout) if done.stdout else {}
-    return Outcome(status=done.returncode, seconds=seconds, report=report, said=said[-1] if said else "")
+    return Outcome(
+        status=done.returncode, seconds=seconds, report=report, said=said[-1] if said else ""
+    )
 
 
 def run(rig: Rig, way: str, tries: int, seed: int, *, connected: bool = True) -> dict[str, Any]:
@@ -189,8 +199,12 @@ def run(rig: Rig, way: str, tries: int, seed: int, *, connected: bool = True) ->
         "seed": seed,
         "moved": dict(won),
         "refused": dict(refused),
-        "slowest_refusal_s": round(max((outcome.own_seconds for outcome in refusals), default=0.0), 2),
-        "slowest_refused_command_s": round(max((outcome.seconds for outcome in refusals), default=0.0), 2),
+        "slowest_refusal_s": round(
+            max((outcome.own_seconds for outcome in refusals), default=0.0), 2
+        ),
+        "slowest_refused_command_s": round(
+            max((outcome.seconds for outcome in refusals), default=0.0), 2
+        ),
         "worst_gap_ms": round(worst_gap_ms, 1),
         "faults": found,
     }

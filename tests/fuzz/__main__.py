@@ -28,7 +28,9 @@ from tests.fuzz.parsers import PARSERS
 MOST_KEPT_BYTES = 4 << 10
 MOST_INPUT_BYTES = 1 << 13
 AT_ONCE = 2
-PRODUCT = tuple(str(Path(package.__file__ or "").parent) for package in (checkpoint, migrate, transport))
+PRODUCT = tuple(
+    str(Path(package.__file__ or "").parent) for package in (checkpoint, migrate, transport)
+)
 #: File, line, next line.
 Step = tuple[str, int, int]
 Trace = Callable[[FrameType, str, object], Any]
@@ -56,16 +58,31 @@ def fuzz(name: str, seconds: int, findings: Path, *, keep: bool) -> Outcome:
             (seeds / f"seed-{number}").write_bytes(data)
         known = [path for path in (seeds, CORPUS / name) if path.exists()]
         findings.mkdir(parents=True, exist_ok=True)
-        options = [f"-max_total_time={seconds}", f"-timeout={MOST_S:.0f}", f"-max_len={MOST_INPUT_BYTES}"]
+        options = [
+            f"-max_total_time={seconds}",
+            f"-timeout={MOST_S:.0f}",
+            f"-max_len={MOST_INPUT_BYTES}",
+        ]
         before = set(findings.glob(f"{name}-*"))
-        whole, said = _guided(name, *options, f"-artifact_prefix={findings}/{name}-", *map(str, (found, *known)))
-        numbers = re.findall(r"^#(\d+)\s.* cov: (\d+) ft: \d+ corp: (\d+)/", said, re.MULTILINE) or [(0, 0, 0)]
+        whole, said = _guided(
+            name, *options, f"-artifact_prefix={findings}/{name}-", *map(str, (found, *known))
+        )
+        numbers = re.findall(
+            r"^#(\d+)\s.* cov: (\d+) ft: \d+ corp: (\d+)/", said, re.MULTILINE
+        ) or [(0, 0, 0)]
         new = sorted(set(findings.glob(f"{name}-*")) - before)
         if keep:
             _keep(name, [found, *known])
     runs, covered, inputs = map(int, numbers[-1])
     defect = None if whole else "\n".join(said.splitlines()[-25:])
-    return Outcome(name=name, runs=runs, covered=covered, inputs=inputs, defect=defect, file=new[0] if new else None)
+    return Outcome(
+        name=name,
+        runs=runs,
+        covered=covered,
+        inputs=inputs,
+        defect=defect,
+        file=new[0] if new else None,
+    )
 
 
 def _keep(name: str, directories: Sequence[Path]) -> None:
@@ -106,7 +123,9 @@ def _steps(name: str, data: bytes) -> set[Step]:
 def _guided(name: str, *options: str) -> tuple[bool, str]:
     """Run the fuzzer; whether it came to its end, and what it said."""
     argv = [sys.executable, "-m", "tests.fuzz.guided", name, *options]
-    done = subprocess.run(argv, stdin=subprocess.DEVNULL, stdout=PIPE, stderr=STDOUT, errors="replace", check=False)
+    done = subprocess.run(
+        argv, stdin=subprocess.DEVNULL, stdout=PIPE, stderr=STDOUT, errors="replace", check=False
+    )
     return done.returncode == 0, done.stdout
 
 
@@ -117,10 +136,14 @@ def parsers(arguments: argparse.Namespace) -> int:
     defects = 0
     with ThreadPoolExecutor(AT_ONCE) as pool:
         for found in pool.map(
-            lambda name: fuzz(name, arguments.seconds, arguments.findings, keep=arguments.keep), names
+            lambda name: fuzz(name, arguments.seconds, arguments.findings, keep=arguments.keep),
+            names,
         ):
             told = found.file or ("failed" if found.defect else "none")
-            print(f"{found.name:18} {found.runs:10} {found.covered:8} {found.inputs:7}  {told}", flush=True)
+            print(
+                f"{found.name:18} {found.runs:10} {found.covered:8} {found.inputs:7}  {told}",
+                flush=True,
+            )
             if found.defect:
                 defects += 1
                 print(found.defect, file=sys.stderr, flush=True)
@@ -130,7 +153,10 @@ def parsers(arguments: argparse.Namespace) -> int:
 def hostile(arguments: argparse.Namespace) -> int:
     """Have peers do what they like. Returns the exit code; what is found is a traceback with the sequence."""
     sides = [arguments.side] if arguments.side else list(peers.SIDES)
-    with tempfile.TemporaryDirectory(prefix="migrate-fuzz-") as directory, peers.staged(Path(directory)) as stage:
+    with (
+        tempfile.TemporaryDirectory(prefix="migrate-fuzz-") as directory,
+        peers.staged(Path(directory)) as stage,
+    ):
         for side in sides:
             print(f"{side}: {peers.play(stage, side, arguments.sequences)}", flush=True)
     return 0
@@ -140,21 +166,35 @@ def main(argv: Sequence[str]) -> int:
     """Entry point. Returns the exit code: 0 if nothing was found."""
     parser = argparse.ArgumentParser(prog="scripts/fuzz", description=__doc__)
     verbs = parser.add_subparsers(required=True)
-    for verb, what in (("parser", "fuzz one parser, guided by coverage"), ("parsers", "likewise all, two at a time")):
+    for verb, what in (
+        ("parser", "fuzz one parser, guided by coverage"),
+        ("parsers", "likewise all, two at a time"),
+    ):
         command = verbs.add_parser(verb, help=what)
         command.set_defaults(run=parsers, name=None)
         if verb == "parser":
             command.add_argument("name", choices=sorted(PARSERS))
-        command.add_argument("--seconds", type=int, default=60, help="of each (default %(default)s)")
         command.add_argument(
-            "--keep", action="store_true", help="renew tests/fuzz/corpus with what leads somewhere new"
+            "--seconds", type=int, default=60, help="of each (default %(default)s)"
         )
         command.add_argument(
-            "--findings", type=Path, default=Path("fuzz-findings"), help="directory for what is found (%(default)s)"
+            "--keep",
+            action="store_true",
+            help="renew tests/fuzz/corpus with what leads somewhere new",
         )
-    command = verbs.add_parser("peers", help="a hostile source, then a hostile target, against what they talk to")
+        command.add_argument(
+            "--findings",
+            type=Path,
+            default=Path("fuzz-findings"),
+            help="directory for what is found (%(default)s)",
+        )
+    command = verbs.add_parser(
+        "peers", help="a hostile source, then a hostile target, against what they talk to"
+    )
     command.set_defaults(run=hostile)
-    command.add_argument("--sequences", type=int, default=20_000, help="against each (default %(default)s)")
+    command.add_argument(
+        "--sequences", type=int, default=20_000, help="against each (default %(default)s)"
+    )
     command.add_argument("--side", choices=sorted(peers.SIDES), help="only this one is hostile")
     arguments = parser.parse_args(argv)
     return int(arguments.run(arguments))

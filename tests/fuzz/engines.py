@@ -15,7 +15,15 @@ from pathlib import Path
 from typing import Any, cast
 
 from checkpoint.errors import DataInvalid, ImageError
-from checkpoint.runtimes import archives, belongings, docker, docker_store, podman, podman_store, shape
+from checkpoint.runtimes import (
+    archives,
+    belongings,
+    docker,
+    docker_store,
+    podman,
+    podman_store,
+    shape,
+)
 from checkpoint.runtimes.base import Container, read_config
 from checkpoint.runtimes.bundle import BundleArrival
 from checkpoint.runtimes.crun import Crun
@@ -160,7 +168,10 @@ class Agent:
 
 def engine_log(data: bytes) -> None:
     agent = Agent()
-    with file_of(data) as path, contextlib.closing(OutputSync(cast(AgentClient, agent), path)) as output:
+    with (
+        file_of(data) as path,
+        contextlib.closing(OutputSync(cast(AgentClient, agent), path)) as output,
+    ):
         assert output.copy() == agent.size
         assert agent.size == data.rfind(b"\n") + 1
         assert output.copy() == 0
@@ -256,9 +267,16 @@ _DOCKER = dict(
 _CONFIG = {
     "root": {"path": "rootfs"},
     "mounts": [{"destination": "/x", "type": "bind", "source": "/y", "options": ["rbind", "ro"]}],
-    "linux": {"namespaces": [{"type": "network", "path": "/n"}], "cgroupsPath": "/c", "resources": {"cpu": {}}},
+    "linux": {
+        "namespaces": [{"type": "network", "path": "/n"}],
+        "cgroupsPath": "/c",
+        "resources": {"cpu": {}},
+    },
 }
-_RUNC = {"config": {"cgroups": {"memory": 1, "cpu_quota": 2}}, "external_descriptors": ["/dev/null", "pipe:[1]"]}
+_RUNC = {
+    "config": {"cgroups": {"memory": 1, "cpu_quota": 2}},
+    "external_descriptors": ["/dev/null", "pipe:[1]"],
+}
 _BUNDLE = {
     "bundle": "/b",
     "rootfs": "/b/r",
@@ -266,7 +284,9 @@ _BUNDLE = {
     "owned": {"/b": [493, 0, 0]},
     "config": _CONFIG,
 }
-_VOLUMES: Mapping[str, Any] = {"/d": {"Name": "v", "Driver": "local", "Options": {}, "Labels": None}}
+_VOLUMES: Mapping[str, Any] = {
+    "/d": {"Name": "v", "Driver": "local", "Options": {}, "Labels": None}
+}
 _OF_PODMAN = {
     "id": "x",
     "runtime": "crun",
@@ -274,12 +294,20 @@ _OF_PODMAN = {
     "log": None,
     "volumes": _VOLUMES,
     "image": {"id": "i", "name": "n", "layers": ["sha256:0"]},
-    "networks": {"n": {"name": "n", "driver": "bridge", "subnets": [{"subnet": "10.0.0.0/24", "gateway": "10.0.0.1"}]}},
+    "networks": {
+        "n": {
+            "name": "n",
+            "driver": "bridge",
+            "subnets": [{"subnet": "10.0.0.0/24", "gateway": "10.0.0.1"}],
+        }
+    },
 }
 _OF_DOCKER = {
     "container": {name: _DOCKER[name] for name in ("Config", "Image")}
     | {"Name": "/x", "HostConfig": {"LogConfig": {"Type": "json-file"}}},
-    "endpoints": {"n": {"IPAddress": "10.0.0.2", "GlobalIPv6Address": "", "MacAddress": "02:00:00:00:00:01"}},
+    "endpoints": {
+        "n": {"IPAddress": "10.0.0.2", "GlobalIPv6Address": "", "MacAddress": "02:00:00:00:00:01"}
+    },
     "networks": {"n": {"Name": "n", "IPAM": {"Config": []}}},
     "volumes": _VOLUMES,
     "layers": ["sha256:0"],
@@ -289,11 +317,15 @@ _DAMAGED = (DataInvalid,)
 PARSERS = {
     "config.json": Parser(run=bundle, refuses=_DAMAGED, seeds=(_json(_CONFIG),)),
     "oci-state": Parser(
-        run=runtime_state, refuses=_DAMAGED, seeds=(_json({"status": "running", "pid": 7, "bundle": "/b"}),)
+        run=runtime_state,
+        refuses=_DAMAGED,
+        seeds=(_json({"status": "running", "pid": 7, "bundle": "/b"}),),
     ),
     "runc-state": Parser(run=runc_state, refuses=_DAMAGED, seeds=(_json(_RUNC),)),
     "crun-status": Parser(
-        run=crun_status, refuses=_DAMAGED, seeds=(_json({"external_descriptors": '["/dev/null"]'}), b"{}")
+        run=crun_status,
+        refuses=_DAMAGED,
+        seeds=(_json({"external_descriptors": '["/dev/null"]'}), b"{}"),
     ),
     "podman-inspect": Parser(run=podman_inspect, refuses=_DAMAGED, seeds=(_json(_PODMAN),)),
     "docker-inspect": Parser(run=docker_inspect, refuses=_DAMAGED, seeds=(_json(_DOCKER),)),
@@ -303,23 +335,39 @@ PARSERS = {
         seeds=(b"b" + _json(_BUNDLE), b"p" + _json(_OF_PODMAN), b"d" + _json(_OF_DOCKER)),
     ),
     "podman-archive": Parser(
-        run=podman_archive, refuses=(ImageError,), seeds=(_archive("config.dump", "checkpoint/", "ctr.log"),)
+        run=podman_archive,
+        refuses=(ImageError,),
+        seeds=(_archive("config.dump", "checkpoint/", "ctr.log"),),
     ),
     "docker-archive": Parser(
-        run=docker_archive, refuses=(ImageError,), seeds=(_archive("blobs/", "blobs/sha256/", "blobs/sha256/1"),)
+        run=docker_archive,
+        refuses=(ImageError,),
+        seeds=(_archive("blobs/", "blobs/sha256/", "blobs/sha256/1"),),
     ),
-    "docker-log": Parser(run=docker_log, refuses=(), seeds=(b'{"log":"x\\n","stream":"stdout"}\n' * 2,)),
+    "docker-log": Parser(
+        run=docker_log, refuses=(), seeds=(b'{"log":"x\\n","stream":"stdout"}\n' * 2,)
+    ),
     "engine-log": Parser(run=engine_log, refuses=(), seeds=(b"2026-01-01 stdout F x\n" * 3, b"x")),
     "wrapper-words": Parser(
-        run=wrapper_words, refuses=(), seeds=(b"--root\0/r\0create\0--bundle\0/b\0--pid-file=/p\0id",)
+        run=wrapper_words,
+        refuses=(),
+        seeds=(b"--root\0/r\0create\0--bundle\0/b\0--pid-file=/p\0id",),
     ),
-    "control-word": Parser(run=control_word, refuses=(), seeds=(b"go", b"go --source-is-dead", b"abort", b"status")),
+    "control-word": Parser(
+        run=control_word, refuses=(), seeds=(b"go", b"go --source-is-dead", b"abort", b"status")
+    ),
     "control-answer": Parser(
-        run=control_answer, refuses=(ConnectionError,), seeds=(_json({"outcome": "ok", "text": "it runs"}),)
+        run=control_answer,
+        refuses=(ConnectionError,),
+        seeds=(_json({"outcome": "ok", "text": "it runs"}),),
     ),
     "destination": Parser(
-        run=destination, refuses=(ValueError,), seeds=(b"root@beta:22", b"ssh://root@[fe80::1%eth0]:22/", b"::1")
+        run=destination,
+        refuses=(ValueError,),
+        seeds=(b"root@beta:22", b"ssh://root@[fe80::1%eth0]:22/", b"::1"),
     ),
-    "rate": Parser(run=bandwidth, refuses=(argparse.ArgumentTypeError,), seeds=(b"50M", b"1.5G", b"3000")),
+    "rate": Parser(
+        run=bandwidth, refuses=(argparse.ArgumentTypeError,), seeds=(b"50M", b"1.5G", b"3000")
+    ),
     "count": Parser(run=number, refuses=(argparse.ArgumentTypeError,), seeds=(b"1", b"300")),
 }

@@ -11,7 +11,9 @@ from pathlib import Path
 
 import atheris
 
-with atheris.instrument_imports(include=["checkpoint", "migrate", "transport", "tests.fuzz", "tarfile"]):
+with atheris.instrument_imports(
+    include=["checkpoint", "migrate", "transport", "tests.fuzz", "tarfile"]
+):
     from tests.fuzz.parser import MOST_BYTES, PAGE_BYTES
     from tests.fuzz.parsers import PARSERS
 

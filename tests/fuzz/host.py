@@ -156,13 +156,17 @@ def _sized(message: bytes) -> bytes:
     return struct.pack("=I", len(message)) + message
 
 
-_ADDRESSES = _attribute(1, _attribute(1, bytes((10, 0, 0, 1))) + _attribute(2, bytes((10, 0, 0, 2))))
+_ADDRESSES = _attribute(
+    1, _attribute(1, bytes((10, 0, 0, 1))) + _attribute(2, bytes((10, 0, 0, 2)))
+)
 
 
 def _timer() -> bytes:
     """files.img with a periodic timerfd that expired."""
     entry: Any = fdinfo_pb2.file_entry(type=fdinfo_pb2.TIMERFD, id=7)
-    zero = dict.fromkeys(("flags", "clockid", "ticks", "settime_flags", "vsec", "vnsec", "insec"), 0)
+    zero = dict.fromkeys(
+        ("flags", "clockid", "ticks", "settime_flags", "vsec", "vnsec", "insec"), 0
+    )
     for name, value in {**zero, "id": 7, "isec": 1}.items():
         setattr(entry.tfd, name, value)
     for name in ("uid", "euid", "signum", "pid_type", "pid"):
@@ -179,7 +183,14 @@ _MM = mm_pb2.mm_entry(
     exe_file_id=1,
     vmas=[
         vma_pb2.vma_entry(
-            start=number << 12, end=(number + 1) << 12, pgoff=0, shmid=0, prot=3, flags=0x22, status=513, fd=-1
+            start=number << 12,
+            end=(number + 1) << 12,
+            pgoff=0,
+            shmid=0,
+            prot=3,
+            flags=0x22,
+            status=513,
+            fd=-1,
         )
         for number in (4, 5, 9)
     ],
@@ -215,12 +226,19 @@ PARSERS = {
             b"7ffd0000-7ffe0000 rw-p 00000000 00:00 0 \n1000-2000 r-xp 0 00:00 0 [vdso]",
         ),
     ),
-    "cgroup": Parser(run=cgroup, refuses=(ProcError,), seeds=(b"0::/a:b", b"4:cpu,cpuacct:/x\n1:name=systemd:/y")),
-    "stat": Parser(run=stat, refuses=(ProcError,), seeds=(b"7 (a) S (b) R 1 7 7 0 -1 4194304 116 0 0 0\n",)),
+    "cgroup": Parser(
+        run=cgroup, refuses=(ProcError,), seeds=(b"0::/a:b", b"4:cpu,cpuacct:/x\n1:name=systemd:/y")
+    ),
+    "stat": Parser(
+        run=stat, refuses=(ProcError,), seeds=(b"7 (a) S (b) R 1 7 7 0 -1 4194304 116 0 0 0\n",)
+    ),
     "proc-fields": Parser(
         run=fields,
         refuses=(ProcError,),
-        seeds=(b"Name:\tx\\ny\nNSpid:\t77\t1\nSeccomp:\t0\n", b"pos:\t0\nflags:\t02100002\nmnt_id:\t15\n"),
+        seeds=(
+            b"Name:\tx\\ny\nNSpid:\t77\t1\nSeccomp:\t0\n",
+            b"pos:\t0\nflags:\t02100002\nmnt_id:\t15\n",
+        ),
     ),
     "criu-log": Parser(
         run=criu_log,
@@ -230,26 +248,38 @@ PARSERS = {
     "files-image": Parser(run=timers, refuses=(ImageError,), seeds=(_timer(), bytes(8))),
     "mm-image": Parser(run=memory_map, refuses=(ImageError,), seeds=(bytes(8) + _sized(_MM),)),
     "page-server": Parser(
-        run=page_server, refuses=(ImageError,), seeds=(b"\1" + _session(40200), b"\0" + _session(40100))
+        run=page_server,
+        refuses=(ImageError,),
+        seeds=(b"\1" + _session(40200), b"\0" + _session(40100)),
     ),
     "criu-rpc": Parser(
         run=rpc_messages,
         refuses=(),
-        seeds=(rpc.request("DUMP").SerializeToString(), rpc.dumped().SerializeToString(), b"\x08\x05\x10\x01"),
+        seeds=(
+            rpc.request("DUMP").SerializeToString(),
+            rpc.dumped().SerializeToString(),
+            b"\x08\x05\x10\x01",
+        ),
     ),
     "conntrack": Parser(
         run=netlink,
         refuses=(NetworkError,),
-        seeds=(_netlink(0x100, bytes((2, 0, 0, 0)) + _attribute(1, _ADDRESSES)) + _netlink(3, bytes(4)),),
+        seeds=(
+            _netlink(0x100, bytes((2, 0, 0, 0)) + _attribute(1, _ADDRESSES))
+            + _netlink(3, bytes(4)),
+        ),
     ),
     "inotify": Parser(
-        run=inotify_events, refuses=(OSError,), seeds=(struct.pack("=iIII8s", 1, 8, 0, 8, b"a.img") * 2,)
+        run=inotify_events,
+        refuses=(OSError,),
+        seeds=(struct.pack("=iIII8s", 1, 8, 0, 8, b"a.img") * 2,),
     ),
     "memory-events": Parser(
         run=memory_events,
         refuses=(),
         seeds=(
-            MESSAGE.pack(REMAP, 0x1100_0000, 0x5000_0000, 0x1000) + MESSAGE.pack(UNMAP, 0x1200_0000, 0x1300_0000, 0),
+            MESSAGE.pack(REMAP, 0x1100_0000, 0x5000_0000, 0x1000)
+            + MESSAGE.pack(UNMAP, 0x1200_0000, 0x1300_0000, 0),
         ),
     ),
 }

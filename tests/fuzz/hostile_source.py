@@ -41,7 +41,9 @@ ROOM_BYTES = 16 << 20
 MIGRATION = "0123456789ab"
 IMAGE = 1 << 8 | 1
 COMMANDS = sorted(concrete(Command), key=lambda kind: kind.__name__)
-HUGE = st.sampled_from([-1, 1 << 31, 1 << 63, 1 << 64, -(1 << 63), "x" * (1 << 19), "../" * 64, [0] * 4096, 1e300])
+HUGE = st.sampled_from(
+    [-1, 1 << 31, 1 << 63, 1 << 64, -(1 << 63), "x" * (1 << 19), "../" * 64, [0] * 4096, 1e300]
+)
 #: Fields of anything: what the schema allows, any JSON, and what is too large.
 WILD = JSON | HUGE
 CONTENT = b"".join(map(task.pattern, range(task.PAGES)))
@@ -93,7 +95,9 @@ class Agent:
     def told(self, word: str) -> str:
         """What a held container's agent answers to an operator."""
         with contextlib.suppress(OSError):
-            return self._stage.target.do(lambda: recover.ask(recover.control_path(MIGRATION), word)).text
+            return self._stage.target.do(
+                lambda: recover.ask(recover.control_path(MIGRATION), word)
+            ).text
         return ""
 
     def hang_up(self) -> None:
@@ -133,10 +137,14 @@ class HostileSource(RuleBasedStateMachine):
     # --- what is sent -------------------------------------------------------------------------------
 
     def _send(self, kind: type[Message], fields: dict[str, Any], payload: bytes) -> None:
-        if self._over:  # nobody listens any more; when that is so must decide nothing that hypothesis draws
+        if (
+            self._over
+        ):  # nobody listens any more; when that is so must decide nothing that hypothesis draws
             return
         if kind is protocol.CheckPaths and isinstance(fields.get("own"), list):
-            self.opened.also.update(os.path.normpath(path) for path in fields["own"] if isinstance(path, str))
+            self.opened.also.update(
+                os.path.normpath(path) for path in fields["own"] if isinstance(path, str)
+            )
         self._over = not self.agent.say(frame(kind.__name__, fields, payload)) or self._over
         if issubclass(kind, Request) and not self._over:
             self._hear()
@@ -183,7 +191,11 @@ class HostileSource(RuleBasedStateMachine):
             fields[data.draw(st.text(max_size=4))] = data.draw(WILD)
         self._send(kind, fields, payload)
 
-    @rule(data=st.binary(max_size=64), header=st.integers(0, (1 << 32) - 1), payload=st.integers(0, (1 << 32) - 1))
+    @rule(
+        data=st.binary(max_size=64),
+        header=st.integers(0, (1 << 32) - 1),
+        payload=st.integers(0, (1 << 32) - 1),
+    )
     def no_frame(self, data: bytes, header: int, payload: int) -> None:
         """Anything; of a frame that is announced, not more than its beginning comes."""
         if not self._over:
@@ -193,7 +205,9 @@ class HostileSource(RuleBasedStateMachine):
     @rule(data=st.data(), proper=st.booleans())
     def pages(self, data: st.DataObject, proper: bool) -> None:
         """A batch on a page channel of its own, if there are any."""
-        fields, payload = (pages_of(0), CONTENT) if proper else (data.draw(values(protocol.Pages)), b"\0" * 64)
+        fields, payload = (
+            (pages_of(0), CONTENT) if proper else (data.draw(values(protocol.Pages)), b"\0" * 64)
+        )
         if (end := self._plug()) is not None:
             with end, contextlib.suppress(OSError):
                 end.sendall(frame("Pages", fields, payload))
@@ -216,7 +230,9 @@ class HostileSource(RuleBasedStateMachine):
 
     def teardown(self) -> None:
         """The agent has ended by a clean refusal, and nothing is left of it."""
-        with self._stack:  # whatever is found: what is collected late would be taken for the next agent's doing
+        with (
+            self._stack
+        ):  # whatever is found: what is collected late would be taken for the next agent's doing
             self._check_end()
 
     def _check_end(self) -> None:
@@ -266,7 +282,11 @@ def proper(world: World) -> Iterator[tuple[type[Command], dict[str, Any], bytes]
     yield protocol.MakeTmpfs, {"mounts": []}, b""
     yield protocol.Arm, {"macs": [], "nftables": True, "one_cgroup": True}, b""
     yield protocol.Freezing, {}, b""
-    yield protocol.Images, {"pieces": [list(piece.values()) for piece in pieces]}, b"".join(images.values())
+    yield (
+        protocol.Images,
+        {"pieces": [list(piece.values()) for piece in pieces]},
+        b"".join(images.values()),
+    )
     size = sum(map(len, images.values()))
     yield (
         protocol.Restore,

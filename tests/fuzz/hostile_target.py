@@ -29,8 +29,24 @@ NOT_KNOWN_WHERE_IT_RUNS = {CODES[kind] for kind in (ContainerEnded, Undecided, R
 ON_TARGET = {0, CODES[LeftBehind]}
 #: What comes of a mistake in a program, and not of a check.
 MISTAKES = frozenset(
-    {"ArithmeticError", "AssertionError", "AttributeError", "IndexError", "KeyError", "LookupError", "MemoryError"}
-    | {"NameError", "OverflowError", "RecursionError", "RuntimeError", "StopIteration", "TypeError", "ValueError"}
+    {
+        "ArithmeticError",
+        "AssertionError",
+        "AttributeError",
+        "IndexError",
+        "KeyError",
+        "LookupError",
+        "MemoryError",
+    }
+    | {
+        "NameError",
+        "OverflowError",
+        "RecursionError",
+        "RuntimeError",
+        "StopIteration",
+        "TypeError",
+        "ValueError",
+    }
     | {"UnicodeDecodeError", "UnicodeEncodeError", "ZeroDivisionError", "error"}
 )
 
@@ -85,9 +101,12 @@ ACTS: st.SearchStrategy[Act] = st.one_of(
     st.sampled_from([_flood, _many, lost, no_message]),
 )
 #: By the kind of an answer: another of its kind.
-ALIKE = st.sampled_from(KINDS).flatmap(lambda kind: st.tuples(st.just(kind.__name__), _answer_of(kind)))
+ALIKE = st.sampled_from(KINDS).flatmap(
+    lambda kind: st.tuples(st.just(kind.__name__), _answer_of(kind))
+)
 PLANS = st.tuples(
-    st.dictionaries(st.integers(1, ANSWERS), ACTS, max_size=3), st.lists(ALIKE, max_size=2).map(dict)
+    st.dictionaries(st.integers(1, ANSWERS), ACTS, max_size=3),
+    st.lists(ALIKE, max_size=2).map(dict),
 ).filter(any)
 
 

@@ -24,8 +24,33 @@ NUMBERS = (
     (1 << 64) - 1,
 )
 WORDS = (
-    *(b"\n", b"\r", b"\x0c", b"\0", b"\xff", b" ", b"\\012", b"\\134", b"../", b"/", b" - ", b")", b"\xe2\x80\xa8"),
-    *(b"-1", b"99999999999999999999", b"1e999", b"null", b"true", b"{}", b"[]", b'""', b"\\ud800", b"[" * 3000),
+    *(
+        b"\n",
+        b"\r",
+        b"\x0c",
+        b"\0",
+        b"\xff",
+        b" ",
+        b"\\012",
+        b"\\134",
+        b"../",
+        b"/",
+        b" - ",
+        b")",
+        b"\xe2\x80\xa8",
+    ),
+    *(
+        b"-1",
+        b"99999999999999999999",
+        b"1e999",
+        b"null",
+        b"true",
+        b"{}",
+        b"[]",
+        b'""',
+        b"\\ud800",
+        b"[" * 3000,
+    ),
 )
 MOST_BYTES = 1 << 14
 
@@ -38,7 +63,9 @@ def _flip(chance: random.Random, data: bytearray, _: Sequence[bytes]) -> None:
 
 
 def _number(chance: random.Random, data: bytearray, _: Sequence[bytes]) -> None:
-    form, bits = chance.choice((("B", 8), ("<H", 16), ("<I", 32), (">I", 32), ("<Q", 64), (">Q", 64)))
+    form, bits = chance.choice(
+        (("B", 8), ("<H", 16), ("<I", 32), (">I", 32), ("<Q", 64), (">Q", 64))
+    )
     packed = struct.pack(form, chance.choice(NUMBERS) % (1 << bits))
     at = chance.randrange(len(data) + 1)
     data[at : at + len(packed)] = packed

@@ -68,7 +68,9 @@ def target(theatre: Stage, sequences: int, *, seeded: bool) -> str:
     HostileTarget.codes.clear()
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(Remote, "silence_s", SILENCE_S)  # one that says nothing is the user's to interrupt
+        patch.setattr(
+            Remote, "silence_s", SILENCE_S
+        )  # one that says nothing is the user's to interrupt
         for portion in _portions(sequences):
             _play_targets(_settings(portion, seeded=seeded))
     return ", ".join(f"{code}: {count}" for code, count in HostileTarget.codes.most_common())

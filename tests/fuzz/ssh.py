@@ -22,7 +22,9 @@ def certificate(data: bytes) -> None:
     """What a host shows before anything is known of it."""
     found = Certificate.parse(data)
     objection = found.objection(HOST, NOW_S)
-    assert objection or (found.kind == 2 and found.valid_after <= NOW_S < found.valid_before and found.principals)
+    assert objection or (
+        found.kind == 2 and found.valid_after <= NOW_S < found.valid_before and found.principals
+    )
     assert data == found.signed + struct.pack("!I", len(found.signature)) + found.signature
 
 
@@ -67,10 +69,18 @@ PARSERS = {
     "known-hosts": Parser(
         run=known_hosts,
         refuses=(),
-        seeds=(b"beta.example,10.0.0.1" + _LINE, b"# x\n@revoked *.example" + _LINE, b"|1|c2FsdA==|aGFzaA==" + _LINE),
+        seeds=(
+            b"beta.example,10.0.0.1" + _LINE,
+            b"# x\n@revoked *.example" + _LINE,
+            b"|1|c2FsdA==|aGFzaA==" + _LINE,
+        ),
     ),
-    "revoked-keys": Parser(run=revoked, refuses=(HostKeyRefused,), seeds=(_LINE[1:] + b" x\n# y\n",)),
-    "host-patterns": Parser(run=patterns, refuses=(), seeds=(b"*.example,!be?a*", b"|1|c2FsdA==|aGFzaA==")),
+    "revoked-keys": Parser(
+        run=revoked, refuses=(HostKeyRefused,), seeds=(_LINE[1:] + b" x\n# y\n",)
+    ),
+    "host-patterns": Parser(
+        run=patterns, refuses=(), seeds=(b"*.example,!be?a*", b"|1|c2FsdA==|aGFzaA==")
+    ),
     "ssh-settings": Parser(
         run=settings,
         refuses=(ValueError,),

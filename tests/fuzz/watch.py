@@ -14,7 +14,17 @@ from typing import Any
 MOST_BYTES = 64 << 20
 #: Events of sys.addaudithook whose first argument is a path; docs.python.org/3/library/audit_events.html.
 PATHS = frozenset(
-    {"open", "os.chmod", "os.chown", "os.link", "os.listdir", "os.mkdir", "os.remove", "os.rename", "os.rmdir"}
+    {
+        "open",
+        "os.chmod",
+        "os.chown",
+        "os.link",
+        "os.listdir",
+        "os.mkdir",
+        "os.remove",
+        "os.rename",
+        "os.rmdir",
+    }
     | {"os.scandir", "os.setxattr", "os.symlink", "os.truncate", "os.utime", "shutil.rmtree"}
 )
 #: Of the interpreter, the kernel, and what the product has under fixed names.
@@ -68,8 +78,12 @@ class Opened:
         text = os.path.normpath(os.fsdecode(path))
         if event == "os.mkdir" and os.path.isdir(text):
             return  # it fails
-        inside = text.startswith(tuple(f"{each}/" for each in self._allowed)) or text in self._allowed
-        beneath = not os.path.isabs(text) and ".." not in text.split("/")  # of a directory's descriptor
+        inside = (
+            text.startswith(tuple(f"{each}/" for each in self._allowed)) or text in self._allowed
+        )
+        beneath = not os.path.isabs(text) and ".." not in text.split(
+            "/"
+        )  # of a directory's descriptor
         if not (inside or text in self.also or beneath or text.endswith(OF_PYTHON)):
             self.outside.append(f"{event} {text} in {threading.current_thread().name}")
 

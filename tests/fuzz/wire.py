@@ -65,7 +65,9 @@ def pages(data: bytes) -> None:
     header, _, payload = data.partition(b"\0")
     found = protocol.decode(header, payload, protocol.Pages)
     size = 0
-    for _, _, count, flags, piece in batch.unpack(found.extents, found.payload, found.encoding, found.digest):
+    for _, _, count, flags, piece in batch.unpack(
+        found.extents, found.payload, found.encoding, found.digest
+    ):
         assert len(piece) == (count * PAGE_SIZE if flags & PE_PRESENT else 0)
         size += len(piece)
     assert size <= batch.MAX_PAGES * PAGE_SIZE
@@ -131,14 +133,22 @@ def _frame(header: bytes, payload: bytes = b"") -> bytes:
     return PREFIX.pack(len(header), len(payload)) + header + payload
 
 
-def _operation(vaddr: int, count: int, came: int, flags: int = PE_PRESENT, image: int = process_id(7)) -> bytes:
+def _operation(
+    vaddr: int, count: int, came: int, flags: int = PE_PRESENT, image: int = process_id(7)
+) -> bytes:
     return OPERATION.pack(flags, image, vaddr, count, came)
 
 
-_ARP = b"\xff" * 6 + MAC + struct.pack("!HHHBBH6s4s6s4s", 0x0806, 1, 0x0800, 6, 4, 2, MAC, ADDRESS, bytes(6), bytes(4))
+_ARP = (
+    b"\xff" * 6
+    + MAC
+    + struct.pack("!HHHBBH6s4s6s4s", 0x0806, 1, 0x0800, 6, 4, 2, MAC, ADDRESS, bytes(6), bytes(4))
+)
 _BASE = 0x7F00_0000_0000
 _MESSAGES: tuple[Message, ...] = (
-    protocol.Hello(version=1, migration_id="0123456789ab", source="alpha", runtime="runc", container_id="c"),
+    protocol.Hello(
+        version=1, migration_id="0123456789ab", source="alpha", runtime="runc", container_id="c"
+    ),
     protocol.Clock(monotonic_ns=1),
 )
 
@@ -146,7 +156,13 @@ _MESSAGES: tuple[Message, ...] = (
 def _pages(*extents: batch.PageExtent, payload: bytes, kind: str = encoding.RAW) -> bytes:
     sent = bytes(encoding.encode(memoryview(payload), kind))
     found = protocol.Pages(
-        number=0, final=False, extents=extents, encoding=kind, digest=batch.digest_of(payload), forget=(), payload=sent
+        number=0,
+        final=False,
+        extents=extents,
+        encoding=kind,
+        digest=batch.digest_of(payload),
+        forget=(),
+        payload=sent,
     )
     return protocol.encode(found) + b"\0" + sent
 
@@ -157,18 +173,26 @@ _EXTENTS = (
     batch.PageExtent(_IMAGE, 8192, 9, PE_PRESENT, True),
 )
 PARSERS = {
-    "framing": Parser(run=framing, refuses=(StreamError,), seeds=(_frame(b"{}"), _frame(b"{}", b"x" * 99) * 2)),
-    "message": Parser(run=message, refuses=(protocol.ProtocolError,), seeds=tuple(map(protocol.encode, _MESSAGES))),
+    "framing": Parser(
+        run=framing, refuses=(StreamError,), seeds=(_frame(b"{}"), _frame(b"{}", b"x" * 99) * 2)
+    ),
+    "message": Parser(
+        run=message, refuses=(protocol.ProtocolError,), seeds=tuple(map(protocol.encode, _MESSAGES))
+    ),
     "pages": Parser(
         run=pages,
         refuses=(protocol.ProtocolError, ImageError),
-        seeds=tuple(_pages(*_EXTENTS, payload=b"p" * PAGE_SIZE, kind=kind) for kind in (encoding.RAW, encoding.ZSTD)),
+        seeds=tuple(
+            _pages(*_EXTENTS, payload=b"p" * PAGE_SIZE, kind=kind)
+            for kind in (encoding.RAW, encoding.ZSTD)
+        ),
     ),
     "zstd": Parser(
         run=decompress,
         refuses=(ImageError,),
         seeds=tuple(
-            b"\0\1" + bytes(encoding.encode(memoryview(page * PAGE_SIZE), encoding.ZSTD)) for page in (b"\0", b"x")
+            b"\0\1" + bytes(encoding.encode(memoryview(page * PAGE_SIZE), encoding.ZSTD))
+            for page in (b"\0", b"x")
         ),
     ),
     "page-images": Parser(
@@ -179,11 +203,16 @@ PARSERS = {
     "page-store": Parser(
         run=page_store,
         refuses=(ImageError,),
-        seeds=(_operation(_BASE, 2, 2) + _operation(_BASE - PAGE_SIZE, 9, 5), _operation(0, 1, 1, image=0x902)),
+        seeds=(
+            _operation(_BASE, 2, 2) + _operation(_BASE - PAGE_SIZE, 9, 5),
+            _operation(0, 1, 1, image=0x902),
+        ),
     ),
     "arp": Parser(run=arp, refuses=(), seeds=(_ARP, _ARP.ljust(60, b"\0"))),
     "frame": Parser(run=frame, refuses=(), seeds=(bytes(10) + MAC + bytes(60),)),
     "rsync-statistics": Parser(
-        run=rsync_statistics, refuses=(), seeds=(b"\nTotal bytes sent: 1,234\nTotal bytes received: 5\n",)
+        run=rsync_statistics,
+        refuses=(),
+        seeds=(b"\nTotal bytes sent: 1,234\nTotal bytes received: 5\n",),
     ),
 }

@@ -60,12 +60,16 @@ class Hosts:
 
     def migrate(self, source: Node, *words: str) -> subprocess.CompletedProcess[str]:
         """Run the tool as a user would; its exit status is the caller's to look at."""
-        return source.run(["migrate", *words], check=False, timeout=MOVE_TIMEOUT_S * source.slowness)
+        return source.run(
+            ["migrate", *words], check=False, timeout=MOVE_TIMEOUT_S * source.slowness
+        )
 
     def migrate_with(self, tool: str, *arguments: str) -> subprocess.CompletedProcess[str]:
         """Likewise on alpha, by a program of tests/tools, which runs it with an agent that was altered."""
         words = ["python3", "-B", "-m", f"tests.tools.{tool}", *arguments]
-        return self.alpha.run(["sh", "-c", 'cd /opt/migrate && exec "$@"', "sh", *words], check=False, timeout=120)
+        return self.alpha.run(
+            ["sh", "-c", 'cd /opt/migrate && exec "$@"', "sh", *words], check=False, timeout=120
+        )
 
     def move(self, container: Moved, source: Node) -> tuple[Moved, Mapping[str, Any]]:
         """Move a container to the other host; the container there, and the report."""
@@ -83,12 +87,23 @@ TRACES = {
     "netns": ["ip", "netns", "list"],
     "cgroups": ["find", "/sys/fs/cgroup", "-type", "d"],
     "processes": ["ps", "-eo", "args", "--no-headers"],
-    "files": ["find", "/run/migrate", "/run/runc", "-mindepth", "1", "-not", "-path", "/run/migrate/locks"],
+    "files": [
+        "find",
+        "/run/migrate",
+        "/run/runc",
+        "-mindepth",
+        "1",
+        "-not",
+        "-path",
+        "/run/migrate/locks",
+    ],
     "rules": ["nft", "--stateless", "list", "ruleset"],
 }
 #: All of it in one go, for this is done around every test.
 SECTION = "=== "
-LOOK = "; ".join(f"echo '{SECTION}{kind}'; {shlex.join(argv)} 2>/dev/null" for kind, argv in TRACES.items())
+LOOK = "; ".join(
+    f"echo '{SECTION}{kind}'; {shlex.join(argv)} 2>/dev/null" for kind, argv in TRACES.items()
+)
 #: Of the processes, those that look, that serve an SSH connection which is about to end, or that are kernel threads.
 LOOKING = ("ps -eo", f"sh -c echo '{SECTION}", "sshd", "[")
 
@@ -106,9 +121,13 @@ def traces(node: Node) -> Mapping[str, list[str]]:
     return found
 
 
-def new_traces(before: Mapping[str, list[str]], after: Mapping[str, list[str]]) -> Mapping[str, list[str]]:
+def new_traces(
+    before: Mapping[str, list[str]], after: Mapping[str, list[str]]
+) -> Mapping[str, list[str]]:
     """By kind, what is there now and was not before."""
-    new = {kind: sorted((Counter(after[kind]) - Counter(before[kind])).elements()) for kind in after}
+    new = {
+        kind: sorted((Counter(after[kind]) - Counter(before[kind])).elements()) for kind in after
+    }
     return {kind: found for kind, found in new.items() if found}
 
 
@@ -156,7 +175,10 @@ def hosts(rig: Rig) -> Iterator[Hosts]:
 def redis(hosts: Hosts) -> Container:
     """redis on alpha."""
     container = hosts.alpha.start_container("redis", ip=REDIS_ADDRESS, argv=REDIS)
-    until(lambda: ask(hosts.rig.switch, REDIS_ADDRESS, REDIS_PORT, "PING") == "+PONG", "redis to answer")
+    until(
+        lambda: ask(hosts.rig.switch, REDIS_ADDRESS, REDIS_PORT, "PING") == "+PONG",
+        "redis to answer",
+    )
     return container
 
 

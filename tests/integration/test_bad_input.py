@@ -14,7 +14,9 @@ KEPT = "/root/kept"
 NOTHING_CHANGED = "nothing was changed"
 
 
-def refused(hosts: Hosts, *words: str, source: Node | None = None) -> tuple[type[errors.MigrateError], str]:
+def refused(
+    hosts: Hosts, *words: str, source: Node | None = None
+) -> tuple[type[errors.MigrateError], str]:
     """Run the tool, which must refuse and change nothing; the class of its error, and what it said."""
     before = [traces(node) for node in (hosts.alpha, hosts.beta)]
     done = hosts.migrate(source or hosts.alpha, *words)
@@ -23,7 +25,10 @@ def refused(hosts: Hosts, *words: str, source: Node | None = None) -> tuple[type
     assert done.returncode != 0
     assert len(said.splitlines()) == 1, said
     assert NOTHING_CHANGED in said
-    assert [new_traces(old, traces(node)) for old, node in zip(before, (hosts.alpha, hosts.beta), strict=True)] == [
+    assert [
+        new_traces(old, traces(node))
+        for old, node in zip(before, (hosts.alpha, hosts.beta), strict=True)
+    ] == [
         {},
         {},
     ]
@@ -31,7 +36,9 @@ def refused(hosts: Hosts, *words: str, source: Node | None = None) -> tuple[type
     return by_code[done.returncode], said
 
 
-@pytest.mark.parametrize(("name", "told"), [("nobody", "'nobody'"), ("\udcff", "udcff")], ids=["text", "no text"])
+@pytest.mark.parametrize(
+    ("name", "told"), [("nobody", "'nobody'"), ("\udcff", "udcff")], ids=["text", "no text"]
+)
 def test_unknown_container(hosts: Hosts, name: str, told: str) -> None:
     kind, said = refused(hosts, name, "beta")
     assert kind is errors.NoSuchContainer
@@ -46,7 +53,8 @@ def test_container_that_does_not_run(hosts: Hosts, redis: Container) -> None:
 
 
 @pytest.mark.parametrize(
-    ("host", "why"), [("gamma", "cannot resolve gamma: "), ("beta:1", "beta port 1: Connection refused")]
+    ("host", "why"),
+    [("gamma", "cannot resolve gamma: "), ("beta:1", "beta port 1: Connection refused")],
 )
 def test_unreachable_host(hosts: Hosts, redis: Container, host: str, why: str) -> None:
     kind, said = refused(hosts, "redis", host)
@@ -98,7 +106,9 @@ def test_changed_host_key(hosts: Hosts, redis: Container) -> None:
     ],
 )
 def test_target_without_a_program(hosts: Hosts, redis: Container, path: str, program: str) -> None:
-    found = hosts.beta.run(["sh", "-c", f"command -v {path.rsplit('/', 1)[1]} || echo {path}"]).stdout.strip()
+    found = hosts.beta.run(
+        ["sh", "-c", f"command -v {path.rsplit('/', 1)[1]} || echo {path}"]
+    ).stdout.strip()
     with without(hosts.beta, found):
         done = hosts.migrate(hosts.alpha, "redis", "beta")
     assert done.returncode == CODES[errors.MissingOnHost], done.stderr
@@ -134,7 +144,9 @@ def test_criu_of_another_wire_version(hosts: Hosts, redis: Container) -> None:
 
 
 def test_not_root_on_the_source(hosts: Hosts, redis: Container) -> None:
-    done = hosts.alpha.run(["setpriv", "--reuid=65534", "--clear-groups", "migrate", "redis", "beta"], check=False)
+    done = hosts.alpha.run(
+        ["setpriv", "--reuid=65534", "--clear-groups", "migrate", "redis", "beta"], check=False
+    )
     assert done.returncode == CODES[errors.NotRoot], done.stderr
     assert "not root on the source alpha" in done.stderr
 
@@ -161,7 +173,9 @@ def test_name_taken_on_the_target(hosts: Hosts, redis: Container) -> None:
 
 
 def test_files_of_somebody_else_on_the_target(hosts: Hosts, redis: Container) -> None:
-    hosts.beta.run(["sh", "-c", "mkdir -p /srv/containers/redis && echo mine > /srv/containers/redis/precious"])
+    hosts.beta.run(
+        ["sh", "-c", "mkdir -p /srv/containers/redis && echo mine > /srv/containers/redis/precious"]
+    )
     assert refused(hosts, "redis", "beta")[0] is errors.PathTaken
     assert hosts.beta.run(["cat", "/srv/containers/redis/precious"]).stdout == "mine\n"
 
@@ -182,7 +196,9 @@ class MemoryLimit:
         self._node = node
 
     def used(self) -> int:
-        return int(self._node.run(["sh", "-c", "cat /sys/fs/cgroup/memory/memory.usage_in_bytes"]).stdout)
+        return int(
+            self._node.run(["sh", "-c", "cat /sys/fs/cgroup/memory/memory.usage_in_bytes"]).stdout
+        )
 
     def of(self, size_bytes: int) -> "MemoryLimit":
         self._size = size_bytes
@@ -203,7 +219,13 @@ def test_file_open_outside_the_container(hosts: Hosts) -> None:
     container = Container(node=hosts.alpha, name="outside", address="10.77.0.52")
     made = hosts.alpha.start_container("outside", ip="10.77.0.52", argv=["sleep", "1000"])
     hosts.alpha.run(["runc", "delete", "--force", "outside"])
-    hosts.alpha.run(["sh", "-c", f"runc run -d --bundle {made.bundle} outside > /root/output.txt 2>&1 < /dev/null"])
+    hosts.alpha.run(
+        [
+            "sh",
+            "-c",
+            f"runc run -d --bundle {made.bundle} outside > /root/output.txt 2>&1 < /dev/null",
+        ]
+    )
     kind, said = refused(hosts, "outside", "beta")
     assert kind is errors.OpenFileOutside
     assert "fd 1 open on /root/output.txt" in said
@@ -211,7 +233,8 @@ def test_file_open_outside_the_container(hosts: Hosts) -> None:
 
 
 @pytest.mark.parametrize(
-    "config", ["{", "[]", '{"root": {}}', '{"root": {"path": "rootfs"}, "mounts": [{"type": "bind"}]}']
+    "config",
+    ["{", "[]", '{"root": {}}', '{"root": {"path": "rootfs"}, "mounts": [{"type": "bind"}]}'],
 )
 def test_a_bundle_whose_config_is_damaged(hosts: Hosts, redis: Container, config: str) -> None:
     path = f"{redis.bundle}/config.json"
@@ -226,7 +249,9 @@ def test_a_bundle_whose_config_is_damaged(hosts: Hosts, redis: Container, config
     assert redis.status == "running"
 
 
-def test_a_station_on_the_targets_network_that_sends_runt_frames(hosts: Hosts, redis: Container) -> None:
+def test_a_station_on_the_targets_network_that_sends_runt_frames(
+    hosts: Hosts, redis: Container
+) -> None:
     """A program with CAP_NET_RAW there answers every ARP request by frames that are cut off; it stops nobody's move."""
     code = (
         "import socket, struct; s = socket.socket(socket.AF_PACKET, socket.SOCK_RAW, socket.htons(0x0806));"
@@ -244,7 +269,13 @@ def test_a_station_on_the_targets_network_that_sends_runt_frames(hosts: Hosts, r
     try:
         done = hosts.migrate(hosts.alpha, "redis", "beta")
     finally:
-        hosts.beta.run(["sh", "-c", "ip netns pids rude | xargs -r kill; ip link delete v-port; ip netns delete rude"])
+        hosts.beta.run(
+            [
+                "sh",
+                "-c",
+                "ip netns pids rude | xargs -r kill; ip link delete v-port; ip netns delete rude",
+            ]
+        )
     assert done.returncode == 0, done.stderr
 
 
@@ -264,7 +295,9 @@ def test_address_in_use_on_the_targets_network(hosts: Hosts, redis: Container) -
     assert f"address {REDIS_ADDRESS} is already in use" in said
 
 
-@pytest.mark.parametrize("host", ["", "-oProxyCommand=x", "a b", "beta:0", "beta:99999", "user@@beta"])
+@pytest.mark.parametrize(
+    "host", ["", "-oProxyCommand=x", "a b", "beta:0", "beta:99999", "user@@beta"]
+)
 def test_host_that_is_none(hosts: Hosts, host: str) -> None:
     done = hosts.migrate(hosts.alpha, "--", "redis", host)
     assert done.returncode == CODES[errors.BadRequest]

@@ -33,7 +33,15 @@ def slow_link(hosts: Hosts) -> Iterator[None]:
 
 @pytest.fixture
 def dirtier(hosts: Hosts, slow_link: None) -> Container:
-    argv = ["python3", "-B", f"{WORKLOADS}/dirtier.py", "--mib", "24", "--mb-per-second", MB_PER_SECOND]
+    argv = [
+        "python3",
+        "-B",
+        f"{WORKLOADS}/dirtier.py",
+        "--mib",
+        "24",
+        "--mb-per-second",
+        MB_PER_SECOND,
+    ]
     container = hosts.alpha.start_container("dirtier", ip=ADDRESS, argv=argv)
     verdict(hosts)
     return container
@@ -53,13 +61,24 @@ def writes_on(hosts: Hosts) -> None:
 
 def quota(node: Node) -> str:
     """Of the container's cpu cgroup, v1 or v2."""
-    script = "cd /sys/fs/cgroup; cat cpu*/dirtier/cpu.cfs_quota_us dirtier/cpu.max 2>/dev/null | sort -u"
+    script = (
+        "cd /sys/fs/cgroup; cat cpu*/dirtier/cpu.cfs_quota_us dirtier/cpu.max 2>/dev/null | sort -u"
+    )
     return node.run(["sh", "-c", script]).stdout.strip()
 
 
 def test_it_is_left_alone(hosts: Hosts, dirtier: Container) -> None:
     before = {node.name: traces(node) for node in (hosts.alpha, hosts.beta)}
-    done = hosts.migrate(hosts.alpha, "dirtier", "beta", "--on-no-converge", "abort", "--max-downtime", "400", "--json")
+    done = hosts.migrate(
+        hosts.alpha,
+        "dirtier",
+        "beta",
+        "--on-no-converge",
+        "abort",
+        "--max-downtime",
+        "400",
+        "--json",
+    )
     assert done.returncode == CODES[errors.NotConverging], done.stderr
     report = json.loads(done.stdout)
     assert report["outcome"] == "rolled back"
@@ -68,17 +87,31 @@ def test_it_is_left_alone(hosts: Hosts, dirtier: Container) -> None:
     assert "the container runs on the source" in report["error"]
     assert report["freeze"] == [], "it was never frozen"
     writes_on(hosts)
-    assert [new_traces(before[node.name], traces(node)) for node in (hosts.alpha, hosts.beta)] == [{}, {}]
+    assert [new_traces(before[node.name], traces(node)) for node in (hosts.alpha, hosts.beta)] == [
+        {},
+        {},
+    ]
 
 
-def test_it_is_slowed_down_and_has_its_speed_back_afterwards(hosts: Hosts, dirtier: Container) -> None:
+def test_it_is_slowed_down_and_has_its_speed_back_afterwards(
+    hosts: Hosts, dirtier: Container
+) -> None:
     full = quota(hosts.alpha)
     done = hosts.migrate(
-        hosts.alpha, "dirtier", "beta", "--on-no-converge", "throttle", "--max-downtime", "400", "--json"
+        hosts.alpha,
+        "dirtier",
+        "beta",
+        "--on-no-converge",
+        "throttle",
+        "--max-downtime",
+        "400",
+        "--json",
     )
     assert done.returncode == 0, done.stderr
     report = json.loads(done.stdout)
-    assert any("slowed down to 50% of its speed" in note for note in report["notes"]), report["notes"]
+    assert any("slowed down to 50% of its speed" in note for note in report["notes"]), report[
+        "notes"
+    ]
     at_full_speed, at_last = report["round_bytes"][2], report["round_bytes"][-1]
     assert at_last < 0.8 * at_full_speed, report["round_bytes"]
     assert quota(hosts.beta) == full
@@ -89,12 +122,16 @@ def test_it_is_frozen_anyway(hosts: Hosts, dirtier: Container) -> None:
     done = hosts.migrate(hosts.alpha, "dirtier", "beta", "--max-downtime", "400", "--json")
     assert done.returncode == 0, done.stderr
     report = json.loads(done.stdout)
-    assert any("over the 400 ms allowed, frozen anyway" in note for note in report["notes"]), report["notes"]
+    assert any("over the 400 ms allowed, frozen anyway" in note for note in report["notes"]), (
+        report["notes"]
+    )
     assert report["rounds"] >= 3
     writes_on(hosts)
 
 
-def test_a_slowed_container_that_is_not_moved_has_its_speed_back(hosts: Hosts, dirtier: Container) -> None:
+def test_a_slowed_container_that_is_not_moved_has_its_speed_back(
+    hosts: Hosts, dirtier: Container
+) -> None:
     """The move is interrupted while it is slow."""
     full = quota(hosts.alpha)
     argv = ["migrate", "dirtier", "beta", "--on-no-converge", "throttle", "--max-downtime", "400"]

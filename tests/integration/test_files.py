@@ -43,7 +43,9 @@ def test_all_of_very_many_files_arrive(hosts: Hosts, request: pytest.FixtureRequ
     files = request.config.getoption("--files")
     container = hosts.alpha.start_container("many", ip="10.77.0.54", argv=["sleep", "100000"])
     in_rootfs(hosts.alpha, container, MAKE, str(files))
-    done = hosts.alpha.run(["migrate", "many", "beta"], check=False, timeout=900 * hosts.alpha.slowness)
+    done = hosts.alpha.run(
+        ["migrate", "many", "beta"], check=False, timeout=900 * hosts.alpha.slowness
+    )
     assert done.returncode == 0, done.stderr
     assert in_rootfs(hosts.beta, container, COUNT) == f"{files} {sum(range(files))}"
 

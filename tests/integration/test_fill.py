@@ -14,7 +14,17 @@ from tests.rig import Container, Node, until
 ADDRESS = "10.77.0.60"
 PORT = 7106
 MIB = 768
-DIRTIER = ["python3", "-B", f"{WORKLOADS}/dirtier.py", "--mib", str(MIB), "--hot-mib", "8", "--mb-per-second", "4"]
+DIRTIER = [
+    "python3",
+    "-B",
+    f"{WORKLOADS}/dirtier.py",
+    "--mib",
+    str(MIB),
+    "--hot-mib",
+    "8",
+    "--mb-per-second",
+    "4",
+]
 #: The agent and whoever stands by for it, in the order of their parents.
 AGENTS = "for p in $(pgrep -f migrate-agent); do [ $p != $$ ] && echo $p; done"
 
@@ -29,7 +39,9 @@ def dirtier(hosts: Hosts) -> Container:
 @pytest.fixture
 def resumed(hosts: Hosts, dirtier: Container) -> Iterator[subprocess.Popen[str]]:
     """A move in the moment of the resume."""
-    process = hosts.alpha.popen(["migrate", dirtier.name, "beta"], stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
+    process = hosts.alpha.popen(
+        ["migrate", dirtier.name, "beta"], stdout=subprocess.DEVNULL, stderr=subprocess.PIPE
+    )
     assert process.stderr is not None
     try:
         next(line for line in process.stderr if "resumed" in line)
@@ -43,7 +55,9 @@ def agents(node: Node) -> list[int]:
     return [int(pid) for pid in node.run(["bash", "-c", AGENTS], check=False).stdout.split()]
 
 
-def test_the_agent_is_killed(hosts: Hosts, dirtier: Container, resumed: subprocess.Popen[str]) -> None:
+def test_the_agent_is_killed(
+    hosts: Hosts, dirtier: Container, resumed: subprocess.Popen[str]
+) -> None:
     """Its pages come from the process that stands by; the tool says that it cannot see to the rest."""
     agent, keeper = agents(hosts.beta)
     hosts.beta.run(["kill", "-KILL", str(agent)])
@@ -60,7 +74,9 @@ def test_the_agent_is_killed(hosts: Hosts, dirtier: Container, resumed: subproce
     assert back.returncode == 0, "the lock of the agent that was killed is in nobody's way"
 
 
-def test_the_one_that_stands_by_is_killed(hosts: Hosts, dirtier: Container, resumed: subprocess.Popen[str]) -> None:
+def test_the_one_that_stands_by_is_killed(
+    hosts: Hosts, dirtier: Container, resumed: subprocess.Popen[str]
+) -> None:
     _, keeper = agents(hosts.beta)
     hosts.beta.run(["kill", "-KILL", str(keeper)])
     _, said = resumed.communicate(timeout=60)

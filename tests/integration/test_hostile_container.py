@@ -5,6 +5,7 @@ from __future__ import annotations
 import subprocess
 from collections.abc import Callable, Iterator
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -55,8 +56,19 @@ while os.path.exists(f"{directory}/p"):
 def argv(directory: str, *, tree: bool, overlay: bool = False) -> list[str]:
     """A tree is looked at by the tool, by rsync, and by the tool again before the freeze; a tmpfs by the tool alone."""
     way = Path(HIDDEN).parent.parent
-    words = ["--dir", directory, "--leads-to", str(way), "--name", str(Path(HIDDEN).relative_to(way))]
-    words += ["--skip", *(("2", "0") if tree and not overlay else ("0", "0")), *(["--overlay"] if overlay else [])]
+    words = [
+        "--dir",
+        directory,
+        "--leads-to",
+        str(way),
+        "--name",
+        str(Path(HIDDEN).relative_to(way)),
+    ]
+    words += [
+        "--skip",
+        *(("2", "0") if tree and not overlay else ("0", "0")),
+        *(["--overlay"] if overlay else []),
+    ]
     return ["python3", "-c", PROGRAM.read_text(), *words]
 
 
@@ -83,7 +95,9 @@ def plant(source: Node, target: Node, *, to_read: bool) -> dict[Node, str]:
     return hidden
 
 
-def attacked(hosts: Hosts, name: str, directory: str, in_container: Callable[[Node, str], str], *, tree: bool) -> None:
+def attacked(
+    hosts: Hosts, name: str, directory: str, in_container: Callable[[Node, str], str], *, tree: bool
+) -> None:
     """Move it there and back. `in_container` runs words of a shell in the container on a node."""
     source = hosts.alpha
     until(lambda: "decoy" in in_container(source, f"ls {directory}/z"), "the container to be ready")
@@ -106,7 +120,9 @@ def attacked(hosts: Hosts, name: str, directory: str, in_container: Callable[[No
 @pytest.mark.parametrize("place", ["rootfs", "shm"])
 def test_of_runc(hosts: Hosts, place: str) -> None:
     directory, _ = PLACES[place]
-    container = hosts.alpha.start_container("hostile", ip=ADDRESS, argv=argv(directory, tree=place != "shm"))
+    container = hosts.alpha.start_container(
+        "hostile", ip=ADDRESS, argv=argv(directory, tree=place != "shm")
+    )
 
     def in_container(node: Node, words: str) -> str:
         return node.run(["runc", "exec", container.name, "sh", "-c", words], check=False).stdout
@@ -115,24 +131,45 @@ def test_of_runc(hosts: Hosts, place: str) -> None:
     Container(node=hosts.alpha, name="hostile", address=ADDRESS).remove()
 
 
+def _removed(node: Node, place: str) -> bool:
+    return node.run(["rm", "-rf", place], check=False).returncode == 0
+
+
 def test_of_somebody_else_while_it_is_frozen(hosts: Hosts, redis: Container) -> None:
     """A move may fail of it; what it has copied by then is the container's own."""
     source = hosts.alpha
-    way, name = Path(HIDDEN).parent.parent, str(Path(HIDDEN).relative_to(Path(HIDDEN).parent.parent))
+    way, name = (
+        Path(HIDDEN).parent.parent,
+        str(Path(HIDDEN).relative_to(Path(HIDDEN).parent.parent)),
+    )
     for _ in range(4):
         target = hosts.other(source)
         hidden = plant(source, target, to_read=True)
         place = f"{redis.bundle}/rootfs/srv/hostile"
-        with source.popen(["python3", "-c", SWAPPING, place, str(way), name], stdout=subprocess.PIPE) as swapping:
+        with source.popen(
+            ["python3", "-c", SWAPPING, place, str(way), name], stdout=subprocess.PIPE
+        ) as swapping:
             assert swapping.stdout is not None
             assert swapping.stdout.readline() == "ready\n"
             done = hosts.migrate(source, redis.name, target.name)
             # It may make a file anew in what is being removed.
-            until(lambda: source.run(["rm", "-rf", place], check=False).returncode == 0, "it to end")  # noqa: B023
+            until(partial(_removed, source, place), "it to end")
         for node, text in hidden.items():
             assert node.run(["ls", str(Path(HIDDEN).parent)]).stdout == f"{Path(HIDDEN).name}\n"
             assert node.run(["cat", HIDDEN]).stdout == text
-        arrived = ["find", str(redis.bundle), "-xdev", "-path", "*hostile*", "-type", "f", "-exec", "cat", "{}", "+"]
+        arrived = [
+            "find",
+            str(redis.bundle),
+            "-xdev",
+            "-path",
+            "*hostile*",
+            "-type",
+            "f",
+            "-exec",
+            "cat",
+            "{}",
+            "+",
+        ]
         assert "secret" not in target.run(arrived, check=False).stdout, done.stderr
         if done.returncode == 0:
             source = target

@@ -31,7 +31,9 @@ def secret(hosts: Hosts) -> Iterator[None]:
 
 
 def refused(hosts: Hosts, done: subprocess.CompletedProcess[str], how: type[MigrateError]) -> None:
-    loot = hosts.beta.run(["sh", "-c", f"cat {LOOT} 2> /dev/null | tr -d '\\0'"], check=False).stdout
+    loot = hosts.beta.run(
+        ["sh", "-c", f"cat {LOOT} 2> /dev/null | tr -d '\\0'"], check=False
+    ).stdout
     assert HIDDEN not in loot, "the target has a file of the source that is not the container's"
     assert hosts.alpha.run(["cat", str(SECRET)]).stdout == HIDDEN
     assert done.returncode == CODES[how], done.stderr
@@ -44,7 +46,9 @@ def test_a_tmpfs_that_the_container_does_not_have(hosts: Hosts, redis: Container
 
 
 def test_a_layer_that_the_image_does_not_have(hosts: Hosts, engine: str) -> None:
-    container = EngineContainer.start(hosts.alpha, engine, "web", REDIS_IMAGE, ["sleep", "1000"], address=ADDRESS)
+    container = EngineContainer.start(
+        hosts.alpha, engine, "web", REDIS_IMAGE, ["sleep", "1000"], address=ADDRESS
+    )
     try:
         refused(hosts, hosts.migrate_with("hostile", "layers", "web", "beta"), Refused)
         assert container.status == "running"

@@ -45,10 +45,21 @@ def move(hosts: Hosts, container: Container, *words: str) -> tuple[Container, Ma
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_every_byte_of_large_memory_of_any_kind(hosts: Hosts, kind: str, request: pytest.FixtureRequest) -> None:
+def test_every_byte_of_large_memory_of_any_kind(
+    hosts: Hosts, kind: str, request: pytest.FixtureRequest
+) -> None:
     """To and fro, while it is written at 100 MB/s."""
     mib = round(request.config.getoption("--gib") * 1024)
-    words = ["--kind", kind, "--mib", str(mib), "--hot-mib", str(min(mib, 256)), "--mb-per-second", "100"]
+    words = [
+        "--kind",
+        kind,
+        "--mib",
+        str(mib),
+        "--hot-mib",
+        str(min(mib, 256)),
+        "--mb-per-second",
+        "100",
+    ]
     dirtier = start(hosts, "dirtier", *words)
     until(
         lambda: ask(hosts.rig.switch, ADDRESS, DIRTIER_PORT, "INCR x"),
@@ -86,19 +97,32 @@ def most_used(node: Node, name: str, *, reset: bool = False) -> int:
     return int(node.run(["cat", path]).stdout)
 
 
-def test_a_server_that_forks_its_workers_before_it_serves(hosts: Hosts, request: pytest.FixtureRequest) -> None:
+def test_a_server_that_forks_its_workers_before_it_serves(
+    hosts: Hosts, request: pytest.FixtureRequest
+) -> None:
     """What they share since the fork they still share: the source's memory does not grow by being copied."""
     workers = request.config.getoption("--workers")
     prefork = start(hosts, "prefork", "--workers", str(workers))
     assert status(hosts.rig.switch, ADDRESS, PREFORK_PORT)["answers"] == workers
     before = most_used(hosts.alpha, "prefork", reset=True)
     refused = hosts.alpha.run(
-        ["migrate", "prefork", "beta", "--max-downtime", "1", "--on-no-converge", "abort", "--json"],
+        [
+            "migrate",
+            "prefork",
+            "beta",
+            "--max-downtime",
+            "1",
+            "--on-no-converge",
+            "abort",
+            "--json",
+        ],
         check=False,
         timeout=TIMEOUT_S,
     )
     assert refused.returncode == 52, refused.stderr
-    assert most_used(hosts.alpha, "prefork") < 1.02 * before, "all of memory was copied ahead by then"
+    assert most_used(hosts.alpha, "prefork") < 1.02 * before, (
+        "all of memory was copied ahead by then"
+    )
     prefork, report = move(hosts, prefork)
     assert report["mode"] == "pre-copy"
     found = status(hosts.rig.switch, ADDRESS, PREFORK_PORT)

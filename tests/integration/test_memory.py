@@ -40,7 +40,9 @@ def test_every_byte_of_changing_memory_is_as_it_was(hosts: Hosts, moves: int) ->
         assert report["mode"] == "pre-copy"
         assert report["memory_bytes"] > 256 << 20
         arrived = verdict(hosts, CHURN_PORT)
-        assert all(arrived[kind] > before[kind] for kind in ("writes", "maps", "growths", "drops", "forks"))
+        assert all(
+            arrived[kind] > before[kind] for kind in ("writes", "maps", "growths", "drops", "forks")
+        )
         before = arrived
 
 
@@ -48,7 +50,9 @@ def test_no_more_is_sent_than_was_written(hosts: Hosts) -> None:
     """At most 1.15 times the memory and what was written to it meanwhile, uncompressed."""
     start(hosts, "dirtier", "--mib", "128", "--hot-mib", "16", "--mb-per-second", "10")
     before = verdict(hosts, DIRTIER_PORT)
-    done = hosts.alpha.run(["python3", "-c", UNCOMPRESSED, "dirtier", "beta", "--json"], check=False, timeout=120)
+    done = hosts.alpha.run(
+        ["python3", "-c", UNCOMPRESSED, "dirtier", "beta", "--json"], check=False, timeout=120
+    )
     assert done.returncode == 0, done.stderr
     report = json.loads(done.stdout)
     written = (verdict(hosts, DIRTIER_PORT)["writes"] - before["writes"]) * PAGE_BYTES
@@ -110,7 +114,10 @@ def test_a_batch_that_goes_wrong_is_never_restored(hosts: Hosts, fault: str) -> 
     assert done.returncode == CODES[errors.RolledBack], (number, done.stderr)
     assert "batch" in json.loads(done.stdout)["error"], done.stdout
     until(lambda: verdict(hosts, DIRTIER_PORT)["writes"] > writes, "the dirtier to write on")
-    assert [new_traces(before[node.name], traces(node)) for node in (hosts.alpha, hosts.beta)] == [{}, {}]
+    assert [new_traces(before[node.name], traces(node)) for node in (hosts.alpha, hosts.beta)] == [
+        {},
+        {},
+    ]
 
 
 def test_the_fault_is_what_fails(hosts: Hosts) -> None:
@@ -121,7 +128,9 @@ def test_the_fault_is_what_fails(hosts: Hosts) -> None:
     verdict(hosts, DIRTIER_PORT)
 
 
-@pytest.mark.parametrize(("mode", "used"), [("auto", "pre-copy"), ("pre-copy", "pre-copy"), ("stop-copy", "stop-copy")])
+@pytest.mark.parametrize(
+    ("mode", "used"), [("auto", "pre-copy"), ("pre-copy", "pre-copy"), ("stop-copy", "stop-copy")]
+)
 def test_each_mode_moves_the_same_memory(hosts: Hosts, mode: str, used: str) -> None:
     start(hosts, "dirtier", "--mib", "32", "--mb-per-second", "1")
     verdict(hosts, DIRTIER_PORT)
@@ -169,7 +178,9 @@ def test_memory_that_another_userfaultfd_watches(hosts: Hosts) -> None:
     """It is copied while frozen, and that is said."""
     dirtier = start(hosts, "dirtier", "--mib", "32")
     verdict(hosts, DIRTIER_PORT)
-    watcher = hosts.alpha.popen(["python3", "-c", WATCHER, str(dirtier.pid)], stdout=subprocess.PIPE)
+    watcher = hosts.alpha.popen(
+        ["python3", "-c", WATCHER, str(dirtier.pid)], stdout=subprocess.PIPE
+    )
     try:
         assert watcher.stdout is not None
         assert watcher.stdout.readline() == "watching\n"
@@ -182,7 +193,9 @@ def test_memory_that_another_userfaultfd_watches(hosts: Hosts) -> None:
     assert done.returncode == 0, done.stderr
     report = json.loads(done.stdout)
     assert report["mode"] == "stop-copy"
-    assert [note for note in report["notes"] if "watched by another userfaultfd" in note], report["notes"]
+    assert [note for note in report["notes"] if "watched by another userfaultfd" in note], report[
+        "notes"
+    ]
     verdict(hosts, DIRTIER_PORT)
 
 
@@ -207,7 +220,10 @@ os.execv("/tmp/paused", ["paused"])
 
 def test_a_32_bit_program(hosts: Hosts) -> None:
     paused = hosts.alpha.start_container("paused", ip=ADDRESS, argv=["python3", "-c", BECOME_32])
-    until(lambda: hosts.alpha.run(["readlink", f"/proc/{paused.pid}/exe"]).stdout == "/tmp/paused\n", "exec")  # noqa: S108
+    until(
+        lambda: hosts.alpha.run(["readlink", f"/proc/{paused.pid}/exe"]).stdout == "/tmp/paused\n",  # noqa: S108
+        "exec",
+    )
     moved, report = hosts.move(paused, hosts.alpha)
     assert report["mode"] == "stop-copy"
     assert [note for note in report["notes"] if "runs 32-bit code" in note], report["notes"]

@@ -39,7 +39,9 @@ def test_redis_keeps_its_one_client_over_three_moves(hosts: Hosts, redis: Contai
 
 def test_a_container_of_crun_is_cruns_on_the_target(hosts: Hosts) -> None:
     switch, alpha = hosts.rig.switch, hosts.alpha
-    redis = alpha.start_container("redis", ip=REDIS_ADDRESS, argv=REDIS, memory="300M", runtime="crun")
+    redis = alpha.start_container(
+        "redis", ip=REDIS_ADDRESS, argv=REDIS, memory="300M", runtime="crun"
+    )
     until(lambda: ask(switch, REDIS_ADDRESS, REDIS_PORT, "PING") == "+PONG", "redis to answer")
     redis_data(switch, REDIS_ADDRESS, "fill", "--mib", "32")
     digest = redis_digest(switch, REDIS_ADDRESS)
@@ -57,7 +59,10 @@ def test_a_container_of_crun_is_cruns_on_the_target(hosts: Hosts) -> None:
     assert redis.node.run(["crun", "exec", "redis", "redis-cli", "ping"]).stdout.strip() == "PONG"
     cgroups = redis.node.run(["cat", f"/proc/{redis.pid}/cgroup"]).stdout.splitlines()
     assert all(line.endswith(":/redis") for line in cgroups), cgroups
-    assert limit(redis.node, "memory.max", "memory/redis/memory.limit_in_bytes", name="redis") == 300 << 20
+    assert (
+        limit(redis.node, "memory.max", "memory/redis/memory.limit_in_bytes", name="redis")
+        == 300 << 20
+    )
     assert limit(redis.node, "pids.max", "pids/redis/pids.max", name="redis") == 77
     redis.node.run(["crun", "kill", "redis", "TERM"])
     until(lambda: redis.status == "stopped", "the container to be stopped")
@@ -82,12 +87,17 @@ def test_a_process_tree_moves_there_and_back(hosts: Hosts) -> None:
         after = two_sweeps_later(hosts)
         assert after["ok"], after
         assert after["pids"] == before["pids"]
-        assert all(after["timers"][name] > before["timers"][name] for name in before["timers"]), (before, after)
+        assert all(after["timers"][name] > before["timers"][name] for name in before["timers"]), (
+            before,
+            after,
+        )
 
 
 @pytest.mark.checkered
 @pytest.mark.parametrize("mode", ["pre-copy", "stop-copy"])
-@pytest.mark.parametrize("name", [b"\xff", b"\rNSpid:\t1", b"\x0bx) Z 1 1 1 1"], ids=["no text", "a pid", "a state"])
+@pytest.mark.parametrize(
+    "name", [b"\xff", b"\rNSpid:\t1", b"\x0bx) Z 1 1 1 1"], ids=["no text", "a pid", "a state"]
+)
 def test_processes_may_call_themselves_what_they_like(hosts: Hosts, name: bytes, mode: str) -> None:
     """/proc shows the name beside the facts that a move goes by: whose memory is whose, and whether init is dead."""
     called = (
@@ -142,7 +152,10 @@ def more_written(hosts: Hosts, than: int) -> Mapping[str, Any]:
 
 def test_an_idle_listener_listens_on(hosts: Hosts) -> None:
     listener = start(hosts, "listener", "--port", "7103")
-    until(lambda: ask(hosts.rig.switch, ADDRESS, 7103, "PING a") == "PONG a 1", "the listener to answer")
+    until(
+        lambda: ask(hosts.rig.switch, ADDRESS, 7103, "PING a") == "PONG a 1",
+        "the listener to answer",
+    )
     hosts.move(listener, listener.node)
     assert ask(hosts.rig.switch, ADDRESS, 7103, "PING b") == "PONG b 2"
 
@@ -153,11 +166,15 @@ def test_the_container_is_the_targets_own_afterwards(hosts: Hosts) -> None:
     hosts.alpha.run(["runc", "update", "--pids-limit", "77", "appender"])
     moved, _ = hosts.move(appender, appender.node)
     assert appender.status is None
-    assert [c["id"] for c in json.loads(hosts.beta.run(["runc", "list", "--format", "json"]).stdout)] == ["appender"]
+    assert [
+        c["id"] for c in json.loads(hosts.beta.run(["runc", "list", "--format", "json"]).stdout)
+    ] == ["appender"]
     assert hosts.beta.run(["runc", "exec", "appender", "hostname"]).stdout.strip() == "appender"
     assert limit(moved.node, "memory.max", "memory/appender/memory.limit_in_bytes") == 96 << 20
     assert limit(moved.node, "pids.max", "pids/appender/pids.max") == 77
-    init = hosts.beta.run(["readlink", f"/proc/{moved.pid}/fd/0", f"/proc/{moved.pid}/fd/1"]).stdout.split()
+    init = hosts.beta.run(
+        ["readlink", f"/proc/{moved.pid}/fd/0", f"/proc/{moved.pid}/fd/1"]
+    ).stdout.split()
     assert all(stream.startswith("pipe:") for stream in init)
     hosts.beta.run(["runc", "kill", "appender", "KILL"])
     until(lambda: moved.status == "stopped", "the container to be stopped")
@@ -173,16 +190,23 @@ def limit(node: Node, v2: str, v1: str, name: str = "appender") -> int:
 
 def test_what_it_prints_goes_to_the_log_named_in_the_readme(hosts: Hosts) -> None:
     talker = hosts.alpha.start_container(
-        "talker", ip=ADDRESS, argv=["sh", "-c", "n=0; while sleep 0.05; do n=$((n+1)); echo line $n; done"]
+        "talker",
+        ip=ADDRESS,
+        argv=["sh", "-c", "n=0; while sleep 0.05; do n=$((n+1)); echo line $n; done"],
     )
     moved, _ = hosts.move(talker, talker.node)
     log = "/var/log/migrate/talker.log"
-    lines = until(lambda: moved.node.run(["cat", log], check=False).stdout.splitlines(), "output on the target")
+    lines = until(
+        lambda: moved.node.run(["cat", log], check=False).stdout.splitlines(),
+        "output on the target",
+    )
     assert lines[0].startswith("line ")
 
 
 @pytest.mark.parametrize("flag", [[], ["--json"]])
-def test_output_is_for_people_or_for_programs(hosts: Hosts, redis: Container, flag: list[str]) -> None:
+def test_output_is_for_people_or_for_programs(
+    hosts: Hosts, redis: Container, flag: list[str]
+) -> None:
     done = hosts.migrate(hosts.alpha, "redis", "root@beta:22", *flag)
     assert done.returncode == 0, done.stderr
     if flag:
@@ -190,7 +214,15 @@ def test_output_is_for_people_or_for_programs(hosts: Hosts, redis: Container, fl
         assert report["schema"] == 1
         assert report["downtime_us"] > 0
         phases = {phase["name"] for phase in report["phases"]}
-        assert phases >= {"prepare", "arm here", "pre-copy", "arm there", "dump", "restore", "commit"}
+        assert phases >= {
+            "prepare",
+            "arm here",
+            "pre-copy",
+            "arm there",
+            "dump",
+            "restore",
+            "commit",
+        }
     else:
         assert "downtime" in done.stdout
     assert "migrate: done" in done.stderr
@@ -205,7 +237,10 @@ exec /usr/sbin/criu.kept "$@"
 def test_without_lazy_pages_memory_moves_in_the_freeze(hosts: Hosts, redis: Container) -> None:
     redis_data(hosts.rig.switch, REDIS_ADDRESS, "fill", "--mib", "16")
     digest = redis_digest(hosts.rig.switch, REDIS_ADDRESS)
-    with RedisClient(hosts.rig.switch, REDIS_ADDRESS) as client, without(hosts.beta, "/usr/sbin/criu", NO_LAZY_PAGES):
+    with (
+        RedisClient(hosts.rig.switch, REDIS_ADDRESS) as client,
+        without(hosts.beta, "/usr/sbin/criu", NO_LAZY_PAGES),
+    ):
         _, report = hosts.move(redis, hosts.alpha)
         seen = client.finish()
     assert report["mode"] == "stop-copy"
@@ -223,7 +258,10 @@ def test_what_is_execed_meanwhile_is_in_nobodys_way(hosts: Hosts, redis: Contain
     try:
         done = hosts.migrate(hosts.alpha, "redis", "beta")
         assert done.returncode == 0, done.stderr
-        assert "('sleep') was started inside the container by 'exec' and does not come along" in done.stderr
+        assert (
+            "('sleep') was started inside the container by 'exec' and does not come along"
+            in done.stderr
+        )
         assert "No such process" not in done.stderr
         assert done.stderr.count("'exec'") == 1
         there = replace(redis, node=hosts.beta)

@@ -30,7 +30,8 @@ def modes(node: Node) -> dict[str, str]:
 def spied(node: Node) -> str:
     """What `nobody` gets to see there."""
     return node.run(
-        ["setpriv", "--reuid=65534", "--regid=65534", "--clear-groups", "sh", "-c", SPY], check=False
+        ["setpriv", "--reuid=65534", "--regid=65534", "--clear-groups", "sh", "-c", SPY],
+        check=False,
     ).stdout
 
 
@@ -80,7 +81,9 @@ def test_the_bundle_is_made_as_it_was(hosts: Hosts, private: Container, umask: s
     assert ask(hosts.rig.switch, REDIS_ADDRESS, REDIS_PORT, "PING") == "+PONG"
 
 
-def test_a_parent_that_is_there_stays_as_it_is_and_lets_nobody_in(hosts: Hosts, private: Container) -> None:
+def test_a_parent_that_is_there_stays_as_it_is_and_lets_nobody_in(
+    hosts: Hosts, private: Container
+) -> None:
     """The source's outermost directory keeps others out, the target's does not: then the next one must."""
     hosts.beta.run(["sh", "-c", f"mkdir -p {BASE}; chmod 0755 {BASE}"])
     assert hosts.migrate(hosts.alpha, "redis", "beta").returncode == 0

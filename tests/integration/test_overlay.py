@@ -40,7 +40,9 @@ class Peer:
 
     def popen(self, argv: Sequence[str], **streams: Any) -> subprocess.Popen[str]:
         program = f"/opt/migrate/tests/workloads/{Path(argv[2]).name}"
-        return self.node.popen(["ip", "netns", "exec", "peer", "python3", "-B", program, *argv[3:]], **streams)
+        return self.node.popen(
+            ["ip", "netns", "exec", "peer", "python3", "-B", program, *argv[3:]], **streams
+        )
 
 
 @pytest.fixture
@@ -51,7 +53,18 @@ def overlay(rig_name: str) -> Iterator[Rig]:
         node.run(["ip", "-batch", "-"], input=OVERLAY.format(mtu=MTU, address=node.address))
         for other in rig.nodes:
             if other.name != node.name:
-                node.run(["bridge", "fdb", "append", "00:00:00:00:00:00", "dev", "vx0", "dst", other.address])
+                node.run(
+                    [
+                        "bridge",
+                        "fdb",
+                        "append",
+                        "00:00:00:00:00:00",
+                        "dev",
+                        "vx0",
+                        "dst",
+                        other.address,
+                    ]
+                )
     yield rig
     rig.down()
 
@@ -70,7 +83,9 @@ def remote(node: Node, mac: str) -> str:
     return ""
 
 
-@pytest.mark.parametrize("address", [V4.format(REDIS_HOST), V6.format(REDIS_HOST)], ids=["IPv4", "IPv6"])
+@pytest.mark.parametrize(
+    "address", [V4.format(REDIS_HOST), V6.format(REDIS_HOST)], ids=["IPv4", "IPv6"]
+)
 def test_a_peer_on_a_third_host_keeps_its_connection(overlay: Rig, address: str) -> None:
     alpha, beta, gamma = (overlay.node(name) for name in ("alpha", "beta", "gamma"))
     argv = [*REDIS, "--bind", "*", "-::*"]
@@ -81,7 +96,9 @@ def test_a_peer_on_a_third_host_keeps_its_connection(overlay: Rig, address: str)
     gamma.run(["ip", "-n", "peer", "-batch", "-"], input=addresses(PEER_HOST))
     ping = ["ip", "netns", "exec", "peer", "ping", "-c1", "-W1", address]
     until(lambda: gamma.run(ping, check=False).returncode == 0, "the overlay to carry packets")
-    mac = alpha.run(["ip", "netns", "exec", "redis", "cat", "/sys/class/net/eth0/address"]).stdout.strip()
+    mac = alpha.run(
+        ["ip", "netns", "exec", "redis", "cat", "/sys/class/net/eth0/address"]
+    ).stdout.strip()
     hosts = Hosts(rig=overlay, alpha=alpha, beta=beta)
     with RedisClient(Peer(gamma), address) as client:  # type: ignore[arg-type]
         for _ in range(2):
@@ -93,7 +110,11 @@ def test_a_peer_on_a_third_host_keeps_its_connection(overlay: Rig, address: str)
         seen = client.finish()
     assert seen["contiguous"]
     assert seen["reconnects"] == 0
-    details = redis.node.run(["ip", "-n", "redis", "-o", "address", "show", "dev", "eth0", "scope", "global"]).stdout
+    details = redis.node.run(
+        ["ip", "-n", "redis", "-o", "address", "show", "dev", "eth0", "scope", "global"]
+    ).stdout
     assert f"{V4.format(REDIS_HOST)}/24" in details
     assert f"{V6.format(REDIS_HOST)}/64" in details
-    assert redis.node.run(["ip", "netns", "exec", "redis", "cat", "/sys/class/net/eth0/mtu"]).stdout.strip() == str(MTU)
+    assert redis.node.run(
+        ["ip", "netns", "exec", "redis", "cat", "/sys/class/net/eth0/mtu"]
+    ).stdout.strip() == str(MTU)

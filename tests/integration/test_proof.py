@@ -28,7 +28,9 @@ def dirtier(hosts: Hosts, request: pytest.FixtureRequest) -> Container:
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     if "place" in metafunc.fixturenames:
-        metafunc.parametrize(("place", "dirtier"), [(p, KIND[p]) for p in PLACES], indirect=["dirtier"], ids=PLACES)
+        metafunc.parametrize(
+            ("place", "dirtier"), [(p, KIND[p]) for p in PLACES], indirect=["dirtier"], ids=PLACES
+        )
 
 
 def test_one_wrong_byte_is_never_restored(
@@ -37,7 +39,9 @@ def test_one_wrong_byte_is_never_restored(
     """`--places 34` for a hundred places in all."""
     before = {node.name: traces(node) for node in (hosts.alpha, hosts.beta)}
     for seed in range(request.config.getoption("--places")):
-        done = hosts.migrate_with("damage", place, str(seed), "dirtier", "beta", "--verify-memory", "--json")
+        done = hosts.migrate_with(
+            "damage", place, str(seed), "dirtier", "beta", "--verify-memory", "--json"
+        )
         assert done.returncode == CODES[errors.MemoryDiffers], (place, seed, done.stderr)
         report = json.loads(done.stdout)
         assert (report["outcome"], report["error_kind"]) == ("rolled back", "MemoryDiffers")
@@ -54,14 +58,18 @@ def test_what_was_compared_is_told(hosts: Hosts, dirtier: Container, words: list
     assert done.returncode == 0, done.stderr
     proof = json.loads(done.stdout)["proof"]
     assert proof["whole"] is bool(words)
-    assert proof["pages"] > 1000, "of a file that is mapped shared, the pages are the file's, not the memory's"
+    assert proof["pages"] > 1000, (
+        "of a file that is mapped shared, the pages are the file's, not the memory's"
+    )
     assert proof["compared"] == (proof["pages"] if words else 128)
     assert proof["unreadable"] == 0
     assert proof["miss_one_in_a_thousand"] == pytest.approx(0.0 if words else 0.88, abs=0.02)
     assert status(hosts.rig.switch, ADDRESS, PORT)["ok"]
 
 
-def test_threads_that_go_on_for_a_moment_after_criu_has_read_them(hosts: Hosts, redis: Container) -> None:
+def test_threads_that_go_on_for_a_moment_after_criu_has_read_them(
+    hosts: Hosts, redis: Container
+) -> None:
     """The kernel may write into each thread's own area then, which is no difference."""
     source = hosts.alpha
     for _ in range(2):

@@ -51,8 +51,9 @@ def three(rig_name: str) -> Iterator[Rig]:
 def hosts(three: Rig) -> Iterator[Hosts]:
     """alpha and beta, which see each other's sshd through gamma alone."""
     hosts = Hosts(rig=three, alpha=three.node("alpha"), beta=three.node("beta"))
-    script = "nft add table inet wall && nft 'add chain inet wall in {type filter hook input priority 0;}' && " + (
-        f"nft add rule inet wall in ip saddr {hosts.alpha.address} tcp dport 22 reject"
+    script = (
+        "nft add table inet wall && nft 'add chain inet wall in {type filter hook input priority 0;}' && "
+        + (f"nft add rule inet wall in ip saddr {hosts.alpha.address} tcp dport 22 reject")
     )
     hosts.beta.run(["sh", "-c", script])
     before = {node.name: traces(node) for node in three.nodes}
@@ -67,7 +68,10 @@ def hosts(three: Rig) -> Iterator[Hosts]:
 @pytest.fixture
 def redis(hosts: Hosts) -> Container:
     container = hosts.alpha.start_container("redis", ip=REDIS_ADDRESS, argv=REDIS)
-    until(lambda: ask(hosts.rig.switch, REDIS_ADDRESS, REDIS_PORT, "PING") == "+PONG", "redis to answer")
+    until(
+        lambda: ask(hosts.rig.switch, REDIS_ADDRESS, REDIS_PORT, "PING") == "+PONG",
+        "redis to answer",
+    )
     return container
 
 
@@ -80,7 +84,9 @@ def forgotten(node: Node) -> bool:
     for line in node.run(["migratectl", "status"]).stdout.splitlines():
         if "is held" in line:
             node.run(["migratectl", "recover", line.partition(":")[0], "--abort"], check=False)
-    return not node.run(["find", "/run/migrate", "-mindepth", "1", "-name", "????????????"], check=False).stdout
+    return not node.run(
+        ["find", "/run/migrate", "-mindepth", "1", "-name", "????????????"], check=False
+    ).stdout
 
 
 @pytest.mark.parametrize("config", [JUMP, COMMAND])
@@ -119,7 +125,9 @@ def test_what_stops_in_between(
 ) -> None:
     configure(hosts, config)
     place: Node = hosts.rig.node(stopped)
-    move = hosts.alpha.popen(["python3", "-c", WAITING, state], stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    move = hosts.alpha.popen(
+        ["python3", "-c", WAITING, state], stdout=subprocess.PIPE, stderr=subprocess.PIPE
+    )
     with RedisClient(hosts.rig.switch, REDIS_ADDRESS) as client:
         waits = ["test", "-e", "/run/waits"]
         until(lambda: hosts.alpha.run(waits, check=False).returncode == 0, "the move to get there")

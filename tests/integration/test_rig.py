@@ -9,7 +9,18 @@ from pathlib import Path
 
 import pytest
 
-from tests.rig import BadUsage, CommandFailed, CommandTimedOut, Container, Node, Rig, RigError, names, network, until
+from tests.rig import (
+    BadUsage,
+    CommandFailed,
+    CommandTimedOut,
+    Container,
+    Node,
+    Rig,
+    RigError,
+    names,
+    network,
+    until,
+)
 from tests.rig.__main__ import main
 from tests.rig.cgroups import hierarchies, pids
 
@@ -39,7 +50,9 @@ def second_rig(rig_name: str) -> Iterator[Rig]:
 @pytest.fixture
 def redis(rig: Rig) -> Iterator[Container]:
     """redis in a container on alpha."""
-    with_redis = rig.node("alpha").start_container("redis", ip="10.77.0.50", argv=REDIS, memory="256M")
+    with_redis = rig.node("alpha").start_container(
+        "redis", ip="10.77.0.50", argv=REDIS, memory="256M"
+    )
     until(lambda: answers(rig.node("beta"), with_redis), "redis to answer")
     yield with_redis
     with_redis.remove()
@@ -65,9 +78,15 @@ def traces(rig: Rig) -> Mapping[str, set[str]]:
             continue
         if bears and not is_dead:
             processes.add(process.name)
-    groups = {str(group) for hierarchy in hierarchies() for group in hierarchy.path.glob(f"{prefix}*")}
+    groups = {
+        str(group) for hierarchy in hierarchies() for group in hierarchy.path.glob(f"{prefix}*")
+    }
     return {
-        "mounts": {line for line in Path("/proc/self/mountinfo").read_text().splitlines() if rig.name in line},
+        "mounts": {
+            line
+            for line in Path("/proc/self/mountinfo").read_text().splitlines()
+            if rig.name in line
+        },
         "namespaces": {path.name for path in network.NETNS_DIRECTORY.glob(f"{prefix}*")},
         "cgroups": groups,
         "processes": processes | {str(pid) for pid in network.pids(rig.switch.netns)},
@@ -83,11 +102,23 @@ def assert_no_trace(rig: Rig) -> None:
 def test_nodes_reach_each_other_by_ssh(rig: Rig, source: str, target: str) -> None:
     strict = ["ssh", "-o", "StrictHostKeyChecking=yes", "-o", "BatchMode=yes"]
     assert rig.node(source).run([*strict, target, "hostname"]).stdout == f"{target}\n"
-    assert rig.node(source).run([*strict, rig.node(target).address, "hostname"]).stdout == f"{target}\n"
+    assert (
+        rig.node(source).run([*strict, rig.node(target).address, "hostname"]).stdout
+        == f"{target}\n"
+    )
 
 
 def test_a_node_knows_only_the_rigs_hosts(rig: Rig) -> None:
-    other_name = ["ssh", "-o", "BatchMode=yes", "-o", "HostKeyAlias=gamma", "-o", "StrictHostKeyChecking=yes", "beta"]
+    other_name = [
+        "ssh",
+        "-o",
+        "BatchMode=yes",
+        "-o",
+        "HostKeyAlias=gamma",
+        "-o",
+        "StrictHostKeyChecking=yes",
+        "beta",
+    ]
     with pytest.raises(CommandFailed, match="Host key verification failed"):
         rig.node("alpha").run([*other_name, "true"])
 
@@ -112,7 +143,12 @@ def test_the_checkout_is_there_and_read_only(rig: Rig) -> None:
 def test_init_reaps_orphans(rig: Rig) -> None:
     alpha = rig.node("alpha")
     alpha.run(["sh", "-c", "(sleep 0 & exec sleep 0) & exec true"])
-    until(lambda: alpha.run(["ps", "--no-headers", "-o", "stat", "--ppid", "1"]).stdout.count("Z") == 0, "no zombie")
+    until(
+        lambda: (
+            alpha.run(["ps", "--no-headers", "-o", "stat", "--ppid", "1"]).stdout.count("Z") == 0
+        ),
+        "no zombie",
+    )
 
 
 def test_exit_status_output_and_input_pass_through(rig: Rig) -> None:
@@ -136,18 +172,26 @@ def test_a_command_that_does_not_end_is_killed(rig: Rig) -> None:
     alpha = rig.node("alpha")
     with pytest.raises(CommandTimedOut):
         alpha.run(["sleep", "4321"], timeout=0.2)
-    until(lambda: alpha.run(["pgrep", "-f", "sleep 4321"], check=False).returncode == 1, "sleep to be gone")
+    until(
+        lambda: alpha.run(["pgrep", "-f", "sleep 4321"], check=False).returncode == 1,
+        "sleep to be gone",
+    )
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
 def test_signals_reach_a_command(rig: Rig, number: signal.Signals) -> None:
     alpha = rig.node("alpha")
-    with alpha.popen(["sh", "-c", "echo ready; exec sleep 4322"], stdout=subprocess.PIPE) as process:
+    with alpha.popen(
+        ["sh", "-c", "echo ready; exec sleep 4322"], stdout=subprocess.PIPE
+    ) as process:
         assert process.stdout is not None
         process.stdout.readline()
         process.send_signal(number)
         assert process.wait(timeout=60) == -number
-    until(lambda: alpha.run(["pgrep", "-f", "sleep 4322"], check=False).returncode == 1, "sleep to be gone")
+    until(
+        lambda: alpha.run(["pgrep", "-f", "sleep 4322"], check=False).returncode == 1,
+        "sleep to be gone",
+    )
 
 
 def test_copy(rig: Rig, tmp_path: Path) -> None:
@@ -164,27 +208,36 @@ def test_copy(rig: Rig, tmp_path: Path) -> None:
 def test_a_container_answers_from_everywhere(rig: Rig, redis: Container) -> None:
     assert answers(rig.node("alpha"), redis)
     assert answers(rig.node("beta"), redis)
-    with rig.switch.popen([sys.executable, "-c", ASKER, redis.address], stdin=-1, stdout=-1) as client:
+    with rig.switch.popen(
+        [sys.executable, "-c", ASKER, redis.address], stdin=-1, stdout=-1
+    ) as client:
         assert client.communicate("PING\n", timeout=60)[0] == "+PONG\n"
     assert redis.status == "running"
 
 
 def test_a_containers_memory_is_limited(rig: Rig, redis: Container) -> None:
-    v1 = rig.node("alpha").run(["cat", "/sys/fs/cgroup/memory/redis/memory.limit_in_bytes"], check=False)
+    v1 = rig.node("alpha").run(
+        ["cat", "/sys/fs/cgroup/memory/redis/memory.limit_in_bytes"], check=False
+    )
     v2 = rig.node("alpha").run(["cat", "/sys/fs/cgroup/redis/memory.max"], check=False)
     assert (v1.stdout or v2.stdout) == f"{256 << 20}\n"
 
 
 def test_a_containers_output_is_logged(rig: Rig, redis: Container) -> None:
     log = ["cat", str(redis.log)]
-    until(lambda: "Ready to accept connections" in rig.node("alpha").run(log).stdout, "redis's greeting in its log")
+    until(
+        lambda: "Ready to accept connections" in rig.node("alpha").run(log).stdout,
+        "redis's greeting in its log",
+    )
 
 
 def test_a_container_moves_by_hand_with_its_client(rig: Rig, redis: Container) -> None:
     """CRIU can dump and restore what the rig runs, on the other node too."""
     alpha, beta = rig.node("alpha"), rig.node("beta")
     moved = Container(node=beta, name=redis.name, address=redis.address)
-    with rig.switch.popen([sys.executable, "-u", "-c", ASKER, redis.address], stdin=-1, stdout=-1) as client:
+    with rig.switch.popen(
+        [sys.executable, "-u", "-c", ASKER, redis.address], stdin=-1, stdout=-1
+    ) as client:
         assert client.stdin is not None
         assert client.stdout is not None
 
@@ -225,7 +278,10 @@ def test_two_rigs_do_not_meet(rig: Rig, redis: Container, second_rig: Rig) -> No
     same = second_rig.node("alpha").start_container("redis", ip=redis.address, argv=REDIS)
     until(lambda: answers(second_rig.node("beta"), same), "the second rig's redis to answer")
     rig.node("beta").run(["redis-cli", "-h", redis.address, "set", "rig", "first"])
-    assert second_rig.node("beta").run(["redis-cli", "-h", same.address, "get", "rig"]).stdout.strip() == ""
+    assert (
+        second_rig.node("beta").run(["redis-cli", "-h", same.address, "get", "rig"]).stdout.strip()
+        == ""
+    )
     second_rig.down()
     assert answers(rig.node("beta"), redis)
 
@@ -245,14 +301,21 @@ def test_down_leaves_nothing_and_may_be_repeated(second_rig: Rig) -> None:
     alpha.run(["runc", "pause", "frozen"])
     with (
         second_rig.switch.popen(["sleep", "infinity"]) as client,
-        alpha.popen(["sh", "-c", "echo ready; exec sleep infinity"], stdout=subprocess.PIPE) as command,
+        alpha.popen(
+            ["sh", "-c", "echo ready; exec sleep infinity"], stdout=subprocess.PIPE
+        ) as command,
     ):
         assert command.stdout is not None
         command.stdout.readline()
         found = traces(second_rig)
-        assert {kind for kind in found if found[kind]} == set(found)  # or finding nothing later would mean nothing
+        assert {kind for kind in found if found[kind]} == set(
+            found
+        )  # or finding nothing later would mean nothing
         second_rig.down()
-        assert (client.wait(timeout=60), command.wait(timeout=60)) == (-signal.SIGKILL, -signal.SIGKILL)
+        assert (client.wait(timeout=60), command.wait(timeout=60)) == (
+            -signal.SIGKILL,
+            -signal.SIGKILL,
+        )
     assert_no_trace(second_rig)
     second_rig.down()
     assert_no_trace(second_rig)
@@ -314,11 +377,19 @@ def test_a_node_that_died_is_noticed(second_rig: Rig) -> None:
         (["exec", "alpha"], "no command given"),
         (["copy", "/etc/passwd", "alpha"], "write NODE:/PATH"),
         (["copy", "/nowhere", "alpha:/tmp/x"], "/nowhere is not there"),
-        (["run", "alpha", "a-name-too-long", "--ip", "10.77.0.50", "--", "true"], "up to 13 letters"),
+        (
+            ["run", "alpha", "a-name-too-long", "--ip", "10.77.0.50", "--", "true"],
+            "up to 13 letters",
+        ),
         (["run", "alpha", "web", "--ip", "10.78.0.50", "--", "true"], "outside the rig's network"),
-        (["run", "alpha", "web", "--ip", "10.77.0.50", "--memory", "lots", "--", "true"], "'lots' is no size"),
+        (
+            ["run", "alpha", "web", "--ip", "10.77.0.50", "--memory", "lots", "--", "true"],
+            "'lots' is no size",
+        ),
     ],
 )
-def test_bad_usage(rig: Rig, capsys: pytest.CaptureFixture[str], arguments: list[str], complaint: str) -> None:
+def test_bad_usage(
+    rig: Rig, capsys: pytest.CaptureFixture[str], arguments: list[str], complaint: str
+) -> None:
     assert main(["--name", rig.name, *arguments]) == 2
     assert complaint in capsys.readouterr().err

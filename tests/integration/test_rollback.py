@@ -13,10 +13,20 @@ from migrate import errors
 from migrate.cli.exit_codes import CODES
 from migrate.state import State
 from tests.clients import REDIS_PORT, RedisClient, ask
-from tests.integration.conftest import AT_STATE, REDIS, REDIS_ADDRESS, Hosts, new_traces, settled, traces
+from tests.integration.conftest import (
+    AT_STATE,
+    REDIS,
+    REDIS_ADDRESS,
+    Hosts,
+    new_traces,
+    settled,
+    traces,
+)
 from tests.rig import Container, Node, until
 
-CRASHING = AT_STATE.format(then="print(move.migration_id, flush=True); os.kill(os.getpid(), signal.SIGKILL)")
+CRASHING = AT_STATE.format(
+    then="print(move.migration_id, flush=True); os.kill(os.getpid(), signal.SIGKILL)"
+)
 WITHOUT_LINK = AT_STATE.format(then="move.connection._client.close()")
 WITHOUT_CRIU = AT_STATE.format(then="move.dump._conversation.kill_criu()")
 
@@ -39,7 +49,9 @@ def still_served(client: RedisClient) -> None:
 
 def stop_when(hosts: Hosts, word: str, number: signal.Signals) -> "subprocess.Popen[str]":
     """Start a move and send the tool a signal as soon as it has said a word."""
-    move = hosts.alpha.popen(["migrate", "redis", "beta"], stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    move = hosts.alpha.popen(
+        ["migrate", "redis", "beta"], stdout=subprocess.PIPE, stderr=subprocess.PIPE
+    )
     assert move.stderr is not None
     for line in move.stderr:
         if word in line:
@@ -97,7 +109,11 @@ def test_target_that_fails_to_restore(
     said, report = done.stderr.splitlines()[-1], json.loads(done.stdout)
     assert "CRIU failed in restore: file usr/bin/redis" in said, "CRIU's own reason, in words"
     assert "make it the same file on both hosts" in said
-    assert (report["error_kind"], report["cause_kind"], report["error"] in said) == ("RolledBack", "CriuFailed", True)
+    assert (report["error_kind"], report["cause_kind"], report["error"] in said) == (
+        "RolledBack",
+        "CriuFailed",
+        True,
+    )
     check_logs(hosts.alpha, report, said)
     still_served(client)
     assert redis.status == "running"
@@ -113,7 +129,11 @@ def check_logs(node: Node, report: Mapping[str, Any], said: str) -> None:
     assert modes[:2] == ["700", directory]
     assert set(modes[2::2]) == {"600"}
     names = {name.removeprefix(f"{directory}/") for name in modes[3::2]}
-    assert names >= {"source-images-dump.log", "target-images-restore.log", "target-images-runtime.log"}
+    assert names >= {
+        "source-images-dump.log",
+        "target-images-restore.log",
+        "target-images-runtime.log",
+    }
     assert names >= {"source-traceback.txt", "target-traceback.txt", "source-report.json"}
     assert "bad size" in node.run(["cat", f"{directory}/target-images-restore.log"]).stdout
 
@@ -144,7 +164,12 @@ def test_criu_killed_while_it_holds_the_container(hosts: Hosts, redis: Container
     assert "may have been cut" in done.stderr
     assert ask(hosts.rig.switch, REDIS_ADDRESS, REDIS_PORT, "PING") == "+PONG"
     assert redis.status == "running"
-    assert hosts.alpha.run(["nsenter", f"--net=/proc/{redis.pid}/ns/net", "nft", "list", "ruleset"]).stdout == ""
+    assert (
+        hosts.alpha.run(
+            ["nsenter", f"--net=/proc/{redis.pid}/ns/net", "nft", "list", "ruleset"]
+        ).stdout
+        == ""
+    )
     for node in (hosts.alpha, hosts.beta):
         assert settled(node, before[node.name]) == {}
 
@@ -186,7 +211,9 @@ def test_coordinator_killed_while_the_target_holds(
     assert redis.status == "running"
     held = hosts.beta.run(["migratectl", "status"]).stdout
     assert held.startswith(f"{migration}: container 'redis' is held here")
-    assert hosts.beta.run(["migratectl", "recover", migration, "--abort"]).stdout.startswith("migratectl: ok")
+    assert hosts.beta.run(["migratectl", "recover", migration, "--abort"]).stdout.startswith(
+        "migratectl: ok"
+    )
     assert settled(hosts.beta, before) == {}
     still_served(client)
 
@@ -199,7 +226,13 @@ def test_coordinator_killed_right_after_the_kill(
     assert redis.status != "running"
     there = Container(node=hosts.beta, name="redis", address=REDIS_ADDRESS)
     held = "is held here, restored but not running; the coordinator is gone"
-    ask_it = ["migratectl", "recover", migration, "--on", "beta"]  # from the source, as an error says it
+    ask_it = [
+        "migratectl",
+        "recover",
+        migration,
+        "--on",
+        "beta",
+    ]  # from the source, as an error says it
     until(lambda: held in hosts.alpha.run(ask_it).stdout, "the agent to notice")
     client.mark("held")
     assert client.mark("still held")["count"] == 0
@@ -214,11 +247,15 @@ def recover_as_told(hosts: Hosts, said: str) -> None:
     found = re.search(r"'(migratectl recover [0-9a-f]{12} --on beta)'", said)
     assert found is not None, said
     command = found[1].split()
-    until(lambda: "the coordinator is gone" in hosts.alpha.run(command).stdout, "the agent to notice")
+    until(
+        lambda: "the coordinator is gone" in hosts.alpha.run(command).stdout, "the agent to notice"
+    )
     assert hosts.alpha.run([*command, "--go"]).stdout.startswith("migratectl: ok")
 
 
-def test_link_lost_right_after_the_kill(hosts: Hosts, client: RedisClient, redis: Container) -> None:
+def test_link_lost_right_after_the_kill(
+    hosts: Hosts, client: RedisClient, redis: Container
+) -> None:
     """The target holds it, the source keeps what it has of it, and what is said can be done."""
     done = hosts.alpha.run(["python3", "-c", WITHOUT_LINK, "KILLED"], check=False, timeout=60)
     assert done.returncode == CODES[errors.Undecided], done.stderr
@@ -237,8 +274,14 @@ def test_nothing_to_recover(hosts: Hosts) -> None:
     done = hosts.beta.run(["migratectl", "recover", "0123456789ab", "--go"], check=False)
     assert done.returncode == 61
     assert "nothing was changed" in done.stderr
-    there = hosts.alpha.run(["migratectl", "recover", "0123456789ab", "--go", "--on", "beta"], check=False)
+    there = hosts.alpha.run(
+        ["migratectl", "recover", "0123456789ab", "--go", "--on", "beta"], check=False
+    )
     assert there.returncode == 61
     assert "no agent on beta holds a container" in there.stderr
-    nowhere = hosts.alpha.run(["migratectl", "recover", "0123456789ab", "--on", "beta:1"], check=False)
-    assert nowhere.returncode in (CODES[errors.TargetUnreachable], CODES[errors.UnknownHostKey]), nowhere.stderr
+    nowhere = hosts.alpha.run(
+        ["migratectl", "recover", "0123456789ab", "--on", "beta:1"], check=False
+    )
+    assert nowhere.returncode in (CODES[errors.TargetUnreachable], CODES[errors.UnknownHostKey]), (
+        nowhere.stderr
+    )

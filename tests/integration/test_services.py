@@ -55,7 +55,10 @@ def test_nginx_fails_no_request_of_a_hundred_clients(hosts: Hosts, engine: str, 
     command = ["sh", "-c", SERVE.format(mib=FILE_MIB)]
     nginx = EngineContainer.start(hosts.alpha, engine, "nginx", image, command, address=ADDRESS)
     try:
-        until(lambda: "200 OK" in ask(hosts.rig.switch, ADDRESS, 80, "HEAD /file HTTP/1.0\r\n\r"), "nginx to answer")
+        until(
+            lambda: "200 OK" in ask(hosts.rig.switch, ADDRESS, 80, "HEAD /file HTTP/1.0\r\n\r"),
+            "nginx to answer",
+        )
         with http_load(hosts) as seen:
             for _ in range(2):
                 nginx, _ = hosts.move(nginx, nginx.node)

@@ -83,7 +83,9 @@ def appender(hosts: Hosts) -> Container:
     return hosts.alpha.start_container("appender", ip=ADDRESS, argv=argv)
 
 
-def test_files_of_all_kinds_and_one_that_is_written_all_the_time(hosts: Hosts, appender: Container) -> None:
+def test_files_of_all_kinds_and_one_that_is_written_all_the_time(
+    hosts: Hosts, appender: Container
+) -> None:
     """The appender has files open and mapped there, and makes and removes others."""
     run(appender, MAKE)
     before = look(appender)
@@ -104,7 +106,9 @@ def test_criu_archives_none_of_them(hosts: Hosts, appender: Container) -> None:
     assert status(hosts.rig.switch, ADDRESS, 7102)["ok"]
 
 
-def test_one_that_is_full_on_the_target_is_told_and_rolled_back(hosts: Hosts, appender: Container) -> None:
+def test_one_that_is_full_on_the_target_is_told_and_rolled_back(
+    hosts: Hosts, appender: Container
+) -> None:
     """The mount is made with the container's own limits: what is in it fits. Not so what tar cannot write."""
     with without(hosts.beta, "/usr/bin/tar"):
         hosts.beta.run(["cp", "/usr/bin/cat", "/usr/bin/tar"])  # it knows none of tar's options

@@ -70,10 +70,14 @@ def test_half_a_second_apart_where_nothing_but_a_lock_keeps_them_apart(three: Ri
 @pytest.mark.checkered
 @pytest.mark.parametrize("target", ["beta", "gamma"])
 @pytest.mark.parametrize("state", ["PREPARED", "ARMED", "FROZEN", "HELD"])
-def test_the_second_is_told_who_has_it_and_takes_nothing_away(three: Rig, state: str, target: str) -> None:
+def test_the_second_is_told_who_has_it_and_takes_nothing_away(
+    three: Rig, state: str, target: str
+) -> None:
     """In the freeze it would take away the rules that lock the frozen container's network."""
     with wandering(three, connected=True) as container:
-        done = three.node("alpha").run(["python3", "-c", MEANWHILE, state, target], check=False, timeout=120)
+        done = three.node("alpha").run(
+            ["python3", "-c", MEANWHILE, state, target], check=False, timeout=120
+        )
         assert done.returncode == 0, done.stderr
         assert container.running() == ["beta"]
         assert container.client is not None
@@ -96,13 +100,26 @@ def test_a_move_that_was_killed_keeps_nobody_from_the_next(three: Rig) -> None:
     before = [traces(node) for node in (alpha, beta)]
     crashing = MEANWHILE.replace("before = look(move)", "os.kill(os.getpid(), signal.SIGKILL)")
     with wandering(three, connected=True) as container:
-        assert alpha.run(["python3", "-c", crashing, "PREPARED", "beta"], check=False, timeout=60).returncode == -9
+        assert (
+            alpha.run(
+                ["python3", "-c", crashing, "PREPARED", "beta"], check=False, timeout=60
+            ).returncode
+            == -9
+        )
         assert "runc-redis" in locks(alpha)
         # beta's agent needs a moment to notice.
-        until(lambda: two_moves.move(alpha, beta).status == 0, "the next move to succeed", timeout_s=20)
+        until(
+            lambda: two_moves.move(alpha, beta).status == 0,
+            "the next move to succeed",
+            timeout_s=20,
+        )
         assert container.running() == ["beta"]
         assert locks(alpha) == locks(beta) == ""
         assert container.client is not None
         assert container.client.finish()["error"] is None
-    alpha.run(["sh", "-c", "for d in /run/migrate/*/; do umount -l $d; rmdir $d; done"], check=False)
-    assert [new_traces(old, traces(node)) for old, node in zip(before, (alpha, beta), strict=True)] == [{}, {}]
+    alpha.run(
+        ["sh", "-c", "for d in /run/migrate/*/; do umount -l $d; rmdir $d; done"], check=False
+    )
+    assert [
+        new_traces(old, traces(node)) for old, node in zip(before, (alpha, beta), strict=True)
+    ] == [{}, {}]

@@ -57,7 +57,9 @@ def test_a_container_that_was_started_on_the_target_meanwhile_stays(
     start = f"runc run -d --bundle {innocent.bundle} redis > /dev/null 2>&1 < /dev/null"
     before = traces(hosts.alpha)
     with RedisClient(hosts.rig.switch, REDIS_ADDRESS) as client:
-        done = hosts.alpha.run(["python3", "-c", ON_TARGET, "PREPARED", start], check=False, timeout=60)
+        done = hosts.alpha.run(
+            ["python3", "-c", ON_TARGET, "PREPARED", start], check=False, timeout=60
+        )
         seen = client.finish()
     assert done.returncode == ROLLED_BACK, done.stderr
     assert "a runc container named 'redis' was started on the target meanwhile" in done.stderr
@@ -68,7 +70,9 @@ def test_a_container_that_was_started_on_the_target_meanwhile_stays(
 
 
 @pytest.mark.parametrize("what", ["bundle", "network"])
-def test_what_has_a_name_again_on_the_target_stays(hosts: Hosts, redis: Container, what: str) -> None:
+def test_what_has_a_name_again_on_the_target_stays(
+    hosts: Hosts, redis: Container, what: str
+) -> None:
     """Somebody removed what the move had made, and made his own of that name."""
     again = {
         "bundle": "mv /srv/containers/redis /srv/containers/old; mkdir -p /srv/containers/redis;"
@@ -91,7 +95,13 @@ def test_what_has_a_name_again_on_the_target_stays(hosts: Hosts, redis: Containe
 @pytest.fixture
 def podman_redis(hosts: Hosts, engine: str) -> Iterator[EngineContainer]:
     container = EngineContainer.start(
-        hosts.alpha, engine, "redis", IMAGE, REDIS, address=REDIS_ADDRESS, options=("--volume", "kept:/data")
+        hosts.alpha,
+        engine,
+        "redis",
+        IMAGE,
+        REDIS,
+        address=REDIS_ADDRESS,
+        options=("--volume", "kept:/data"),
     )
     yield container
     for node in (hosts.alpha, hosts.beta):
@@ -101,7 +111,9 @@ def podman_redis(hosts: Hosts, engine: str) -> Iterator[EngineContainer]:
 
 
 @pytest.mark.parametrize("engine", ["podman"], indirect=True)
-def test_podmans_container_that_was_started_meanwhile_stays(hosts: Hosts, podman_redis: EngineContainer) -> None:
+def test_podmans_container_that_was_started_meanwhile_stays(
+    hosts: Hosts, podman_redis: EngineContainer
+) -> None:
     start = f"podman run -d --name redis {IMAGE} sleep 1000"
     done = hosts.alpha.run(["python3", "-c", ON_TARGET, "PREPARED", start], check=False, timeout=60)
     assert done.returncode == ROLLED_BACK, done.stderr
@@ -114,13 +126,19 @@ def test_podmans_container_that_was_started_meanwhile_stays(hosts: Hosts, podman
 
 
 @pytest.mark.parametrize("engine", ["podman"], indirect=True)
-def test_podmans_volume_that_has_the_name_again_stays(hosts: Hosts, podman_redis: EngineContainer) -> None:
+def test_podmans_volume_that_has_the_name_again_stays(
+    hosts: Hosts, podman_redis: EngineContainer
+) -> None:
     again = "podman volume rm kept && podman volume create --label whose=mine kept"
     with without(hosts.beta, "/usr/sbin/criu", BROKEN):
-        done = hosts.alpha.run(["python3", "-c", ON_TARGET, "PREPARED", again], check=False, timeout=60)
+        done = hosts.alpha.run(
+            ["python3", "-c", ON_TARGET, "PREPARED", again], check=False, timeout=60
+        )
     assert done.returncode == ROLLED_BACK, done.stderr
     assert podman_redis.on(hosts.beta).inspect() is None
-    labels = hosts.beta.run(["podman", "volume", "inspect", "--format", "{{.Labels}}", "kept"]).stdout
+    labels = hosts.beta.run(
+        ["podman", "volume", "inspect", "--format", "{{.Labels}}", "kept"]
+    ).stdout
     assert labels.strip() == "map[whose:mine]"
     assert podman_redis.status == "running"
 
@@ -130,11 +148,18 @@ def test_a_step_that_fails_keeps_no_other_from_being_taken(hosts: Hosts, engine:
     """docker on the source has gone when its restart policy is to be put back: all the same the container is thawed,
     first, and the target drops what it holds."""
     options = ("--restart", "always")
-    redis = EngineContainer.start(hosts.alpha, engine, "redis", IMAGE, REDIS, address=REDIS_ADDRESS, options=options)
+    redis = EngineContainer.start(
+        hosts.alpha, engine, "redis", IMAGE, REDIS, address=REDIS_ADDRESS, options=options
+    )
     try:
-        until(lambda: ask(hosts.rig.switch, REDIS_ADDRESS, REDIS_PORT, "PING") == "+PONG", "redis to answer")
+        until(
+            lambda: ask(hosts.rig.switch, REDIS_ADDRESS, REDIS_PORT, "PING") == "+PONG",
+            "redis to answer",
+        )
         with RedisClient(hosts.rig.switch, REDIS_ADDRESS) as client:
-            done = hosts.alpha.run(["python3", "-c", WITHOUT_DOCKER, "HELD"], check=False, timeout=60)
+            done = hosts.alpha.run(
+                ["python3", "-c", WITHOUT_DOCKER, "HELD"], check=False, timeout=60
+            )
             seen = client.finish()
         assert done.returncode == ROLLED_BACK, done.stderr
         assert "on the source" in done.stderr

@@ -7,4 +7,14 @@ from tests.rig.rig import Rig
 from tests.rig.switch import Switch
 from tests.rig.wait import until
 
-__all__ = ["BadUsage", "CommandFailed", "CommandTimedOut", "Container", "Node", "Rig", "RigError", "Switch", "until"]
+__all__ = [
+    "BadUsage",
+    "CommandFailed",
+    "CommandTimedOut",
+    "Container",
+    "Node",
+    "Rig",
+    "RigError",
+    "Switch",
+    "until",
+]

@@ -35,7 +35,9 @@ def status(rig: Rig, arguments: argparse.Namespace) -> None:
             continue
         # runc knows of no directory of containers before the first.
         containers = node.run(["runc", "list", "--quiet"], check=False).stdout.split()
-        print(f"  {node.name:8} {node.address:12} pid {node.pid}  containers: {' '.join(containers) or 'none'}")
+        print(
+            f"  {node.name:8} {node.address:12} pid {node.pid}  containers: {' '.join(containers) or 'none'}"
+        )
 
 
 def execute(rig: Rig, arguments: argparse.Namespace) -> None:
@@ -58,19 +60,33 @@ def run_container(rig: Rig, arguments: argparse.Namespace) -> None:
     container = rig.node(arguments.node).start_container(
         arguments.name, ip=arguments.ip, argv=arguments.command, memory=arguments.memory
     )
-    print(f"container {container.name} runs on {arguments.node} at {container.address} (log: {container.log} there)")
+    print(
+        f"container {container.name} runs on {arguments.node} at {container.address} (log: {container.log} there)"
+    )
 
 
 def parser() -> argparse.ArgumentParser:
     top = argparse.ArgumentParser(
-        prog="scripts/rig", description="Hosts made of namespaces, or virtual machines, on one machine."
+        prog="scripts/rig",
+        description="Hosts made of namespaces, or virtual machines, on one machine.",
     )
-    top.add_argument("--name", dest="rig", default=names.DEFAULT_RIG, help="which rig (default: %(default)s)")
+    top.add_argument(
+        "--name", dest="rig", default=names.DEFAULT_RIG, help="which rig (default: %(default)s)"
+    )
     verbs = top.add_subparsers(required=True, metavar="VERB")
 
     verb = verbs.add_parser("up", help="make the rig")
-    verb.add_argument("--nodes", type=int, default=2, help="how many nodes: alpha, beta, ... (default: %(default)s)")
-    verb.add_argument("--vm", action="store_true", help="virtual machines with a kernel of their own, emulated: slow")
+    verb.add_argument(
+        "--nodes",
+        type=int,
+        default=2,
+        help="how many nodes: alpha, beta, ... (default: %(default)s)",
+    )
+    verb.add_argument(
+        "--vm",
+        action="store_true",
+        help="virtual machines with a kernel of their own, emulated: slow",
+    )
     verb.set_defaults(action=up)
 
     verb = verbs.add_parser("down", help="remove every trace of it")
@@ -80,7 +96,9 @@ def parser() -> argparse.ArgumentParser:
     verb.set_defaults(action=status)
 
     command = "The command comes last, after '--'."
-    verb = verbs.add_parser("exec", help="run a command in a node, or in the switch's network", epilog=command)
+    verb = verbs.add_parser(
+        "exec", help="run a command in a node, or in the switch's network", epilog=command
+    )
     verb.add_argument("node", metavar="NODE|switch")
     verb.set_defaults(action=execute)
 
@@ -89,7 +107,9 @@ def parser() -> argparse.ArgumentParser:
     verb.add_argument("target", metavar="NODE:PATH")
     verb.set_defaults(action=copy)
 
-    verb = verbs.add_parser("run", help="run a container on a node, on the rig's network", epilog=command)
+    verb = verbs.add_parser(
+        "run", help="run a container on a node, on the rig's network", epilog=command
+    )
     verb.add_argument("node")
     verb.add_argument("name")
     verb.add_argument("--ip", required=True, help=f"its address in {names.SUBNET}")

@@ -37,10 +37,31 @@ CAPABILITIES = [
 MASKED_PATHS = ["/proc/kcore", "/proc/keys", "/proc/timer_list", "/proc/scsi", "/sys/firmware"]
 READ_ONLY_PATHS = ["/proc/bus", "/proc/fs", "/proc/irq", "/proc/sys", "/proc/sysrq-trigger"]
 
-EMPTY_DIRECTORIES = ["data", "dev", "etc", "opt", "proc", "root", "run", "srv", "sys", "usr", "var/log", "var/tmp"]
+EMPTY_DIRECTORIES = [
+    "data",
+    "dev",
+    "etc",
+    "opt",
+    "proc",
+    "root",
+    "run",
+    "srv",
+    "sys",
+    "usr",
+    "var/log",
+    "var/tmp",
+]
 USR_MERGE = {"bin": "usr/bin", "sbin": "usr/sbin", "lib": "usr/lib", "lib64": "usr/lib64"}
 # What programs look up in the node's /etc; the alternatives are links that /usr/bin goes through.
-FROM_ETC = ["passwd", "group", "nsswitch.conf", "ld.so.cache", "ld.so.conf", "ld.so.conf.d", "alternatives"]
+FROM_ETC = [
+    "passwd",
+    "group",
+    "nsswitch.conf",
+    "ld.so.cache",
+    "ld.so.conf",
+    "ld.so.conf.d",
+    "alternatives",
+]
 
 
 def parse_size(text: str) -> int:
@@ -82,7 +103,9 @@ def write_bundle(
     )
 
 
-def spec(name: str, argv: Sequence[str], memory_bytes: int | None, *, unified_cgroups: bool) -> Mapping[str, Any]:
+def spec(
+    name: str, argv: Sequence[str], memory_bytes: int | None, *, unified_cgroups: bool
+) -> Mapping[str, Any]:
     resources: dict[str, Any] = {"devices": [{"allow": False, "access": "rwm"}]}
     if memory_bytes is not None:
         resources["memory"] = {"limit": memory_bytes}
@@ -123,7 +146,11 @@ def _mounts() -> Sequence[Mapping[str, Any]]:
     return [
         _mount("/proc", "proc", secure),
         _mount("/dev", "tmpfs", ["nosuid", "strictatime", "mode=755", "size=65536k"]),
-        _mount("/dev/pts", "devpts", ["nosuid", "noexec", "newinstance", "ptmxmode=0666", "mode=0620", "gid=5"]),
+        _mount(
+            "/dev/pts",
+            "devpts",
+            ["nosuid", "noexec", "newinstance", "ptmxmode=0666", "mode=0620", "gid=5"],
+        ),
         _mount("/dev/shm", "tmpfs", [*secure, "mode=1777", "size=65536k"]),  # noqa: S108 - a mount point
         _mount("/dev/mqueue", "mqueue", secure),
         _mount("/sys", "sysfs", [*secure, "ro"]),

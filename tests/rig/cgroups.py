@@ -45,7 +45,11 @@ def hierarchies() -> Sequence[Hierarchy]:
         before, _, after = line.partition(" - ")
         kind, _, super_options = after.split(" ", 2)
         if kind in ("cgroup", "cgroup2"):
-            options = [word for word in super_options.split(",") if word not in ("rw", "ro", "xattr", "release_agent")]
+            options = [
+                word
+                for word in super_options.split(",")
+                if word not in ("rw", "ro", "xattr", "release_agent")
+            ]
             found.append(
                 Hierarchy(
                     path=Path(before.split(" ")[4]),
@@ -128,7 +132,11 @@ def pids_by_namespace(pid: int) -> Sequence[int]:
         status = Path(f"/proc/{pid}/status").read_bytes()  # the process's name in it may be no text
     except OSError:
         return []
-    return next([int(word) for word in line.split()[1:]] for line in status.split(b"\n") if line.startswith(b"NSpid:"))
+    return next(
+        [int(word) for word in line.split()[1:]]
+        for line in status.split(b"\n")
+        if line.startswith(b"NSpid:")
+    )
 
 
 def _thaw(group: str) -> None:

@@ -34,7 +34,14 @@ class Container:
 
     @classmethod
     def start(
-        cls, node: Node, name: str, *, address: str, argv: Sequence[str], memory: str | None, runtime: str = "runc"
+        cls,
+        node: Node,
+        name: str,
+        *,
+        address: str,
+        argv: Sequence[str],
+        memory: str | None,
+        runtime: str = "runc",
     ) -> Container:
         names.check_container_name(name)
         names.check_address(address)
@@ -103,7 +110,17 @@ class Container:
     def leave(self, verb: str, *options: str) -> None:
         """Run a runtime's command that leaves the container behind (run -d, restore -d), its output going to
         the log."""
-        argv = [PYTHON_IN_NODE, "-I", "-B", str(DETACHED), str(self.log), self.runtime, verb, *options, self.name]
+        argv = [
+            PYTHON_IN_NODE,
+            "-I",
+            "-B",
+            str(DETACHED),
+            str(self.log),
+            self.runtime,
+            verb,
+            *options,
+            self.name,
+        ]
         try:
             self.node.run(argv)
         except CommandFailed as error:

@@ -36,7 +36,9 @@ def set_up(node: Node, engine: str) -> None:
     """Have the engine work on a node, with the network and nothing else; nothing happens if it does."""
     if node.run(["test", "-e", f"{SETTINGS[engine][0]}.done"], check=False).returncode == 0:
         return
-    on_overlay = node.run(["stat", "--file-system", "--format=%T", "/"]).stdout.strip() == "overlayfs"
+    on_overlay = (
+        node.run(["stat", "--file-system", "--format=%T", "/"]).stdout.strip() == "overlayfs"
+    )
     for path in STORAGE[engine] if on_overlay else ():
         node.run(["mkdir", "-p", path])
         node.run(["mount", "-t", "tmpfs", "-o", "mode=711", "tmpfs", path])
@@ -45,14 +47,24 @@ def set_up(node: Node, engine: str) -> None:
     if engine == "docker":
         node.run(["migratectl", "docker-runtime"])
         node.run(["sh", "-c", DOCKERD])
-        until(lambda: node.run(["docker", "version"], check=False).returncode == 0, "dockerd to answer")
+        until(
+            lambda: node.run(["docker", "version"], check=False).returncode == 0,
+            "dockerd to answer",
+        )
     make_network(node, engine)
     node.run(["touch", f"{SETTINGS[engine][0]}.done"])
 
 
 def make_network(node: Node, engine: str) -> None:
     """The rig's network, as the engine calls it."""
-    common = ["--driver", "bridge", "--subnet", str(names.SUBNET), "--gateway", names.SWITCH_ADDRESS]
+    common = [
+        "--driver",
+        "bridge",
+        "--subnet",
+        str(names.SUBNET),
+        "--gateway",
+        names.SWITCH_ADDRESS,
+    ]
     own = PODMAN_NETWORK if engine == "podman" else DOCKER_NETWORK
     node.run([engine, "network", "create", *common, *own, NETWORK])
 
@@ -88,7 +100,14 @@ class EngineContainer:
     ) -> "EngineContainer":
         """Run one in the background."""
         container = cls(node=node, name=name, engine=engine, address=address)
-        network = ["--network", NETWORK, "--ip", address, "--mac-address", names.mac_address(address)]
+        network = [
+            "--network",
+            NETWORK,
+            "--ip",
+            address,
+            "--mac-address",
+            names.mac_address(address),
+        ]
         container.do("run", "--detach", "--name", name, *network, *options, image, *command)
         return container
 

@@ -13,10 +13,26 @@ import signal
 import sys
 from pathlib import Path
 
-NAMESPACES = ("cgroup", "ipc", "uts", "net", "pid", "mnt")  # mnt last: until then /proc is this machine's
+NAMESPACES = (
+    "cgroup",
+    "ipc",
+    "uts",
+    "net",
+    "pid",
+    "mnt",
+)  # mnt last: until then /proc is this machine's
 PR_SET_PDEATHSIG = 1
-SENT_BY_A_PROCESS = 0  # si_code above it: by the kernel, so by a terminal, which the command got too
-FORWARDED = {signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGQUIT, signal.SIGUSR1, signal.SIGUSR2}
+SENT_BY_A_PROCESS = (
+    0  # si_code above it: by the kernel, so by a terminal, which the command got too
+)
+FORWARDED = {
+    signal.SIGTERM,
+    signal.SIGINT,
+    signal.SIGHUP,
+    signal.SIGQUIT,
+    signal.SIGUSR1,
+    signal.SIGUSR2,
+}
 ENVIRONMENT = {
     "PATH": "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin",
     "HOME": "/root",

@@ -39,13 +39,17 @@ class Here(Node):
 def main() -> int:
     words = sys.argv[1:]
     cut = words.index("--") if "--" in words else len(words)
-    parser = argparse.ArgumentParser(prog="python3 -m tests.rig.here", description="start a container on this machine")
+    parser = argparse.ArgumentParser(
+        prog="python3 -m tests.rig.here", description="start a container on this machine"
+    )
     parser.add_argument("name")
     parser.add_argument("--ip", required=True)
     arguments = parser.parse_args(words[:cut])
     os.environ[TREE_VARIABLE] = "/"
     try:
-        Here("here", os.uname().nodename).start_container(arguments.name, ip=arguments.ip, argv=words[cut + 1 :])
+        Here("here", os.uname().nodename).start_container(
+            arguments.name, ip=arguments.ip, argv=words[cut + 1 :]
+        )
     except RigError as error:
         print(f"rig: {error}", file=sys.stderr)
         return 1

@@ -18,8 +18,36 @@ from pathlib import Path
 from tests.rig.bundle import ENVIRONMENT, USR_MERGE
 
 ARCHITECTURES = {"x86_64": "amd64", "aarch64": "arm64"}
-EMPTY = ("data", "dev", "etc", "proc", "root", "run", "srv", "sys", "usr", "var/lib", "var/log", "var/tmp")
-SHELL = ["bash", "cat", "chmod", "cp", "date", "echo", "env", "hostname", "ip", "ln", "ls", "mkdir", "mknod", "mv"]
+EMPTY = (
+    "data",
+    "dev",
+    "etc",
+    "proc",
+    "root",
+    "run",
+    "srv",
+    "sys",
+    "usr",
+    "var/lib",
+    "var/log",
+    "var/tmp",
+)
+SHELL = [
+    "bash",
+    "cat",
+    "chmod",
+    "cp",
+    "date",
+    "echo",
+    "env",
+    "hostname",
+    "ip",
+    "ln",
+    "ls",
+    "mkdir",
+    "mknod",
+    "mv",
+]
 SHELL += ["rm", "sh", "sleep", "stat", "touch", "true", "xargs"]
 #: What programs look up beside what they are linked with.
 PYTHON = ("/usr/bin/python3", "/usr/bin/python3.14", "/usr/lib/python3.14")
@@ -44,7 +72,9 @@ BASE = Layer(
 )
 
 
-def write_archive(archive: Path, tree: Path, name: str, layers: Sequence[Layer], command: Sequence[str]) -> str:
+def write_archive(
+    archive: Path, tree: Path, name: str, layers: Sequence[Layer], command: Sequence[str]
+) -> str:
     """Write the image's archive; its id. The same input makes the same image."""
     blobs = [_layer(tree, layer, first=index == 0) for index, layer in enumerate(layers)]
     config = {
@@ -72,7 +102,9 @@ def write_archive(archive: Path, tree: Path, name: str, layers: Sequence[Layer],
 
 def _layer(tree: Path, layer: Layer, *, first: bool) -> bytes:
     data = io.BytesIO()
-    paths = {path for program in layer.programs for path in _closure(tree, program)} | {*layer.paths}
+    paths = {path for program in layer.programs for path in _closure(tree, program)} | {
+        *layer.paths
+    }
     with tarfile.open(fileobj=data, mode="w") as tar:
         if first:
             for link, leads_to in USR_MERGE.items():
@@ -91,9 +123,13 @@ def _layer(tree: Path, layer: Layer, *, first: bool) -> bytes:
 @functools.cache
 def _closure(tree: Path, program: str) -> frozenset[str]:
     """The program's file, what its links lead to, and the libraries it is linked with."""
-    path = next(p for at in SEARCHED if os.path.lexists(tree / (p := os.path.join(at, program)).lstrip("/")))
+    path = next(
+        p for at in SEARCHED if os.path.lexists(tree / (p := os.path.join(at, program)).lstrip("/"))
+    )
     argv = ["chroot", str(tree), "/usr/bin/ldd", path]
-    linked = LINKED.findall(subprocess.run(argv, capture_output=True, text=True, check=False).stdout)
+    linked = LINKED.findall(
+        subprocess.run(argv, capture_output=True, text=True, check=False).stdout
+    )
     return frozenset(step for file in (path, *linked) for step in _links(tree, file))
 
 

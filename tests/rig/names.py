@@ -9,7 +9,20 @@ from tests.rig.errors import BadUsage
 
 RUN_DIRECTORY = Path("/run/migrate-rig")
 DEFAULT_RIG = "rig"
-NODE_NAMES = ("alpha", "beta", "gamma", "delta", "epsilon", "zeta", "eta", "theta", "iota", "kappa", "lambda", "mu")
+NODE_NAMES = (
+    "alpha",
+    "beta",
+    "gamma",
+    "delta",
+    "epsilon",
+    "zeta",
+    "eta",
+    "theta",
+    "iota",
+    "kappa",
+    "lambda",
+    "mu",
+)
 SWITCH = "switch"
 
 SUBNET = ipaddress.IPv4Network("10.77.0.0/24")
@@ -31,7 +44,9 @@ def check_rig_name(rig: str) -> str:
 def check_container_name(container: str) -> str:
     longest = INTERFACE_NAME_MAX - len(host_interface(""))
     if not CONTAINER_NAME.fullmatch(container) or len(container) > longest:
-        raise BadUsage(f"{container!r} is no name for a container here: up to {longest} letters, digits and _.-")
+        raise BadUsage(
+            f"{container!r} is no name for a container here: up to {longest} letters, digits and _.-"
+        )
     return container
 
 

@@ -53,7 +53,14 @@ class NamespaceNode(Node):
         )
         spec_path = directory / f"{self.name}.json"
         spec_path.write_text(spec.to_json())
-        init: list[str | PathLike[str]] = [sys.executable, "-I", "-B", HERE / "node_init.py", "join", spec_path]
+        init: list[str | PathLike[str]] = [
+            sys.executable,
+            "-I",
+            "-B",
+            HERE / "node_init.py",
+            "join",
+            spec_path,
+        ]
         process.run(init, keep_lock=True)
 
     def ready(self, directory: Path) -> None:
@@ -62,7 +69,17 @@ class NamespaceNode(Node):
     def command(self, argv: Sequence[str | PathLike[str]]) -> Sequence[str | PathLike[str]]:
         """Signals sent to the process reach the command, and killing it kills the command (see enter.py)."""
         entrances = cgroups.entrances(self.group)
-        return [sys.executable, "-I", "-S", "-B", HERE / "enter.py", str(self.pid), *entrances, "--", *argv]
+        return [
+            sys.executable,
+            "-I",
+            "-S",
+            "-B",
+            HERE / "enter.py",
+            str(self.pid),
+            *entrances,
+            "--",
+            *argv,
+        ]
 
 
 def _cgroup_mount(hierarchy: cgroups.Hierarchy) -> tuple[str, str, str]:

@@ -33,7 +33,10 @@ def create_uplink(rig: str, node: str) -> None:
     port = names.switch_port(node)
     _ip(
         ["ip"],
-        [f"netns add {netns}", f"link add eth0 netns {netns} type veth peer name {port} netns {switch}"],
+        [
+            f"netns add {netns}",
+            f"link add eth0 netns {netns} type veth peer name {port} netns {switch}",
+        ],
     )
     configure_host(["ip", "-n", netns], node)
     _ip(["ip", "-n", switch], _up(port, f"master {names.BRIDGE}"))
@@ -59,7 +62,11 @@ def configure_host(ip: Sequence[str], node: str) -> None:
 
 
 def plug_container(
-    in_node: Callable[[Sequence[str], str], object], container: str, address: str, *, connected: bool
+    in_node: Callable[[Sequence[str], str], object],
+    container: str,
+    address: str,
+    *,
+    connected: bool,
 ) -> None:
     """Make a container's network in a node; in_node runs a command there with some input.
 
@@ -67,7 +74,11 @@ def plug_container(
     """
     port = names.host_interface(container)
     pair = f"type veth peer name eth0 netns {container} address {names.mac_address(address)}"
-    outside = [f"netns add {container}", f"link add {port} {pair}", f"link set {port} master {names.BRIDGE}"]
+    outside = [
+        f"netns add {container}",
+        f"link add {port} {pair}",
+        f"link set {port} master {names.BRIDGE}",
+    ]
     if connected:
         outside += _up(port)
     inside = [
@@ -81,7 +92,10 @@ def plug_container(
     if not connected:
         return
     # A container that was elsewhere before: have the switch learn its new port.
-    in_node(["ip", "netns", "exec", container, "arping", "-q", "-U", "-c", "1", "-I", "eth0", address], "")
+    in_node(
+        ["ip", "netns", "exec", container, "arping", "-q", "-U", "-c", "1", "-I", "eth0", address],
+        "",
+    )
 
 
 def pids(netns: str) -> set[int]:
@@ -119,7 +133,9 @@ def _bridge(address: str) -> Sequence[str]:
 
 def _up(interface: str, settings: str = "") -> Sequence[str]:
     """Without an IPv6 address of the kernel's own making, so without its traffic."""
-    quiet = [f"link set {interface} addrgenmode none"] if Path("/proc/sys/net/ipv6").exists() else []
+    quiet = (
+        [f"link set {interface} addrgenmode none"] if Path("/proc/sys/net/ipv6").exists() else []
+    )
     return [*quiet, f"link set {interface} {settings} up"]
 
 

@@ -57,7 +57,9 @@ class Node(Place):
         if not cgroups.pids(self.group):
             log = self.log(directory)
             lines = log.read_text().splitlines() if log.exists() else []
-            said = [line for line in lines if not line.startswith("[ ")]  # a kernel's last words hide the reason
+            said = [
+                line for line in lines if not line.startswith("[ ")
+            ]  # a kernel's last words hide the reason
             raise RigError("\n".join([f"node {self.name} did not start:", tail("\n".join(said))]))
 
     def log(self, directory: Path) -> Path:
@@ -76,16 +78,26 @@ class Node(Place):
             path = Path(target)
             self.run(["mkdir", "-p", str(path.parent)])
             rename = f"--transform=s,.*,{path.name},"
-            packed, unpack = [rename, "-C", str(source.parent), source.name], ["-C", str(path.parent)]
+            packed, unpack = (
+                [rename, "-C", str(source.parent), source.name],
+                ["-C", str(path.parent)],
+            )
         with subprocess.Popen(["tar", "-c", *packed], stdout=subprocess.PIPE) as tar:
             unpacking = self.popen(
-                ["tar", "-x", "--numeric-owner", "--warning=no-timestamp", *unpack], stdin=tar.stdout
+                ["tar", "-x", "--numeric-owner", "--warning=no-timestamp", *unpack],
+                stdin=tar.stdout,
             )
             if unpacking.wait() != 0 or tar.wait() != 0:
                 raise RigError(f"copying {source} to {self.name}:{target} failed")
 
     def start_container(
-        self, name: str, *, ip: str, argv: Sequence[str], memory: str | None = None, runtime: str = "runc"
+        self,
+        name: str,
+        *,
+        ip: str,
+        argv: Sequence[str],
+        memory: str | None = None,
+        runtime: str = "runc",
     ) -> Container:
         """Run a container that goes on after this returns (see container.py)."""
         return Container.start(self, name, address=ip, argv=argv, memory=memory, runtime=runtime)

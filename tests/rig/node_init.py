@@ -21,9 +21,22 @@ PYTHON_IN_NODE = "/usr/bin/python3"
 SPEC_IN_NODE = Path("/etc/rig-node.json")
 CGROUP_BASE = Path("/sys/fs/cgroup")
 CPU_DMA_LATENCY = Path("/sys/class/misc/cpu_dma_latency/dev")
-CHARACTER_DEVICES = {"null": (1, 3), "zero": (1, 5), "full": (1, 7), "random": (1, 8), "urandom": (1, 9), "tty": (5, 0)}
+CHARACTER_DEVICES = {
+    "null": (1, 3),
+    "zero": (1, 5),
+    "full": (1, 7),
+    "random": (1, 8),
+    "urandom": (1, 9),
+    "tty": (5, 0),
+}
 PRIVILEGED_DEVICES = {"net/tun": (10, 200), "fuse": (10, 229)}
-DEVICE_LINKS = {"ptmx": "pts/ptmx", "fd": "/proc/self/fd", "stdin": "fd/0", "stdout": "fd/1", "stderr": "fd/2"}
+DEVICE_LINKS = {
+    "ptmx": "pts/ptmx",
+    "fd": "/proc/self/fd",
+    "stdin": "fd/0",
+    "stdout": "fd/1",
+    "stderr": "fd/2",
+}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -66,14 +79,30 @@ def join(spec: Spec, spec_path: str) -> None:
     null = os.open(os.devnull, os.O_RDONLY)
     for source, target in ((null, 0), (log, 1), (log, 2)):
         os.dup2(source, target)
-    unshare = ["unshare", "--mount", "--pid", "--uts", "--ipc", "--cgroup", "--fork", "--kill-child"]
-    become("nsenter", f"--net={spec.netns}", *unshare, *python(sys.executable, __file__, "pivot", spec_path))
+    unshare = [
+        "unshare",
+        "--mount",
+        "--pid",
+        "--uts",
+        "--ipc",
+        "--cgroup",
+        "--fork",
+        "--kill-child",
+    ]
+    become(
+        "nsenter",
+        f"--net={spec.netns}",
+        *unshare,
+        *python(sys.executable, __file__, "pivot", spec_path),
+    )
 
 
 def pivot(spec: Spec) -> None:
     """Mounts made here are the node's alone: when its last process is gone, so are they."""
     work = Path(spec.work)
-    command("mount", "-t", "tmpfs", "-o", f"mode=755,size={spec.writable_size}", "rig-node", spec.work)
+    command(
+        "mount", "-t", "tmpfs", "-o", f"mode=755,size={spec.writable_size}", "rig-node", spec.work
+    )
     upper, scratch, root = work / "upper", work / "work", work / "root"
     scratch.mkdir()
     root.mkdir()
@@ -116,7 +145,15 @@ def mount_api_file_systems(*, devices: bool = True) -> None:
             command("mount", "-t", "tmpfs", "-o", options, "tmpfs", path)
     for name in ("pts", "shm", "mqueue", "net"):
         Path("/dev", name).mkdir(exist_ok=True)
-    command("mount", "-t", "devpts", "-o", "newinstance,ptmxmode=0666,mode=620,gid=5", "devpts", "/dev/pts")
+    command(
+        "mount",
+        "-t",
+        "devpts",
+        "-o",
+        "newinstance,ptmxmode=0666,mode=620,gid=5",
+        "devpts",
+        "/dev/pts",
+    )
     command("mount", "-t", "tmpfs", "-o", "mode=1777", "shm", "/dev/shm")  # noqa: S108
     command("mount", "-t", "mqueue", "mqueue", "/dev/mqueue")
 
@@ -128,7 +165,9 @@ def make_devices() -> None:
             os.mknod(f"/dev/{name}", mode | stat.S_IFCHR, os.makedev(major, minor))
     if CPU_DMA_LATENCY.exists():  # its number is the kernel's choice
         major, minor = map(int, CPU_DMA_LATENCY.read_text().split(":"))
-        os.mknod(f"/dev/{CPU_DMA_LATENCY.parent.name}", 0o600 | stat.S_IFCHR, os.makedev(major, minor))
+        os.mknod(
+            f"/dev/{CPU_DMA_LATENCY.parent.name}", 0o600 | stat.S_IFCHR, os.makedev(major, minor)
+        )
     os.umask(0o022)
     for name, target in DEVICE_LINKS.items():
         Path("/dev", name).symlink_to(target)

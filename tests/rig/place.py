@@ -24,7 +24,9 @@ class Place(ABC):
         timeout: float | None = process.DEFAULT_TIMEOUT_S,
     ) -> subprocess.CompletedProcess[str]:
         """Run a command to its end."""
-        return process.run(argv, whole=self.command(argv), check=check, input=input, timeout=timeout)
+        return process.run(
+            argv, whole=self.command(argv), check=check, input=input, timeout=timeout
+        )
 
     def popen(
         self,

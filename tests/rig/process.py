@@ -37,8 +37,14 @@ def run(
     """
     words = [os.fspath(word) for word in argv]
     started = words if whole is None else [os.fspath(word) for word in whole]
-    with tempfile.TemporaryFile() as stdout, tempfile.TemporaryFile() as stderr, _stdin(input) as stdin:
-        with subprocess.Popen(started, stdin=stdin, stdout=stdout, stderr=stderr, close_fds=not keep_lock) as process:
+    with (
+        tempfile.TemporaryFile() as stdout,
+        tempfile.TemporaryFile() as stderr,
+        _stdin(input) as stdin,
+    ):
+        with subprocess.Popen(
+            started, stdin=stdin, stdout=stdout, stderr=stderr, close_fds=not keep_lock
+        ) as process:
             timed_out = False
             try:
                 status = process.wait(timeout)
@@ -67,7 +73,9 @@ def popen(
 ) -> subprocess.Popen[str]:
     """Start a command that the caller will wait for."""
     words = [os.fspath(word) for word in argv]
-    return subprocess.Popen(words, stdin=stdin, stdout=stdout, stderr=stderr, text=True, errors="replace")
+    return subprocess.Popen(
+        words, stdin=stdin, stdout=stdout, stderr=stderr, text=True, errors="replace"
+    )
 
 
 def kill(pids: Iterable[int]) -> None:

@@ -58,10 +58,16 @@ class Rig:
                 if (list(wanted), vm) == (self._names(), self._state()["vm"]):
                     return False
                 kind = "virtual machines" if self._state()["vm"] else "nodes"
-                raise BadUsage(f"rig {self.name} is up with {kind} {', '.join(self._names())}: take it down first")
+                raise BadUsage(
+                    f"rig {self.name} is up with {kind} {', '.join(self._names())}: take it down first"
+                )
             self._clean()  # of what a killed `up` left
             try:
-                self._make([VmNode(self.name, n) if vm else NamespaceNode(self.name, n) for n in wanted], base, lock_fd)
+                self._make(
+                    [VmNode(self.name, n) if vm else NamespaceNode(self.name, n) for n in wanted],
+                    base,
+                    lock_fd,
+                )
             except BaseException:
                 self._clean()
                 raise
@@ -110,7 +116,11 @@ class Rig:
         by_address = {names.node_address(node): node for node in nodes}
         scan = self.switch.run(["ssh-keyscan", "-t", "ed25519", *by_address], check=False)
         answers = (line.split() for line in scan.stdout.splitlines())
-        return [by_address[at] for at, _, key in answers if key == seed.host_key(by_address[at], self.keys)]
+        return [
+            by_address[at]
+            for at, _, key in answers
+            if key == seed.host_key(by_address[at], self.keys)
+        ]
 
     def _clean(self) -> None:
         for member in names.members(self.name):

@@ -66,7 +66,9 @@ def host_key(node: str, keys: Path) -> str:
 
 
 def _known_hosts(nodes: Sequence[str], keys: Path) -> str:
-    return "".join(f"{node},{names.node_address(node)} ssh-ed25519 {host_key(node, keys)}\n" for node in nodes)
+    return "".join(
+        f"{node},{names.node_address(node)} ssh-ed25519 {host_key(node, keys)}\n" for node in nodes
+    )
 
 
 def _hosts(nodes: Sequence[str], node: str) -> str:

@@ -51,14 +51,43 @@ class VmNode(Node):
         _pack(files, seed)
         pid_file = directory / f"{self.name}.pid"
         qemu: list[str | PathLike[str]] = [
-            *("qemu-system-x86_64", "-accel", "tcg,thread=multi", "-cpu", PROCESSOR, "-m", MEMORY, "-smp", "1"),
-            *("-nodefaults", "-no-user-config", "-display", "none", "-no-reboot", "-daemonize", "-pidfile", pid_file),
+            *(
+                "qemu-system-x86_64",
+                "-accel",
+                "tcg,thread=multi",
+                "-cpu",
+                PROCESSOR,
+                "-m",
+                MEMORY,
+                "-smp",
+                "1",
+            ),
+            *(
+                "-nodefaults",
+                "-no-user-config",
+                "-display",
+                "none",
+                "-no-reboot",
+                "-daemonize",
+                "-pidfile",
+                pid_file,
+            ),
             *("-kernel", base / "vmlinuz", "-append", " ".join(KERNEL_ARGUMENTS)),
             *("-serial", f"file:{self.log(directory)}"),
             *("-drive", f"if=none,id=disk,format=qcow2,cache=unsafe,file={disk}"),
             *("-drive", f"if=none,id=files,format=raw,file={files}"),
-            *("-device", "nvme,serial=rig", "-device", "nvme-ns,drive=disk", "-device", "nvme-ns,drive=files"),
-            *("-netdev", f"tap,id=net,ifname={names.switch_port(self.name)},script=no,downscript=no"),
+            *(
+                "-device",
+                "nvme,serial=rig",
+                "-device",
+                "nvme-ns,drive=disk",
+                "-device",
+                "nvme-ns,drive=files",
+            ),
+            *(
+                "-netdev",
+                f"tap,id=net,ifname={names.switch_port(self.name)},script=no,downscript=no",
+            ),
             *("-device", "virtio-net-pci,netdev=net,romfile=", "-device", "virtio-rng-pci"),
         ]
         process.run(Switch(self.rig).command(qemu))  # without the lock, which it would hold
@@ -82,7 +111,14 @@ class VmNode(Node):
             "IdentitiesOnly": "yes",
             "LogLevel": "ERROR",
         }
-        ssh = ["ssh", "-F", "none", "-l", "root", *(f"-o{name}={value}" for name, value in options.items())]
+        ssh = [
+            "ssh",
+            "-F",
+            "none",
+            "-l",
+            "root",
+            *(f"-o{name}={value}" for name, value in options.items()),
+        ]
         return Switch(self.rig).command(ssh)
 
 

@@ -12,7 +12,9 @@ DEFAULT_TIMEOUT_S = 60.0
 POLL_S = 0.01
 
 
-def until(condition: Callable[[], Result | None], what: str, *, timeout_s: float = DEFAULT_TIMEOUT_S) -> Result:
+def until(
+    condition: Callable[[], Result | None], what: str, *, timeout_s: float = DEFAULT_TIMEOUT_S
+) -> Result:
     """The first true result of condition; RigError, naming what was waited for, if there is none in time."""
     deadline = time.monotonic() + timeout_s
     while True:

@@ -19,7 +19,9 @@ LARGE_BYTES = 256 << 10
 
 def install(place: str, seed: str) -> None:
     """In the agent: arrange for the damage."""
-    {"store": damage_store, "image": damage_image, "batch": damage_batch}[place](random.Random(seed))  # noqa: S311
+    {"store": damage_store, "image": damage_image, "batch": damage_batch}[place](
+        random.Random(seed)  # noqa: S311
+    )
 
 
 def damage_store(drawn: random.Random) -> None:
@@ -30,7 +32,9 @@ def damage_store(drawn: random.Random) -> None:
 
     def complete_and_damage(received: Received, request: protocol.Restore) -> object:
         lazy = complete(received, request)
-        image, start, end = max(((i, *r) for i, pages in lazy.items() for r in pages), key=lambda p: p[2] - p[1])
+        image, start, end = max(
+            ((i, *r) for i, pages in lazy.items() for r in pages), key=lambda p: p[2] - p[1]
+        )
         address = drawn.randrange(start, end, 4096)
         page = bytearray(4096)
         received.store.read(image, address, memoryview(page))
@@ -84,7 +88,9 @@ def flipped(data: bytearray, drawn: random.Random) -> bytearray:
 def main() -> int:
     """On the source: the tool, whose agent installs the damage before it begins."""
     place, seed, *words = sys.argv[1:]
-    return altered.migrate(f"from tests.tools import damage; damage.install({place!r}, {seed!r})", words)
+    return altered.migrate(
+        f"from tests.tools import damage; damage.install({place!r}, {seed!r})", words
+    )
 
 
 if __name__ == "__main__":

@@ -65,7 +65,9 @@ def measure() -> None:
     import resource
 
     resource.setrlimit(resource.RLIMIT_AS, (BOUND_BYTES, BOUND_BYTES))
-    atexit.register(lambda: LOOT.write_text(Path("/proc/self/status").read_text().split("VmHWM:")[1].split()[0]))
+    atexit.register(
+        lambda: LOOT.write_text(Path("/proc/self/status").read_text().split("VmHWM:")[1].split()[0])
+    )
 
 
 def install(lie: str) -> None:

@@ -61,7 +61,11 @@ class Child:
     def pages(self, found: list[Range]) -> list[int]:
         """Numbers of the buffer's pages that are in ranges."""
         common = ranges.intersection(ranges.union(found, []), self.buffer)
-        return [(page - self.address) // PAGE_SIZE for start, end in common for page in range(start, end, PAGE_SIZE)]
+        return [
+            (page - self.address) // PAGE_SIZE
+            for start, end in common
+            for page in range(start, end, PAGE_SIZE)
+        ]
 
     def end(self) -> None:
         assert self._process.stdin

@@ -107,7 +107,11 @@ class Coordinator:
 
 
 HELLO = protocol.Hello(
-    version=protocol.PROTOCOL_VERSION, migration_id="0123456789ab", source="s", runtime="runc", container_id="c"
+    version=protocol.PROTOCOL_VERSION,
+    migration_id="0123456789ab",
+    source="s",
+    runtime="runc",
+    container_id="c",
 )
 #: Requests of each sort: one that is answered, one that is streamed.
 ASKED, STREAMED = protocol.Remove(tree="/", paths=()), protocol.Output()
@@ -211,7 +215,12 @@ def test_another_version_is_refused(coordinator: Coordinator) -> None:
     ],
 )
 def test_any_failure_is_told_and_sticks_until_the_abort(
-    coordinator: Coordinator, monkeypatch: pytest.MonkeyPatch, error: Exception, kind: str, text: str, detail: list[str]
+    coordinator: Coordinator,
+    monkeypatch: pytest.MonkeyPatch,
+    error: Exception,
+    kind: str,
+    text: str,
+    detail: list[str],
 ) -> None:
     coordinator.ask(HELLO)
     does(monkeypatch, failing(error))
@@ -267,7 +276,9 @@ def test_what_the_target_logs_comes_before_the_answer(
     [b"", b"\0\0\0\1", b"\0\0\0\2\0\0\0\0{}", b"\xff" * 64],
     ids=["none", "half a frame", "no message", "no frame"],
 )
-def test_a_channel_that_ends_or_breaks_is_cleaned_up_after(coordinator: Coordinator, last_words: bytes) -> None:
+def test_a_channel_that_ends_or_breaks_is_cleaned_up_after(
+    coordinator: Coordinator, last_words: bytes
+) -> None:
     coordinator.ask(HELLO)
     coordinator.say(last_words)
     coordinator.hang_up()

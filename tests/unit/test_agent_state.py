@@ -15,7 +15,9 @@ from migrate.state import InvalidMove
 #: The commands of a move that goes well and has all there is, and the state that each leaves.
 STORY: list[tuple[Command, State]] = [
     (
-        protocol.Hello(version=2, migration_id="0" * 12, source="alpha", runtime="podman", container_id="web"),
+        protocol.Hello(
+            version=2, migration_id="0" * 12, source="alpha", runtime="podman", container_id="web"
+        ),
         State.GREETED,
     ),
     (protocol.CheckPaths(required=(), own=(), probe=None), State.GREETED),
@@ -42,7 +44,10 @@ STORY: list[tuple[Command, State]] = [
     (protocol.Remove(tree="/", paths=()), State.FROZEN),
     (protocol.RemoveInTmpfs(index=0, paths=()), State.FROZEN),
     (protocol.Output(), State.FROZEN),
-    (protocol.Restore(image_files=0, image_bytes=0, batches=0, proof_seed=None, left_out=()), State.HELD),
+    (
+        protocol.Restore(image_files=0, image_bytes=0, batches=0, proof_seed=None, left_out=()),
+        State.HELD,
+    ),
     (protocol.Go(frames=()), State.RESUMED),
     (protocol.Output(), State.RESUMED),
     (protocol.Finish(), State.FINISHED),
@@ -70,7 +75,10 @@ def test_a_move_that_goes_well() -> None:
         (protocol.Abort(), set(State) - {State.RESUMED, State.FINISHED, State.ABORTED}),
         (protocol.Finish(), {State.RESUMED}),
         (STORY[0][0], {State.CONNECTED}),
-        (protocol.Restore(image_files=0, image_bytes=0, batches=0, proof_seed=None, left_out=()), {State.FROZEN}),
+        (
+            protocol.Restore(image_files=0, image_bytes=0, batches=0, proof_seed=None, left_out=()),
+            {State.FROZEN},
+        ),
         (protocol.Images(pieces=()), {State.FROZEN}),
     ],
     ids=lambda value: type(value).__name__,
@@ -95,7 +103,9 @@ def test_nothing_comes_at_the_end() -> None:
 @pytest.mark.parametrize("new", State)
 def test_the_steps_that_exist(old: State, new: State) -> None:
     story = [State.CONNECTED, *(state for _, state in STORY)]
-    forward = {(a, b) for a, b in itertools.pairwise(story) if a is not b} | {(State.EXAMINED, State.PREPARED)}
+    forward = {(a, b) for a, b in itertools.pairwise(story) if a is not b} | {
+        (State.EXAMINED, State.PREPARED)
+    }
     if (old, new) in forward or (old in REVERSIBLE and new is State.ABORTED):
         check_move(old, new)
     else:

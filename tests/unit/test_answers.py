@@ -150,14 +150,18 @@ def test_lines_without_end_are_not_listened_to(target: Target) -> None:
 
 def test_what_it_says_is_harmless_to_a_terminal(target: Target) -> None:
     evil = "\x1b]0;evil\x07"
-    target.will_say(protocol.Log(text=evil), protocol.Failed(kind="OSError", text=evil, detail=(evil,)))
+    target.will_say(
+        protocol.Log(text=evil), protocol.Failed(kind="OSError", text=evil, detail=(evil,))
+    )
     with pytest.raises(AgentFailed) as caught:
         target.agent.request(protocol.Ping())
     assert target.notes == [str(caught.value)] == list(caught.value.detail) == [r"\x1b]0;evil\x07"]
 
 
 def test_a_long_answer_comes_in_pieces(target: Target) -> None:
-    pieces = [protocol.TreeListed(files=(FileState(f"file-{n}", n, n, n),), more=n < 9) for n in range(10)]
+    pieces = [
+        protocol.TreeListed(files=(FileState(f"file-{n}", n, n, n),), more=n < 9) for n in range(10)
+    ]
     target.will_say(protocol.Log(text="a line"), *pieces)
     assert list(target.agent.request_all(protocol.ListTree(tree="/", paths=None))) == pieces
 
@@ -179,7 +183,11 @@ def test_an_answer_that_was_not_waited_for_is_passed_over_in_all_its_pieces(targ
 
 
 DONE = protocol.Done()
-MOUNTS = [Tmpfs(path="/dev", options="rw"), Tmpfs(path="/run", options="rw"), Tmpfs(path="/tmp", options="rw")]  # noqa: S108
+MOUNTS = [
+    Tmpfs(path="/dev", options="rw"),
+    Tmpfs(path="/run", options="rw"),
+    Tmpfs(path="/tmp", options="rw"),  # noqa: S108
+]
 
 
 def test_a_tmpfs_that_was_not_asked_for(target: Target) -> None:
@@ -224,7 +232,9 @@ def container(directory: Path, **changed: Any) -> Container:
 def test_a_layer_that_the_image_has_not(target: Target, tmp_path: Path) -> None:
     target.will_say(protocol.Examined(objections=(), layers=(DIGEST, "sha256:" + "b" * 64)))
     with pytest.raises(ProtocolError, match="answered Examine by 'sha256:bbb"):
-        preflight.check_engine(target.agent, cast(ContainerRuntime, Engine()), container(tmp_path), "beta")
+        preflight.check_engine(
+            target.agent, cast(ContainerRuntime, Engine()), container(tmp_path), "beta"
+        )
 
 
 @pytest.mark.parametrize(
@@ -232,10 +242,15 @@ def test_a_layer_that_the_image_has_not(target: Target, tmp_path: Path) -> None:
     [
         (protocol.PathsFound(missing=("/etc/shadow",), taken=(), shared=False), "'/etc/shadow'"),
         (protocol.PathsFound(missing=(), taken=("/etc/shadow",), shared=False), "'/etc/shadow'"),
-        (protocol.PathsFound(missing=(), taken=(), shared=True), "shares files that it was not asked for"),
+        (
+            protocol.PathsFound(missing=(), taken=(), shared=True),
+            "shares files that it was not asked for",
+        ),
     ],
 )
-def test_paths_that_were_not_asked_for(target: Target, tmp_path: Path, answer: Answer, said: str) -> None:
+def test_paths_that_were_not_asked_for(
+    target: Target, tmp_path: Path, answer: Answer, said: str
+) -> None:
     target.will_say(answer)
     with pytest.raises(ProtocolError, match=said):
         preflight.check_paths(target.agent, container(tmp_path, engine_network=True), "beta")
@@ -243,7 +258,12 @@ def test_paths_that_were_not_asked_for(target: Target, tmp_path: Path, answer: A
 
 def test_an_address_that_was_not_asked_for(target: Target) -> None:
     interface = Interface(
-        name="eth0", mac="02:00:00:00:00:01", mtu=1500, addresses=("10.0.0.1/24",), host_name="v", bridge="br0"
+        name="eth0",
+        mac="02:00:00:00:00:01",
+        mtu=1500,
+        addresses=("10.0.0.1/24",),
+        host_name="v",
+        bridge="br0",
     )
     target.will_say(protocol.AddressesFound(taken=(Station("10.0.0.2", "02:00:00:00:00:02"),)))
     with pytest.raises(ProtocolError, match=r"'10\.0\.0\.2'"):
@@ -251,14 +271,18 @@ def test_an_address_that_was_not_asked_for(target: Target) -> None:
         preflight.check_addresses(target.agent, network, "beta")
 
 
-@pytest.mark.parametrize("name", ["sha256:/etc/shadow", "sha256:../victim", "/victim", "sha256:" + "A" * 64, ""])
+@pytest.mark.parametrize(
+    "name", ["sha256:/etc/shadow", "sha256:../victim", "/victim", "sha256:" + "A" * 64, ""]
+)
 def test_no_file_is_deleted_but_a_layers(tmp_path: Path, name: str) -> None:
     image = tmp_path / "image"
     image.mkdir()
     victim = tmp_path / "victim"
     victim.touch()
     with pytest.raises(DataInvalid):
-        podman_store.leave_out(image, [name.replace("/victim", str(victim)) if name == "/victim" else name])
+        podman_store.leave_out(
+            image, [name.replace("/victim", str(victim)) if name == "/victim" else name]
+        )
     assert victim.exists()
 
 

@@ -23,7 +23,11 @@ from migrate.page_batches import MAX_EXTENTS, PageBatches
 ZERO, BASE = bytes(PAGE_SIZE), 0x7F00_0000_0000
 #: (process, first page, content byte of each page); 0 is a zero page.
 Put = tuple[int, int, list[int]]
-puts = st.lists(st.tuples(st.integers(1, 3), st.integers(0, 5000), st.lists(st.integers(0, 3), min_size=1, max_size=9)))
+puts = st.lists(
+    st.tuples(
+        st.integers(1, 3), st.integers(0, 5000), st.lists(st.integers(0, 3), min_size=1, max_size=9)
+    )
+)
 
 
 class Carrier:
@@ -40,7 +44,13 @@ class Carrier:
         return self._buffer
 
     def submit(
-        self, extents: Sequence[PageExtent], buffer: memoryview, used: int, *, final: bool, forget: Sequence[int]
+        self,
+        extents: Sequence[PageExtent],
+        buffer: memoryview,
+        used: int,
+        *,
+        final: bool,
+        forget: Sequence[int],
     ) -> None:
         self.batches.append((extents, bytes(buffer[:used])))
         self.finals.add(final)
@@ -77,7 +87,9 @@ def test_what_is_packed_is_unpacked_in_order(given_puts: list[Put]) -> None:
         data = b"".join(bytes([content]) * PAGE_SIZE for content in contents)
         batches.add(process, BASE + first * PAGE_SIZE, memoryview(data))
         for page, content in enumerate(contents):
-            expected.append((process << 8 | 1, BASE + (first + page) * PAGE_SIZE, bytes([content]) * PAGE_SIZE))
+            expected.append(
+                (process << 8 | 1, BASE + (first + page) * PAGE_SIZE, bytes([content]) * PAGE_SIZE)
+            )
     batches.flush()
     assert carrier.pages() == expected
     assert batches.pages == len(expected)
@@ -119,7 +131,9 @@ def test_many_small_extents_are_cut_into_batches() -> None:
     batches.flush()
     assert all(len(extents) <= MAX_EXTENTS for extents, _ in carrier.batches)
     assert carrier.finals == {False}
-    assert [vaddr for _, vaddr, _ in carrier.pages()] == [BASE + 2 * n * PAGE_SIZE for n in range(3 * MAX_EXTENTS)]
+    assert [vaddr for _, vaddr, _ in carrier.pages()] == [
+        BASE + 2 * n * PAGE_SIZE for n in range(3 * MAX_EXTENTS)
+    ]
 
 
 def test_entries_without_bytes_keep_their_place() -> None:
@@ -162,7 +176,9 @@ def test_nothing_is_sent_for_nothing() -> None:
     assert carrier.batches == []
 
 
-def unpack(extents: Any, payload: bytes, *, encoded: str = encoding.RAW, digest: str | None = None) -> list[Any]:
+def unpack(
+    extents: Any, payload: bytes, *, encoded: str = encoding.RAW, digest: str | None = None
+) -> list[Any]:
     """As they come off the wire."""
     read = schema.read(tuple[PageExtent, ...], extents)
     return list(batch.unpack(read, payload, encoded, digest or batch.digest_of(payload)))
@@ -256,7 +272,10 @@ def test_an_extent_that_is_none(extent: Any) -> None:
 
 
 def test_more_zeros_than_a_batch_may_have_are_refused_before_one_is_made() -> None:
-    for extents in ([[0x101, 0, 1 << 40, PE_PRESENT, True]], [[0x101, BASE, MAX_PAGES // 2 + 1, PE_PRESENT, True]] * 2):
+    for extents in (
+        [[0x101, 0, 1 << 40, PE_PRESENT, True]],
+        [[0x101, BASE, MAX_PAGES // 2 + 1, PE_PRESENT, True]] * 2,
+    ):
         with pytest.raises(ImageError, match="over the bound"):
             unpack(extents, b"")
 
@@ -265,7 +284,10 @@ def test_zeros_are_made_as_they_are_taken() -> None:
     extents = (PageExtent(0x101, BASE, MAX_PAGES, PE_PRESENT, True),)
     tracemalloc.start()
     try:
-        taken = sum(pages for _, _, pages, _, _ in batch.unpack(extents, b"", encoding.RAW, batch.digest_of(b"")))
+        taken = sum(
+            pages
+            for _, _, pages, _, _ in batch.unpack(extents, b"", encoding.RAW, batch.digest_of(b""))
+        )
         peak = tracemalloc.get_traced_memory()[1]
     finally:
         tracemalloc.stop()
@@ -280,7 +302,12 @@ def test_no_batch_has_more_zeros_than_may_be_unpacked(monkeypatch: pytest.Monkey
     for index in range(7):
         batches.add(1, BASE + index * (4 * PAGE_SIZE), memoryview(bytes(4 * PAGE_SIZE)))
     batches.flush()
-    assert [sum(extent.pages for extent in extents) for extents, _ in carrier.batches] == [8, 8, 8, 4]
+    assert [sum(extent.pages for extent in extents) for extents, _ in carrier.batches] == [
+        8,
+        8,
+        8,
+        4,
+    ]
 
 
 @pytest.mark.parametrize("size", [1, 2, 255, 256, 257, 700])
@@ -299,5 +326,7 @@ def test_split_zeros_is_a_partition(zero: list[bool]) -> None:
     data = memoryview(b"".join(bytes(PAGE_SIZE) if z else b"x" * PAGE_SIZE for z in zero))
     found = list(batch.split_zeros(data))
     assert [is_zero for _, count, is_zero in found for _ in range(count)] == zero
-    assert [first for first, _, _ in found] == [sum(count for _, count, _ in found[:n]) for n in range(len(found))]
+    assert [first for first, _, _ in found] == [
+        sum(count for _, count, _ in found[:n]) for n in range(len(found))
+    ]
     assert all(a[2] != b[2] for a, b in itertools.pairwise(found))

@@ -97,14 +97,23 @@ def test_a_file_is_made_anew_and_read_as_what_it_is(root: Path, outside: Path) -
     os.mkfifo(root / "fifo")
     with TreeRoot(root) as tree:
         tree.create("a/new", b"content")
-        assert (tree.read("a/new", 4), tree.read("a/new", 100), tree.read("fifo", 1)) == (b"cont", b"content", b"")
+        assert (tree.read("a/new", 4), tree.read("a/new", 100), tree.read("fifo", 1)) == (
+            b"cont",
+            b"content",
+            b"",
+        )
         for name in ("a/new", "link", "way/file"):
             with pytest.raises(OSError, match=r"exists|symbolic links"):
                 tree.create(name, b"planted")
         for name in ("link", "way/file", "../outside/file"):
             with pytest.raises(OSError, match=r"symbolic links|cross-device"):
                 tree.read(name, 100)
-        assert [tree.exists(name) for name in ("a/new", "link", "way/file", "none")] == [True, True, False, False]
+        assert [tree.exists(name) for name in ("a/new", "link", "way/file", "none")] == [
+            True,
+            True,
+            False,
+            False,
+        ]
     assert (outside / "file").read_text() == "of the host"
     assert (root / "a/new").stat().st_mode & 0o777 == 0o600
 
@@ -116,8 +125,16 @@ def test_a_walk_goes_round_what_is_mounted_and_what_leads_out(root: Path, outsid
     try:
         (root / "a/mounted/inner").touch()
         with TreeRoot(root) as tree:
-            walked = {directory: sorted(path for path, _ in entries) for directory, _, entries in tree.walk()}
-            assert list(tree.walk("way")) == list(tree.walk("a/mounted")) == list(tree.walk("none")) == []
+            walked = {
+                directory: sorted(path for path, _ in entries)
+                for directory, _, entries in tree.walk()
+            }
+            assert (
+                list(tree.walk("way"))
+                == list(tree.walk("a/mounted"))
+                == list(tree.walk("none"))
+                == []
+            )
     finally:
         subprocess.run(["umount", root / "a/mounted"], check=True)
     assert walked == {"": ["a", "way"], "a": ["a/b", "a/file", "a/mounted"], "a/b": ["a/b/file"]}
@@ -141,7 +158,9 @@ def test_a_file_on_which_something_is_mounted_stays(root: Path, outside: Path) -
 
 
 @pytest.mark.parametrize("undo", [empty_tree, remove_tree])
-def test_a_tree_that_is_undone(root: Path, outside: Path, undo: Callable[[PathIdentity], None]) -> None:
+def test_a_tree_that_is_undone(
+    root: Path, outside: Path, undo: Callable[[PathIdentity], None]
+) -> None:
     (root / "way").symlink_to(outside)
     subprocess.run(["mount", "--bind", outside, root / "a/b"], check=True)
     try:

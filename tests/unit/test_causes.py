@@ -37,7 +37,9 @@ def modules() -> Iterator[str]:
     for package in (checkpoint, migrate, transport):
         for path in sorted(Path(package.__path__[0]).rglob("*.py")):
             if any(isinstance(node, ast.ClassDef) for node in ast.parse(path.read_text()).body):
-                yield ".".join(path.relative_to(Path(package.__path__[0]).parent).with_suffix("").parts)
+                yield ".".join(
+                    path.relative_to(Path(package.__path__[0]).parent).with_suffix("").parts
+                )
 
 
 def exceptions() -> dict[str, type[BaseException]]:
@@ -45,7 +47,11 @@ def exceptions() -> dict[str, type[BaseException]]:
     found = {}
     for name in modules():
         for kind in vars(importlib.import_module(name)).values():
-            if inspect.isclass(kind) and issubclass(kind, BaseException) and kind.__module__ == name:
+            if (
+                inspect.isclass(kind)
+                and issubclass(kind, BaseException)
+                and kind.__module__ == name
+            ):
                 found[f"{name}.{kind.__name__}"] = kind
     return found
 
@@ -90,7 +96,10 @@ def test_no_two_have_the_same_name() -> None:
         (transport_errors.HostKeyUnknown("no key of beta"), errors.UnknownHostKey),
         (transport_errors.HostKeyChanged("another key"), errors.ChangedHostKey),
         (transport_errors.HostKeyRefused("it is revoked"), errors.RefusedHostKey),
-        (errors.AgentGone("the peer closed the stream", "python3: not found", 127), errors.TargetUnreachable),
+        (
+            errors.AgentGone("the peer closed the stream", "python3: not found", 127),
+            errors.TargetUnreachable,
+        ),
         (KeyError("status"), errors.Refused),
         (OSError(errno.EACCES, "Permission denied"), errors.Refused),
     ],
@@ -100,7 +109,9 @@ def test_before_anything_was_changed(error: Exception, told: type[errors.Refused
     assert type(refused) is told
     assert refused.where == "nothing was changed"
     assert refused.cause_kind == causes.kind_of(error)
-    assert str(error.args[-1] if isinstance(error, OSError) else error).split(":")[0] in str(refused)
+    assert str(error.args[-1] if isinstance(error, OSError) else error).split(":")[0] in str(
+        refused
+    )
 
 
 @pytest.mark.parametrize("kind", [kind for kind in causes.TABLE if kind is not BaseException])
@@ -117,7 +128,9 @@ def test_an_error_that_is_a_refusal_already_stays_what_it_is() -> None:
 
 
 def test_a_target_that_cannot_write_what_comes_is_told_as_the_one_that_failed() -> None:
-    error = checkpoint_errors.ReceiverFailed(["rsync"], 11, "rsync: [receiver] write failed: No space left on device")
+    error = checkpoint_errors.ReceiverFailed(
+        ["rsync"], 11, "rsync: [receiver] write failed: No space left on device"
+    )
     told = causes.rolled_back(error, [], "it runs")
     assert "the target failed" in told.what
     assert "No space left" in told.what
@@ -134,10 +147,17 @@ def test_a_target_that_cannot_write_what_comes_is_told_as_the_one_that_failed() 
         (OSError(errno.ENOMEM, "Cannot allocate memory"), "NoMemory"),
         (MemoryError(), "MemoryError"),
         (
-            checkpoint_errors.CommandFailed(["rsync"], 11, "write failed: No space left on device (28)\nrsync"),
+            checkpoint_errors.CommandFailed(
+                ["rsync"], 11, "write failed: No space left on device (28)\nrsync"
+            ),
             "NoSpace",
         ),
-        (checkpoint_errors.CriuFailed("restore", ["Error (x.c:1): Can't write: No space left on device"]), "NoSpace"),
+        (
+            checkpoint_errors.CriuFailed(
+                "restore", ["Error (x.c:1): Can't write: No space left on device"]
+            ),
+            "NoSpace",
+        ),
         (checkpoint_errors.CriuFailed("restore", ["Error (x.c:1): no luck"]), "CriuFailed"),
         (checkpoint_errors.CommandFailed(["rsync"], 1, "no luck"), "CommandFailed"),
         (errors.AgentFailed("ImageError", "a batch is lost", ()), "ImageError"),
@@ -165,16 +185,22 @@ def test_kinds(error: Exception, kind: str) -> None:
         (checkpoint_errors.ImageError("truncated"), False),
     ],
 )
-def test_what_is_in_no_table_is_a_defect_and_is_to_be_reported(error: Exception, defect: bool) -> None:
+def test_what_is_in_no_table_is_a_defect_and_is_to_be_reported(
+    error: Exception, defect: bool
+) -> None:
     told = causes.rolled_back(error, [], "the container runs on the source")
     assert told.defect is defect
-    assert ("please report it" in told.advice) is (defect or isinstance(error, checkpoint_errors.ImageError))
+    assert ("please report it" in told.advice) is (
+        defect or isinstance(error, checkpoint_errors.ImageError)
+    )
     if defect and not isinstance(error, errors.AgentFailed):
         assert type(error).__name__ in told.what
 
 
 def test_an_answer_that_is_none_is_told_of_the_host_that_gave_it() -> None:
-    told = causes.rolled_back(ProtocolError("Ping answered by 'x'"), [], "the container runs on the source")
+    told = causes.rolled_back(
+        ProtocolError("Ping answered by 'x'"), [], "the container runs on the source"
+    )
     assert "the target failed: ProtocolError: Ping answered by 'x'" in told.what
     assert "before you trust it" in told.advice
     assert "on HOST" in causes.refused(ProtocolError("Ping answered by 'x'"), "HOST").what
@@ -205,13 +231,17 @@ def test_which_host_failed(error: Exception, words: str) -> None:
 
 
 def test_what_was_left_comes_before_the_advice() -> None:
-    told = causes.rolled_back(checkpoint_errors.CommandFailed(["x"], 1, "no"), ["the quota is still set"], "it runs")
+    told = causes.rolled_back(
+        checkpoint_errors.CommandFailed(["x"], 1, "no"), ["the quota is still set"], "it runs"
+    )
     assert told.where == "it runs"
     assert told.advice.startswith("the quota is still set; ")
 
 
 def test_an_interruption_says_what_was_left_and_where_the_container_was_seen() -> None:
-    told = causes.rolled_back(errors.Interrupted(2), ["the quota is still set"], "its process is stopped")
+    told = causes.rolled_back(
+        errors.Interrupted(2), ["the quota is still set"], "its process is stopped"
+    )
     assert isinstance(told, errors.Interrupted)
     assert str(told).startswith("interrupted; its process is stopped; the quota is still set; ")
 

@@ -39,20 +39,37 @@ def write(root: Path, files: dict[str, str]) -> None:
         ({"memory/memory.limit_in_bytes": "1048576"}, {"memory": {"limit": 1 << 20}}),
         ({"memory/memory.limit_in_bytes": "9223372036854771712"}, {}),
         (
-            {"memory/memory.soft_limit_in_bytes": "4096", "memory/memory.memsw.limit_in_bytes": "8192"},
+            {
+                "memory/memory.soft_limit_in_bytes": "4096",
+                "memory/memory.memsw.limit_in_bytes": "8192",
+            },
             {"memory": {"reservation": 4096, "swap": 8192}},
         ),
         (
-            {"cpu/cpu.shares": "512", "cpu/cpu.cfs_quota_us": "50000", "cpu/cpu.cfs_period_us": "100000"},
+            {
+                "cpu/cpu.shares": "512",
+                "cpu/cpu.cfs_quota_us": "50000",
+                "cpu/cpu.cfs_period_us": "100000",
+            },
             {"cpu": {"shares": 512, "quota": 50_000, "period": 100_000}},
         ),
         ({"cpu/cpu.cfs_quota_us": "-1"}, {}),
-        ({"cpuset/cpuset.cpus": "0-1,3", "cpuset/cpuset.mems": "0"}, {"cpu": {"cpus": "0-1,3", "mems": "0"}}),
+        (
+            {"cpuset/cpuset.cpus": "0-1,3", "cpuset/cpuset.mems": "0"},
+            {"cpu": {"cpus": "0-1,3", "mems": "0"}},
+        ),
         ({"cpuset/cpuset.cpus": "", "cpuset/cpuset.mems": ""}, {}),
         ({"pids/pids.max": "100"}, {"pids": {"limit": 100}}),
         ({"pids/pids.max": "max"}, {}),
         ({"cpu/cpu.shares": "2", "cpuset/cpuset.cpus": "1"}, {"cpu": {"shares": 2, "cpus": "1"}}),
-        ({"cpu/cpu.stat": "7", "memory/memory.swappiness": "60", "memory/memory.usage_in_bytes": "1"}, {}),
+        (
+            {
+                "cpu/cpu.stat": "7",
+                "memory/memory.swappiness": "60",
+                "memory/memory.usage_in_bytes": "1",
+            },
+            {},
+        ),
     ],
 )
 def test_v1(root: Path, files: dict[str, str], expected: dict[str, Any]) -> None:

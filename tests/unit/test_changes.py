@@ -241,7 +241,9 @@ def copied(source: Path, target: Path, found: Changes) -> None:
             victim.unlink(missing_ok=True)
     listed = b"".join(os.fsencode(path) + b"\0" for path in found.changed)
     options = ["--ignore-times", "--files-from=-", "--from0", "--no-implied-dirs"]
-    subprocess.run(["rsync", *PRESERVE, *options, f"{source}/", f"{target}/"], input=listed, check=True)
+    subprocess.run(
+        ["rsync", *PRESERVE, *options, f"{source}/", f"{target}/"], input=listed, check=True
+    )
 
 
 def content(root: Path) -> dict[str, str]:
@@ -276,7 +278,9 @@ def test_directories_exchanged_while_they_were_copied_and_back(tmp_path: Path) -
         found = changes(before, now, sent=before.files, wrong=wrong)
     assert {"new/deep/file", "old/deep/file", "new/d", "old/d", "new/d/inner"} <= {*found.changed}
     assert wrong.keys() == {"new/d", "old/d", "new/d/inner"}
-    (target / "old/d/inner").unlink()  # what came and went is removed by its name (migrate/tree_sync.py)
+    (
+        target / "old/d/inner"
+    ).unlink()  # what came and went is removed by its name (migrate/tree_sync.py)
     copied(source, target, found)
     assert content(source) == content(target)
 
@@ -287,11 +291,15 @@ def test_nothing_differs_of_an_equal_copy(root: Path) -> None:
     with TreeRoot(root) as tree:
         looked_at = snapshot(tree)
         assert differing(looked_at, looked_at.files, states(tree)) == {}
-        assert differing(looked_at, [*looked_at.files, "of another look"], []) == dict.fromkeys(looked_at.files, 0)
+        assert differing(looked_at, [*looked_at.files, "of another look"], []) == dict.fromkeys(
+            looked_at.files, 0
+        )
 
 
 def test_what_differs_goes_again_as_what_it_is(root: Path) -> None:
     with TreeRoot(root) as tree:
         before = snapshot(tree)
-        found = changes(before, before, wrong={"var": stat.S_IFLNK | 0o777, "link": 0, "gone": stat.S_IFREG})
+        found = changes(
+            before, before, wrong={"var": stat.S_IFLNK | 0o777, "link": 0, "gone": stat.S_IFREG}
+        )
     assert (found.changed, found.removed) == (("link", "var"), ("var",))

@@ -27,7 +27,9 @@ from transport.framing import MAX_PAYLOAD
 
 RESUMED = protocol.Resumed(go_ns=5_000_000, resumed_ns=9_000_000, stamps=())
 WAITS = Waits(1, 2, 3, 4)
-FINISHED = protocol.Finished(stamps=(Stamp("memory in place", 10_000_000),), filled_bytes=7, waits=WAITS)
+FINISHED = protocol.Finished(
+    stamps=(Stamp("memory in place", 10_000_000),), filled_bytes=7, waits=WAITS
+)
 
 
 class Agent:
@@ -78,9 +80,13 @@ def a_move(*answers: Any, **parts: Any) -> tuple[Any, list[str]]:
         return True
 
     init = SimpleNamespace(pid=7, kill=does("kill"), wait_dead=died)
-    dump = SimpleNamespace(bury=does("bury"), stamps=[SimpleNamespace(name="request DUMP", at_ns=1_000_000)])
+    dump = SimpleNamespace(
+        bury=does("bury"), stamps=[SimpleNamespace(name="request DUMP", at_ns=1_000_000)]
+    )
     runtime = SimpleNamespace(leave=does("leave"), keep=does("keep"), let_go=does("let go"))
-    observer = SimpleNamespace(state=lambda state: done.append(state.value), note=does("note"), sent=does("sent"))
+    observer = SimpleNamespace(
+        state=lambda state: done.append(state.value), note=does("note"), sent=does("sent")
+    )
     make: Callable[..., Context] = Context
     move = make(
         migration_id="0123456789ab",
@@ -178,7 +184,11 @@ def broken(error: Exception) -> Any:
     [
         {"context": {"frames": [broken(OSError(errno.ENODEV, "No such device"))]}},
         {"context": {"frames": [broken(KeyError("a defect"))]}},
-        {"observer___observer": SimpleNamespace(state=failing(ValueError("closed")), note=failing(ValueError("x")))},
+        {
+            "observer___observer": SimpleNamespace(
+                state=failing(ValueError("closed")), note=failing(ValueError("x"))
+            )
+        },
         {"tidy__callback": failing(RuntimeError("can't start new thread"))},
     ],
     ids=["no frames", "frames defect", "observer", "links thread"],
@@ -201,7 +211,10 @@ def test_a_dump_without_stamps_costs_the_report_its_downtime_and_nothing_else() 
 def test_links_that_cannot_be_taken_down_are_noted(monkeypatch: pytest.MonkeyPatch) -> None:
     """Also by an error that is not the network's: it came from a thread."""
     network = SimpleNamespace(interfaces=[SimpleNamespace(host_name="veth1")])
-    for error, noted in ((OSError(errno.EMFILE, "Too many open files"), True), (NetworkError("gone"), False)):
+    for error, noted in (
+        (OSError(errno.EMFILE, "Too many open files"), True),
+        (NetworkError("gone"), False),
+    ):
         monkeypatch.setattr(link, "set_link", failing(error))
         move, _ = a_move(RESUMED, FINISHED)
         move.network = network
@@ -239,7 +252,9 @@ def test_a_link_that_was_lost_before_go_was_sent() -> None:
     assert move.state is State.KILLED
 
 
-@pytest.mark.parametrize("unread", [AgentGone("timed out", "", None), ProtocolError("Done: 'stamps'"), KeyError("x")])
+@pytest.mark.parametrize(
+    "unread", [AgentGone("timed out", "", None), ProtocolError("Done: 'stamps'"), KeyError("x")]
+)
 def test_an_answer_that_cannot_be_read_is_asked_for_again(unread: Exception) -> None:
     """Requests are answered in order: who answers the next has obeyed GO."""
     move, done = a_move(unread, protocol.Clock(monotonic_ns=1), FINISHED)
@@ -250,9 +265,15 @@ def test_an_answer_that_cannot_be_read_is_asked_for_again(unread: Exception) -> 
     assert done.index("Go") < done.index("Ping") < done.index("leave")
 
 
-@pytest.mark.parametrize("unread", [AgentGone("timed out", "", None), ProtocolError("Done: 'stamps'"), KeyError("x")])
-@pytest.mark.parametrize("again", [AgentGone("timed out", "", None), ProtocolError("Clock"), KeyError("x")])
-def test_if_it_says_nothing_of_use_then_either_nothing_is_claimed(unread: Exception, again: Exception) -> None:
+@pytest.mark.parametrize(
+    "unread", [AgentGone("timed out", "", None), ProtocolError("Done: 'stamps'"), KeyError("x")]
+)
+@pytest.mark.parametrize(
+    "again", [AgentGone("timed out", "", None), ProtocolError("Clock"), KeyError("x")]
+)
+def test_if_it_says_nothing_of_use_then_either_nothing_is_claimed(
+    unread: Exception, again: Exception
+) -> None:
     move, done = a_move(unread, again)
     error = ended(move)
     assert isinstance(error, Undecided)
@@ -263,7 +284,8 @@ def test_if_it_says_nothing_of_use_then_either_nothing_is_claimed(unread: Except
 
 
 @pytest.mark.parametrize(
-    "answers", [[AgentFailed("CriuFailed", "no luck", [])], [KeyError("x"), AgentFailed("K", "no luck", [])]]
+    "answers",
+    [[AgentFailed("CriuFailed", "no luck", [])], [KeyError("x"), AgentFailed("K", "no luck", [])]],
 )
 def test_a_target_that_could_not_resume_it(answers: list[Exception]) -> None:
     move, done = a_move(*answers)
@@ -294,8 +316,16 @@ def test_an_interruption_or_a_defect_in_between_is_undecided_and_not_a_traceback
         ([ProtocolError("Finished.waits: not four")], {}, "Finished.waits: not four"),
         ([FINISHED], {"clock__to_ours": failing(TypeError("no number"))}, "TypeError: no number"),
         ([FINISHED], {"dump__bury": failing(KeyError("x"))}, "KeyError"),
-        ([FINISHED], {"runtime__leave": failing(EngineRefused("docker: already in progress"))}, "already in progress"),
-        ([FINISHED], {"runtime__leave": failing(CommandFailed(["podman"], 125, "no"))}, "podman ended with status 125"),
+        (
+            [FINISHED],
+            {"runtime__leave": failing(EngineRefused("docker: already in progress"))},
+            "already in progress",
+        ),
+        (
+            [FINISHED],
+            {"runtime__leave": failing(CommandFailed(["podman"], 125, "no"))},
+            "podman ended with status 125",
+        ),
     ],
 )
 def test_what_fails_afterwards_is_left_behind_and_the_rest_is_done(

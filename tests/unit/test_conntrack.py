@@ -17,7 +17,14 @@ from hypothesis import strategies as st
 
 from checkpoint.errors import NetworkError
 from checkpoint.network import conntrack
-from checkpoint.network.conntrack import _addresses, _attribute, _attributes, _message, _messages, forget
+from checkpoint.network.conntrack import (
+    _addresses,
+    _attribute,
+    _attributes,
+    _message,
+    _messages,
+    forget,
+)
 
 CLONE_NEWNET = 0x40000000
 #: linux/netlink.h, nfnetlink_conntrack.h
@@ -36,16 +43,25 @@ def one_way(source: str, destination: str, ports: tuple[int, int]) -> bytes:
     """The content of CTA_TUPLE_ORIG or CTA_TUPLE_REPLY."""
     addresses = [ipaddress.ip_address(address) for address in (source, destination)]
     kinds = (1, 2) if addresses[0].version == 4 else (3, 4)
-    ip = b"".join(attribute(kind, address.packed) for kind, address in zip(kinds, addresses, strict=True))
+    ip = b"".join(
+        attribute(kind, address.packed) for kind, address in zip(kinds, addresses, strict=True)
+    )
     proto = attribute(1, bytes([socket.IPPROTO_TCP]))
-    proto += b"".join(attribute(kind, struct.pack("!H", port)) for kind, port in zip(PORTS, ports, strict=True))
+    proto += b"".join(
+        attribute(kind, struct.pack("!H", port)) for kind, port in zip(PORTS, ports, strict=True)
+    )
     return attribute(IP, ip, NESTED) + attribute(PROTO, proto, NESTED)
 
 
 def remember(source: str, destination: str, *, zone: int = 0, answered_by: str = "") -> None:
     """Have the kernel know of a TCP connection, as if it had seen it."""
-    there_and_back = (source, destination, (40_000, 80)), (answered_by or destination, source, (80, 40_000))
-    entry = b"".join(attribute(kind, one_way(*way), NESTED) for kind, way in enumerate(there_and_back, 1))
+    there_and_back = (
+        (source, destination, (40_000, 80)),
+        (answered_by or destination, source, (80, 40_000)),
+    )
+    entry = b"".join(
+        attribute(kind, one_way(*way), NESTED) for kind, way in enumerate(there_and_back, 1)
+    )
     entry += attribute(TIMEOUT, struct.pack("!I", 600))
     entry += attribute(PROTOINFO, attribute(1, attribute(1, bytes([ESTABLISHED])), NESTED), NESTED)
     entry += attribute(conntrack.ZONE, struct.pack("!H", zone)) if zone else b""
@@ -60,7 +76,10 @@ def known() -> list[Pair]:
     """Source and destination of each connection that the kernel knows of."""
     with connected() as netlink:
         entries = [list(_addresses(entry)) for _, entry in conntrack._entries(netlink)]
-    return sorted((str(ipaddress.ip_address(found[0])), str(ipaddress.ip_address(found[1]))) for found in entries)
+    return sorted(
+        (str(ipaddress.ip_address(found[0])), str(ipaddress.ip_address(found[1])))
+        for found in entries
+    )
 
 
 def connected() -> contextlib.closing[socket.socket]:
@@ -89,7 +108,11 @@ def test_an_attribute() -> None:
 
 def test_attributes() -> None:
     data = (
-        struct.pack("=HH", 5, 0x8001) + b"a\0\0\0" + struct.pack("=HH", 4, 9) + struct.pack("=HH", 8, 0x4002) + b"1234"
+        struct.pack("=HH", 5, 0x8001)
+        + b"a\0\0\0"
+        + struct.pack("=HH", 4, 9)
+        + struct.pack("=HH", 8, 0x4002)
+        + b"1234"
     )
     assert _attributes(data) == _attributes(memoryview(data)) == {1: b"a", 9: b"", 2: b"1234"}
     assert _attributes(b"") == {}
@@ -113,7 +136,9 @@ def test_a_message() -> None:
     assert data[20:] == b"12345678"
 
 
-@pytest.mark.parametrize(("source", "destination"), [("10.0.0.1", "10.0.0.2"), ("fd00::1", "fd00::2")])
+@pytest.mark.parametrize(
+    ("source", "destination"), [("10.0.0.1", "10.0.0.2"), ("fd00::1", "fd00::2")]
+)
 def test_addresses(source: str, destination: str) -> None:
     entry = {
         1: one_way(source, destination, (1, 2)),
@@ -230,6 +255,10 @@ def test_messages_that_are_none(datagram: bytes) -> None:
 
 
 def test_messages() -> None:
-    datagram = message(0x100, b"\2\0\0\0") + message(0x101, b"\2\0\0\0") + message(conntrack.NLMSG_DONE, b"")
+    datagram = (
+        message(0x100, b"\2\0\0\0")
+        + message(0x101, b"\2\0\0\0")
+        + message(conntrack.NLMSG_DONE, b"")
+    )
     assert [kind for kind, _ in _messages(datagram)] == [0x100, 0x101, conntrack.NLMSG_DONE]
     assert list(_messages(b"")) == []

@@ -84,7 +84,9 @@ def test_what_may_be_said(
     assert (holder.did, ended) == (did, bool(did))
 
 
-@pytest.mark.parametrize("failure", [ConversationLost("no CRIU"), OSError(5, "no luck"), KeyError("a defect")])
+@pytest.mark.parametrize(
+    "failure", [ConversationLost("no CRIU"), OSError(5, "no luck"), KeyError("a defect")]
+)
 @pytest.mark.parametrize("late", [False, True])
 @pytest.mark.parametrize("word", [GO, ABORT])
 def test_a_failure_is_told_and_what_is_still_held_stays_held(
@@ -112,7 +114,9 @@ def test_an_answer_arrives_as_it_was_given(text: str) -> None:
     assert len(found.text) == min(len(text), MAX_TEXT)
 
 
-@pytest.mark.parametrize("data", [b"", b"ok: prose", b"[]", b'{"outcome": "well", "text": ""}', b'{"outcome": "ok"}'])
+@pytest.mark.parametrize(
+    "data", [b"", b"ok: prose", b"[]", b'{"outcome": "well", "text": ""}', b'{"outcome": "ok"}']
+)
 def test_what_is_no_answer_is_an_error_of_the_connection(data: bytes) -> None:
     with pytest.raises(ConnectionError):
         reply_in(data)

@@ -28,16 +28,25 @@ from migrate.tracking import Mode, Tracking, choose
 from tests.unit.some_facts import facts
 
 MIB = 1 << 20
-GO_ON, SLOW_DOWN, FREEZE, GIVE_UP = Verdict.GO_ON, Verdict.SLOW_DOWN, Verdict.FREEZE, Verdict.GIVE_UP
+GO_ON, SLOW_DOWN, FREEZE, GIVE_UP = (
+    Verdict.GO_ON,
+    Verdict.SLOW_DOWN,
+    Verdict.FREEZE,
+    Verdict.GIVE_UP,
+)
 
 
 def at_100_mib_per_s(*sizes_mib: float) -> list[Round]:
     return [Round(bytes=int(size * MIB), length_us=int(size * 10_000)) for size in sizes_mib]
 
 
-def history(*sizes_mib: float, memory_bytes: int = 128 * MIB, elapsed_us: int = 0, slowed_to: float = 1.0) -> History:
+def history(
+    *sizes_mib: float, memory_bytes: int = 128 * MIB, elapsed_us: int = 0, slowed_to: float = 1.0
+) -> History:
     rounds = at_100_mib_per_s(*sizes_mib)
-    return History(rounds=rounds, memory_bytes=memory_bytes, elapsed_us=elapsed_us, slowed_to=slowed_to)
+    return History(
+        rounds=rounds, memory_bytes=memory_bytes, elapsed_us=elapsed_us, slowed_to=slowed_to
+    )
 
 
 @pytest.mark.parametrize(
@@ -46,7 +55,11 @@ def history(*sizes_mib: float, memory_bytes: int = 128 * MIB, elapsed_us: int = 
         ([128], GO_ON, "still shrinking"),
         ([1], FREEZE, "little is left"),
         ([2], FREEZE, "little is left"),
-        ([128, 200], GO_ON, "still shrinking"),  # the first round is all memory: compared with nothing
+        (
+            [128, 200],
+            GO_ON,
+            "still shrinking",
+        ),  # the first round is all memory: compared with nothing
         ([128, 40, 20], GO_ON, "still shrinking"),
         ([128, 8, 7], FREEZE, "no longer shrink"),
         ([128, 8, 9], FREEZE, "no longer shrink"),
@@ -54,7 +67,9 @@ def history(*sizes_mib: float, memory_bytes: int = 128 * MIB, elapsed_us: int = 
         ([2 ** (20 - n) for n in range(6)], FREEZE, "6 rounds are enough"),
     ],
 )
-def test_rounds_go_on_while_they_help(sizes_mib: list[float], verdict: Verdict, reason: str) -> None:
+def test_rounds_go_on_while_they_help(
+    sizes_mib: list[float], verdict: Verdict, reason: str
+) -> None:
     decision = decide(history(*sizes_mib), Policy(max_rounds=6))
     assert decision.verdict is verdict
     assert reason in decision.reason
@@ -67,7 +82,13 @@ STUCK = (128, 40, 40)
 @pytest.mark.parametrize(
     ("choice", "max_downtime_ms", "known", "verdict", "reason"),
     [
-        (OnNoConverge.FREEZE, 1000, {}, FREEZE, "no longer shrink: 40.0 MiB in round 3, a freeze of "),
+        (
+            OnNoConverge.FREEZE,
+            1000,
+            {},
+            FREEZE,
+            "no longer shrink: 40.0 MiB in round 3, a freeze of ",
+        ),
         (OnNoConverge.FREEZE, 300, {}, FREEZE, "over the 300 ms allowed, frozen anyway"),
         (OnNoConverge.ABORT, 1000, {}, FREEZE, "no longer shrink"),
         (OnNoConverge.ABORT, 300, {}, GIVE_UP, "over the 300 ms allowed"),
@@ -101,7 +122,9 @@ def test_a_budget_below_what_any_freeze_costs(choice: OnNoConverge, verdict: Ver
 
 
 def test_the_time_limit_ends_rounds_that_would_help() -> None:
-    decision = decide(history(128, 40, 20, elapsed_us=5_000_000), Policy(timeout_s=5, max_downtime_ms=1000))
+    decision = decide(
+        history(128, 40, 20, elapsed_us=5_000_000), Policy(timeout_s=5, max_downtime_ms=1000)
+    )
     assert decision.verdict is FREEZE
 
 
@@ -120,7 +143,9 @@ def test_the_freeze_costs_more_with_more_memory() -> None:
 sizes = st.lists(st.integers(0, 1 << 40), min_size=1, max_size=40)
 
 
-@given(sizes, st.integers(1, 10**6), st.integers(1, 40), st.sampled_from(OnNoConverge), st.floats(0, 1))
+@given(
+    sizes, st.integers(1, 10**6), st.integers(1, 40), st.sampled_from(OnNoConverge), st.floats(0, 1)
+)
 def test_every_history_gets_a_verdict_and_none_goes_on_for_ever(
     sizes: list[int], length_us: int, max_rounds: int, choice: OnNoConverge, slowed_to: float
 ) -> None:
@@ -176,7 +201,9 @@ def test_soft_dirty_pages_are_for_what_userfaultfd_does_not_reach() -> None:
 
 @pytest.mark.parametrize("mode", [Mode.AUTO, Mode.PRE_COPY])
 @pytest.mark.parametrize(("source", "target", "why"), UNABLE)
-def test_soft_dirty_pages_where_userfaultfd_cannot_work(mode: Mode, source: Facts, target: Facts, why: str) -> None:
+def test_soft_dirty_pages_where_userfaultfd_cannot_work(
+    mode: Mode, source: Facts, target: Facts, why: str
+) -> None:
     tracking, said = choose(mode, dataclasses.replace(source, soft_dirty=True), target)
     assert tracking == (Tracking.SOFT_DIRTY,)
     assert said.startswith("pre-copy by soft-dirty pages: ")

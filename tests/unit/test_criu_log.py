@@ -28,7 +28,9 @@ def test_only_the_last_are_kept(tmp_path: Path) -> None:
     path = tmp_path / "dump.log"
     path.write_text("".join(f"(00.1) Error (a.c:{number}): no\n" for number in range(MOST + 5)))
     assert errors(path) == [f"Error (a.c:{number}): no" for number in range(5, MOST + 5)]
-    path.write_text("".join(json.dumps({"level": "error", "msg": str(n)}) + "\n" for n in range(MOST + 5)))
+    path.write_text(
+        "".join(json.dumps({"level": "error", "msg": str(n)}) + "\n" for n in range(MOST + 5))
+    )
     assert runtime_errors(path) == [str(number) for number in range(5, MOST + 5)]
 
 
@@ -62,7 +64,15 @@ def test_no_log_is_no_error(tmp_path: Path) -> None:
 
 def test_json_that_is_no_entry(tmp_path: Path) -> None:
     path = tmp_path / "runtime.log"
-    lines = ["[]", "1", "null", '"error"', "[" * 100_000, "9" * 10_000, '{"level": "error", "msg": ["no", "text"]}']
+    lines = [
+        "[]",
+        "1",
+        "null",
+        '"error"',
+        "[" * 100_000,
+        "9" * 10_000,
+        '{"level": "error", "msg": ["no", "text"]}',
+    ]
     path.write_text("\n".join(lines))
     assert runtime_errors(path) == ["['no', 'text']"]
 
@@ -81,5 +91,7 @@ def test_of_a_log_that_has_no_end_the_end_is_read(tmp_path: Path) -> None:
 
 def test_a_name_in_a_log_makes_no_line_of_its_own(tmp_path: Path) -> None:
     path = tmp_path / "dump.log"
-    path.write_bytes(b"(00.1) Error (a.c:1): open /x\rError (b.c:1): forged\x0cError (c.c:1): too\n")
+    path.write_bytes(
+        b"(00.1) Error (a.c:1): open /x\rError (b.c:1): forged\x0cError (c.c:1): too\n"
+    )
     assert errors(path) == ["Error (a.c:1): open /x\rError (b.c:1): forged\x0cError (c.c:1): too"]

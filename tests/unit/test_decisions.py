@@ -35,9 +35,13 @@ def test_the_steps_of_a_move(old: State, new: State) -> None:
 
 @given(
     st.integers(-(10**15), 10**15),
-    st.lists(st.tuples(st.integers(0, 10**12), st.integers(0, 10**9), st.integers(0, 10**9)), min_size=1),
+    st.lists(
+        st.tuples(st.integers(0, 10**12), st.integers(0, 10**9), st.integers(0, 10**9)), min_size=1
+    ),
 )
-def test_the_true_offset_is_within_the_error(offset: int, trips: list[tuple[int, int, int]]) -> None:
+def test_the_true_offset_is_within_the_error(
+    offset: int, trips: list[tuple[int, int, int]]
+) -> None:
     samples = [
         Sample(asked_ns=start, answered_ns=start + there + back, theirs_ns=start + there + offset)
         for start, there, back in trips
@@ -74,7 +78,8 @@ def test_what_a_host_may_lack(
 
 
 @pytest.mark.parametrize(
-    ("kernel", "criu"), [("6.18.1", 40201), ("6.16", 40200), ("6.15.9", 40100), ("6.12", 31600), ("5.4.0-9", 40201)]
+    ("kernel", "criu"),
+    [("6.18.1", 40201), ("6.16", 40200), ("6.15.9", 40100), ("6.12", 31600), ("5.4.0-9", 40201)],
 )
 def test_a_host_that_will_do(kernel: str, criu: int) -> None:
     check_host(facts(kernel=kernel, criu_version=criu), Where.TARGET)
@@ -100,5 +105,11 @@ def test_what_keeps_two_hosts_apart() -> None:
 
 def test_versions() -> None:
     assert [version_text(n) for n in (40201, 40200, 31701)] == ["4.2.1", "4.2", "3.17.1"]
-    kernels = {"6.18.44-fc-v595": (6, 18), "6.16+": (6, 16), "6": (6, 0), "7.0-rc1": (7, 0), "next": (0, 0)}
+    kernels = {
+        "6.18.44-fc-v595": (6, 18),
+        "6.16+": (6, 16),
+        "6": (6, 0),
+        "7.0-rc1": (7, 0),
+        "next": (0, 0),
+    }
     assert {text: kernel_tuple(text) for text in kernels} == kernels

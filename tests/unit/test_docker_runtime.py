@@ -37,7 +37,10 @@ def dockerd(root: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[subprocess.
     """A process that a SIGHUP ends."""
     monkeypatch.setattr(docker_runtime, "DAEMON", "sleep")
     with subprocess.Popen(["sleep", "60"]) as process:
-        until(lambda: Path(f"/proc/{process.pid}/comm").read_text() == "sleep\n", "the program to have begun")
+        until(
+            lambda: Path(f"/proc/{process.pid}/comm").read_text() == "sleep\n",
+            "the program to have begun",
+        )
         (root / "docker.pid").write_text(f"{process.pid}\n")
         yield process
         process.kill()
@@ -54,7 +57,12 @@ def test_install_where_there_is_nothing(root: Path) -> None:
     assert program.stat().st_mode & 0o7777 == 0o755
     assert json.loads(settings.read_text()) == {"runtimes": {"migrate": {"path": str(program)}}}
     assert settings.stat().st_mode & 0o7777 == 0o644
-    assert sorted(path.name for path in root.rglob("*")) == ["daemon.json", "docker", "sbin", "wrapper"]
+    assert sorted(path.name for path in root.rglob("*")) == [
+        "daemon.json",
+        "docker",
+        "sbin",
+        "wrapper",
+    ]
 
 
 def test_install_twice(root: Path, settings: Path, dockerd: subprocess.Popen[bytes]) -> None:
@@ -83,12 +91,18 @@ def test_an_older_program_is_replaced(root: Path, settings: Path) -> None:
 def test_a_runtime_of_that_name_elsewhere(root: Path, settings: Path) -> None:
     settings.write_text('{"runtimes": {"migrate": {"path": "/old"}}}')
     assert len(docker_runtime.install()) == 3
-    assert json.loads(settings.read_text()) == {"runtimes": {"migrate": {"path": str(root / "sbin/wrapper")}}}
+    assert json.loads(settings.read_text()) == {
+        "runtimes": {"migrate": {"path": str(root / "sbin/wrapper")}}
+    }
 
 
 @pytest.mark.parametrize("mode", [0o600, 0o640, 0o644])
 def test_other_settings_and_the_mode_stay(settings: Path, mode: int) -> None:
-    others = {"log-driver": "json-file", "runtimes": {"gvisor": {"path": "/usr/bin/runsc"}}, "name": "caf\xe9"}
+    others = {
+        "log-driver": "json-file",
+        "runtimes": {"gvisor": {"path": "/usr/bin/runsc"}},
+        "name": "caf\xe9",
+    }
     settings.write_text(json.dumps(others))
     settings.chmod(mode)
     docker_runtime.install()
@@ -107,7 +121,9 @@ def test_an_empty_file_of_settings(settings: Path) -> None:
 
 @pytest.mark.parametrize("change", [docker_runtime.install, docker_runtime.remove])
 @pytest.mark.parametrize("text", ['{"runtimes": {', "no JSON"])
-def test_broken_settings_are_left_alone(root: Path, settings: Path, change: Callable[[], list[str]], text: str) -> None:
+def test_broken_settings_are_left_alone(
+    root: Path, settings: Path, change: Callable[[], list[str]], text: str
+) -> None:
     settings.write_text(text)
     with pytest.raises(ValueError, match="line 1"):
         change()
@@ -118,7 +134,9 @@ def test_broken_settings_are_left_alone(root: Path, settings: Path, change: Call
 @pytest.mark.parametrize(
     "before", [{}, {"debug": True}, {"runtimes": {"gvisor": {"path": "/usr/bin/runsc"}}, "mtu": 9}]
 )
-def test_remove_takes_back_what_was_installed(root: Path, settings: Path, before: dict[str, object]) -> None:
+def test_remove_takes_back_what_was_installed(
+    root: Path, settings: Path, before: dict[str, object]
+) -> None:
     settings.write_text(json.dumps(before))
     settings.chmod(0o600)
     docker_runtime.install()

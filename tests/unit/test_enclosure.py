@@ -32,7 +32,9 @@ def root(tmp_path: Path) -> Iterator[TreeRoot]:
 def enclosed(root: TreeRoot, argv: Sequence[str], **options: int) -> tuple[int, str, str]:
     """How a program ends, and what it says."""
     pipe = subprocess.PIPE
-    process = start_enclosed(argv, root.fd, helpers=("cat", "ls"), stdout=pipe, stderr=pipe, **options)  # type: ignore[arg-type]
+    process = start_enclosed(
+        argv, root.fd, helpers=("cat", "ls"), stdout=pipe, stderr=pipe, **options
+    )  # type: ignore[arg-type]
     output, errors = process.communicate(timeout=30)
     return process.returncode, output.decode(), errors.decode()
 
@@ -42,16 +44,32 @@ def shell(root: TreeRoot, script: str) -> tuple[int, str, str]:
 
 
 def test_the_tree_and_the_programs_are_all_there_is(root: TreeRoot) -> None:
-    status, output, errors = shell(root, "ls / /dev /tree; cat /tree/file; ls /etc /proc /root /run /sys /tmp")
+    status, output, errors = shell(
+        root, "ls / /dev /tree; cat /tree/file; ls /etc /proc /root /run /sys /tmp"
+    )
     assert status == 2
     assert output.endswith("of the container")
     listed = set(output.removesuffix("of the container").split())
     assert {"/dev:", "/tree:", "null", "file"} <= listed
-    assert listed <= {"/:", "bin", "dev", "lib", "lib64", "tree", "usr", "/dev:", "null", "/tree:", "file"}
+    assert listed <= {
+        "/:",
+        "bin",
+        "dev",
+        "lib",
+        "lib64",
+        "tree",
+        "usr",
+        "/dev:",
+        "null",
+        "/tree:",
+        "file",
+    }
     assert errors.count("No such file") == 6
 
 
-@pytest.mark.parametrize("way", ["{host}/secret", "../secret", "../../../../../../../../../../..{host}/secret"])
+@pytest.mark.parametrize(
+    "way", ["{host}/secret", "../secret", "../../../../../../../../../../..{host}/secret"]
+)
 def test_no_symlink_leads_to_the_host(root: TreeRoot, tmp_path: Path, way: str) -> None:
     (tmp_path / "tree/way").symlink_to(way.format(host=tmp_path))
     assert os.path.samefile(tmp_path / "tree/way", tmp_path / "secret") or way.startswith("../../")
@@ -62,7 +80,10 @@ def test_no_symlink_leads_to_the_host(root: TreeRoot, tmp_path: Path, way: str) 
 
 
 def test_only_the_tree_can_be_written(root: TreeRoot, tmp_path: Path) -> None:
-    shell(root, "echo new > /tree/new; echo x > /new; echo x > /dev/null; echo x > /usr/new; echo x > $0")
+    shell(
+        root,
+        "echo new > /tree/new; echo x > /new; echo x > /dev/null; echo x > /usr/new; echo x > $0",
+    )
     assert (tmp_path / "tree/new").read_text() == "new\n"
     status, output, _ = shell(root, "ls /; cat /dev/null")
     assert status == 0
@@ -130,7 +151,9 @@ def test_the_tree_of_another_mount_namespace(tmp_path: Path) -> None:
     """
     argv = ["unshare", "--mount", sys.executable, "-IS", "-c", code, str(tmp_path / "place")]
     with contextlib.ExitStack() as stack:
-        holder = stack.enter_context(subprocess.Popen(argv, stdin=subprocess.PIPE, stdout=subprocess.PIPE))
+        holder = stack.enter_context(
+            subprocess.Popen(argv, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+        )
         stack.callback(holder.kill)
         assert holder.stdout is not None
         assert holder.stdout.readline() == b"made\n"
@@ -161,7 +184,9 @@ def test_the_program_has_no_descriptor_that_it_was_started_by(root: TreeRoot, nu
     tree, held_high = (fcntl.fcntl(fd, fcntl.F_DUPFD_CLOEXEC, number) for fd in (root.fd, held))
     os.close(held)
     pipe = subprocess.PIPE
-    with start_enclosed(["cat"], tree, gate=held_high, stdin=pipe, stdout=pipe, stderr=pipe) as process:
+    with start_enclosed(
+        ["cat"], tree, gate=held_high, stdin=pipe, stdout=pipe, stderr=pipe
+    ) as process:
         assert process.stdin is not None
         os.close(held_high)
         os.close(tree)

@@ -22,7 +22,9 @@ def run(choice: EncodingChoice, batches: int, seconds: Callable[[str], float]) -
     return chosen
 
 
-@pytest.mark.parametrize(("raw_s", "zstd_s", "best"), [(0.01, 0.002, "zstd"), (0.002, 0.004, "raw")])
+@pytest.mark.parametrize(
+    ("raw_s", "zstd_s", "best"), [(0.01, 0.002, "zstd"), (0.002, 0.004, "raw")]
+)
 def test_the_faster_way_is_taken(raw_s: float, zstd_s: float, best: str) -> None:
     chosen = run(EncodingChoice(["raw", "zstd"]), 200, {"raw": raw_s, "zstd": zstd_s}.__getitem__)
     assert set(chosen[:2]) == {"raw", "zstd"}

@@ -100,7 +100,9 @@ def test_other_hosts_entries_do_not_count(read: Read) -> None:
         ("box", "Host box\n  HostName 10.0.0.2\n", "10.0.0.2", "10.0.0.2"),
     ],
 )
-def test_the_name_in_known_hosts(read: Read, text: str, config: str, key_name: str, certified_name: str) -> None:
+def test_the_name_in_known_hosts(
+    read: Read, text: str, config: str, key_name: str, certified_name: str
+) -> None:
     found = read(text, config)
     assert (found.key_name, found.certified_name) == (key_name, certified_name)
 
@@ -122,12 +124,16 @@ def test_a_proxy(read: Read, config: str, command: str | None) -> None:
 
 
 def test_a_proxy_goes_to_the_port_and_user_of_the_argument(read: Read) -> None:
-    assert read("root@box:2022", "Host box\n  ProxyCommand nc %h %p %r\n").proxy == "nc box 2022 root"
+    assert (
+        read("root@box:2022", "Host box\n  ProxyCommand nc %h %p %r\n").proxy == "nc box 2022 root"
+    )
     assert read("box:2022", "Host box\n  ProxyJump jump\n").proxy == "ssh -W box:2022 ssh://jump"
 
 
 def test_a_jump_to_an_ipv6_address_has_it_in_brackets(read: Read) -> None:
-    assert "'[fd00::2]:22'" in str(read("box", "Host box\n  HostName fd00::2\n  ProxyJump jump\n").proxy)
+    assert "'[fd00::2]:22'" in str(
+        read("box", "Host box\n  HostName fd00::2\n  ProxyJump jump\n").proxy
+    )
 
 
 def test_the_agent(read: Read, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -144,7 +150,9 @@ def test_the_agent(read: Read, monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.parametrize("read", ["ssh(1)"], indirect=True)
 def test_what_only_ssh_knows(read: Read, tmp_path: Path) -> None:
-    (tmp_path / "included").write_text('Match host box exec "true"\n  HostName 10.0.0.7\n  User matched\n')
+    (tmp_path / "included").write_text(
+        'Match host box exec "true"\n  HostName 10.0.0.7\n  User matched\n'
+    )
     found = read("box", f"Include {tmp_path}/included\nMatch exec false\n  HostName 10.0.0.8\n")
     assert (found.address, found.user) == ("10.0.0.7", "matched")
     only = read("box", "HostKeyAlgorithms rsa-sha2-512\nCASignatureAlgorithms ssh-ed25519\n")
@@ -154,7 +162,9 @@ def test_what_only_ssh_knows(read: Read, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("read", ["ssh_config.py"], indirect=True)
 def test_the_users_file_comes_before_the_systems(read: Read, tmp_path: Path) -> None:
-    system = "Host *\n  Port 1000\n  User system\n  IdentityFile /keys/system\n  HostName 10.0.0.9\n"
+    system = (
+        "Host *\n  Port 1000\n  User system\n  IdentityFile /keys/system\n  HostName 10.0.0.9\n"
+    )
     (tmp_path / "none").write_text(system)
     found = read("box", "Host box\n  Port 2222\n  IdentityFile /keys/mine\n")
     assert (found.address, found.port, found.user) == ("10.0.0.9", 2222, "system")

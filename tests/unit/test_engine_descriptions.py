@@ -172,7 +172,11 @@ def file_of(directory: Path, data: bytes) -> Path:
 
 
 def test_an_archive_without_contents(tmp_path: Path) -> None:
-    kept: dict[str, bytes | None] = {"config.dump": b"{}", "checkpoint": None, "artifacts/x": bytes(range(256)) * 9}
+    kept: dict[str, bytes | None] = {
+        "config.dump": b"{}",
+        "checkpoint": None,
+        "artifacts/x": bytes(range(256)) * 9,
+    }
     left_out: dict[str, bytes | None] = {
         "ctr.log": b"old\n",
         "devshm-checkpoint.tar": b"m",
@@ -192,19 +196,25 @@ def test_links_in_an_archive(tmp_path: Path) -> None:
         entry = tarfile.TarInfo("network.status")
         entry.type, entry.linkname = tarfile.SYMTYPE, "config.dump"
         tar.addfile(entry)
-    with tarfile.open(fileobj=io.BytesIO(without_contents(file_of(tmp_path, written.getvalue())))) as tar:
+    with tarfile.open(
+        fileobj=io.BytesIO(without_contents(file_of(tmp_path, written.getvalue())))
+    ) as tar:
         found = tar.getmember("network.status")
         assert (found.issym(), found.linkname) == (True, "config.dump")
 
 
 @pytest.mark.parametrize("output", [b"", b"line\n", b"2026-01-01T00:00:00Z stdout F \xff\n" * 1000])
 def test_an_archive_with_output(tmp_path: Path, output: bytes) -> None:
-    archive = without_contents(file_of(tmp_path, pack({"config.dump": b"{}" * 300, "ctr.log": b"old\n"})))
+    archive = without_contents(
+        file_of(tmp_path, pack({"config.dump": b"{}" * 300, "ctr.log": b"old\n"}))
+    )
     found = unpack(with_output(archive, output))
     assert found == {"config.dump": b"{}" * 300, "checkpoint/inventory.img": b"", "ctr.log": output}
 
 
-def test_a_restart_policy_that_cannot_be_given_back_is_told_with_its_cure(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_restart_policy_that_cannot_be_given_back_is_told_with_its_cure(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     asked: list[Any] = []
 
     def call(method: str, path: str, body: Any = None) -> None:
@@ -214,9 +224,13 @@ def test_a_restart_policy_that_cannot_be_given_back_is_told_with_its_cure(monkey
 
     monkeypatch.setattr(docker_api, "call", call)
     policy = {"Name": "on-failure", "MaximumRetryCount": 3}
-    container: Any = SimpleNamespace(id="1f", name="web", engine_state={"HostConfig": {"RestartPolicy": policy}})
+    container: Any = SimpleNamespace(
+        id="1f", name="web", engine_state={"HostConfig": {"RestartPolicy": policy}}
+    )
     give_back = docker.Docker().hold_back(container)
-    with pytest.raises(EngineRefused, match=r"docker update --restart on-failure:3 web.*Connection refused"):
+    with pytest.raises(
+        EngineRefused, match=r"docker update --restart on-failure:3 web.*Connection refused"
+    ):
         give_back()
     assert asked == ["no", "on-failure"]
 
@@ -261,7 +275,9 @@ def test_an_archive_leads_nowhere_else(tmp_path: Path, name: str) -> None:
     assert not (tmp_path / "out").exists()
 
 
-@pytest.mark.parametrize("kind", [tarfile.SYMTYPE, tarfile.LNKTYPE, tarfile.FIFOTYPE, tarfile.CHRTYPE, tarfile.BLKTYPE])
+@pytest.mark.parametrize(
+    "kind", [tarfile.SYMTYPE, tarfile.LNKTYPE, tarfile.FIFOTYPE, tarfile.CHRTYPE, tarfile.BLKTYPE]
+)
 def test_an_archive_of_an_image_has_only_data_in_it(tmp_path: Path, kind: bytes) -> None:
     written = io.BytesIO()
     with tarfile.open(fileobj=written, mode="w") as tar:
@@ -274,9 +290,15 @@ def test_an_archive_of_an_image_has_only_data_in_it(tmp_path: Path, kind: bytes)
 
 
 def test_an_archive_of_an_image(tmp_path: Path) -> None:
-    data = pack({"blobs": None, "blobs/sha256/1": b"one", "blobs/sha256/2": b"two", "index.json": b"{}"})
+    data = pack(
+        {"blobs": None, "blobs/sha256/1": b"one", "blobs/sha256/2": b"two", "index.json": b"{}"}
+    )
     archives.unpack(io.BytesIO(data), {"blobs/sha256/2"}, tmp_path)
-    found = {str(path.relative_to(tmp_path)): path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
+    found = {
+        str(path.relative_to(tmp_path)): path.read_bytes()
+        for path in tmp_path.rglob("*")
+        if path.is_file()
+    }
     assert found == {"blobs/sha256/1": b"one", "index.json": b"{}"}
 
 
@@ -293,7 +315,14 @@ def test_output_that_is_added_to_anything_is_added_behind_it() -> None:
 def test_too_much_output() -> None:
     with contextlib.ExitStack() as undo:
         image = {"id": "x", "name": "x", "layers": []}
-        description = {"id": "x", "runtime": "crun", "cgroup": "", "image": image, "networks": {}, "volumes": {}}
+        description = {
+            "id": "x",
+            "runtime": "crun",
+            "cgroup": "",
+            "image": image,
+            "networks": {},
+            "volumes": {},
+        }
         arrival = PodmanArrival("x", description, undo)
         for _ in range(MOST_OUTPUT_BYTES >> 20):
             arrival.take_output(bytes(1 << 20))

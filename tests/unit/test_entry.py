@@ -33,7 +33,9 @@ sys.exit({program}())
 def test_ctrl_c_before_it_is_loaded(program: str, module: str, ignored: bool) -> None:
     before = "signal.signal(signal.SIGINT, signal.SIG_IGN)" if ignored else ""
     text = LOADED.format(program=program, module=module, before=before)
-    done = subprocess.run([sys.executable, "-c", text], capture_output=True, text=True, timeout=60, check=False)
+    done = subprocess.run(
+        [sys.executable, "-c", text], capture_output=True, text=True, timeout=60, check=False
+    )
     assert done.stderr == ""
     assert done.returncode == (0 if ignored else -signal.SIGINT)
     assert done.stdout.startswith(program) is ignored
@@ -53,5 +55,7 @@ def test_another_user_is_told_to_be_root(
 
 def test_another_host_is_asked_by_whoever_may_log_in_there(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("os.geteuid", lambda: 1000)
-    monkeypatch.setattr(ctl, "_ask_on", lambda *_: recover.Reply(outcome=recover.Outcome.OK, text="it is held"))
+    monkeypatch.setattr(
+        ctl, "_ask_on", lambda *_: recover.Reply(outcome=recover.Outcome.OK, text="it is held")
+    )
     assert ctl.main(["recover", "0123456789ab", "--on", "beta"]) == 0

@@ -33,7 +33,9 @@ def test_the_newest_of_each_page_makes_the_image(tmp_path: Path) -> None:
         put(store, process_id(1), 0, "abcdef")
         put(store, process_id(1), 2, "XY")
         put(store, process_id(1), 20, "z")
-        left = fold(store, images, process_id(1), [(at(1), 3, False), (at(4), 1, True), (at(20), 1, False)])
+        left = fold(
+            store, images, process_id(1), [(at(1), 3, False), (at(4), 1, True), (at(20), 1, False)]
+        )
         images.write_pagemaps()
     assert left == [(at(4), at(5))], "one page is left to the store"
     assert pagemaps.rows(tmp_path / "pagemap-1.img") == [
@@ -55,8 +57,12 @@ def test_shared_memory_is_an_image_of_its_own(tmp_path: Path) -> None:
     assert (tmp_path / "pages-1.img").read_bytes() == page("s")
 
 
-@pytest.mark.parametrize("extents", [[(at(3), 2, False)], [(at(3), 2, True)], [(at(2), 1, True), (at(1), 1, True)]])
-def test_what_never_came_and_what_is_out_of_order(tmp_path: Path, extents: list[tuple[int, int, bool]]) -> None:
+@pytest.mark.parametrize(
+    "extents", [[(at(3), 2, False)], [(at(3), 2, True)], [(at(2), 1, True), (at(1), 1, True)]]
+)
+def test_what_never_came_and_what_is_out_of_order(
+    tmp_path: Path, extents: list[tuple[int, int, bool]]
+) -> None:
     with PageStore(tmp_path) as store, PageImages(tmp_path) as images, pytest.raises(ImageError):
         put(store, process_id(1), 0, "abcd")
         fold(store, images, process_id(1), extents)

@@ -32,10 +32,15 @@ class Memory:
 
 
 @given(
-    frames=st.lists(st.tuples(st.binary(max_size=200), st.lists(st.binary(max_size=200), max_size=4)), max_size=5),
+    frames=st.lists(
+        st.tuples(st.binary(max_size=200), st.lists(st.binary(max_size=200), max_size=4)),
+        max_size=5,
+    ),
     sizes=st.lists(st.integers(1, 50), max_size=100),
 )
-def test_frames_arrive_as_sent_however_they_are_cut(frames: list[tuple[bytes, list[bytes]]], sizes: list[int]) -> None:
+def test_frames_arrive_as_sent_however_they_are_cut(
+    frames: list[tuple[bytes, list[bytes]]], sizes: list[int]
+) -> None:
     memory = Memory(sizes=tuple(sizes))
     stream = FrameStream(memory)
     for header, parts in frames:
@@ -68,7 +73,9 @@ def test_only_an_end_at_a_boundary_is_an_end() -> None:
     ("header_size", "payload_size"),
     [(framing.MAX_HEADER + 1, 0), (0, framing.MAX_PAYLOAD + 1), (0xFFFFFFFF, 0xFFFFFFFF)],
 )
-def test_an_announcement_over_the_bound_is_refused_before_it_is_read(header_size: int, payload_size: int) -> None:
+def test_an_announcement_over_the_bound_is_refused_before_it_is_read(
+    header_size: int, payload_size: int
+) -> None:
     memory = Memory(PREFIX.pack(header_size, payload_size) + b"rest")
     with pytest.raises(FrameInvalid):
         FrameStream(memory).receive()
@@ -91,7 +98,9 @@ def test_the_bounds_themselves_are_allowed() -> None:
     ],
     ids=["header", "payload", "sum of parts"],
 )
-def test_sending_over_the_bound_is_refused_and_sends_nothing(header: bytes, parts: tuple[bytes, ...]) -> None:
+def test_sending_over_the_bound_is_refused_and_sends_nothing(
+    header: bytes, parts: tuple[bytes, ...]
+) -> None:
     memory = Memory()
     stream = FrameStream(memory)
     with pytest.raises(FrameInvalid):

@@ -28,7 +28,11 @@ def read(memory: FrozenMemory, image: int, address: int, pages: int = 1) -> byte
 
 def shared(child: Child, code: str) -> int:
     """Have the child make shared memory; its inode."""
-    return int(child.do(f"{code}\nanswer = int(open('/proc/self/maps').read().split(f'{{start:x}}-')[1].split()[4])"))
+    return int(
+        child.do(
+            f"{code}\nanswer = int(open('/proc/self/maps').read().split(f'{{start:x}}-')[1].split()[4])"
+        )
+    )
 
 
 MAKE = "shared = mmap.mmap(-1, 8 * 4096, mmap.MAP_SHARED{flags}); shared[4096:8192] = b'b' * 4096"
@@ -36,7 +40,10 @@ WHERE = "; start = ctypes.addressof(ctypes.c_char.from_buffer(shared))"
 
 
 def test_memory_of_a_process(memory: FrozenMemory, child: Child) -> None:
-    assert read(memory, process_id(VIRTUAL), child.address + PAGE_SIZE, 2) == b"\2" * PAGE_SIZE + b"\3" * PAGE_SIZE
+    assert (
+        read(memory, process_id(VIRTUAL), child.address + PAGE_SIZE, 2)
+        == b"\2" * PAGE_SIZE + b"\3" * PAGE_SIZE
+    )
     assert read(memory, process_id(VIRTUAL + 1), child.address) is None
     assert read(memory, process_id(VIRTUAL), 0x1000) is None, "nothing is mapped there"
 

@@ -39,14 +39,25 @@ class Keys:
         self.key(name, kind)
         self.key(authority)
         principals = () if "-n" in options else ("-n", "beta,10.0.0.2")
-        self._run("-s", str(self.directory / authority), "-I", "id", "-h", *principals, *options, f"{name}.pub")
+        self._run(
+            "-s",
+            str(self.directory / authority),
+            "-I",
+            "id",
+            "-h",
+            *principals,
+            *options,
+            f"{name}.pub",
+        )
         return self.public(self.directory / f"{name}-cert.pub")
 
     def public(self, path: Path) -> bytes:
         return base64.b64decode(path.read_text().split()[1])
 
     def _run(self, *options: str) -> None:
-        subprocess.run(["ssh-keygen", "-q", *options], cwd=self.directory, check=True, capture_output=True)
+        subprocess.run(
+            ["ssh-keygen", "-q", *options], cwd=self.directory, check=True, capture_output=True
+        )
 
 
 @pytest.fixture
@@ -111,8 +122,12 @@ def test_names(patterns: str, name: str, meant: bool) -> None:
 
 def test_hashed_names(keys: Keys, tmp_path: Path) -> None:
     key = keys.key("host")
-    (tmp_path / "known").write_text(line("beta", key) + line("[beta]:2222", key) + line("gamma", keys.key("other")))
-    subprocess.run(["ssh-keygen", "-q", "-H", "-f", str(tmp_path / "known")], check=True, capture_output=True)
+    (tmp_path / "known").write_text(
+        line("beta", key) + line("[beta]:2222", key) + line("gamma", keys.key("other"))
+    )
+    subprocess.run(
+        ["ssh-keygen", "-q", "-H", "-f", str(tmp_path / "known")], check=True, capture_output=True
+    )
     assert "beta" not in (tmp_path / "known").read_text()
     for name in ("beta", "BETA", "[beta]:2222"):
         assert known_hosts.known(name, [tmp_path / "known"]) == Known(frozenset({key}))
@@ -123,14 +138,23 @@ def test_a_name_without_the_port_will_do(keys: Keys, tmp_path: Path) -> None:
     """... if nothing is known of it with the port (ssh(1): found matching key w/out port)."""
     one, two = keys.key("one"), keys.key("two")
     assert told(tmp_path, line("beta", one), name="[beta]:2222").keys == {one}
-    assert told(tmp_path, line("beta", one), line("[beta]:2222", two), name="[beta]:2222").keys == {two}
-    assert told(tmp_path, line("beta", one), line("*", one, "@revoked"), name="[beta]:2222").revoked == {one}
+    assert told(tmp_path, line("beta", one), line("[beta]:2222", two), name="[beta]:2222").keys == {
+        two
+    }
+    assert told(
+        tmp_path, line("beta", one), line("*", one, "@revoked"), name="[beta]:2222"
+    ).revoked == {one}
     assert not told(tmp_path, line("[beta]:2222", one), name="beta")
 
 
 def test_markers(keys: Keys, tmp_path: Path) -> None:
     one, two, three = keys.key("one"), keys.key("two"), keys.key("three")
-    lines = [line("beta", one), line("*", two, "@cert-authority"), line("b*", three, "@revoked"), line("x", one)]
+    lines = [
+        line("beta", one),
+        line("*", two, "@cert-authority"),
+        line("b*", three, "@revoked"),
+        line("x", one),
+    ]
     assert told(tmp_path, *lines) == Known(frozenset({one}), frozenset({two}), frozenset({three}))
     assert not told(tmp_path, line("beta", one, "@unknown"))
 
@@ -178,7 +202,9 @@ def test_another_key_of_the_kind(keys: Keys) -> None:
 
 
 def test_a_key_of_another_kind(keys: Keys) -> None:
-    with pytest.raises(HostKeyUnknown, match="type ecdsa-sha2-nistp256, and known_hosts has only its ssh-ed25519"):
+    with pytest.raises(
+        HostKeyUnknown, match="type ecdsa-sha2-nistp256, and known_hosts has only its ssh-ed25519"
+    ):
         verify(keys.key("host", "ecdsa"), Known(frozenset({keys.key("other")})))
 
 
@@ -222,7 +248,9 @@ def test_a_certificate_for_any_host_is_for_none(keys: Keys) -> None:
 
 
 def test_wildcards_of_a_certificate(keys: Keys) -> None:
-    verify(keys.certificate("host", "ca", "-n", "b*"), Known(frozenset(), frozenset({keys.key("ca")})))
+    verify(
+        keys.certificate("host", "ca", "-n", "b*"), Known(frozenset(), frozenset({keys.key("ca")}))
+    )
 
 
 def test_a_users_certificate_is_no_hosts(keys: Keys) -> None:
@@ -230,7 +258,10 @@ def test_a_users_certificate_is_no_hosts(keys: Keys) -> None:
     keys.key("authority")
     keys._run("-s", str(keys.directory / "authority"), "-I", "id", "-n", "beta", "host.pub")
     with pytest.raises(HostKeyRefused, match="it is a user's"):
-        verify(keys.public(keys.directory / "host-cert.pub"), Known(frozenset(), frozenset({keys.key("authority")})))
+        verify(
+            keys.public(keys.directory / "host-cert.pub"),
+            Known(frozenset(), frozenset({keys.key("authority")})),
+        )
 
 
 def test_an_unknown_authority_leaves_the_key(keys: Keys) -> None:
@@ -282,7 +313,12 @@ def test_revoked_host_keys(keys: Keys, tmp_path: Path) -> None:
     key = keys.key("host")
     (tmp_path / "revoked").write_text(f"# a list\n{line('', key)}nonsense\n")
     assert known_hosts.revoked_keys(tmp_path / "revoked") == {key}
-    subprocess.run(["ssh-keygen", "-q", "-k", "-f", "krl", "host.pub"], cwd=tmp_path, check=True, capture_output=True)
+    subprocess.run(
+        ["ssh-keygen", "-q", "-k", "-f", "krl", "host.pub"],
+        cwd=tmp_path,
+        check=True,
+        capture_output=True,
+    )
     with pytest.raises(HostKeyRefused, match="binary list"):
         known_hosts.revoked_keys(tmp_path / "krl")
     with pytest.raises(HostKeyRefused, match="cannot be read"):
@@ -305,6 +341,8 @@ def test_kinds_that_are_known_come_first(keys: Keys) -> None:
     assert "ssh-rsa" not in plain
     assert not any("cert" in name for name in plain)
     assert chosen(BETA, Known(frozenset({keys.key("ecdsa", "ecdsa")})))[0] == "ecdsa-sha2-nistp256"
-    certified = chosen(BETA, Known(frozenset({keys.key("rsa")}), frozenset({keys.key("authority")})))
+    certified = chosen(
+        BETA, Known(frozenset({keys.key("rsa")}), frozenset({keys.key("authority")}))
+    )
     assert certified[0].endswith("-cert-v01@openssh.com")
     assert chosen(replace(BETA, algorithms=("ssh-ed25519", "sk-x")), Known()) == ("ssh-ed25519",)

@@ -42,7 +42,9 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(lock, "DIRECTORY", tmp_path / "locks")
 
 
-def arriving(monkeypatch: pytest.MonkeyPatch, name: str, *volumes: str) -> tuple[Incoming, list[str]]:
+def arriving(
+    monkeypatch: pytest.MonkeyPatch, name: str, *volumes: str
+) -> tuple[Incoming, list[str]]:
     """A container on its way in, and the objections to it."""
     monkeypatch.setattr(incoming, "runtime_named", lambda _: Engine(*volumes))
     hello = protocol.Hello(
@@ -65,7 +67,9 @@ def test_of_a_volume_one_move_at_a_time_brings_the_content(monkeypatch: pytest.M
         assert objections == ["its own"]
         second, objections = arriving(monkeypatch, "b", "data", "more")
         assert len(objections) == 2
-        assert objections[0].startswith("volume 'data' is brought by another move: migration 00000000000a from alpha")
+        assert objections[0].startswith(
+            "volume 'data' is brought by another move: migration 00000000000a from alpha"
+        )
         second.close()
         third, objections = arriving(monkeypatch, "volume-data")
         third.close()

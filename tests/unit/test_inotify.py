@@ -26,11 +26,17 @@ def test_files_are_named_as_they_are_closed(tmp_path: Path) -> None:
 
 
 def test_events() -> None:
-    assert list(events_in(event(b"a\0\0\0") + event(b"") + event(b"bc\0\0"))) == [(1, 8, "a"), (1, 8, ""), (1, 8, "bc")]
+    assert list(events_in(event(b"a\0\0\0") + event(b"") + event(b"bc\0\0"))) == [
+        (1, 8, "a"),
+        (1, 8, ""),
+        (1, 8, "bc"),
+    ]
     assert list(events_in(b"")) == []
 
 
-@pytest.mark.parametrize("data", [b"x", event(b"")[:-1], event(b"abcd", 5), event(b"", 1 << 31), event(b"a") + b"x"])
+@pytest.mark.parametrize(
+    "data", [b"x", event(b"")[:-1], event(b"abcd", 5), event(b"", 1 << 31), event(b"a") + b"x"]
+)
 def test_events_that_are_none(data: bytes) -> None:
     with pytest.raises(OSError, match="cut off"):
         list(events_in(data))

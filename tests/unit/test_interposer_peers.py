@@ -77,7 +77,14 @@ def request(kind: str = "VERSION") -> bytes:
 
 @pytest.mark.parametrize(
     "first",
-    [b"x", b"\x08", b"\x08\x7f", b"\x08\xff\xff\xff\xff\x0f", b"\xff" * 100, b"\x12" + b"\xff" * 9 + b"\x01"],
+    [
+        b"x",
+        b"\x08",
+        b"\x08\x7f",
+        b"\x08\xff\xff\xff\xff\x0f",
+        b"\xff" * 100,
+        b"\x12" + b"\xff" * 9 + b"\x01",
+    ],
 )
 def test_a_first_message_that_is_no_request(role: Role, tmp_path: Path, first: bytes) -> None:
     runtime, handed = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
@@ -107,7 +114,9 @@ def test_no_descriptor_or_too_many(role: Role, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("when", ["first", "later"])
-def test_a_message_without_some_of_its_descriptors_is_not_passed_on(role: Role, tmp_path: Path, when: str) -> None:
+def test_a_message_without_some_of_its_descriptors_is_not_passed_on(
+    role: Role, tmp_path: Path, when: str
+) -> None:
     runtime, handed = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     runtime.settimeout(LIMIT_S)
     with shim(tmp_path) as peer, runtime, handed, contextlib.ExitStack() as stack:

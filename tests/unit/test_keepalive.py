@@ -50,7 +50,9 @@ def test_a_question_that_never_gets_through(ends: tuple[HeardSocket, socket.sock
 
 
 @pytest.mark.parametrize("answers", [True, False], ids=["answers", "sends something else"])
-def test_a_peer_that_says_something_is_kept(ends: tuple[HeardSocket, socket.socket], answers: bool) -> None:
+def test_a_peer_that_says_something_is_kept(
+    ends: tuple[HeardSocket, socket.socket], answers: bool
+) -> None:
     ours, other = ends
     watch = Keepalive(ours, (lambda: other.send(b"+")) if answers else (lambda: None))
     until = time.monotonic() + 8 * INTERVAL_S

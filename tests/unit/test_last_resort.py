@@ -89,11 +89,19 @@ def test_a_defect_says_that_it_is_one_and_where_to_look(
     assert "a step" in (directory / "source-move.log").read_text()
     assert "in move_container" in (directory / "source-traceback.txt").read_text()
     assert json.loads((directory / "source-report.json").read_text())["outcome"] == "killed"
-    for words in ("a defect in this program", "TypeError: no such argument", "beta", "'killed'", "report this"):
+    for words in (
+        "a defect in this program",
+        "TypeError: no such argument",
+        "beta",
+        "'killed'",
+        "report this",
+    ):
         assert words in said
 
 
-@pytest.mark.parametrize("words", [["web"], ["web", "beta", "--max-rounds", "0"], ["web", "a b"], ["--nonsense"]])
+@pytest.mark.parametrize(
+    "words", [["web"], ["web", "beta", "--max-rounds", "0"], ["web", "a b"], ["--nonsense"]]
+)
 def test_a_command_line_that_makes_no_sense_is_reported_too(
     capsys: pytest.CaptureFixture[str], words: list[str]
 ) -> None:
@@ -150,14 +158,23 @@ CLOSED = [">&-", "2>&-", ">&- 2>&-", "<&- >&- 2>&-", "| true", "2>&1 | true"]
 @pytest.mark.parametrize("streams", CLOSED)
 @pytest.mark.parametrize(
     ("program", "words", "code"),
-    [("move", "x 'a b' --json", 2), ("move", "--help", 0), ("ctl", "--version", 0), ("ctl", "status", 0)],
+    [
+        ("move", "x 'a b' --json", 2),
+        ("move", "--help", 0),
+        ("ctl", "--version", 0),
+        ("ctl", "status", 0),
+    ],
 )
-def test_whoever_reads_may_have_left(streams: str, program: str, words: str, code: int, tmp_path: Path) -> None:
+def test_whoever_reads_may_have_left(
+    streams: str, program: str, words: str, code: int, tmp_path: Path
+) -> None:
     """No traceback, no complaint of Python's as it ends, and the code is the move's."""
     text = f"import sys; from migrate.cli.{program} import main; sys.exit(main())"
     script = f"exec 3>{tmp_path}/code; {{ sleep 0.3; {sys.executable} -c '{text}' {words};"
     script += f" echo $? >&3; }} {streams}"
-    done = subprocess.run(["bash", "-c", script], cwd=ROOT, capture_output=True, text=True, check=False)
+    done = subprocess.run(
+        ["bash", "-c", script], cwd=ROOT, capture_output=True, text=True, check=False
+    )
     assert (tmp_path / "code").read_text().strip() == str(code)
     for output in (done.stdout, done.stderr):
         assert "Traceback" not in output
@@ -170,7 +187,9 @@ def test_no_other_descriptor_takes_the_place_of_a_closed_stream() -> None:
         " print(os.open('/', 0) > 2, file=open('/dev/fd/9', 'w'))"
     )
     with subprocess.Popen(
-        ["bash", "-c", f'exec 9>&1; exec {sys.executable} -c "{code}" <&- >&- 2>&-'], cwd=ROOT, stdout=subprocess.PIPE
+        ["bash", "-c", f'exec 9>&1; exec {sys.executable} -c "{code}" <&- >&- 2>&-'],
+        cwd=ROOT,
+        stdout=subprocess.PIPE,
     ) as done:
         assert done.communicate()[0] == b"True\n"
 
@@ -184,11 +203,19 @@ def test_no_other_descriptor_takes_the_place_of_a_closed_stream() -> None:
         (KeyError("id"), 70, "a defect in this program, please report it: KeyError"),
         (KeyboardInterrupt(), 130, "interrupted"),
         (errors.TargetUnreachable("no route"), 20, "no route"),
-        (ConnectionRefusedError(errno.ECONNREFUSED, "Connection refused"), 61, "Connection refused"),
+        (
+            ConnectionRefusedError(errno.ECONNREFUSED, "Connection refused"),
+            61,
+            "Connection refused",
+        ),
     ],
 )
 def test_however_recover_ends(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], error: BaseException, code: int, words: str
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    error: BaseException,
+    code: int,
+    words: str,
 ) -> None:
     def fail(*_: object) -> None:
         raise error
@@ -202,7 +229,8 @@ def test_however_recover_ends(
 
 
 @pytest.mark.parametrize(
-    ("outcome", "code"), [(recover.Outcome.OK, 0), (recover.Outcome.REFUSED, 62), (recover.Outcome.FAILED, 62)]
+    ("outcome", "code"),
+    [(recover.Outcome.OK, 0), (recover.Outcome.REFUSED, 62), (recover.Outcome.FAILED, 62)],
 )
 @pytest.mark.parametrize("text", ["ok: not at all", "container?", "failed: it did not"])
 def test_recover_goes_by_the_outcome_and_not_by_the_words(

@@ -43,4 +43,6 @@ def test_the_longest_beginning(wanted: list[str], images: list[list[str]]) -> No
     length = len(found)
     assert found == wanted[:length]
     assert not found or any(image[:length] == found for image in images)
-    assert length == len(wanted) or all(image[: length + 1] != wanted[: length + 1] for image in images)
+    assert length == len(wanted) or all(
+        image[: length + 1] != wanted[: length + 1] for image in images
+    )

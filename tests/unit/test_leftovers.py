@@ -40,7 +40,9 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     monkeypatch.setattr(leftovers, "INCOMING_IMAGES", tmp_path / "images")
     yield tmp_path
     for path in sorted((tmp_path / "run").glob("*")):
-        subprocess.run(["umount", "--recursive", "--lazy", str(path)], check=False, capture_output=True)
+        subprocess.run(
+            ["umount", "--recursive", "--lazy", str(path)], check=False, capture_output=True
+        )
 
 
 def owner(here: Path, name: str) -> subprocess.Popen[str]:
@@ -66,7 +68,11 @@ def kill(process: subprocess.Popen[str]) -> None:
 def test_it_is_kept_out_of_swap(here: Path) -> None:
     told: list[str] = []
     with directory.ram_directory(NAME, 1 << 20, told.append) as path:
-        options = [line.split()[3] for line in Path("/proc/mounts").read_text().splitlines() if str(path) in line]
+        options = [
+            line.split()[3]
+            for line in Path("/proc/mounts").read_text().splitlines()
+            if str(path) in line
+        ]
         assert "noswap" in options[0].split(",")
         assert path.stat().st_mode & 0o777 == 0o700
     assert told == []
@@ -181,7 +187,15 @@ def test_images_on_disk(here: Path) -> None:
     held = [directory.claim(here / name) for name in ("outgoing/live", "images/0")]
     assert sweep() == []
     assert [path.name for path in (here / "outgoing").iterdir()] == ["live"]
-    assert sorted(path.name for path in (here / "images").iterdir()) == ["0", "0.tar", "3", "4", "5", "6", "6.tar"]
+    assert sorted(path.name for path in (here / "images").iterdir()) == [
+        "0",
+        "0.tar",
+        "3",
+        "4",
+        "5",
+        "6",
+        "6.tar",
+    ]
     for fd in held:
         os.close(fd)
 
@@ -239,7 +253,9 @@ def test_pages_are_locked(here: Path) -> None:
         "print(r.getrusage(r.RUSAGE_SELF).ru_minflt - before)"
     )
     argv = [sys.executable, "-c", code]
-    locked_kib, faults = subprocess.run(argv, cwd=ROOT, capture_output=True, text=True, check=True).stdout.split()
+    locked_kib, faults = subprocess.run(
+        argv, cwd=ROOT, capture_output=True, text=True, check=True
+    ).stdout.split()
     assert int(locked_kib) > 1024
     assert int(faults) >= (64 << 20) // (2 << 20), "one a page, or one a huge page"
 
@@ -249,7 +265,10 @@ def test_who_may_not_lock_goes_on(here: Path) -> None:
     code = "from checkpoint.host import secrecy; secrecy.keep_to_itself(); bytearray(64 << 20); print('went on')"
     limited = ["setpriv", "--bounding-set=-ipc_lock", "--inh-caps=-ipc_lock"]
     argv = [*limited, sys.executable, "-c", code]
-    assert subprocess.run(argv, cwd=ROOT, capture_output=True, text=True, check=True).stdout == "went on\n"
+    assert (
+        subprocess.run(argv, cwd=ROOT, capture_output=True, text=True, check=True).stdout
+        == "went on\n"
+    )
 
 
 def test_a_socket_without_a_listener_goes(here: Path) -> None:
@@ -273,4 +292,6 @@ def test_whether_anybody_listens(tmp_path: Path) -> None:
         slow.bind(str(path))
         assert not has_listener(path), "it does not listen yet"
         slow.listen(0)
-        assert [has_listener(path) for _ in range(4)] == [True] * 4, "it takes no connection, and nobody waits for that"
+        assert [has_listener(path) for _ in range(4)] == [True] * 4, (
+            "it takes no connection, and nobody waits for that"
+        )

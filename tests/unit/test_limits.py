@@ -28,7 +28,15 @@ from checkpoint.runtimes.runc import limits
                 "cpuset_cpus": "0-1",
                 "cpuset_mems": "0",
             },
-            {"cpu": {"shares": 512, "quota": 50_000, "period": 100_000, "cpus": "0-1", "mems": "0"}},
+            {
+                "cpu": {
+                    "shares": 512,
+                    "quota": 50_000,
+                    "period": 100_000,
+                    "cpus": "0-1",
+                    "mems": "0",
+                }
+            },
         ),
         ({"pids_limit": 100, "memory": 0}, {"pids": {"limit": 100}}),
         ({"blkio_weight": 10, "devices": [{"allow": True}], "path": "/x", "freezer": "THAWED"}, {}),

@@ -30,8 +30,12 @@ T = TypeVar("T")
 Answer = Callable[[socket.socket, bytes], object]
 
 
-def reply(address: bytes = ADDRESS, mac: bytes = STATION, operation: int = 2, size: int = 60) -> bytes:
-    arp = struct.pack("!HHBBH6s4s6s4s", 1, 0x0800, 6, 4, operation, mac, address, bytes(6), bytes(4))
+def reply(
+    address: bytes = ADDRESS, mac: bytes = STATION, operation: int = 2, size: int = 60
+) -> bytes:
+    arp = struct.pack(
+        "!HHBBH6s4s6s4s", 1, 0x0800, 6, 4, operation, mac, address, bytes(6), bytes(4)
+    )
     return (b"\xff" * 6 + mac + struct.pack("!H", ETH_P_ARP) + arp).ljust(60, b"\0")[:size]
 
 
@@ -42,7 +46,11 @@ def on_a_link(body: Callable[[], T]) -> T:
         if ctypes.CDLL(None, use_errno=True).unshare(CLONE_NEWNET) != 0:
             raise OSError(ctypes.get_errno(), "unshare")
         inside = f"/proc/{os.getpid()}/task/{threading.get_native_id()}/ns/net"
-        for words in ("link add near type veth peer name far", "link set near up", "link set far up"):
+        for words in (
+            "link add near type veth peer name far",
+            "link set near up",
+            "link set far up",
+        ):
             subprocess.run(["nsenter", f"--net={inside}", "ip", *words.split()], check=True)
 
     with ThreadPoolExecutor(1, initializer=enter) as thread:
@@ -138,7 +146,9 @@ def test_what_is_for_others_does_not_get_on_the_link() -> None:
     destinations = [b"\xff" * 6, bytes.fromhex(mac.replace(":", "")), bytes.fromhex("0200000000cc")]
 
     def body() -> list[bytes]:
-        held = HeldFrames(Interface(name="far", mac=mac, mtu=1500, addresses=(), host_name="near", bridge=None))
+        held = HeldFrames(
+            Interface(name="far", mac=mac, mtu=1500, addresses=(), host_name="near", bridge=None)
+        )
         with socket.socket(socket.AF_PACKET, socket.SOCK_RAW, socket.htons(ETH_P_ALL)) as far:
             far.bind(("far", ETH_P_ALL))
             held.give([bytes(10) + to + STATION + b"\x88\xb5" + bytes(46) for to in destinations])

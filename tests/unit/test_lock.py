@@ -43,7 +43,9 @@ class Owner:
 
     def __init__(self, directory: Path, *keys: str) -> None:
         argv = [sys.executable, "-c", HOLD, str(ROOT), str(directory), *keys]
-        self.process = subprocess.Popen(argv, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+        self.process = subprocess.Popen(
+            argv, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+        )
 
     def __enter__(self) -> Owner:
         assert self.process.stdout is not None
@@ -84,7 +86,9 @@ def test_all_or_none(directory: Path) -> None:
 
 
 @pytest.mark.parametrize("number", [None, signal.SIGKILL, signal.SIGTERM])
-def test_a_lock_ends_with_its_owner_and_its_file_goes(directory: Path, number: signal.Signals | None) -> None:
+def test_a_lock_ends_with_its_owner_and_its_file_goes(
+    directory: Path, number: signal.Signals | None
+) -> None:
     with Owner(directory, "runc-web", "process-1-2") as owner:
         owner.end(number)
         with lock.locked(["runc-web"], "another"):
@@ -163,7 +167,9 @@ def test_only_root_reads_who_moves_what(directory: Path) -> None:
         assert (directory / "runc-web").stat().st_mode & 0o777 == 0o600
 
 
-@pytest.mark.parametrize("name", ["web", "../../etc/passwd", "a/b", "..", "\0", "ä" * 300, "x" * 5000, ""])
+@pytest.mark.parametrize(
+    "name", ["web", "../../etc/passwd", "a/b", "..", "\0", "ä" * 300, "x" * 5000, ""]
+)
 def test_any_name_is_one_file_of_its_own(directory: Path, name: str) -> None:
     key = lock.name_key("runc", name)
     with lock.locked([key], "one"):

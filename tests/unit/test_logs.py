@@ -63,21 +63,27 @@ def test_kept_logs_are_roots_alone(directory: Path, umask: int) -> None:
         os.umask(before)
     assert kept == directory / ID
     assert (directory / ID / "target-restore.log").read_bytes() == b"no luck"
-    assert [path.stat().st_mode & 0o777 for path in (directory, kept, kept / "target-restore.log")] == [
+    assert [
+        path.stat().st_mode & 0o777 for path in (directory, kept, kept / "target-restore.log")
+    ] == [
         0o700,
         0o700,
         0o600,
     ]
 
 
-@pytest.mark.parametrize("name", ["../../etc/cron.d/x", "/etc/x", ".ssh", "", "a\nb", "x" * 65, "a/b.log", ".."])
+@pytest.mark.parametrize(
+    "name", ["../../etc/cron.d/x", "/etc/x", ".ssh", "", "a\nb", "x" * 65, "a/b.log", ".."]
+)
 def test_a_name_from_the_other_host_leads_nowhere_else(directory: Path, name: str) -> None:
     assert logs.keep(ID, "target", [(name, b"evil")]) is None
     assert not directory.exists()
 
 
 def test_what_the_other_host_sends_is_bounded(directory: Path) -> None:
-    logs.keep(ID, "target", [(f"{number}.log", b"x" * (logs.MOST_BYTES + 1)) for number in range(100)])
+    logs.keep(
+        ID, "target", [(f"{number}.log", b"x" * (logs.MOST_BYTES + 1)) for number in range(100)]
+    )
     kept = list((directory / ID).iterdir())
     assert len(kept) == logs.MOST_FILES
     assert all(path.stat().st_size == logs.MOST_BYTES for path in kept)
@@ -107,7 +113,10 @@ def test_the_newest_are_kept_and_what_is_no_moves_is_left_alone(directory: Path)
     assert len(moves) == logs.MOST_DIRECTORIES
     assert moves[0] == f"{4:012x}"
     assert moves[-1] == last
-    assert sorted(path.name for path in (directory / last).iterdir()) == ["source-dump.log", "target-restore.log"]
+    assert sorted(path.name for path in (directory / last).iterdir()) == [
+        "source-dump.log",
+        "target-restore.log",
+    ]
     assert (directory / "web.log").exists()
     assert (directory / "0000000000").exists()
 
@@ -129,7 +138,9 @@ def test_what_our_packages_log_is_recorded_and_nothing_of_others() -> None:
     name, text = recorder.log("move.log")
     first, second = text.decode().splitlines()
     assert name == "move.log"
-    assert re.fullmatch(r"\d\d:\d\d:\d\d\.\d{3} MainThread checkpoint.host.run: ran \('true',\): status 0", first)
+    assert re.fullmatch(
+        r"\d\d:\d\d:\d\d\.\d{3} MainThread checkpoint.host.run: ran \('true',\): status 0", first
+    )
     assert second.endswith("migrate.context: \\udcff")
 
 

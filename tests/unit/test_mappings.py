@@ -23,7 +23,9 @@ NUMBERS = (
 
 def written(directory: Path, mappings: list[tuple[int, int, int, int]]) -> Path:
     """The image of a process with these: (first page, past the last, flags, status)."""
-    memory = mm_pb2.mm_entry(**{name if name == "exe_file_id" else f"mm_{name}": 0 for name in NUMBERS})
+    memory = mm_pb2.mm_entry(
+        **{name if name == "exe_file_id" else f"mm_{name}": 0 for name in NUMBERS}
+    )
     for start, end, flags, status in mappings:
         memory.vmas.append(
             vma_pb2.vma_entry(
@@ -70,8 +72,12 @@ def test_a_damaged_image(tmp_path: Path, data: bytes) -> None:
         may_be_lazy(path)
 
 
-@pytest.mark.parametrize("change", [lambda data: data + b"\0", lambda data: data[:-1], lambda data: data + data[12:]])
-def test_an_image_of_another_length_than_its_message(tmp_path: Path, change: Callable[[bytes], bytes]) -> None:
+@pytest.mark.parametrize(
+    "change", [lambda data: data + b"\0", lambda data: data[:-1], lambda data: data + data[12:]]
+)
+def test_an_image_of_another_length_than_its_message(
+    tmp_path: Path, change: Callable[[bytes], bytes]
+) -> None:
     path = written(tmp_path, [(10, 20, ANONYMOUS, REGULAR), (30, 40, ANONYMOUS, REGULAR)])
     path.write_bytes(change(path.read_bytes()))
     with pytest.raises(ImageError):

@@ -32,9 +32,12 @@ def test_resident_counts_a_process_and_its_private_memory() -> None:
 
 def test_what_a_fork_shares_is_restored_twice() -> None:
     code = (
-        "import os\ndata = bytearray(b'x' * (32 << 20))\npid = os.fork()\nif pid: print(pid, flush=True)\nos.read(0, 1)"
+        "import os\ndata = bytearray(b'x' * (32 << 20))\npid = os.fork()\n"
+        "if pid: print(pid, flush=True)\nos.read(0, 1)"
     )
-    with subprocess.Popen([sys.executable, "-IS", "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE) as parent:
+    with subprocess.Popen(
+        [sys.executable, "-IS", "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE
+    ) as parent:
         assert parent.stdout
         child = int(parent.stdout.readline())
         assert use_of(lambda: [parent.pid, child]).resident_bytes < 60 << 20
@@ -49,7 +52,9 @@ def test_processes_that_are_gone_count_nothing() -> None:
     assert use_of(list).resident_bytes == 0
 
 
-def test_processes_forked_while_others_were_measured_are_measured_too(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_processes_forked_while_others_were_measured_are_measured_too(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     """What a child that was not listed shares would be missing in its parent's share of it."""
     pss = {1: {"Pss": 50}, 2: {"Pss": 30}, 3: {"Pss": 20}}
     monkeypatch.setattr(memory, "_rollups", lambda pids: [pss[pid] for pid in pids])
@@ -57,7 +62,9 @@ def test_processes_forked_while_others_were_measured_are_measured_too(monkeypatc
     assert use_of(lambda: next(looks)).resident_bytes == 100
 
 
-def test_a_container_that_forks_all_the_time_is_measured_in_the_end(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_container_that_forks_all_the_time_is_measured_in_the_end(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     monkeypatch.setattr(memory, "_rollups", lambda pids: [{"Pss": 1} for _ in pids])
     listed: list[int] = []
 

@@ -39,7 +39,9 @@ def made(memory: mmap.mmap) -> tuple[MemoryProof, int]:
 def held(content: bytes, pages: int = PAGES) -> protocol.Held:
     """The answer of a target that has this content."""
     [(_, digest)] = proof.digests(
-        iter([proof.Piece(image=0, start=0, end=len(content))]), lambda _, __, view: bool(fill(view, content)), {}
+        iter([proof.Piece(image=0, start=0, end=len(content))]),
+        lambda _, __, view: bool(fill(view, content)),
+        {},
     )
     return protocol.Held(stamps=(), pages=pages, proof_us=1, payload=digest or b"")
 
@@ -54,7 +56,12 @@ def test_the_same_memory_is_reported(memory: mmap.mmap) -> None:
     with proven:
         proven.begin()
         report = proven.compare(held(memory[:]))
-    assert (report.whole, report.pages, report.compared, report.unreadable) == (True, PAGES, PAGES, 0)
+    assert (report.whole, report.pages, report.compared, report.unreadable) == (
+        True,
+        PAGES,
+        PAGES,
+        0,
+    )
 
 
 def test_of_a_wrong_byte_is_told_where_it_is(memory: mmap.mmap) -> None:
@@ -64,7 +71,9 @@ def test_of_a_wrong_byte_is_told_where_it_is(memory: mmap.mmap) -> None:
     with proven, pytest.raises(MemoryDiffers) as raised:
         proven.begin()
         proven.compare(held(bytes(wrong)))
-    assert f"memory of process {os.getpid()} at {start:#x} did not arrive as it was frozen" in str(raised.value)
+    assert f"memory of process {os.getpid()} at {start:#x} did not arrive as it was frozen" in str(
+        raised.value
+    )
     assert ", mapped rw-p of nothing" in str(raised.value)
     assert "by now" not in str(raised.value)
 

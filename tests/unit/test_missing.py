@@ -79,7 +79,12 @@ class Model(RuleBasedStateMachine):
         missing, model = self.space(number)
         self.spaces.append((missing.copy(), dict(model)))
 
-    @rule(number=spaces, page=page_numbers, within=st.integers(0, PAGE_SIZE - 1), block=st.sampled_from([1, 4, 16]))
+    @rule(
+        number=spaces,
+        page=page_numbers,
+        within=st.integers(0, PAGE_SIZE - 1),
+        block=st.sampled_from([1, 4, 16]),
+    )
     def around(self, number: int, page: int, within: int, block: int) -> None:
         missing, model = self.space(number)
         piece = missing.around(address(page) + within, block * PAGE_SIZE)
@@ -164,9 +169,9 @@ def test_what_moved_twice_still_knows_where_it_came_from() -> None:
     assert left(missing) == [(50, 52, -40), (54, 60, -40), (100, 102, -88)]
     missing.move(50, 10, 10)
     missing.move(100, 12, 2)
-    assert {page: page + shift for start, end, shift in left(missing) for page in range(start, end)} == {
-        page: page for page in range(10, 20)
-    }
+    assert {
+        page: page + shift for start, end, shift in left(missing) for page in range(start, end)
+    } == {page: page for page in range(10, 20)}
 
 
 @pytest.mark.parametrize(

@@ -29,7 +29,11 @@ DOCKER: dict[str, Any] = {
     "EnableIPv4": True,
     "EnableIPv6": False,
     "Internal": False,
-    "IPAM": {"Driver": "default", "Options": {}, "Config": [{"Subnet": "10.90.0.0/24", "Gateway": "10.90.0.1"}]},
+    "IPAM": {
+        "Driver": "default",
+        "Options": {},
+        "Config": [{"Subnet": "10.90.0.0/24", "Gateway": "10.90.0.1"}],
+    },
     "Containers": {},
     "Options": {},
     "Labels": {},
@@ -70,12 +74,19 @@ def test_podman_another(name: str, value: object) -> None:
 def test_the_name_of_a_bridge_that_podman_does_not_make() -> None:
     ours = {**PODMAN, "options": {"mode": "unmanaged"}}
     assert podman_store.difference(ours, deepcopy(ours)) is None
-    assert podman_store.difference(ours, {**ours, "network_interface": "br0"}) == "network_interface"
+    assert (
+        podman_store.difference(ours, {**ours, "network_interface": "br0"}) == "network_interface"
+    )
 
 
 def test_docker_the_same() -> None:
     theirs = deepcopy(DOCKER)
-    theirs |= {"Id": "2" * 64, "Created": "2026-02-02T00:00:00Z", "Labels": {"a": "b"}, "Containers": {"c": {}}}
+    theirs |= {
+        "Id": "2" * 64,
+        "Created": "2026-02-02T00:00:00Z",
+        "Labels": {"a": "b"},
+        "Containers": {"c": {}},
+    }
     assert docker_store.difference(DOCKER, theirs) is None
 
 
@@ -86,8 +97,14 @@ def test_docker_the_same() -> None:
         ("EnableIPv6", True),
         ("Internal", True),
         ("Options", {"com.docker.network.bridge.name": "br0"}),
-        ("IPAM", {"Driver": "default", "Config": [{"Subnet": "10.90.1.0/24", "Gateway": "10.90.1.1"}]}),
-        ("IPAM", {"Driver": "default", "Config": [{"Subnet": "10.90.0.0/24", "Gateway": "10.90.0.254"}]}),
+        (
+            "IPAM",
+            {"Driver": "default", "Config": [{"Subnet": "10.90.1.0/24", "Gateway": "10.90.1.1"}]},
+        ),
+        (
+            "IPAM",
+            {"Driver": "default", "Config": [{"Subnet": "10.90.0.0/24", "Gateway": "10.90.0.254"}]},
+        ),
     ],
 )
 def test_docker_another(name: str, value: object) -> None:

@@ -86,7 +86,9 @@ def arrive(bundle: Path) -> None:
         (bundle / "rootfs/data/file").touch()
 
 
-@pytest.mark.parametrize("there", [[], ["bundle"], ["bundle", "bundle/rootfs"]], ids=["none", "bundle", "rootfs"])
+@pytest.mark.parametrize(
+    "there", [[], ["bundle"], ["bundle", "bundle/rootfs"]], ids=["none", "bundle", "rootfs"]
+)
 def test_what_was_empty_is_empty_again(tmp_path: Path, there: list[str]) -> None:
     if there[1:]:  # a bundle with an empty rootfs in it is nobody's but an earlier move's
         (tmp_path / "bundle").mkdir()

@@ -24,7 +24,14 @@ RUNC = f"""#!/bin/sh
 exit {STATUS}
 """
 #: As containerd's shim calls it.
-GLOBAL = ["--root", "/run/docker/runtime-migrate/moby", "--log", "/run/log.json", "--log-format", "json"]
+GLOBAL = [
+    "--root",
+    "/run/docker/runtime-migrate/moby",
+    "--log",
+    "/run/log.json",
+    "--log-format",
+    "json",
+]
 
 
 @pytest.fixture
@@ -110,7 +117,9 @@ def test_the_file_as_it_is(program: object, tmp_path: Path) -> None:
 
 def test_with_a_socket_other_commands_are_runcs(program: Program, tmp_path: Path) -> None:
     asked: list[bytes] = []
-    listener = Listener(tmp_path / "sockets/box", lambda peer: asked.append(peer.recv(100)), "agent")
+    listener = Listener(
+        tmp_path / "sockets/box", lambda peer: asked.append(peer.recv(100)), "agent"
+    )
     for words in (["state", "box"], [*GLOBAL, "delete", "--force", "box"], ["start", "another"]):
         assert went_to_runc(program(*words), *words)
     listener.close()

@@ -35,7 +35,9 @@ def store(path: Path, text: bytes = b"later") -> None:
 
 
 @contextlib.contextmanager
-def copied(tree: Path, during: Callable[[], None] = lambda: None) -> Iterator[Callable[[], list[str]]]:
+def copied(
+    tree: Path, during: Callable[[], None] = lambda: None
+) -> Iterator[Callable[[], list[str]]]:
     """A copy is made of the tree; what may be others since then."""
     with TreeRoot(tree) as root, contextlib.closing(Openings(root)) as openings:
         before = snapshot(root)

@@ -66,7 +66,9 @@ def test_two_writers_lose_nothing_of_the_last(tmp_path: Path) -> None:
     for number in range(60):
         for writer, letter in zip(writers, b"oe", strict=True):
             feed(writer, bytes([letter]) * 1000)
-        until(lambda expected=number: seen(tmp_path) >= 2000 * (expected + 1), "the logs to have it")  # type: ignore[misc]
+        until(
+            lambda expected=number: seen(tmp_path) >= 2000 * (expected + 1), "the logs to have it"
+        )  # type: ignore[misc]
     for writer in writers:
         end(writer)
     text = (tmp_path / "c.log.1").read_bytes() + log.read_bytes()

@@ -100,7 +100,9 @@ def test_the_end_of_a_long_log(agent: Agent, log: Path, monkeypatch: pytest.Monk
     assert agent.take() == b"line 9, and no longer than that\n"
 
 
-def test_a_log_that_is_just_not_too_long(agent: Agent, log: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_log_that_is_just_not_too_long(
+    agent: Agent, log: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     append(log, b"0123\n5678\n")
     monkeypatch.setattr(output_sync, "MOST_OUTPUT_BYTES", 10)
     with output(agent, log) as sync:

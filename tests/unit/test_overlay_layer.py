@@ -106,7 +106,9 @@ def test_what_is_no_whiteout(layers: Layers) -> None:
 def test_an_opaque_directory_goes_first(layers: Layers) -> None:
     (opaque(layers.upper / "var") / "log").touch()
     (layers.upper / "merged").mkdir()
-    mark(layers.upper / "merged", "opaque", b"x")  # it may have whiteouts that are xattrs, and hides nothing
+    mark(
+        layers.upper / "merged", "opaque", b"x"
+    )  # it may have whiteouts that are xattrs, and hides nothing
     assert told(layers.content()) == (("merged", "var", "var/log"), ("var",))
 
 
@@ -290,7 +292,9 @@ class Mounted:
     """A real overlay, and a copy of its lower layer that is to follow."""
 
     def __init__(self, root: Path, options: str) -> None:
-        self.lower, self.upper, self.merged, self.copy = (root / name for name in ("lower", "upper", "merged", "copy"))
+        self.lower, self.upper, self.merged, self.copy = (
+            root / name for name in ("lower", "upper", "merged", "copy")
+        )
         for directory in (self.lower, self.upper, root / "work", self.merged):
             directory.mkdir()
         self._fill()
@@ -319,7 +323,11 @@ class Mounted:
                 victim.unlink(missing_ok=True)
         listed = ["--ignore-times", "--files-from=-", "--from0", "--no-implied-dirs"]
         names = b"".join(os.fsencode(path) + b"\0" for path in found.changed)
-        subprocess.run(["rsync", *PRESERVE, *listed, f"{self.merged}/", f"{self.copy}/"], input=names, check=True)
+        subprocess.run(
+            ["rsync", *PRESERVE, *listed, f"{self.merged}/", f"{self.copy}/"],
+            input=names,
+            check=True,
+        )
         for path, mtime_ns in found.directories:
             os.utime(self.copy / path, ns=(mtime_ns, mtime_ns), follow_symlinks=False)
 
@@ -351,7 +359,13 @@ def tree(root: Path) -> dict[str, tuple[object, ...]]:
         is_ = path.lstat()
         found[name] = (oct(is_.st_mode), is_.st_uid, is_.st_gid)
         if not stat.S_ISDIR(is_.st_mode):
-            data = path.readlink() if path.is_symlink() else path.read_bytes() if path.is_file() else None
+            data = (
+                path.readlink()
+                if path.is_symlink()
+                else path.read_bytes()
+                if path.is_file()
+                else None
+            )
             links = sorted(other for other, file in files.items() if samefile(path, file))
             found[name] += (int(is_.st_mtime), data, links)
     return found

@@ -30,7 +30,9 @@ def look(path: Path) -> Owned:
 def told(root: Path, modes: dict[str, int]) -> dict[str, Owned]:
     """What a source would say of the same paths; of those above them, what is true of this host."""
     owned = {path: Owned(*values) for path, values in ownership.along(root).items()}
-    return owned | {str(root / name): Owned(mode, os.geteuid(), os.getegid()) for name, mode in modes.items()}
+    return owned | {
+        str(root / name): Owned(mode, os.geteuid(), os.getegid()) for name, mode in modes.items()
+    }
 
 
 def make(maker: Maker, path: Path) -> list[Path]:
@@ -51,7 +53,11 @@ def root() -> Iterator[Path]:
 
 def test_each_directory_has_its_own_mode(root: Path, umask: None) -> None:
     modes = {"a": 0o2770, "a/b": 0o700, "a/b/c": 0o1777}
-    assert make(Maker(told(root, modes)), root / "a/b/c") == [root / "a", root / "a/b", root / "a/b/c"]
+    assert make(Maker(told(root, modes)), root / "a/b/c") == [
+        root / "a",
+        root / "a/b",
+        root / "a/b/c",
+    ]
     assert {name: look(root / name).mode for name in modes} == modes
 
 
@@ -77,9 +83,17 @@ def test_what_exists_is_not_changed(root: Path, umask: None) -> None:
 
 @pytest.mark.parametrize(
     ("on_source", "on_target", "made"),
-    [(0o755, 0o755, 0o755), (0o700, 0o755, 0o700), (0o700, 0o700, 0o755), (0o750, 0o755, 0o750), (0o711, 0o755, 0o755)],
+    [
+        (0o755, 0o755, 0o755),
+        (0o700, 0o755, 0o700),
+        (0o700, 0o700, 0o755),
+        (0o750, 0o755, 0o750),
+        (0o711, 0o755, 0o755),
+    ],
 )
-def test_a_wider_parent_is_made_up_for(root: Path, umask: None, on_source: int, on_target: int, made: int) -> None:
+def test_a_wider_parent_is_made_up_for(
+    root: Path, umask: None, on_source: int, on_target: int, made: int
+) -> None:
     """Others get in where they got in on the source, and nowhere else."""
     (root / "a").mkdir()
     (root / "a").chmod(on_target)
@@ -108,7 +122,9 @@ def test_a_file_is_replaced_whole_and_follows_no_link(root: Path, umask: None) -
 
 def test_a_file_is_nobodys_while_it_is_written(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     seen = []
-    monkeypatch.setattr(os, "fchown", lambda fd, uid, gid: seen.append(stat.S_IMODE(os.fstat(fd).st_mode)))
+    monkeypatch.setattr(
+        os, "fchown", lambda fd, uid, gid: seen.append(stat.S_IMODE(os.fstat(fd).st_mode))
+    )
     before = os.umask(0)
     try:
         Maker(told(root, {"file": 0o644})).file(root / "file", SECRET)

@@ -46,7 +46,9 @@ class Stream:
         assert self._plug.stdout.read(1) == b"+", "it says that it is plugged in"
         self._plug.stdout.close()
         assert self._plug.stdin is not None
-        self._pipe = Descriptors(os.dup(self._plug.stdin.fileno()), os.dup(self._plug.stdin.fileno()))
+        self._pipe = Descriptors(
+            os.dup(self._plug.stdin.fileno()), os.dup(self._plug.stdin.fileno())
+        )
         self._plug.stdin.close()
 
     def read_into(self, view: memoryview) -> int:
@@ -76,7 +78,9 @@ class Scene:
             time.sleep(0.001)
 
     def _put(self, message: protocol.Pages, extents: Iterator[Extent]) -> None:
-        self.taken += [(message.final, dst_id, vaddr, bytes(data)) for dst_id, vaddr, _, _, data in extents]
+        self.taken += [
+            (message.final, dst_id, vaddr, bytes(data)) for dst_id, vaddr, _, _, data in extents
+        ]
 
     def close(self) -> None:
         self.receiver.__exit__()
@@ -102,7 +106,9 @@ def channels(scene: Scene) -> Iterator[PageChannels]:
 def submit(channels: PageChannels, page: int, content: bytes, *, final: bool = False) -> None:
     buffer = channels.buffer()
     buffer[: len(content)] = content
-    extent = PageExtent(0x101, BASE + page * PAGE_SIZE, len(content) // PAGE_SIZE, PE_PRESENT, False)
+    extent = PageExtent(
+        0x101, BASE + page * PAGE_SIZE, len(content) // PAGE_SIZE, PE_PRESENT, False
+    )
     channels.submit([extent], buffer, len(content), final=final)
 
 
@@ -117,12 +123,16 @@ def test_all_batches_arrive_in_order(scene: Scene, channels: PageChannels) -> No
         submit(channels, 100 * number, data, final=number % 2 == 1)
     channels.drain()
     scene.receiver.wait(len(sent))
-    assert scene.taken == [(n % 2 == 1, 0x101, BASE + 100 * n * PAGE_SIZE, data) for n, data in enumerate(sent)]
+    assert scene.taken == [
+        (n % 2 == 1, 0x101, BASE + 100 * n * PAGE_SIZE, data) for n, data in enumerate(sent)
+    ]
     assert channels.count == len(sent)
     assert 0 < channels.sent_bytes < sum(map(len, sent)) + 1000 * len(sent)
 
 
-def test_the_newest_content_of_a_page_is_the_last_taken(scene: Scene, channels: PageChannels) -> None:
+def test_the_newest_content_of_a_page_is_the_last_taken(
+    scene: Scene, channels: PageChannels
+) -> None:
     for number in range(300):
         submit(channels, 0, bytes([number % 256]) * PAGE_SIZE * (1 + 200 * (number % 2)))
     channels.drain()
@@ -190,7 +200,13 @@ class Broken:
 
 def pages_message(number: int, data: bytes, **changed: Any) -> protocol.Pages:
     extents = (PageExtent(0x101, BASE, len(data) // PAGE_SIZE, PE_PRESENT, False),)
-    fields = {"extents": extents, "encoding": "raw", "digest": batch.digest_of(data), "final": False, "forget": ()}
+    fields = {
+        "extents": extents,
+        "encoding": "raw",
+        "digest": batch.digest_of(data),
+        "final": False,
+        "forget": (),
+    }
     return protocol.Pages(number=number, **{**fields, **changed})
 
 
@@ -203,7 +219,10 @@ GOOD = b"a" * PAGE_SIZE
         ([(pages_message(0, GOOD), b"b" + GOOD[1:])], "damaged"),
         ([(pages_message(0, GOOD), GOOD[1:])], "beside the 4096"),
         ([(pages_message(0, GOOD, encoding="lzma"), GOOD)], "lzma"),
-        ([(pages_message(0, GOOD), GOOD), (pages_message(0, GOOD), GOOD)], "batch 0 with pages came twice"),
+        (
+            [(pages_message(0, GOOD), GOOD), (pages_message(0, GOOD), GOOD)],
+            "batch 0 with pages came twice",
+        ),
         ([(pages_message(1, GOOD), GOOD)], r"batch 0( of 9)? with pages never came"),
         ([(protocol.Ping(), b"")], "not allowed"),
     ],
@@ -262,7 +281,9 @@ def test_a_batch_is_missed_at_once_when_all_channels_have_ended(tmp_path: Path) 
     closing = threading.Timer(0.3, channels[1].close)
     started = time.monotonic()
     closing.start()
-    with pytest.raises(ImageError, match="batch 1 of 2 with pages never came: their channels ended"):
+    with pytest.raises(
+        ImageError, match="batch 1 of 2 with pages never came: their channels ended"
+    ):
         scene.receiver.wait(2)
     assert 0.2 < time.monotonic() - started < PATIENCE_S / 2
     scene.close()
@@ -310,7 +331,9 @@ def test_a_limited_rate_is_taken_from_the_limit() -> None:
     with ours, theirs:
         stream: ByteStream = Descriptors(os.dup(ours.fileno()), os.dup(ours.fileno()))
         channels = PageChannels([stream], EncodingChoice(["raw"]), Limit(None))
-        drained = threading.Thread(target=lambda: theirs.recv(1 << 22, socket.MSG_WAITALL), daemon=True)
+        drained = threading.Thread(
+            target=lambda: theirs.recv(1 << 22, socket.MSG_WAITALL), daemon=True
+        )
         drained.start()
         submit(channels, 0, GOOD * 10)
         channels.drain()
@@ -320,13 +343,16 @@ def test_a_limited_rate_is_taken_from_the_limit() -> None:
 
 
 @pytest.mark.parametrize(
-    ("round_trip_ms", "count"), [(0, 2), (0.5, 2), (5.5, 3), (11, 4), (40, MAX_CHANNELS), (500, MAX_CHANNELS)]
+    ("round_trip_ms", "count"),
+    [(0, 2), (0.5, 2), (5.5, 3), (11, 4), (40, MAX_CHANNELS), (500, MAX_CHANNELS)],
 )
 def test_channels_to_fill_a_link(round_trip_ms: float, count: int) -> None:
     assert channels_for(round_trip_ms / 1000) == count
 
 
-@pytest.mark.parametrize("error", [EOFError(), OSError(32, "Broken pipe"), RuntimeError("a defect")])
+@pytest.mark.parametrize(
+    "error", [EOFError(), OSError(32, "Broken pipe"), RuntimeError("a defect")]
+)
 def test_whatever_a_channel_raises_reaches_the_producer(error: Exception) -> None:
     """paramiko raises EOFError when the connection is gone; nobody may wait for a thread that ended."""
 

@@ -76,7 +76,9 @@ def session(request: pytest.FixtureRequest) -> Iterator[Session]:
         found.end()
 
 
-@pytest.mark.parametrize(("version", "layout"), [(31600, OLD), (40199, OLD), (40200, NEW), (40201, NEW), (50000, NEW)])
+@pytest.mark.parametrize(
+    ("version", "layout"), [(31600, OLD), (40199, OLD), (40200, NEW), (40201, NEW), (50000, NEW)]
+)
 def test_the_layout_of_a_version(version: int, layout: struct.Struct) -> None:
     assert page_wire.wire_struct(version).format == layout.format
 
@@ -137,7 +139,9 @@ def test_a_large_extent_comes_in_pieces(session: Session) -> None:
     assert session.totals == Totals(pages=pages, extents=1)
 
 
-@pytest.mark.parametrize("sent", ["nothing", "half a command", "a command without its pages", "part of its pages"])
+@pytest.mark.parametrize(
+    "sent", ["nothing", "half a command", "a command without its pages", "part of its pages"]
+)
 def test_an_early_end_is_an_error(session: Session, sent: str) -> None:
     if sent == "half a command":
         session.peer.sendall(bytes(session.layout.size // 2))
@@ -170,7 +174,9 @@ def test_an_unknown_command_is_an_error(session: Session, word: int) -> None:
         (1, BASE, PE_PRESENT, 7 << 8 | 3),
     ],
 )
-def test_pages_that_no_process_has(session: Session, pages: int, vaddr: int, flags: int, image: int) -> None:
+def test_pages_that_no_process_has(
+    session: Session, pages: int, vaddr: int, flags: int, image: int
+) -> None:
     session.tell(ADD_F | flags << 16, pages, vaddr, image)
     session.end()
     assert session.failure is not None

@@ -23,7 +23,9 @@ BASE = 0x7F00_0000_0000
 @given(st.integers(0, (1 << 64) - 1), st.integers(0, (1 << 64) - 1), st.integers(0, (1 << 32) - 1))
 def test_an_entry_is_what_protobuf_writes(vaddr: int, pages: int, flags: int) -> None:
     compat = pages if pages < 1 << 32 else 0
-    message = pagemap_pb2.pagemap_entry(vaddr=vaddr, compat_nr_pages=compat, flags=flags, nr_pages=pages)
+    message = pagemap_pb2.pagemap_entry(
+        vaddr=vaddr, compat_nr_pages=compat, flags=flags, nr_pages=pages
+    )
     data = message.SerializeToString()
     assert pagemap.encode_entry(vaddr, pages, flags) == struct.pack("=I", len(data)) + data
 
@@ -50,9 +52,13 @@ def test_extents_become_images(tmp_path: Path) -> None:
     ]
     with (tmp_path / "pagemap-7.img").open("rb") as file:
         assert image_files.load(file)["magic"] == "PAGEMAP"
-    process, shared = (pagemaps.pages_id(tmp_path / f"pagemap-{name}.img") for name in ("7", "shmem-9"))
+    process, shared = (
+        pagemaps.pages_id(tmp_path / f"pagemap-{name}.img") for name in ("7", "shmem-9")
+    )
     assert process != shared
-    assert (tmp_path / f"pages-{process}.img").read_bytes() == bytes(page("a", 2)) + bytes(page("b")) + bytes(page("c"))
+    assert (tmp_path / f"pages-{process}.img").read_bytes() == bytes(page("a", 2)) + bytes(
+        page("b")
+    ) + bytes(page("c"))
     assert (tmp_path / f"pages-{shared}.img").read_bytes() == bytes(page("s"))
     assert {path.stat().st_mode & 0o077 for path in tmp_path.glob("pages-*")} == {0}
 
@@ -64,7 +70,9 @@ def test_disorder_is_refused(tmp_path: Path) -> None:
             images.extent(0x101, BASE + PAGE_SIZE, 1, PE_PRESENT, page("b"))
 
 
-@pytest.mark.parametrize(("pages", "flags", "size"), [(2, PE_PRESENT, 1), (1, PE_PRESENT, 0), (1, PE_LAZY, 1)])
+@pytest.mark.parametrize(
+    ("pages", "flags", "size"), [(2, PE_PRESENT, 1), (1, PE_PRESENT, 0), (1, PE_LAZY, 1)]
+)
 def test_lengths_must_agree(tmp_path: Path, pages: int, flags: int, size: int) -> None:
     with PageImages(tmp_path) as images, pytest.raises(ImageError):
         images.extent(0x101, BASE, pages, flags, page("a", size))

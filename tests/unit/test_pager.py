@@ -345,7 +345,9 @@ class Target:
         """By default of one task, all of whose memory is lazy."""
         ranges = {PID: addresses((0, PAGES))} if lazy is None else lazy
         self._pagers.append(
-            pager := Pager(self.directory, self.store, {process_id(pid): ranges[pid] for pid in ranges})
+            pager := Pager(
+                self.directory, self.store, {process_id(pid): ranges[pid] for pid in ranges}
+            )
         )
         return pager
 
@@ -362,7 +364,9 @@ class Target:
 
     def keeper(self) -> int:
         """Of the pager in this process, or of one that was killed."""
-        (keeper,) = children() - self._children - {process.process.pid for process in self._processes}
+        (keeper,) = (
+            children() - self._children - {process.process.pid for process in self._processes}
+        )
         return keeper
 
     def close(self) -> None:
@@ -635,11 +639,15 @@ def test_when_all_is_unmapped_nothing_is_missing(target: Target) -> None:
 
 
 @pytest.mark.parametrize("protection", [0, 1], ids=["PROT_NONE", "PROT_READ"])
-def test_mappings_split_by_their_protection_are_filled_all_the_same(target: Target, protection: int) -> None:
+def test_mappings_split_by_their_protection_are_filled_all_the_same(
+    target: Target, protection: int
+) -> None:
     """The kernel copies nothing into two mappings at once."""
     task, pager = target.task(), target.pager()
     target.restore(task)
-    task.do(f"protect(START + 37 * PAGE, 100, {protection}); protect(START + 299 * PAGE, 1, {protection})")
+    task.do(
+        f"protect(START + 37 * PAGE, 100, {protection}); protect(START + 299 * PAGE, 1, {protection})"
+    )
     assert [task.touch(page) for page in (36, 137, 298)] == [37, 138, 299]
     pager.fill()
     pager.wait(TIMEOUT_S)
@@ -650,7 +658,11 @@ def test_mappings_split_by_their_protection_are_filled_all_the_same(target: Targ
 
 @pytest.mark.parametrize(
     "told",
-    ["os._exit(0)", "os.kill(os.getpid(), signal.SIGKILL)", "os.execv('/bin/sleep', ['sleep', '1000'])"],
+    [
+        "os._exit(0)",
+        "os.kill(os.getpid(), signal.SIGKILL)",
+        "os.execv('/bin/sleep', ['sleep', '1000'])",
+    ],
     ids=["ended", "killed", "became another"],
 )
 def test_a_task_that_is_gone_needs_nothing(target: Target, told: str) -> None:
@@ -683,7 +695,9 @@ def test_a_task_is_killed_while_its_page_is_looked_up(target: Target) -> None:
     assert other.stamps() == EVERY
 
 
-def test_who_could_not_be_served_is_served_later(target: Target, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_who_could_not_be_served_is_served_later(
+    target: Target, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """A thread's change of mappings was read, but the thread did not run since: the kernel refuses copies until then.
 
     It tells nobody when they are possible.
@@ -711,7 +725,9 @@ def test_a_thread_waits_for_what_another_replaces(target: Target) -> None:
     target.pager()
     target.restore(task)
     target.store.close_gate()
-    task.do("seen = []; reader = threading.Thread(target=lambda: seen.append(stamp(START)), daemon=True)")
+    task.do(
+        "seen = []; reader = threading.Thread(target=lambda: seen.append(stamp(START)), daemon=True)"
+    )
     task.do("reader.start()")
     assert target.store.reached.wait(TIMEOUT_S)
     task.tell("map_at(START, 1)")
@@ -777,7 +793,9 @@ def test_the_keeper_holds_what_it_needs_and_no_more(target: Target) -> None:
     assert task.touch(100) == 101
     keeper = pager.keeper()
     standard, told_on, claimed, store, uffd = 3, 1, 1, 1, 1
-    soon(lambda: len(os.listdir(f"/proc/{keeper}/fd")) == standard + told_on + claimed + store + uffd)
+    soon(
+        lambda: len(os.listdir(f"/proc/{keeper}/fd")) == standard + told_on + claimed + store + uffd
+    )
     os.kill(keeper, signal.SIGHUP)
     pager.kill()
     assert exit_code(keeper) == 0
@@ -814,7 +832,9 @@ def test_the_keeper_knows_what_changed(target: Target, name: str) -> None:
     assert task.touch(60) == 61
     told, start, expected = CHANGES[name]
     task.do(told)
-    assert task.touch(180, start) == expected[180]  # a change was passed on before a later fault was answered
+    assert (
+        task.touch(180, start) == expected[180]
+    )  # a change was passed on before a later fault was answered
     keeper = pager.keeper()
     pager.kill()
     assert exit_code(keeper) == 0
@@ -892,9 +912,16 @@ def test_what_changed_while_it_filled_is_known(target: Target) -> None:
 
 @pytest.mark.parametrize(
     ("page", "function", "when"),
-    [(0, "Buffer.copy", "before"), (0, "Buffer.copy", "after"), (PAGES, "zero", "before"), (PAGES, "zero", "after")],
+    [
+        (0, "Buffer.copy", "before"),
+        (0, "Buffer.copy", "after"),
+        (PAGES, "zero", "before"),
+        (PAGES, "zero", "after"),
+    ],
 )
-def test_who_waits_when_the_pager_is_killed_goes_on(target: Target, page: int, function: str, when: str) -> None:
+def test_who_waits_when_the_pager_is_killed_goes_on(
+    target: Target, page: int, function: str, when: str
+) -> None:
     """The kernel tells of a fault once; the keeper never hears of it."""
     task, pager = target.task(PAGES + 1), target.mortal_pager()
     target.restore(task)

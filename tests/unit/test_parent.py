@@ -25,7 +25,9 @@ def asked_anew() -> Iterator[None]:
     kerndat_with_tracking.cache_clear()
 
 
-def criu(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, *, tracks: bool, offset: int | None) -> list[bytes]:
+def criu(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, *, tracks: bool, offset: int | None
+) -> list[bytes]:
     """A kernel that tracks or not, and a CRIU that keeps that answer at an offset. Returns what it is shown."""
     shown: list[bytes] = []
 
@@ -41,14 +43,18 @@ def criu(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, *, tracks: bool, offse
     return shown
 
 
-def test_a_kernel_that_tracks_needs_no_help(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_a_kernel_that_tracks_needs_no_help(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
     shown = criu(monkeypatch, tmp_path, tracks=True, offset=33)
     assert kerndat_with_tracking() == b""
     assert shown == []
 
 
 @pytest.mark.parametrize("offset", [33, 41])
-def test_the_answer_is_looked_for(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, offset: int) -> None:
+def test_the_answer_is_looked_for(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, offset: int
+) -> None:
     shown = criu(monkeypatch, tmp_path, tracks=False, offset=offset)
     assert kerndat_with_tracking() == KERNDAT[:offset] + b"\1" + KERNDAT[offset + 1 :]
     assert kerndat_with_tracking() is not None
@@ -77,7 +83,9 @@ def test_a_parent_is_one_that_criu_reads(tmp_path: Path) -> None:
     with path.open("rb") as file:
         found = image_files.load(file)
     assert found["magic"] == "INVENTORY"
-    assert found["entries"][0]["dump_uptime"] > 1_000_000 * 3600 * 24 * 365 * 1000, "in microseconds"
+    assert found["entries"][0]["dump_uptime"] > 1_000_000 * 3600 * 24 * 365 * 1000, (
+        "in microseconds"
+    )
     assert struct.unpack("=I", path.read_bytes()[:4]) == (parent.INVENTORY_MAGIC,)
 
 

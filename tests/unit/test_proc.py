@@ -41,7 +41,9 @@ PROGRAM = """if True:
 
 
 @contextlib.contextmanager
-def process(name: bytes = b"x", *files: Path, inside: tuple[str, ...] = ()) -> Iterator[subprocess.Popen[bytes]]:
+def process(
+    name: bytes = b"x", *files: Path, inside: tuple[str, ...] = ()
+) -> Iterator[subprocess.Popen[bytes]]:
     argv = [*inside, sys.executable, "-IS", "-c", PROGRAM, os.fsdecode(name), *map(str, files)]
     with subprocess.Popen(argv, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as child:
         assert child.stdout
@@ -52,7 +54,9 @@ def process(name: bytes = b"x", *files: Path, inside: tuple[str, ...] = ()) -> I
             child.kill()
 
 
-@pytest.mark.parametrize("name", [b"\xff", b"a) Z 1 1", b"\nNSpid:\t77", b"\rNSpid:\t77", b"\x0bNSpid:\t77", b""])
+@pytest.mark.parametrize(
+    "name", [b"\xff", b"a) Z 1 1", b"\nNSpid:\t77", b"\rNSpid:\t77", b"\x0bNSpid:\t77", b""]
+)
 def test_a_process_is_not_what_it_calls_itself(name: bytes) -> None:
     with process(name) as child:
         assert virtual_pid(child.pid) == child.pid
@@ -66,14 +70,22 @@ def test_a_process_is_not_what_it_calls_itself(name: bytes) -> None:
 
 
 @pytest.mark.parametrize("name", HOSTILE)
-def test_a_file_that_is_written_through_a_mapping_is_found_by_its_name(tmp_path: Path, name: bytes) -> None:
+def test_a_file_that_is_written_through_a_mapping_is_found_by_its_name(
+    tmp_path: Path, name: bytes
+) -> None:
     file = tmp_path / os.fsdecode(name)
     file.write_bytes(bytes(4096))
     with process(b"x", file) as child:
-        found = {path for path in written_through_mappings([child.pid]) if path.startswith(str(tmp_path).lstrip("/"))}
+        found = {
+            path
+            for path in written_through_mappings([child.pid])
+            if path.startswith(str(tmp_path).lstrip("/"))
+        }
         assert found == {str(file).lstrip("/")}
         starts = {start for start, _ in private_mappings(child.pid)}
-        assert {mapping.start for mapping in proc.mappings(child.pid) if mapping.permissions[3] == "p"} >= starts
+        assert {
+            mapping.start for mapping in proc.mappings(child.pid) if mapping.permissions[3] == "p"
+        } >= starts
         assert all(not mapping.path.startswith(str(tmp_path)) or mapping.start not in starts
                    for mapping in proc.mappings(child.pid))  # fmt: skip
         assert find_syscall(child.pid) > 0
@@ -97,12 +109,21 @@ def test_mounts(tmp_path: Path, name: bytes) -> None:
     mounts = 'mount -t tmpfs -o size=64k "" "$0" && mount --make-private "$0" && exec "$@"'
     inside = ("unshare", "--mount", "--propagation", "private", "sh", "-c", mounts, str(point))
     with process(b"x", inside=inside) as child:
-        (found,) = [mount for mount in proc.mounts(child.pid) if mount.point.startswith(str(tmp_path))]
-        assert (found.point, found.kind, found.root, found.propagation) == (str(point), "tmpfs", "/", ())
+        (found,) = [
+            mount for mount in proc.mounts(child.pid) if mount.point.startswith(str(tmp_path))
+        ]
+        assert (found.point, found.kind, found.root, found.propagation) == (
+            str(point),
+            "tmpfs",
+            "/",
+            (),
+        )
         assert "size=64k" in found.options.split(",")
         assert str(point) in [mount.path for mount in tmpfs_mounts(child.pid, [child.pid])]
         assert [one for one in open_outside(child.pid, [child.pid]) if one.fd > 2] == []
-        assert list(cgroups.directories(child.pid, "cpu")) == list(cgroups.directories(os.getpid(), "cpu"))
+        assert list(cgroups.directories(child.pid, "cpu")) == list(
+            cgroups.directories(os.getpid(), "cpu")
+        )
 
 
 def test_memory_without_a_name_has_none() -> None:
@@ -113,13 +134,17 @@ def test_memory_without_a_name_has_none() -> None:
     assert all(mapping.start < mapping.end for mapping in found)
 
 
-@pytest.mark.parametrize("line", ["", "1-2", "2-1 rwxp 0 0:0 0 /x", "x-y rwxp 0 0:0 0 /x", "1-2 rw 0 0:0 0 /x"])
+@pytest.mark.parametrize(
+    "line", ["", "1-2", "2-1 rwxp 0 0:0 0 /x", "x-y rwxp 0 0:0 0 /x", "1-2 rw 0 0:0 0 /x"]
+)
 def test_a_line_that_maps_cannot_have(line: str) -> None:
     with pytest.raises(ProcError):
         proc._mapping(line)
 
 
-@pytest.mark.parametrize("line", ["", "1 2 0:3 / /x rw", "x 2 0:3 / /x rw - tmpfs x rw", "1 2 0:3 / /x rw - tmpfs"])
+@pytest.mark.parametrize(
+    "line", ["", "1 2 0:3 / /x rw", "x 2 0:3 / /x rw - tmpfs x rw", "1 2 0:3 / /x rw - tmpfs"]
+)
 def test_a_line_that_mountinfo_cannot_have(line: str) -> None:
     with pytest.raises(ProcError):
         proc._mount(line)
@@ -140,7 +165,9 @@ def test_when_a_process_was_started_whatever_it_calls_itself(name: bytes) -> Non
     assert proc.start_ticks(b"7 (" + name + b") S " + fields) == 22
 
 
-@pytest.mark.parametrize("stat", [b"", b"7 (sleep", b"7 (sleep) S 1 2 3", b"7 (sleep) " + b"x " * 30])
+@pytest.mark.parametrize(
+    "stat", [b"", b"7 (sleep", b"7 (sleep) S 1 2 3", b"7 (sleep) " + b"x " * 30]
+)
 def test_a_stat_that_is_none_tells_no_start(stat: bytes) -> None:
     with pytest.raises(ProcError):
         proc.start_ticks(stat)

@@ -23,10 +23,14 @@ def content(pid: int, wanted: list[Range]) -> bytes:
 
 
 def test_each_chunk_says_where_its_pages_are(child: Child) -> None:
-    wanted = [(child.address + page * PAGE_SIZE, child.address + (page + 1) * PAGE_SIZE) for page in (2, 9, 11)]
+    wanted = [
+        (child.address + page * PAGE_SIZE, child.address + (page + 1) * PAGE_SIZE)
+        for page in (2, 9, 11)
+    ]
     found = [(start, bytes(data)) for start, data in read_pages(child.pid, wanted)]
     assert found == [
-        (start, bytes([page + 1]) * PAGE_SIZE) for (start, _), page in zip(wanted, (2, 9, 11), strict=True)
+        (start, bytes([page + 1]) * PAGE_SIZE)
+        for (start, _), page in zip(wanted, (2, 9, 11), strict=True)
     ]
 
 
@@ -34,7 +38,9 @@ def test_chunks_are_bounded_and_complete(child: Child) -> None:
     sizes = [len(data) for _, data in read_pages(child.pid, child.buffer)]
     assert sum(sizes) == PAGES * PAGE_SIZE > READ_BYTES
     assert max(sizes) <= READ_BYTES
-    assert content(child.pid, child.buffer) == b"".join(bytes([page % 250 + 1]) * PAGE_SIZE for page in range(PAGES))
+    assert content(child.pid, child.buffer) == b"".join(
+        bytes([page % 250 + 1]) * PAGE_SIZE for page in range(PAGES)
+    )
 
 
 def test_pages_that_went_away_are_left_out(child: Child) -> None:
@@ -95,7 +101,9 @@ def kib(pid: int, name: str) -> int:
     raise KeyError(name)
 
 
-@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # of a fork beside threads that the child never asks
+@pytest.mark.filterwarnings(
+    "ignore::DeprecationWarning"
+)  # of a fork beside threads that the child never asks
 def test_what_processes_share_since_a_fork_they_still_share_after_it_was_read() -> None:
     with forked_with(16 << 20) as (pid, where):
         assert kib(pid, "Shared_Dirty") > 16 << 10

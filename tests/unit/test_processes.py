@@ -12,7 +12,15 @@ from pathlib import Path
 
 import pytest
 
-from checkpoint.host.processes import Init, OutsideFile, age_s, has_ended, in_pid_namespace_of, open_outside, tree_of
+from checkpoint.host.processes import (
+    Init,
+    OutsideFile,
+    age_s,
+    has_ended,
+    in_pid_namespace_of,
+    open_outside,
+    tree_of,
+)
 from checkpoint.memory.tracker import virtual_pid
 
 #: Two children of its own; each says so by a line.

@@ -14,7 +14,9 @@ from checkpoint.memory.ranges import Range, union
 from checkpoint.memory.uffd import PAGE_SIZE
 
 page_ranges = st.lists(st.tuples(st.integers(0, 300), st.integers(1, 400)), max_size=5).map(
-    lambda found: union([(start * PAGE_SIZE, (start + count) * PAGE_SIZE) for start, count in found], [])
+    lambda found: union(
+        [(start * PAGE_SIZE, (start + count) * PAGE_SIZE) for start, count in found], []
+    )
 )
 images = st.dictionaries(st.integers(0, 9), page_ranges, max_size=4)
 
@@ -35,7 +37,9 @@ def test_everything_is_everything_once(found: dict[int, list[Range]]) -> None:
 def test_a_sample_is_of_pages_that_are_there(found: dict[int, list[Range]], seed: bytes) -> None:
     pieces = list(proof.sample(found, seed))
     assert len(pieces) == (proof.SAMPLE_PAGES if proof.page_count(found) else 0)
-    assert pieces == list(proof.sample(dict(reversed(found.items())), seed)), "the order of images does not matter"
+    assert pieces == list(proof.sample(dict(reversed(found.items())), seed)), (
+        "the order of images does not matter"
+    )
     for piece in pieces:
         assert piece.end - piece.start == PAGE_SIZE
         assert any(start <= piece.start < end for start, end in found[piece.image])
@@ -75,7 +79,10 @@ def test_what_cannot_be_read_has_no_digest() -> None:
 
 
 @pytest.mark.parametrize(
-    ("wrong", "sampled", "total", "chance"), [(0, 128, 10, 1.0), (10, 1, 10, 0.0), (1, 1, 4, 0.75), (5, 3, 0, 0.0)]
+    ("wrong", "sampled", "total", "chance"),
+    [(0, 128, 10, 1.0), (10, 1, 10, 0.0), (1, 1, 4, 0.75), (5, 3, 0, 0.0)],
 )
-def test_the_chance_to_miss_wrong_pages(wrong: int, sampled: int, total: int, chance: float) -> None:
+def test_the_chance_to_miss_wrong_pages(
+    wrong: int, sampled: int, total: int, chance: float
+) -> None:
     assert proof.chance_to_miss(wrong, sampled, total) == pytest.approx(chance)

@@ -32,7 +32,13 @@ from transport.framing import MAX_HEADER
 EVERY = concrete(Message)
 SLOW = settings(suppress_health_check=list(HealthCheck), deadline=None)
 QUICK = settings(SLOW, max_examples=20)
-PATHS = [("x",) * 200_000, ("\U0001f600" * 2000,) * 100, ("\1" * 4000,) * 100, (), ("a/" * 2000 + "a",) * 500]
+PATHS = [
+    ("x",) * 200_000,
+    ("\U0001f600" * 2000,) * 100,
+    ("\1" * 4000,) * 100,
+    (),
+    ("a/" * 2000 + "a",) * 500,
+]
 
 
 def fields_of(kind: type[Message]) -> dict[str, Any]:
@@ -51,13 +57,17 @@ def wire(kind: type[Message], fields: dict[str, Any]) -> bytes:
 def small_pieces(fields: dict[str, Any]) -> dict[str, Any]:
     """With parts whose payload can be made here."""
     return {
-        name: [[first, size % 100] for first, size in value] if name in ("pieces", "frames") else value
+        name: [[first, size % 100] for first, size in value]
+        if name in ("pieces", "frames")
+        else value
         for name, value in fields.items()
     }
 
 
 @st.composite
-def messages(draw: st.DrawFn, kind: type[Message] | None = None) -> tuple[type[Message], dict[str, Any]]:
+def messages(
+    draw: st.DrawFn, kind: type[Message] | None = None
+) -> tuple[type[Message], dict[str, Any]]:
     """One that is as declared: (class, its fields as JSON)."""
     kind = kind or draw(st.sampled_from(EVERY))
     return kind, small_pieces(draw(values(kind)))
@@ -81,10 +91,19 @@ def test_every_message_survives(kind: type[Message], data: st.DataObject) -> Non
 
 
 def test_each_is_of_one_direction() -> None:
-    sorts: list[list[type[Any]]] = [concrete(Request), concrete(Streamed), concrete(Answer), [Pages, ServeRsync]]
-    assert sorted(kind.__name__ for sort in sorts for kind in sort) == sorted(kind.__name__ for kind in EVERY)
+    sorts: list[list[type[Any]]] = [
+        concrete(Request),
+        concrete(Streamed),
+        concrete(Answer),
+        [Pages, ServeRsync],
+    ]
+    assert sorted(kind.__name__ for sort in sorts for kind in sort) == sorted(
+        kind.__name__ for kind in EVERY
+    )
     assert len(EVERY) > 30
-    assert {kind.answer for kind in concrete(Request)} | {protocol.Failed, protocol.Log} == set(concrete(Answer))
+    assert {kind.answer for kind in concrete(Request)} | {protocol.Failed, protocol.Log} == set(
+        concrete(Answer)
+    )
 
 
 @pytest.mark.parametrize("kind", EVERY)
@@ -101,7 +120,9 @@ def test_the_wrong_direction_is_refused(kind: type[Message], data: st.DataObject
 @pytest.mark.parametrize(("kind", "name"), EVERY_FIELD, ids=NAMES)
 @QUICK
 @given(st.data())
-def test_a_field_of_another_type_is_refused(kind: type[Message], name: str, data: st.DataObject) -> None:
+def test_a_field_of_another_type_is_refused(
+    kind: type[Message], name: str, data: st.DataObject
+) -> None:
     """On this wire true and false are no numbers, nor is 1.0 one; and none is negative but a file's time."""
     _, fields = data.draw(messages(kind))
     free = fields_of(kind)[name] is schema.JsonObject
@@ -112,14 +133,19 @@ def test_a_field_of_another_type_is_refused(kind: type[Message], name: str, data
             assert str(error).startswith(f"{kind.__name__}.{name}")
         else:
             declared = schema.read(fields_of(kind)[name], wrong)
-            assert json.loads(json.dumps(declared, default=schema.plain)) in (wrong, schema.harmless(str(wrong)))
+            assert json.loads(json.dumps(declared, default=schema.plain)) in (
+                wrong,
+                schema.harmless(str(wrong)),
+            )
             assert free or not isinstance(wrong, list | dict | float)
 
 
 @pytest.mark.parametrize(("kind", "name"), EVERY_FIELD, ids=NAMES)
 @settings(QUICK, max_examples=3)
 @given(st.data())
-def test_a_missing_field_is_refused_or_has_its_default(kind: type[Message], name: str, data: st.DataObject) -> None:
+def test_a_missing_field_is_refused_or_has_its_default(
+    kind: type[Message], name: str, data: st.DataObject
+) -> None:
     _, fields = data.draw(messages(kind))
     payload = payload_of(kind, fields)
     del fields[name]
@@ -144,10 +170,16 @@ def test_an_unknown_field_is_refused(kind: type[Message], name: str, data: st.Da
 @pytest.mark.parametrize("kind", EVERY)
 @settings(QUICK, max_examples=3)
 @given(st.data())
-def test_a_payload_that_does_not_belong_there_is_refused(kind: type[Message], data: st.DataObject) -> None:
+def test_a_payload_that_does_not_belong_there_is_refused(
+    kind: type[Message], data: st.DataObject
+) -> None:
     _, fields = data.draw(messages(kind))
     payload = payload_of(kind, fields)
-    if PAYLOAD not in schema.fields_of(kind) or kind in (protocol.Images, protocol.Go, protocol.LogsFound):
+    if PAYLOAD not in schema.fields_of(kind) or kind in (
+        protocol.Images,
+        protocol.Go,
+        protocol.LogsFound,
+    ):
         with pytest.raises(ProtocolError):
             decode(wire(kind, fields), payload + b"x", Message)
 
@@ -210,22 +242,40 @@ HELLO = {"version": 2, "migration_id": "0123456789ab", "runtime": "runc", "conta
         (ServeRsync, {"tree": None, "words": ["x" * 257]}, r"words\[0\]"),
         (protocol.Examined, {"objections": [], "layers": ["sha256:/etc/shadow"]}, r"layers\[0\]"),
         (protocol.TmpfsMade, {"paths": ["/cache", "/dev/fd/../root/root"]}, r"paths\[1\]"),
-        (protocol.TreeListed, {"files": [FILE, ["b/../../c", 0, 0, 0]], "more": False}, r"files\[1\]\.path"),
+        (
+            protocol.TreeListed,
+            {"files": [FILE, ["b/../../c", 0, 0, 0]], "more": False},
+            r"files\[1\]\.path",
+        ),
         (protocol.TreeListed, {"files": [["/etc", 0, 0, 0]], "more": False}, r"files\[0\]\.path"),
-        (protocol.TreeListed, {"files": [["a", 1 << 16, 0, 0]], "more": False}, r"files\[0\]\.mode"),
+        (
+            protocol.TreeListed,
+            {"files": [["a", 1 << 16, 0, 0]], "more": False},
+            r"files\[0\]\.mode",
+        ),
         (protocol.Remove, {"tree": "/", "paths": ["."]}, r"paths\[0\]"),
-        (protocol.Arm, {"macs": ["0} drop; }"], "nftables": True, "one_cgroup": True}, r"macs\[0\]"),
+        (
+            protocol.Arm,
+            {"macs": ["0} drop; }"], "nftables": True, "one_cgroup": True},
+            r"macs\[0\]",
+        ),
         (protocol.Images, {"pieces": [["core-1.img", -1]]}, r"pieces\[0\]\.bytes"),
         (protocol.Images, {"pieces": [["../core-1.img", 0]]}, r"pieces\[0\]\.name"),
         (protocol.Images, {"pieces": [["core-1.img", 7]]}, "its parts are 7 bytes"),
         (protocol.Go, {"frames": [[0, 60], [1, 60]]}, "its parts are 120 bytes"),
-        (protocol.PageMap, {"dst_id": 0x101, "extents": [[4096, -1, True]]}, r"extents\[0\]\.pages"),
+        (
+            protocol.PageMap,
+            {"dst_id": 0x101, "extents": [[4096, -1, True]]},
+            r"extents\[0\]\.pages",
+        ),
         (protocol.PageMap, {"dst_id": 0x105, "extents": []}, "dst_id"),
         (protocol.Finished, {"stamps": [], "filled_bytes": 0, "waits": [0, 0]}, "waits"),
         (protocol.Resumed, {"go_ns": 1, "stamps": []}, "resumed_ns"),
     ],
 )
-def test_values_that_are_not_what_they_should_be(kind: type[Message], fields: dict[str, Any], said: str) -> None:
+def test_values_that_are_not_what_they_should_be(
+    kind: type[Message], fields: dict[str, Any], said: str
+) -> None:
     with pytest.raises(ProtocolError, match=said) as caught:
         decode(wire(kind, fields), b"", Message)
     assert str(caught.value).startswith(kind.__name__)

@@ -33,7 +33,9 @@ def pages_of(found: list[Range]) -> set[int]:
 
 @given(page_sets, page_sets, st.booleans(), st.booleans())
 def test_union(first: set[int], second: set[int], joined: bool, joined_too: bool) -> None:
-    assert ranges.union(as_ranges(first, joined), as_ranges(second, joined_too)) == as_ranges(first | second)
+    assert ranges.union(as_ranges(first, joined), as_ranges(second, joined_too)) == as_ranges(
+        first | second
+    )
 
 
 @given(st.lists(st.tuples(st.integers(0, PAGES), st.integers(1, 5)), max_size=8))

@@ -43,5 +43,7 @@ def test_a_descriptor_beyond_those_select_knows() -> None:
 
 @pytest.mark.parametrize("package", ["migrate", "checkpoint", "transport"])
 def test_one_way_to_wait(package: str) -> None:
-    found = [path for path in (ROOT / package).rglob("*.py") if "select.select(" in path.read_text()]
+    found = [
+        path for path in (ROOT / package).rglob("*.py") if "select.select(" in path.read_text()
+    ]
     assert found == []

@@ -22,7 +22,9 @@ def received(data: bytes) -> subprocess.CompletedProcess[bytes]:
         resource.setrlimit(resource.RLIMIT_AS, (128 << 20, 128 << 20))
 
     argv = [sys.executable, "-Ic", PROGRAM]
-    return subprocess.run(argv, input=data, capture_output=True, timeout=30, check=False, preexec_fn=bound)
+    return subprocess.run(
+        argv, input=data, capture_output=True, timeout=30, check=False, preexec_fn=bound
+    )
 
 
 @pytest.mark.parametrize("size", [zipapp.MOST_BYTES + 1, 1 << 31, (1 << 32) - 1])
@@ -48,7 +50,9 @@ def test_it_comes_in_small_pieces_in_linear_time() -> None:
     """Each read brings a few bytes: nothing may be copied once more for each."""
     size = zipapp.MOST_BYTES
     argv = [sys.executable, "-Ic", PROGRAM]
-    with subprocess.Popen(argv, stdin=subprocess.PIPE, stderr=subprocess.PIPE, bufsize=0) as process:
+    with subprocess.Popen(
+        argv, stdin=subprocess.PIPE, stderr=subprocess.PIPE, bufsize=0
+    ) as process:
         assert process.stdin
         assert process.stderr
         began = time.monotonic()

@@ -79,7 +79,9 @@ def test_all_entries_keep_their_order() -> None:
     assert data[: len(MAGICS)] == MAGICS
     after = messages_of(data)
     assert len(after) == len(before)
-    assert [index for index, pair in enumerate(zip(before, after, strict=True)) if pair[0] != pair[1]] == [
+    assert [
+        index for index, pair in enumerate(zip(before, after, strict=True)) if pair[0] != pair[1]
+    ] == [
         1,
         len(before) - 2,
     ]
@@ -107,7 +109,11 @@ def test_only_files_img_is_looked_into(tmp_path: Path) -> None:
     for name in ("files.img", "core-1.img"):
         (tmp_path / name).write_bytes(image(EXPIRED_SECONDS))
     assert repaired(tmp_path / "core-1.img") == image(EXPIRED_SECONDS)
-    assert repaired(tmp_path / "files.img") == with_periodic_timers(image(EXPIRED_SECONDS)) != image(EXPIRED_SECONDS)
+    assert (
+        repaired(tmp_path / "files.img")
+        == with_periodic_timers(image(EXPIRED_SECONDS))
+        != image(EXPIRED_SECONDS)
+    )
 
 
 def test_a_timer_that_lacks_something_is_refused() -> None:

@@ -53,7 +53,11 @@ def test_a_page_that_is_in_no_image(tmp_path: Path, first: int, count: int) -> N
 
 
 def test_an_image_that_was_cut_off(tmp_path: Path) -> None:
-    with PageStore(tmp_path) as store, PageImages(tmp_path) as images, pytest.raises(CheckpointError):
+    with (
+        PageStore(tmp_path) as store,
+        PageImages(tmp_path) as images,
+        pytest.raises(CheckpointError),
+    ):
         found = restorable(tmp_path, store, images)
         (tmp_path / "pages-1.img").write_bytes(page("b") * 3)
         found.read(process_id(1), at(9), memoryview(bytearray(PAGE_SIZE)))

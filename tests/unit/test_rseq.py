@@ -18,9 +18,18 @@ PROCESSES = {7: [7, 8, 9], 12: [12]}
 
 
 def core(area: tuple[int, int] | None) -> dict[str, object]:
-    found: dict[str, object] = {"futex_rla": 0, "futex_rla_len": 0, "sched_nice": 0, "sched_policy": 0}
+    found: dict[str, object] = {
+        "futex_rla": 0,
+        "futex_rla_len": 0,
+        "sched_nice": 0,
+        "sched_policy": 0,
+    }
     if area is not None:
-        found["rseq_entry"] = {"rseq_abi_pointer": area[0], "rseq_abi_size": area[1], "signature": 0}
+        found["rseq_entry"] = {
+            "rseq_abi_pointer": area[0],
+            "rseq_abi_size": area[1],
+            "signature": 0,
+        }
     return {"mtype": "X86_64", "thread_core": found}
 
 
@@ -31,7 +40,10 @@ def save(path: Path, magic: str, entries: list[dict[str, object]]) -> None:
 
 @pytest.fixture
 def images(tmp_path: Path) -> Path:
-    of_pid = [{"pid": pid, "ppid": 0, "pgid": 7, "sid": 7, "threads": tids} for pid, tids in PROCESSES.items()]
+    of_pid = [
+        {"pid": pid, "ppid": 0, "pgid": 7, "sid": 7, "threads": tids}
+        for pid, tids in PROCESSES.items()
+    ]
     save(tmp_path / "pstree.img", "PSTREE", of_pid)
     for number, area in THREADS.items():
         save(tmp_path / f"core-{number}.img", "CORE", [core(area)])

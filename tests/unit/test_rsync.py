@@ -25,7 +25,9 @@ PIECE_BYTES = 1 << 16
 def refusing(complaint: str) -> Carry:
     """Carries nothing: the other end ends before it answers."""
 
-    def carry(words: Sequence[str], from_rsync: int, to_rsync: int, _: Callable[[], None]) -> Ending:
+    def carry(
+        words: Sequence[str], from_rsync: int, to_rsync: int, _: Callable[[], None]
+    ) -> Ending:
         os.close(to_rsync)
         os.close(from_rsync)
         return Ending(status=1, complaint=complaint)
@@ -45,10 +47,14 @@ class Joined:
         for root in self._roots:
             root.close()
 
-    def _carry(self, words: Sequence[str], from_rsync: int, to_rsync: int, answered: Callable[[], None]) -> Ending:
+    def _carry(
+        self, words: Sequence[str], from_rsync: int, to_rsync: int, answered: Callable[[], None]
+    ) -> Ending:
         pipe = subprocess.PIPE
         server_reads, to_server = os.pipe()
-        server = start_enclosed(served(words), self._roots[1].fd, stdin=server_reads, stdout=pipe, stderr=pipe)
+        server = start_enclosed(
+            served(words), self._roots[1].fd, stdin=server_reads, stdout=pipe, stderr=pipe
+        )
         os.close(server_reads)
         assert server.stdout is not None
         upstream = threading.Thread(target=self._upstream, args=(from_rsync, to_server))
@@ -104,7 +110,9 @@ def test_once_ready_both_ends_only_wait(joined: Joined, tmp_path: Path) -> None:
     running = joined.rsync.listed()
     running.wait_ready(30)
     assert joined.began.is_set()
-    names = Counter(Path(f"/proc/{pid}/comm").read_text().strip() for pid in tree_of(os.getpid())[1:])
+    names = Counter(
+        Path(f"/proc/{pid}/comm").read_text().strip() for pid in tree_of(os.getpid())[1:]
+    )
     assert names["rsync"] >= 2
     assert set(names) <= {"rsync", "sh", "cat"}, "no enclosure is being made any more"
     running.kill()
@@ -119,7 +127,9 @@ def test_one_whose_other_end_fails_is_not_waited_for(tmp_path: Path) -> None:
             running.finish(60)
 
 
-def test_a_directory_that_became_a_symlink_leads_to_nothing_of_the_host(joined: Joined, tmp_path: Path) -> None:
+def test_a_directory_that_became_a_symlink_leads_to_nothing_of_the_host(
+    joined: Joined, tmp_path: Path
+) -> None:
     (tmp_path / "secret").write_text("of the host")
     (tmp_path / "source/way").symlink_to(tmp_path)
     running = joined.rsync.listed()
@@ -152,7 +162,9 @@ def test_of_what_the_target_cannot_write_the_target_is_told(joined: Joined, tmp_
 
 
 def test_of_what_the_source_cannot_read_the_source_is_told(tmp_path: Path) -> None:
-    unreadable = next(Path("/sys/bus").glob("*/drivers_probe"))  # sysfs(5) has files that even root can only write
+    unreadable = next(
+        Path("/sys/bus").glob("*/drivers_probe")
+    )  # sysfs(5) has files that even root can only write
     with contextlib.closing(Joined(unreadable.parent, tmp_path)) as joined:
         running = joined.rsync.listed()
         running.send_list([unreadable.name])
@@ -178,4 +190,10 @@ def test_only_the_receiving_end_is_served(words: str) -> None:
 
 
 def test_the_destination_is_the_tree_whatever_is_asked() -> None:
-    assert served(["rsync", "--server", "-r", ".", "/etc/"]) == ["rsync", "--server", "-r", ".", "/tree/"]
+    assert served(["rsync", "--server", "-r", ".", "/etc/"]) == [
+        "rsync",
+        "--server",
+        "-r",
+        ".",
+        "/tree/",
+    ]

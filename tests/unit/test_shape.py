@@ -13,10 +13,18 @@ from checkpoint.runtimes.base import read_config
 from checkpoint.runtimes.shape import Each, Maybe, check, parse, read
 
 SHAPE = {"name": str, "pid": int, "streams": [str], "config": {"root": Maybe({"path": str})}}
-GOOD: dict[str, Any] = {"name": "x", "pid": 7, "streams": ["a"], "config": {"root": {"path": "/"}}, "more": 1}
+GOOD: dict[str, Any] = {
+    "name": "x",
+    "pid": 7,
+    "streams": ["a"],
+    "config": {"root": {"path": "/"}},
+    "more": 1,
+}
 
 
-@pytest.mark.parametrize("change", [{}, {"streams": []}, {"config": {"root": None}}, {"config": {}}])
+@pytest.mark.parametrize(
+    "change", [{}, {"streams": []}, {"config": {"root": None}}, {"config": {}}]
+)
 def test_what_has_the_shape(change: dict[str, Any]) -> None:
     value = {**GOOD, **change}
     assert parse(json.dumps(value), SHAPE, "it") == value
@@ -72,10 +80,15 @@ def config(directory: Path, **members: Any) -> dict[str, Any]:
 
 
 def test_a_config(tmp_path: Path) -> None:
-    mounts = [{"destination": "/proc", "type": "proc"}, {"destination": "/x", "source": "/y", "options": ["bind"]}]
+    mounts = [
+        {"destination": "/proc", "type": "proc"},
+        {"destination": "/x", "source": "/y", "options": ["bind"]},
+    ]
     assert config(tmp_path, mounts=mounts)["mounts"] == mounts
     assert config(tmp_path, mounts=None, linux=None) == {"root": {"path": "rootfs"}, "linux": {}}
-    assert config(tmp_path, linux={"resources": {"cpu": None}, "namespaces": None})["linux"] == {"resources": {}}
+    assert config(tmp_path, linux={"resources": {"cpu": None}, "namespaces": None})["linux"] == {
+        "resources": {}
+    }
 
 
 @pytest.mark.parametrize(

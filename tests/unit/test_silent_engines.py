@@ -97,7 +97,9 @@ def test_a_podman_that_is_broken(tmp_path: Path) -> None:
 
 
 def test_a_podman_that_cannot_describe_what_it_has(tmp_path: Path) -> None:
-    podman_that(tmp_path, '[ "$2" = exists ] && exit 0', "echo 'Error: layer not known' >&2", "exit 125")
+    podman_that(
+        tmp_path, '[ "$2" = exists ] && exit 0', "echo 'Error: layer not known' >&2", "exit 125"
+    )
     with pytest.raises(CommandFailed, match="layer not known"):
         Podman().inspect("web")
 
@@ -113,5 +115,7 @@ def test_who_could_not_be_asked_is_told(tmp_path: Path, monkeypatch: pytest.Monk
     stopped_docker()
     podman_that(tmp_path, "exit 1")
     monkeypatch.setattr(registry, "RUNTIMES", {"docker": Docker, "podman": Podman})
-    with pytest.raises(NoSuchContainer, match="no container named 'web' on this host; docker does not answer"):
+    with pytest.raises(
+        NoSuchContainer, match="no container named 'web' on this host; docker does not answer"
+    ):
         preflight.choose_runtime(None, "web")

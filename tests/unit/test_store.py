@@ -102,7 +102,9 @@ TestModel = Model.TestCase
 TestModel.settings = settings(max_examples=60, stateful_step_count=30, deadline=None)
 
 
-@pytest.mark.parametrize(("vaddr", "size"), [(BASE, 0), (BASE, 1), (BASE, PAGE_SIZE + 1), (BASE + 1, PAGE_SIZE)])
+@pytest.mark.parametrize(
+    ("vaddr", "size"), [(BASE, 0), (BASE, 1), (BASE, PAGE_SIZE + 1), (BASE + 1, PAGE_SIZE)]
+)
 def test_what_are_no_pages(tmp_path: Path, vaddr: int, size: int) -> None:
     with PageStore(tmp_path) as store, pytest.raises(ImageError):
         store.put(1, vaddr, memoryview(bytes(size)))
@@ -122,7 +124,10 @@ def test_what_came_more_than_once_is_hot(tmp_path: Path) -> None:
         for page in (5, 2, 3):
             store.put(1, BASE + page * PAGE_SIZE, memoryview(bytes(PAGE_SIZE)))
         assert store.hot() == {
-            1: [(BASE + 2 * PAGE_SIZE, BASE + 4 * PAGE_SIZE), (BASE + 5 * PAGE_SIZE, BASE + 6 * PAGE_SIZE)]
+            1: [
+                (BASE + 2 * PAGE_SIZE, BASE + 4 * PAGE_SIZE),
+                (BASE + 5 * PAGE_SIZE, BASE + 6 * PAGE_SIZE),
+            ]
         }
 
 

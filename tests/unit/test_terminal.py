@@ -14,9 +14,13 @@ from migrate.cli import console
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 #: Ends the line, sets the title, moves about, colours in eight bits, clears, deletes, turns the direction, is no text.
-EVIL = "a\r\nmigrate: done\x1b]0;title\x07\x1b[2J\x1b[1A\x9b31m\x9d0;t\x9c\x08\x7f\x00\u202egnp\u2066\u2028\udcff[red]z"
+EVIL = (
+    "a\r\nmigrate: done\x1b]0;title\x07\x1b[2J\x1b[1A"
+    "\x9b31m\x9d0;t\x9c\x08\x7f\x00\u202egnp\u2066\u2028\udcff[red]z"
+)
 SHOWN = (
-    r"a\r\nmigrate: done\x1b]0;title\x07\x1b[2J\x1b[1A\x9b31m\x9d0;t\x9c\x08\x7f\x00\u202egnp\u2066\u2028\udcff[red]z"
+    r"a\r\nmigrate: done\x1b]0;title\x07\x1b[2J\x1b[1A"
+    r"\x9b31m\x9d0;t\x9c\x08\x7f\x00\u202egnp\u2066\u2028\udcff[red]z"
 )
 PROGRAM = """
 import sys, time
@@ -66,7 +70,16 @@ def run_in_terminal(terminal: bool) -> bytes:
 @pytest.mark.parametrize("terminal", [True, False], ids=["terminal", "pipe"])
 def test_what_is_shown(terminal: bool) -> None:
     seen = run_in_terminal(terminal)
-    for told in (b"\x1b]0;", b"\x07", b"\x08", b"\x7f", b"\x00", b"\x1b[2J", "\x9b".encode(), "\u202e".encode()):
+    for told in (
+        b"\x1b]0;",
+        b"\x07",
+        b"\x08",
+        b"\x7f",
+        b"\x00",
+        b"\x1b[2J",
+        "\x9b".encode(),
+        "\u202e".encode(),
+    ):
         assert told not in seen
     assert seen.count(SHOWN.encode()) == 3
     lines = seen.replace(b"\r\n", b"\n").replace(b"\r", b"\n").split(b"\n")

@@ -42,17 +42,27 @@ def test_content_without_a_limit_is_counted_too(mounted: Path) -> None:
     assert content_bytes(os.getpid(), [mount_of(mounted)]) == 5 * MIB
 
 
-def test_what_is_gone_or_another_takes_none(mounted: Path, tmp_path_factory: pytest.TempPathFactory) -> None:
+def test_what_is_gone_or_another_takes_none(
+    mounted: Path, tmp_path_factory: pytest.TempPathFactory
+) -> None:
     """A symlink in its place leads to no file system of the host's."""
     (mounted / "link").symlink_to("/proc/self/fd/../root")
-    elsewhere = [Tmpfs(path=str(mounted / name), options="rw", device=12345) for name in ("none", "link", "")]
+    elsewhere = [
+        Tmpfs(path=str(mounted / name), options="rw", device=12345) for name in ("none", "link", "")
+    ]
     assert content_bytes(os.getpid(), elsewhere) == 0
 
 
-def test_tar_that_is_ready_only_waits(mounted: Path, tmp_path_factory: pytest.TempPathFactory) -> None:
+def test_tar_that_is_ready_only_waits(
+    mounted: Path, tmp_path_factory: pytest.TempPathFactory
+) -> None:
     (mounted / "file").write_text("content")
     target = tmp_path_factory.mktemp("target")
-    with TreeRoot(mounted) as source, TreeRoot(target) as root, Path("/proc/self/ns/mnt").open() as namespace:
+    with (
+        TreeRoot(mounted) as source,
+        TreeRoot(target) as root,
+        Path("/proc/self/ns/mnt").open() as namespace,
+    ):
         packing, unpacking = Packing(source, namespace.fileno()), Unpacking(root)
         packing.wait_ready()
         unpacking.wait_ready()

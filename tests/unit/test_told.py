@@ -103,7 +103,9 @@ def test_a_class_without_a_code_has_its_parents() -> None:
 
 
 def test_the_codes_are_documented() -> None:
-    rows = dict(re.findall(r"^\| (\d+) \| (\w+)", (DOCS / "exit-codes.md").read_text(), re.MULTILINE))
+    rows = dict(
+        re.findall(r"^\| (\d+) \| (\w+)", (DOCS / "exit-codes.md").read_text(), re.MULTILINE)
+    )
     expected = {str(code): kind.__name__ for kind, code in exit_codes.CODES.items()}
     expected.update({str(code): name for name, code in exit_codes.CTL_CODES.items()})
     assert {code: name for code, name in rows.items() if code != "0"} == expected
@@ -203,7 +205,9 @@ def test_the_keys_of_the_report_are_frozen() -> None:
     assert printed["schema"] == 1
     assert set(printed) == KEYS_1
     assert printed["bytes_sent"] == {"pages": 2 << 20, "images": 7}
-    assert printed["phases"] == [{"name": "dump", "host": "source", "start_us": 1, "length_us": 2500}]
+    assert printed["phases"] == [
+        {"name": "dump", "host": "source", "start_us": 1, "length_us": 2500}
+    ]
     assert printed["freeze"] == [{"name": "held", "host": "target", "at_us": 3}]
 
 
@@ -221,7 +225,17 @@ def test_a_report_of_nothing_says_so() -> None:
 
 def test_the_summary() -> None:
     text = "\n".join(summary(full_report()))
-    for words in ("web", "beta", "done", "129.0 ms", "0.1 ms", "128 MiB", "2.0 MiB sent", "1.0 MiB of it", "dump"):
+    for words in (
+        "web",
+        "beta",
+        "done",
+        "129.0 ms",
+        "0.1 ms",
+        "128 MiB",
+        "2.0 MiB sent",
+        "1.0 MiB of it",
+        "dump",
+    ):
         assert words in text
     assert "downtime" not in "\n".join(summary(Report.begin("web", "beta")))
 

@@ -82,7 +82,9 @@ def test_the_last_look_finds_each_of_many_pieces_once(child: Child) -> None:
         child.do(f"more[::{2 * PAGE_SIZE}] = bytes([2]) * {pages // 2}")
         for found in (written_at_last(child.pid), tracker.written()):
             assert sum(end - start == PAGE_SIZE for start, end in found) >= pages // 2
-            assert all(before[1] < after[0] for before, after in itertools.pairwise(found)), "in order, and disjoint"
+            assert all(before[1] < after[0] for before, after in itertools.pairwise(found)), (
+                "in order, and disjoint"
+            )
 
 
 def test_all_of_an_untracked_process_counts_as_written(child: Child) -> None:
@@ -124,7 +126,10 @@ def test_a_forked_child_is_left_alone(child: Child) -> None:
         assert content(forked, child.buffer) == content(child.pid, child.buffer)
         child.do("fill(5, 255)")
         assert child.pages(tracker.written()) == [5]
-        assert content(forked, [(child.address + 5 * PAGE_SIZE, child.address + 6 * PAGE_SIZE)])[0] == 6
+        assert (
+            content(forked, [(child.address + 5 * PAGE_SIZE, child.address + 6 * PAGE_SIZE)])[0]
+            == 6
+        )
         assert child.do(f"os.write(w, b'x'); answer = os.waitpid({forked}, 0)[1]") == 0
 
 
@@ -211,7 +216,9 @@ def test_writes_of_every_thread_are_seen(child: Child) -> None:
     )
     with tracked(child.pid) as tracker:
         tracker.written()
-        child.do("for number, q in enumerate(queues): q.put(10 * number)\nfor _ in queues: done.get()")
+        child.do(
+            "for number, q in enumerate(queues): q.put(10 * number)\nfor _ in queues: done.get()"
+        )
         assert child.pages(tracker.written()) == [0, 10, 20, 30]
 
 

@@ -17,7 +17,9 @@ from checkpoint.host import whole
 DATA = bytes(range(256)) * 40
 
 
-def at_most(most: int, call: Callable[..., int], buffer_at: int, *, listed: bool) -> Callable[..., int]:
+def at_most(
+    most: int, call: Callable[..., int], buffer_at: int, *, listed: bool
+) -> Callable[..., int]:
     """A system call that moves no more than so many bytes, as Linux moves no more than 0x7ffff000."""
 
     def limited(*words: Any) -> int:

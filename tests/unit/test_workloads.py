@@ -27,7 +27,9 @@ Status = dict[str, Any]
 @contextlib.contextmanager
 def running(script: str, *args: str) -> Iterator[subprocess.Popen[str]]:
     command = [sys.executable, "-B", str(WORKLOADS / script), *args]
-    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
+    with subprocess.Popen(
+        command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    ) as process:
         try:
             yield process
         finally:
@@ -111,7 +113,9 @@ def test_listener_counts_pings_over_tcp_and_unix(tmp_path: Path) -> None:
 
 def test_tree_is_sound_and_ends_with_its_root() -> None:
     with serving("tree.py", "--mib", "1") as asker:
-        status = asker.until(lambda status: status["rounds"] >= 50 and status["ticks"] >= 5 and status["sweeps"] >= 1)
+        status = asker.until(
+            lambda status: status["rounds"] >= 50 and status["ticks"] >= 5 and status["sweeps"] >= 1
+        )
         assert status["ok"], status
         assert status["errors"] == []
         assert status["processes"] == 5
@@ -129,7 +133,9 @@ def test_tree_reports_a_killed_process_for_good(victim: str) -> None:
         os.kill(asker.status()["pids"][victim], signal.SIGKILL)
         status = asker.until(lambda status: not status["ok"] and status["processes"] < 5)
         if victim == "sleeper":  # not root's child: its neighbours tell
-            asker.until(lambda status: any(error.startswith("threads: ") for error in status["errors"]))
+            asker.until(
+                lambda status: any(error.startswith("threads: ") for error in status["errors"])
+            )
         else:
             asker.until(lambda status: any(f"{victim} (" in error for error in status["errors"]))
         assert status["errors"]
@@ -140,7 +146,10 @@ def test_tree_reports_what_has_stopped() -> None:
     with serving("tree.py", "--mib", "1", "--stalled-periods", "250") as asker:
         os.kill(asker.status()["pids"]["signals"], signal.SIGSTOP)
         status = asker.until(lambda status: len(status["errors"]) >= 2)
-        assert {error.split(" at ")[0] for error in status["errors"]} >= {"SIGALRM has stopped", "the ring has stopped"}
+        assert {error.split(" at ")[0] for error in status["errors"]} >= {
+            "SIGALRM has stopped",
+            "the ring has stopped",
+        }
 
 
 def _stage() -> tuple[tree_stage.Shared, tree_stage.Stage]:
@@ -171,7 +180,9 @@ def _flipped(token: bytes, at: int) -> bytes:
 def test_a_stage_checks_tokens(token: bytes, error: str | None) -> None:
     shared, stage = _stage()
     stage.forward(token)
-    assert [error in found for found in shared.errors()] == [True] if error else shared.errors() == []
+    assert (
+        [error in found for found in shared.errors()] == [True] if error else shared.errors() == []
+    )
 
 
 def test_a_stage_checks_its_memory() -> None:
@@ -210,8 +221,14 @@ DAMAGES: dict[str, tuple[Callable[[Path], object], str]] = {
     "another file": (lambda data: _replace(data / "append.log"), "is not the file that is open"),
     "mapped page": (lambda data: _overwrite(data / "counter.bin", 100, b"x"), "counter.bin"),
     "lost small file": (lambda data: min((data / "churn").iterdir()).unlink(), "is missing"),
-    "risen small file": (lambda data: (data / "churn" / "00000000.kept").touch(), "should not exist"),
-    "changed small file": (lambda data: _overwrite(min((data / "churn").iterdir()), 0, b"~~~~"), "wrong content"),
+    "risen small file": (
+        lambda data: (data / "churn" / "00000000.kept").touch(),
+        "should not exist",
+    ),
+    "changed small file": (
+        lambda data: _overwrite(min((data / "churn").iterdir()), 0, b"~~~~"),
+        "wrong content",
+    ),
 }
 
 
@@ -287,14 +304,21 @@ def test_dirtier_finds_stale_swapped_and_changed_pages() -> None:
 
 
 def test_churn_goes_on_changing_memory_and_is_sound(tmp_path: Path) -> None:
-    with serving("churn.py", "--mib", "16", "--mb-per-second", "40", "--directory", str(tmp_path)) as asker:
+    with serving(
+        "churn.py", "--mib", "16", "--mb-per-second", "40", "--directory", str(tmp_path)
+    ) as asker:
         first = asker.status()
         assert asker.until(
-            lambda now: now["forks"] > 4 and all(now[kind] > first[kind] + 5 for kind in ("maps", "growths", "drops"))
+            lambda now: (
+                now["forks"] > 4
+                and all(now[kind] > first[kind] + 5 for kind in ("maps", "growths", "drops"))
+            )
         )["ok"]
 
 
-@pytest.mark.parametrize("kind", ["private", "shared", "file", "copy on write", "dropped", "grown", "young 3"])
+@pytest.mark.parametrize(
+    "kind", ["private", "shared", "file", "copy on write", "dropped", "grown", "young 3"]
+)
 def test_churn_finds_a_changed_byte_in_every_kind_of_memory(tmp_path: Path, kind: str) -> None:
     changing = churn.Churn(4 << 20, tmp_path, 1e6)
     changing._timers = [timer for timer in changing._timers if timer._action != changing._fork]
@@ -325,7 +349,10 @@ def test_client_counts_and_gives_a_window_its_worst_gap() -> None:
             gate.wait(LIMIT_S)
         return b":%d\r\n" % value
 
-    with fake_redis(on_incr) as server, running("redis_client.py", "127.0.0.1", str(server.port)) as process:
+    with (
+        fake_redis(on_incr) as server,
+        running("redis_client.py", "127.0.0.1", str(server.port)) as process,
+    ):
         deadline = time.monotonic() + LIMIT_S
         while tell(process, "MARK warm")["last"] is None:
             assert time.monotonic() < deadline
@@ -361,7 +388,9 @@ def test_client_counts_and_gives_a_window_its_worst_gap() -> None:
         (b"", "no reply for", True),
     ],
 )
-def test_client_reports_a_broken_promise(late_reply: bytes | None, error: str, contiguous: bool) -> None:
+def test_client_reports_a_broken_promise(
+    late_reply: bytes | None, error: str, contiguous: bool
+) -> None:
     limits = ("--seconds", "1", "--reply-timeout-s", "0.5")
     with (
         fake_redis(lambda value: late_reply if value == 21 else b":%d\r\n" % value) as server,
@@ -375,7 +404,10 @@ def test_client_reports_a_broken_promise(late_reply: bytes | None, error: str, c
 
 
 def test_client_ends_on_sigterm() -> None:
-    with fake_redis() as server, running("redis_client.py", "127.0.0.1", str(server.port)) as process:
+    with (
+        fake_redis() as server,
+        running("redis_client.py", "127.0.0.1", str(server.port)) as process,
+    ):
         tell(process, "MARK up")  # only now has it a handler
         process.send_signal(signal.SIGTERM)
         assert json.loads(read_line(process.stdout))["error"] is None
@@ -415,9 +447,19 @@ CHANGES: dict[bytes, Callable[[Any], Any]] = {
 
 def test_data_command_line() -> None:
     with fake_redis() as server:
-        command = [sys.executable, "-B", str(WORKLOADS / "redis_data.py"), "127.0.0.1", str(server.port)]
-        filled = json.loads(subprocess.check_output([*command, "fill", "--mib", "1"], timeout=LIMIT_S))
+        command = [
+            sys.executable,
+            "-B",
+            str(WORKLOADS / "redis_data.py"),
+            "127.0.0.1",
+            str(server.port),
+        ]
+        filled = json.loads(
+            subprocess.check_output([*command, "fill", "--mib", "1"], timeout=LIMIT_S)
+        )
         assert filled["value_bytes"] >= 1 << 20
-        result = json.loads(subprocess.check_output([*command, "digest", "--exclude", "x*"], timeout=LIMIT_S))
+        result = json.loads(
+            subprocess.check_output([*command, "digest", "--exclude", "x*"], timeout=LIMIT_S)
+        )
         assert result["keys"] == filled["keys"]
         assert len(result["digest"]) == 64

@@ -26,7 +26,9 @@ def database(hosts: Hosts, engine: str, tmp_path: Path) -> Iterator[EngineContai
     load(hosts.alpha, engine, archive)
     command = ["sh", "-c", START_POSTGRES.format(bin=postgres_programs())]
     options = ["--volume", "pgdata:/data"]
-    database = EngineContainer.start(hosts.alpha, engine, "pg", IMAGE, command, address=ADDRESS, options=options)
+    database = EngineContainer.start(
+        hosts.alpha, engine, "pg", IMAGE, command, address=ADDRESS, options=options
+    )
     yield database
     for node in (hosts.alpha, hosts.beta):
         database.on(node).remove()
@@ -39,7 +41,15 @@ def database(hosts: Hosts, engine: str, tmp_path: Path) -> Iterator[EngineContai
 def test_postgresql_loses_no_commit(hosts: Hosts, database: EngineContainer) -> None:
     """pgbench's sessions go on; each transaction it saw committed is there; every index fits its table afterwards."""
     programs = postgres_programs()
-    client = ["chroot", str(node_tree()), f"{programs}/pgbench", "--host", ADDRESS, "--username", "postgres"]
+    client = [
+        "chroot",
+        str(node_tree()),
+        f"{programs}/pgbench",
+        "--host",
+        ADDRESS,
+        "--username",
+        "postgres",
+    ]
 
     def query(sql: str) -> str:
         argv = ["exec", "pg", f"{programs}/psql", "-h", "/run", "-U", "postgres", "-Atc", sql]
@@ -48,13 +58,22 @@ def test_postgresql_loses_no_commit(hosts: Hosts, database: EngineContainer) -> 
     until(lambda: query("select 1") == "1", "postgres to answer", timeout_s=300)
     hosts.rig.switch.run([*client, "--initialize", "--scale=2", "--quiet", "postgres"], timeout=300)
     bench = hosts.rig.switch.popen(
-        [*client, "--client=4", f"--time={int(MOVE_TIMEOUT_S)}", "--no-vacuum", "--random-seed=7", "postgres"],
+        [
+            *client,
+            "--client=4",
+            f"--time={int(MOVE_TIMEOUT_S)}",
+            "--no-vacuum",
+            "--random-seed=7",
+            "postgres",
+        ],
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
     )
     for _ in range(2):
         target = hosts.other(database.node)
-        done = database.node.run(["migrate", "pg", target.name, "--json"], check=False, timeout=MOVE_TIMEOUT_S)
+        done = database.node.run(
+            ["migrate", "pg", target.name, "--json"], check=False, timeout=MOVE_TIMEOUT_S
+        )
         assert done.returncode == 0, done.stderr
         database = database.on(target)
     bench.send_signal(signal.SIGALRM)  # its own timer's

@@ -55,14 +55,18 @@ def test_every_byte_of_changing_memory_is_as_it_was(hosts: Hosts, moves: int) ->
     before = verdict(hosts, CHURN_PORT)
     for _ in range(moves):
         target = hosts.other(source)
-        done = source.run([*tool(), churn.name, target.name, "--json"], check=False, timeout=MOVE_TIMEOUT_S)
+        done = source.run(
+            [*tool(), churn.name, target.name, "--json"], check=False, timeout=MOVE_TIMEOUT_S
+        )
         assert done.returncode == 0, done.stderr
         report = json.loads(done.stdout)
         assert report["notes"][0].startswith("pre-copy by soft-dirty pages")
         assert report["memory_bytes"] > 256 << 20
         assert report["pages_skipped_parent"] > 0
         arrived = verdict(hosts, CHURN_PORT)
-        assert all(arrived[kind] > before[kind] for kind in ("writes", "maps", "growths", "drops", "forks"))
+        assert all(
+            arrived[kind] > before[kind] for kind in ("writes", "maps", "growths", "drops", "forks")
+        )
         source, before = target, arrived
 
 
@@ -76,11 +80,15 @@ def test_memory_that_did_not_change_stays_out_of_the_freeze(hosts: Hosts) -> Non
     verdict(hosts, DIRTIER_PORT)
 
 
-def test_where_userfaultfd_is_used_the_last_dump_takes_what_went_ahead_for_sent(hosts: Hosts) -> None:
+def test_where_userfaultfd_is_used_the_last_dump_takes_what_went_ahead_for_sent(
+    hosts: Hosts,
+) -> None:
     """To CRIU every page is a written one until somebody has the kernel forget that."""
     start(hosts, "dirtier", "--mib", "64", "--hot-mib", "1", "--mb-per-second", "1")
     verdict(hosts, DIRTIER_PORT)
-    report = json.loads(hosts.alpha.run(["migrate", "dirtier", "beta", "--json"], timeout=MOVE_TIMEOUT_S).stdout)
+    report = json.loads(
+        hosts.alpha.run(["migrate", "dirtier", "beta", "--json"], timeout=MOVE_TIMEOUT_S).stdout
+    )
     assert report["notes"][0].startswith("pre-copy: writes are seen by userfaultfd")
     assert report["pages_skipped_parent"] > (62 << 20) // 4096
     assert report["frozen_bytes_sent"] < 8 << 20
@@ -90,7 +98,9 @@ def test_where_userfaultfd_is_used_the_last_dump_takes_what_went_ahead_for_sent(
 def test_it_takes_over_where_userfaultfd_does_not_reach(hosts: Hosts) -> None:
     start(hosts, "dirtier", "--mib", "32", "--mb-per-second", "1", "--direct-io")
     verdict(hosts, DIRTIER_PORT)
-    report = json.loads(hosts.alpha.run(["migrate", "dirtier", "beta", "--json"], timeout=MOVE_TIMEOUT_S).stdout)
+    report = json.loads(
+        hosts.alpha.run(["migrate", "dirtier", "beta", "--json"], timeout=MOVE_TIMEOUT_S).stdout
+    )
     assert report["mode"] == "pre-copy"
     assert [note for note in report["notes"] if note.startswith("pre-copy by soft-dirty pages: ")]
     assert report["pages_skipped_parent"] > 0
@@ -108,7 +118,9 @@ def test_shared_memory_goes_once_and_in_the_freeze(hosts: Hosts) -> None:
 
 
 def runs_on(hosts: Hosts, before: dict[str, int]) -> None:
-    until(lambda: verdict(hosts, DIRTIER_PORT)["writes"] > before["writes"], "the dirtier to write on")
+    until(
+        lambda: verdict(hosts, DIRTIER_PORT)["writes"] > before["writes"], "the dirtier to write on"
+    )
 
 
 def test_a_batch_that_is_lost_is_never_restored(hosts: Hosts) -> None:
@@ -120,7 +132,10 @@ def test_a_batch_that_is_lost_is_never_restored(hosts: Hosts) -> None:
     assert done.returncode == CODES[errors.RolledBack], done.stderr
     assert "batch" in json.loads(done.stdout)["error"], done.stdout
     runs_on(hosts, before)
-    assert [new_traces(left[node.name], traces(node)) for node in (hosts.alpha, hosts.beta)] == [{}, {}]
+    assert [new_traces(left[node.name], traces(node)) for node in (hosts.alpha, hosts.beta)] == [
+        {},
+        {},
+    ]
 
 
 def test_a_signal_in_a_pre_dump(hosts: Hosts) -> None:
@@ -128,12 +143,20 @@ def test_a_signal_in_a_pre_dump(hosts: Hosts) -> None:
     start(hosts, "dirtier", "--mib", "64", "--mb-per-second", "1")
     left = {node.name: traces(node) for node in (hosts.alpha, hosts.beta)}
     before = verdict(hosts, DIRTIER_PORT)
-    move = hosts.alpha.popen([*tool(), "dirtier", "beta"], stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
+    move = hosts.alpha.popen(
+        [*tool(), "dirtier", "beta"], stdout=subprocess.DEVNULL, stderr=subprocess.PIPE
+    )
     assert move.stderr is not None
     next(line for line in move.stderr if "armed" in line)
-    until(lambda: hosts.alpha.run(["pgrep", "-f", "criu swrk"], check=False).stdout.count("\n") > 1, "CRIU")
+    until(
+        lambda: hosts.alpha.run(["pgrep", "-f", "criu swrk"], check=False).stdout.count("\n") > 1,
+        "CRIU",
+    )
     hosts.alpha.run(["pkill", "-TERM", "-f", "dirtier beta$"])
     move.communicate(timeout=MOVE_TIMEOUT_S)
     assert move.returncode == 128 + signal.SIGTERM
     runs_on(hosts, before)
-    assert [new_traces(left[node.name], traces(node)) for node in (hosts.alpha, hosts.beta)] == [{}, {}]
+    assert [new_traces(left[node.name], traces(node)) for node in (hosts.alpha, hosts.beta)] == [
+        {},
+        {},
+    ]

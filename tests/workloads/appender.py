@@ -100,7 +100,9 @@ class MappedCounter:
         COUNTER.pack_into(self._page, 0, value, zlib.crc32(value.to_bytes(8, "little")))
 
     def check(self, written: int) -> list[str]:
-        expected = COUNTER.pack(written, zlib.crc32(written.to_bytes(8, "little"))).ljust(COUNTER_BYTES, b"\0")
+        expected = COUNTER.pack(written, zlib.crc32(written.to_bytes(8, "little"))).ljust(
+            COUNTER_BYTES, b"\0"
+        )
         seen = {"mapping": self._page[:], "file": self._path.read_bytes()}
         return [
             f"{self._path}, {how}: expected {written}, found {COUNTER.unpack_from(data)}"
@@ -140,8 +142,13 @@ class Churn:
 
     def check(self) -> list[str]:
         present = {entry.name for entry in self._directory.iterdir()}
-        errors = [f"{self._directory}: {name} is missing" for name in sorted(self._files.keys() - present)]
-        errors += [f"{self._directory}: {name} should not exist" for name in sorted(present - self._files.keys())]
+        errors = [
+            f"{self._directory}: {name} is missing" for name in sorted(self._files.keys() - present)
+        ]
+        errors += [
+            f"{self._directory}: {name} should not exist"
+            for name in sorted(present - self._files.keys())
+        ]
         for name in sorted(self._files.keys() & present):
             if (self._directory / name).read_bytes() != self._files[name]:
                 errors.append(f"{self._directory}: {name} has the wrong content")
@@ -178,7 +185,12 @@ class Appender:
                 self._fail(error)
         except OSError as error:
             self._fail(f"check: {error}")
-        return {"ok": not self._errors, "written": written, "churned": self._churn.steps, "errors": self._errors}
+        return {
+            "ok": not self._errors,
+            "written": written,
+            "churned": self._churn.steps,
+            "errors": self._errors,
+        }
 
 
 def verify(path: Path) -> int:
@@ -199,16 +211,22 @@ def run(host: str, port: int, directory: Path, interval_s: float) -> None:
         now_s = time.monotonic()
         if now_s >= next_s:
             appender.step()
-            next_s = max(next_s + interval_s, now_s)  # after a freeze go on at the rate, do not catch up
+            next_s = max(
+                next_s + interval_s, now_s
+            )  # after a freeze go on at the rate, do not catch up
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(description="append to a log, verify it on STATUS")
     parser.add_argument("--host", default="0.0.0.0")  # noqa: S104 - inside a container
     parser.add_argument("--port", type=int, default=7102)
-    parser.add_argument("--dir", type=Path, default=Path("/data"), help="holds append.log, counter.bin and churn/")
+    parser.add_argument(
+        "--dir", type=Path, default=Path("/data"), help="holds append.log, counter.bin and churn/"
+    )
     parser.add_argument("--interval-ms", type=float, default=10)
-    parser.add_argument("--verify", type=Path, metavar="FILE", help="check this log, print JSON and exit")
+    parser.add_argument(
+        "--verify", type=Path, metavar="FILE", help="check this log, print JSON and exit"
+    )
     args = parser.parse_args()
     if args.verify is not None:
         return verify(args.verify)

@@ -70,7 +70,9 @@ class Every:
 class Churn:
     """All of it."""
 
-    def __init__(self, memory_bytes: int, directory: Path, bytes_per_second: float, fork_every_s: float = 0.4) -> None:
+    def __init__(
+        self, memory_bytes: int, directory: Path, bytes_per_second: float, fork_every_s: float = 0.4
+    ) -> None:
         hundredth = memory_bytes // PAGE_BYTES // 100
         pages = {name: max(2 * DROPPED_PAGES, hundredth * share) for name, share in SHARES.items()}
         size = {name: count * PAGE_BYTES for name, count in pages.items()}
@@ -78,7 +80,9 @@ class Churn:
             "private": Pages(size["private"], shared=False, seed=1),
             "shared": Pages(size["shared"], shared=True, seed=2),
             "file": Pages(size["file"], shared=True, seed=3, file=directory / "shared"),
-            "copy on write": Pages(size["copy on write"], shared=False, seed=4, file=directory / "private"),
+            "copy on write": Pages(
+                size["copy on write"], shared=False, seed=4, file=directory / "private"
+            ),
         }
         self._dropping = Dropping(size["dropped"], shared=False, seed=5)
         self._most_grown = pages["grown"]
@@ -147,7 +151,9 @@ class Churn:
             oldest.memory.close()
 
     def _drop(self) -> None:
-        self._dropping.drop(self._done["drops"] * DROPPED_PAGES % (self._dropping.count - DROPPED_PAGES))
+        self._dropping.drop(
+            self._done["drops"] * DROPPED_PAGES % (self._dropping.count - DROPPED_PAGES)
+        )
         self._done["drops"] += 1
 
     def _grow(self) -> None:
@@ -197,9 +203,13 @@ def main() -> None:
     parser.add_argument("--host", default="0.0.0.0")  # noqa: S104 - inside a container
     parser.add_argument("--port", type=int, default=7107)
     parser.add_argument("--mib", type=int, default=256, help="memory held")
-    parser.add_argument("--mb-per-second", type=float, default=20, help="rate of writing, in 10^6 bytes")
+    parser.add_argument(
+        "--mb-per-second", type=float, default=20, help="rate of writing, in 10^6 bytes"
+    )
     parser.add_argument("--fork-every", type=float, default=0.4, help="seconds between children")
-    parser.add_argument("--directory", type=Path, default=Path("/data"), help="for the mapped files")
+    parser.add_argument(
+        "--directory", type=Path, default=Path("/data"), help="for the mapped files"
+    )
     args = parser.parse_args()
     args.directory.mkdir(parents=True, exist_ok=True)
     churn = Churn(args.mib * MIB, args.directory, args.mb_per_second * 1e6, args.fork_every)

@@ -66,7 +66,8 @@ class Pages:
         pool = random.Random(seed).randbytes(BODIES * BODY_STEP_BYTES + PAGE_BYTES)  # noqa: S311 - test data
         self._pool = pool
         self._checksums = [
-            zlib.crc32(pool[at : at + BODY_BYTES]) for at in range(0, BODIES * BODY_STEP_BYTES, BODY_STEP_BYTES)
+            zlib.crc32(pool[at : at + BODY_BYTES])
+            for at in range(0, BODIES * BODY_STEP_BYTES, BODY_STEP_BYTES)
         ]
         for page in range(self.count if fill else 0):
             self.write(page)
@@ -74,7 +75,10 @@ class Pages:
     def _content(self, page: int, version: int) -> bytes:
         body = (page * 40503 + version * 1021) % BODIES
         start = body * BODY_STEP_BYTES
-        return HEADER.pack(page, version, self._checksums[body]) + self._pool[start : start + BODY_BYTES]
+        return (
+            HEADER.pack(page, version, self._checksums[body])
+            + self._pool[start : start + BODY_BYTES]
+        )
 
     def write(self, page: int) -> None:
         version = self.versions[page] + 1
@@ -93,7 +97,9 @@ class Pages:
             if found == self._content(page, version):
                 continue
             found_page, found_version, checksum = HEADER.unpack_from(found)
-            torn = "" if checksum == zlib.crc32(found[HEADER.size :]) else ", body not as its checksum"
+            torn = (
+                "" if checksum == zlib.crc32(found[HEADER.size :]) else ", body not as its checksum"
+            )
             errors.append(
                 f"page {page}: expected version {version}, found page {found_page} version {found_version}{torn}"
             )
@@ -160,26 +166,48 @@ def stand_on_a_page_boundary() -> None:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description="dirty a known part of memory at a known rate, verify it on STATUS")
+    parser = argparse.ArgumentParser(
+        description="dirty a known part of memory at a known rate, verify it on STATUS"
+    )
     parser.add_argument("--host", default="0.0.0.0")  # noqa: S104 - inside a container
     parser.add_argument("--port", type=int, default=7106)
     parser.add_argument("--mib", type=int, default=64, help="memory held")
     parser.add_argument("--hot-mib", type=int, help="part of it that is dirtied (default: all)")
-    parser.add_argument("--mb-per-second", type=float, default=20, help="rate of dirtying, in 10^6 bytes; 0: none")
-    parser.add_argument("--kind", choices=KINDS, default="private", help="of what memory it is made")
-    parser.add_argument("--untouched", action="store_true", help="hold a mapping of each kind that nobody wrote to")
-    parser.add_argument("--aligned-stack", action="store_true", help="have a thread whose stack pointer ends in 000")
+    parser.add_argument(
+        "--mb-per-second", type=float, default=20, help="rate of dirtying, in 10^6 bytes; 0: none"
+    )
+    parser.add_argument(
+        "--kind", choices=KINDS, default="private", help="of what memory it is made"
+    )
+    parser.add_argument(
+        "--untouched", action="store_true", help="hold a mapping of each kind that nobody wrote to"
+    )
+    parser.add_argument(
+        "--aligned-stack", action="store_true", help="have a thread whose stack pointer ends in 000"
+    )
     parser.add_argument("--direct-io", action="store_true", help="have a file open for direct I/O")
     args = parser.parse_args()
     if args.direct_io:
         os.open("/data/direct", os.O_RDWR | os.O_CREAT | os.O_DIRECT)
     if args.aligned_stack:
         threading.Thread(target=stand_on_a_page_boundary, daemon=True).start()
-    untouched = [of_kind(kind, 1 << 20, "untouched", fill=False) for kind in KINDS] if args.untouched else []
+    untouched = (
+        [of_kind(kind, 1 << 20, "untouched", fill=False) for kind in KINDS]
+        if args.untouched
+        else []
+    )
     pages = of_kind(args.kind, args.mib << 20, "pages")
     hot_mib = args.mib if args.hot_mib is None else max(1, min(args.hot_mib, args.mib))
-    dirtier = Dirtier(pages, hot_pages=(hot_mib << 20) // PAGE_BYTES, bytes_per_second=args.mb_per_second * 1e6)
-    serve(args.host, args.port, lambda: {**dirtier.report(), **read_zeros(untouched)}, dirtier.tick, TICK_S)
+    dirtier = Dirtier(
+        pages, hot_pages=(hot_mib << 20) // PAGE_BYTES, bytes_per_second=args.mb_per_second * 1e6
+    )
+    serve(
+        args.host,
+        args.port,
+        lambda: {**dirtier.report(), **read_zeros(untouched)},
+        dirtier.tick,
+        TICK_S,
+    )
 
 
 if __name__ == "__main__":

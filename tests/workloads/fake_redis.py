@@ -71,7 +71,9 @@ def _resp(value: Any) -> bytes:
 
 
 @contextlib.contextmanager
-def fake_redis(on_incr: Callable[[int], bytes | None] = lambda value: b":%d\r\n" % value) -> Iterator[FakeRedis]:
+def fake_redis(
+    on_incr: Callable[[int], bytes | None] = lambda value: b":%d\r\n" % value,
+) -> Iterator[FakeRedis]:
     with FakeRedis(on_incr) as server:
         thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
         thread.start()

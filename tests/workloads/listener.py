@@ -46,7 +46,10 @@ def main() -> int:
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
     unix = unix_listener(args.unix)  # before PORT is printed: who reads it may connect to both
     epoll = select.epoll()
-    servers = [LineServer(epoll, listener, answer) for listener in (tcp_listener(args.host, args.port), unix)]
+    servers = [
+        LineServer(epoll, listener, answer)
+        for listener in (tcp_listener(args.host, args.port), unix)
+    ]
     while True:
         for fd, events in epoll.poll():
             any(server.handle(fd, events) for server in servers)

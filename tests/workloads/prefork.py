@@ -49,11 +49,15 @@ def work(peer: socket.socket, number: int, shared: bytearray, right: bytes) -> N
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description="fork workers that share memory, verify it on STATUS")
+    parser = argparse.ArgumentParser(
+        description="fork workers that share memory, verify it on STATUS"
+    )
     parser.add_argument("--host", default="0.0.0.0")  # noqa: S104 - inside a container
     parser.add_argument("--port", type=int, default=7108)
     parser.add_argument("--workers", type=int, default=500)
-    parser.add_argument("--shared-mib", type=int, default=1, help="that every worker shares with the server")
+    parser.add_argument(
+        "--shared-mib", type=int, default=1, help="that every worker shares with the server"
+    )
     args = parser.parse_args()
     right = os.urandom(args.shared_mib << 20)
     shared = bytearray(right)

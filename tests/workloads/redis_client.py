@@ -33,7 +33,9 @@ class Gaps:
 
     def __init__(self, threshold_ms: float) -> None:
         self._threshold_ns = int(threshold_ms * NS_PER_MS)
-        self._longest: list[tuple[int, int, int]] = []  # a heap of (ns, start monotonic, start unix)
+        self._longest: list[
+            tuple[int, int, int]
+        ] = []  # a heap of (ns, start monotonic, start unix)
         self.above_threshold = 0
         self.worst_ns = 0
         self.window_worst_ns = 0
@@ -64,7 +66,9 @@ class Client:
     def __init__(self, sock: socket.socket, args: argparse.Namespace) -> None:
         self._sock = sock
         key = args.key.encode()
-        self._request = b"INCR %s\r\n" % key  # an inline command: other workloads understand it, too (status.py)
+        self._request = (
+            b"INCR %s\r\n" % key
+        )  # an inline command: other workloads understand it, too (status.py)
         self._interval_ns = int(args.interval_ms * NS_PER_MS)
         self._reply_timeout_ns = int(args.reply_timeout_s * 1e9)
         self._inputs: list[int] = [] if args.no_stdin else [sys.stdin.fileno()]
@@ -88,10 +92,14 @@ class Client:
                 sent_ns = time.monotonic_ns()
                 self._sock.sendall(self._request)
                 if not self._wait(sent_ns + self._reply_timeout_ns, reply=True):
-                    self._add_gap(time.monotonic_ns())  # a wait that was cut short was at least so long
+                    self._add_gap(
+                        time.monotonic_ns()
+                    )  # a wait that was cut short was at least so long
                     return
                 self._take_reply()
-                next_ns = max(next_ns + self._interval_ns, self._reply_monotonic_ns)  # after a gap no burst
+                next_ns = max(
+                    next_ns + self._interval_ns, self._reply_monotonic_ns
+                )  # after a gap no burst
         except (ClientError, OSError) as error:
             self._add_gap(time.monotonic_ns())
             self._error = self._error or f"{type(error).__name__}: {error}"
@@ -141,7 +149,9 @@ class Client:
 
     def _add_gap(self, until_ns: int) -> None:
         if self._count:
-            self._gaps.add(until_ns - self._reply_monotonic_ns, self._reply_monotonic_ns, self._reply_unix_ns)
+            self._gaps.add(
+                until_ns - self._reply_monotonic_ns, self._reply_monotonic_ns, self._reply_unix_ns
+            )
 
     def _read_commands(self) -> None:
         data = os.read(self._inputs[0], MAX_LINE_BYTES)
@@ -151,7 +161,12 @@ class Client:
         *lines, self._commands = (self._commands + data)[-MAX_LINE_BYTES:].split(b"\n")
         for line in lines:
             verb, _, name = line.decode("utf-8", "replace").strip().partition(" ")
-            print(json.dumps(self._end_window(name) if verb == "MARK" else {"error": "unknown command"}), flush=True)
+            print(
+                json.dumps(
+                    self._end_window(name) if verb == "MARK" else {"error": "unknown command"}
+                ),
+                flush=True,
+            )
 
     def _end_window(self, name: str) -> dict[str, object]:
         now_ns = time.monotonic_ns()
@@ -183,15 +198,21 @@ class Client:
 
 
 def main(kind: type[Client] = Client) -> int:
-    parser = argparse.ArgumentParser(description="a request each millisecond over one connection; report the gaps")
+    parser = argparse.ArgumentParser(
+        description="a request each millisecond over one connection; report the gaps"
+    )
     parser.add_argument("host")
     parser.add_argument("port", type=int)
     parser.add_argument("--key", default="client:counter")
     parser.add_argument("--interval-ms", type=float, default=1)
     parser.add_argument("--gap-ms", type=float, default=10, help="log gaps of at least this")
     parser.add_argument("--seconds", type=float, help="run so long (default: until told)")
-    parser.add_argument("--reply-timeout-s", type=float, default=120, help="a reply later than this is an error")
-    parser.add_argument("--no-stdin", action="store_true", help="do not read stdin, nor end with it")
+    parser.add_argument(
+        "--reply-timeout-s", type=float, default=120, help="a reply later than this is an error"
+    )
+    parser.add_argument(
+        "--no-stdin", action="store_true", help="do not read stdin, nor end with it"
+    )
     args = parser.parse_args()
     with socket.create_connection((args.host, args.port), timeout=10) as sock:
         sock.settimeout(None)

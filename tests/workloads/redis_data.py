@@ -88,7 +88,18 @@ class Cells:
     def __init__(self, seed: int) -> None:
         rng = random.Random(seed)  # noqa: S311 - test data
         self._bytes = rng.randbytes(POOL_BYTES + CELL_BYTES)
-        words = ["container", "memory", "latency", "order", "customer", "region", "eu-north", "status", "pending", "ok"]
+        words = [
+            "container",
+            "memory",
+            "latency",
+            "order",
+            "customer",
+            "region",
+            "eu-north",
+            "status",
+            "pending",
+            "ok",
+        ]
         self._tails = []
         for _ in range(256):
             document = {
@@ -120,7 +131,9 @@ def commands_for(cells: Cells, prefix: str) -> Iterator[tuple[int, list[bytes | 
         if kind < 3:
             yield size, ["SET", f"{prefix}string:{index}", values[0]]
         elif kind == 3:
-            fields = [part for field, value in enumerate(values) for part in (b"field-%d" % field, value)]
+            fields = [
+                part for field, value in enumerate(values) for part in (b"field-%d" % field, value)
+            ]
             yield size, ["HSET", f"{prefix}hash:{index}", *fields]
         else:
             yield size, ["RPUSH", f"{prefix}list:{index}", *values]
@@ -143,7 +156,11 @@ def fill(redis: Redis, mib: float, *, seed: int = 1, prefix: str = "data:") -> d
         batch_bytes += size
         total_bytes += size
         keys += 1
-    return {"keys": keys, "value_bytes": total_bytes, "seconds": round(time.monotonic() - started_s, 3)}
+    return {
+        "keys": keys,
+        "value_bytes": total_bytes,
+        "seconds": round(time.monotonic() - started_s, 3),
+    }
 
 
 def scan_keys(redis: Redis, exclude: Sequence[str] = ()) -> list[bytes]:
@@ -152,13 +169,21 @@ def scan_keys(redis: Redis, exclude: Sequence[str] = ()) -> list[bytes]:
     cursor = b"0"
     while True:
         reply = redis.command("SCAN", cursor, "COUNT", "5000")
-        if not isinstance(reply, list) or not isinstance(reply[0], bytes) or not isinstance(reply[1], list):
+        if (
+            not isinstance(reply, list)
+            or not isinstance(reply[0], bytes)
+            or not isinstance(reply[1], list)
+        ):
             raise RedisError(f"unexpected reply to SCAN: {reply!r}")
         keys.update(key for key in reply[1] if isinstance(key, bytes))
         cursor = reply[0]
         if cursor == b"0":
             break
-    return sorted(key for key in keys if not any(fnmatch.fnmatchcase(key.decode("latin-1"), glob) for glob in exclude))
+    return sorted(
+        key
+        for key in keys
+        if not any(fnmatch.fnmatchcase(key.decode("latin-1"), glob) for glob in exclude)
+    )
 
 
 READ_COMMANDS: dict[bytes, tuple[str, tuple[str, ...]]] = {
@@ -172,9 +197,13 @@ READ_COMMANDS: dict[bytes, tuple[str, tuple[str, ...]]] = {
 
 def canonical(kind: bytes, reply: Reply) -> bytes:
     """The value as bytes: each element with its length before it, sorted where redis promises no order."""
-    items = [item for item in (reply if isinstance(reply, list) else [reply]) if isinstance(item, bytes)]
+    items = [
+        item for item in (reply if isinstance(reply, list) else [reply]) if isinstance(item, bytes)
+    ]
     if kind == b"hash":
-        items = [part for pair in sorted(zip(items[::2], items[1::2], strict=True)) for part in pair]
+        items = [
+            part for pair in sorted(zip(items[::2], items[1::2], strict=True)) for part in pair
+        ]
     elif kind == b"set":
         items.sort()
     return kind + b"".join(b" %d:%s" % (len(item), item) for item in items)
@@ -221,7 +250,9 @@ def load(redis: Redis, per_second: float, *, keys: int, prefix: str = "load:") -
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description="fill a redis with known data, or take a digest of all its data")
+    parser = argparse.ArgumentParser(
+        description="fill a redis with known data, or take a digest of all its data"
+    )
     parser.add_argument("host")
     parser.add_argument("port", type=int)
     commands = parser.add_subparsers(dest="command", required=True)
@@ -231,7 +262,11 @@ def main() -> int:
     filling.add_argument("--prefix", default="data:")
     digesting = commands.add_parser("digest")
     digesting.add_argument(
-        "--exclude", action="append", default=[], metavar="PATTERN", help="glob of keys to leave out"
+        "--exclude",
+        action="append",
+        default=[],
+        metavar="PATTERN",
+        help="glob of keys to leave out",
     )
     loading = commands.add_parser("load")
     loading.add_argument("--per-second", type=float, required=True)

@@ -17,7 +17,10 @@ def main() -> None:
     parser.add_argument("port", type=int)
     args = parser.parse_args()
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
-    with socket.create_connection((args.host, args.port), timeout=60) as sock, sock.makefile("rb") as answers:
+    with (
+        socket.create_connection((args.host, args.port), timeout=60) as sock,
+        sock.makefile("rb") as answers,
+    ):
         while True:
             sock.sendall(b"INFO stats\r\n")
             size = int(answers.readline()[1:] or sys.exit("the server closed the connection"))

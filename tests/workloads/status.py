@@ -35,13 +35,19 @@ def status_answer(report: Callable[[], dict[str, object]]) -> Callable[[str], st
         if line.startswith("INCR "):
             count += 1
             return f":{count}\r"
-        return json.dumps(report() if line == "STATUS" else {"ok": False, "errors": [f"unknown request {line!r}"]})
+        return json.dumps(
+            report() if line == "STATUS" else {"ok": False, "errors": [f"unknown request {line!r}"]}
+        )
 
     return answer
 
 
 def serve(
-    host: str, port: int, report: Callable[[], dict[str, object]], tick: Callable[[], None], tick_s: float
+    host: str,
+    port: int,
+    report: Callable[[], dict[str, object]],
+    tick: Callable[[], None],
+    tick_s: float,
 ) -> None:
     """Answer STATUS and INCR, and call `tick` that often, until SIGTERM."""
     # Init of a container has no default action for SIGTERM: without a handler it would be ignored.
@@ -57,7 +63,9 @@ def serve(
 class LineServer:
     """Answers each line a client sends with one line; connections stay open as long as the client likes."""
 
-    def __init__(self, epoll: select.epoll, listener: socket.socket, answer: Callable[[str], str]) -> None:
+    def __init__(
+        self, epoll: select.epoll, listener: socket.socket, answer: Callable[[str], str]
+    ) -> None:
         self._epoll = epoll
         self._answer = answer
         self._listener = listener
@@ -100,7 +108,9 @@ class LineServer:
         *lines, rest = (self._received[fd] + data).split(b"\n")
         self._received[fd] = rest
         for line in lines:
-            self._unsent[fd] += self._answer(line.decode("utf-8", "replace").strip()).encode() + b"\n"
+            self._unsent[fd] += (
+                self._answer(line.decode("utf-8", "replace").strip()).encode() + b"\n"
+            )
         if not data or len(rest) > MAX_LINE_BYTES or len(self._unsent[fd]) > MAX_UNSENT_BYTES:
             self._drop(fd)
 

@@ -39,7 +39,9 @@ class Watch:
 
     def __init__(self, paths: list[str]) -> None:
         self.fd = libc.inotify_init1(os.O_NONBLOCK | os.O_CLOEXEC)
-        self._watched = [libc.inotify_add_watch(self.fd, os.fsencode(path), IN_OPEN) for path in paths]
+        self._watched = [
+            libc.inotify_add_watch(self.fd, os.fsencode(path), IN_OPEN) for path in paths
+        ]
 
     def wait(self, which: int, timeout_s: float) -> bool:
         """Until that path itself is opened."""
@@ -93,7 +95,9 @@ def attack(own: str, skip: int, *, overlay: bool) -> None:
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description="exchanges directories under whoever looks at them")
+    parser = argparse.ArgumentParser(
+        description="exchanges directories under whoever looks at them"
+    )
     parser.add_argument("--dir", required=True)
     parser.add_argument("--leads-to", required=True)
     parser.add_argument("--name", required=True)

@@ -28,7 +28,9 @@ class Toucher:
 
     def __init__(self, memory_bytes: int) -> None:
         self._count = memory_bytes // PAGE_BYTES
-        self._memory = mmap.mmap(-1, self._count * PAGE_BYTES, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+        self._memory = mmap.mmap(
+            -1, self._count * PAGE_BYTES, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS
+        )
         for page in range(self._count):
             NUMBER.pack_into(self._memory, page * PAGE_BYTES, page)
         self._page = 0
@@ -47,14 +49,18 @@ class Toucher:
         if found != self._page:
             self._errors.append(f"page {self._page} holds {found}")
         if len(self._touches) < MAX_TOUCHES:
-            self._touches.append(((started_ns - self._begun_ns) / 1000, (self._last_ns - started_ns) / 1000))
+            self._touches.append(
+                ((started_ns - self._begun_ns) / 1000, (self._last_ns - started_ns) / 1000)
+            )
 
     def report(self) -> dict[str, object]:
         return {"ok": not self._errors, "errors": self._errors[:20], "touches": self._touches}
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description="touch a page each millisecond and tell how long that took")
+    parser = argparse.ArgumentParser(
+        description="touch a page each millisecond and tell how long that took"
+    )
     parser.add_argument("--host", default="0.0.0.0")  # noqa: S104 - inside a container
     parser.add_argument("--port", type=int, default=7107)
     parser.add_argument("--mib", type=int, default=1024)

@@ -52,7 +52,9 @@ else:
         pack_token,
     )
 
-IN_FLIGHT = 32  # at most: all of them fit in one pipe, so that no stage can block for ever on a full one
+IN_FLIGHT = (
+    32  # at most: all of them fit in one pipe, so that no stage can block for ever on a full one
+)
 PERIOD_S = 0.004
 ALARM_S = 0.01
 SLEEP_S = 0.01
@@ -208,14 +210,17 @@ class Root:
         links = Links()
         # Before any epoll or listener exists, so that no child inherits one.
         self._children = {
-            fork_stage(place, self._shared, links, memory_bytes): place for place in (SIGNALS, THREADS, POLLER)
+            fork_stage(place, self._shared, links, memory_bytes): place
+            for place in (SIGNALS, THREADS, POLLER)
         }
         self._source, self._sink = links.take(ROOT)
         self._stage = Stage(self._shared, ROOT, memory_bytes)
         self._errors: list[str] = []
         self._sent = self._returned = self._periods = 0
         self._baton_counter = -1  # what the baton on its way said when it left; -1: it is here
-        self._progress: dict[str, tuple[int, int]] = {}  # what moves: its count, the period it last moved in
+        self._progress: dict[
+            str, tuple[int, int]
+        ] = {}  # what moves: its count, the period it last moved in
         self._timerfd = periodic_timerfd() if timerfd else -1
         while not all(self._shared.get(place, Shared.PID) for place in range(len(STAGES))):
             self._reap()
@@ -261,7 +266,9 @@ class Root:
             self._baton_counter = self._shared.counter
         self._sent += 1
         try:
-            os.write(self._sink, pack_token(self._sent, 0, baton, self._baton_counter if baton else 0))
+            os.write(
+                self._sink, pack_token(self._sent, 0, baton, self._baton_counter if baton else 0)
+            )
         except OSError as error:
             self._fail(f"root: the ring is broken: {error}")
             self._close_sink()
@@ -289,7 +296,9 @@ class Root:
                     return
                 place = self._children.pop(pid, None)
                 if place is not None:
-                    self._fail(f"{STAGES[place]} ({pid}) died: exit code {os.waitstatus_to_exitcode(status)}")
+                    self._fail(
+                        f"{STAGES[place]} ({pid}) died: exit code {os.waitstatus_to_exitcode(status)}"
+                    )
 
     def _timers(self) -> dict[str, int]:
         timers = {
@@ -297,7 +306,11 @@ class Root:
             "one-shot SIGALRM": self._shared.get(POLLER, Shared.ONE_SHOTS),
             "epoll timeout": self._shared.get(POLLER, Shared.TICKS),
         }
-        return timers if self._timerfd < 0 else {**timers, "timerfd": self._shared.get(ROOT, Shared.TICKS)}
+        return (
+            timers
+            if self._timerfd < 0
+            else {**timers, "timerfd": self._shared.get(ROOT, Shared.TICKS)}
+        )
 
     def _watch_progress(self) -> None:
         for name, now in {"the ring": self._returned, **self._timers()}.items():
@@ -326,7 +339,9 @@ class Root:
             "ticks": self._shared.get(SIGNALS, Shared.TICKS),
             "timers": self._timers(),
             "processes": self._processes(),
-            "sweeps": min(self._shared.get(place, Shared.SWEEPS) for place in stages),  # of all memory, by all
+            "sweeps": min(
+                self._shared.get(place, Shared.SWEEPS) for place in stages
+            ),  # of all memory, by all
             "counter": self._shared.counter,
             "pids": {STAGES[place]: self._shared.get(place, Shared.PID) for place in stages},
             "errors": errors,
@@ -347,12 +362,21 @@ class Root:
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description="a tree of five processes that check each other, verified on STATUS")
+    parser = argparse.ArgumentParser(
+        description="a tree of five processes that check each other, verified on STATUS"
+    )
     parser.add_argument("--host", default="0.0.0.0")  # noqa: S104 - inside a container
     parser.add_argument("--port", type=int, default=7101)
     parser.add_argument("--mib", type=int, default=2, help="private memory of each process")
-    parser.add_argument("--stalled-periods", type=int, default=STALLED_PERIODS, help="periods of 4 ms without progress")
-    parser.add_argument("--no-timerfd", action="store_true", help="CRIU 4.2 stops periodic ones (criu#3162)")
+    parser.add_argument(
+        "--stalled-periods",
+        type=int,
+        default=STALLED_PERIODS,
+        help="periods of 4 ms without progress",
+    )
+    parser.add_argument(
+        "--no-timerfd", action="store_true", help="CRIU 4.2 stops periodic ones (criu#3162)"
+    )
     args = parser.parse_args()
     root = Root(args.mib << 20, stalled_periods=args.stalled_periods, timerfd=not args.no_timerfd)
     # Init of a container has no default action for SIGTERM: without a handler it would be ignored.

@@ -10,7 +10,9 @@ import zlib
 STAGES = ("root", "signals", "threads", "sleeper", "poller")
 ROOT, SIGNALS, THREADS, SLEEPER, POLLER = range(len(STAGES))
 
-TOKEN = struct.Struct("<QIIQ40s")  # number, stages passed, 1 if it is the baton, counter, content; then a CRC-32
+TOKEN = struct.Struct(
+    "<QIIQ40s"
+)  # number, stages passed, 1 if it is the baton, counter, content; then a CRC-32
 TOKEN_BYTES = TOKEN.size + 4
 PAGE_BYTES = 4096
 
@@ -33,7 +35,9 @@ class Shared:
     def __init__(self) -> None:
         words = 2 + len(STAGES) * self._SLOT_WORDS
         self._text_at = words * 8
-        self._memory = mmap.mmap(-1, self._text_at + len(STAGES) * self._TEXT_BYTES)  # shared is Python's default
+        self._memory = mmap.mmap(
+            -1, self._text_at + len(STAGES) * self._TEXT_BYTES
+        )  # shared is Python's default
         self._words = memoryview(self._memory)[: self._text_at].cast("Q")
 
     @property
@@ -73,7 +77,11 @@ class Shared:
         for stage, name in enumerate(STAGES):
             if count := self.get(stage, self.ERRORS):
                 at = self._text_at + stage * self._TEXT_BYTES
-                text = self._memory[at : at + self._TEXT_BYTES].rstrip(b"\0").decode("utf-8", "replace")
+                text = (
+                    self._memory[at : at + self._TEXT_BYTES]
+                    .rstrip(b"\0")
+                    .decode("utf-8", "replace")
+                )
                 found.append(f"{name}: {text}" + (f" (and {count - 1} more)" if count > 1 else ""))
         return found
 
@@ -90,7 +98,9 @@ class PatternMemory:
             self._memory[page * PAGE_BYTES : (page + 1) * PAGE_BYTES] = self._content(page)
 
     def _content(self, page: int) -> bytes:
-        return hashlib.shake_128(b"%d %d %d" % (self._stage, page, self._versions[page])).digest(PAGE_BYTES)
+        return hashlib.shake_128(b"%d %d %d" % (self._stage, page, self._versions[page])).digest(
+            PAGE_BYTES
+        )
 
     def step(self) -> tuple[bool, bool]:
         """Verify and rewrite the next page: (it was intact, all pages have been seen once more)."""
@@ -126,9 +136,13 @@ class Stage:
         elif number != self._expected:
             self.fail(f"token {number} came, {self._expected} was due")
         elif content != content_of(number) or found_passed != passed:
-            self.fail(f"token {number}: content, or passed {found_passed} stages instead of {passed}")
+            self.fail(
+                f"token {number}: content, or passed {found_passed} stages instead of {passed}"
+            )
         elif baton and counter != self._shared.counter:
-            self.fail(f"baton {number} says {counter}, the shared counter is {self._shared.counter}")
+            self.fail(
+                f"baton {number} says {counter}, the shared counter is {self._shared.counter}"
+            )
         self._expected = number + 1
         self._shared.add(self.place, Shared.PASSED)
         self._check_self()
@@ -151,6 +165,8 @@ class Stage:
             if os.getpid() != self._pid:
                 self.fail(f"pid was {self._pid}, is {os.getpid()}")
         now_ns = time.monotonic_ns()
-        if now_ns < self._last_monotonic_ns:  # CRIU restores into a time namespace so that this cannot happen
+        if (
+            now_ns < self._last_monotonic_ns
+        ):  # CRIU restores into a time namespace so that this cannot happen
             self.fail(f"CLOCK_MONOTONIC went back by {self._last_monotonic_ns - now_ns} ns")
         self._last_monotonic_ns = now_ns

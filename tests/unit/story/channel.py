@@ -249,7 +249,9 @@ def taken_from(data: bytearray) -> Frame | None:
     end = PREFIX.size + header + payload
     if len(data) < end:
         return None
-    frame = Frame(bytes(data[PREFIX.size : PREFIX.size + header]), bytes(data[PREFIX.size + header : end]))
+    frame = Frame(
+        bytes(data[PREFIX.size : PREFIX.size + header]), bytes(data[PREFIX.size + header : end])
+    )
     del data[:end]
     return frame
 

@@ -54,7 +54,11 @@ class World:
 
     def lines(self) -> list[dict[str, Any]]:
         """The journal so far."""
-        return [json.loads(line) for line in self.journal.read_text().splitlines()] if self.journal.exists() else []
+        return (
+            [json.loads(line) for line in self.journal.read_text().splitlines()]
+            if self.journal.exists()
+            else []
+        )
 
     def events(self, host: str) -> list[str]:
         """What happened on a host, in order."""
@@ -62,7 +66,9 @@ class World:
 
     def criu(self, host: str) -> int:
         """The CRIU that runs on a host."""
-        return next(int(line["criu"]) for line in self.lines() if line["host"] == host and "criu" in line)
+        return next(
+            int(line["criu"]) for line in self.lines() if line["host"] == host and "criu" in line
+        )
 
     def end_processes(self) -> None:
         """Kill every CRIU and runtime that still runs."""
@@ -94,7 +100,9 @@ class World:
         self.point(name)
         self.note(name)
 
-    def start(self, asks: str, images: Path, env: Mapping[str, str], **spec: Any) -> subprocess.Popen[bytes]:
+    def start(
+        self, asks: str, images: Path, env: Mapping[str, str], **spec: Any
+    ) -> subprocess.Popen[bytes]:
         """Start a runtime that finds the `criu` that comes first on its PATH."""
         host = self.here()
         child = host.make(
@@ -157,9 +165,13 @@ class Engine:
     def export_image(self, container: Container, there: frozenset[str], directory: Path) -> None:
         raise NotImplementedError
 
-    def checkpoint(self, container: Container, images: Path, env: Mapping[str, str]) -> subprocess.Popen[bytes]:
+    def checkpoint(
+        self, container: Container, images: Path, env: Mapping[str, str]
+    ) -> subprocess.Popen[bytes]:
         self._world.does("checkpoint")
-        return self._world.start("DUMP", images, env, pid=container.pid, undying=self._world.undying)
+        return self._world.start(
+            "DUMP", images, env, pid=container.pid, undying=self._world.undying
+        )
 
     def hold_back(self, container: Container) -> Callable[[], None]:
         self._world.does("hold back")
@@ -176,7 +188,9 @@ class Engine:
 
     # --- the target's -----------------------------------------------------------------------------
 
-    def arrival(self, name: str, description: Mapping[str, Any], undo: contextlib.ExitStack) -> Arriving:
+    def arrival(
+        self, name: str, description: Mapping[str, Any], undo: contextlib.ExitStack
+    ) -> Arriving:
         self._world.point("arrival")
         return Arriving(self._world, name, undo)
 
@@ -211,7 +225,9 @@ class Arriving:
     def take_output(self, lines: bytes) -> None:
         self._world.point("take output")
 
-    def start_restore(self, directory: Path, images: Path, env: Mapping[str, str]) -> subprocess.Popen[bytes]:
+    def start_restore(
+        self, directory: Path, images: Path, env: Mapping[str, str]
+    ) -> subprocess.Popen[bytes]:
         self._world.does("start restore")
         self._world.taken_in.add(self._name)
         return self._world.start("RESTORE", images, env)

@@ -46,7 +46,11 @@ class Both(Straight):
         self._faults = faults
 
     def request(self, frame: Frame, link: Link) -> list[Frame]:
-        return [last for first in self._faults[0].request(frame, link) for last in self._faults[1].request(first, link)]
+        return [
+            last
+            for first in self._faults[0].request(frame, link)
+            for last in self._faults[1].request(first, link)
+        ]
 
     def answer(self, asked: str, frame: Frame, link: Link) -> list[Frame]:
         first = self._faults[0].answer(asked, frame, link)

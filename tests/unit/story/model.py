@@ -116,7 +116,9 @@ def so_far(place: tuple[str, str], obeyed: tuple[str, ...] = ()) -> Expected:
 
 def refused(place: tuple[str, str], code: int = 49, kind: str = "Refused") -> Expected:
     """Nothing was changed."""
-    return replace(so_far(place), code=code, error_kind=kind, outcome="refused", running=frozenset({"source"}))
+    return replace(
+        so_far(place), code=code, error_kind=kind, outcome="refused", running=frozenset({"source"})
+    )
 
 
 def rolled_back(

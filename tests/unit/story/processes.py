@@ -85,7 +85,9 @@ class Host:
         self._control, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         argv = [sys.executable, "-B", str(PROGRAM), str(theirs.fileno())]
         with theirs:
-            self._process = subprocess.Popen(argv, stdin=subprocess.DEVNULL, pass_fds=[theirs.fileno()])
+            self._process = subprocess.Popen(
+                argv, stdin=subprocess.DEVNULL, pass_fds=[theirs.fileno()]
+            )
         self._asking = threading.Lock()
         self.make("nothing").close()  # now it is what it is to be
 
@@ -100,7 +102,10 @@ class Host:
     @contextlib.contextmanager
     def visited(self) -> Iterator[None]:
         """Have this thread run on this host in the block, and where it was after it."""
-        before, directory = os.open("/proc/thread-self/ns/mnt", os.O_RDONLY | os.O_CLOEXEC), os.getcwd()
+        before, directory = (
+            os.open("/proc/thread-self/ns/mnt", os.O_RDONLY | os.O_CLOEXEC),
+            os.getcwd(),
+        )
         self.enter()
         os.chdir(directory)
         try:
@@ -178,7 +183,9 @@ def counter(pid: int) -> int | None:
 def counts(pid: int, timeout_s: float) -> bool:
     """Whether a process runs: it is waited for as long as it lives. It may be told to go on a moment later."""
     before, deadline = counter(pid), time.monotonic() + timeout_s
-    while before is not None and state_of(pid) not in ("Z", "X", "") and time.monotonic() < deadline:
+    while (
+        before is not None and state_of(pid) not in ("Z", "X", "") and time.monotonic() < deadline
+    ):
         if (now := counter(pid)) is not None and now > before:
             return True
         time.sleep(0.0005)

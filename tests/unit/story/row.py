@@ -15,7 +15,15 @@ NOWHERE: frozenset[str] = frozenset()
 TARGET = frozenset({"target"})
 #: For rows where something never comes: what is waited for, and is not the row's point, has time all the same.
 IMPATIENT = Limits(
-    arm_s=0.5, dump_s=0.5, death_s=0.2, batch_s=0.3, restore_s=0.5, held_s=2, end_s=0.3, resume_s=0.5, go_s=2
+    arm_s=0.5,
+    dump_s=0.5,
+    death_s=0.2,
+    batch_s=0.3,
+    restore_s=0.5,
+    held_s=2,
+    end_s=0.3,
+    resume_s=0.5,
+    go_s=2,
 )
 
 

@@ -52,10 +52,14 @@ def answers() -> Iterator[Row]:
         )
 
 
-def of_a_question(question: str, what: str, obeyed: tuple[str, ...]) -> tuple[Expected, tuple[str, ...]]:
+def of_a_question(
+    question: str, what: str, obeyed: tuple[str, ...]
+) -> tuple[Expected, tuple[str, ...]]:
     place = ("ask", question)
     if question in model.HARMLESS:
-        return (refused(place, 20, "TargetUnreachable") if what.endswith("lost") else refused(place)), ()
+        return (
+            refused(place, 20, "TargetUnreachable") if what.endswith("lost") else refused(place)
+        ), ()
     if question in model.BEFORE_THE_KILL:
         expected = rolled_back(place, obeyed)
         if question == "Restore" and what == "the answer is lost":
@@ -88,10 +92,14 @@ def interruptions() -> Iterator[Row]:
         if question in model.HARMLESS:
             expected = refused(("ask", question), 128 + number, "Interrupted")
         elif question in model.BEFORE_THE_KILL:
-            expected = rolled_back(("ask", question), answered(question), 128 + number, "Interrupted")
+            expected = rolled_back(
+                ("ask", question), answered(question), 128 + number, "Interrupted"
+            )
         yield Row(
             name=f"{question}: {number.name} meanwhile",
-            wire=lambda _, question=question, number=number: Fault("answer", question, faults.interrupted(number)),  # type: ignore[misc]
+            wire=lambda _, question=question, number=number: Fault(
+                "answer", question, faults.interrupted(number)
+            ),  # type: ignore[misc]
             expected=expected,
         )
 
@@ -103,7 +111,9 @@ def streams() -> Iterator[Row]:
     """What is not answered: the next question's answer tells."""
     freezing, images, restore = ("tell", "Freezing"), ("tell", "Images"), ("ask", "Restore")
 
-    def row(name: str, where: str, kind: str, act: faults.Act, expected: Expected, **more: Any) -> Row:
+    def row(
+        name: str, where: str, kind: str, act: faults.Act, expected: Expected, **more: Any
+    ) -> Row:
         return Row(name=name, wire=lambda _: Fault(where, kind, act), expected=expected, **more)
 
     yield row("Freezing is lost", "request", "Freezing", faults.lost, rolled_back(freezing))
@@ -125,7 +135,14 @@ def streams() -> Iterator[Row]:
     yield row("Pages are short", "pages", "Pages", faults.shorter, rolled_back(restore))
     yield row("Pages come twice", "pages", "Pages", faults.twice, rolled_back(restore))
     yield row("Pages are late", "pages", "Pages", faults.late, MOVED)
-    yield row("Pages are swallowed", "pages", "Pages", faults.dropped, rolled_back(restore), limits=IMPATIENT)
+    yield row(
+        "Pages are swallowed",
+        "pages",
+        "Pages",
+        faults.dropped,
+        rolled_back(restore),
+        limits=IMPATIENT,
+    )
     archive = ("state", "prepared")
     for kind in ("TmpfsArchive",):
         yield row(f"{kind} is lost", "request", kind, faults.lost, rolled_back(archive), tmpfs=True)

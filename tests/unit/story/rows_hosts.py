@@ -45,7 +45,12 @@ def engine(point: str, error: Callable[[], Exception]) -> Callable[[World], None
 
 def engines() -> Iterator[Row]:
     """Each step that an engine takes, failing in each way."""
-    before = [("source", "pack"), ("source", "checkpoint"), ("source", "hold back"), ("source", "let go")]
+    before = [
+        ("source", "pack"),
+        ("source", "checkpoint"),
+        ("source", "hold back"),
+        ("source", "let go"),
+    ]
     on_target = [("target", "prepare"), ("target", "start restore")]
     for what, error in ERRORS.items():
         for place in [*before, *on_target]:
@@ -62,8 +67,15 @@ def engines() -> Iterator[Row]:
                 expected=refused(("ask", "Examine")),
                 cause=KINDS[what],
             )
-        left = replace(so_far(("source", "leave")), code=51, error_kind="LeftBehind", running=TARGET)
-        yield Row(name=f"source's leave: {what}", world=engine("source leave", error), expected=left, cause=KINDS[what])
+        left = replace(
+            so_far(("source", "leave")), code=51, error_kind="LeftBehind", running=TARGET
+        )
+        yield Row(
+            name=f"source's leave: {what}",
+            world=engine("source leave", error),
+            expected=left,
+            cause=KINDS[what],
+        )
 
 
 def interrupted_engines() -> Iterator[Row]:
@@ -109,7 +121,9 @@ def dumps() -> Iterator[Row]:
                 place = ("state", "frozen")
             expected = rolled_back(place)
             if do in ("die", "stall"):  # the kernel thaws, and nobody writes it down
-                expected = replace(expected, source=tuple(name for name in expected.source if name != "thawed"))
+                expected = replace(
+                    expected, source=tuple(name for name in expected.source if name != "thawed")
+                )
             yield Row(
                 name=f"source's CRIU at {at}: {do}",
                 world=process("source", at, do),
@@ -131,7 +145,9 @@ def restores() -> Iterator[Row]:
                 kept = tuple(name for name in expected.target if name != "killed what was restored")
                 expected = replace(expected, target=kept)
             if at == "runtime start":  # nothing is there yet that this move has made
-                expected = replace(expected, target=tuple(name for name in expected.target if name != "delete"))
+                expected = replace(
+                    expected, target=tuple(name for name in expected.target if name != "delete")
+                )
             yield Row(
                 name=f"target's CRIU at {at}: {do}",
                 world=process("target", at, do),
@@ -217,7 +233,10 @@ def hosts() -> Iterator[Row]:
 def doubles() -> Iterator[Row]:
     """Something goes wrong, and in the roll-back something else does."""
     arming, restoring = ("ask", "Arm"), ("ask", "Restore")
-    for what, (where, act, _) in {**ANSWERS, "the answer never comes": ("answer", faults.dropped, True)}.items():
+    for what, (where, act, _) in {
+        **ANSWERS,
+        "the answer never comes": ("answer", faults.dropped, True),
+    }.items():
         yield Row(
             name=f"Arm: the target fails; Abort: {what}",
             wire=lambda _, where=where, act=act: Both(  # type: ignore[misc]
@@ -226,15 +245,25 @@ def doubles() -> Iterator[Row]:
             expected=rolled_back(arming, ("start restore",)),
             limits=replace(PATIENT, abort_s=0.2),
         )
-    held = replace(rolled_back(restoring, ("restored",)), target=so_far(restoring, ("restored",)).target, held=True)
+    held = replace(
+        rolled_back(restoring, ("restored",)),
+        target=so_far(restoring, ("restored",)).target,
+        held=True,
+    )
     yield Row(
         name="Restore: the target fails; Abort: the question is lost",
-        wire=lambda _: Both(Fault("answer", "Restore", faults.failed), Fault("request", "Abort", faults.lost)),
+        wire=lambda _: Both(
+            Fault("answer", "Restore", faults.failed), Fault("request", "Abort", faults.lost)
+        ),
         expected=held,
         later=("--abort",),
     )
     for what, error in ERRORS.items():
-        for host, undoing in (("source", "no longer held back"), ("target", "delete"), ("target", "unprepare")):
+        for host, undoing in (
+            ("source", "no longer held back"),
+            ("target", "delete"),
+            ("target", "unprepare"),
+        ):
             expected = rolled_back(arming, ("start restore",))
             place = arming
             if host == "source":
@@ -277,13 +306,17 @@ def ends() -> Iterator[Row]:
     yield Row(
         name="the container is killed while it is frozen",
         wire=kill(lambda world: world.init.pid),
-        expected=replace(rolled_back(restore, ("restored",), 54, "ContainerEnded"), running=NOWHERE),
+        expected=replace(
+            rolled_back(restore, ("restored",), 54, "ContainerEnded"), running=NOWHERE
+        ),
     )
 
     def undying(world: World) -> None:
         world.undying = True
 
-    stuck = replace(so_far(("state", "killed")), code=60, error_kind="Undecided", running=NOWHERE, held=True)
+    stuck = replace(
+        so_far(("state", "killed")), code=60, error_kind="Undecided", running=NOWHERE, held=True
+    )
     yield Row(
         name="the source's init does not die",
         world=undying,
@@ -294,7 +327,9 @@ def ends() -> Iterator[Row]:
     yield Row(
         name="Go: the answer never comes",
         wire=lambda _: Fault("answer", "Go", faults.dropped),
-        expected=replace(so_far(go, answered("Go")), code=60, error_kind="Undecided", running=TARGET),
+        expected=replace(
+            so_far(go, answered("Go")), code=60, error_kind="Undecided", running=TARGET
+        ),
         limits=replace(PATIENT, go_s=0.2, ask_s=0.2),
     )
     yield Row(

@@ -30,7 +30,16 @@ from migrate.state import State
 from tests.fakes import task
 from tests.unit.story.channel import Agent, Link, Straight, Wire
 from tests.unit.story.engine import NAME, Engine, World
-from tests.unit.story.processes import LIMIT_S, PROGRAM, Host, counter, counts, memory, state_of, until
+from tests.unit.story.processes import (
+    LIMIT_S,
+    PROGRAM,
+    Host,
+    counter,
+    counts,
+    memory,
+    state_of,
+    until,
+)
 from transport.descriptors import Descriptors
 from transport.destination import Destination
 
@@ -151,7 +160,9 @@ class Play:
         if self.restored:
             # One that was told to go has time to begin; of any other a look is enough.
             told = "resumed" in self._world.events("target")
-            running |= {"target"} if counts(self.restored[-1], LIMIT_S if told else A_LOOK_S) else set()
+            running |= (
+                {"target"} if counts(self.restored[-1], LIMIT_S if told else A_LOOK_S) else set()
+            )
         return running
 
     @property
@@ -166,7 +177,11 @@ class Play:
 
     def _left_open(self) -> set[tuple[str, str]]:
         now = descriptors()
-        return set(now.items()) - set(self._descriptors.items()) if len(now) > len(self._descriptors) else set()
+        return (
+            set(now.items()) - set(self._descriptors.items())
+            if len(now) > len(self._descriptors)
+            else set()
+        )
 
     def check_nothing_left(self) -> None:
         """No thread, descriptor, directory, mount, or process of the move."""
@@ -244,7 +259,12 @@ class Stage:
 
     @contextlib.contextmanager
     def move(
-        self, world: World, wire: Wire | None = None, *, limits: Limits = PATIENT, options: tuple[str, ...] = ()
+        self,
+        world: World,
+        wire: Wire | None = None,
+        *,
+        limits: Limits = PATIENT,
+        options: tuple[str, ...] = (),
     ) -> Iterator[Play]:
         """Have a move ready to be run; a container that its agent holds after the block is dropped."""
         play = Play(world, wire or Straight(), limits, options)
@@ -267,7 +287,10 @@ def end(world: World) -> None:
 def is_ours(pid: int) -> bool:
     """Whether a number is still that of a process of warm.py."""
     try:
-        return PROGRAM.name.encode() in Path(f"/proc/{pid}/cmdline").read_bytes() or state_of(pid) == "Z"
+        return (
+            PROGRAM.name.encode() in Path(f"/proc/{pid}/cmdline").read_bytes()
+            or state_of(pid) == "Z"
+        )
     except (FileNotFoundError, ProcessLookupError):
         return False
 

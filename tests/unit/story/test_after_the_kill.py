@@ -44,7 +44,9 @@ UNREADABLE: dict[str, Fault] = {
 
 
 @pytest.mark.parametrize("fault", UNREADABLE)
-def test_a_target_that_obeyed_is_asked_again_when_its_answer_cannot_be_read(theatre: Stage, fault: str) -> None:
+def test_a_target_that_obeyed_is_asked_again_when_its_answer_cannot_be_read(
+    theatre: Stage, fault: str
+) -> None:
     with theatre.world() as world, theatre.move(world, AtGo(UNREADABLE[fault])) as play:
         ending = play.run()
         assert (ending.code, ending.running, ending.held) == (0, {"target"}, False), ending.said
@@ -89,7 +91,9 @@ class CutAtGo(Straight):
 def test_a_link_lost_before_go_leaves_it_held_for_recover(theatre: Stage) -> None:
     with theatre.world() as world, theatre.move(world, CutAtGo()) as play:
         ending = play.run()
-        assert (ending.code, ending.running, ending.held) == (CODES[Undecided], set(), True), ending.said
+        assert (ending.code, ending.running, ending.held) == (CODES[Undecided], set(), True), (
+            ending.said
+        )
         assert "held on" in ending.said
         assert "or runs there" not in ending.said
         assert f"migratectl recover {play.id} --on beta" in ending.said

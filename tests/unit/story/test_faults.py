@@ -24,7 +24,9 @@ def test_the_table_asks_all_that_a_move_asks(theatre: Stage) -> None:
         assert play.run().code == 0
     asked = list(dict.fromkeys(wire.asked))
     assert [name for name in asked if name in QUESTIONS] == QUESTIONS
-    assert set(asked) - set(QUESTIONS) == {"Freezing", "Images"}, "what is streamed is in the table by hand"
+    assert set(asked) - set(QUESTIONS) == {"Freezing", "Images"}, (
+        "what is streamed is in the table by hand"
+    )
 
 
 @pytest.mark.parametrize("row", ROWS, ids=lambda row: row.name)
@@ -89,7 +91,11 @@ def recover(world: World, play: Play, row: Row) -> None:
         assert tuple(world.events("target")) == MOVED.target
     else:
         assert play.running() == {"source"}
-        assert tuple(world.events("target"))[-3:] == ("killed what was restored", "delete", "unprepare")
+        assert tuple(world.events("target"))[-3:] == (
+            "killed what was restored",
+            "delete",
+            "unprepare",
+        )
     check_the_commit_rule_of_journal(world)
 
 

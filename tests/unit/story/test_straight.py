@@ -12,8 +12,23 @@ def test_a_move(theatre: Stage, tmpfs: bool) -> None:
     with theatre.world(tmpfs=tmpfs) as world, theatre.move(world) as play:
         ending = play.run()
         assert (ending.code, ending.running, ending.held) == (0, {"target"}, False), ending.said
-        assert ending.states == ["prepared", "armed", "frozen", "held", "killing", "killed", "resumed", "done"]
+        assert ending.states == [
+            "prepared",
+            "armed",
+            "frozen",
+            "held",
+            "killing",
+            "killed",
+            "resumed",
+            "done",
+        ]
         assert world.events("source") == ["checkpoint", "hold back", "frozen", "let go", "leave"]
-        assert world.events("target") == ["prepare", "start restore", "restored", "resumed", "settle"]
+        assert world.events("target") == [
+            "prepare",
+            "start restore",
+            "restored",
+            "resumed",
+            "settle",
+        ]
         play.check_memory()
         play.check_nothing_left()

@@ -93,7 +93,9 @@ def fault(spec: Spec, at: str) -> None:
 def remember(content: bytes) -> None:
     """Have the region of tests/fakes/task.py in memory, with a content."""
     size = task.PAGES * task.PAGE_SIZE
-    found = libc.mmap(task.REGION, size, task.PROT_READ_WRITE, task.MAP_PRIVATE_ANONYMOUS_FIXED, -1, 0)
+    found = libc.mmap(
+        task.REGION, size, task.PROT_READ_WRITE, task.MAP_PRIVATE_ANONYMOUS_FIXED, -1, 0
+    )
     if found != task.REGION:
         os._exit(3)
     ctypes.memmove(task.REGION, content, size)
@@ -160,13 +162,18 @@ class Criu(criu.Service):
         self.step("pre-dump")
         # With this option a traced process stops on its way out, too: it survives SIGKILL until CRIU lets go.
         options = PTRACE_O_TRACEEXIT if self.spec.get("undying") else 0
-        if libc.ptrace(criu.PTRACE_SEIZE, pid, None, options) or libc.ptrace(criu.PTRACE_INTERRUPT, pid, None, None):
+        if libc.ptrace(criu.PTRACE_SEIZE, pid, None, options) or libc.ptrace(
+            criu.PTRACE_INTERRUPT, pid, None, None
+        ):
             raise criu.FakeError(f"ptrace of {pid}: {os.strerror(ctypes.get_errno())}")
         os.waitpid(pid, 0x40000000)
         write_down(self.spec, "frozen")
         try:
             self.step("network-lock")
-            inventory = {"img_version": 2, "network_lock_method": criu.NETWORK_LOCK[self.opts.network_lock]}
+            inventory = {
+                "img_version": 2,
+                "network_lock_method": criu.NETWORK_LOCK[self.opts.network_lock],
+            }
             criu.save(images / "inventory.img", "INVENTORY", [inventory])
             criu.save(images / "pstree.img", "PSTREE", [])
             virtual_pid = int(status_of(pid, "NSpid").split()[-1])
@@ -186,7 +193,9 @@ class Criu(criu.Service):
         with socket.socket(fileno=self.opts.ps.fd) as server:
             server.sendall(criu.IOV.pack(criu.OPEN2, 0, 0, image))
             server.recv(1)
-            server.sendall(criu.IOV.pack(criu.ADD_F | criu.PE_PRESENT << 16, task.PAGES, task.REGION, image))
+            server.sendall(
+                criu.IOV.pack(criu.ADD_F | criu.PE_PRESENT << 16, task.PAGES, task.REGION, image)
+            )
             server.sendall(criu.memory_of(pid, task.PAGES * task.PAGE_SIZE))
             server.sendall(criu.IOV.pack(criu.FORCE_CLOSE, 0, 0, 0))
             if server.recv(4, socket.MSG_WAITALL) != struct.pack("=i", 0):
