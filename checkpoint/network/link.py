@@ -11,6 +11,7 @@ import struct
 import threading
 import time
 from collections.abc import Callable
+from functools import partial
 from typing import TypeVar
 
 from checkpoint.errors import NetworkError
@@ -60,9 +61,7 @@ class Announcer:
                 _announcement(interface.mac, address.split("/")[0])
                 for address in interface.addresses
             ]
-            opened = in_netns(
-                network.path, lambda name=interface.name: _packet_socket(name, ETH_P_ARP)
-            )  # type: ignore[misc]
+            opened = in_netns(network.path, partial(_packet_socket, interface.name, ETH_P_ARP))
             self._frames.append((opened, frames))
 
     def announce(self) -> None:

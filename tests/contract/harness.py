@@ -14,6 +14,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -150,11 +151,11 @@ class Task:
     def check_runs(self) -> None:
         """Wait until each of its processes has counted on."""
         for pid in self.tree():
-            before = self.counter(pid)
-            until(
-                lambda pid=pid, before=before: self.counter(pid) > before, f"process {pid} to run"
-            )  # type: ignore[misc]
+            until(partial(self._counted_on, pid, self.counter(pid)), f"process {pid} to run")
             assert state_of(pid) in "SR"
+
+    def _counted_on(self, pid: int, before: int) -> bool:
+        return self.counter(pid) > before
 
     def wait_killed(self) -> None:
         """Killed, and its number free again."""

@@ -33,8 +33,13 @@ def enclosed(root: TreeRoot, argv: Sequence[str], **options: int) -> tuple[int, 
     """How a program ends, and what it says."""
     pipe = subprocess.PIPE
     process = start_enclosed(
-        argv, root.fd, helpers=("cat", "ls"), stdout=pipe, stderr=pipe, **options
-    )  # type: ignore[arg-type]
+        argv,
+        root.fd,
+        helpers=("cat", "ls"),
+        stdout=pipe,
+        stderr=pipe,
+        **options,  # type: ignore[arg-type]
+    )
     output, errors = process.communicate(timeout=30)
     return process.returncode, output.decode(), errors.decode()
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from functools import partial
 from pathlib import Path
 
 from checkpoint.runtimes import output_log
@@ -66,9 +67,7 @@ def test_two_writers_lose_nothing_of_the_last(tmp_path: Path) -> None:
     for number in range(60):
         for writer, letter in zip(writers, b"oe", strict=True):
             feed(writer, bytes([letter]) * 1000)
-        until(
-            lambda expected=number: seen(tmp_path) >= 2000 * (expected + 1), "the logs to have it"
-        )  # type: ignore[misc]
+        until(partial(has_seen, tmp_path, 2000 * (number + 1)), "the logs to have it")
     for writer in writers:
         end(writer)
     text = (tmp_path / "c.log.1").read_bytes() + log.read_bytes()
@@ -77,6 +76,10 @@ def test_two_writers_lose_nothing_of_the_last(tmp_path: Path) -> None:
 
 def seen(directory: Path) -> int:
     return sum(path.stat().st_size for path in directory.iterdir())
+
+
+def has_seen(directory: Path, size: int) -> bool:
+    return seen(directory) >= size
 
 
 def test_a_log_that_was_moved_away_is_made_again_when_it_is_full(tmp_path: Path) -> None:
