@@ -19,28 +19,13 @@ from tests.services import REDIS_IMAGE, write_redis
 
 REDIS = ["redis-server", "--bind", "0.0.0.0", "--save", "", "--protected-mode", "no"]  # noqa: S104 - in the rig
 REDIS_ADDRESS = "10.77.0.50"
-WORKLOADS = "/opt/migrate/tests/workloads"
+CHECKOUT = "/opt/migrate"
+WORKLOADS = f"{CHECKOUT}/tests/workloads"
 MOVE_TIMEOUT_S = 120.0
 #: A CRIU with which a restore fails: it may open too few files.
 BROKEN = """#!/bin/sh
 [ "$1" = swrk ] && ulimit -n 14
 exec /usr/sbin/criu.kept "$@"
-"""
-#: The tool, but something happens the moment the move has reached a state.
-AT_STATE = """
-import os, signal, sys
-sys.dont_write_bytecode = True
-sys.path.insert(0, "/opt/migrate")
-from migrate.cli.move import main
-from migrate.context import Context
-from migrate.state import State
-advance = Context.advance
-def advance_and_then(move, state):
-    advance(move, state)
-    if state is State[sys.argv[1]]:
-        {then}
-Context.advance = advance_and_then
-sys.exit(main(["redis", "beta"]))
 """
 
 
@@ -64,12 +49,11 @@ class Hosts:
             ["migrate", *words], check=False, timeout=MOVE_TIMEOUT_S * source.slowness
         )
 
-    def migrate_with(self, tool: str, *arguments: str) -> subprocess.CompletedProcess[str]:
-        """Likewise on alpha, by a program of tests/tools, which runs it with an agent that was altered."""
-        words = ["python3", "-B", "-m", f"tests.tools.{tool}", *arguments]
-        return self.alpha.run(
-            ["sh", "-c", 'cd /opt/migrate && exec "$@"', "sh", *words], check=False, timeout=120
-        )
+    def migrate_with(
+        self, tool: str, *arguments: str, timeout: float = 120
+    ) -> subprocess.CompletedProcess[str]:
+        """Likewise on alpha, by a program of tests/tools, which runs it altered."""
+        return self.alpha.run(tool_command(tool, *arguments), check=False, timeout=timeout)
 
     def move(self, container: Moved, source: Node) -> tuple[Moved, Mapping[str, Any]]:
         """Move a container to the other host; the container there, and the report."""
@@ -78,6 +62,12 @@ class Hosts:
         assert done.returncode == 0, done.stderr
         report: Mapping[str, Any] = json.loads(done.stdout)
         return replace(container, node=target), report
+
+
+def tool_command(tool: str, *arguments: str) -> list[str]:
+    """The command that runs a program of tests/tools on a node."""
+    words = ["python3", "-B", "-m", f"tests.tools.{tool}", *arguments]
+    return ["sh", "-c", f'cd {CHECKOUT} && exec "$@"', "sh", *words]
 
 
 #: What a move could leave on a host, by kind.

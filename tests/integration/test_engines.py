@@ -17,7 +17,7 @@ from migrate import errors
 from migrate.cli.exit_codes import CODES
 from tests.clients import REDIS_PORT, RedisClient, ask, redis_data, redis_digest
 from tests.integration.conftest import BROKEN, REDIS, REDIS_ADDRESS, Hosts, without
-from tests.integration.test_rollback import WITHOUT_LINK, recover_as_told
+from tests.integration.test_rollback import recover_as_told
 from tests.rig import until
 from tests.rig.engine import EngineContainer, load
 from tests.rig.image import BASE, Layer, write_archive
@@ -275,7 +275,7 @@ def test_until_the_target_says_that_it_runs_the_source_keeps_the_container(
     )
     redis.do("exec", "redis", "sh", "-c", "echo mine > /data/file; echo mine > /srv/file")
     with RedisClient(hosts.rig.switch, REDIS_ADDRESS) as client:
-        done = hosts.alpha.run(["python3", "-c", WITHOUT_LINK, "KILLED"], check=False, timeout=120)
+        done = hosts.migrate_with("at_state", "lose_link", "KILLED")
         assert done.returncode == CODES[errors.Undecided], done.stderr
         recover_as_told(hosts, done.stderr.splitlines()[-1])
         client.mark("recovered")

@@ -12,7 +12,7 @@ import pytest
 from migrate import errors
 from migrate.cli.exit_codes import CODES
 from tests.clients import status
-from tests.integration.conftest import WORKLOADS, Hosts, new_traces, traces, without
+from tests.integration.conftest import WORKLOADS, Hosts, new_traces, tool_command, traces, without
 from tests.rig import Container, until
 
 ADDRESS = "10.77.0.62"
@@ -50,9 +50,7 @@ def test_no_more_is_sent_than_was_written(hosts: Hosts) -> None:
     """At most 1.15 times the memory and what was written to it meanwhile, uncompressed."""
     start(hosts, "dirtier", "--mib", "128", "--hot-mib", "16", "--mb-per-second", "10")
     before = verdict(hosts, DIRTIER_PORT)
-    done = hosts.alpha.run(
-        ["python3", "-c", UNCOMPRESSED, "dirtier", "beta", "--json"], check=False, timeout=120
-    )
+    done = hosts.migrate_with("faulty_pages", "uncompressed", "0", "dirtier", "beta", "--json")
     assert done.returncode == 0, done.stderr
     report = json.loads(done.stdout)
     written = (verdict(hosts, DIRTIER_PORT)["writes"] - before["writes"]) * PAGE_BYTES
@@ -61,56 +59,13 @@ def test_no_more_is_sent_than_was_written(hosts: Hosts) -> None:
     assert sent <= 1.15 * report["page_bytes"]
 
 
-# The tool, but it sends pages as they are.
-UNCOMPRESSED = """
-import sys
-sys.dont_write_bytecode = True
-sys.path.insert(0, "/opt/migrate")
-from migrate.cli.move import main
-from migrate.encoding_choice import EncodingChoice
-EncodingChoice.next = lambda choice: "raw"
-sys.exit(main(sys.argv[1:]))
-"""
-
-# The tool, but a batch of pages is lost, changed on its way, or sent twice.
-FAULTY = """
-import sys
-sys.dont_write_bytecode = True
-sys.path.insert(0, "/opt/migrate")
-from migrate.cli.move import main
-from migrate.page_channels import PageChannels
-from transport.framing import FrameStream
-fault, number = sys.argv[1], int(sys.argv[2])
-send_job, send_frame = PageChannels._send, FrameStream.send
-def send(channels, channel, job):
-    if job.number != number or fault == "none":
-        return send_job(channels, channel, job)
-    if fault == "lost":
-        return
-    def changed(stream, header, parts=()):
-        payload = bytearray(b"".join(parts))
-        if fault == "damaged":
-            payload[len(payload) // 2] ^= 1
-        send_frame(stream, header, [payload])
-        if fault == "twice":
-            send_frame(stream, header, [payload])
-    FrameStream.send = changed
-    try:
-        send_job(channels, channel, job)
-    finally:
-        FrameStream.send = send_frame
-PageChannels._send = send
-sys.exit(main(["dirtier", "beta", "--json"]))
-"""
-
-
 @pytest.mark.parametrize("fault", ["lost", "damaged", "twice"])
 def test_a_batch_that_goes_wrong_is_never_restored(hosts: Hosts, fault: str) -> None:
     start(hosts, "dirtier", "--mib", "32")
     before = {node.name: traces(node) for node in (hosts.alpha, hosts.beta)}
     writes = verdict(hosts, DIRTIER_PORT)["writes"]
     number = random.randrange(30)  # noqa: S311 - which one does not matter
-    done = hosts.alpha.run(["python3", "-c", FAULTY, fault, str(number)], check=False, timeout=120)
+    done = hosts.migrate_with("faulty_pages", fault, str(number), "dirtier", "beta", "--json")
     assert done.returncode == CODES[errors.RolledBack], (number, done.stderr)
     assert "batch" in json.loads(done.stdout)["error"], done.stdout
     until(lambda: verdict(hosts, DIRTIER_PORT)["writes"] > writes, "the dirtier to write on")
@@ -123,7 +78,7 @@ def test_a_batch_that_goes_wrong_is_never_restored(hosts: Hosts, fault: str) -> 
 def test_the_fault_is_what_fails(hosts: Hosts) -> None:
     """The same without a fault is a move that succeeds."""
     start(hosts, "dirtier", "--mib", "32")
-    done = hosts.alpha.run(["python3", "-c", FAULTY, "none", "0"], check=False, timeout=120)
+    done = hosts.migrate_with("faulty_pages", "none", "0", "dirtier", "beta", "--json")
     assert done.returncode == 0, done.stderr
     verdict(hosts, DIRTIER_PORT)
 
@@ -162,25 +117,11 @@ def test_pages_go_over_the_connection_that_is_there(hosts: Hosts) -> None:
     verdict(hosts, DIRTIER_PORT)
 
 
-# Holds a tracker on a process, as another move of the same container would.
-WATCHER = """
-import sys, time
-sys.dont_write_bytecode = True
-sys.path.insert(0, "/opt/migrate")
-from checkpoint.memory.tracker import Tracker
-watching = Tracker(int(sys.argv[1]))
-print("watching", flush=True)
-time.sleep(600)
-"""
-
-
 def test_memory_that_another_userfaultfd_watches(hosts: Hosts) -> None:
     """It is copied while frozen, and that is said."""
     dirtier = start(hosts, "dirtier", "--mib", "32")
     verdict(hosts, DIRTIER_PORT)
-    watcher = hosts.alpha.popen(
-        ["python3", "-c", WATCHER, str(dirtier.pid)], stdout=subprocess.PIPE
-    )
+    watcher = hosts.alpha.popen(tool_command("watch", str(dirtier.pid)), stdout=subprocess.PIPE)
     try:
         assert watcher.stdout is not None
         assert watcher.stdout.readline() == "watching\n"

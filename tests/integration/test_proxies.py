@@ -11,29 +11,18 @@ import pytest
 from migrate.cli.exit_codes import CODES
 from migrate.errors import RolledBack, TargetUnreachable
 from tests.clients import REDIS_PORT, RedisClient, ask
-from tests.integration.conftest import REDIS, REDIS_ADDRESS, Hosts, settled, traces
+from tests.integration.conftest import (
+    REDIS,
+    REDIS_ADDRESS,
+    Hosts,
+    settled,
+    tool_command,
+    traces,
+)
 from tests.rig import Container, Node, Rig, until
 
 JUMP = "Host beta\n  ProxyJump gamma\n"
 COMMAND = "Host beta\n  ProxyCommand ssh -W %h:%p gamma\n"
-#: The tool, waiting in a state as long as the file is there that tells of it.
-WAITING = """
-import pathlib, sys, time
-sys.dont_write_bytecode = True
-sys.path.insert(0, "/opt/migrate")
-from migrate.cli.move import main
-from migrate.context import Context
-from migrate.state import State
-advance, told = Context.advance, pathlib.Path("/run/waits")
-def advance_and_wait(move, state):
-    advance(move, state)
-    if state is State[sys.argv[1]]:
-        told.touch()
-        while told.exists():
-            time.sleep(0.01)
-Context.advance = advance_and_wait
-sys.exit(main(["redis", "beta"]))
-"""
 EACH = "for p in $(pgrep -f '{what}'); do [ $p = $$ ] || kill -{signal} $p; done"
 #: A silence of 15 s ends a connection (transport/keepalive.py); the rest is the roll-back, on a slow machine.
 GONE_S = 25.0
@@ -126,7 +115,7 @@ def test_what_stops_in_between(
     configure(hosts, config)
     place: Node = hosts.rig.node(stopped)
     move = hosts.alpha.popen(
-        ["python3", "-c", WAITING, state], stdout=subprocess.PIPE, stderr=subprocess.PIPE
+        tool_command("at_state", "wait", state), stdout=subprocess.PIPE, stderr=subprocess.PIPE
     )
     with RedisClient(hosts.rig.switch, REDIS_ADDRESS) as client:
         waits = ["test", "-e", "/run/waits"]

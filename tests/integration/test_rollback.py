@@ -14,7 +14,6 @@ from migrate.cli.exit_codes import CODES
 from migrate.state import State
 from tests.clients import REDIS_PORT, RedisClient, ask
 from tests.integration.conftest import (
-    AT_STATE,
     REDIS,
     REDIS_ADDRESS,
     Hosts,
@@ -23,12 +22,6 @@ from tests.integration.conftest import (
     traces,
 )
 from tests.rig import Container, Node, until
-
-CRASHING = AT_STATE.format(
-    then="print(move.migration_id, flush=True); os.kill(os.getpid(), signal.SIGKILL)"
-)
-WITHOUT_LINK = AT_STATE.format(then="move.connection._client.close()")
-WITHOUT_CRIU = AT_STATE.format(then="move.dump._conversation.kill_criu()")
 
 
 @pytest.fixture
@@ -142,8 +135,7 @@ def test_the_container_ended_while_it_was_moved(hosts: Hosts, redis: Container) 
     """By somebody else, who was told that it did: nobody is told that it runs on, and it does not run on the target."""
     before = traces(hosts.beta)
     for state in (State.ARMED, State.FROZEN):
-        program = AT_STATE.format(then="os.kill(move.init.pid, signal.SIGKILL)")
-        done = hosts.alpha.run(["python3", "-c", program, state.name], check=False, timeout=60)
+        done = hosts.migrate_with("at_state", "kill_container", state.name)
         assert done.returncode == CODES[errors.ContainerEnded], done.stderr
         said = done.stderr.splitlines()[-1]
         assert "the container ended on the source while it was moved" in said
@@ -158,7 +150,7 @@ def test_the_container_ended_while_it_was_moved(hosts: Hosts, redis: Container) 
 def test_criu_killed_while_it_holds_the_container(hosts: Hosts, redis: Container) -> None:
     """The source may have run on since, so it is the only one that may; its network is unlocked for CRIU."""
     before = {node.name: traces(node) for node in (hosts.alpha, hosts.beta)}
-    done = hosts.alpha.run(["python3", "-c", WITHOUT_CRIU, "FROZEN"], check=False, timeout=60)
+    done = hosts.migrate_with("at_state", "kill_criu", "FROZEN")
     assert done.returncode == CODES[errors.RolledBack], done.stderr
     assert "CRIU ended while it held the frozen container" in done.stderr
     assert "may have been cut" in done.stderr
@@ -176,7 +168,7 @@ def test_criu_killed_while_it_holds_the_container(hosts: Hosts, redis: Container
 
 def crash_at(hosts: Hosts, state: State) -> str:
     """Run a move whose coordinator is killed in that state; the migration's id."""
-    done = hosts.alpha.run(["python3", "-c", CRASHING, state.name], check=False, timeout=60)
+    done = hosts.migrate_with("at_state", "crash", state.name)
     assert done.returncode == -signal.SIGKILL, done.stderr
     return done.stdout.strip()
 
@@ -257,7 +249,7 @@ def test_link_lost_right_after_the_kill(
     hosts: Hosts, client: RedisClient, redis: Container
 ) -> None:
     """The target holds it, the source keeps what it has of it, and what is said can be done."""
-    done = hosts.alpha.run(["python3", "-c", WITHOUT_LINK, "KILLED"], check=False, timeout=60)
+    done = hosts.migrate_with("at_state", "lose_link", "KILLED")
     assert done.returncode == CODES[errors.Undecided], done.stderr
     said = done.stderr.splitlines()[-1]
     assert "the container is held on beta, restored but not running" in said

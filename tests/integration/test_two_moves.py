@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import signal
 from collections.abc import Iterator
 from typing import Any
 
@@ -12,33 +13,10 @@ from migrate import errors
 from migrate.cli.exit_codes import CODES
 from tests.faults import two_moves
 from tests.faults.two_moves import CONTESTS, faults, wandering
-from tests.integration.conftest import new_traces, traces
+from tests.integration.conftest import new_traces, tool_command, traces
 from tests.rig import Node, Rig, until
 
 SEED = 7
-#: The tool on alpha, with another move in the middle of it; what was before, what came of it, and what was after.
-MEANWHILE = """
-import json, os, signal, subprocess, sys
-sys.dont_write_bytecode = True
-sys.path.insert(0, "/opt/migrate")
-from migrate.cli.move import main
-from migrate.context import Context
-from migrate.state import State
-
-def look(move):
-    argv = ["nsenter", f"--net=/proc/{move.container.pid}/ns/net", "nft", "list", "tables"]
-    return subprocess.run(argv, capture_output=True, text=True, check=True).stdout
-
-advance = Context.advance
-def advance_and_then(move, state):
-    advance(move, state)
-    if state is State[sys.argv[1]]:
-        before = look(move)
-        done = subprocess.run(["migrate", "redis", sys.argv[2]], capture_output=True, text=True)
-        print(json.dumps({"status": done.returncode, "said": done.stderr, "before": before, "after": look(move)}))
-Context.advance = advance_and_then
-sys.exit(main(["redis", "beta"]))
-"""
 
 
 @pytest.fixture(scope="module")
@@ -75,9 +53,8 @@ def test_the_second_is_told_who_has_it_and_takes_nothing_away(
 ) -> None:
     """In the freeze it would take away the rules that lock the frozen container's network."""
     with wandering(three, connected=True) as container:
-        done = three.node("alpha").run(
-            ["python3", "-c", MEANWHILE, state, target], check=False, timeout=120
-        )
+        again = tool_command("at_state", "migrate_again", state, target)
+        done = three.node("alpha").run(again, check=False, timeout=120)
         assert done.returncode == 0, done.stderr
         assert container.running() == ["beta"]
         assert container.client is not None
@@ -98,14 +75,9 @@ def test_a_move_that_was_killed_keeps_nobody_from_the_next(three: Rig) -> None:
     """Its lock went with it, on both hosts; nothing looks at the age of a file."""
     alpha, beta = three.node("alpha"), three.node("beta")
     before = [traces(node) for node in (alpha, beta)]
-    crashing = MEANWHILE.replace("before = look(move)", "os.kill(os.getpid(), signal.SIGKILL)")
     with wandering(three, connected=True) as container:
-        assert (
-            alpha.run(
-                ["python3", "-c", crashing, "PREPARED", "beta"], check=False, timeout=60
-            ).returncode
-            == -9
-        )
+        crashed = alpha.run(tool_command("at_state", "crash", "PREPARED"), check=False, timeout=60)
+        assert crashed.returncode == -signal.SIGKILL
         assert "runc-redis" in locks(alpha)
         # beta's agent needs a moment to notice.
         until(

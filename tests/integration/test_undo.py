@@ -10,7 +10,6 @@ from migrate import errors
 from migrate.cli.exit_codes import CODES
 from tests.clients import REDIS_PORT, RedisClient, ask
 from tests.integration.conftest import (
-    AT_STATE,
     BROKEN,
     REDIS,
     REDIS_ADDRESS,
@@ -23,19 +22,6 @@ from tests.rig import Container, until
 from tests.rig.engine import EngineContainer
 from tests.services import REDIS_IMAGE as IMAGE
 
-#: The tool, but a command is run on beta the moment the move has reached a state.
-ON_TARGET = AT_STATE.format(
-    then='import subprocess; subprocess.run(["ssh", "beta", sys.argv[2]], check=True, stdout=2, timeout=60)'
-)
-#: Likewise, and then the source fails.
-FAILING = AT_STATE.format(
-    then='import subprocess; subprocess.run(["ssh", "beta", sys.argv[2]], check=True, stdout=2, timeout=60);'
-    ' raise RuntimeError("a failure")'
-)
-#: The tool, but docker on the source has gone, and the move fails, when the target holds the restored container.
-WITHOUT_DOCKER = AT_STATE.format(
-    then="from checkpoint.runtimes import docker_api; docker_api.SOCKET = '/nowhere'; raise RuntimeError('a failure')"
-)
 ROLLED_BACK = CODES[errors.RolledBack]
 
 
@@ -57,9 +43,7 @@ def test_a_container_that_was_started_on_the_target_meanwhile_stays(
     start = f"runc run -d --bundle {innocent.bundle} redis > /dev/null 2>&1 < /dev/null"
     before = traces(hosts.alpha)
     with RedisClient(hosts.rig.switch, REDIS_ADDRESS) as client:
-        done = hosts.alpha.run(
-            ["python3", "-c", ON_TARGET, "PREPARED", start], check=False, timeout=60
-        )
+        done = hosts.migrate_with("at_state", "on_target", "PREPARED", start)
         seen = client.finish()
     assert done.returncode == ROLLED_BACK, done.stderr
     assert "a runc container named 'redis' was started on the target meanwhile" in done.stderr
@@ -84,7 +68,7 @@ def test_what_has_a_name_again_on_the_target_stays(
         "bundle": "cat /srv/containers/redis/precious",
         "network": "ip -n redis link show eth0 && ip link show v-redis",
     }
-    done = hosts.alpha.run(["python3", "-c", FAILING, "PREPARED", again], check=False, timeout=60)
+    done = hosts.migrate_with("at_state", "on_target_and_fail", "PREPARED", again)
     assert done.returncode == ROLLED_BACK, done.stderr
     found = hosts.beta.run(["sh", "-c", look[what]], check=False)
     hosts.beta.run(["sh", "-c", "ip link delete v-redis; ip netns delete redis"], check=False)
@@ -115,7 +99,7 @@ def test_podmans_container_that_was_started_meanwhile_stays(
     hosts: Hosts, podman_redis: EngineContainer
 ) -> None:
     start = f"podman run -d --name redis {IMAGE} sleep 1000"
-    done = hosts.alpha.run(["python3", "-c", ON_TARGET, "PREPARED", start], check=False, timeout=60)
+    done = hosts.migrate_with("at_state", "on_target", "PREPARED", start)
     assert done.returncode == ROLLED_BACK, done.stderr
     assert "a podman container named 'redis' was started on the target meanwhile" in done.stderr
     there = podman_redis.on(hosts.beta).inspect()
@@ -131,9 +115,7 @@ def test_podmans_volume_that_has_the_name_again_stays(
 ) -> None:
     again = "podman volume rm kept && podman volume create --label whose=mine kept"
     with without(hosts.beta, "/usr/sbin/criu", BROKEN):
-        done = hosts.alpha.run(
-            ["python3", "-c", ON_TARGET, "PREPARED", again], check=False, timeout=60
-        )
+        done = hosts.migrate_with("at_state", "on_target", "PREPARED", again)
     assert done.returncode == ROLLED_BACK, done.stderr
     assert podman_redis.on(hosts.beta).inspect() is None
     labels = hosts.beta.run(
@@ -157,9 +139,7 @@ def test_a_step_that_fails_keeps_no_other_from_being_taken(hosts: Hosts, engine:
             "redis to answer",
         )
         with RedisClient(hosts.rig.switch, REDIS_ADDRESS) as client:
-            done = hosts.alpha.run(
-                ["python3", "-c", WITHOUT_DOCKER, "HELD"], check=False, timeout=60
-            )
+            done = hosts.migrate_with("at_state", "lose_docker_and_fail", "HELD")
             seen = client.finish()
         assert done.returncode == ROLLED_BACK, done.stderr
         assert "on the source" in done.stderr

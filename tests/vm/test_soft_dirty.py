@@ -7,34 +7,16 @@ import subprocess
 from migrate import errors
 from migrate.cli.exit_codes import CODES
 from tests.clients import status
-from tests.integration.conftest import WORKLOADS, Hosts, new_traces, traces
+from tests.integration.conftest import WORKLOADS, Hosts, new_traces, tool_command, traces
 from tests.rig import Container, Node, until
 
 ADDRESS = "10.77.0.62"
 CHURN_PORT, DIRTIER_PORT = 7107, 7106
 MOVE_TIMEOUT_S = 900.0
 
-# The tool as it is on a kernel without userfaultfd's asynchronous write protection.
-WITHOUT_USERFAULTFD = """
-import sys
-sys.dont_write_bytecode = True
-sys.path.insert(0, "/opt/migrate")
-from checkpoint.memory import uffd
-uffd.available = lambda: False
-{also}
-from migrate.cli.move import main
-sys.exit(main(sys.argv[1:]))
-"""
-# ... and the third batch of pages is lost.
-LOSING = """
-from migrate.page_channels import PageChannels
-send = PageChannels._send
-PageChannels._send = lambda self, channel, job: None if job.number == 2 else send(self, channel, job)
-"""
 
-
-def tool(also: str = "") -> list[str]:
-    return ["python3", "-c", WITHOUT_USERFAULTFD.format(also=also)]
+def tool(fault: str = "none", number: int = 0) -> list[str]:
+    return tool_command("without_userfaultfd", fault, str(number))
 
 
 def verdict(hosts: Hosts, port: int) -> dict[str, int]:
@@ -127,7 +109,7 @@ def test_a_batch_that_is_lost_is_never_restored(hosts: Hosts) -> None:
     start(hosts, "dirtier", "--mib", "32", "--mb-per-second", "1")
     left = {node.name: traces(node) for node in (hosts.alpha, hosts.beta)}
     before = verdict(hosts, DIRTIER_PORT)
-    command = [*tool(LOSING), "dirtier", "beta", "--json"]
+    command = [*tool("lost", 2), "dirtier", "beta", "--json"]
     done = hosts.alpha.run(command, check=False, timeout=MOVE_TIMEOUT_S)
     assert done.returncode == CODES[errors.RolledBack], done.stderr
     assert "batch" in json.loads(done.stdout)["error"], done.stdout

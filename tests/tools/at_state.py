@@ -1,0 +1,120 @@
+"""Run the tool on a node, and have something happen the moment the migration has reached a state.
+
+Run on the source as `python3 -m tests.tools.at_state ACT STATE [WORD ...]`: `migrate redis beta`. ACT names a function
+of ACTS, which gets the migration and the words.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+from checkpoint.runtimes import docker_api
+from migrate.cli.move import main as migrate
+from migrate.context import Context
+from migrate.state import State
+
+#: A migration that waits does so as long as this file is there.
+WAITS = Path("/run/waits")
+
+
+def crash(migration: Context) -> None:
+    """Kill the coordinator, which has told the migration's id."""
+    print(migration.migration_id, flush=True)
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def lose_link(migration: Context) -> None:
+    """Close the connection to the target."""
+    migration.connection._client.close()  # type: ignore[attr-defined]
+
+
+def kill_criu(migration: Context) -> None:
+    """Kill the source's CRIU, which holds the frozen container."""
+    assert migration.dump is not None
+    assert migration.dump._conversation is not None
+    migration.dump._conversation.kill_criu()
+
+
+def kill_container(migration: Context) -> None:
+    """Kill the container, as somebody else may do."""
+    os.kill(migration.init.pid, signal.SIGKILL)
+
+
+def on_target(_: Context, command: str) -> None:
+    """Run a command on the target."""
+    subprocess.run(["ssh", "beta", command], check=True, stdout=2, timeout=60)
+
+
+def on_target_and_fail(migration: Context, command: str) -> None:
+    """Run a command on the target; then the source fails."""
+    on_target(migration, command)
+    raise RuntimeError("a failure")
+
+
+def lose_docker_and_fail(_: Context) -> None:
+    """Have docker on the source be gone; then the source fails."""
+    docker_api.SOCKET = "/nowhere"
+    raise RuntimeError("a failure")
+
+
+def wait(_: Context) -> None:
+    """Wait until somebody removes WAITS."""
+    WAITS.touch()
+    while WAITS.exists():
+        time.sleep(0.01)
+
+
+def migrate_again(migration: Context, target: str) -> None:
+    """Start another migration of the container; tell how it ended, and the container's nftables before and after."""
+
+    def tables() -> str:
+        netns = f"--net=/proc/{migration.container.pid}/ns/net"
+        argv = ["nsenter", netns, "nft", "list", "tables"]
+        return subprocess.run(argv, capture_output=True, text=True, check=True).stdout
+
+    before = tables()
+    argv = ["migrate", "redis", target]
+    done = subprocess.run(argv, capture_output=True, text=True, check=False)
+    told = {"status": done.returncode, "said": done.stderr, "before": before, "after": tables()}
+    print(json.dumps(told))
+
+
+ACTS: dict[str, Callable[..., None]] = {
+    act.__name__: act
+    for act in (
+        crash,
+        lose_link,
+        kill_criu,
+        kill_container,
+        on_target,
+        on_target_and_fail,
+        lose_docker_and_fail,
+        wait,
+        migrate_again,
+    )
+}
+
+
+def main() -> int:
+    """On the source: the tool, whose states are watched."""
+    act, state, *words = sys.argv[1:]
+    advance = Context.advance
+
+    def advance_and_act(migration: Context, reached: State) -> None:
+        advance(migration, reached)
+        if reached is State[state]:
+            ACTS[act](migration, *words)
+
+    Context.advance = advance_and_act  # type: ignore[method-assign,assignment]
+    return migrate(["redis", "beta"])
+
+
+if __name__ == "__main__":
+    sys.exit(main())
