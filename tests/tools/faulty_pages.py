@@ -37,7 +37,7 @@ def install(fault: str, number: int) -> None:
             try:
                 send_job(channels, channel, job)
             finally:
-                FrameStream.send = send_frame  # type: ignore[method-assign,assignment]
+                FrameStream.send = send_frame  # type: ignore[method-assign]
 
     PageChannels._send = send  # type: ignore[method-assign,assignment]
 
