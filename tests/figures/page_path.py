@@ -1,0 +1,119 @@
+"""The files on a page's way from a process on the source to the page store, found by sending some and watching.
+
+A real process is tracked, and its pages go over a pipe and the plug to the receiver: all of it real, but without sshd.
+What is called while one round is sent, in the thread that sends a batch, and in the thread that receives it, is the way.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+import subprocess
+import sys
+import tempfile
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from types import FrameType, SimpleNamespace
+from typing import Any
+
+from checkpoint.host.run import start
+from checkpoint.images import directory, encoding
+from migrate import protocol
+from migrate.agent import page_receiver
+from migrate.agent.received import Received
+from migrate.agent.tree_door import TreeDoor
+from migrate.context import Context
+from migrate.copying.userfaultfd import UserfaultfdCopy
+from migrate.encoding_choice import EncodingChoice
+from migrate.page_channels import PageChannels
+from migrate.plugs import PAGES, plug_command
+from migrate.state import State
+from tests.figures.source import PACKAGES, ROOT
+from tests.unit.obedient import Child
+from transport.openssh import SshProcess
+from transport.throttle import RateLimit
+
+MIGRATION = "0123456789ab"
+#: What a round does besides: looking for processes that came or went.
+BESIDES = {"attach", "_let_go"}
+#: A program of its own, which cannot be watched.
+PLUG = "migrate/agent/plug.py"
+
+
+class Watch:
+    """Notes the product's files in the order in which functions of theirs are first called, in each thread."""
+
+    def __init__(self) -> None:
+        self.files: dict[str, dict[str, None]] = {}
+        self._besides = threading.local()
+
+    def __call__(self, frame: FrameType, event: str, _: object) -> None:
+        code = frame.f_code
+        depth = getattr(self._besides, "depth", 0)
+        if code.co_name in BESIDES and event in ("call", "return"):
+            self._besides.depth = depth + (1 if event == "call" else -1)
+        elif event == "call" and depth == 0:
+            with contextlib.suppress(ValueError):
+                name = Path(code.co_filename).relative_to(ROOT)
+                if name.parts[0] in PACKAGES:
+                    self.files.setdefault(threading.current_thread().name, {})[str(name)] = None
+
+
+@contextlib.contextmanager
+def received(room: Path) -> Iterator[Received]:
+    """The target's end, in a directory of its own."""
+    for module in (directory, page_receiver):
+        module.RUN = room  # type: ignore[attr-defined]
+    request = protocol.Prepare(shared=False, network=None, room_bytes=64 << 20, page_channels=1)
+    with contextlib.ExitStack() as tidy:
+        yield Received(MIGRATION, request, 30.0, TreeDoor(room / "trees"), tidy, print)
+
+
+def page_path() -> list[str]:
+    """Return the files, source first. Needs root, and a kernel with userfaultfd's write protection."""
+    watch = Watch()
+    with tempfile.TemporaryDirectory() as name, received(Path(name)):
+        threading.setprofile(watch)
+        command = plug_command(page_receiver.socket_path(MIGRATION), PAGES)
+        pipe = subprocess.PIPE
+        stream = SshProcess(start(["sh", "-c", command], stdin=pipe, stdout=pipe))
+        stream.read_into(memoryview(bytearray(1)))
+        child = Child()
+        channels = PageChannels([stream], EncodingChoice(encoding.AVAILABLE), RateLimit(None))
+        try:
+            copy = UserfaultfdCopy(_migration(child.pid, channels))
+            copy.attach()
+            sys.setprofile(watch)
+            copy.send_round()
+            sys.setprofile(None)
+            copy.close()
+        finally:
+            threading.setprofile(None)
+            channels.close()
+            child.end()
+    order = ("MainThread", "pages")
+    source = [file for thread in order for file in watch.files.get(thread, ())]
+    target = [
+        file for thread, files in watch.files.items() if thread not in order for file in files
+    ]
+    return list(dict.fromkeys([*source, PLUG, *target]))
+
+
+def _migration(pid: int, channels: PageChannels) -> Context:
+    """As much of a migration as a round needs."""
+    silent: Any = lambda *_: None  # noqa: E731
+    return SimpleNamespace(  # type: ignore[return-value]
+        container=SimpleNamespace(pid=pid),
+        pages=channels,
+        note=silent,
+        state=State.ARMED,
+        observer=SimpleNamespace(sent=silent),
+        report=SimpleNamespace(memory_bytes=0),
+    )
+
+
+def packages_crossed(path: list[str]) -> int:
+    """Return how often the way goes from one directory to another."""
+    places = [str(Path(file).parent) for file in path]
+    return sum(before != after for before, after in itertools.pairwise(places))
