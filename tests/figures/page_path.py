@@ -1,7 +1,7 @@
 """The files on a page's way from a process on the source to the page store, found by sending some and watching.
 
 A real process is tracked, and its pages go over a pipe and the plug to the receiver: all of it real, but without sshd.
-What is called while one round is sent, in the thread that sends a batch, and in the thread that receives it, is the way.
+The way is what is called while a round is sent, by the thread that sends a batch, and by the thread that receives it.
 """
 
 from __future__ import annotations
