@@ -1,4 +1,4 @@
-"""Where a container's processes stand in the cgroup hierarchies, and what limits they have there.
+"""The cgroups of a container: the place of its processes in the hierarchies, and their limits.
 
 Kernel: Documentation/admin-guide/cgroup-v1/ and cgroup-v2.rst.
 """
@@ -14,7 +14,8 @@ from typing import Any
 from checkpoint.host import proc
 from checkpoint.host.identity import PathIdentity
 
-#: Files of cgroup v1 that `update` commands write: controller, file, where it is in OCI `linux.resources`.
+#: Limits of cgroup v1 that the engines' `update` commands set: controller, file, and the section
+#: and field of OCI `linux.resources`.
 V1_LIMITS = (
     ("memory", "memory.limit_in_bytes", ("memory", "limit")),
     ("memory", "memory.soft_limit_in_bytes", ("memory", "reservation")),
@@ -26,11 +27,12 @@ V1_LIMITS = (
     ("cpuset", "cpuset.mems", ("cpu", "mems")),
     ("pids", "pids.max", ("pids", "limit")),
 )
-#: Where v1 hierarchies are mounted, each in a directory of its own.
+#: The directory below which v1 hierarchies are mounted, each at a directory of its own.
 V1_ROOT = "/sys/fs/cgroup"
-#: No limit on memory, as v1 says it: the largest multiple of a page in 63 bits.
+#: The value of a v1 memory limit that is not set: the largest multiple of a page in 63 bits.
 V1_UNLIMITED = (1 << 63) - 4096
-#: The same of cgroup v2, under its own names as `linux.resources.unified` takes them; and what each says of no limit.
+#: Limits of cgroup v2 that `update` commands set: the file, which is also the key in OCI
+#: `linux.resources.unified`, and its content when nothing is limited.
 V2_LIMITS = {
     "memory.max": "max",
     "memory.low": "0",
@@ -44,7 +46,11 @@ V2_LIMITS = {
 
 
 def in_one_cgroup(init: int, pids: list[int]) -> bool:
-    """Whether one cgroup per hierarchy is all the container has: no sub-cgroups, no cgroup namespace."""
+    """Return whether all processes `pids` of a container are in the same cgroups.
+
+    The answer is False for a container with a cgroup namespace, whose processes may make cgroups of
+    their own. Raises OSError when the process `init` is gone.
+    """
     if not os.path.samestat(os.stat(f"/proc/{init}/ns/cgroup"), os.stat("/proc/self/ns/cgroup")):
         return False
     found = set()
@@ -55,7 +61,11 @@ def in_one_cgroup(init: int, pids: list[int]) -> bool:
 
 
 def directories(pid: int, controller: str) -> Iterator[Path]:
-    """Where a process is in the v1 hierarchy of a controller, or in the v2 one for "". The root does not count."""
+    """Yield the directories of a process's cgroup in the v1 hierarchy of `controller`.
+
+    A `controller` of "" means the v2 hierarchy. A process in the root cgroup of the hierarchy has
+    no directory. There are several if the hierarchy is mounted more than once.
+    """
     for controllers, path in proc.cgroups(pid):
         if path != "/" and controller in controllers.split(","):
             for mount in _mounts("cgroup" if controller else "cgroup2", controller):
@@ -64,8 +74,12 @@ def directories(pid: int, controller: str) -> Iterator[Path]:
 
 
 def enter(pid: int, path: str, controller: str = "") -> None:
-    """Move a process into the cgroup at `path` of a controller's hierarchy, or of each that has one there, unless it is
-    in it already: a move waits for RCU. Raises OSError."""
+    """Move a process into the cgroup at `path` of the hierarchy of `controller`.
+
+    A `controller` of "" means every hierarchy. A hierarchy without a cgroup at `path` is ignored. A
+    process that is in the cgroup already is not moved, because a move waits for an RCU grace
+    period. Raises OSError.
+    """
     for controllers, now in proc.cgroups(pid):
         if now != path and (not controller or controller in controllers.split(",")):
             kind, option = ("cgroup", controllers.split(",")[0]) if controllers else ("cgroup2", "")
@@ -75,10 +89,12 @@ def enter(pid: int, path: str, controller: str = "") -> None:
 
 
 class Hierarchies:
-    """The cgroup at `path` of every hierarchy, as far as a container that is restored here brought it into being.
+    """The cgroups at `path` of all hierarchies that the restore of a container makes on the target.
 
-    crun leaves it behind when a restore fails, and cannot use it the next time. `look`, then `claim` once the runtime
-    has made it, then maybe `remove_claimed`.
+    crun leaves these cgroups behind when a restore fails, and the next restore cannot use them.
+    Call `look` before the runtime starts, `claim` when it has made the cgroups, and
+    `remove_claimed` if the restored container is discarded. An empty `path`, or one with "..", is
+    ignored.
     """
 
     def __init__(self, path: str) -> None:
@@ -88,11 +104,11 @@ class Hierarchies:
         self._claimed: list[PathIdentity] = []
 
     def look(self) -> None:
-        """What is there now is somebody else's."""
+        """Note the cgroups that exist now: they are not this container's."""
         self._before = set(self._present())
 
     def claim(self) -> None:
-        """What has come into being since is this container's."""
+        """Note the cgroups that came into being since `look`: they are this container's."""
         self._claimed = [
             PathIdentity(directory)
             for directory in self._present()
@@ -100,7 +116,7 @@ class Hierarchies:
         ]
 
     def remove_claimed(self) -> None:
-        """Remove it, with the cgroups in it, as far as no process is in them."""
+        """Remove the claimed cgroups and the cgroups beneath them, except those with processes."""
         for identity in self._claimed:
             if identity.is_same():
                 for directory, _, _ in os.walk(identity.path, topdown=False):
@@ -117,7 +133,11 @@ class Hierarchies:
 
 
 def limits(pid: int) -> dict[str, Any]:
-    """The limits in force of a process's own cgroups, as OCI `linux.resources`. What is not limited is left out."""
+    """Return the limits in force in a process's own cgroups, as OCI `linux.resources`.
+
+    A limit of V1_LIMITS or V2_LIMITS is left out if it is not set. The v1 cpu shares and period
+    always have values, and are always there. Limits of parent cgroups do not count.
+    """
     found: dict[str, Any] = {}
     for controller, name, (section, field) in V1_LIMITS:
         for directory in directories(pid, controller):
@@ -144,7 +164,7 @@ def _v1_value(file: Path) -> int | str | None:
 
 
 def _mounts(kind: str, option: str) -> list[Path]:
-    """Where hierarchies of a kind are mounted."""
+    """Return the mount points of file systems of type `kind`, with `option` if one is given."""
     return [
         Path(mount.point)
         for mount in proc.mounts("self")

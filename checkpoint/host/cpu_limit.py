@@ -1,7 +1,8 @@
-"""Slow a container down by the quota of its cpu cgroup, and give it its speed back.
+"""The quota of a container's cpu cgroup, by which it is slowed down and gets its speed back.
 
 Kernel: Documentation/scheduler/sched-bwc.rst (v1: cpu.cfs_quota_us, cpu.cfs_period_us) and
-Documentation/admin-guide/cgroup-v2.rst (cpu.max). Source host only: uses psutil.
+Documentation/admin-guide/cgroup-v2.rst (cpu.max). The module works on the source only, because it
+uses psutil, which the target need not have.
 """
 
 from __future__ import annotations
@@ -17,24 +18,34 @@ from checkpoint.host import cgroups
 from checkpoint.host.processes import in_pid_namespace_of
 
 PERIOD_US = 100_000
-#: The kernel takes no quota below this.
+#: The kernel accepts no quota below this.
 LEAST_QUOTA_US = 1_000
-#: Processor times are counted in ticks of 10 ms.
+#: The time over which the use of processors is measured: the kernel counts it in ticks of 10 ms.
 MEASURE_S = 1.0
 
 
 class CpuLimit:
-    """The cpu cgroup of a container. `to` may be called again and again, `restore` once is enough."""
+    """The cpu limit of a container.
+
+    `to` may be called repeatedly. One `restore` undoes all calls.
+    """
 
     def __init__(self, init: int) -> None:
-        """Raises CgroupUnavailable when the container has no cpu cgroup of its own."""
+        """Read the present limit of the container whose init is `init`.
+
+        Raises CgroupUnavailable when the container has no cpu cgroup of its own, and OSError.
+        """
         self._init = init
         self._files = _files(init)
         self._before = {path: path.read_text() for path in self._files}
         self._full_us = 0.0
 
     def to(self, share: float) -> None:
-        """Leave the container this share of the processor time it used before the first call."""
+        """Limit the container to a share of the processor time that it used before the first call.
+
+        The share is a fraction of 1. The first call takes MEASURE_S to measure that use. Raises
+        OSError.
+        """
         if not self._full_us:
             self._full_us = _used_cpus(self._init) * PERIOD_US
         quota = max(LEAST_QUOTA_US, int(self._full_us * share))
@@ -42,14 +53,16 @@ class CpuLimit:
             self._files[0].write_text(f"{quota} {PERIOD_US}")
             return
         quota_file, period_file = self._files
-        quota_file.write_text(
-            "-1"
-        )  # a period that breaks a parent's limit together with the old quota is refused
+        # The kernel refuses a period that breaks a parent's limit together with the old quota.
+        quota_file.write_text("-1")
         period_file.write_text(str(PERIOD_US))
         quota_file.write_text(str(quota))
 
     def restore(self) -> None:
-        """As it was. What is gone by now, with its container, needs nothing."""
+        """Set the limit as it was before. Files that cannot be written are ignored.
+
+        The files are gone if the container is.
+        """
         if len(self._files) == 2:
             with contextlib.suppress(OSError):
                 self._files[0].write_text("-1")
@@ -59,7 +72,7 @@ class CpuLimit:
 
 
 def _used_cpus(init: int) -> float:
-    """How many processors' time the container uses now."""
+    """Return how many processors the container uses, measured over MEASURE_S."""
     before, started = _cpu_seconds(init), time.monotonic()
     time.sleep(MEASURE_S)
     return max(0.0, (_cpu_seconds(init) - before) / (time.monotonic() - started))
@@ -75,7 +88,10 @@ def _cpu_seconds(init: int) -> float:
 
 
 def _files(init: int) -> list[Path]:
-    """v2: [cpu.max]. v1: [cpu.cfs_quota_us, cpu.cfs_period_us]."""
+    """Return the files of the limit: [cpu.max] or, on v1, [cpu.cfs_quota_us, cpu.cfs_period_us].
+
+    Raises CgroupUnavailable.
+    """
     for controller, names in (
         ("cpu", ["cpu.cfs_quota_us", "cpu.cfs_period_us"]),
         ("", ["cpu.max"]),

@@ -1,4 +1,7 @@
-"""Give parts of a file back to the file system (fallocate(2)); Python's `os` has no call for it."""
+"""Hole punching: parts of a file are given back to the file system.
+
+The module calls fallocate(2) in the C library, because Python's `os` has no function for it.
+"""
 
 from __future__ import annotations
 
@@ -13,7 +16,10 @@ _libc.fallocate.argtypes = [ctypes.c_int, ctypes.c_int, ctypes.c_int64, ctypes.c
 
 
 def punch(fd: int, offset: int, size_bytes: int) -> None:
-    """Free `size_bytes` of a file from `offset` on; they read as zeros afterwards. Raises OSError."""
+    """Free `size_bytes` of a file from `offset` on, which read as zeros afterwards.
+
+    The size of the file does not change. Raises OSError.
+    """
     if _libc.fallocate(fd, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, offset, size_bytes) != 0:
         error = ctypes.get_errno()
         raise OSError(error, os.strerror(error))

@@ -1,8 +1,9 @@
-"""What a move made, told from what has its name: undo removes by identity, never by name alone.
+"""Identities of the things that a migration makes: undo removes by identity, never by name alone.
 
-Between making something and removing it again, somebody else may have removed it and made another of that name. An
-engine's own ids name one thing for ever and need nothing from here. Where there is only a name (a path, a link, a
-volume), its identity is taken right after the making and looked at again right before the removal.
+Between the making of a thing and its removal, somebody else may remove it and make another thing of
+the same name. Where there is only a name (a path, a network link, a volume), the identity of the
+thing is taken right after it is made, and compared right before it is removed. An engine's own ids
+need no identity, because an id never comes to mean another thing.
 """
 
 from __future__ import annotations
@@ -17,21 +18,25 @@ from typing import Protocol
 
 
 class Identity(Protocol):
-    """One thing on this host, whatever its name comes to mean."""
+    """One thing on this host, whatever its name comes to mean later."""
 
     def is_same(self) -> bool:
-        """Whether the name still means that thing. False also when nothing has the name."""
+        """Return whether the name still means that thing. False if nothing has the name."""
 
 
 class PathIdentity:
-    """The file, directory or mount that a path names now.
+    """The file, directory or mount that a path names when the identity is taken.
 
-    It is held by a descriptor (open(2), O_PATH): a kernel gives the inode number of a removed file to the next one, but
-    not as long as the file is open. It is closed by `close`, or when nobody has this object any more.
+    A descriptor (open(2), O_PATH) holds the file open. Otherwise the kernel could give the inode
+    number of a removed file to the next one, and the two could not be told apart. `close` closes
+    the descriptor; so does the end of this object.
     """
 
     def __init__(self, path: Path) -> None:
-        """Raises OSError when there is nothing at `path`."""
+        """Take the identity of `path`, without following a symlink at its end.
+
+        Raises OSError when there is nothing at `path`.
+        """
         self.path = path
         self._fd = os.open(path, os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC)
         self.close = weakref.finalize(self, os.close, self._fd)
@@ -43,10 +48,13 @@ class PathIdentity:
 
 
 class LinkIdentity:
-    """A network link by its index, which the kernel does not give again (netdevice(7), SIOCGIFINDEX)."""
+    """A network link by its index, which the kernel does not reuse (netdevice(7), SIOCGIFINDEX)."""
 
     def __init__(self, name: str) -> None:
-        """Raises OSError when there is no such link in this process's network namespace."""
+        """Take the identity of the link `name` in this process's network namespace.
+
+        Raises OSError when there is no such link.
+        """
         self.name, self._index = name, socket.if_nametoindex(name)
 
     def is_same(self) -> bool:
@@ -56,7 +64,10 @@ class LinkIdentity:
 
 
 class RecordIdentity:
-    """What an engine tells of something that has a name and no id. `look` gives None where there is nothing."""
+    """An engine's record of a thing that has a name and no id, such as a volume's time of creation.
+
+    `look` returns the present record, or None if the thing does not exist.
+    """
 
     def __init__(self, look: Callable[[], object]) -> None:
         self._look, self._seen = look, look()
@@ -66,7 +77,7 @@ class RecordIdentity:
 
 
 def remove_empty(identity: PathIdentity) -> None:
-    """Remove a directory if nothing is in it, unless another one has its path by now."""
+    """Remove a directory if it is empty, unless its path names another one by now."""
     if identity.is_same():
         with contextlib.suppress(OSError):
             identity.path.rmdir()

@@ -1,4 +1,4 @@
-"""What is done to the files of directories (inotify(7))."""
+"""Watches on directories, which report what is done to the files in them (inotify(7))."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 IN_CLOSE_WRITE, IN_OPEN, IN_ONLYDIR = 0x8, 0x20, 0x0100_0000
-#: struct inotify_event, before the name
+#: struct inotify_event without the name at its end: wd, mask, cookie, len.
 HEADER = struct.Struct("=iIII")
 BUFFER = 1 << 16
 
@@ -19,7 +19,12 @@ libc = ctypes.CDLL(None, use_errno=True)
 
 
 class Event(NamedTuple):
-    """Which watch, -1 where the queue was full; which kinds (IN_*); the file's name, empty of the directory itself."""
+    """One event of a watched directory.
+
+    `watch` is the number that `Watches.add` returned, or -1 if the kernel's queue was full and
+    events were lost. `mask` has the kinds of the event (IN_*). `name` is that of the file in the
+    directory, or "" for the directory itself.
+    """
 
     watch: int
     mask: int
@@ -27,16 +32,19 @@ class Event(NamedTuple):
 
 
 class Watches:
-    """Directories that are watched. `descriptor` can be read when there are `events`."""
+    """A set of watched directories. `descriptor` is readable when there are `events`."""
 
     def __init__(self) -> None:
-        """Raises OSError."""
+        """Make an inotify instance. Raises OSError, as when root has as many as it may have."""
         self.descriptor = libc.inotify_init1(os.O_CLOEXEC | os.O_NONBLOCK)
         if self.descriptor < 0:
             raise OSError(ctypes.get_errno(), "inotify_init1")
 
     def add(self, directory: Path | str, mask: int) -> int:
-        """Watch one for events of these kinds. Returns the number by which they name it. Raises OSError."""
+        """Watch a directory for events of the kinds in `mask` (IN_*).
+
+        Returns the number of the watch, which its events carry. Raises OSError.
+        """
         number = int(
             libc.inotify_add_watch(self.descriptor, os.fsencode(directory), mask | IN_ONLYDIR)
         )
@@ -46,11 +54,15 @@ class Watches:
         return number
 
     def events(self) -> Iterator[Event]:
-        """Yield what came since the last call. The kernel's queue has an end: then one has no watch. Raises OSError."""
+        """Yield the events since the last call. Raises OSError.
+
+        The kernel's queue is bounded. If it was full, some events are missing, and an event whose
+        `watch` is -1 says so.
+        """
         while True:
             try:
-                # The kernel gives whole events (inotify(7)).
-                data = os.read(self.descriptor, BUFFER)  # short result: of whole events
+                # read(2) returns whole events only (inotify(7)).
+                data = os.read(self.descriptor, BUFFER)  # short result: always of whole events
             except BlockingIOError:
                 return
             yield from events_in(data)
@@ -60,10 +72,13 @@ class Watches:
 
 
 class ClosedFiles:
-    """Names of files in a directory as their writers close them. `descriptor` can be read when there are `names`."""
+    """A watch on a directory that reports each file when a writer closes it.
+
+    `descriptor` is readable when there are `names`.
+    """
 
     def __init__(self, directory: Path) -> None:
-        """Raises OSError."""
+        """Watch a directory. Raises OSError."""
         self._watches = Watches()
         self.descriptor = self._watches.descriptor
         try:
@@ -73,7 +88,10 @@ class ClosedFiles:
             raise
 
     def names(self) -> Iterator[str]:
-        """Of files closed since the last call. Some may be missing: the kernel's queue has an end. Raises OSError."""
+        """Return the names of the files that writers closed since the last call. Raises OSError.
+
+        Names may be missing, because the kernel's queue is bounded.
+        """
         return (event.name for event in self._watches.events() if event.name)
 
     def close(self) -> None:
@@ -81,7 +99,10 @@ class ClosedFiles:
 
 
 def events_in(data: bytes) -> Iterator[Event]:
-    """The events in what was read of an inotify descriptor. Raises OSError for anything but whole ones."""
+    """Yield the events in bytes that were read from an inotify descriptor.
+
+    Raises OSError if the bytes end within an event.
+    """
     at = 0
     while at < len(data):
         behind = at + HEADER.size

@@ -11,23 +11,28 @@ from pathlib import Path
 
 
 def has_listener(path: Path) -> bool:
-    """Whether a process listens at a SEQPACKET socket; it finds a connection that ends at once. Raises OSError."""
+    """Return whether a process listens at the SEQPACKET socket `path`. Raises OSError.
+
+    The listening process gets a connection that ends at once.
+    """
     with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as caller:
         caller.setblocking(False)
         try:
             caller.connect(str(path))
-        except BlockingIOError:  # it has not taken the connections before this one yet
+        except BlockingIOError:  # the queue of connections to be accepted is full
             return True
-        except (
-            ConnectionRefusedError,
-            FileNotFoundError,
-        ):  # its owner was killed (unix(7)), or closes it just now
+        except (ConnectionRefusedError, FileNotFoundError):
+            # The owner of the socket was killed (unix(7)), or is just closing it.
             return False
     return True
 
 
 class Listener:
-    """Listens at `path` (SEQPACKET) from now until `close`; `serve` owns the connection it is given."""
+    """A SEQPACKET socket at `path` that listens from its making until `close`.
+
+    Each connection is given to `serve` in a new thread, and `serve` has to close it. Raises OSError
+    when it is made.
+    """
 
     def __init__(self, path: Path, serve: Callable[[socket.socket], None], name: str) -> None:
         self._path, self._serve, self._name = path, serve, name
@@ -38,8 +43,8 @@ class Listener:
         self._spawn(self._accept)
 
     def close(self) -> None:
-        """Take no further connection. Those that are served go on."""
-        # shutdown, not only close: a thread in accept() does not notice a close.
+        """Accept no further connections and remove the socket. Connections in service go on."""
+        # shutdown before close, because a thread in accept() does not notice a close.
         with contextlib.suppress(OSError):
             self._socket.shutdown(socket.SHUT_RDWR)
         self._socket.close()
@@ -58,7 +63,11 @@ class Listener:
 
 
 def peer_pid(peer: socket.socket) -> int:
-    """The pid of whoever connected, or made the pair (unix(7), SO_PEERCRED)."""
+    """Return the pid of the process at the other end of a socket (unix(7), SO_PEERCRED).
+
+    For an accepted connection that is the process that connected; for a socket of a socketpair it
+    is the process that made the pair.
+    """
     layout = struct.Struct("3i")
     credentials = peer.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, layout.size)
     return int(layout.unpack(credentials)[0])

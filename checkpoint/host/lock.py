@@ -1,11 +1,15 @@
-"""One task at a time has a container of this host: a move out, a move in, or a checkpoint.
+"""Locks on containers of this host: one task at a time has a container.
 
-A lock is flock(2) on a file of DIRECTORY, so the kernel releases it when its owner ends, however that ends. Neither the
-age of a file nor a process number in it decides anything. The file says who holds the lock, for whoever is refused.
+A task is a migration away from this host, a migration to it, or a checkpoint.
 
-Files are made, locked, written and removed under the lock of the directory itself, which is held for about a
-millisecond. Hence no file is removed between another process's open(2) and flock(2), what a file says is complete, and
-files that killed owners left behind can be removed by the next taker of any lock.
+A lock is flock(2) on a file in DIRECTORY, so the kernel releases it when its owner ends, however
+the owner ends. Neither the age of a file nor a process number in it decides anything. The file says
+who holds the lock, which is reported to a task that is refused.
+
+Files are made, locked, written and removed under the lock of the directory itself, which is held
+for about a millisecond. That has three effects: no file is removed between another process's
+open(2) and flock(2), the text that is read from a file is complete, and the next process that takes
+any lock can remove the files that killed owners left behind.
 """
 
 from __future__ import annotations
@@ -27,40 +31,49 @@ from checkpoint.images.directory import MODE, RUN
 DIRECTORY = RUN / "locks"
 #: A file name has at most 255 bytes (NAME_MAX, limits.h).
 LONGEST_NAME = 200
-#: A bound for when a process was stopped while it held the directory's lock.
+#: How long to wait for the directory's lock, whose holder may be stopped, and how often to try it.
 DIRECTORY_TIMEOUT_S, LOOK_AGAIN_S = 1.0, 0.002
 
 
 def name_key(engine: str, name: str) -> str:
-    """The key of a container by its engine's name for it, on the host that has it and on the one that takes it in."""
+    """Return the lock key of a container by the name that its engine gives it.
+
+    The source locks it for the container it has, the target for the container it takes in.
+    """
     return f"{engine}-{_short(name)}"
 
 
 def volume_key(engine: str, name: str) -> str:
-    """The key of an engine's volume on the host that takes it in: one container at a time brings its content."""
+    """Return the lock key of an engine's volume on the target.
+
+    Under this lock only one migration at a time brings content for the volume.
+    """
     return f"volume-{engine}-{_short(name)}"
 
 
 def process_key(pid: int) -> str:
-    """The key of a container by its init, for an OCI runtime knows an engine's container by another name.
+    """Return the lock key of a container by the pid of its init.
 
-    The start time tells the process from an earlier one of that number. Raises OSError when there is no such
-    process, and ProcError.
+    Such a key is needed because an OCI runtime knows an engine's container by another name. The
+    key has the start time of the process, which tells it from an earlier process of the same pid.
+    Raises OSError when there is no such process, and ProcError.
     """
     return f"process-{pid}-{proc.start_ticks(Path(f'/proc/{pid}/stat').read_bytes())}"
 
 
 def holder_text(task: str, source: str, target: str) -> str:
-    """The words of this process for its locks: which task, from where, to where, since when, which process."""
+    """Return the text that says who holds the locks of this process: task, hosts, time and pid."""
     since = datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%d %H:%M:%S UTC")
     return f"{task} from {source} to {target}, since {since}, process {os.getpid()}"
 
 
 @contextlib.contextmanager
 def locked(keys: Sequence[str], holder: str) -> Iterator[None]:
-    """Hold the locks of all these keys for the length of the block; `holder` is told to whoever is refused.
+    """Hold the locks of all `keys` during the block.
 
-    Raises ContainerLocked, at once and holding none, when one of them is not free; TimeoutError when DIRECTORY is not.
+    `holder` is the text that is reported to other tasks that want one of the locks. Raises
+    ContainerLocked, at once and without any lock held, when one of the locks is taken. Raises
+    TimeoutError when another process keeps DIRECTORY locked for DIRECTORY_TIMEOUT_S.
     """
     held: dict[int, Path] = {}
     with _alone():
@@ -80,7 +93,10 @@ def locked(keys: Sequence[str], holder: str) -> Iterator[None]:
 
 
 def holder_of(key: str) -> str | None:
-    """The words of whoever holds the lock of a key; None when it is free."""
+    """Return the text of the task that holds the lock of a key, or None if the lock is free.
+
+    Raises TimeoutError as `locked` does.
+    """
     if not (DIRECTORY / key).exists():
         return None
     with _alone():
@@ -94,7 +110,10 @@ def holder_of(key: str) -> str | None:
 
 @contextlib.contextmanager
 def _alone() -> Iterator[None]:
-    """No other process changes what is in DIRECTORY during the block."""
+    """Hold the lock of DIRECTORY, so that no other process changes its files during the block.
+
+    Raises TimeoutError.
+    """
     RUN.mkdir(mode=MODE, exist_ok=True)
     DIRECTORY.mkdir(mode=MODE, exist_ok=True)
     fd = os.open(DIRECTORY, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
@@ -117,7 +136,7 @@ def _short(name: str) -> str:
 
 
 def _sweep() -> None:
-    """Remove the files whose owners are dead."""
+    """Remove the lock files whose owners are dead."""
     for name in os.listdir(DIRECTORY):
         with contextlib.suppress(ContainerLocked):
             _release({_take(DIRECTORY / name): DIRECTORY / name})
@@ -146,6 +165,10 @@ def _flock(fd: int) -> bool:
 
 
 def _close(fd: int) -> None:
-    """Unlock, then close: a child on its way from fork(2) to execve(2) shares the lock until it has closed its copy."""
+    """Unlock a descriptor, then close it.
+
+    Closing alone may leave the file locked: a child between fork(2) and execve(2) has a copy of the
+    descriptor, and the lock is released when all copies are closed or any of them is unlocked.
+    """
     fcntl.flock(fd, fcntl.LOCK_UN)
     os.close(fd)

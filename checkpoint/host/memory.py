@@ -1,4 +1,4 @@
-"""How much RAM a container uses and a host has to give, in bytes."""
+"""The RAM that a container uses and the RAM that a host has available, in bytes."""
 
 from __future__ import annotations
 
@@ -10,18 +10,19 @@ from pathlib import Path
 
 from checkpoint.host import proc
 
-#: Processes of a container that forks all the time come and go between two looks.
+#: How often to measure: a container that forks all the time has new processes at every look.
 MOST_LOOKS = 5
-#: madvise(2), Linux 5.14. MAP_POPULATE does nothing where pages are locked on fault (secrecy.py).
+#: madvise(2), Linux 5.14. MAP_POPULATE would do nothing in a process whose pages are locked on
+#: fault (secrecy.py).
 MADV_POPULATE_WRITE = 23
 
 
 @dataclass(frozen=True, kw_only=True)
 class MemoryUse:
-    """What processes have in RAM, and what they will have after a restore.
+    """The RAM that processes use, and the RAM that they will use after a restore.
 
-    `resident_bytes` is their proportional set size. `restored_bytes` may be more: memory that processes
-    share since a fork is restored for each of them.
+    `resident_bytes` is the sum of their proportional set sizes. `restored_bytes` may be more:
+    memory that processes share since a fork is restored for each of them.
     """
 
     resident_bytes: int
@@ -31,9 +32,10 @@ class MemoryUse:
 def use_of(list_processes: Callable[[], list[int]]) -> MemoryUse:
     """Measure the processes that `list_processes` returns (/proc/PID/smaps_rollup, proc(5)).
 
-    A process that was forked after they were listed takes its part of every page that it shares with them,
-    and nobody counts that part. They are therefore listed again afterwards, and measured again if others
-    are among them.
+    A process that was forked after the listing shares pages with the listed ones. Its share of
+    these pages is missing from their proportional set sizes, and is not counted for anybody. The
+    processes are therefore listed again after the measurement, and measured again, up to MOST_LOOKS
+    times, if there are new ones. A process that has ended is ignored.
     """
     pids = list_processes()
     for _ in range(MOST_LOOKS):
@@ -49,7 +51,10 @@ def use_of(list_processes: Callable[[], list[int]]) -> MemoryUse:
 
 
 def _rollups(pids: list[int]) -> list[dict[str, int]]:
-    """Of each process, read once: the kernel walks all its page tables for it."""
+    """Return the fields of each process's smaps_rollup, in bytes.
+
+    Each file is read only once, because for that the kernel walks all page tables of the process.
+    """
     found = []
     for pid in pids:
         with contextlib.suppress(OSError):
@@ -58,29 +63,38 @@ def _rollups(pids: list[int]) -> list[dict[str, int]]:
 
 
 def bring_to_hand(size_bytes: int) -> None:
-    """Have so much free memory that was in use just now.
+    """Use and free `size_bytes` of memory, so that as much can be allocated fast right afterwards.
 
-    A virtual machine's host may take back what is free for a while (free page reporting), and gives it again at 5 to
-    10 us a page. Who has no milliseconds to lose asks for it beforehand. Raises OSError.
+    The host of a virtual machine may take back memory that has been free for a while (free page
+    reporting). To get it again costs 5 to 10 us a page. Code that has no milliseconds to lose calls
+    this function beforehand. Raises OSError.
     """
     with mmap.mmap(-1, size_bytes, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS) as memory:
         memory.madvise(MADV_POPULATE_WRITE)
 
 
 def available_bytes() -> int:
-    """What can still be allocated: MemAvailable, or what the tightest memory cgroup leaves, if less."""
+    """Return how many bytes this process can still allocate.
+
+    The result is MemAvailable of the host, or what the tightest of the process's memory cgroups
+    leaves if that is less.
+    """
     bounds = [_fields(Path("/proc/meminfo")).get("MemAvailable", 0), *_cgroup_bounds()]
     return max(0, min(bounds))
 
 
 def _fields(path: Path) -> dict[str, int]:
-    """The `Name: N kB` lines of a file, in bytes."""
+    """Return the lines "Name: N kB" of a file as {name: bytes}."""
     lines = (line.partition(":") for line in path.read_text().splitlines())
     return {name: int(value.split()[0]) * 1024 for name, _, value in lines if value.endswith(" kB")}
 
 
 def _cgroup_bounds() -> list[int]:
-    """Limit minus usage of our memory cgroup and its parents, v1 or v2 (cgroup-v1/memory, cgroup-v2)."""
+    """Return what the memory cgroup of this process, and each of its parents, leaves to allocate.
+
+    That is limit minus usage plus what can be reclaimed, for cgroups of v1 and v2. Kernel:
+    Documentation/admin-guide/cgroup-v1/memory.rst and cgroup-v2.rst.
+    """
     bounds = []
     for controllers, path in proc.cgroups("self"):
         if "memory" in controllers.split(","):
@@ -94,9 +108,8 @@ def _cgroup_bounds() -> list[int]:
             continue
         directory = base / path.lstrip("/")
         for level in (directory, *directory.parents):
-            with contextlib.suppress(
-                OSError, ValueError
-            ):  # "max", or a level without the controller
+            # ValueError: the limit is "max". OSError: a level without the controller.
+            with contextlib.suppress(OSError, ValueError):
                 limit, usage = (int((level / name).read_text()) for name in names)
                 bounds.append(limit - usage + _reclaimable(level))
             if level == base:
@@ -105,7 +118,10 @@ def _cgroup_bounds() -> list[int]:
 
 
 def _reclaimable(level: Path) -> int:
-    """Page cache the cgroup gives back when asked (memory.stat), so not really in use."""
+    """Return the bytes of page cache in a cgroup's memory.stat that the kernel frees on demand.
+
+    They count as usage, but can be allocated.
+    """
     for line in (level / "memory.stat").read_text().splitlines():
         name, value = line.split()
         if name in ("total_inactive_file", "inactive_file"):

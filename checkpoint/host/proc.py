@@ -1,9 +1,9 @@
-"""Files of /proc as records (proc(5)).
+"""Parsers for files of /proc (proc(5)).
 
-The names of processes, files and mounts in these files are chosen by the container: any bytes but NUL.
-The kernel escapes only what separates the records and fields of a file. A file is therefore split at
-newlines alone, where str.splitlines and text mode also split at carriage returns and form feeds, and
-is decoded as file names are.
+The container chooses the names of processes, files and mounts in these files, and a name may have
+any bytes but NUL. The kernel escapes only the bytes that separate the records and fields of a file.
+A file is therefore split at newlines alone, because str.splitlines and text mode also split at
+carriage returns and form feeds. Its bytes are decoded as file names are (os.fsdecode).
 """
 
 from __future__ import annotations
@@ -20,10 +20,11 @@ _ESCAPED = re.compile(rb"\\([0-3][0-7]{2})")
 
 
 class Mount(NamedTuple):
-    """One line of mountinfo: `root` of a file system, seen at `point`.
+    """One line of mountinfo: the directory `root` of a file system, mounted at `point`.
 
-    `device` is "major:minor". `propagation` are the optional fields ("shared:7", "master:3").
-    `options` are those of the file system itself, with the kernel's escapes.
+    `device` is "major:minor", `kind` the type of the file system. `propagation` has the optional
+    fields ("shared:7", "master:3"). `options` are those of the file system itself, with the
+    kernel's escapes.
     """
 
     id: int
@@ -36,11 +37,11 @@ class Mount(NamedTuple):
 
 
 class Mapping(NamedTuple):
-    """One line of maps: addresses [start, end), "rwxp" permissions, and what is mapped.
+    """One line of maps: addresses [start, end), "rwxp" permissions, and the mapped file.
 
     `device` is "major:minor" in hexadecimal digits, as the kernel writes it there.
-    In `path` a newline stands as \\012, and so does a backslash followed by these digits: the kernel
-    does not tell the two apart. The path of memory without a name is "".
+    In `path`, the characters \\012 stand for a newline or for themselves: the kernel escapes a
+    newline and does not escape a backslash. The path of memory without a name is "".
     """
 
     start: int
@@ -52,16 +53,16 @@ class Mapping(NamedTuple):
 
 
 def lines(path: str | Path) -> list[str]:
-    """The lines of a file of /proc, without their ends. Raises OSError."""
+    """Return the lines of a file of /proc, without their newlines. Raises OSError."""
     found = os.fsdecode(Path(path).read_bytes()).split("\n")
     return found if found[-1] else found[:-1]
 
 
 def number(path: str | Path, name: str, base: int = 10) -> int | None:
-    """The last number of the first line "NAME: ..." of a file; None where there is no such line.
+    """Return the last number of the first line "NAME: ..." of a file, or None without such a line.
 
-    The file is read no further: the fdinfo of an epoll has a line for each descriptor it watches.
-    Raises OSError and ProcError.
+    The file is not read beyond that line, because the fdinfo of an epoll has a line for each
+    descriptor that it watches. `base` is the base of the number. Raises OSError and ProcError.
     """
     with open(path, "rb") as file:
         for line in file:
@@ -75,42 +76,59 @@ def number(path: str | Path, name: str, base: int = 10) -> int | None:
 
 
 def cgroups(pid: int | str) -> list[tuple[str, str]]:
-    """(controllers, path) of where a process is in each hierarchy (cgroups(7)); the controllers of v2 are "".
+    """Return (controllers, path) for the cgroup of a process in each hierarchy (cgroups(7)).
 
+    `controllers` are separated by commas, and "" for the v2 hierarchy.
     Raises OSError and ProcError.
     """
     return [_cgroup(line) for line in lines(f"/proc/{pid}/cgroup")]
 
 
 def mounts(pid: int | str) -> list[Mount]:
-    """The mounts that a process sees (proc_pid_mountinfo(5)). Raises OSError and ProcError."""
+    """Return the mounts that a process sees (proc_pid_mountinfo(5)).
+
+    Raises OSError and ProcError.
+    """
     return [_mount(line) for line in lines(f"/proc/{pid}/mountinfo")]
 
 
 def mappings(pid: int | str) -> Iterator[Mapping]:
-    """The mappings of a process, in the order of their addresses (proc_pid_maps(5)). Raises OSError and ProcError."""
+    """Return the mappings of a process, in rising order of address (proc_pid_maps(5)).
+
+    The file is read at the call, which raises OSError. A line is parsed when its mapping is taken,
+    which raises ProcError.
+    """
     return map(_mapping, lines(f"/proc/{pid}/maps"))
 
 
 def device_text(device: int) -> str:
-    """A device number (st_dev) as the maps of a process have it (proc_pid_maps(5))."""
+    """Return a device number (st_dev) in the form of `Mapping.device` (proc_pid_maps(5))."""
     return f"{os.major(device):02x}:{os.minor(device):02x}"
 
 
 def mapped_file(pid: int, mapping: Mapping) -> str:
-    """The path of a mapped file, exactly. Raises OSError for a mapping that is gone."""
+    """Return the exact path of a mapped file, where `Mapping.path` may be ambiguous.
+
+    Raises OSError when that needs a look at the mapping and the mapping is gone.
+    """
     if "\\012" not in mapping.path:
         return mapping.path
     return os.readlink(f"/proc/{pid}/map_files/{mapping.start:x}-{mapping.end:x}")
 
 
 def unescaped(text: str) -> str:
-    """A field of mountinfo, where a byte that would separate fields is three octal digits behind a backslash."""
+    """Return a field of mountinfo without the kernel's escapes.
+
+    The kernel writes a byte that would separate fields as a backslash and three octal digits.
+    """
     return os.fsdecode(_ESCAPED.sub(lambda found: bytes([int(found[1], 8)]), os.fsencode(text)))
 
 
 def state(stat: bytes) -> tuple[str, int]:
-    """The state and the flags (PF_*) of a process, of what its `stat` holds (proc_pid_stat(5)). Raises ProcError."""
+    """Return the state letter and the flags (PF_*) of a process, from the content of its `stat`.
+
+    Source: proc_pid_stat(5), fields 3 and 9. Raises ProcError.
+    """
     fields = _behind_name(stat)
     try:
         return fields[0].decode(), int(fields[6])
@@ -119,7 +137,10 @@ def state(stat: bytes) -> tuple[str, int]:
 
 
 def start_ticks(stat: bytes) -> int:
-    """When a process was started, in clock ticks since boot (proc_pid_stat(5), field 22). Raises ProcError."""
+    """Return when a process was started, from the content of its `stat`.
+
+    The time is in clock ticks since boot. Source: proc_pid_stat(5), field 22. Raises ProcError.
+    """
     fields = _behind_name(stat)
     try:
         return int(fields[19])
@@ -128,7 +149,11 @@ def start_ticks(stat: bytes) -> int:
 
 
 def _behind_name(stat: bytes) -> list[bytes]:
-    """The fields from the third on: up to the last parenthesis is the name, which the process gives itself."""
+    """Return the fields of a `stat` file from the third on, or [] if the file has no process name.
+
+    The second field is the process's name in parentheses. The process chooses that name, which may
+    hold parentheses and blanks, so the field ends at the last closing parenthesis.
+    """
     return stat[stat.rfind(b")") + 1 :].split() if b")" in stat else []
 
 
@@ -142,7 +167,8 @@ def _cgroup(line: str) -> tuple[str, str]:
 
 def _mount(line: str) -> Mount:
     try:
-        # Within a field every blank is escaped; an empty one, like a source of "", leaves two in a row.
+        # The kernel escapes blanks within a field. An empty field, such as a mount source "",
+        # leaves two blanks in a row, so the line is split at every single blank.
         seen, _, behind = line.partition(" - ")
         number, _, device, root, point, _, *propagation = seen.split(" ")
         kind, _, options = behind.split(" ", 2)

@@ -1,4 +1,4 @@
-"""Processes of a container, seen from the host through /proc (proc(5))."""
+"""The processes of a container, as the host sees them in /proc (proc(5))."""
 
 from __future__ import annotations
 
@@ -14,14 +14,16 @@ from checkpoint.host.ready import ready
 
 #: include/linux/sched.h: the task is in do_exit() and will not run user code again.
 PF_EXITING = 0x4
-#: States of /proc/PID/stat (fs/proc/array.c): zombie and dead; stopped by a signal or by a tracer.
+#: State letters of /proc/PID/stat (fs/proc/array.c): zombie and dead; stopped by a signal and by a
+#: tracer.
 ENDED, STOPPED = "ZX", "Tt"
 
 
 def tree_of(init: int) -> list[int]:
-    """Return a container's init and all its descendants, init first: the processes that CRIU dumps (criu/seize.c).
+    """Return the pids of a container's init and all its descendants, init first.
 
-    What an engine's `exec` or health check has started inside the container is not among them: its parent is outside.
+    These are the processes that CRIU dumps (criu/seize.c). Processes that an engine's `exec` or
+    health check has started inside the container are not among them: their parent is outside.
     """
     found = {init: None}
     pending = [init]
@@ -36,18 +38,24 @@ def tree_of(init: int) -> list[int]:
 
 
 def has_ended(pid: int) -> bool:
-    """Whether a process is gone, or a zombie, which has no memory and no files any more."""
+    """Return whether a process is gone or a zombie, which has no memory and no files any more.
+
+    A process in do_exit() counts as ended. Raises OSError and ProcError.
+    """
     return _state_of(pid) in ENDED
 
 
 def age_s(pid: int) -> float:
-    """Return how long ago a process was started. Raises OSError and ProcError."""
+    """Return how many seconds ago a process was started. Raises OSError and ProcError."""
     started = proc.start_ticks(Path(f"/proc/{pid}/stat").read_bytes())
     return time.clock_gettime(time.CLOCK_BOOTTIME) - started / os.sysconf("SC_CLK_TCK")
 
 
 def _state_of(pid: int) -> str:
-    """Return a process's state as /proc/PID/stat has it; "X" also for one in do_exit(), or that is gone."""
+    """Return the state letter of a process, as /proc/PID/stat has it.
+
+    The letter is "X" also for a process that is in do_exit() or gone.
+    """
     try:
         state, flags = proc.state(Path(f"/proc/{pid}/stat").read_bytes())
     except (FileNotFoundError, ProcessLookupError):
@@ -56,10 +64,10 @@ def _state_of(pid: int) -> str:
 
 
 def in_pid_namespace_of(init: int) -> list[int]:
-    """All processes of the pid namespace whose init this is, init first.
+    """Return the pids of all processes in the pid namespace of a container's init, init first.
 
-    A container that shares the host's pid namespace is not told apart from the host: only its init
-    and that one's descendants are returned.
+    A container that shares the host's pid namespace cannot be told from the host by namespace: then
+    only its init and the descendants of init are returned. Raises OSError when init is gone.
     """
     namespace = os.stat(f"/proc/{init}/ns/pid_for_children")
     if os.path.samestat(namespace, os.stat("/proc/self/ns/pid")):
@@ -78,7 +86,7 @@ def _all_pids() -> list[int]:
 
 @dataclass(frozen=True, kw_only=True)
 class OutsideFile:
-    """A descriptor open on a file that is in none of the container's mounts."""
+    """A descriptor of a process whose file is in none of the container's mounts."""
 
     pid: int
     fd: int
@@ -86,9 +94,10 @@ class OutsideFile:
 
 
 def open_outside(init: int, pids: list[int]) -> list[OutsideFile]:
-    """Descriptors CRIU would fail on with "Can't lookup mount": their mount is not the container's.
+    """Return the open files of processes `pids` that are in none of the container's mounts.
 
-    Raises ProcError.
+    CRIU fails on the descriptor of such a file with "Can't lookup mount". The container's mounts
+    are those that the process `init` sees. Raises OSError and ProcError.
     """
     mounts = {mount.id for mount in proc.mounts(init)}
     found = []
@@ -105,31 +114,42 @@ def open_outside(init: int, pids: list[int]) -> list[OutsideFile]:
 
 
 class Init:
-    """A container's init, held by a pidfd so that its number cannot come to mean another process."""
+    """A container's init, held by a pidfd so that its pid cannot come to mean another process."""
 
     def __init__(self, pid: int) -> None:
         self.pid = pid
         self._pidfd = os.pidfd_open(pid)
 
     def kill(self) -> None:
-        """SIGKILL it, and with it everything in its pid namespace. Already dead is no error."""
+        """Send SIGKILL to init, and with it to all processes of its pid namespace.
+
+        An init that is dead already is no error.
+        """
         with contextlib.suppress(ProcessLookupError):
             signal.pidfd_send_signal(self._pidfd, signal.SIGKILL)
 
     def is_dead(self) -> bool:
-        """Whether it can never run user code again.
+        """Return whether init can never run user code again.
 
-        Exited, or in do_exit(): while CRIU traces the others of its namespace, init waits for them
-        in the kernel (zap_pid_ns_processes) and is reaped only when CRIU lets go.
+        That is so once init has exited or is in do_exit(). An init in do_exit() may stay there:
+        while CRIU traces other processes of the namespace, init waits for them in the kernel
+        (zap_pid_ns_processes), and is reaped only when CRIU detaches from them.
         """
         return self.state() in ENDED
 
     def state(self) -> str:
-        """Return its state as /proc/PID/stat has it; "X" also for one that is about to be dead, or was reaped."""
+        """Return the state letter of init, as /proc/PID/stat has it.
+
+        The letter is "X" also for an init that is in do_exit(), a zombie, or reaped.
+        """
         return "X" if ready(self._pidfd, timeout_s=0) else _state_of(self.pid)
 
     def wait_dead(self, timeout_s: float) -> bool:
-        """Poll `is_dead`; dying takes microseconds, so it is looked at often. What cannot be looked at is not dead."""
+        """Wait until init is dead, and return whether it died within `timeout_s`.
+
+        Dying takes microseconds, so `is_dead` is polled often. A look that fails with OSError does
+        not count as death.
+        """
         deadline = time.monotonic() + timeout_s
         while True:
             with contextlib.suppress(OSError):

@@ -1,4 +1,4 @@
-"""Wait for descriptors with poll(2): select(2) knows none above 1023."""
+"""Waiting for descriptors by poll(2), because select(2) accepts none above 1023."""
 
 from __future__ import annotations
 
@@ -6,7 +6,11 @@ import select
 
 
 def ready(*descriptors: int, timeout_s: float | None = None) -> list[int]:
-    """Those that can be read, or whose peer is gone; a pidfd whose process ended. Empty after `timeout_s`."""
+    """Wait until descriptors are ready, and return these. Return [] after `timeout_s`.
+
+    A descriptor is ready if it can be read or its peer is gone, a pidfd if its process has ended.
+    Without `timeout_s` there is no limit to the wait.
+    """
     poll = select.poll()
     for descriptor in descriptors:
         poll.register(descriptor, select.POLLIN)

@@ -1,4 +1,4 @@
-"""The one door to other programs: argv lists, never a shell, children always reaped."""
+"""The only module that starts other programs: by argument lists, and never through a shell."""
 
 from __future__ import annotations
 
@@ -12,7 +12,8 @@ from pathlib import Path
 from checkpoint.errors import CommandFailed
 
 log = logging.getLogger(__name__)
-#: Of every program started here, whatever this process's is: an engine makes its files as it always does.
+#: The umask of every program that is started, whatever that of this process is, so that an engine
+#: makes its files with the modes that it always gives them.
 UMASK = 0o022
 
 
@@ -25,8 +26,10 @@ def run(
 ) -> str:
     """Run a short command to its end and return its standard output.
 
-    The output may name what a container has named: bytes that are no text come as os.fsdecode has them.
-    Raises CommandFailed when it cannot be started, times out or ends with a status other than 0.
+    The output may have names that a container has chosen. Bytes in it that are not text are decoded
+    as os.fsdecode does, and `stdin` is encoded as os.fsencode does.
+    Raises CommandFailed when the command cannot be started (status 127), takes longer than
+    `timeout_s` and is killed (status 124), or ends with a status other than 0.
     """
     began_ns = time.monotonic_ns()
     try:
@@ -61,7 +64,11 @@ def start(
     cwd: str | Path | None = None,
     pass_fds: Sequence[int] = (),
 ) -> subprocess.Popen[bytes]:
-    """Start a program in its own session, so that a Ctrl-C at our terminal is ours alone to handle."""
+    """Start a program in a session of its own, and return without waiting for its end.
+
+    In another session the program does not get the SIGINT of a Ctrl-C, which this process handles
+    alone. The caller reaps the program. Raises CommandFailed when it cannot be started.
+    """
     try:
         process = subprocess.Popen(
             argv,
@@ -81,9 +88,10 @@ def start(
 
 
 def find_program(name: str, *, path: str | None = None) -> Path | None:
-    """The first executable of that name on PATH and the sbin directories, or None.
+    """Return the first executable called `name` on PATH and in the sbin directories, or None.
 
-    A non-login shell over SSH often has no sbin on its PATH; CRIU and iproute2 live there.
+    `path` replaces PATH. The sbin directories are searched because a non-login shell over SSH often
+    has none on its PATH, and CRIU and iproute2 are installed there.
     """
     wanted = (path if path is not None else os.environ.get("PATH", os.defpath)).split(":")
     for directory in [*wanted, "/usr/local/sbin", "/usr/sbin", "/sbin"]:

@@ -1,4 +1,4 @@
-"""Keep what a process holds of a container's memory in RAM: in no core file, and in no swap."""
+"""Protection of a container's memory in a process of the tool: no core file, and no swap."""
 
 from __future__ import annotations
 
@@ -14,22 +14,26 @@ MCL_CURRENT, MCL_FUTURE, MCL_ONFAULT = 1, 2, 4
 
 
 def keep_to_itself() -> None:
-    """Have the calling process dump no core, and keep its pages in RAM as far as it may.
+    """Make the calling process "not dumpable", and lock its pages in RAM if it may do so.
 
-    Not by RLIMIT_CORE: what is started from here would inherit that, and a restored container with it. "Not
-    dumpable" ends with execve(2), and does not keep root, as which CRIU runs, out of /proc/PID (ptrace(2), access
-    mode checking). A fork keeps it, but not the lock on its pages. Raises OSError.
+    RLIMIT_CORE is not used, because programs that this process starts would inherit it, and with
+    them a restored container. "Not dumpable" ends with execve(2). It does not keep root out of
+    /proc/PID, and CRIU runs as root (ptrace(2), access mode checking). A child made by fork(2) is
+    not dumpable either, but its pages are not locked. Raises OSError.
     """
     libc = ctypes.CDLL(None, use_errno=True)
     if libc.prctl(PR_SET_DUMPABLE, 0, 0, 0, 0):
         error = ctypes.get_errno()
         raise OSError(error, f"prctl(PR_SET_DUMPABLE): {os.strerror(error)}")
     if _may_lock_all():
-        # On fault: what is only reserved, a thread's stack for one, takes no RAM for that.
+        # MCL_ONFAULT: memory that is only reserved, such as a thread's stack, then takes no RAM.
         libc.mlockall(MCL_CURRENT | MCL_FUTURE | MCL_ONFAULT)
 
 
 def _may_lock_all() -> bool:
-    """Whether no limit is in the way (mlock(2)): at one, to allocate more would fail from then on."""
+    """Return whether this process may lock memory without a limit (CAP_IPC_LOCK, mlock(2)).
+
+    With a limit, allocations would fail as soon as the locked memory reaches it.
+    """
     effective = proc.number("/proc/self/status", "CapEff", base=16) or 0
     return bool(effective >> CAP_IPC_LOCK & 1)

@@ -1,8 +1,9 @@
-"""Keep processors from sleeping while a container stands still.
+"""A way to keep processors from sleeping while a container is frozen.
 
-Dump and restore are conversations between CRIU and the container's tasks, thousands of wake-ups long, and a processor
-that has gone to sleep answers late: more so a virtual one, which has to be woken by its host. That was half of the
-time of a dump (docs/performance.md). Kernel: Documentation/power/pm_qos_interface.rst.
+In a dump and a restore CRIU and the container's tasks wake each other up thousands of times. A
+processor that has gone to sleep answers late, and a virtual one later still, because its host has
+to wake it. These delays were half of the time of a dump (docs/performance.md).
+Kernel: Documentation/power/pm_qos_interface.rst.
 """
 
 from __future__ import annotations
@@ -19,7 +20,10 @@ DEVICE = "/dev/cpu_dma_latency"
 
 @contextlib.contextmanager
 def wakeful() -> Iterator[None]:
-    """Ask for no wake-up latency at all. The wish ends with the block, or with us; without the device none is made."""
+    """Request a wake-up latency of 0 from the kernel during the block.
+
+    The request also ends when this process does. Without the device nothing is requested.
+    """
     try:
         fd = os.open(DEVICE, os.O_WRONLY | os.O_CLOEXEC)
     except OSError:

@@ -1,10 +1,13 @@
-"""The one door for bytes that must all be read or written: a short result is finished here, or is an error.
+"""Reads and writes of all the bytes that were asked for: a short result is continued, or an error.
 
-read(2), write(2) and their kin may do less than they were asked: Linux moves at most 0x7ffff000 bytes in
-one call, a signal or a full pipe ends one early, and a file may end before the bytes do. Code that does
-not look at the result takes what is missing for zeros. Every function here returns only when all bytes
-are there. Messages on SEQPACKET, datagram and netlink sockets are whole by nature and stay with their
-sockets; the lone programs, which can import nothing, carry loops of their own.
+read(2), write(2) and similar calls may move fewer bytes than they were asked for: Linux moves at
+most 0x7ffff000 bytes in one call, a signal or a full pipe ends a call early, and a file may end
+too soon. Code that ignores the result takes the missing bytes for zeros. Every function of this
+module returns only when all bytes are moved.
+
+Two kinds of code do without this module. Messages on SEQPACKET, datagram and netlink sockets are
+always whole, so the modules with these sockets call them directly. The programs that run as a
+single file of their own (such as memory/inject.py) can import nothing, and have their own loops.
 """
 
 from __future__ import annotations
@@ -17,7 +20,7 @@ Writable = bytes | bytearray | memoryview
 
 
 def read(fd: int, view: memoryview) -> None:
-    """Fill `view` from a stream. Raises IncompleteIO where the stream ends first, and OSError."""
+    """Fill `view` from a stream. Raises IncompleteIO when the stream ends first, and OSError."""
     while view:
         got = os.readv(fd, [view])
         if not got:
@@ -26,7 +29,10 @@ def read(fd: int, view: memoryview) -> None:
 
 
 def pread(fd: int, view: memoryview, offset: int) -> None:
-    """Fill `view` from a file, beginning at `offset`. Raises IncompleteIO where the file ends, and OSError."""
+    """Fill `view` from a file, beginning at `offset` in bytes.
+
+    Raises IncompleteIO when the file ends first, and OSError.
+    """
     while view:
         got = os.preadv(fd, [view], offset)
         if not got:
@@ -42,7 +48,7 @@ def write(fd: int, data: Writable) -> None:
 
 
 def pwrite(fd: int, data: Writable, offset: int) -> None:
-    """Write all of `data` into a file, beginning at `offset`. Raises OSError."""
+    """Write all of `data` into a file, beginning at `offset` in bytes. Raises OSError."""
     view = memoryview(data)
     while view:
         written = os.pwrite(fd, view, offset)

@@ -1,4 +1,7 @@
-"""Batches of pages on the wire: extents of an image, zero pages left out, a digest over the others."""
+"""The form of a batch of pages between the hosts: extents, and the bytes of their pages.
+
+Pages of zeros are sent without their bytes, and a digest covers the bytes of the others.
+"""
 
 from __future__ import annotations
 
@@ -12,15 +15,21 @@ from checkpoint.errors import DataInvalid, ImageError
 from checkpoint.images import encoding
 from checkpoint.schema import Range
 
+#: (dst_id, vaddr, pages, flags, bytes of the pages). There are no bytes without PE_PRESENT.
 Extent = tuple[int, int, int, int, memoryview]
 ZERO_PAGE = bytes(PAGE_SIZE)
 ZEROS = memoryview(bytes(256 * PAGE_SIZE))
-#: Of one batch: bytes that are sent, and pages with those of zeros. A peer cannot make us unpack more.
+#: Bounds of one batch: bytes of pages that are sent, and pages with those of zeros. They keep the
+#: source from making the target unpack more.
 MAX_BYTES, MAX_PAGES = 4 << 20, (1 << 30) // PAGE_SIZE
 
 
 class PageExtent(NamedTuple):
-    """Pages of an image, with the flags of CRIU's pagemap entry. Those of zeros carry no bytes."""
+    """Consecutive pages of one address space, with the flags of CRIU's pagemap entry.
+
+    `vaddr` is the address of the first page in bytes. If `zero` is true, all bytes of the pages are
+    zeros and are not sent.
+    """
 
     dst_id: ImageId
     vaddr: PageAddress
@@ -29,7 +38,7 @@ class PageExtent(NamedTuple):
     zero: bool
 
     def check(self) -> None:
-        """Raise DataInvalid for pages beyond the last address, and for zeros that are not there."""
+        """Raise DataInvalid for pages beyond the last address, or zeros without PE_PRESENT."""
         if self.vaddr + self.pages * PAGE_SIZE > 1 << ADDRESS_BITS:
             raise DataInvalid(f"{self.pages} pages at {self.vaddr:#x} are beyond the last address")
         if self.zero and not self.flags & PE_PRESENT:
@@ -37,7 +46,11 @@ class PageExtent(NamedTuple):
 
 
 def digest_of(data: bytes | memoryview) -> str:
-    """CRC-32. SSH authenticates what it carries; this is against defects at either end, and costs next to nothing."""
+    """Return the CRC-32 of some bytes as eight hexadecimal digits.
+
+    SSH authenticates the bytes that it carries. This digest is against defects in the programs at
+    either end, for which a CRC is enough and costs next to nothing.
+    """
     return f"{zlib.crc32(data):08x}"
 
 
@@ -47,9 +60,13 @@ def unpack(
     encoded: str,
     digest: str,
 ) -> Iterator[Extent]:
-    """The extents of a batch with their bytes, zeros in pieces made as they are taken.
+    """Return an iterator over the extents of a batch with their bytes.
 
-    Raises ImageError when they do not add up, before the first.
+    `payload` has the bytes of all pages but those of zeros, in the encoding `encoded`. `digest` is
+    `digest_of` these bytes before they were encoded. Pages of zeros come in pieces, none of which
+    takes memory of its own.
+    Raises ImageError at the call, and so before the first extent, when the payload is damaged, does
+    not fit the extents or is over the bounds.
     """
     there = [extent for extent in extents if extent.flags & PE_PRESENT]
     size = sum(extent.pages for extent in there if not extent.zero) * PAGE_SIZE
@@ -82,8 +99,11 @@ def _zeros(dst_id: int, vaddr: int, pages: int, flags: int) -> Iterator[Extent]:
 
 
 def split_zeros(data: memoryview) -> Iterator[tuple[int, int, bool]]:
-    """(first page, pages, zero) runs of whole pages, alternating zero and not."""
-    # bytes.startswith is a memcmp; comparing memoryviews goes element by element.
+    """Yield runs of pages that are all zeros or all not, as (first page, pages, zero).
+
+    `data` has whole pages. The runs alternate, and together cover all of them in order.
+    """
+    # bytes.startswith is a memcmp; memoryviews are compared element by element.
     content = bytes(data)
     start, zero = 0, False
     for index in range(len(content) // PAGE_SIZE):

@@ -1,7 +1,9 @@
-"""A directory for images: in RAM, readable by root alone, gone when its owner is done with it.
+"""A migration's directory of image files: in RAM, and readable by root alone.
 
-Its owner holds a lock on it (flock(2), shared) as long as it lives, and so does whoever takes over. What nobody holds
-was left by a process that was killed.
+The process that made the directory holds a shared lock on it (flock(2)) as long as it needs the
+directory. On the target the keeper holds one too, so that it can go on in the agent's place. A
+directory without a lock is abandoned: the processes that used it were killed. `claim`,
+`claim_alone` and `is_abandoned` work for any directory, also on disk.
 """
 
 from __future__ import annotations
@@ -18,18 +20,20 @@ from checkpoint.errors import CommandFailed, ImageError
 from checkpoint.host.listener import has_listener
 from checkpoint.host.run import run
 
-#: Images hold the container's memory: keys, passwords, customer data.
+#: Image files hold the container's memory: keys, passwords, customer data.
 MODE = 0o700
 RUN = Path("/run/migrate")
-#: How a migration is named (migrate/report.py); other things may lie beside theirs.
+#: The form of a migration's id (migrate/report.py). RUN also holds files that are no migration's.
 NAME = re.compile(r"[0-9a-f]{12}")
 
 
 @contextlib.contextmanager
 def ram_directory(name: str, size_bytes: int, tell: Callable[[str], None]) -> Iterator[Path]:
-    """Make /run/migrate/NAME, a tmpfs of its own and of that size; unmount and remove it on the way out.
+    """Mount a tmpfs of `size_bytes` at /run/migrate/NAME for the block, and remove it afterwards.
 
-    `tell` is told of a kernel that may write it to swap. Raises ImageError or CommandFailed.
+    The directory is claimed during the block. If the kernel may write the tmpfs to swap, `tell` is
+    called with a line about that. Raises ImageError when the directory exists, CommandFailed when
+    the tmpfs cannot be mounted or unmounted, and OSError.
     """
     path = RUN / name
     with _nobody_else():
@@ -42,7 +46,8 @@ def ram_directory(name: str, size_bytes: int, tell: Callable[[str], None]) -> It
         try:
             if not _mount(path, size_bytes) and _swaps():
                 tell(
-                    "images may be swapped out: this kernel cannot keep a tmpfs from it (Linux 6.4 can)"
+                    "images may be swapped out: "
+                    "this kernel cannot keep a tmpfs from it (Linux 6.4 can)"
                 )
             claimed = claim(path)
         except Exception:
@@ -54,18 +59,27 @@ def ram_directory(name: str, size_bytes: int, tell: Callable[[str], None]) -> It
         try:
             remove_ram_directory(path)
         finally:
-            os.close(claimed)  # only now does its RAM come free
+            # The unmount was lazy: only when this last descriptor is closed is the RAM free.
+            os.close(claimed)
 
 
 def claim(directory: Path) -> int:
-    """A descriptor with which its owner holds a directory until it closes it, or ends. Raises OSError."""
+    """Take a shared lock on a directory and return the descriptor that holds it. Raises OSError.
+
+    The directory is claimed until the descriptor is closed or the process ends. Several processes
+    may claim one directory.
+    """
     fd = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     fcntl.flock(fd, fcntl.LOCK_SH)
     return fd
 
 
 def claim_alone(directory: Path) -> int | None:
-    """Likewise, of a directory that has no other owner; None where it has one, or has just gone. Raises OSError."""
+    """Take an exclusive lock on a directory and return the descriptor that holds it.
+
+    Returns None if another process has claimed the directory, or if the directory was removed or
+    replaced meanwhile. Raises OSError.
+    """
     with contextlib.ExitStack() as undo, contextlib.suppress(BlockingIOError, FileNotFoundError):
         fd = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
         undo.callback(os.close, fd)
@@ -77,7 +91,7 @@ def claim_alone(directory: Path) -> int | None:
 
 
 def is_abandoned(directory: Path) -> bool:
-    """Whether no process holds it."""
+    """Return whether no process has claimed a directory. Raises OSError."""
     fd = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
         fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -89,21 +103,27 @@ def is_abandoned(directory: Path) -> bool:
 
 
 def remove_ram_directory(path: Path) -> None:
-    """Undo `ram_directory`. Lazy, for a CRIU that is still closing its descriptors."""
+    """Unmount and remove a directory that `ram_directory` made. Raises CommandFailed.
+
+    The unmount is lazy, because CRIU may still be closing its descriptors of image files.
+    """
     if os.path.ismount(path):
         run(["umount", "--lazy", str(path)])
     shutil.rmtree(path, ignore_errors=True)
 
 
 def remove_sockets(path: Path) -> None:
-    """Remove the sockets beside a migration's directory that nobody listens at any more."""
+    """Remove the sockets next to a migration's directory `path` at which no process listens.
+
+    Such a socket has the name of the directory with a suffix. Raises OSError.
+    """
     for beside in path.parent.glob(f"{path.name}.*"):
         if beside.is_socket() and not has_listener(beside):
             beside.unlink(missing_ok=True)
 
 
 def abandoned() -> dict[str, int]:
-    """Names of migrations whose directories nobody holds, and the RAM in them, in bytes."""
+    """Return {migration id: bytes of RAM in use} of all abandoned directories. Raises OSError."""
     if not RUN.exists():
         return {}
     with _nobody_else():
@@ -111,7 +131,11 @@ def abandoned() -> dict[str, int]:
 
 
 def remove_abandoned() -> Iterator[str]:
-    """Remove them, and the sockets beside them. Yields, for each, what was done or not."""
+    """Remove all abandoned directories, and sockets without a directory or a listener.
+
+    Yields one line for people for each directory, which says whether it could be removed. Raises
+    OSError.
+    """
     if not RUN.exists():
         return
     with _nobody_else():
@@ -119,14 +143,18 @@ def remove_abandoned() -> Iterator[str]:
             size_bytes = _used_bytes(path)
             try:
                 if os.path.ismount(path):
-                    # Not lazy: should anybody use it after all, it stays.
+                    # Not lazy: a tmpfs that some process still uses must stay.
                     run(["umount", "--recursive", str(path)])
                 path.rmdir()
             except (CommandFailed, OSError) as error:
                 yield f"{path}, left by a move that was killed, cannot be removed: {error}"
             else:
-                yield f"{path}, left by a move that was killed, was removed: {size_bytes >> 20} MiB of RAM"
-        # A move that has no directory yet may listen already: for the files of an image.
+                yield (
+                    f"{path}, left by a move that was killed, "
+                    f"was removed: {size_bytes >> 20} MiB of RAM"
+                )
+        # A socket without a directory is not always left over: the agent listens for the files of
+        # a container image before it makes its directory. `remove_sockets` spares such a socket.
         for name in {
             path.stem for path in RUN.iterdir() if NAME.fullmatch(path.stem) and path.is_socket()
         }:
@@ -141,7 +169,11 @@ def _abandoned() -> list[Path]:
 
 @contextlib.contextmanager
 def _nobody_else() -> Iterator[None]:
-    """Between its making and its owner's lock a directory looks abandoned: one process at a time makes or looks."""
+    """Hold the lock of RUN, under which directories are made and abandoned ones are looked for.
+
+    A directory that was made and not yet claimed looks abandoned. Hence only one process at a time
+    makes a directory or looks for abandoned ones.
+    """
     RUN.mkdir(mode=MODE, exist_ok=True)
     fd = os.open(RUN, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
@@ -152,7 +184,7 @@ def _nobody_else() -> Iterator[None]:
 
 
 def _mount(path: Path, size_bytes: int) -> bool:
-    """Whether it will be kept out of swap (tmpfs(5), noswap)."""
+    """Mount a tmpfs, and return whether the kernel keeps it out of swap (tmpfs(5), noswap)."""
     options, mount = f"mode=0700,size={size_bytes}", ["mount", "-t", "tmpfs", "-o"]
     try:
         run([*mount, f"{options},noswap", "migrate", str(path)])
@@ -163,7 +195,7 @@ def _mount(path: Path, size_bytes: int) -> bool:
 
 
 def _swaps() -> bool:
-    """Whether this host has anywhere to swap to (proc_swaps(5): a heading, and a line for each)."""
+    """Return whether this host has swap space (proc_swaps(5): a heading, and a line for each)."""
     with contextlib.suppress(OSError):
         return len(Path("/proc/swaps").read_text().splitlines()) > 1
     return False

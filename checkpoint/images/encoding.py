@@ -1,7 +1,8 @@
-"""How the bytes of a batch travel: as they are, or compressed by zstd where both hosts have it.
+"""The encodings of a batch's bytes: raw, or compressed by zstd where both hosts have it.
 
-zstd is in the standard library from Python 3.14 on (`compression.zstd`), before that in the package
-`zstandard`. Level 1: memory compresses almost as well with it, and several times faster.
+zstd is in the standard library from Python 3.14 on (`compression.zstd`), and before that in the
+package `zstandard`. Level 1 is used: it compresses memory almost as well as higher levels do, and
+several times faster.
 """
 
 from __future__ import annotations
@@ -12,12 +13,13 @@ from checkpoint.errors import ImageError
 
 RAW, ZSTD = "raw", "zstd"
 LEVEL = 1
-#: So much of what came before may be referred to. A decompressor sets memory aside for it: by itself up to 128 MiB.
-#: A batch is no larger, and level 1 refers to less.
+#: The largest window that a decompressor accepts, as a power of two of bytes (4 MiB). It allocates
+#: as much memory as the compressed data names for the window, by default up to 128 MiB. This bound
+#: is enough, because a batch is no larger, and level 1 uses a smaller window.
 WINDOW_LOG = 22
 
 Compress = Callable[[memoryview], bytes]
-#: Gives at most so many bytes, plus one if there were more.
+#: Decompresses a payload to at most the given number of bytes, or to one more if it holds more.
 Decompress = Callable[[bytes | bytearray | memoryview, int], bytes]
 
 
@@ -49,23 +51,27 @@ def _find_zstd() -> tuple[Compress, Decompress] | None:
 
 
 _ZSTD = _find_zstd()
-#: What this host can write and read.
+#: The encodings that this host can write and read.
 AVAILABLE: tuple[str, ...] = (RAW, ZSTD) if _ZSTD else (RAW,)
 
 
 def encode(data: memoryview, encoding: str) -> bytes | memoryview:
-    """The bytes to send."""
+    """Return `data` in `encoding`, which is one of AVAILABLE."""
     if encoding == ZSTD and _ZSTD is not None:
         return _ZSTD[0](data)
     return data
 
 
 def decode(payload: bytes | bytearray | memoryview, encoding: str, size: int) -> memoryview:
-    """Exactly `size` bytes. Raises ImageError; a payload that swells beyond that is not unpacked any further."""
+    """Return the `size` bytes that a payload holds in an encoding.
+
+    Raises ImageError when the payload is damaged, holds another number of bytes, or its encoding is
+    not one of AVAILABLE. A payload that holds more is not decompressed beyond `size` bytes and one.
+    """
     if encoding == ZSTD and _ZSTD is not None:
         try:
             data = memoryview(_ZSTD[1](payload, size))
-        except Exception as error:  # each implementation has an error of its own
+        except Exception as error:  # each implementation has its own class of error
             raise ImageError(f"a batch of pages does not decompress: {error}") from error
     elif encoding == RAW:
         data = memoryview(payload)

@@ -1,4 +1,4 @@
-"""Read a process's mappings from its image (CRIU images/mm.proto)."""
+"""A reader of the mappings of a process in CRIU's mm image file (CRIU images/mm.proto)."""
 
 from __future__ import annotations
 
@@ -10,7 +10,8 @@ from checkpoint.criu.rpc import DECODE_ERRORS, memory_map
 from checkpoint.errors import ImageError
 from checkpoint.memory.ranges import Range, union
 
-HEADER = struct.Struct("=8xI")  # two magics, then the length of the one message
+#: Two u32 magics, then the length of the file's only message.
+HEADER = struct.Struct("=8xI")
 #: mmap(2)
 MAP_PRIVATE, MAP_ANONYMOUS, MAP_LOCKED, MAP_HUGETLB = 0x02, 0x20, 0x2000, 0x40000
 #: VMA_AREA_VSYSCALL, VMA_AREA_VDSO, VMA_AREA_VVAR of CRIU criu/include/image.h
@@ -18,9 +19,10 @@ SPECIAL = 1 << 2 | 1 << 3 | 1 << 12
 
 
 def may_be_lazy(path: Path) -> list[Range]:
-    """Of a process's mm image, the mappings that CRIU can restore lazily (criu/include/vma.h, vma_entry_can_be_lazy).
+    """Return the ranges of a process's mm image file that CRIU can restore lazily.
 
-    Raises ImageError.
+    These are the mappings that satisfy vma_entry_can_be_lazy (CRIU criu/include/vma.h), sorted and
+    joined where they are neighbours. Raises OSError, and ImageError when the file is damaged.
     """
     mappings = _mappings(path)
     private = MAP_PRIVATE | MAP_ANONYMOUS
@@ -36,11 +38,15 @@ def may_be_lazy(path: Path) -> list[Range]:
 
 
 def _mappings(path: Path) -> list[Any]:
-    """The vma_entry messages of an mm image, whose one message ends with the file. Raises ImageError."""
+    """Return the vma_entry messages of an mm image file. Raises OSError and ImageError.
+
+    The file has one message, which must end where the file ends.
+    """
     data = path.read_bytes()
     if len(data) < HEADER.size or HEADER.unpack_from(data)[0] != len(data) - HEADER.size:
         raise ImageError(
-            f"{path.name} is damaged: it has {len(data)} bytes, and its message another number of them"
+            f"{path.name} is damaged: "
+            f"it has {len(data)} bytes, and its message another number of them"
         )
     try:
         found = list(memory_map().FromString(data[HEADER.size :]).vmas)

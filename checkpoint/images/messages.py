@@ -1,4 +1,7 @@
-"""Take an image of CRIU apart: two u32 magics, then messages, each preceded by its u32 length (criu/protobuf.c)."""
+"""A parser for the framing of CRIU's image files (criu/protobuf.c).
+
+A file begins with two u32 magics. Messages follow, each preceded by its u32 length.
+"""
 
 from __future__ import annotations
 
@@ -7,13 +10,17 @@ from collections.abc import Iterator
 
 from checkpoint.errors import ImageError
 
-#: criu/include/magic.h
+#: The size of the two magics (criu/include/magic.h).
 MAGICS_BYTES = 8
 LENGTH = struct.Struct("=I")
 
 
 def messages(name: str, data: bytes) -> Iterator[bytes]:
-    """Yield the messages of an image. Raises ImageError where it ends within one; `name` is the image's, for that."""
+    """Yield the messages of an image file whose content is `data`, without their lengths.
+
+    Raises ImageError, which says `name`, when the file ends within a message. The messages before
+    have been yielded then.
+    """
     at = MAGICS_BYTES
     while at < len(data):
         start = at + LENGTH.size

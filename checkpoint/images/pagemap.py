@@ -1,8 +1,9 @@
-"""Write the images of memory: pagemap-*.img and pages-*.img.
+"""A writer of CRIU's image files of memory: pagemap-*.img and pages-*.img.
 
-Format: CRIU images/pagemap.proto and criu/image.c. A pagemap image is two u32 magics, then messages
-each preceded by its u32 length: one pagemap_head, then pagemap_entry in rising order of address.
-pages-N.img holds the bytes of the entries with PE_PRESENT, in the order of the entries.
+Format: CRIU images/pagemap.proto and criu/image.c. A pagemap file begins with two u32 magics.
+Messages follow, each preceded by its u32 length: one pagemap_head, then a pagemap_entry for each
+run of pages, in rising order of address. pages-N.img holds the bytes of the entries with
+PE_PRESENT, in the order of the entries.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ NAMES = {TYPE_PROCESS: "pagemap-{}.img", TYPE_SHMEM: "pagemap-shmem-{}.img"}
 
 
 def varint(value: int) -> bytes:
-    """A protobuf base-128 number."""
+    """Return a number in protobuf's encoding, base 128."""
     out = bytearray()
     while value > 0x7F:
         out.append(value & 0x7F | 0x80)
@@ -34,15 +35,16 @@ def varint(value: int) -> bytes:
 
 
 def encode_head(pages_id: int) -> bytes:
-    """pagemap_head, preceded by its length."""
+    """Return a pagemap_head message, preceded by its length."""
     return _sized(b"\x08" + varint(pages_id))
 
 
 def encode_entry(vaddr: int, pages: int, flags: int) -> bytes:
-    """pagemap_entry, preceded by its length.
+    """Return a pagemap_entry message, preceded by its length.
 
-    The count stands in both fields: compat_nr_pages (2) is required and all that CRIU before 4.2
-    reads; nr_pages (5) is what 4.2 prefers. Older CRIU skips the field it does not know.
+    The number of pages is in two fields. compat_nr_pages (2) is required, and the only one that
+    CRIU before 4.2 reads. CRIU from 4.2 on prefers nr_pages (5), which older versions do not know
+    and skip.
     """
     compat = pages if pages <= U32_MAX else 0
     return _sized(
@@ -69,7 +71,10 @@ class _Image:
     entries: list[tuple[int, int, int]] = field(default_factory=list)
 
     def append(self, vaddr: int, pages: int, flags: int) -> None:
-        """Add an entry, or lengthen the last one when this continues it."""
+        """Add an entry, or lengthen the last entry if the new pages continue it.
+
+        Raises ImageError for pages that are not behind the last entry.
+        """
         if self.entries:
             last_vaddr, last_pages, last_flags = self.entries[-1]
             end = last_vaddr + last_pages * PAGE_SIZE
@@ -83,13 +88,20 @@ class _Image:
         self.entries.append((vaddr, pages, flags))
 
     def offsets(self) -> list[int]:
-        """Where in the pages image the pages of each entry begin, in bytes."""
+        """Return the offset in the pages file of each entry's pages, in bytes.
+
+        One more offset follows, which is the size of the file.
+        """
         sizes = (pages * PAGE_SIZE if flags & PE_PRESENT else 0 for _, pages, flags in self.entries)
         return list(itertools.accumulate(sizes, initial=0))
 
 
 class PageImages:
-    """Collects extents into an image directory. Use as a context."""
+    """A writer of extents into memory image files in a directory. Use it as a context manager.
+
+    Bytes of pages are written as they come, the pagemap files by `write_pagemaps`. The context
+    closes the pages files at its end.
+    """
 
     def __init__(self, directory: Path) -> None:
         self._directory = directory
@@ -104,7 +116,11 @@ class PageImages:
         self._images.clear()
 
     def extent(self, dst_id: int, vaddr: int, pages: int, flags: int, data: memoryview) -> None:
-        """Append pages to their image. Raises ImageError when numbers, lengths or order are wrong."""
+        """Append pages to the image of the address space `dst_id`.
+
+        Extents of an address space must come in rising order. `data` has the bytes of the pages, or
+        is empty without PE_PRESENT. Raises ImageError when numbers, lengths or order are wrong.
+        """
         check_extent(dst_id, vaddr, pages)
         if len(data) != (pages * PAGE_SIZE if flags & PE_PRESENT else 0):
             raise ImageError(f"{pages} pages at {vaddr:#x} came with {len(data)} bytes")
@@ -113,7 +129,7 @@ class PageImages:
         whole.write(image.fd, data)
 
     def write_pagemaps(self) -> None:
-        """Write every pagemap image; the pages are in place already."""
+        """Write the pagemap file of every image. The pages files are complete already."""
         for image in self._images.values():
             body = [encode_entry(*entry) for entry in image.entries]
             (self._directory / image.name).write_bytes(
@@ -121,11 +137,14 @@ class PageImages:
             )
 
     def by_id(self) -> dict[int, _Image]:
-        """Return every image that was begun."""
+        """Return every image that was begun, by its dst_id."""
         return dict(self._images)
 
     def open(self, dst_id: int) -> _Image:
-        """Begin the image of `dst_id`, if it was not begun before. Raises ImageError for an unknown type of image."""
+        """Begin the image of the address space `dst_id`, unless it is begun, and return it.
+
+        Raises ImageError for an unknown kind of address space, and OSError.
+        """
         if dst_id in self._images:
             return self._images[dst_id]
         name = NAMES.get(dst_id & 0xFF)

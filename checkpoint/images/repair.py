@@ -1,4 +1,4 @@
-"""Mend in images what CRIU would restore wrong, before they are sent."""
+"""Repair of image files that CRIU would restore wrong, before they are sent to the target."""
 
 from __future__ import annotations
 
@@ -12,17 +12,21 @@ FILES = "files.img"
 
 
 def repaired(path: Path) -> bytes:
-    """The content of an image file, mended where that is needed."""
+    """Return the content of an image file, repaired if it needs that.
+
+    Raises ImageError when a file that may need repair is damaged, and OSError.
+    """
     data = path.read_bytes()
     return with_periodic_timers(data) if path.name == FILES else data
 
 
 def with_periodic_timers(files_image: bytes) -> bytes:
-    """files.img with every periodic timerfd going to fire again.
+    """Return files.img, changed so that every periodic timerfd without remaining time fires again.
 
-    One that expired while the container stood still shows no time left in /proc/PID/fdinfo. CRIU
-    saves that as it_value 0, and restoring it disarms the timer for good (criu issue 3162). A
-    nanosecond left makes it fire at once, which is what it was about to do.
+    A timerfd that expires while the container is frozen shows no time left in /proc/PID/fdinfo.
+    CRIU saves that as it_value 0, which disarms the timer when it is restored, and the timer never
+    fires again (criu issue 3162). With one nanosecond left the restored timer fires at once, as the
+    expired one was about to do. Raises ImageError when the file is damaged.
     """
     out = [files_image[:MAGICS_BYTES]]
     try:
@@ -33,7 +37,7 @@ def with_periodic_timers(files_image: bytes) -> bytes:
 
 
 def _with_periodic_timer(message: bytes) -> bytes:
-    # The type is the first field; other files are not looked into.
+    # The type is the first field. Entries of other types need no repair and are not parsed.
     if message[:2] == bytes((0x08, fdinfo().TIMERFD)):
         entry = fdinfo().file_entry.FromString(message)
         if not entry.IsInitialized():

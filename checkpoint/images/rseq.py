@@ -1,8 +1,9 @@
-"""Find the memory that the kernel writes by itself: each thread's area of restartable sequences (rseq(2)).
+"""The areas of restartable sequences (rseq(2)): memory of threads that the kernel itself writes.
 
-When a thread goes on, on another processor, the kernel writes that processor's number into its area. CRIU has every
-thread go on for a moment after it has read memory (parasite code, compel/src/lib/infect.c), so that an area in CRIU's
-images need not be what the frozen thread has. Either is right: a thread that is restored gets a new number at once.
+When a thread goes on on another processor, the kernel writes the number of that processor into the
+thread's area. CRIU lets every thread go on for a moment after it has read the memory (parasite
+code, compel/src/lib/infect.c). An area in CRIU's image files may therefore differ from that of the
+frozen thread. Both are right, because a restored thread gets a new number at once.
 
 Format: CRIU images/{pstree,core,rseq}.proto.
 """
@@ -21,7 +22,11 @@ from checkpoint.memory.proof import Areas
 
 
 def areas(images: Path) -> Areas:
-    """Return the areas of all threads that a dump in `images` has. Raises ImageError, and OSError."""
+    """Return the rseq areas of all threads in the dump whose image files are in `images`.
+
+    The result has, by the dst_id of each process, (address, bytes) of the areas of its threads in
+    rising order. Raises ImageError when a file is damaged, and OSError.
+    """
     found: dict[int, list[tuple[int, int]]] = {}
     for process in _parsed(images / "pstree.img", process_tree()):
         for number in process.threads:
