@@ -88,8 +88,7 @@ def locked(keys: Sequence[str], holder: str) -> Iterator[None]:
     try:
         yield
     finally:
-        with _alone():
-            _release(held)
+        _release_alone(held)
 
 
 def holder_of(key: str) -> str | None:
@@ -106,6 +105,20 @@ def holder_of(key: str) -> str | None:
             return error.holder
         _release({fd: DIRECTORY / key})
     return None
+
+
+def _release_alone(held: dict[int, Path]) -> None:
+    """Release locks at the end of a task, whose outcome must not depend on that.
+
+    If DIRECTORY stays locked, the files are left to the next task that takes any lock.
+    """
+    try:
+        with _alone():
+            _release(held)
+    except (TimeoutError, OSError):
+        for fd in held:
+            with contextlib.suppress(OSError):
+                _close(fd)
 
 
 @contextlib.contextmanager

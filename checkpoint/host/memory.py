@@ -120,10 +120,9 @@ def _cgroup_bounds() -> list[int]:
 def _reclaimable(level: Path) -> int:
     """Return the bytes of page cache in a cgroup's memory.stat that the kernel frees on demand.
 
-    They count as usage, but can be allocated.
+    They count as usage, but can be allocated. In cgroup v1 `inactive_file` is of the cgroup alone, and
+    `total_inactive_file` of its children, too; in v2 there is only the former, with the children.
     """
-    for line in (level / "memory.stat").read_text().splitlines():
-        name, value = line.split()
-        if name in ("total_inactive_file", "inactive_file"):
-            return int(value)
-    return 0
+    lines = (line.split() for line in (level / "memory.stat").read_text().splitlines())
+    found = {name: int(value) for name, value in lines}
+    return found.get("total_inactive_file", found.get("inactive_file", 0))

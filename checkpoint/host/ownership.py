@@ -86,10 +86,14 @@ class Maker:
         fd = os.open(
             new, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, PRIVATE_FILE
         )
-        with open(fd, "wb") as file:
-            _give(fd, owned, withheld)
-            file.write(content)
-        new.rename(path)
+        try:
+            with open(fd, "wb") as file:
+                _give(fd, owned, withheld)
+                file.write(content)
+            new.rename(path)
+        except BaseException:
+            new.unlink(missing_ok=True)
+            raise
 
     def _withheld(self, path: Path) -> int:
         """Return the permission bits that `path` must not have because of its parent directories.

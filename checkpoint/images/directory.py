@@ -130,14 +130,15 @@ def abandoned() -> dict[str, int]:
         return {path.name: _used_bytes(path) for path in _abandoned()}
 
 
-def remove_abandoned() -> Iterator[str]:
+def remove_abandoned() -> list[str]:
     """Remove all abandoned directories, and sockets without a directory or a listener.
 
-    Yields one line for people for each directory, which says whether it could be removed. Raises
+    Returns one line for people for each directory, which says whether it could be removed. Raises
     OSError.
     """
+    lines: list[str] = []
     if not RUN.exists():
-        return
+        return lines
     with _nobody_else():
         for path in _abandoned():
             size_bytes = _used_bytes(path)
@@ -147,9 +148,9 @@ def remove_abandoned() -> Iterator[str]:
                     run(["umount", "--recursive", str(path)])
                 path.rmdir()
             except (CommandFailed, OSError) as error:
-                yield f"{path}, left by a move that was killed, cannot be removed: {error}"
+                lines.append(f"{path}, left by a move that was killed, cannot be removed: {error}")
             else:
-                yield (
+                lines.append(
                     f"{path}, left by a move that was killed, "
                     f"was removed: {size_bytes >> 20} MiB of RAM"
                 )
@@ -160,6 +161,7 @@ def remove_abandoned() -> Iterator[str]:
         }:
             if not (RUN / name).exists():
                 remove_sockets(RUN / name)
+    return lines
 
 
 def _abandoned() -> list[Path]:

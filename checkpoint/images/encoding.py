@@ -56,10 +56,11 @@ AVAILABLE: tuple[str, ...] = (RAW, ZSTD) if _ZSTD else (RAW,)
 
 
 def encode(data: memoryview, encoding: str) -> bytes | memoryview:
-    """Return `data` in `encoding`, which is one of AVAILABLE."""
-    if encoding == ZSTD and _ZSTD is not None:
-        return _ZSTD[0](data)
-    return data
+    """Return `data` in `encoding`, which must be one of AVAILABLE."""
+    if encoding == RAW:
+        return data
+    assert encoding == ZSTD and _ZSTD is not None
+    return _ZSTD[0](data)
 
 
 def decode(payload: bytes | bytearray | memoryview, encoding: str, size: int) -> memoryview:

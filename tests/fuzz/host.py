@@ -17,7 +17,7 @@ from checkpoint.criu.page_wire import PAGE_SIZE, process_id
 from checkpoint.errors import ConversationLost, ImageError, NetworkError, ProcError
 from checkpoint.host import inotify, proc
 from checkpoint.images.mappings import may_be_lazy
-from checkpoint.images.repair import with_periodic_timers
+from checkpoint.images.repair import with_expired_timers_armed
 from checkpoint.memory.missing import Missing
 from checkpoint.memory.uffd_fill import MESSAGE, REMAP, REMOVE, UNMAP, Event
 from checkpoint.network import conntrack
@@ -76,8 +76,8 @@ def criu_log(data: bytes) -> None:
 
 
 def timers(data: bytes) -> None:
-    mended = with_periodic_timers(data)
-    assert with_periodic_timers(mended) == mended
+    mended = with_expired_timers_armed(data)
+    assert with_expired_timers_armed(mended) == mended
     assert len(mended) < 2 * len(data) + 64
 
 

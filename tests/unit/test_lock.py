@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import subprocess
@@ -159,6 +160,22 @@ def test_a_directory_that_somebody_keeps_locked_is_not_waited_for_for_ever(
     monkeypatch.setattr(lock, "DIRECTORY_TIMEOUT_S", 0.05)
     with lock._alone(), pytest.raises(TimeoutError), lock.locked(["runc-web"], "another"):
         pytest.fail("it was locked")
+
+
+def test_the_end_of_a_task_does_not_depend_on_the_directory(
+    directory: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The task's own outcome stands, and its locks are free for the next one."""
+    monkeypatch.setattr(lock, "DIRECTORY_TIMEOUT_S", 0.05)
+    with (
+        contextlib.ExitStack() as somebody,
+        pytest.raises(KeyError),
+        lock.locked(["runc-web"], "one"),
+    ):
+        somebody.enter_context(lock._alone())
+        raise KeyError("the outcome")
+    with lock.locked(["runc-web"], "another"):
+        assert (directory / "runc-web").read_text() == "another"
 
 
 def test_only_root_reads_who_moves_what(directory: Path) -> None:

@@ -18,6 +18,21 @@ def test_available_is_a_part_of_all_memory() -> None:
     assert 0 <= available_bytes() <= total_kb * 1024
 
 
+@pytest.mark.parametrize(
+    "lines",
+    [
+        ["cache 900", "inactive_file 5", "total_cache 950", "total_inactive_file 700"],
+        ["anon 1", "inactive_file 700"],
+    ],
+    ids=["v1", "v2"],
+)
+def test_page_cache_of_a_cgroup_and_its_children_can_be_given(
+    tmp_path: Path, lines: list[str]
+) -> None:
+    (tmp_path / "memory.stat").write_text("\n".join(lines))
+    assert memory._reclaimable(tmp_path) == 700
+
+
 def test_resident_counts_a_process_and_its_private_memory() -> None:
     code = "data = bytearray(b'x' * (32 << 20)); print(flush=True); input()"
     argv = [sys.executable, "-IS", "-c", code]

@@ -120,6 +120,19 @@ def test_a_file_is_replaced_whole_and_follows_no_link(root: Path, umask: None) -
     assert sorted(path.name for path in root.iterdir()) == ["config.json", "outside"]
 
 
+def test_a_file_that_cannot_be_written_leaves_nothing(
+    root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: int) -> None:
+        raise OSError(1, "no")
+
+    (root / "file").write_bytes(b"old")
+    monkeypatch.setattr(os, "fchown", fail)
+    with pytest.raises(OSError, match="no"):
+        Maker(told(root, {"file": 0o644})).file(root / "file", SECRET)
+    assert [path.read_bytes() for path in root.iterdir()] == [b"old"]
+
+
 def test_a_file_is_nobodys_while_it_is_written(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     seen = []
     monkeypatch.setattr(

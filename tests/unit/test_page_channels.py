@@ -339,7 +339,8 @@ def test_a_limited_rate_is_taken_from_the_limit() -> None:
         channels.drain()
         assert sum(taken) + 8 == channels.sent_bytes > 10 * PAGE_SIZE
         channels.close()
-    drained.join(10)
+        ours.close()
+        drained.join(30)  # before its socket is closed
 
 
 @pytest.mark.parametrize(

@@ -10,16 +10,18 @@ import pytest
 from pycriu.images import fdinfo_pb2
 
 from checkpoint.errors import ImageError
-from checkpoint.images.repair import repaired, with_periodic_timers
+from checkpoint.images.repair import repaired, with_expired_timers_armed
 
 MAGICS = struct.pack("=II", 0x54564319, 0x56303138)
 
 
-def timer(file_id: int, *, value: tuple[int, int], interval: tuple[int, int]) -> bytes:
-    """A timerfd's file_entry; (seconds, nanoseconds)."""
+def timer(
+    file_id: int, *, value: tuple[int, int], interval: tuple[int, int], ticks: int = 3
+) -> bytes:
+    """A timerfd's file_entry; (seconds, nanoseconds). `ticks` are expirations that were not read."""
     entry: Any = fdinfo_pb2.file_entry(type=fdinfo_pb2.TIMERFD, id=file_id)
     tfd = entry.tfd
-    tfd.id, tfd.flags, tfd.clockid, tfd.ticks, tfd.settime_flags = file_id, 0x802, 1, 3, 0
+    tfd.id, tfd.flags, tfd.clockid, tfd.ticks, tfd.settime_flags = file_id, 0x802, 1, ticks, 0
     tfd.vsec, tfd.vnsec = value
     tfd.isec, tfd.insec = interval
     tfd.fown.uid = tfd.fown.euid = tfd.fown.signum = tfd.fown.pid_type = tfd.fown.pid = 0
@@ -54,6 +56,7 @@ UNTOUCHED = {
     "one-shot armed": timer(4, value=(5, 0), interval=(0, 0)),
     "periodic armed, seconds": timer(5, value=(1, 0), interval=(2, 0)),
     "periodic armed, nanoseconds": timer(6, value=(0, 7), interval=(0, 9)),
+    "periodic, disarmed by the program": timer(8, value=(0, 0), interval=(2, 0), ticks=0),
     "another kind": eventfd(7),
     "no message of ours": b"\x12\x34 bytes that nobody looks into",
     "empty": b"",
@@ -64,18 +67,18 @@ UNTOUCHED = {
 def test_an_expired_periodic_timer_fires_again(message: bytes) -> None:
     expected: Any = fdinfo_pb2.file_entry.FromString(message)
     expected.tfd.vnsec = 1
-    (found,) = messages_of(with_periodic_timers(image(message)))
+    (found,) = messages_of(with_expired_timers_armed(image(message)))
     assert fdinfo_pb2.file_entry.FromString(found) == expected
 
 
 @pytest.mark.parametrize("message", UNTOUCHED.values(), ids=list(UNTOUCHED))
 def test_other_entries_are_the_same_to_the_byte(message: bytes) -> None:
-    assert with_periodic_timers(image(message)) == image(message)
+    assert with_expired_timers_armed(image(message)) == image(message)
 
 
 def test_all_entries_keep_their_order() -> None:
     before = [eventfd(1), EXPIRED_SECONDS, *UNTOUCHED.values(), EXPIRED_NANOSECONDS, eventfd(2)]
-    data = with_periodic_timers(image(*before))
+    data = with_expired_timers_armed(image(*before))
     assert data[: len(MAGICS)] == MAGICS
     after = messages_of(data)
     assert len(after) == len(before)
@@ -85,24 +88,24 @@ def test_all_entries_keep_their_order() -> None:
         1,
         len(before) - 2,
     ]
-    assert with_periodic_timers(data) == data
+    assert with_expired_timers_armed(data) == data
 
 
 @pytest.mark.parametrize("cut", [1, 20])
 def test_a_cut_message_is_refused(cut: int) -> None:
     with pytest.raises(ImageError, match="damaged"):
-        with_periodic_timers(image(eventfd(1), EXPIRED_SECONDS)[:-cut])
+        with_expired_timers_armed(image(eventfd(1), EXPIRED_SECONDS)[:-cut])
 
 
 @pytest.mark.parametrize("tail", [b"\x01", b"\x01\0\0"])
 def test_a_cut_length_is_refused(tail: bytes) -> None:
     with pytest.raises(ImageError, match="damaged"):
-        with_periodic_timers(image(eventfd(1)) + tail)
+        with_expired_timers_armed(image(eventfd(1)) + tail)
 
 
 def test_a_damaged_timer_is_refused() -> None:
     with pytest.raises(ImageError, match="damaged"):
-        with_periodic_timers(image(EXPIRED_SECONDS[:-3]))
+        with_expired_timers_armed(image(EXPIRED_SECONDS[:-3]))
 
 
 def test_only_files_img_is_looked_into(tmp_path: Path) -> None:
@@ -111,7 +114,7 @@ def test_only_files_img_is_looked_into(tmp_path: Path) -> None:
     assert repaired(tmp_path / "core-1.img") == image(EXPIRED_SECONDS)
     assert (
         repaired(tmp_path / "files.img")
-        == with_periodic_timers(image(EXPIRED_SECONDS))
+        == with_expired_timers_armed(image(EXPIRED_SECONDS))
         != image(EXPIRED_SECONDS)
     )
 
@@ -120,4 +123,4 @@ def test_a_timer_that_lacks_something_is_refused() -> None:
     """What protobuf parses, and could not write again."""
     entry = "08111007621e08feefffe5f5f7ffef001800200028002000282a30003800400048015000"
     with pytest.raises(ImageError, match="lacks"):
-        with_periodic_timers(image(bytes.fromhex(entry)))
+        with_expired_timers_armed(image(bytes.fromhex(entry)))
