@@ -1,4 +1,4 @@
-"""Tar archives of engines, of which not everything is wanted."""
+"""Tar archives of engines, unpacked or copied without some of their entries."""
 
 from __future__ import annotations
 
@@ -11,14 +11,16 @@ from typing import IO
 
 from checkpoint.errors import ImageError
 
-#: What comes of reading a damaged archive with tarfile, or one that docker stops sending.
+#: Errors of reading, by tarfile, an archive that is damaged or that docker stops sending.
 ERRORS = (tarfile.TarError, EOFError, ValueError, OverflowError, OSError, http.client.HTTPException)
 
 
 def unpack(archive: IO[bytes], left_out: Container[str], directory: Path) -> None:
-    """Directories and files of an archive that is read as it comes. Raises ImageError for anything else in it.
+    """Unpack the directories and files of an archive, which is read as it comes.
 
-    Owners, modes and times are not kept: an engine's image has nothing but data in it.
+    Files named in `left_out` are not unpacked. Owners, modes and times are not kept, because an
+    engine's archive of a container image holds nothing but data. Raises ImageError for a damaged
+    archive, and for an entry of another kind or with a path out of `directory`.
     """
     try:
         with tarfile.open(fileobj=archive, mode="r|") as entries:
@@ -38,20 +40,21 @@ def unpack(archive: IO[bytes], left_out: Container[str], directory: Path) -> Non
 
 
 def copied(archive: Path, left_out: Container[str], into: tarfile.TarFile, most_bytes: int) -> None:
-    """Add all but some entries of an archive, which is not compressed, to another.
+    """Add the entries of an uncompressed archive to another, except those named in `left_out`.
 
-    Raises ImageError for a damaged one, and for one with more than `most_bytes` in what is copied.
+    Raises ImageError if `archive` is damaged, or if the added files have more than `most_bytes`.
     """
     left = most_bytes
     try:
-        with tarfile.open(archive, "r:") as entries:  # of no compression, which could hide any size
+        with tarfile.open(archive, "r:") as entries:  # uncompressed: compression hides any size
             for entry in entries:
                 if entry.name in left_out:
                     continue
                 left -= entry.size
                 if left < 0:
                     raise ImageError(
-                        f"{entry.size} bytes of {entry.name[:80]!r} are more than an archive may have"
+                        f"{entry.size} bytes of {entry.name[:80]!r} are more"
+                        " than an archive may have"
                     )
                 into.addfile(entry, entries.extractfile(entry) if entry.isreg() else None)
     except ERRORS as error:

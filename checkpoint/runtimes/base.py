@@ -1,4 +1,8 @@
-"""What the tool needs to know and do of any container engine: podman, docker, or a plain OCI runtime."""
+"""The interface of a container engine: podman, docker, or an OCI runtime used alone.
+
+`ContainerRuntime` is the interface on either host, `Arrival` that of one incoming container on the
+target.
+"""
 
 from __future__ import annotations
 
@@ -12,13 +16,15 @@ from typing import Any, Protocol
 from checkpoint.runtimes import shape
 from checkpoint.runtimes.shape import Maybe, Shape
 
-#: Lies in a bundle that a move left behind: the next move may overwrite that tree.
+#: The file that marks a bundle which the next migration may overwrite: one that a migration left
+#: behind on its source, or has not finished making on its target.
 MARKER = ".migrated-away"
-#: The destination of the tree that is the container's root.
+#: The destination of the tree that is the container's root directory.
 ROOTFS = "/"
-#: Of what the source's engine logged, so much at most is brought before the restore.
+#: At most this much of the log of the source's engine is sent before the restore starts.
 MOST_OUTPUT_BYTES = 64 << 20
-#: What is needed of an OCI runtime spec (config.md, config-linux.md); the rest is the runtime's.
+#: The members of an OCI runtime spec (config.md, config-linux.md) that the tool reads. The others
+#: are only for the runtime.
 CONFIG: Shape = {
     "root": {"path": str},
     "mounts": Maybe(
@@ -36,10 +42,11 @@ CONFIG: Shape = {
 
 @dataclass(frozen=True, kw_only=True)
 class Tree:
-    """Files that come along: what is mounted at `destination` in the container.
+    """A tree of files that migrates with the container, which has it at `destination`.
 
-    `root` shows them on this host. With a `layer` only that directory's are sent: it is the upper one of an overlay
-    (kernel: Documentation/filesystems/overlayfs.rst) whose others are on the target already.
+    `root` is the directory on this host that shows the tree. A tree with a `layer` is an overlay
+    (kernel: Documentation/filesystems/overlayfs.rst), and `layer` is its upper directory. Only the
+    files of `layer` are sent then, because the target has the lower layers already.
     """
 
     destination: str
@@ -51,12 +58,20 @@ class Tree:
 class Container:
     """A running container as its engine describes it.
 
-    `id` is the runtime's name for it, `name` the user's. `config` is the OCI runtime spec of its bundle (config.json),
-    `resources` the limits in force now, which `update` may have changed since, in the same spec's `linux.resources`
-    form. `network_namespace` is the path of one that somebody made for it, or None when it owns its own. `descriptors`
-    names what stdin, stdout and stderr are open on, as in /proc/PID/fd. `log` is the file that the engine appends the
-    container's output to. `engine_mounts` are destinations of bind mounts that the engine makes by itself wherever it
-    runs the container; `engine_network`: likewise its network. `engine_state` is for the engine alone.
+    - `id`: the OCI runtime's name for the container. `name`: the engine's, which users know.
+    - `pid`: the container's init, as this host numbers it.
+    - `config`: the OCI runtime spec of the bundle (config.json).
+    - `resources`: the limits in force, in the form of the spec's `linux.resources`. They differ
+      from `config` where the runtime's `update` has changed them.
+    - `descriptors`: what stdin, stdout and stderr are open on, named as in /proc/PID/fd.
+    - `trees`: the files that migrate with the container.
+    - `network_namespace`: the path of a network namespace that was made for the container; None
+      when the container owns its namespace.
+    - `log`: the file to which the engine appends the container's output; None if there is none.
+    - `engine_mounts`: destinations of the bind mounts that the engine makes on any host that runs
+      the container.
+    - `engine_network`: whether the engine makes the network, too, on any such host.
+    - `engine_state`: what the methods of the engine need to know besides.
     """
 
     id: str
@@ -76,7 +91,7 @@ class Container:
 
     @property
     def bind_mounts(self) -> dict[str, dict[str, Any]]:
-        """The spec's bind mounts by destination."""
+        """{destination: mount} of the bind mounts in the spec."""
         return {
             mount["destination"]: mount
             for mount in self.config.get("mounts", [])
@@ -85,7 +100,7 @@ class Container:
 
     @property
     def host_paths(self) -> tuple[tuple[str, bool], ...]:
-        """(source, writable) of the bind mounts that are neither the engine's nor come along."""
+        """(source, writable) of each bind mount that neither the engine makes nor a tree brings."""
         ours = self.engine_mounts | {tree.destination for tree in self.trees}
         return tuple(
             (mount["source"], not {"ro", "rro"} & set(mount.get("options") or ()))
@@ -99,9 +114,11 @@ def _is_bind(mount: dict[str, Any]) -> bool:
 
 
 def read_config(bundle: Path) -> dict[str, Any]:
-    """The OCI runtime spec of a bundle, without nulls in the parts that are looked at here.
+    """Return the OCI runtime spec of a bundle, checked against CONFIG.
 
-    Raises DataInvalid when it is damaged.
+    Members that are null are left out at the top, in `linux` and in `linux.resources`. `linux` is
+    always present, and every bind mount has a `source`. Raises DataInvalid when config.json is
+    missing or damaged.
     """
     path = bundle / "config.json"
     config = _without_nulls(shape.read(path, CONFIG))
@@ -114,104 +131,160 @@ def read_config(bundle: Path) -> dict[str, Any]:
 
 
 def _without_nulls(members: dict[str, Any]) -> dict[str, Any]:
-    """To runtimes, null is as good as nothing."""
+    """Return the members that are not null: to OCI runtimes, null means that there is no value."""
     return {name: value for name, value in members.items() if value is not None}
 
 
 class ContainerRuntime(Protocol):
-    """One engine on this host. Directories are the caller's; it makes and removes them."""
+    """One engine on this host.
+
+    Every directory that a method is given belongs to the caller, who makes and removes it.
+    """
 
     name: str
 
     def inspect(self, name: str) -> Container:
-        """Raises ContainerNotFound, ContainerNotRunning or NotMovable; DataInvalid for a damaged description, and
-        EngineRefused or CommandFailed where the engine cannot be asked."""
+        """Return the running container of that name.
+
+        Raises ContainerNotFound, ContainerNotRunning or NotMovable, DataInvalid when the engine's
+        description is damaged, and EngineRefused or CommandFailed when the engine cannot be asked.
+        """
 
     def exists(self, name: str) -> bool:
-        """Whether the engine knows the name, in whatever state. Raises EngineRefused where it cannot be asked."""
+        """Return whether the engine has a container of that name, in any state.
+
+        Raises EngineRefused when the engine cannot be asked.
+        """
 
     def checkpoint(
         self, container: Container, images: Path, env: Mapping[str, str]
     ) -> subprocess.Popen[bytes]:
-        """Start a checkpoint that ends with the container gone, its connections kept in the images.
+        """Start a checkpoint that ends the container and keeps its TCP connections.
 
-        What the command complains of is in `images`/engine.log.
+        The image files, which hold the connections, go to `images`, and the command's standard
+        error to `images`/engine.log. `env` is the command's environment, with the shim on its PATH.
+        Raises CommandFailed when the command cannot be started.
         """
 
     def describe(self, container: Container) -> dict[str, Any]:
-        """What the same engine on the target needs to know of the container (`arrival`), as JSON has it."""
+        """Return the description, fit for JSON, that `arrival` takes on the target.
+
+        Raises CommandFailed, EngineRefused or OSError.
+        """
 
     def layers(self, container: Container) -> list[str]:
-        """The layers of its image (DiffIDs of the OCI image spec, config.md), the lowest first; none if it has none."""
+        """Return the layers of the container image, lowest first; [] if there is no image.
+
+        A layer is named by its DiffID (OCI image spec, config.md). Raises CommandFailed or
+        EngineRefused.
+        """
 
     def pack(self, container: Container, directory: Path) -> bytes:
-        """An archive of the engine's own that it needs besides, or nothing. `directory` is for files.
+        """Return what the engine on the target needs in addition to `describe`; b"" if nothing.
 
-        Raises CommandFailed.
+        podman needs its own checkpoint archive. `directory` is for temporary files. Raises
+        CommandFailed, and ImageError when the archive is damaged or too large.
         """
 
     def export_image(self, container: Container, there: frozenset[str], directory: Path) -> None:
-        """Write the container's image as files for `load_image` on the target, without the layers that are `there`."""
+        """Write the container image to `directory`, as files for `load_image` on the target.
+
+        The layers in `there`, by DiffID, are left out: the target has them. Raises CommandFailed,
+        EngineRefused, ImageError, or DataInvalid when one of `there` is no digest.
+        """
 
     def hold_back(self, container: Container) -> Callable[[], None]:
-        """From now on the engine must not start it again when it ends. Returns what undoes that."""
+        """Keep the engine from starting the container again when the container ends.
+
+        Returns a function that undoes this; that function raises EngineRefused when it fails.
+        """
 
     def let_go(self, container: Container) -> None:
-        """The container is about to be killed, at once: the last chance to keep the engine from noticing."""
+        """Detach the engine from the container, so that the engine does not react to its death.
+
+        The caller kills the container right after this.
+        """
 
     def keep(self, container: Container) -> None:
-        """It was killed, and it is not known whether it runs elsewhere: have the engine show it as ended, and not
-        start it again.
+        """Have the engine show the killed container as ended, and not start it again.
 
-        Raises CommandFailed.
+        For a container that was killed on the source while it is unknown whether it runs on the
+        target. Raises CommandFailed.
         """
 
     def leave(self, container: Container, *, shared: bool) -> None:
-        """It was killed, for it runs elsewhere: forget it. `shared` as in Arrival."""
+        """Remove the killed container from the engine, because it runs on the target.
+
+        `shared` is that of Arrival.prepare. Raises CommandFailed, EngineRefused or OSError.
+        """
 
     def arrival(
         self, name: str, description: Mapping[str, Any], undo: contextlib.ExitStack
     ) -> Arrival:
-        """A container that is to be taken in. What is made for it is entered in `undo`."""
+        """Return the arrival by which this engine, on the target, takes in a container as `name`.
+
+        `description` is from `describe` on the source. What the arrival makes is entered in `undo`.
+        Raises DataInvalid when the description is not what `describe` returns.
+        """
 
 
 class Arrival(Protocol):
-    """A container on its way into an engine."""
+    """An incoming container, on its way into an engine on the target."""
 
     def objections(self) -> list[str]:
-        """Why the engine here cannot take it in, for people. Changes nothing."""
+        """Return why the engine cannot take the container in, for people. Changes nothing."""
 
     def volumes(self) -> list[str]:
-        """Names of the engine's volumes that it brings along."""
+        """Return the names of the engine's volumes that migrate with the container."""
 
     def layers_there(self) -> list[str] | None:
-        """Of the container's image, which layers are here without it; None if the image is here, or there is none."""
+        """Return the DiffIDs of the container image's layers that the target has in other images.
+
+        None if the target has the image itself, or if the container has no image.
+        """
 
     def load_image(self, directory: Path) -> None:
-        """Take in what `export_image` has written. Raises ImageError unless it is that image."""
+        """Load the files that `export_image` has written, from `directory`, into the engine.
+
+        Raises ImageError if they are not that container image, and CommandFailed or EngineRefused.
+        """
 
     def prepare(self, packed: bytes, *, shared: bool) -> dict[str, Path]:
-        """Make what can be there before; the roots (by destination) of trees that can be filled by now.
+        """Make on the target what can exist before the restore is armed.
 
-        `packed` is from the source's `pack`; `shared`: the container's files are on storage that both hosts have.
+        Returns {destination: root} of the trees that can be filled from now on. `packed` is from
+        `pack` on the source. `shared` says that the container's files are on storage that both
+        hosts share. Raises ImageError, EngineRefused, CommandFailed or OSError.
         """
 
     def take_output(self, lines: bytes) -> None:
-        """More of what the source's engine logged (Container.log). Comes before the restore is started, and after."""
+        """Take further lines of the log of the source's engine (Container.log), whole ones.
+
+        Called before the restore is started, and after. Raises ImageError or OSError.
+        """
 
     def start_restore(
         self, directory: Path, images: Path, env: Mapping[str, str]
     ) -> subprocess.Popen[bytes]:
-        """Start what ends in a RESTORE request to CRIU. `images` may lack what CRIU reads; `directory` is for files.
+        """Start the engine's restore, which will send a RESTORE request to CRIU.
 
-        Raises NameInUse when a container of that name came into being since the objections were asked for.
+        `images` is the directory of the image files, which need not be there yet. `directory` is
+        for temporary files, and `env` has the shim on its PATH. Raises NameInUse when a container
+        of that name was made after `objections` was called.
         """
 
     def restore_held(self) -> None:
-        """The restore waits at its RESTORE request: what the engine has of the container by now is this move's own."""
+        """Record that the restore waits at its RESTORE request.
+
+        What the engine has of the container now was made by this migration: `discard` may remove
+        it.
+        """
 
     def discard(self) -> None:
-        """The restore has failed and ended: remove what it left of the container. Nothing if it was never held."""
+        """Remove what a restore that failed and has ended left of the container.
+
+        Does nothing if `restore_held` was never called.
+        """
 
     def settle(self) -> None:
-        """The container runs here, for good."""
+        """Finish the arrival: the container runs on the target, and belongs to its engine."""

@@ -1,6 +1,7 @@
-"""What a container has of its engine beside itself, networks and volumes: the same for podman and docker.
+"""The networks and volumes that a container of podman or docker needs from its engine.
 
-Their inspections name mounts alike; what differs is in podman_store.py and docker_store.py.
+Both engines describe mounts and volumes alike. Where they differ, the code is in podman_store.py
+and docker_store.py.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ from checkpoint.runtimes import left_behind
 from checkpoint.runtimes.base import Container, Tree
 from checkpoint.runtimes.shape import Each, Maybe, Shape
 
-#: What is needed of a mount of an inspected container.
+#: The members that are read of a mount, in an engine's description of a container.
 MOUNT: Shape = {
     "Type": str,
     "Destination": str,
@@ -27,7 +28,7 @@ MOUNT: Shape = {
     "Name": Maybe(str),
     "Driver": Maybe(str),
 }
-#: And of a volume, as both engines tell it.
+#: The members that are read of a volume, in the description of either engine.
 VOLUME: Shape = {
     "Name": str,
     "Driver": str,
@@ -38,7 +39,10 @@ SHM = "/dev/shm"  # noqa: S108  (of the container)
 
 
 class Store(Protocol):
-    """An engine's networks, volumes and images on this host."""
+    """An engine's networks, volumes and container images on this host.
+
+    podman_store.py and docker_store.py are the two stores, and describe the functions.
+    """
 
     def network(self, name: str) -> dict[str, Any] | None: ...
     def difference(self, ours: Mapping[str, Any], theirs: Mapping[str, Any]) -> str | None: ...
@@ -52,12 +56,19 @@ class Store(Protocol):
 
 
 def volumes_of(found: Mapping[str, Any]) -> dict[str, str]:
-    """{destination: name} of the volumes of an inspected container."""
+    """Return {destination: name} of a container's volumes.
+
+    `found` is the container as its engine describes it.
+    """
     return {mount["Destination"]: mount["Name"] for mount in found["Mounts"] if _is_volume(mount)}
 
 
 def trees_of(found: Mapping[str, Any], beneath: Container) -> list[Tree]:
-    """Its volumes whose files are on this host, and a /dev/shm that the engine has mounted."""
+    """Return the trees that are a container's local volumes, and its /dev/shm.
+
+    `found` is the container as its engine describes it, `beneath` as its OCI runtime does. /dev/shm
+    is a tree only if the engine has bind-mounted it.
+    """
     trees = [
         Tree(destination=mount["Destination"], root=Path(mount["Source"]))
         for mount in found["Mounts"]
@@ -73,13 +84,16 @@ def _is_volume(mount: Mapping[str, Any]) -> bool:
 
 
 def layers_of(store: Store, image: str) -> list[str]:
-    """The DiffIDs of an image; none if it is not here."""
+    """Return the DiffIDs of a container image, lowest first; [] if this host does not have it."""
     found = store.image(image)
     return list(found["RootFS"]["Layers"] or []) if found else []
 
 
 def left(engine: str, store: Store, found: Mapping[str, Any]) -> None:
-    """Its container runs elsewhere: what its volumes hold here is old."""
+    """Record that a container's volumes on this host are out of date, because the target has them.
+
+    `found` is the container as its engine described it.
+    """
     for name in volumes_of(found).values():
         if (volume := store.volume(name)) is not None:
             left_behind.note(engine, name, volume["CreatedAt"])
@@ -88,7 +102,10 @@ def left(engine: str, store: Store, found: Mapping[str, Any]) -> None:
 def start_logged(
     argv: Sequence[str], images: Path, env: Mapping[str, str] | None = None
 ) -> subprocess.Popen[bytes]:
-    """Start an engine's command; what it complains of is in `images`/engine.log."""
+    """Start an engine's command, with its standard error appended to `images`/engine.log.
+
+    Raises CommandFailed when the command cannot be started, and OSError.
+    """
     output = os.open(
         images / "engine.log", os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600
     )
@@ -99,7 +116,11 @@ def start_logged(
 
 
 class Belongings:
-    """Those of a container on its way in. `networks` by name and `volumes` by destination, as the source tells them."""
+    """The networks and volumes of an incoming container, on the target.
+
+    `networks` has the networks by name, and `volumes` the volumes by destination, as the engine on
+    the source describes them. `store` is the engine on the target.
+    """
 
     def __init__(
         self, engine: str, store: Store, networks: Mapping[str, Any], volumes: Mapping[str, Any]
@@ -108,15 +129,18 @@ class Belongings:
         self._networks, self._volumes = networks, volumes
 
     def volumes(self) -> list[str]:
-        """Names of the volumes."""
+        """Return the names of the volumes, sorted."""
         return sorted({volume["Name"] for volume in self._volumes.values()})
 
     def objections(self) -> Iterator[str]:
-        """Why they cannot be had here. Changes nothing."""
+        """Yield why the target cannot provide networks or volumes, for people. Changes nothing."""
         for name, network in self._networks.items():
             there = self._store.network(name)
             if there is not None and (what := self._store.difference(network, there)):
-                yield f"{self._engine}'s network {name!r} is another one there: its {what} is {there.get(what)!r}"
+                yield (
+                    f"{self._engine}'s network {name!r} is another one there:"
+                    f" its {what} is {there.get(what)!r}"
+                )
         for volume in self._volumes.values():
             name = volume["Name"]
             if (there := self._store.volume(name)) is None:
@@ -127,10 +151,11 @@ class Belongings:
                 yield f"{self._engine}'s volume {name!r} is there already, and no move has left it"
 
     def make(self, undo: contextlib.ExitStack) -> dict[str, Path]:
-        """Make those that are not here. Returns where the content of each volume goes, by destination.
+        """Make the networks and volumes that the target lacks, and enter their removal in `undo`.
 
-        Raises EngineRefused when there is an objection now: one of another kind may have been made since they were
-        asked for.
+        Returns {destination: directory of the content} of all volumes. Raises EngineRefused if
+        `objections` has any now: another network or volume of the name may have been made since the
+        last call.
         """
         for objection in self.objections():
             raise EngineRefused(objection)
@@ -140,7 +165,7 @@ class Belongings:
         return {at: self._volume(volume, undo) for at, volume in self._volumes.items()}
 
     def settle(self) -> None:
-        """The container runs here: its volumes are in use again."""
+        """Forget that the volumes were left behind, because the container uses them again."""
         for volume in self._volumes.values():
             left_behind.forget(self._engine, volume["Name"])
 
@@ -151,7 +176,8 @@ class Belongings:
             return Path(there["Mountpoint"])
         root = self._store.create_volume(wanted)
         created = RecordIdentity(lambda: (self._store.volume(name) or {}).get("CreatedAt"))
-        # docker tells only the second. Volumes of other drivers than "local" need not have a directory on this host.
+        # docker gives the creation time in seconds only, so the directory counts, too. A volume of
+        # a driver other than "local" need not have a directory on this host.
         undo.callback(
             self._remove_volume, name, [created, *([PathIdentity(root)] if root.is_dir() else [])]
         )

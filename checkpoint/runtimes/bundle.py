@@ -1,4 +1,7 @@
-"""A container that is a bundle and nothing else (OCI runtime spec, bundle.md): taken in by making the same bundle."""
+"""The migration of a container that is a bundle and nothing else (OCI runtime spec, bundle.md).
+
+The target takes such a container in by making the same bundle.
+"""
 
 from __future__ import annotations
 
@@ -25,7 +28,7 @@ CONFIG = "config.json"
 
 
 class Restores(Protocol):
-    """An OCI runtime."""
+    """An OCI runtime, as far as BundleArrival needs it (see OciRuntime)."""
 
     name: str
 
@@ -43,7 +46,11 @@ class Restores(Protocol):
 
 
 def describe(container: Container) -> dict[str, Any]:
-    """The bundle, its config.json with the limits in force now, which `update` may have changed."""
+    """Return the description, fit for JSON, from which the target makes the bundle.
+
+    Its config.json has the limits in force now, which the runtime's `update` may have changed.
+    Raises OSError.
+    """
     config = json.loads(json.dumps(container.config))
     resources = config.setdefault("linux", {}).setdefault("resources", {})
     for section, values in container.resources.items():
@@ -57,7 +64,7 @@ def describe(container: Container) -> dict[str, Any]:
     }
 
 
-#: What `describe` tells, and is needed of it.
+#: What BundleArrival reads of what `describe` returns.
 DESCRIPTION: Shape = {
     "bundle": str,
     "rootfs": str,
@@ -68,7 +75,11 @@ DESCRIPTION: Shape = {
 
 
 class BundleArrival:
-    """Arrival of such a container. What it prints goes to a log of ours: where it went on the source is unknown."""
+    """An Arrival of a container that is a bundle.
+
+    What the container prints on the target goes to a log of this tool's (stdio.py), because it is
+    unknown where the output went on the source.
+    """
 
     def __init__(
         self,
@@ -95,7 +106,7 @@ class BundleArrival:
         return None
 
     def load_image(self, directory: Path) -> None:
-        """Nothing comes: it has none."""
+        """Do nothing: the container has no container image."""
 
     def prepare(self, packed: bytes, *, shared: bool) -> dict[str, Path]:
         made = ownership.Maker(self._owned)
@@ -122,14 +133,15 @@ class BundleArrival:
         return {ROOTFS: self._rootfs}
 
     def take_output(self, lines: bytes) -> None:
-        """Nothing comes: nobody knows where it was logged."""
+        """Do nothing: the source sends no output, because the container has no known log."""
 
     def start_restore(
         self, directory: Path, images: Path, env: Mapping[str, str]
     ) -> subprocess.Popen[bytes]:
         if self._runtime.exists(self._id):
             raise NameInUse(
-                f"a {self._runtime.name} container named {self._id!r} was started on the target meanwhile"
+                f"a {self._runtime.name} container named {self._id!r} was started"
+                " on the target meanwhile"
             )
         self._cgroups.look()
         (images / "descriptors.json").write_text(json.dumps(self._descriptors))

@@ -1,4 +1,4 @@
-"""crun. What it knows of a container is in its file `status` (src/libcrun/status.c)."""
+"""crun, which keeps its knowledge of a container in a file `status` (src/libcrun/status.c)."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from checkpoint.runtimes.shape import Maybe, Shape
 
 
 class Crun(OciRuntime):
-    """ContainerRuntime over the `crun` on PATH."""
+    """A ContainerRuntime: the `crun` on PATH."""
 
     name = "crun"
     state_file = "status"
@@ -22,7 +22,7 @@ class Crun(OciRuntime):
         super().__init__(root)
 
     def _limits(self, pid: int, internal: dict[str, Any]) -> dict[str, Any]:
-        return cgroups.limits(pid)  # it keeps no record of what `update` changed
+        return cgroups.limits(pid)  # crun keeps no record of what `update` changed
 
     def _descriptors(self, internal: dict[str, Any]) -> tuple[str, ...]:
         return tuple(

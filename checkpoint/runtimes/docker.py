@@ -1,7 +1,8 @@
-"""docker, by its Engine API; the container itself belongs to a runc beneath containerd's shim.
+"""docker, by its Engine API; a container itself belongs to a runc beneath containerd's shim.
 
-Docker's own `start --checkpoint` restores no network (containerd#12141), and an engine that only creates and starts
-need not know that it restores: see docker_arrival.py.
+docker's own `start --checkpoint` restores no network (containerd#12141). Therefore docker on the
+target only creates and starts the container, and does not know that its OCI runtime restores the
+container (docker_arrival.py).
 """
 
 from __future__ import annotations
@@ -21,15 +22,18 @@ from checkpoint.runtimes.docker_arrival import RUNTIME, DockerArrival
 from checkpoint.runtimes.runc import Runc
 from checkpoint.runtimes.shape import Maybe, Shape
 
-#: Bind mounts that docker makes for every container, from its own settings and what it knows of the network.
+#: Destinations of the bind mounts that docker makes for every container, from its own settings and
+#: what it knows of the network.
 OWN_MOUNTS = ("/etc/hosts", "/etc/hostname", "/etc/resolv.conf")
-#: Where the shim has runc keep its state: one directory for each of docker's `runtimes`.
+#: The directory in which runc, beneath the shim, keeps its state: in a directory for each of
+#: docker's `runtimes`.
 STATE = "/run/docker"
-#: HostConfig.Runtime of what runc runs.
+#: Values of HostConfig.Runtime for containers that runc runs.
 RUNTIMES = ("runc", "io.containerd.runc.v2", RUNTIME)
 STORAGE_DRIVER = "overlay2"
+#: Values of HostConfig.NetworkMode with which a container cannot migrate.
 NETWORK_MODES = ("host", "none")
-#: What is needed of what docker tells of a container that runs; and of its files, if those can be moved.
+#: The members that are read of docker's description of a running container (API, ContainerInspect).
 RUNNING: Shape = {
     **dict.fromkeys(("Id", "Name", "Driver", "Image"), str),
     "LogPath": Maybe(str),
@@ -38,11 +42,12 @@ RUNNING: Shape = {
     "NetworkSettings": {"Networks": dict, "SandboxKey": str},
     "Mounts": [MOUNT],
 }
+#: Further members, for a container whose files can migrate.
 FILES: Shape = {"GraphDriver": {"Data": {"MergedDir": str, "UpperDir": str}}}
 
 
 class Docker:
-    """ContainerRuntime over the docker that listens on its socket."""
+    """A ContainerRuntime: the docker that listens on its usual socket."""
 
     name = "docker"
 
@@ -102,7 +107,7 @@ class Docker:
     def export_image(self, container: Container, there: frozenset[str], directory: Path) -> None:
         found = container.engine_state
         named = docker_store.image(found["Config"]["Image"])
-        # By its name, if it still has that: the name comes along.
+        # An image exported by its name brings the name along. It may have lost its name since.
         name = (
             found["Config"]["Image"] if named and named["Id"] == found["Image"] else found["Image"]
         )
@@ -127,10 +132,10 @@ class Docker:
         return give_back
 
     def let_go(self, container: Container) -> None:
-        return  # what docker would do is held back
+        return  # `hold_back` has kept docker from restarting the container
 
     def keep(self, container: Container) -> None:
-        return  # as in let_go
+        return  # docker has seen the end itself, and `hold_back` still holds
 
     def leave(self, container: Container, *, shared: bool) -> None:
         docker_store.remove_container(container.id)
@@ -143,23 +148,35 @@ class Docker:
 
 
 def policy_text(policy: Mapping[str, Any]) -> str:
-    """A restart policy of the API's as `docker update --restart` takes it."""
+    """Return a restart policy of the API in the form that `docker update --restart` takes."""
     limit = policy.get("MaximumRetryCount")
     return f"{policy['Name']}:{limit}" if limit else str(policy["Name"])
 
 
 def unmovable(found: Mapping[str, Any]) -> str | None:
-    """Why a container cannot be moved, from what the API tells of it; None if it can."""
+    """Return why a container cannot migrate, for people; None if it can.
+
+    `found` is the container as docker's API describes it.
+    """
     name, host = found["Name"].removeprefix("/"), found["HostConfig"]
     if found["Config"]["Tty"]:
         return f"container {name!r} has a terminal (-t), which cannot be moved"
     if host["NetworkMode"] in NETWORK_MODES or host["NetworkMode"].startswith("container:"):
-        return f"container {name!r} has the network mode {host['NetworkMode']!r}; only docker's networks can be moved"
+        return (
+            f"container {name!r} has the network mode {host['NetworkMode']!r};"
+            " only docker's networks can be moved"
+        )
     if "bridge" in found["NetworkSettings"]["Networks"]:
-        return f"container {name!r} is on docker's default network, which gives no fixed addresses; use one of your own"
+        return (
+            f"container {name!r} is on docker's default network, which gives no fixed addresses;"
+            " use one of your own"
+        )
     if found["Driver"] != STORAGE_DRIVER:
         driver = found["Driver"]
-        return f"container {name!r} has its files kept by {driver!r}; only those kept by {STORAGE_DRIVER} can be moved"
+        return (
+            f"container {name!r} has its files kept by {driver!r};"
+            f" only those kept by {STORAGE_DRIVER} can be moved"
+        )
     if host["Runtime"] not in RUNTIMES:
         return f"container {name!r} is run by {host['Runtime']!r}; only runc can move it"
     return None

@@ -1,4 +1,4 @@
-"""The part of docker's Engine API (docs.docker.com, /reference/api/engine) that is needed, over its unix socket."""
+"""A client for docker's Engine API (docs.docker.com, /reference/api/engine) on its unix socket."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ from checkpoint.errors import EngineRefused
 from checkpoint.host.run import find_program
 
 SOCKET = "/var/run/docker.sock"
-#: Of Engine 25 (2024), the first in which each network of a container has a MAC of its own.
+#: The API of Engine 25 (2024), the first in which each network of a container has its own MAC.
 VERSION = "v1.44"
 TIMEOUT_S, UPLOAD_TIMEOUT_S = 120.0, 3600.0
 NOT_FOUND, FIRST_FAILURE = 404, 400
-#: Of one answer that is not read as it comes.
+#: A bound of an answer that is read as a whole.
 MOST_BYTES = 64 << 20
 
 
@@ -32,14 +32,16 @@ class _Connection(http.client.HTTPConnection):
 
 
 def is_here() -> bool:
-    """Whether this host has a docker, be it running or not."""
+    """Return whether this host has a docker, running or not."""
     return os.path.exists(SOCKET) or find_program("dockerd") is not None
 
 
 def call(method: str, path: str, body: Any = None, **query: str) -> Any:
-    """One request. The answer's JSON; None for an answer without content, or of what is not there.
+    """Make one request with `body` as JSON, and return the JSON of the answer.
 
-    Raises EngineRefused, with docker's own words, or when its answer is none or it gives none.
+    None if the answer has no JSON, or if the object of a GET or DELETE does not exist (404). Raises
+    EngineRefused when docker refuses, with docker's words, does not answer, or answers something
+    that is neither HTTP nor JSON.
     """
     target = f"/{VERSION}{quote(path)}{'?' + urlencode(query) if query else ''}"
     data = None if body is None else json.dumps(body)
@@ -67,7 +69,10 @@ def call(method: str, path: str, body: Any = None, **query: str) -> Any:
 
 @contextlib.contextmanager
 def download(path: str) -> Iterator[IO[bytes]]:
-    """A GET whose answer is read as it comes. Raises EngineRefused."""
+    """Make a GET request, and yield its answer as a file that is read as the bytes come.
+
+    Raises EngineRefused. Errors of reading the answer are for the caller.
+    """
     with contextlib.closing(_Connection("docker", timeout=TIMEOUT_S)) as connection:
         with _understood():
             connection.request("GET", f"/{VERSION}{quote(path)}", headers={"Host": "docker"})
@@ -78,7 +83,7 @@ def download(path: str) -> Iterator[IO[bytes]]:
 
 
 def upload(path: str, archive: Path) -> str:
-    """A POST of a tar archive; what docker says to it. Raises EngineRefused."""
+    """Send a tar archive in a POST request, and return the answer's text. Raises EngineRefused."""
     headers = {
         "Host": "docker",
         "Content-Type": "application/x-tar",
@@ -96,7 +101,7 @@ def upload(path: str, archive: Path) -> str:
 
 @contextlib.contextmanager
 def _understood() -> Iterator[None]:
-    """Raise EngineRefused for an answer that is no HTTP or no JSON, and for none."""
+    """Raise EngineRefused for no answer, and for one that is neither HTTP nor JSON."""
     try:
         yield
     except OSError as error:

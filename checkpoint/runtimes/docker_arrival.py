@@ -1,8 +1,9 @@
-"""A container on its way into docker, which creates and starts it as any other.
+"""The arrival of a container in docker, which creates and starts the container like any other.
 
-Its runtime is oci_wrapper.py, which asks here what to do: `create` has left a process that docker takes for the
-container's; `start` has it restore the container into the network namespace that docker has furnished meanwhile, and
-ends when the container runs.
+The container's OCI runtime is oci_wrapper.py, which asks DockerArrival what to do. The wrapper's
+`create` leaves a process behind that docker takes for the container's init. docker then furnishes
+the network namespace of that process. The wrapper's `start` has the process restore the container
+into that namespace, and ends when the container runs.
 """
 
 from __future__ import annotations
@@ -28,14 +29,14 @@ from checkpoint.runtimes.oci_wrapper import DIRECTORY, MAX_MESSAGE
 from checkpoint.runtimes.runc import Runc
 from checkpoint.runtimes.shape import Each, Shape
 
-#: What docker calls oci_wrapper.py.
+#: The name by which docker knows oci_wrapper.py.
 RUNTIME = "migrate"
 LOOK_AGAIN_S = 0.005
-#: As a json-file log names them.
+#: Descriptors of the standard streams, by their names in a json-file log.
 STREAMS = {"stdout": 1, "stderr": 2}
 
 
-#: What Docker.describe tells, and is needed of it.
+#: What DockerArrival reads of what Docker.describe returns.
 DESCRIPTION: Shape = {
     "container": {
         "Config": {"Image": str},
@@ -52,7 +53,7 @@ DESCRIPTION: Shape = {
 
 
 class DockerArrival:
-    """Arrival by docker's create and start."""
+    """An Arrival by docker's `create` and `start`."""
 
     def __init__(self, name: str, fields: Mapping[str, Any], undo: contextlib.ExitStack) -> None:
         shape.check(fields, DESCRIPTION, "what the source told of the container")
@@ -90,13 +91,18 @@ class DockerArrival:
         return volumes
 
     def take_output(self, lines: bytes) -> None:
-        """Before docker opens the log, into it; docker does not see what others append to it then."""
+        """Append lines of the source's json-file log to the log of docker on the target.
+
+        docker does not see what others append once it has the log open. From then on the lines are
+        written to the standard streams of the process that `create` left, and docker logs them.
+        Ignored when docker's log driver for the container is not json-file.
+        """
         if self._log is None:
             return
         if self._process is None:
             fd = os.open(self._log, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o640)
             with open(fd, "ab") as log:
-                os.fchmod(fd, 0o640)  # as docker makes it
+                os.fchmod(fd, 0o640)  # docker gives its logs this mode
                 log.write(lines)
             return
         for number, text in entries(lines):
@@ -114,10 +120,10 @@ class DockerArrival:
         return start_logged(["docker", "start", self._id], images)
 
     def restore_held(self) -> None:
-        """Nothing is new: docker has known the container since `prepare`, and has its name from then on."""
+        """Do nothing: docker has had the container, and its name, since `prepare`."""
 
     def discard(self) -> None:
-        """Nothing but what `prepare` has made, and it is undone with that."""
+        """Do nothing: what `prepare` has made is undone with the rest of the migration."""
 
     def settle(self) -> None:
         policy = self._fields["container"]["HostConfig"]["RestartPolicy"]
@@ -128,14 +134,19 @@ class DockerArrival:
     def _objections(self) -> Iterator[str]:
         program = docker_store.runtime_program(RUNTIME)
         if program is None or not program.exists():
-            yield f"docker has no runtime {RUNTIME!r} there ('migratectl docker-runtime' installs it)"
+            yield (
+                f"docker has no runtime {RUNTIME!r} there ('migratectl docker-runtime' installs it)"
+            )
         elif program.read_bytes() != pkgutil.get_data("checkpoint.runtimes", "oci_wrapper.py"):
-            yield f"docker's runtime {RUNTIME!r} there is of another version ('migratectl docker-runtime' renews it)"
+            yield (
+                f"docker's runtime {RUNTIME!r} there is of another version"
+                " ('migratectl docker-runtime' renews it)"
+            )
         yield from self._belongings.objections()
 
     def _stop_listening(self) -> None:
         self._listener.close()
-        with contextlib.suppress(OSError):  # other containers are on their way
+        with contextlib.suppress(OSError):  # other arrivals have sockets in it
             Path(DIRECTORY).rmdir()
 
     def _serve(self, peer: socket.socket) -> None:
@@ -151,7 +162,10 @@ class DockerArrival:
                 peer.send(json.dumps({"failure": failure}).encode())
 
     def _become_container(self) -> str:
-        """Until it is one. Returns why it is not, or nothing."""
+        """Have the process that `create` left restore the container; wait until the container runs.
+
+        Returns why it does not run, or "".
+        """
         assert self._process is not None
         self._use_network()
         pid_file = self._images / "pid"
@@ -172,7 +186,10 @@ class DockerArrival:
         return ""
 
     def _use_network(self) -> None:
-        """The spec says that the container gets a new network namespace; by now docker has furnished one."""
+        """Enter the network namespace that docker has furnished into the bundle's config.json.
+
+        The spec in that file asks for a new one, but that of the waiting process is to be used.
+        """
         path = self._bundle / "config.json"
         config = json.loads(path.read_text())
         for namespace in config["linux"]["namespaces"]:
@@ -182,30 +199,32 @@ class DockerArrival:
 
 
 def entries(lines: bytes) -> Iterator[tuple[int, bytes]]:
-    """(descriptor, what was written to it) of the entries of a json-file log. A line that is no entry is left out."""
+    """Yield (descriptor, bytes written to it) of each entry in lines of a json-file log.
+
+    Lines that are no entries of such a log are ignored.
+    """
     for line in lines.split(b"\n"):
         with contextlib.suppress(ValueError, RecursionError):
             entry = json.loads(line)
             if isinstance(entry, dict):
                 number, text = STREAMS.get(str(entry.get("stream"))), entry.get("log")
                 if number is not None and isinstance(text, str):
-                    yield (
-                        number,
-                        text.encode(errors="replace"),
-                    )  # half a surrogate pair is JSON, and no text
+                    # JSON may hold half a surrogate pair, which UTF-8 cannot encode.
+                    yield number, text.encode(errors="replace")
 
 
 def body_of(fields: Mapping[str, Any]) -> dict[str, Any]:
-    """What to create: the container as the source's docker tells it, with the addresses it has now.
+    """Return the body of the API's ContainerCreate: the source's container, with its addresses.
 
-    Its restart policy comes last (`settle`): docker must not start again what is not its yet.
+    `fields` is what Docker.describe returned on the source. The restart policy is "no" until
+    `settle`, because docker must not restart a container that is not its own yet. Raises
+    EngineRefused.
     """
     container = fields["container"]
     config = dict(container["Config"])
     named = docker_api.call("GET", f"/images/{config['Image']}/json")
-    if (
-        named is None or named["Id"] != container["Image"]
-    ):  # the name means another image here, or nothing
+    # On the target the image's name may mean another image, or nothing. Then its id is used.
+    if named is None or named["Id"] != container["Image"]:
         config["Image"] = container["Image"]
     return {
         **config,
@@ -221,7 +240,10 @@ def body_of(fields: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def endpoint_of(found: Mapping[str, Any]) -> dict[str, Any]:
-    """A container's place in a network, with the same addresses."""
+    """Return the API's EndpointSettings that give the container the addresses it has on the source.
+
+    `found` is the endpoint as the source's docker describes it.
+    """
     ipam = {"IPv4Address": found["IPAddress"], "IPv6Address": found["GlobalIPv6Address"]}
     return {
         **{

@@ -1,6 +1,7 @@
-"""Tell this host's docker of the OCI runtime `migrate` (oci_wrapper.py), or that there is none any more.
+"""The installation of the OCI runtime `migrate` (oci_wrapper.py) in the docker of this host.
 
-docker reads its `runtimes` again on SIGHUP (dockerd(8), live reload); containers that run are not touched.
+On SIGHUP docker reads the `runtimes` in its settings again (dockerd(8), live reload). Running
+containers are not touched.
 """
 
 from __future__ import annotations
@@ -21,7 +22,11 @@ PID_FILE, DAEMON = Path("/var/run/docker.pid"), "dockerd"
 
 
 def install() -> list[str]:
-    """Returns what was changed, a line each. Raises OSError, and ValueError if docker's settings are not JSON."""
+    """Install the runtime, or renew it, and return what was changed, in lines for people.
+
+    Returns [] if all of it was there. Raises OSError, and ValueError if docker's settings are not
+    JSON.
+    """
     told = []
     source = pkgutil.get_data("checkpoint.runtimes", "oci_wrapper.py")
     assert source is not None
@@ -38,7 +43,11 @@ def install() -> list[str]:
 
 
 def remove() -> list[str]:
-    """Likewise. Containers that were moved in can be started again only while the runtime is there."""
+    """Remove the runtime, and return what was changed, in lines for people; [] if it was not there.
+
+    Containers that migrated to this host can be started again only while the runtime is installed.
+    Raises as `install` does.
+    """
     told = []
     settings = _settings()
     if RUNTIME in settings.get("runtimes", {}):
@@ -56,7 +65,7 @@ def _settings() -> dict[str, Any]:
     with contextlib.suppress(FileNotFoundError):
         settings = json.loads(SETTINGS.read_text().strip() or "{}")
         if not isinstance(settings, dict):
-            raise ValueError(f"{SETTINGS} holds no JSON object")  # noqa: TRY004  (json's own are ValueErrors)
+            raise ValueError(f"{SETTINGS} holds no JSON object")  # noqa: TRY004  (as json.loads)
         return settings
     return {}
 
@@ -80,7 +89,7 @@ def _reload() -> list[str]:
 
 
 def _replace(path: Path, content: bytes, mode: int) -> None:
-    """Whole or not at all."""
+    """Write a file, or replace it, whole or not at all."""
     new = path.with_name(f".{path.name}.new")
     fd = os.open(new, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
     with open(fd, "wb") as file:

@@ -1,4 +1,4 @@
-"""docker's networks and volumes, in the form that its API gives and takes them."""
+"""The networks, volumes and container images of docker, in the form of its API."""
 
 from __future__ import annotations
 
@@ -11,30 +11,37 @@ from checkpoint.errors import ImageError
 from checkpoint.runtimes import archives, docker_api
 from checkpoint.runtimes.shape import Maybe, Shape
 
-#: What must be the same of a network on both hosts, and what is given when it is made.
+#: Properties of a network that must be equal on both hosts, besides the addresses of IPAM.
 SAME = ("Driver", "EnableIPv6", "Internal", "Options")
-#: What is needed of a network (API, NetworkInspect).
+#: The members that are read of a network (API, NetworkInspect).
 NETWORK: Shape = {"Name": str, "IPAM": {"Config": Maybe(list)}}
-#: Where an OCI image layout has what is named by its digest.
+#: The directory of an OCI image layout whose files are named by their digests.
 BLOBS = "blobs/sha256"
+#: Properties that a network is made with.
 GIVEN = (*SAME, "EnableIPv4", "Attachable", "Labels", "IPAM")
 
 
 def difference(ours: Mapping[str, Any], theirs: Mapping[str, Any]) -> str | None:
-    """In what two networks differ so that a container of one is none of the other."""
+    """Return the property by which a container cannot go from one network to the other, or None.
+
+    `ours` is the network as the source has it, `theirs` as the target has it.
+    """
     if ours["IPAM"].get("Config") != theirs["IPAM"].get("Config"):
         return "IPAM"
     return next((name for name in SAME if ours.get(name) != theirs.get(name)), None)
 
 
 def network(name: str) -> dict[str, Any] | None:
-    """None where there is none of that name."""
+    """Return the network of that name as docker describes it; None if there is none."""
     found = docker_api.call("GET", f"/networks/{name}")
     return dict(found) if found else None
 
 
 def create_network(wanted: Mapping[str, Any]) -> str:
-    """Make a network like one of another host; its id. Raises EngineRefused, also when there is one of that name."""
+    """Make a network like `wanted`, which another host's docker describes. Return the new id.
+
+    Raises EngineRefused, also when there is a network of that name.
+    """
     body = {"Name": wanted["Name"], **{name: wanted[name] for name in GIVEN if name in wanted}}
     return str(docker_api.call("POST", "/networks/create", body)["Id"])
 
@@ -44,18 +51,24 @@ def remove_network(network_id: str) -> None:
 
 
 def remove_container(container_id: str) -> None:
-    """Kill and forget a container, with its anonymous volumes. An id that docker does not know is no error."""
+    """Kill and remove a container, with its anonymous volumes.
+
+    An id that docker does not know is no error. Raises EngineRefused.
+    """
     docker_api.call("DELETE", f"/containers/{container_id}", force="true", v="true")
 
 
 def volume(name: str) -> dict[str, Any] | None:
-    """None where there is none of that name."""
+    """Return the volume of that name as docker describes it; None if there is none."""
     found = docker_api.call("GET", f"/volumes/{name}")
     return dict(found) if found else None
 
 
 def create_volume(wanted: Mapping[str, Any]) -> Path:
-    """Like one of another host, empty. Where its content goes. Raises EngineRefused."""
+    """Make an empty volume like `wanted`, which another host's docker describes.
+
+    Returns the directory of its content. Raises EngineRefused.
+    """
     body = {"Name": wanted["Name"], "Driver": wanted["Driver"]}
     body |= {"DriverOpts": wanted.get("Options") or {}, "Labels": wanted.get("Labels") or {}}
     return Path(docker_api.call("POST", "/volumes/create", body)["Mountpoint"])
@@ -66,14 +79,14 @@ def remove_volume(name: str) -> None:
 
 
 def is_used(name: str) -> bool:
-    """Whether any container here, running or not, has the volume."""
+    """Return whether any container on this host, running or not, has the volume."""
     return bool(
         docker_api.call("GET", "/containers/json", all="true", filters=f'{{"volume":["{name}"]}}')
     )
 
 
 def image(name: str) -> dict[str, Any] | None:
-    """By name or id; None where there is none."""
+    """Return the container image of that name or id; None if there is none."""
     found = docker_api.call("GET", f"/images/{name}/json")
     return dict(found) if found else None
 
@@ -88,8 +101,9 @@ def layers_of_all_images() -> list[list[str]]:
 
 
 def export_image(name: str, there: frozenset[str], directory: Path) -> None:
-    """What `docker save` gives, unpacked: an OCI image layout with layers named by their DiffID.
+    """Write a container image to `directory`, as `docker save` does: an OCI image layout.
 
+    Layers are not compressed, so that each is named by its DiffID. Those in `there` are left out.
     Raises EngineRefused or ImageError.
     """
     left_out = {f"{BLOBS}/{digest.removeprefix('sha256:')}" for digest in there}
@@ -98,7 +112,11 @@ def export_image(name: str, there: frozenset[str], directory: Path) -> None:
 
 
 def load_image(directory: Path, image_id: str) -> None:
-    """docker verifies the layers, and takes those for granted that it has. Raises EngineRefused or ImageError."""
+    """Load a container image in the form of `export_image`.
+
+    docker verifies the layers; those that it has already may be missing. Raises EngineRefused, and
+    ImageError if the loaded image is not `image_id`.
+    """
     archive = directory.with_name(f"{directory.name}.tar")
     try:
         with tarfile.open(archive, "w") as tar:
@@ -111,6 +129,9 @@ def load_image(directory: Path, image_id: str) -> None:
 
 
 def runtime_program(name: str) -> Path | None:
-    """The program of an OCI runtime that it knows by that name."""
+    """Return the program of an OCI runtime that docker knows by that name; None if there is none.
+
+    Raises EngineRefused.
+    """
     found = docker_api.call("GET", "/info")["Runtimes"].get(name)
     return Path(found["path"]) if found and found.get("path") else None

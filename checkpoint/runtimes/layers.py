@@ -1,4 +1,7 @@
-"""Which of an image's layers are on a host already. A layer is named by its DiffID (OCI image spec, config.md)."""
+"""The layers of a container image that a host has already.
+
+A layer is named by its DiffID (OCI image spec, config.md).
+"""
 
 from __future__ import annotations
 
@@ -6,8 +9,11 @@ from collections.abc import Iterable, Sequence
 
 
 def common(wanted: Sequence[str], images: Iterable[Sequence[str]]) -> list[str]:
-    """The longest beginning of an image's layers that another image has, too: what is above it is another layer there,
-    even if its content were the same."""
+    """Return the longest common prefix of `wanted` with any of `images`, each lowest layer first.
+
+    Layers above the first difference cannot be reused, even if their content is equal: an engine
+    identifies a layer by the layers beneath it as well (ChainID of the OCI image spec, config.md).
+    """
     longest = 0
     for layers in images:
         same = 0

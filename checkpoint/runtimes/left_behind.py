@@ -1,6 +1,8 @@
-"""Volumes that a move copied away: what they hold here is old, and the next move that brings one may overwrite it.
+"""Records of the volumes that a migration has copied away from this host.
 
-A record holds when the volume was created, as its engine tells it: a later volume of the same name is another one.
+The content of such a volume is out of date, and the next migration that brings the volume back may
+overwrite it. A record holds the volume's creation time as its engine gives it, which tells the
+volume from a later one of the same name.
 """
 
 from __future__ import annotations
@@ -18,19 +20,22 @@ def _record(engine: str, volume: str) -> Path:
 
 
 def note(engine: str, volume: str, created: str) -> None:
-    """The volume was copied away from here."""
+    """Record that the volume was copied away from this host.
+
+    `created` is its creation time, as its engine gives it. Raises OSError.
+    """
     ownership.private_directory(RECORDS)
     ownership.mark(_record(engine, volume))
     _record(engine, volume).write_text(created)
 
 
 def forget(engine: str, volume: str) -> None:
-    """The volume is in use here again."""
+    """Remove the record of a volume, which is in use on this host again."""
     _record(engine, volume).unlink(missing_ok=True)
 
 
 def is_noted(engine: str, volume: str, created: str) -> bool:
-    """Whether the volume that was created then was copied away from here."""
+    """Return whether the volume with that creation time was copied away from this host."""
     with contextlib.suppress(FileNotFoundError):
         return _record(engine, volume).read_text() == created
     return False

@@ -1,4 +1,8 @@
-"""Whether the place of a container's files may be filled: nobody else has files there, and nobody is at work there."""
+"""The check that a place on the target may be filled with a container's files.
+
+The place may hold no files except those that an earlier migration left behind, and no container may
+be using it.
+"""
 
 from __future__ import annotations
 
@@ -10,7 +14,11 @@ from checkpoint.runtimes.base import MARKER
 
 
 def is_taken(path: Path, bundle: Path) -> bool:
-    """Whether a bundle, or the rootfs of one at `path`, holds what no earlier move left behind, or is in use."""
+    """Return whether `path`, which is a bundle or its rootfs, must not be filled.
+
+    `path` is taken if it has files and `bundle` has no MARKER of an earlier migration. A rootfs is
+    also taken if a process has it as its root directory, or if something is mounted beneath it.
+    """
     if not path.exists():
         return False
     unknown = any(path.iterdir()) and not (bundle / MARKER).exists()
@@ -18,6 +26,9 @@ def is_taken(path: Path, bundle: Path) -> bool:
 
 
 def _has_mounts(path: Path) -> bool:
-    """Whether something is mounted below it: to remove the directory there would be to unmount that."""
+    """Return whether something is mounted beneath `path`.
+
+    Removing a directory that is a mount point would unmount what is mounted on it.
+    """
     place = path.resolve()
     return any(place in Path(mount.point).parents for mount in proc.mounts("self"))

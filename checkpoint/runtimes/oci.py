@@ -1,4 +1,4 @@
-"""What runc and crun have in common: the command line of OCI runtimes that checkpoint and restore."""
+"""The common part of runc and crun: the commands of OCI runtimes that checkpoint and restore."""
 
 from __future__ import annotations
 
@@ -20,30 +20,31 @@ from checkpoint.runtimes.base import MARKER, ROOTFS, Arrival, Container, Tree, r
 from checkpoint.runtimes.belongings import start_logged
 from checkpoint.runtimes.shape import Shape
 
-#: State of the OCI runtime spec (runtime.md).
+#: The members that are read of a container's state (OCI runtime spec, runtime.md).
 STATE: Shape = {"status": str, "pid": int, "bundle": str}
-#: Of Container.engine_state: the container's state directory, a PathIdentity.
+#: The key in Container.engine_state of the container's state directory, a PathIdentity.
 STATE_DIRECTORY = "state directory"
 DUMP_OPTIONS = ("--tcp-established", "--file-locks")
 
 
 class OciRuntime(ABC):
-    """ContainerRuntime over a program on PATH; what its commands do not print is read from its state directory.
+    """A ContainerRuntime: an OCI runtime that is a program on PATH.
 
-    `root` is that directory, as its --root option takes it: engines keep their own.
+    What the program's commands do not print is read from its state directory. `root` is that
+    directory, as the program's --root option takes it: an engine keeps one of its own.
     """
 
     name: str
-    #: The file of a container's directory under `root` that is there as long as the container is.
+    #: A file in `root`/ID that exists as long as the container ID does.
     state_file: str
-    #: What is needed of it.
+    #: The members that are read of that file.
     internal: ClassVar[Shape]
 
     def __init__(self, root: Path) -> None:
         self._root = root
 
     def exists(self, container_id: str) -> bool:
-        # Not Path.exists: a name too long for a file name is an error to it before Python 3.12.
+        # Path.exists, in Python 3.11 to 3.13, raises OSError for a name too long for a file name.
         return os.path.exists(self._root / container_id / self.state_file)
 
     def inspect(self, container_id: str) -> Container:
@@ -98,14 +99,21 @@ class OciRuntime(ABC):
         env: Mapping[str, str],
         stdio: tuple[int, int, int],
     ) -> subprocess.Popen[bytes]:
-        """Start `restore_command` with the container's standard streams."""
+        """Start `restore_command` with the container's standard streams, as descriptors.
+
+        Raises CommandFailed when the command cannot be started.
+        """
         argv = self.restore_command(container_id, bundle, images)
         return start(argv, env=env, stdin=stdio[0], stdout=stdio[1], stderr=stdio[2])
 
     def restore_command(
         self, container_id: str, bundle: Path, images: Path, *options: str
     ) -> list[str]:
-        """What ends once the container runs. Its own messages go to a file: its stderr belongs to the container."""
+        """Return the command that restores a container, and ends when the container runs.
+
+        The runtime's own messages go to `images`/runtime.log, because its standard error belongs to
+        the container.
+        """
         log = ["--log", str(images / "runtime.log"), "--log-format", "json"]
         argv = [*self._program, *log, "restore", "--detach", "--bundle", str(bundle)]
         return [
@@ -129,29 +137,37 @@ class OciRuntime(ABC):
         return b""
 
     def export_image(self, container: Container, there: frozenset[str], directory: Path) -> None:
-        return  # its files are a tree like others
+        return  # the container has no image: its root directory is a tree like others
 
     def hold_back(self, container: Container) -> Callable[[], None]:
         return lambda: None
 
     def let_go(self, container: Container) -> None:
-        return  # nobody looks after it
+        return  # no process of the runtime looks after a container
 
     def keep(self, container: Container) -> None:
-        return  # it starts nothing by itself
+        return  # the runtime restarts nothing by itself
 
     def leave(self, container: Container, *, shared: bool) -> None:
         self.delete(container.engine_state[STATE_DIRECTORY])
-        # A shared bundle is the target's own now, and what another container uses is not for a move back to change.
+        # A bundle without MARKER is never overwritten. A shared one is the target's now, and one in
+        # whose rootfs another container runs must not be changed by a migration back.
         if not shared and not is_somebodys_root(container.rootfs):
             ownership.mark(container.bundle / MARKER)
 
     def identity(self, container_id: str) -> PathIdentity:
-        """The container by its state directory, which the runtime makes with it. Raises OSError when there is none."""
+        """Return the identity of a container: its state directory, which the runtime makes with it.
+
+        Raises OSError when there is no such container.
+        """
         return PathIdentity(self._root / container_id)
 
     def delete(self, identity: PathIdentity) -> None:
-        """Kill and forget a container, unless its name is another's by now, or nobody's."""
+        """Kill and remove a container.
+
+        Does nothing if the container is gone, even if another one has its name now. Raises
+        CommandFailed.
+        """
         if identity.is_same():
             run([*self._program, "delete", "--force", identity.path.name])
 
@@ -166,11 +182,17 @@ class OciRuntime(ABC):
 
     @abstractmethod
     def _limits(self, pid: int, internal: dict[str, Any]) -> dict[str, Any]:
-        """The limits in force, as OCI `linux.resources`, of what the runtime's `update` can change."""
+        """Return the limits in force that the runtime's `update` can have changed.
+
+        `internal` is the content of the state file. The result has the form of `linux.resources`.
+        """
 
     @abstractmethod
     def _descriptors(self, internal: dict[str, Any]) -> tuple[str, ...]:
-        """What the standard streams were open on when the container was started."""
+        """Return what the standard streams were open on when the container was started.
+
+        `internal` is the content of the state file. The result is as Container.descriptors.
+        """
 
 
 def _network_namespace(config: Mapping[str, Any]) -> str | None:

@@ -1,10 +1,13 @@
 #!/usr/bin/python3 -IS
-"""The OCI runtime that docker knows as `migrate`: runc, but a container that a move brings is restored, not started.
+"""The OCI runtime that docker knows as `migrate`: runc, except for containers that migrate in.
 
-Installed as a lone file: standard library only. While a container is being moved in, an agent listens on a socket of
-its id (docker_arrival.py). Then `create` leaves a small process behind, which docker takes for the container and whose
-network namespace it furnishes; `start` has that process restore the container there, and stand for it: it passes on
-signals and the exit status. Without such a socket, and for any other command, this is exactly runc.
+This is a lone program, installed as one file, so it imports the standard library only. While a
+container migrates to this host, an agent listens on a socket named by the container's id
+(docker_arrival.py). For such a container, `create` leaves a small process behind. docker takes the
+process for the container's init, and furnishes its network namespace. Then `start` has the process
+restore the container into that namespace. From then on the process stands for the container: it
+passes on signals, and ends with the exit status of the container's init. For all other containers
+and commands this program becomes runc.
 """
 
 import contextlib
@@ -19,7 +22,7 @@ from typing import Any
 
 DIRECTORY = "/run/migrate/docker"
 CGROUPS = "/sys/fs/cgroup"
-#: sched.h, linux/prctl.h
+#: Constants of sched.h and linux/prctl.h.
 CLONE_NEWNET, PR_SET_CHILD_SUBREAPER = 0x40000000, 36
 #: runc's global options that take a value.
 WITH_VALUE = ("--root", "--log", "--log-format", "--rootless", "--criu")
@@ -29,7 +32,7 @@ libc = ctypes.CDLL(None, use_errno=True)
 
 
 def command_of(words: list[str]) -> str:
-    """The command among runc's words, or "" where there is none."""
+    """Return the command among runc's arguments, or "" if there is none."""
     rest = iter(words)
     for word in rest:
         if word in WITH_VALUE:
@@ -40,7 +43,10 @@ def command_of(words: list[str]) -> str:
 
 
 def option(words: list[str], name: str) -> str:
-    """The value of an option that is given as two words, or as one with a "="; "" where it is not given."""
+    """Return the value of an option among runc's arguments; "" if the option is not there.
+
+    The value is the next argument, or follows a "=" in the same one.
+    """
     for index, word in enumerate(words):
         if word == name:
             return words[index + 1] if index + 1 < len(words) else ""
@@ -50,13 +56,13 @@ def option(words: list[str], name: str) -> str:
 
 
 def socket_of(container_id: str) -> str:
-    """Where an agent listens for a container of that id, or "" where none does."""
+    """Return the path of the socket of the agent that brings a container; "" if there is none."""
     path = os.path.join(DIRECTORY, container_id)
     return path if container_id and "/" not in container_id and stat.S_ISSOCK(mode_of(path)) else ""
 
 
 def mode_of(path: str) -> int:
-    """Of a file; 0 where there is none, or could be none of that name."""
+    """Return the st_mode of a file; 0 if there is no file, or the path is not valid."""
     try:
         return os.stat(path).st_mode
     except (OSError, ValueError):
@@ -64,7 +70,7 @@ def mode_of(path: str) -> int:
 
 
 def ask(path: str, question: dict[str, str]) -> socket.socket:
-    """A connection to the agent, on which something was said."""
+    """Connect to the agent's socket at `path`, send the question, and return the connection."""
     peer = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     peer.connect(path)
     peer.send(json.dumps(question).encode())
@@ -72,7 +78,11 @@ def ask(path: str, question: dict[str, str]) -> socket.socket:
 
 
 def create(words: list[str], path: str) -> None:
-    """Leave the process behind that will be the container's."""
+    """Leave a process behind that docker takes for the container's init.
+
+    `words` are runc's arguments, `path` is the agent's socket. Returns once the process waits for
+    its restore command and its number is in the --pid-file.
+    """
     bundle = option(words, "--bundle") or option(words, "-b") or os.getcwd()
     with open(os.path.join(bundle, "config.json"), encoding="utf-8") as file:
         config = json.load(file)
@@ -91,7 +101,13 @@ def create(words: list[str], path: str) -> None:
 def await_start(
     words: list[str], bundle: str, config: dict[str, Any], path: str, told: int
 ) -> None:
-    """In the process left behind: furnished like the container, until it is told how to restore it."""
+    """Wait for the restore command, as the process that `create` leaves behind, and run it.
+
+    The process joins the container's cgroups, and a new network namespace if the spec (`config`)
+    asks for one. As a subreaper (prctl(2)) it becomes the parent of the restored init. The process
+    writes b"1" to `told` when it waits. This function does not return: after the command comes
+    `stand_for`, or after a failure an exit with status 1.
+    """
     os.setsid()
     home, network = cgroups_of("self"), os.open("/proc/self/ns/net", os.O_RDONLY)
     linux = config["linux"]
@@ -112,7 +128,7 @@ def await_start(
     if not order:
         os._exit(1)
     what = json.loads(order)
-    enter(home, make=False)  # runc does not take a cgroup that somebody is in
+    enter(home, make=False)  # runc refuses a cgroup that has a process in it
     runc = os.fork()
     if runc == 0:
         check(libc.setns(network, CLONE_NEWNET))
@@ -125,9 +141,11 @@ def await_start(
 
 
 def stand_for(init: int) -> None:
-    """Pass on what is sent to this process, and end as the container's init ends.
+    """Pass the signals sent to this process on to `init`, and exit when `init` does.
 
-    Its standard streams stay open so long: through them comes what docker on the source logged late.
+    The exit status is that of `init`, or 128 plus the number of the signal that killed `init`. The
+    standard streams of this process stay open until then: the agent writes to them what docker on
+    the source logged last.
     """
     while True:
         number = signal.sigwait(signal.valid_signals())
@@ -143,13 +161,13 @@ def stand_for(init: int) -> None:
 
 
 def check(result: int) -> None:
-    """End if a system call failed."""
+    """End this process if a system call has failed."""
     if result != 0:
         os._exit(1)
 
 
 def cgroups_of(pid: str) -> dict[str, str]:
-    """{controllers: path} of a process, as /proc/PID/cgroup has them."""
+    """Return {controllers: path} of a process, as in /proc/PID/cgroup (cgroups(7))."""
     with open(f"/proc/{pid}/cgroup", "rb") as file:
         lines = os.fsdecode(file.read()).split("\n")
     return {
@@ -158,7 +176,11 @@ def cgroups_of(pid: str) -> dict[str, str]:
 
 
 def enter(paths: dict[str, str], *, make: bool) -> None:
-    """Move this process. Where that cannot be done docker's statistics lack, and nothing else."""
+    """Move this process into the cgroups `paths`, which are as `cgroups_of` returns them.
+
+    With `make`, cgroups that do not exist are made. A failure is ignored: if this process cannot
+    join the container's cgroup, docker's statistics lack its figures, and nothing else fails.
+    """
     for controllers, path in paths.items():
         name = controllers.removeprefix("name=")
         mount = (
@@ -181,7 +203,10 @@ def enter(paths: dict[str, str], *, make: bool) -> None:
 
 
 def inherit(directory: str, file: str) -> None:
-    """A cpuset of v1 is empty when it is made, and takes no process then."""
+    """Copy `file` of the parent cgroup to that of `directory`, if the latter is empty.
+
+    A new cpuset of cgroups v1 is empty, and accepts no process then (cpuset(7)).
+    """
     own, parents = os.path.join(directory, file), os.path.join(os.path.dirname(directory), file)
     with contextlib.suppress(OSError), open(own, encoding="ascii") as now:
         if not now.read().strip():
@@ -194,7 +219,10 @@ def inherit(directory: str, file: str) -> None:
 
 
 def start(words: list[str], path: str) -> None:
-    """Until the container runs; a reason why it does not goes where runc's would."""
+    """Have the agent restore the container, and return when the container runs.
+
+    If it does not run, write the reason to runc's --log and to standard error, and exit.
+    """
     with ask(path, {"command": "start"}) as agent:
         answer = agent.recv(MAX_MESSAGE)
     failure = json.loads(answer)["failure"] if answer else "the move that was to bring it has ended"

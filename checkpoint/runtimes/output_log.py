@@ -1,9 +1,10 @@
 #!/usr/bin/python3 -IS
-"""Append what a container writes to a log of bounded size. A lone program: standard library only.
+"""A lone program that appends what a container prints to a log of bounded size.
 
-Usage: output_log.py LOG BYTES, the container's pipe on standard input. A log of more than BYTES becomes LOG.1, and an
-older one of that name goes. Two of these, for standard output and standard error, may share a log. A disk that is full
-loses lines and never stops the container.
+It imports the standard library only. Usage: output_log.py LOG BYTES, with the container's pipe on
+standard input. A LOG of more than BYTES is renamed to LOG.1, in place of an older LOG.1.
+Two of these programs, for standard output and standard error, may share a log. On a full disk
+output is lost, but the container never waits.
 """
 
 import fcntl
@@ -14,12 +15,16 @@ PIECE = 1 << 16
 
 
 def opened(path: str) -> int:
-    """The log, made for root alone."""
+    """Open the log for appending, and return its descriptor; a new log is for root alone."""
     return os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
 
 
 def next_log(log: int, path: str) -> int:
-    """A new one in its place, unless the other writer, or an administrator, made one meanwhile."""
+    """Rename the full log to LOG.1, and return a descriptor of the log that takes its place.
+
+    `log` is the descriptor of the full log, and is closed. If the other writer or an administrator
+    has renamed or removed the log already, nothing is renamed.
+    """
     fcntl.flock(log, fcntl.LOCK_EX)
     if os.path.exists(path) and os.path.samestat(os.fstat(log), os.stat(path)):
         os.rename(path, f"{path}.1")
@@ -29,7 +34,7 @@ def next_log(log: int, path: str) -> int:
 
 
 def append(log: int, data: bytes) -> None:
-    """All of it, as far as there is room."""
+    """Write all of `data`; after an error, such as a full disk, the rest of it is lost."""
     try:
         while data:
             data = data[os.write(log, data) :]  # short result: the rest follows

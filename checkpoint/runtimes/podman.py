@@ -1,7 +1,7 @@
-"""podman, driven by its command line; the container itself belongs to an OCI runtime beneath it.
+"""podman, driven by its command line; a container belongs to an OCI runtime beneath podman.
 
-It is made again from podman's own checkpoint archive (docs of podman-container-checkpoint(1), --export), of everything
-but memory and files.
+podman on the target makes the container from podman's own checkpoint archive
+(podman-container-checkpoint(1), --export), which brings everything but memory and files.
 """
 
 from __future__ import annotations
@@ -31,8 +31,10 @@ from checkpoint.runtimes.podman_arrival import LOG, PodmanArrival
 from checkpoint.runtimes.runc import Runc
 from checkpoint.runtimes.shape import Maybe, Shape
 
+#: The OCI runtimes beneath podman whose containers can migrate, by the name of their program.
 BENEATH: dict[str, Callable[[], OciRuntime]] = {"crun": Crun, "runc": Runc}
-#: Bind mounts that podman makes for every container, from its own settings and what it knows of the network.
+#: Destinations of the bind mounts that podman makes for every container, from its own settings and
+#: what it knows of the network.
 OWN_MOUNTS = (
     "/etc/hosts",
     "/etc/hostname",
@@ -41,13 +43,13 @@ OWN_MOUNTS = (
     "/run/secrets",
     "/etc/passwd",
 )
-#: What an archive must have, beside podman's own descriptions, for a restore to begin.
+#: The entry that podman wants in an archive, besides its own descriptions, to begin a restore.
 INVENTORY = "checkpoint/inventory.img"
-#: Of an archive as podman writes it: files that come by other ways, newer.
+#: Entries of podman's archive whose files reach the target by other ways, and newer.
 LEFT_OUT = (LOG, "devshm-checkpoint.tar", "rootfs-diff.tar", "deleted.files")
-#: Of what is left of it: descriptions take some 10 KiB.
+#: A bound of the archive's other entries. podman's descriptions take some 10 KiB.
 MOST_PACKED_BYTES = 8 << 20
-#: What is needed of what podman tells of a container that runs (`podman container inspect`).
+#: The members that are read of `podman container inspect`, for a running container.
 RUNNING: Shape = {
     **dict.fromkeys(("Id", "Name", "Pod", "OCIRuntime", "Image", "ImageName"), str),
     "Config": {"Tty": bool},
@@ -59,12 +61,12 @@ RUNNING: Shape = {
 }
 OVERLAY = "overlay"
 OVERLAY_FILES: Shape = {"GraphDriver": {"Data": {"UpperDir": str, "MergedDir": str}}}
-#: Without any of these podman has never run here; asked, it would make them.
+#: On a host with none of these podman has never run. Any podman command would make them.
 TRACES = (Path("/run/libpod"), Path("/var/lib/containers/storage"))
 
 
 class Podman:
-    """ContainerRuntime over the `podman` on PATH, for containers of root."""
+    """A ContainerRuntime: the `podman` on PATH, for containers of root."""
 
     name = "podman"
 
@@ -79,9 +81,8 @@ class Podman:
                 raise
             raise ContainerNotFound(f"podman knows no container named {name!r}") from error
         what = f"podman's description of {name!r}"
-        found = shape.parse(told, [{"State": {"Status": str}}], what)[
-            0
-        ]  # podman fails where there is none
+        # The list is not empty: podman fails if there is no such container.
+        found = shape.parse(told, [{"State": {"Status": str}}], what)[0]
         if found["State"]["Status"] != "running":
             raise ContainerNotRunning(f"container {name!r} is {found['State']['Status']}")
         shape.check(found, RUNNING, what)
@@ -144,24 +145,30 @@ class Podman:
         podman_store.export_image(container.engine_state["Image"], there, directory)
 
     def hold_back(self, container: Container) -> Callable[[], None]:
-        return lambda: None  # conmon would do it, and see `let_go`
+        return lambda: None  # conmon has podman restart a container, and `let_go` ends conmon
 
     def let_go(self, container: Container) -> None:
-        """End its conmon, which would have podman clean up, and maybe start it again."""
+        """End the container's conmon.
+
+        At the container's death conmon would have podman clean up, and perhaps restart it.
+        """
         pid = container.engine_state["State"]["ConmonPid"]
         with contextlib.suppress(FileNotFoundError, ProcessLookupError):
             if Path(f"/proc/{pid}/comm").read_bytes().strip() == b"conmon":
                 os.kill(pid, signal.SIGKILL)
 
     def keep(self, container: Container) -> None:
-        """Have podman notice that it ended: nobody tells it, since its conmon ended before."""
+        """Have podman notice that the container ended, and not start it again.
+
+        podman does not learn of the end by itself, because `let_go` ended conmon before. Raises
+        CommandFailed.
+        """
         run(
             ["podman", "update", "--restart=no", container.id],
             timeout_s=podman_store.REMOVE_TIMEOUT_S,
         )
-        with contextlib.suppress(
-            CommandFailed
-        ):  # it complains of the conmon, and enters the end all the same
+        # `podman stop` fails because conmon is gone, but records the end all the same.
+        with contextlib.suppress(CommandFailed):
             run(
                 ["podman", "stop", "--time=0", container.id],
                 timeout_s=podman_store.REMOVE_TIMEOUT_S,
@@ -181,7 +188,10 @@ class Podman:
 
 
 def _networks(found: Mapping[str, Any]) -> list[str]:
-    """Names of the container's networks; podman calls it one, where there is none."""
+    """Return the names of the container's networks.
+
+    For a container without a network, podman names one all the same: that one is left out.
+    """
     return (
         []
         if found["HostConfig"]["NetworkMode"] == "none"
@@ -190,23 +200,34 @@ def _networks(found: Mapping[str, Any]) -> list[str]:
 
 
 def unmovable(found: Mapping[str, Any]) -> str | None:
-    """Why a container cannot be moved, from `podman container inspect`; None if it can."""
+    """Return why a container cannot migrate, for people; None if it can.
+
+    `found` is the container as `podman container inspect` describes it.
+    """
     if found["Pod"]:
         return f"container {found['Name']!r} is in a pod, and pods cannot be moved yet"
     if found["Config"]["Tty"]:
         return f"container {found['Name']!r} has a terminal (-t), which cannot be moved"
     if found["HostConfig"]["NetworkMode"] not in ("bridge", "none"):
         mode = found["HostConfig"]["NetworkMode"]
-        return f"container {found['Name']!r} has the network mode {mode!r}; only podman's networks can be moved"
+        return (
+            f"container {found['Name']!r} has the network mode {mode!r};"
+            " only podman's networks can be moved"
+        )
     if Path(found["OCIRuntime"]).name not in BENEATH:
-        return f"container {found['Name']!r} is run by {found['OCIRuntime']}; only {' and '.join(BENEATH)} can move it"
+        return (
+            f"container {found['Name']!r} is run by {found['OCIRuntime']};"
+            f" only {' and '.join(BENEATH)} can move it"
+        )
     return None
 
 
 def without_contents(archive: Path) -> bytes:
-    """A checkpoint archive as podman needs it to begin a restore: what else is in it comes by other ways.
+    """Return the part of podman's checkpoint archive that podman needs to begin a restore.
 
-    The last entry is one of no bytes. Raises ImageError when the archive is damaged, or is more than descriptions.
+    The entries LEFT_OUT are left out: their content reaches the target by other ways. An empty
+    INVENTORY is added as the last entry. Raises ImageError when the archive is damaged, or
+    has more than MOST_PACKED_BYTES in its other entries.
     """
     written = io.BytesIO()
     with tarfile.open(fileobj=written, mode="w") as new:

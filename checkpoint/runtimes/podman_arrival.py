@@ -1,4 +1,8 @@
-"""A container on its way into podman: by `podman container restore --import` of an archive without memory and files."""
+"""The arrival of a container in podman, by `podman container restore --import`.
+
+The imported archive has neither memory nor files (podman.without_contents): both reach the target
+by other ways.
+"""
 
 from __future__ import annotations
 
@@ -18,11 +22,11 @@ from checkpoint.runtimes.belongings import VOLUME, Belongings, start_logged
 from checkpoint.runtimes.oci import DUMP_OPTIONS
 from checkpoint.runtimes.shape import Each, Maybe, Shape
 
-#: The container's log in a checkpoint archive.
+#: The entry of a checkpoint archive that is the container's log.
 LOG = "ctr.log"
 
 
-#: What Podman.describe tells, and is needed of it.
+#: What PodmanArrival reads of what Podman.describe returns.
 DESCRIPTION: Shape = {
     "id": str,
     "runtime": str,
@@ -35,7 +39,7 @@ DESCRIPTION: Shape = {
 
 
 class PodmanArrival:
-    """Arrival. `description` is from Podman.describe."""
+    """An Arrival. `description` is what Podman.describe returned on the source."""
 
     def __init__(
         self, name: str, description: Mapping[str, Any], undo: contextlib.ExitStack
@@ -105,7 +109,7 @@ class PodmanArrival:
         return start_logged([*argv, *DUMP_OPTIONS], images, env)
 
     def restore_held(self) -> None:
-        self._made = True  # its id was not known before, and podman gives none twice
+        self._made = True  # podman had no container of this id before, and uses no id twice
         self._cgroups.claim()
 
     def discard(self) -> None:
@@ -123,10 +127,12 @@ class PodmanArrival:
 
 
 def with_output(archive: bytes, output: bytes) -> bytes:
-    """A checkpoint archive with the container's log in it, as podman itself takes it along (k8s-file and json-file).
+    """Return the checkpoint archive with `output` added to it as the container's log.
 
-    The archive is not parsed: it is of the other host, podman reads it in any case, and what follows its last
-    entry, which has no content (podman.without_contents), are blocks of zeros (tar(5)).
+    podman's own archives carry a log the same way (log drivers k8s-file and json-file). The archive
+    is not parsed, because it comes from the other host and podman parses it in any case. That is
+    possible because its last entry has no content (podman.without_contents), so that only blocks of
+    zeros follow that entry's header (tar(5)).
     """
     blocks = len(archive) // tarfile.BLOCKSIZE
     while blocks and not any(

@@ -1,4 +1,4 @@
-"""podman's containers, networks, volumes and images: its `inspect`, `create` and `rm` commands."""
+"""The containers, networks, volumes and container images of podman, by its commands."""
 
 from __future__ import annotations
 
@@ -15,10 +15,12 @@ from checkpoint.host.run import run
 from checkpoint.runtimes import shape
 from checkpoint.runtimes.shape import Each, Maybe, Shape
 
-#: What must be the same of a network on both hosts. The name of a bridge that podman makes itself need not be.
+#: Properties of a network that must be equal on both hosts. The name of the bridge must be equal,
+#: too, unless podman makes the bridge itself.
 SAME = ("driver", "subnets", "ipv6_enabled", "internal", "options", "routes")
+#: The option `mode` of a network whose bridge podman does not make.
 UNMANAGED = "unmanaged"
-#: What is needed of a network (`podman network inspect`).
+#: The members that are read of a network (`podman network inspect`).
 NETWORK: Shape = {
     "name": str,
     "driver": str,
@@ -37,14 +39,18 @@ NETWORK: Shape = {
     "options": Maybe(Each(str)),
     "labels": Maybe(Each(str)),
 }
-#: Statuses of `podman container exists`: podman's own, and of checkpoint/host/run.py where it cannot be started.
+#: Statuses of `podman container exists`: podman's own, and that of checkpoint/host/run.py when
+#: podman cannot be started.
 NO_SUCH_CONTAINER, NO_PODMAN = 1, 127
-#: A bound against waiting for ever, not a limit.
+#: Bounds that only end the wait for a podman that hangs.
 REMOVE_TIMEOUT_S, IMAGE_TIMEOUT_S = 120.0, 3600.0
 
 
 def has_container(name: str) -> bool:
-    """Whether podman has a container of that name or id, in whatever state. Raises EngineRefused."""
+    """Return whether podman has a container of that name or id, in any state.
+
+    Raises EngineRefused when podman cannot be asked.
+    """
     try:
         run(["podman", "container", "exists", name])
     except CommandFailed as error:
@@ -55,14 +61,17 @@ def has_container(name: str) -> bool:
 
 
 def remove_container(container_id: str) -> None:
-    """Kill and forget a container, with the anonymous volumes that podman made for it. `container_id` is the full id;
-    one that podman does not know is no error. Raises CommandFailed."""
+    """Kill and remove a container, with the anonymous volumes that podman made for it.
+
+    `container_id` is the full id. An id that podman does not know is no error. Raises
+    CommandFailed.
+    """
     argv = ["podman", "rm", "--force", "--ignore", "--volumes", "--time=0", container_id]
     run(argv, timeout_s=REMOVE_TIMEOUT_S)
 
 
 def network(name: str) -> dict[str, Any] | None:
-    """None where there is none of that name."""
+    """Return the network of that name as podman describes it; None if there is none."""
     return _inspect("network", name)
 
 
@@ -71,12 +80,15 @@ def volume(name: str) -> dict[str, Any] | None:
 
 
 def is_used(name: str) -> bool:
-    """Whether any container here, running or not, has the volume."""
+    """Return whether any container on this host, running or not, has the volume."""
     return bool(run(["podman", "ps", "--all", "--quiet", "--filter", f"volume={name}"]).strip())
 
 
 def difference(ours: Mapping[str, Any], theirs: Mapping[str, Any]) -> str | None:
-    """In what two networks differ so that a container of one is none of the other."""
+    """Return the property by which a container cannot go from one network to the other, or None.
+
+    `ours` is the network as the source has it, `theirs` as the target has it.
+    """
     names = (
         [*SAME, "network_interface"]
         if (ours.get("options") or {}).get("mode") == UNMANAGED
@@ -88,7 +100,10 @@ def difference(ours: Mapping[str, Any], theirs: Mapping[str, Any]) -> str | None
 
 
 def create_network(wanted: Mapping[str, Any]) -> str:
-    """Make a network like one of another host; its id. Raises CommandFailed, also when there is one of that name."""
+    """Make a network like `wanted`, which another host's podman describes. Return the new id.
+
+    Raises CommandFailed, also when there is a network of that name.
+    """
     argv = ["podman", "network", "create", "--driver", wanted["driver"]]
     for subnet in wanted.get("subnets") or []:
         argv += ["--subnet", subnet["subnet"]]
@@ -119,7 +134,10 @@ def remove_network(network_id: str) -> None:
 
 
 def create_volume(wanted: Mapping[str, Any]) -> Path:
-    """Like one of another host, empty. Where its content goes. Raises CommandFailed."""
+    """Make an empty volume like `wanted`, which another host's podman describes.
+
+    Returns the directory of its content. Raises CommandFailed.
+    """
     argv = ["podman", "volume", "create", "--driver", wanted["Driver"]]
     for name, value in (wanted.get("Options") or {}).items():
         argv += ["--opt", f"{name}={value}"]
@@ -136,7 +154,7 @@ def remove_volume(name: str) -> None:
 
 
 def image(name: str) -> dict[str, Any] | None:
-    """By name or id; None where there is none."""
+    """Return the container image of that name or id; None if there is none."""
     return _inspect("image", name)
 
 
@@ -150,7 +168,11 @@ def layers_of_all_images() -> list[list[str]]:
 
 
 def export_image(image_id: str, there: frozenset[str], directory: Path) -> None:
-    """In the form of containers-transports(5), `dir:`; layers as they are when unpacked, named by their DiffID."""
+    """Write a container image to `directory`, in the `dir:` form of containers-transports(5).
+
+    Layers are not compressed, so that each is named by its DiffID. Those in `there` are left out.
+    Raises CommandFailed, or DataInvalid when one of `there` is no digest.
+    """
     argv = [
         "podman",
         "push",
@@ -165,7 +187,10 @@ def export_image(image_id: str, there: frozenset[str], directory: Path) -> None:
 
 
 def leave_out(directory: Path, layers: Iterable[str]) -> None:
-    """Remove layers from an image in that form. Raises DataInvalid for what is not a layer's digest."""
+    """Remove layers from a container image in the form of `export_image`; ignore missing ones.
+
+    Raises DataInvalid when one of `layers` is no digest.
+    """
     fd = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
         for digest in layers:
@@ -176,7 +201,11 @@ def leave_out(directory: Path, layers: Iterable[str]) -> None:
 
 
 def load_image(directory: Path, image_id: str, name: str) -> None:
-    """podman verifies every digest. Raises CommandFailed, and ImageError if it is another image."""
+    """Load a container image in the form of `export_image`, and tag it with `name`.
+
+    podman verifies every digest. A `name` that only abbreviates the id is no tag. Raises
+    CommandFailed, and ImageError if the loaded image has another id than `image_id`.
+    """
     loaded = run(
         ["podman", "pull", "--quiet", f"dir:{directory}"], timeout_s=IMAGE_TIMEOUT_S
     ).strip()

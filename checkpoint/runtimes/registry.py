@@ -1,4 +1,4 @@
-"""The engines by name."""
+"""The engines that the tool drives, by name."""
 
 from __future__ import annotations
 
@@ -20,14 +20,17 @@ RUNTIMES: dict[str, Callable[[], ContainerRuntime]] = {
 
 
 def runtime_named(name: str) -> ContainerRuntime:
-    """Raises ContainerNotFound for a runtime this tool does not drive."""
+    """Return the engine of that name. Raises ContainerNotFound if the tool drives none."""
     if name not in RUNTIMES:
         raise ContainerNotFound(f"no runtime named {name!r} is supported")
     return RUNTIMES[name]()
 
 
 def owners_of(container_id: str) -> tuple[list[ContainerRuntime], list[str]]:
-    """Those that have a container of that name here, and the words of those that could not be asked."""
+    """Return the engines of this host that have a container of that name.
+
+    The second result has the errors, for people, of the engines that could not be asked.
+    """
     owners, silent = [], []
     for make in RUNTIMES.values():
         try:

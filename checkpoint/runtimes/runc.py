@@ -1,4 +1,4 @@
-"""runc. Its state.json is libcontainer's State (libcontainer/container_linux.go)."""
+"""runc, whose state.json is libcontainer's State (libcontainer/container_linux.go)."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from checkpoint.runtimes.shape import Maybe, Shape
 
 
 class Runc(OciRuntime):
-    """ContainerRuntime over the `runc` on PATH."""
+    """A ContainerRuntime: the `runc` on PATH."""
 
     name = "runc"
     state_file = "state.json"
@@ -27,9 +27,9 @@ class Runc(OciRuntime):
 
 
 def limits(cgroups: dict[str, Any]) -> dict[str, Any]:
-    """runc's own cgroup settings (libcontainer configs.Resources) as OCI `linux.resources`.
+    """Return runc's own cgroup settings (libcontainer configs.Resources) as `linux.resources`.
 
-    Only what `runc update` can change; everything else is as config.json has it. Unset is left out.
+    The result has limits that `runc update` can change, of memory, cpu and pids, if they are set.
     """
     names = {
         "memory": {"limit": "memory", "reservation": "memory_reservation", "swap": "memory_swap"},

@@ -1,7 +1,8 @@
-"""JSON that another program defines, compared with what is needed of it before anything is taken out of it.
+"""Checks of JSON that another program defines, made before anything is read from it.
 
-It has members without number that do not matter here, and may have more tomorrow; they are neither looked at nor lost.
-For data that this project defines, and refuses any other, there is checkpoint/schema.py.
+A check covers the members that are read. Such JSON has many more, and may have others tomorrow:
+they are neither checked nor removed. JSON that this project defines is read by
+checkpoint/schema.py, which refuses unknown members.
 """
 
 from __future__ import annotations
@@ -14,27 +15,30 @@ from typing import Any
 
 from checkpoint.errors import DataInvalid
 
-#: A type; a list of one shape, for a list of any length; a dict of the shapes of the members that are needed;
-#: Each; or Maybe.
+#: One of: a type; a list with one shape, for a list of any length; a dict of the shapes of the
+#: members that are needed; Each; Maybe.
 Shape = Any
 
 
 @dataclass(frozen=True)
 class Each:
-    """An object with members of any names, all of one shape."""
+    """The shape of an object with members of any names, all of the shape `shape`."""
 
     shape: Shape
 
 
 @dataclass(frozen=True)
 class Maybe:
-    """A shape that may be null, or a member that may not be there."""
+    """The shape of a value or member that may be null or absent, and is of `shape` otherwise."""
 
     shape: Shape
 
 
 def read(path: Path, shape: Shape) -> Any:
-    """What JSON in a file says. Raises DataInvalid when the file is not there or damaged."""
+    """Return the value of the JSON in a file.
+
+    Raises DataInvalid when the file cannot be read, is not JSON, or has another shape.
+    """
     try:
         text = path.read_bytes()
     except OSError as error:
@@ -43,7 +47,10 @@ def read(path: Path, shape: Shape) -> Any:
 
 
 def parse(text: str | bytes, shape: Shape, what: str) -> Any:
-    """What JSON says. Raises DataInvalid unless it has that shape."""
+    """Return the value of JSON. Raises DataInvalid if it is not JSON, or has another shape.
+
+    `what` names the JSON in the error.
+    """
     try:
         value = json.loads(text)
     except (ValueError, RecursionError) as error:
@@ -52,7 +59,11 @@ def parse(text: str | bytes, shape: Shape, what: str) -> Any:
 
 
 def check(value: Any, shape: Shape, what: str) -> Any:
-    """The value. Raises DataInvalid, which names the first member that has another shape."""
+    """Return `value` if it has the shape.
+
+    Otherwise raises DataInvalid, which calls the value `what` and names the first member that has
+    another shape.
+    """
     for where in _differences(value, shape, ""):
         raise DataInvalid(
             f"{what} is damaged: {where.lstrip('.') or 'all of it'} is missing or of another kind"
@@ -61,7 +72,10 @@ def check(value: Any, shape: Shape, what: str) -> Any:
 
 
 def _differences(value: Any, shape: Shape, at: str) -> Iterator[str]:
-    """Where a value has not that shape."""
+    """Yield the places in a value that do not have the shape, such as `.Mounts[0].Type`.
+
+    `at` is the place of the value itself.
+    """
     if isinstance(shape, Maybe):
         if value is not None:
             yield from _differences(value, shape.shape, at)
@@ -74,7 +88,7 @@ def _differences(value: Any, shape: Shape, at: str) -> Iterator[str]:
     elif isinstance(shape, dict) and isinstance(value, dict):
         for name, needed in shape.items():
             yield from _differences(value.get(name), needed, f"{at}.{name}")
-    # To Python a bool is an int; to JSON it is not.
+    # In Python a bool is an int; in JSON it is not.
     elif (
         not isinstance(shape, type)
         or not isinstance(value, shape)

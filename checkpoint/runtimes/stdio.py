@@ -1,4 +1,7 @@
-"""Standard streams of a restored container: pipes again where they were pipes, with someone at the other end."""
+"""The standard streams of a restored container.
+
+A stream that was a pipe on the source is a pipe on the target, with a process at its other end.
+"""
 
 from __future__ import annotations
 
@@ -11,18 +14,20 @@ from checkpoint.host.ownership import private_directory
 from checkpoint.host.run import start
 
 LOG_DIRECTORY = Path("/var/log/migrate")
-#: Of a container's log, and once more of the one before it.
+#: The bound of a container's log, and of the older log that output_log.py keeps.
 MOST_LOG_BYTES = 64 << 20
-#: Holds a pipe's write end open, so that the container's stdin does not end, until nobody can read it.
+#: A program that holds the write end of a pipe open, so that the container's stdin does not end. It
+#: exits when no process has the read end any more.
 HOLDER = "import select; p = select.poll(); p.register({fd}, 0); p.poll()"
 
 
 def rebuild(container_id: str, descriptors: list[str]) -> tuple[int, int, int]:
     """Open (stdin, stdout, stderr) for the runtime that restores; the caller closes them.
 
-    `descriptors` are the names of the source's, as in /proc/PID/fd. Streams that shared a pipe share
-    one again. What the container writes is appended to /var/log/migrate/ID.log: where the source's
-    pipes led is unknown here.
+    `descriptors` names what the streams were open on at the source, as in /proc/PID/fd. Streams
+    that shared a pipe share one again; a stream that was no pipe is /dev/null. What the container
+    prints is appended to /var/log/migrate/ID.log, because it is unknown on the target where the
+    source's pipes led.
     """
     ends: dict[str, tuple[int, int]] = {}
     streams = []
@@ -41,7 +46,10 @@ def rebuild(container_id: str, descriptors: list[str]) -> tuple[int, int, int]:
 
 
 def _attach(container_id: str, number: int, pipe: tuple[int, int]) -> None:
-    """Start the process at the pipe's other end. It lives as long as the container holds its own end."""
+    """Start the process at the other end of the pipe of stream `number`.
+
+    The process lives as long as the container has its own end of the pipe.
+    """
     reader, writer = pipe
     if number == 0:
         start([sys.executable, "-ISc", HOLDER.format(fd=writer)], pass_fds=[writer])
