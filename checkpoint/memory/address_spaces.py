@@ -1,4 +1,4 @@
-"""The address spaces of restored tasks, and what becomes of what is missing in them. No I/O but closing."""
+"""The address spaces of restored tasks and the pages missing in each. No I/O except closing."""
 
 from __future__ import annotations
 
@@ -13,7 +13,11 @@ from checkpoint.memory.uffd_fill import FORK, REMAP, REMOVE, UNMAP, Event
 
 @dataclass
 class Space:
-    """One: its userfaultfd, the image its pages come from (a dst_id of page_wire.py), and what is missing."""
+    """One address space.
+
+    `uffd` is its userfaultfd, `image` the dst_id (page_wire.py) of the image that its pages come
+    from, `missing` the pages that it still needs.
+    """
 
     uffd: int
     image: int
@@ -21,7 +25,11 @@ class Space:
 
 
 class AddressSpaces:
-    """Numbered in the order in which they come: two processes that are told the same use the same numbers."""
+    """The address spaces by number, in the order in which they came.
+
+    Two processes that are told the same, as pager and keeper are, use the same numbers. `lazy` has
+    the lazy ranges by dst_id. The descriptors belong to this object, which closes them.
+    """
 
     def __init__(self, lazy: dict[int, list[Range]]) -> None:
         self._lazy = lazy
@@ -29,12 +37,18 @@ class AddressSpaces:
         self._count = 0
 
     def open(self, uffd: int, pid: int) -> int:
-        """A task's, whose pid in its namespace, and in the names of images, is `pid`. Returns its number."""
+        """Add the address space of a restored task, and return its number.
+
+        `pid` is the task's in its own pid namespace, which names its image.
+        """
         image = process_id(pid)
         return self._add(Space(uffd, image, Missing.of(self._lazy.get(image, []))))
 
     def change(self, number: int, event: Event, uffd: int) -> int:
-        """Follow a change of mappings. A fork's child comes with its `uffd`, and its number is returned."""
+        """Follow an event of an address space, and return its number, or that of a forked child.
+
+        A fork adds the child's address space, with `uffd` as the child's userfaultfd.
+        """
         space, arguments = self._spaces[number], event.arguments
         if event.kind == FORK:
             return self._add(Space(uffd, space.image, space.missing.copy()))
@@ -45,16 +59,16 @@ class AddressSpaces:
         return number
 
     def close(self, number: int) -> None:
-        """It ended. Its number is not used again."""
+        """Close and forget an address space. Its number is not used again."""
         os.close(self._spaces.pop(number).uffd)
 
     def close_all(self) -> None:
-        """All memory is in place, or wanted no more."""
+        """Close and forget all address spaces."""
         for number in list(self._spaces):
             self.close(number)
 
     def unfilled(self) -> int | None:
-        """One of which something is missing."""
+        """Return the number of an address space with missing pages; None if there is none."""
         return next((number for number, space in self._spaces.items() if space.missing), None)
 
     def numbers(self) -> list[int]:

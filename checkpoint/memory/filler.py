@@ -1,4 +1,7 @@
-"""Copy pages from the store into address spaces: at once where a task waits for one, all others while none does."""
+"""The filler, which copies pages from the page store into address spaces of restored tasks.
+
+A page that a task waits for is copied first. All other pages are copied in small chunks in between.
+"""
 
 from __future__ import annotations
 
@@ -17,18 +20,24 @@ from checkpoint.memory.store import PageStore
 from checkpoint.memory.uffd import PAGE_SIZE
 from checkpoint.memory.uffd_fill import FAULT, FORK, Buffer, Ended, Event, NotNow
 
-#: Copied at one go: as much as takes about so long, for which everybody waits who comes meanwhile. New memory may be
-#: anything between 1 us a page and, in a virtual machine whose host takes back what is free, 10.
+#: The time that copying one chunk is to take, in nanoseconds. A task that faults meanwhile waits
+#: for so long. The size of a chunk follows from it, within the bounds of the next line: new memory
+#: costs 1 us a page, and up to 10 us in a virtual machine whose host takes free memory back.
 CHUNK_NS = 200_000
 LEAST_CHUNK_BYTES, MOST_CHUNK_BYTES = 32 << 10, 512 << 10
-#: Copied around the address of who waits: what is near is wanted next.
+#: For a fault, pages of the surrounding aligned block of this size are copied: what is near is
+#: likely to be used next.
 AROUND_BYTES = 64 << 10
-#: While somebody waits who could not be served: no event says when that is possible.
+#: Milliseconds until a fault that could not be served is tried again: no event says when it can be.
 AGAIN_MS = 1
 
 
 class Witness(Protocol):
-    """Who is told of all that happens to address spaces before it is followed (keeper.py)."""
+    """The receiver of every change of an address space, before the filler acts on it (keeper.py).
+
+    `changed` takes a userfaultfd event of an address space; `uffd` is the child's descriptor if the
+    event is a fork, -1 otherwise. `filled` takes an address space that has all its pages.
+    """
 
     def changed(self, number: int, event: Event, uffd: int) -> None: ...
 
@@ -37,14 +46,19 @@ class Witness(Protocol):
 
 @dataclass
 class Served:
-    """What was done. `waits_ns`: for each page that a task waited for, how long that was at most."""
+    """Figures of one filler.
+
+    `waits_ns` has for each fault that was served how long the task waited, at most. `copied_bytes`
+    is what was copied, or found in place. `finished_ns` (CLOCK_MONOTONIC) is when all memory was in
+    place; 0 before that.
+    """
 
     waits_ns: list[int] = field(default_factory=list)
     copied_bytes: int = 0
     finished_ns: int = 0
 
     def waits_us(self) -> list[int]:
-        """How many there were, and of those the median, the 99th of a hundred, and the longest."""
+        """Return [number of waits, median, 99th percentile, longest], times in microseconds."""
         ordered = sorted(wait // 1000 for wait in self.waits_ns)
         if not ordered:
             return [0, 0, 0, 0]
@@ -57,50 +71,60 @@ class Served:
 
 
 class Filler:
-    """Works in turns, each short."""
+    """The loop that serves the faults of all address spaces and copies the other pages in between.
+
+    The owner calls `turn` again and again; a turn copies one chunk at most. An address space that
+    has ended is closed and forgotten.
+    """
 
     def __init__(self, store: PageStore, spaces: AddressSpaces) -> None:
         self._store, self._spaces = store, spaces
         self.witness: Witness | None = None
         self._buffer = Buffer(MOST_CHUNK_BYTES)
         self._chunk_bytes = LEAST_CHUNK_BYTES
-        #: (number, addresses) to be brought before all others.
+        #: (address space, addresses) of chunks that are copied before all others.
         self._first: deque[tuple[int, Range]] = deque()
         self._poll = select.poll()
         self._numbers: dict[int, int] = {}
-        #: (number, address) of those who wait.
+        #: (address space, address) of faults that are not served yet.
         self._faults: list[tuple[int, int]] = []
         self._looked_ns = self._waiting_since_ns = time.monotonic_ns()
         self.served = Served()
 
     def watch(self, number: int) -> None:
-        """Serve an address space."""
+        """Serve the faults and events of an address space from now on."""
         uffd = self._spaces[number].uffd
         self._numbers[uffd] = number
         self._poll.register(uffd, select.POLLIN)
 
     def bring_first(self, hot: Mapping[int, Sequence[Range]]) -> None:
-        """What each image's address spaces will want at once."""
+        """Queue pages that tasks will need at once, to be copied before all others.
+
+        `hot` maps the dst_id of an image to the address ranges of those pages.
+        """
         for number in self._spaces.numbers():
             self._first.extend(
                 (number, wanted) for wanted in hot.get(self._spaces[number].image, ())
             )
 
     def watch_other(self, descriptor: int) -> None:
-        """`turn` is to tell when this one can be read."""
+        """Have `turn` report when this descriptor, which is no userfaultfd, can be read."""
         self._poll.register(descriptor, select.POLLIN)
 
     def forget_other(self, descriptor: int) -> None:
         self._poll.unregister(descriptor)
 
     def turn(self, *, fill: bool) -> list[int]:
-        """Serve who waits, and with `fill` copy a chunk. Returns which other descriptors can be read.
+        """Serve all faults that wait, then copy one chunk; return the readable other descriptors.
 
-        A chunk each time: were it only when nobody waits, a busy container would wait for each of its pages.
+        Chunks come from the queue of `bring_first`, and with `fill` from all that is missing. If
+        there is neither a chunk nor a fault to retry, the turn blocks until a descriptor can be
+        read. A chunk is copied even while faults wait: otherwise a busy container would fault on
+        every page. Raises ImageError for a page that is not in the store, and OSError.
         """
         chunk = self._next_chunk(fill=fill)
         ready = self._ready(busy=chunk is not None)
-        # Before any of them ends and its descriptor is forgotten.
+        # Looked up first: a descriptor is forgotten when its address space ends in this turn.
         watched = [self._numbers[descriptor] for descriptor in ready if descriptor in self._numbers]
         others = [descriptor for descriptor in ready if descriptor not in self._numbers]
         for number in watched:
@@ -116,16 +140,25 @@ class Filler:
         return others
 
     def _ready(self, *, busy: bool) -> list[int]:
-        """Descriptors that can be read; waits for one unless there is something else to do."""
+        """Return the descriptors that can be read, and note since when their tasks may have waited.
+
+        With `busy` (a chunk is to be copied) the call does not wait. Otherwise it waits until a
+        descriptor can be read, or for AGAIN_MS while a fault is to be tried again.
+        """
         timeout_ms = 0 if busy else AGAIN_MS if self._faults else None
         ready = [descriptor for descriptor, _ in self._poll.poll(timeout_ms)]
         now_ns = time.monotonic_ns()
-        # Who is found waiting came after the last look, or ended this one.
+        # A fault that is seen now was raised after the previous poll, or ended this one. That
+        # bounds how long its task has waited.
         self._waiting_since_ns, self._looked_ns = self._looked_ns if busy else now_ns, now_ns
         return ready
 
     def _next_chunk(self, *, fill: bool) -> tuple[int, Range] | None:
-        """Where to go on. Spaces where nothing is missing are let go: their descriptors are needed for forks."""
+        """Return the next chunk as (address space, addresses), or None if there is none.
+
+        With `fill`, address spaces that have all their pages are closed on the way: each fork
+        brings another descriptor, and their number is limited.
+        """
         if self._first:
             return self._first.popleft()
         for number in self._spaces.numbers() if fill else ():
@@ -138,7 +171,7 @@ class Filler:
         return None
 
     def _copy_chunk(self, number: int, wanted: Range) -> None:
-        """What is still missing of it, and learn how much is right for the next."""
+        """Copy the pages of a chunk that are still missing, and adapt the size of later chunks."""
         started_ns = time.monotonic_ns()
         for piece in self._spaces[number].missing.within(*wanted) if number in self._spaces else ():
             if not self._copy(number, piece):
@@ -150,7 +183,7 @@ class Filler:
 
     def _read(self, number: int) -> None:
         event = uffd_fill.next_event(self._spaces[number].uffd)
-        if event is None:  # who waited does not wait any more
+        if event is None:  # the fault was resolved meanwhile, or its task was killed
             return
         if event.kind == FAULT:
             self._faults.append((number, event.arguments[1]))
@@ -163,16 +196,17 @@ class Filler:
             self.watch(changed)
 
     def _answer(self, number: int, address: int) -> bool:
-        """Bring the page that a task waits for. False when that must be tried again."""
+        """Copy the page that a task waits for; return False if it must be tried again.
+
+        A page that had no content when it was dumped becomes a page of zeros.
+        """
         if number not in self._spaces:
             return True
         piece = self._spaces[number].missing.around(address, AROUND_BYTES)
         if piece is not None:
             return self._copy(number, piece)
         try:
-            uffd_fill.zero(
-                self._spaces[number].uffd, address - address % PAGE_SIZE
-            )  # it never had content
+            uffd_fill.zero(self._spaces[number].uffd, address - address % PAGE_SIZE)
         except NotNow:
             return False
         except Ended:
@@ -180,7 +214,7 @@ class Filler:
         return True
 
     def _copy(self, number: int, piece: Piece) -> bool:
-        """False when it must be tried again."""
+        """Copy a piece from the store; return False if the rest of it must be tried again."""
         space, at, most = self._spaces[number], piece.start, MOST_CHUNK_BYTES
         while at < piece.end:
             size = min(most, piece.end - at)
@@ -192,7 +226,7 @@ class Filler:
             except Ended:
                 self._close(number)
                 return True
-            if not settled:  # some mapping ends in it
+            if not settled:  # a mapping ends within these bytes: go on page by page
                 most = PAGE_SIZE
             space.missing.drop(at, at + settled)
             self.served.copied_bytes += settled
@@ -200,7 +234,7 @@ class Filler:
         return True
 
     def _close(self, number: int) -> None:
-        """It ended, or all of it is there."""
+        """Close an address space that has ended, or that has all its pages."""
         uffd = self._spaces[number].uffd
         self._poll.unregister(uffd)
         del self._numbers[uffd]

@@ -1,4 +1,4 @@
-"""Make CRIU's memory images of what the page store holds."""
+"""Making CRIU's memory images from the pages in the page store."""
 
 from __future__ import annotations
 
@@ -11,22 +11,23 @@ from checkpoint.memory.ranges import Range
 from checkpoint.memory.store import PageStore
 
 NOTHING = memoryview(b"")
-#: Copied from the store to an image in one step: the RAM that the move needs twice.
+#: The most that is copied from the store to an image in one step: RAM that is needed twice.
 PIECE_BYTES = 1 << 20
-#: The store keeps less than this of an image, which is then in RAM twice: to give a range back takes some 10 us however
-#: small it is, and the container stands still.
+#: Copied pages are freed in the store once they amount to this much; up to this much of an image
+#: stays in RAM twice. To free a range takes some 10 us, however small it is, and the container is
+#: frozen meanwhile.
 LEAST_GIVEN_BYTES = 256 << 10
 
 
 def fold(
     store: PageStore, images: PageImages, dst_id: int, extents: Iterable[tuple[int, int, bool]]
 ) -> list[Range]:
-    """Append (vaddr, pages, lazy) extents to an image, which exists afterwards even without any.
+    """Append (vaddr, pages, lazy) extents to an image, and return their lazy ranges.
 
-    CRIU asks for an image of every shared mapping, also of one that no process ever wrote to. Lazy pages
-    stay in the store, from which the pager serves them; the others are moved from the store to the image.
-    Returns the lazy ranges. Raises ImageError for a page that never came, and for extents that are out of
-    order.
+    Lazy pages stay in the store, from which the pager serves them. The others are moved from the
+    store to the image. The image is made even if there are no extents: CRIU asks for an image of
+    every shared mapping, also of one that no process ever wrote to. Raises ImageError for a page
+    that never came, and for extents that are out of order.
     """
     images.open(dst_id)
     lazy_ranges: list[Range] = []

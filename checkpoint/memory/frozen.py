@@ -1,4 +1,4 @@
-"""Read pages of a frozen container as CRIU's images name them: the source's side of the proof of memory."""
+"""Reading a frozen container's memory by image: the source's side of the proof of memory."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from checkpoint.memory.tracker import virtual_pid
 
 
 def by_virtual_pid(pids: Iterable[int]) -> dict[int, int]:
-    """Return {number in its own pid namespace: number here} of processes, without those that have ended."""
+    """Return {pid in its own pid namespace: pid on this host} of processes that have not ended."""
     found = {}
     for pid in pids:
         with contextlib.suppress(OSError):
@@ -23,10 +23,10 @@ def by_virtual_pid(pids: Iterable[int]) -> dict[int, int]:
 
 
 class FrozenMemory:
-    """The memory of the container's processes, and what they share. Use as a context.
+    """The memory of the container's processes, and the memory that they share. Use as a context.
 
-    `pids` maps a process's number in its own pid namespace, which names its image, to its number here.
-    The container must stay frozen meanwhile.
+    `pids` maps a process's pid in its own pid namespace, which names its image, to its pid on this
+    host. The container must stay frozen meanwhile.
     """
 
     def __init__(self, pids: Mapping[int, int]) -> None:
@@ -43,10 +43,10 @@ class FrozenMemory:
         self._open.clear()
 
     def read(self, image: int, address: int, view: memoryview) -> bool:
-        """Fill `view` from an image (a dst_id), at an address or, of shared memory, an offset.
+        """Fill `view` with the pages of an image (a dst_id) at an address; return whether it could.
 
-        Returns False for pages that cannot be read from outside: shared memory that no process maps or has
-        open, and device memory.
+        In shared memory the address is an offset. Pages that cannot be read from outside are device
+        memory, and shared memory that no process maps or has open.
         """
         if image not in self._open:
             self._open[image] = self._find(image)
@@ -72,10 +72,11 @@ class FrozenMemory:
         return None
 
     def _shared_memory(self, inode: int) -> Iterator[str]:
-        """Yield paths in /proc of the shared memory with that inode number, by which CRIU names its image.
+        """Yield paths in /proc at which the shared memory of an inode number can be opened.
 
-        CRIU (criu/proc_parse.c, handle_vma; criu/memfd.c) takes the number of the inode in the kernel's own
-        tmpfs; for System V shared memory the kernel shows the segment's id in its place (proc_pid_maps(5)).
+        CRIU names the image of shared memory by that number (criu/proc_parse.c, handle_vma;
+        criu/memfd.c). The inode is in the kernel's own tmpfs. For System V shared memory the kernel
+        shows the segment's id in its place (proc_pid_maps(5)).
         """
         device = proc.device_text(_shared_memory_device())
         for pid in self._pids.values():
@@ -94,7 +95,7 @@ class FrozenMemory:
 
 @functools.cache
 def _shared_memory_device() -> int:
-    """Return the device number (st_dev) of the kernel's own tmpfs."""
+    """Return the device number (st_dev) of the kernel's own tmpfs, found by a memfd in it."""
     fd = os.memfd_create("device", os.MFD_CLOEXEC)
     try:
         return os.fstat(fd).st_dev

@@ -1,11 +1,16 @@
 #!/usr/bin/python3 -IS
-"""Get a userfaultfd that belongs to another process's memory: run userfaultfd(2) inside it by ptrace.
+"""The injector: a program that runs userfaultfd(2) inside another process by ptrace.
 
-A lone program on purpose. For about half a millisecond a thread of the target is in our hands with
-foreign registers; were we killed then, the target would be, too. So this runs in a small child of
-its own that blocks signals and asks the OOM killer to look elsewhere, and does nothing else.
+The descriptor belongs to the traced process's memory, and the injector takes it over by
+pidfd_getfd(2).
 
-Usage: inject.py PID SOCKET_FD. Sends {"stopped_us"} with the descriptor by SCM_RIGHTS, or {"error"}.
+The injector is a program of its own on purpose. For about half a millisecond a thread of the traced
+process is stopped with foreign registers. If its tracer were killed then, the traced process would
+die, too. The injector is therefore a small child process that blocks signals, exempts itself from
+the OOM killer, and does nothing else.
+
+Usage: inject.py PID SOCKET_FD. The injector sends one message on the socket, which is JSON:
+{"stopped_us"} with the descriptor (SCM_RIGHTS), or {"error"}.
 x86_64 only. See ptrace(2), userfaultfd(2), rseq(2).
 """
 
@@ -31,7 +36,7 @@ SYS_CLOSE, SYS_RESTART_SYSCALL, SYS_USERFAULTFD, SYS_PIDFD_GETFD = 3, 219, 323, 
 UFFD_USER_MODE_ONLY = 1
 PR_SET_DUMPABLE = 4
 M64 = (1 << 64) - 1
-#: struct user_regs_struct (arch/x86/include/asm/user_64.h)
+#: struct user_regs_struct (arch/x86/include/asm/user_64.h).
 REGISTERS = struct.Struct("27Q")
 NAMES = (
     *(
@@ -56,9 +61,11 @@ NAMES = (
 )
 USER_CS_64 = 0x33
 SYSCALL_INSTRUCTION = b"\x0f\x05"
-#: Kernel-internal "to be restarted" results (include/linux/errno.h); a tracer sees them in rax.
+#: Results of system calls that the kernel is to restart (include/linux/errno.h). They never reach
+#: user space, but a tracer sees them in rax.
 ERESTARTSYS, ERESTARTNOINTR, ERESTARTNOHAND, ERESTART_RESTARTBLOCK = 512, 513, 514, 516
-#: Calls that any stop ends with EINTR (signal(7)) and that do no harm when made again: epoll_wait, epoll_pwait(2).
+#: EINTR; and the numbers of epoll_wait, epoll_pwait and epoll_pwait2, which any stop ends with
+#: EINTR (signal(7)) and which do no harm when they are called again.
 EINTR, ASK_AGAIN = 4, (232, 281, 441)
 STOP_TIMEOUT_S = 0.5
 ATTEMPTS = 20
@@ -70,15 +77,19 @@ libc.syscall.restype = ctypes.c_long
 
 
 class InjectError(Exception):
-    """The target was left as it was; no descriptor was made."""
+    """The error of an injection that failed: no descriptor was made, the process is as it was."""
 
 
 class InCriticalSection(InjectError):
-    """Stopped inside a restartable sequence; moving its rip would abort it behind its back. Try again."""
+    """The error of a thread that was stopped inside a restartable sequence (rseq(2)).
+
+    To change the thread's rip would abort the sequence without its abort handler. The injection can
+    be tried again a moment later.
+    """
 
 
 def ptrace(request: int, tid: int, address: int = 0, data: int = 0) -> int:
-    """ptrace(2), raising OSError."""
+    """Call ptrace(2). Raises OSError."""
     result = int(libc.ptrace(request, tid, address, data))
     if result == -1:
         error = ctypes.get_errno()
@@ -87,8 +98,11 @@ def ptrace(request: int, tid: int, address: int = 0, data: int = 0) -> int:
 
 
 def find_syscall(pid: int) -> int:
-    """Address of a syscall instruction in the target, best in the vdso, which every process has."""
-    # As bytes: a mapped file may have any name, also one that is no text or that text mode takes for two lines.
+    """Return the address of a syscall instruction in a process, preferably in the vdso.
+
+    Every process has a vdso. Raises InjectError if no instruction is found, and OSError.
+    """
+    # Read as bytes: the name of a mapped file may be no text, or two lines to text mode.
     with open(f"/proc/{pid}/maps", "rb") as maps, open(f"/proc/{pid}/mem", "rb", 0) as memory:
         regions = [line.split(None, 5) for line in maps]
         regions.sort(key=lambda fields: fields[-1].rstrip(b"\n") != b"[vdso]")
@@ -103,15 +117,19 @@ def find_syscall(pid: int) -> int:
 
 
 def has_seccomp(tid: int) -> bool:
-    """Whether a filter or strict mode is on (proc(5), Seccomp)."""
-    with open(
-        f"/proc/{tid}/status", "rb"
-    ) as status:  # the process's name, which may be no text, is in it
+    """Return whether a thread has a seccomp filter or strict mode (proc(5), Seccomp)."""
+    # Read as bytes: the process's name is in the file and may be no text.
+    with open(f"/proc/{tid}/status", "rb") as status:
         return any(line.startswith(b"Seccomp:") and line.split()[1] != b"0" for line in status)
 
 
 class Stopped:
-    """One thread, stopped by ptrace for the length of the block, then exactly as it was."""
+    """One thread, stopped by ptrace for the length of the block, and afterwards exactly as before.
+
+    Entering raises InjectError, InCriticalSection or OSError; the thread then runs on, at the
+    latest when the injector exits. After the block `stopped_us` is how long the thread was stopped,
+    in microseconds.
+    """
 
     def __init__(self, tid: int) -> None:
         self.tid = tid
@@ -123,7 +141,7 @@ class Stopped:
         self.since = time.perf_counter()
         ptrace(PTRACE_INTERRUPT, self.tid)
         status = self.wait_stop()
-        # A stop for a signal's delivery: the signal is handed on when we let go.
+        # A stop for the delivery of a signal: the signal is delivered when the thread is detached.
         self.by_us = status >> 16 != 0
         self.signal = 0 if self.by_us else os.WSTOPSIG(status)
         self.saved = self.registers()
@@ -131,7 +149,8 @@ class Stopped:
         ptrace(PTRACE_GETSIGMASK, self.tid, 8, ctypes.addressof(self.mask))
         try:
             self.check()
-            # No signal may be delivered on a foreign instruction pointer (SIGKILL, SIGSTOP cannot be held).
+            # No signal may be delivered on a foreign instruction pointer. SIGKILL and SIGSTOP
+            # cannot be blocked.
             full = ctypes.c_uint64(M64 & ~(1 << signal.SIGKILL - 1 | 1 << signal.SIGSTOP - 1))
             ptrace(PTRACE_SETSIGMASK, self.tid, 8, ctypes.addressof(full))
         except BaseException:
@@ -146,7 +165,12 @@ class Stopped:
         self.stopped_us = int((time.perf_counter() - self.since) * 1e6)
 
     def wait_stop(self) -> int:
-        """The thread may sit in an uninterruptible wait; then we give up, and exiting detaches us."""
+        """Wait for the next ptrace stop of the thread and return its wait status (waitpid(2)).
+
+        Raises InjectError if the process ended, or if the thread did not stop within
+        STOP_TIMEOUT_S because it is in an uninterruptible wait. The kernel detaches such a thread
+        when the injector exits.
+        """
         deadline = time.monotonic() + STOP_TIMEOUT_S
         while time.monotonic() < deadline:
             tid, status = os.waitpid(self.tid, WALL | os.WNOHANG)
@@ -183,10 +207,10 @@ class Stopped:
         ptrace(PTRACE_SETREGS, self.tid, 0, ctypes.addressof(buffer))
 
     def resumable(self) -> dict[str, int]:
-        """The saved registers; a system call the stop broke off is made to start again.
+        """Return the saved registers, changed so that an interrupted system call starts again.
 
-        The kernel does that itself only on the way out of the very stop that interrupted the call,
-        which we have left by running calls of our own.
+        The kernel restarts a call by itself only on the way out of the stop that interrupted it.
+        The injector has left that stop by running its own system calls in the thread.
         """
         values = dict(self.saved)
         interrupted = (M64 + 1 - values["rax"]) if values["orig_rax"] >> 63 == 0 else 0
@@ -201,7 +225,7 @@ class Stopped:
         return values
 
     def call(self, number: int, *arguments: int) -> int:
-        """Run one system call in the thread; its result, negative errno on failure."""
+        """Run one system call in the thread and return its result, or -errno on failure."""
         values = dict(self.saved, rax=number, orig_rax=M64, rip=self.instruction)
         values.update(zip(("rdi", "rsi", "rdx", "r10", "r8", "r9"), arguments))  # noqa: B905
         self.set_registers(values)
@@ -214,7 +238,10 @@ class Stopped:
 
 
 def userfaultfd_of(pid: int) -> tuple[int, int]:
-    """(descriptor, microseconds a thread was stopped). Raises InjectError or OSError."""
+    """Run userfaultfd(2) in a process and return (descriptor, microseconds its thread was stopped).
+
+    Raises InjectError or OSError.
+    """
     pidfd = os.pidfd_open(pid)
     with Stopped(pid) as thread:
         number = thread.call(SYS_USERFAULTFD, os.O_CLOEXEC | os.O_NONBLOCK | UFFD_USER_MODE_ONLY)
@@ -229,8 +256,9 @@ def userfaultfd_of(pid: int) -> tuple[int, int]:
 
 
 def main() -> None:
-    """Do it, tell the parent."""
-    libc.prctl(PR_SET_DUMPABLE, 0, 0, 0, 0)  # what is read of the target is in no core file
+    """Inject once, after some tries if need be, and send the result on the socket."""
+    # What was read of the traced process must not get into a core file.
+    libc.prctl(PR_SET_DUMPABLE, 0, 0, 0, 0)
     signal.pthread_sigmask(signal.SIG_BLOCK, set(signal.valid_signals()) - {signal.SIGCHLD})
     with contextlib.suppress(OSError), open("/proc/self/oom_score_adj", "w") as score:
         score.write("-1000")

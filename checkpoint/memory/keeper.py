@@ -1,9 +1,13 @@
-"""A second process that holds what the pager holds, to go on with it should the pager end.
+"""The keeper: a second process that holds what the pager holds, and goes on if the pager ends.
 
-When the last descriptor of a userfaultfd is closed the kernel fills in zeros, and the container would run on with them.
-So there are two holders. This one is told of each change before the pager follows it, and does nothing else as long
-as the pager lives. What it cannot know is how far the pager was: a page that is there already stays as it is. And not
-what the pager was killed with between reading it and telling it, some microseconds.
+When the last descriptor of a userfaultfd is closed, the kernel fills in zeros for missing pages,
+and the container would run on with them. Two processes therefore hold the descriptors. The pager
+tells the keeper of each change of an address space before it acts on the change. As long as the
+pager lives, the keeper only follows.
+
+The keeper does not know which pages the pager has copied. That is harmless, since UFFDIO_COPY
+leaves existing pages alone. One window remains: an event that the pager has read, and not passed on
+when it is killed some microseconds later, is lost.
 """
 
 from __future__ import annotations
@@ -24,22 +28,25 @@ from checkpoint.memory.filler import Filler
 from checkpoint.memory.store import PageStore
 from checkpoint.memory.uffd_fill import Event
 
-#: A task's number in its namespace, and its descriptor; a change; nothing is missing there, or anywhere.
+#: Messages from the pager: a task's pid in its namespace with its userfaultfd; an event of an
+#: address space, with the child's userfaultfd if it is a fork; an address space has all its pages;
+#: all have.
 OPENED, CHANGED, FILLED, DONE = b"o", b"c", b"f", b"d"
 NUMBER = struct.Struct("=Q")
 MAX_MESSAGE = 64
-#: The process's pages are locked in RAM when so long nothing was told: that is a walk over all of the agent's memory,
-#: some milliseconds, and the container stands still when the process is forked.
+#: The keeper locks its pages in RAM once no message came for so long. Locking walks all of the
+#: memory inherited from the agent, which takes some milliseconds, and the container is frozen when
+#: the keeper is forked.
 QUIET_S = 1.0
 
 
 class Keeper:
-    """The process, from the side of the pager, that is forked from here."""
+    """The pager's handle of the keeper process, which the constructor forks."""
 
     def __init__(self, spaces: AddressSpaces, store: PageStore, directory: Path) -> None:
         self._socket, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         with warnings.catch_warnings():
-            # Of threads that do not exist in the child: it asks nothing of them.
+            # Python warns of a fork while there are threads. The keeper needs none of them.
             warnings.simplefilter("ignore", DeprecationWarning)
             self.pid = os.fork()
         if self.pid == 0:
@@ -47,66 +54,72 @@ class Keeper:
             try:
                 _StandBy(theirs, spaces, store, directory.parent).serve()
                 remove_ram_directory(directory.parent)
-                remove_sockets(directory.parent)  # the agent was killed
+                # If the agent was killed, nobody else removes its sockets.
+                remove_sockets(directory.parent)
                 status = 0
             finally:
                 os._exit(status)
         theirs.close()
 
     def opened(self, pid: int, uffd: int) -> None:
-        """A task's userfaultfd came."""
+        """Tell that a task's userfaultfd came. `pid` is the task's in its pid namespace."""
         self._tell(OPENED + NUMBER.pack(pid), uffd)
 
     def changed(self, number: int, event: Event, uffd: int) -> None:
-        """An event was read that changes an address space. A fork comes with the child's `uffd`."""
+        """Tell of an event that changes an address space. `uffd` is a fork's child's, or -1."""
         self._tell(CHANGED + NUMBER.pack(number) + event.pack(), uffd)
 
     def filled(self, number: int) -> None:
-        """Nothing is missing in an address space any more."""
+        """Tell that an address space has all its pages."""
         self._tell(FILLED + NUMBER.pack(number), -1)
 
     def release(self) -> None:
-        """Nothing is missing anywhere."""
+        """Tell that all address spaces have all their pages, and wait for the process to end."""
         self._tell(DONE, -1)
         self.take_over()
 
     def take_over(self) -> bool:
-        """Have it go on alone, until it is done. Whether it brought everything."""
+        """Have the keeper copy all missing pages, and wait for its end.
+
+        Returns whether the keeper has brought everything.
+        """
         self._socket.close()
         _, status = os.waitpid(self.pid, 0)
         return os.waitstatus_to_exitcode(status) == 0
 
     def _tell(self, message: bytes, uffd: int) -> None:
-        with contextlib.suppress(
-            BrokenPipeError, ConnectionResetError
-        ):  # it was killed; the pager is there
+        # If the keeper was killed, the pager is still there.
+        with contextlib.suppress(BrokenPipeError, ConnectionResetError):
             socket.send_fds(self._socket, [message], [uffd] if uffd >= 0 else [])
 
 
 class _StandBy:
-    """The process itself."""
+    """The keeper process itself."""
 
     def __init__(
         self, pager: socket.socket, spaces: AddressSpaces, store: PageStore, directory: Path
     ) -> None:
         self._pager, self._spaces, self._store = pager, spaces, store
-        claimed = claim(directory)  # until this process ends; the agent may end before it
-        os.setsid()  # what is sent to the agent and its group is not for this one
+        # The claim lasts until this process ends; the agent may end before.
+        claimed = claim(directory)
+        os.setsid()  # signals for the agent's process group are not for the keeper
         for number in (signal.SIGHUP, signal.SIGINT, signal.SIGTERM):
             signal.signal(number, signal.SIG_IGN)
         _close_all_but({pager.fileno(), claimed, *store.descriptors()})
 
     def serve(self) -> None:
-        """Follow until the pager is done, or gone; then go on in its place."""
+        """Follow the pager's messages; if the pager goes without DONE, copy all missing pages.
+
+        After DONE the process exits. It also exits, with status 1, if a descriptor was lost because
+        none was free: the keeper could not follow any further.
+        """
         locked = False
         while True:
             if not locked and not ready(self._pager.fileno(), timeout_s=QUIET_S):
                 keep_to_itself()
                 locked = True
             message, fds, flags, _ = socket.recv_fds(self._pager, MAX_MESSAGE, 1)
-            if flags & (
-                socket.MSG_TRUNC | socket.MSG_CTRUNC
-            ):  # no descriptor is free: this one can follow no further
+            if flags & (socket.MSG_TRUNC | socket.MSG_CTRUNC):
                 os._exit(1)
             if message == DONE:
                 os._exit(0)
@@ -132,7 +145,10 @@ class _StandBy:
 
 
 def _close_all_but(kept: set[int]) -> None:
-    """The channel to the coordinator, for one, must end with the agent."""
+    """Close all inherited descriptors except `kept`; standard streams become /dev/null.
+
+    The channel to the coordinator, for one, must end when the agent ends.
+    """
     null = os.open(os.devnull, os.O_RDWR)
     for standard in range(3):
         os.dup2(null, standard)

@@ -1,4 +1,4 @@
-"""What of an address space is still to be filled in, and from where. Pure."""
+"""The missing pages of an address space, and where their content was when it was dumped. Pure."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from checkpoint.memory.ranges import Range
 
 
 class Piece(NamedTuple):
-    """Addresses [start, end). What belongs there was at `start + shift` when it was dumped."""
+    """Missing addresses [start, end). Their content was at `start + shift` when it was dumped."""
 
     start: int
     end: int
@@ -18,30 +18,36 @@ class Piece(NamedTuple):
 
 
 class Missing:
-    """Disjoint pieces in the order of their addresses."""
+    """The missing pieces of one address space: disjoint, in rising order of address.
+
+    The caller reports what happens to the address space by `drop` and `move`.
+    """
 
     def __init__(self, pieces: Iterable[Piece] = ()) -> None:
         self._pieces = list(pieces)
 
     @classmethod
     def of(cls, ranges: Iterable[Range]) -> Missing:
-        """Nothing was moved yet."""
+        """Return the missing pages of an address space in which nothing was moved yet."""
         return cls(Piece(start, end, 0) for start, end in ranges)
 
     def __bool__(self) -> bool:
         return bool(self._pieces)
 
     def copy(self) -> Missing:
-        """The same for another address space: a fork's."""
+        """Return a copy for the address space of a forked child."""
         return Missing(self._pieces)
 
     def first(self, size: int) -> Piece:
-        """Where to go on: at most `size` bytes."""
+        """Return the first piece, cut to at most `size` bytes. There must be one."""
         start, end, shift = self._pieces[0]
         return Piece(start, min(end, start + size), shift)
 
     def around(self, address: int, block: int) -> Piece | None:
-        """The piece with that address, cut to its aligned block; None if nothing is missing there."""
+        """Return the piece with that address, cut to the aligned block of `block` bytes around it.
+
+        Returns None if nothing is missing at the address.
+        """
         index = self._from(address)
         if index == len(self._pieces) or self._pieces[index].start > address:
             return None
@@ -50,7 +56,7 @@ class Missing:
         return Piece(max(start, low), min(end, low + block), shift)
 
     def within(self, start: int, end: int) -> list[Piece]:
-        """All pieces there, cut to it."""
+        """Return what is missing in [start, end), as pieces cut to that range."""
         found = []
         for index in range(self._from(start), len(self._pieces)):
             piece = self._pieces[index]
@@ -60,7 +66,7 @@ class Missing:
         return found
 
     def drop(self, start: int, end: int) -> None:
-        """Nothing is missing there any more."""
+        """Forget what is missing in [start, end): the pages are in place, or unmapped."""
         first = last = self._from(start)
         left = []
         while last < len(self._pieces) and self._pieces[last].start < end:
@@ -73,7 +79,11 @@ class Missing:
         self._pieces[first:last] = left
 
     def move(self, old: int, new: int, size: int) -> None:
-        """mremap(2): what is missing there is missing here; what was here is gone."""
+        """Follow an mremap(2) of `size` bytes from address `old` to address `new`.
+
+        What was missing at the old place is missing at the new one, and what was mapped there is
+        gone.
+        """
         by = new - old
         moved = [
             Piece(start + by, end + by, shift - by)
@@ -85,5 +95,5 @@ class Missing:
         self._pieces[at:at] = moved
 
     def _from(self, address: int) -> int:
-        """Index of the first piece that ends behind an address."""
+        """Return the index of the first piece that ends behind an address."""
         return bisect.bisect_right(self._pieces, address, key=lambda piece: piece.end)

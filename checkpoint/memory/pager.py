@@ -1,8 +1,10 @@
-"""Restore without reading memory: who touches a page that is not there yet waits until it is copied from the store.
+"""The pager: a thread that gives restored tasks their pages from the page store.
 
-In place of `criu lazy-pages`, on the socket where `criu restore` looks for that: it sends each task's userfaultfd there
-(criu/uffd.c). Nothing has to be started while the container stands still, memory comes at the speed of RAM, and the
-descriptors have a second holder (keeper.py).
+CRIU restores the tasks without their lazy pages. A task that touches a missing page waits until the
+pager has copied it from the store. The pager takes the place of `criu lazy-pages`: it listens on
+the socket where `criu restore` looks for that program, and CRIU sends each task's userfaultfd there
+(criu/uffd.c). Compared with `criu lazy-pages`, nothing has to be started while the container is
+frozen, memory comes at the speed of RAM, and the descriptors have a second holder (keeper.py).
 """
 
 from __future__ import annotations
@@ -23,17 +25,18 @@ from checkpoint.memory.keeper import Keeper
 from checkpoint.memory.ranges import Range
 from checkpoint.memory.store import PageStore
 
-#: LAZY_PAGES_SOCK_NAME and LAZY_PAGES_RESTORE_FINISHED of criu/uffd.c
+#: LAZY_PAGES_SOCK_NAME and LAZY_PAGES_RESTORE_FINISHED of criu/uffd.c.
 SOCKET, RESTORED = "lazy-pages.socket", 0x52535446
 INTEGER = struct.Struct("=i")
-#: Should memory become short, this process must be the last to go: the container lives on its pages.
+#: The OOM killer must spare this process as long as it can: the container needs its pages.
 OOM_SCORE_ADJ = "-1000"
 
 
 class Pager:
-    """Serves one restore in a thread, from `lazy` ranges of images that are all in the store.
+    """The server of one restore, in a thread.
 
-    `directory` is the restore's work directory. It must not start before this is made.
+    `lazy` has the lazy ranges by dst_id; the store must have all their pages. `directory` is CRIU's
+    work directory for the restore. CRIU's restore must be released only after the pager was made.
     """
 
     def __init__(self, directory: Path, store: PageStore, lazy: dict[int, list[Range]]) -> None:
@@ -53,21 +56,28 @@ class Pager:
 
     @property
     def served(self) -> Served:
-        """What was done so far."""
+        """The figures of the pager so far."""
         return self._filler.served
 
     def warm(self) -> None:
-        """Bring what is written all the time: all tasks are there, and do not run yet."""
+        """Start to copy the pages that are written all the time (PageStore.hot).
+
+        The time for it is when all tasks have been restored and do not run yet.
+        """
         self._warming = True
         self._poke()
 
     def fill(self) -> None:
-        """From now on bring everything, not only what is touched."""
+        """Start to copy all missing pages, not only those that tasks touch."""
         self._filling = True
         self._poke()
 
     def wait(self, timeout_s: float) -> None:
-        """Until all memory is in place. Raises ImageError when it is not by then, or was not brought by us."""
+        """Wait until all memory is in place.
+
+        Raises ImageError if it is not within `timeout_s`, and if the pager failed, even if the
+        keeper then brought everything; the text says which.
+        """
         self._thread.join(timeout_s)
         if self._thread.is_alive():
             raise ImageError(f"memory was not in place after {timeout_s:g} s")
@@ -75,14 +85,21 @@ class Pager:
             raise ImageError(f"memory was {self._failure}") from self._failure
 
     def stop(self) -> None:
-        """Let go of everything: only before the tasks run, or after `wait`. Without their pages they cannot live."""
+        """End the thread and close all descriptors.
+
+        Allowed only before the tasks run, or after `wait`: tasks without their pages read zeros.
+        """
         self._stopped = True
         self._poke()
         self._thread.join()
         self._hang_up()
 
     def _hang_up(self) -> None:
-        """Not when we failed and the keeper goes on: a restore that cannot say that it is done kills its tasks."""
+        """Close the connection from CRIU.
+
+        It stays open when the pager has failed and the keeper goes on: CRIU kills the restored
+        tasks if it cannot send LAZY_PAGES_RESTORE_FINISHED.
+        """
         if self._restore is not None:
             self._restore.close()
 
@@ -107,7 +124,8 @@ class Pager:
                             self._filler.bring_first(self._store.hot())
                     elif self._restore is None:
                         self._restore, _ = self._listener.accept()
-                        # Before there is anything to lose, and while CRIU is busy.
+                        # The keeper is forked before there are descriptors to lose, and while CRIU
+                        # is busy.
                         keeper = Keeper(self._spaces, self._store, self._directory)
                         self._filler.witness = keeper
                         self._filler.watch_other(self._restore.fileno())
@@ -130,7 +148,11 @@ class Pager:
                 os.close(self._wake)
 
     def _from_restore(self, restore: socket.socket, keeper: Keeper | None) -> bool:
-        """A task's descriptor, or the word that all tasks are restored; False at the end."""
+        """Read one message of CRIU: a task's userfaultfd, or that all tasks are restored.
+
+        Returns False at the end of the connection. If CRIU ends it before all tasks are restored,
+        the pager stops. Raises ImageError for a task without a descriptor, or with several.
+        """
         data = restore.recv(INTEGER.size, socket.MSG_WAITALL)
         if len(data) < INTEGER.size:
             self._stopped = not self._restored
@@ -138,7 +160,7 @@ class Pager:
         (number,) = INTEGER.unpack(data)
         if number == RESTORED:
             self._restored = True
-        elif number > 0:  # a zombie's is negative, and has no memory
+        elif number > 0:  # CRIU sends a negative number for a zombie, which has no memory
             _, fds, flags, _ = socket.recv_fds(restore, 1, 1)
             if not fds or flags & socket.MSG_CTRUNC:
                 for fd in fds:
@@ -151,12 +173,16 @@ class Pager:
 
 
 def allow_many_descriptors() -> None:
-    """Each fork brings one until it is filled."""
+    """Raise the process's limit of open descriptors to the hard limit.
+
+    Each fork of a restored task brings a descriptor, which stays open until the child has all
+    pages.
+    """
     _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
 
 
 def protect_from_oom_killer() -> None:
-    """... as far as we may."""
+    """Exempt the calling process from the OOM killer, if its privileges allow that."""
     with contextlib.suppress(OSError):
         Path("/proc/self/oom_score_adj").write_text(OOM_SCORE_ADJ)

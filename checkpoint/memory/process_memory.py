@@ -1,9 +1,9 @@
-"""Read the memory of a process without changing how it is shared.
+"""Reading a process's memory without changing how it is shared.
 
-/proc/PID/mem (proc_pid_mem(5)) takes plain references on pages. process_vm_readv(2) pins them (FOLL_PIN), and
-before the kernel pins a page that processes share since a fork it gives the process that is read a copy of
-its own (mm/gup.c, gup_must_unshare): the container would grow by all that its processes share, which its
-memory limit may not allow.
+Reading /proc/PID/mem (proc_pid_mem(5)) takes plain references on pages. process_vm_readv(2) pins
+them (FOLL_PIN). Before the kernel pins a page that processes share since a fork, it gives the
+process that is read a copy of its own (mm/gup.c, gup_must_unshare). The container would grow by all
+that its processes share, which its memory limit may not allow.
 """
 
 from __future__ import annotations
@@ -17,15 +17,16 @@ from checkpoint.memory.ranges import Range
 from checkpoint.memory.uffd import PAGE_SIZE
 
 READ_BYTES = 1 << 20
-#: (start address, bytes of whole pages)
+#: (start address, content of whole pages).
 Chunk = tuple[int, memoryview]
 
 
 def read_pages(pid: int, ranges: list[Range]) -> Iterator[Chunk]:
-    """Yield the content of page-aligned `ranges` of a process, running or frozen, in chunks of up to 1 MiB.
+    """Yield the content of page-aligned `ranges` of a process in chunks of up to 1 MiB.
 
-    Pages that went away meanwhile are left out, and so is all that follows the end of the process. A chunk
-    is valid until the next one is asked for. Raises OSError where there is no such process.
+    The process may be running or frozen. Pages that have gone meanwhile are left out; if the
+    process ends, so is everything from then on. A chunk is valid until the next one is taken.
+    Raises OSError if there is no such process.
     """
     buffer = memoryview(bytearray(READ_BYTES))
     with opened_memory(pid) as memory:
@@ -41,7 +42,10 @@ def read_pages(pid: int, ranges: list[Range]) -> Iterator[Chunk]:
 
 @contextlib.contextmanager
 def opened_memory(pid: int) -> Iterator[int]:
-    """Open /proc/PID/mem for reading, for the length of a block. Raises OSError."""
+    """Open /proc/PID/mem for reading, for the length of a block; yield its descriptor.
+
+    Raises OSError.
+    """
     memory = os.open(f"/proc/{pid}/mem", os.O_RDONLY | os.O_CLOEXEC)
     try:
         yield memory
@@ -50,9 +54,10 @@ def opened_memory(pid: int) -> Iterator[int]:
 
 
 def _read_some(memory: int, view: memoryview, address: int) -> int | None:
-    """Return how many bytes of whole pages there are at `address`; None where the process has ended.
+    """Read whole pages from `address` on into `view`, and return the number of their bytes.
 
-    The kernel stops in front of a page that cannot be read, and fails only where that page is the first
+    The number is 0 if the first page cannot be read. Returns None if the process has ended. The
+    kernel stops at a page that cannot be read, and fails only if that page is the first
     (fs/proc/base.c, mem_rw).
     """
     try:

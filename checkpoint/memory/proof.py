@@ -1,9 +1,9 @@
-"""Proof of memory: which pages two hosts compare, and the digests by which they do. No I/O here.
+"""The proof of memory: which pages the two hosts compare, and by which digests. No I/O here.
 
-The source reads pages of the frozen container, the target reads the same pages from what it restores the
-container from. Both make their digests in the same order; the target's are sent to the source, which
-compares them before it kills anything. Both ends know the same page list (the page maps of CRIU's dump), so
-a seed is enough to name the pages of a sample.
+The source reads pages of the frozen container. The target reads the same pages of what it restores
+the container from. Both make their digests in the same order. The target sends its digests to the
+source, which compares them before it kills anything. Both hosts know the same page list (the page
+maps of CRIU's dump), so that a seed is enough to name the pages of a sample.
 """
 
 from __future__ import annotations
@@ -20,18 +20,22 @@ from checkpoint.memory.ranges import Range
 from checkpoint.memory.uffd import PAGE_SIZE
 
 DIGEST_BYTES = 16
-#: One page of a sample is drawn by a 64-bit number: its remainder favours no page that could be told.
+#: Each page of a sample is drawn as the remainder of a 64-bit number. It favours some pages by too
+#: little to matter.
 DRAW = struct.Struct("=Q")
-#: One digest covers so much of an image, at most, where all pages are compared.
+#: The most of an image that one digest covers when all pages are compared.
 CHUNK_BYTES = 1 << 20
-#: A sample of pages costs each host about 10 us a page.
+#: The pages of a sample. Each costs each host about 10 us.
 SAMPLE_PAGES = 128
 
-#: By image, which is a dst_id of CRIU's page server (criu/page-xfer.c): the pages it has, in rising order.
+#: By image, which is a dst_id of CRIU's page server (criu/page-xfer.c): the ranges of its pages, in
+#: rising order.
 Images = Mapping[int, Sequence[Range]]
-#: By image: address and bytes of each area, in rising order; none goes beyond the end of its page.
+#: By image: (address, bytes) of each area, in rising order. No area goes beyond the end of its
+#: page.
 Areas = Mapping[int, Sequence[tuple[int, int]]]
-#: Reads (image, address, bytes to fill); False where this end cannot read that page.
+#: A function (image, address, view) that fills the view with the image's pages at the address and
+#: returns True, or returns False if this host cannot read them.
 Reader = Callable[[int, int, memoryview], bool]
 
 
@@ -44,12 +48,12 @@ class Piece(NamedTuple):
 
 
 def pieces(images: Images, seed: bytes | None) -> Iterator[Piece]:
-    """Return what is compared: a sample drawn by `seed`, or all pages where there is none."""
+    """Return the pieces to compare: a sample drawn by `seed`, or all pages if `seed` is None."""
     return everything(images) if seed is None else sample(images, seed)
 
 
 def everything(images: Images) -> Iterator[Piece]:
-    """Yield pieces of at most CHUNK_BYTES that cover all pages, by image and address."""
+    """Yield pieces of at most CHUNK_BYTES that cover all pages, in order of image and address."""
     for image in sorted(images):
         for start, end in images[image]:
             for at in range(start, end, CHUNK_BYTES):
@@ -57,7 +61,11 @@ def everything(images: Images) -> Iterator[Piece]:
 
 
 def sample(images: Images, seed: bytes, pages: int = SAMPLE_PAGES) -> Iterator[Piece]:
-    """Yield `pages` single pages, each drawn from all pages with equal chance; the same for the same seed."""
+    """Yield `pages` pieces of one page, each drawn from all pages with equal chance.
+
+    The same images and seed give the same pieces. A page may be drawn more than once. If there are
+    no pages, none is drawn.
+    """
     places = [(image, start, end) for image in sorted(images) for start, end in images[image]]
     ends = list(itertools.accumulate((end - start) // PAGE_SIZE for _, start, end in places))
     drawn = hashlib.shake_128(seed).digest(DRAW.size * pages if ends else 0)
@@ -72,10 +80,10 @@ def sample(images: Images, seed: bytes, pages: int = SAMPLE_PAGES) -> Iterator[P
 def digests(
     pieces: Iterator[Piece], read: Reader, left_out: Areas
 ) -> Iterator[tuple[Piece, bytes | None]]:
-    """Yield each piece with the digest of its content; None where it cannot be read.
+    """Yield each piece with the digest of its content, or with None if it cannot be read.
 
-    What is in an area of `left_out` counts as zeros.
-    SHA-256, cut to DIGEST_BYTES: processors have instructions for it, which make it twice as fast as BLAKE2b.
+    The content of areas in `left_out` counts as zeros. The digest is SHA-256 cut to DIGEST_BYTES:
+    processors have instructions for it, which make it twice as fast as BLAKE2b.
     """
     buffer = memoryview(bytearray(PAGE_SIZE))
     for piece in pieces:
@@ -98,10 +106,13 @@ def _leave_out(areas: Sequence[tuple[int, int]], piece: Piece, view: memoryview)
 
 
 def page_count(images: Images) -> int:
-    """Return how many pages the images have."""
+    """Return how many pages the images have together."""
     return sum(ranges.size(pages) for pages in images.values()) // PAGE_SIZE
 
 
 def chance_to_miss(wrong_pages: int, sampled: int, total: int) -> float:
-    """Return the probability that a sample of `sampled` pages meets none of `wrong_pages` among `total`."""
+    """Return the probability that a sample misses every wrong page.
+
+    `sampled` pages are drawn from `total` pages, of which `wrong_pages` are wrong.
+    """
     return (1 - min(wrong_pages, total) / total) ** sampled if total else 0.0

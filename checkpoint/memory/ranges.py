@@ -1,4 +1,7 @@
-"""Arithmetic on address ranges: sorted lists of disjoint half-open (start, end). Pure, linear time."""
+"""Arithmetic on address ranges: sorted lists of disjoint half-open (start, end).
+
+Pure. Time is linear; `union` also takes unsorted and overlapping ranges, and sorts them.
+"""
 
 from __future__ import annotations
 
@@ -8,7 +11,7 @@ Range = tuple[int, int]
 
 
 def union(first: Iterable[Range], second: Iterable[Range]) -> list[Range]:
-    """Addresses in either; neighbours are joined."""
+    """Return the addresses that are in either argument. Adjacent ranges are joined."""
     merged: list[Range] = []
     for start, end in sorted([*first, *second]):
         if merged and start <= merged[-1][1]:
@@ -20,7 +23,7 @@ def union(first: Iterable[Range], second: Iterable[Range]) -> list[Range]:
 
 
 def intersection(first: Sequence[Range], second: Sequence[Range]) -> list[Range]:
-    """Addresses in both."""
+    """Return the addresses that are in both lists."""
     common: list[Range] = []
     i = j = 0
     while i < len(first) and j < len(second):
@@ -35,7 +38,7 @@ def intersection(first: Sequence[Range], second: Sequence[Range]) -> list[Range]
 
 
 def difference(first: Sequence[Range], second: Sequence[Range]) -> list[Range]:
-    """Addresses in the first and not in the second."""
+    """Return the addresses that are in the first list and not in the second."""
     left: list[Range] = []
     j = 0
     for start, end in first:
@@ -53,5 +56,5 @@ def difference(first: Sequence[Range], second: Sequence[Range]) -> list[Range]:
 
 
 def size(ranges: Iterable[Range]) -> int:
-    """Bytes covered."""
+    """Return how many bytes the ranges cover."""
     return sum(end - start for start, end in ranges)

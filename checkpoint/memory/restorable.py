@@ -1,4 +1,4 @@
-"""What a restore will find of a container's memory: the target's side of the proof of memory."""
+"""The memory that CRIU is about to restore: the target's side of the proof of memory."""
 
 from __future__ import annotations
 
@@ -14,7 +14,10 @@ from checkpoint.memory.store import PageStore
 
 
 class Restorable:
-    """CRIU's memory images, which must be complete, and the page store behind their lazy pages."""
+    """The memory that a restore will find: CRIU's memory images, and the store for lazy pages.
+
+    The images must be complete.
+    """
 
     def __init__(self, images: PageImages, store: PageStore) -> None:
         self._store = store
@@ -22,7 +25,7 @@ class Restorable:
         self._offsets = {dst_id: image.offsets() for dst_id, image in self._images.items()}
 
     def pages(self) -> dict[int, list[Range]]:
-        """Return by image all pages that it has, in rising order."""
+        """Return by image (a dst_id) the ranges of all its pages, in rising order."""
         return {
             dst_id: ranges.union(
                 [(vaddr, vaddr + pages * PAGE_SIZE) for vaddr, pages, _ in image.entries], []
@@ -31,7 +34,10 @@ class Restorable:
         }
 
     def read(self, dst_id: int, address: int, view: memoryview) -> bool:
-        """Fill `view` with pages of an image. Raises ImageError for pages that it does not have, and IncompleteIO."""
+        """Fill `view` with the pages of an image at an address, and return True (proof.Reader).
+
+        Raises ImageError for a page that the image does not have, and IncompleteIO.
+        """
         image = self._images[dst_id]
         index = bisect.bisect_right(image.entries, address, key=lambda entry: entry[0]) - 1
         while view:

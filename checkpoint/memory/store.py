@@ -1,8 +1,8 @@
-"""The target's page store: the newest content of each page sent while the container still ran.
+"""The target's page store: the newest content of each page that was sent ahead of the restore.
 
-Each image, which is a process's memory or a shared mapping, has one unnamed file in RAM. A range of addresses is given
-its place there when it first comes; later rounds write over it. Nothing is copied again at the freeze: the restore is
-served from here.
+Each image, which is a process's memory or a shared mapping, has one unnamed file in RAM. A range of
+addresses gets its place in the file when it first arrives; later rounds overwrite it. Lazy pages
+are not copied again in the freeze: the pager serves the restore from the store.
 """
 
 from __future__ import annotations
@@ -22,15 +22,15 @@ from checkpoint.host.hole import punch
 from checkpoint.memory import ranges
 from checkpoint.memory.ranges import Range
 
-#: Of each image, in the order of their addresses.
+#: By dst_id of an image: address ranges in rising order.
 LazyRanges = dict[int, list[Range]]
-#: So many pieces of what is written all the time are remembered.
+#: The number of rewritten address ranges that are remembered, for `PageStore.hot`.
 MAX_HOT = 1024
 
 
 @dataclass
 class _Image:
-    """Slots of one image: sorted disjoint address ranges and where in the file each begins."""
+    """The slots of one image: sorted disjoint address ranges, and the file offset of each."""
 
     fd: int
     starts: list[int] = field(default_factory=list)
@@ -39,12 +39,16 @@ class _Image:
     size: int = 0
 
     def slot(self, vaddr: int) -> int | None:
-        """Index of the range that holds an address."""
+        """Return the index of the slot that holds an address, or None."""
         index = bisect.bisect_right(self.starts, vaddr) - 1
         return index if index >= 0 and vaddr < self.ends[index] else None
 
     def make_slot(self, vaddr: int, size: int) -> int:
-        """Give an address that has none a slot of at most `size` bytes, up to the next range. Its index."""
+        """Make a slot for an address that has none, and return its index.
+
+        The slot has `size` bytes, or fewer if the next slot begins before. A slot that ends at the
+        address, and at the end of the file, is lengthened instead.
+        """
         index = bisect.bisect_right(self.starts, vaddr)
         if index < len(self.starts):
             size = min(size, self.starts[index] - vaddr)
@@ -64,9 +68,10 @@ class _Image:
 
 
 class PageStore:
-    """Pages by image (a dst_id of checkpoint/criu/page_wire.py) and address. Use as a context.
+    """The store of pages by image (a dst_id of checkpoint/criu/page_wire.py) and address.
 
-    `directory` must be in RAM and the caller's own; the size of its file system bounds the store.
+    A context manager: leaving the block frees all pages. `directory` must be in RAM and the
+    caller's own. The size of its file system bounds the store.
     """
 
     def __init__(self, directory: Path) -> None:
@@ -85,7 +90,11 @@ class PageStore:
             self.forget(dst_id)
 
     def put(self, dst_id: int, vaddr: int, data: memoryview) -> None:
-        """Take whole pages, the newest of their addresses."""
+        """Store whole pages as the newest content of their addresses.
+
+        Raises ImageError for data that is not whole pages, for addresses that no process can have,
+        and when the store is full.
+        """
         if len(data) % PAGE_SIZE:
             raise ImageError(f"{len(data)} bytes at {vaddr:#x} are not pages")
         check_extent(dst_id, vaddr, len(data) // PAGE_SIZE)
@@ -103,7 +112,7 @@ class PageStore:
             data = data[taken:]
 
     def forget(self, dst_id: int) -> None:
-        """What it was of is gone: its pages are given back. Another image may come to have its number."""
+        """Free all pages of an image whose process is gone; another image may get its dst_id."""
         image = self._images.pop(dst_id, None)
         if image is not None:
             os.close(image.fd)
@@ -115,7 +124,7 @@ class PageStore:
             view = view[size:]
 
     def give_back(self, dst_id: int, vaddr: int, end: int) -> None:
-        """Free the RAM of pages that were copied elsewhere; they read as zeros from now on.
+        """Free the RAM of the pages [vaddr, end), which read as zeros from then on.
 
         Raises ImageError for a page that never came, with nothing freed.
         """
@@ -124,23 +133,30 @@ class PageStore:
             punch(fd, offset, size)
 
     def hot(self) -> LazyRanges:
-        """What came more than once, and last: the container writes it all the time."""
+        """Return the addresses that were overwritten last: the container writes them all the time.
+
+        They are the MAX_HOT ranges that were stored most recently for addresses already in the
+        store.
+        """
         found: defaultdict[int, list[Range]] = defaultdict(list)
         for dst_id, written in self._rewritten:
             found[dst_id].append(written)
         return {dst_id: ranges.union(written, []) for dst_id, written in found.items()}
 
     def descriptors(self) -> list[int]:
-        """Of the files that hold the pages."""
+        """Return the descriptors of the files that hold the pages."""
         return [image.fd for image in self._images.values()]
 
     def check(self, dst_id: int, vaddr: int, end: int) -> None:
-        """Raise ImageError unless every page of a range is here."""
+        """Raise ImageError unless every page of [vaddr, end) is in the store."""
         for _ in self._pieces(dst_id, vaddr, end):
             pass
 
     def _pieces(self, dst_id: int, vaddr: int, end: int) -> Iterator[tuple[int, int, int]]:
-        """(file, offset, bytes) of where pages are kept, in their order. Raises ImageError for one that never came."""
+        """Yield (descriptor, offset, bytes) of where the pages [vaddr, end) are kept.
+
+        The parts come in rising order of address. Raises ImageError for a page that never came.
+        """
         image = self._images.get(dst_id)
         while vaddr < end:
             index = image.slot(vaddr) if image else None

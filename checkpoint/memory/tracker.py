@@ -1,4 +1,4 @@
-"""Which pages of a container's processes changed while they run."""
+"""The tracker, which finds out which pages of a running process were written."""
 
 from __future__ import annotations
 
@@ -20,10 +20,18 @@ INJECT_TIMEOUT_S = 20.0
 
 
 class Tracker:
-    """Write tracking of one process. `close` leaves it as it was: closing the descriptor unregisters all."""
+    """The write tracking of one process, by userfaultfd write protection (uffd.py).
+
+    `virtual_pid` is the process's pid in its own pid namespace. `stopped_us` is how long one of its
+    threads was stopped to attach, in microseconds. `close` leaves the process as it was: the kernel
+    unregisters everything when the userfaultfd is closed.
+    """
 
     def __init__(self, pid: int) -> None:
-        """Raises TrackingUnavailable with the reason; the process goes on untracked."""
+        """Attach to a running process.
+
+        Raises TrackingUnavailable with the reason; the process then runs on untracked.
+        """
         self.pid = pid
         with contextlib.ExitStack() as undo:
             try:
@@ -50,11 +58,15 @@ class Tracker:
             undo.pop_all()
 
     def ended(self) -> bool:
-        """Whether the process is gone; its number may be another's by now."""
+        """Return whether the process has ended; its pid may be another process's by now."""
         return bool(ready(self._pidfd, timeout_s=0))
 
     def written(self) -> list[Range]:
-        """Pages written since the last call (at the first: all with content), protected again."""
+        """Return the pages written since the last call, and protect them again.
+
+        The first call returns all pages with content; later ones also those of new mappings. Raises
+        OSError and ProcError.
+        """
         uffd.register(self._uffd, uffd.private_mappings(self.pid))
         return uffd.scan_written(self.pid)
 
@@ -64,15 +76,20 @@ class Tracker:
 
 
 def written_at_last(pid: int) -> list[Range]:
-    """Like Tracker.written for a frozen process, tracked or not; protects nothing."""
+    """Return the addresses in a frozen process that may have been written since the last `written`.
+
+    For a process that is not tracked, these are all addresses. No page is protected. Raises
+    OSError.
+    """
     return uffd.scan_unprotected(pid)
 
 
 def reads_directly(pid: int) -> bool:
-    """Whether a process has a file open with O_DIRECT (proc(5), fdinfo).
+    """Return whether a process has a file open with O_DIRECT (proc(5), fdinfo).
 
-    A device writes what is read from it into pages that were mapped writable when the read began. One that was
-    protected meanwhile is written all the same, without a fault that would show it.
+    Such writes cannot be tracked. A device writes what is read from it into pages that were mapped
+    writable when the read began. It also writes to a page that was protected meanwhile, without a
+    fault that would show the write. Raises OSError and ProcError.
     """
     directory = f"/proc/{pid}/fdinfo"
     for name in os.listdir(directory):
@@ -83,7 +100,10 @@ def reads_directly(pid: int) -> bool:
 
 
 def virtual_pid(pid: int) -> int:
-    """The process's number in its own pid namespace, which names its images (NSpid, proc(5))."""
+    """Return a process's pid in its own pid namespace (NSpid, proc(5)), by which images are named.
+
+    Raises TrackingUnavailable if the kernel does not report it, OSError and ProcError.
+    """
     found = proc.number(f"/proc/{pid}/status", "NSpid")
     if found is None:
         raise TrackingUnavailable(f"process {pid} has no NSpid")

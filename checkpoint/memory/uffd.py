@@ -1,6 +1,7 @@
 """Write tracking by userfaultfd WP_ASYNC and PAGEMAP_SCAN (Linux 6.7 and newer).
 
-Kernel: Documentation/admin-guide/mm/{userfaultfd,pagemap}.rst, include/uapi/linux/{userfaultfd,fs}.h.
+Kernel: Documentation/admin-guide/mm/{userfaultfd,pagemap}.rst,
+include/uapi/linux/{userfaultfd,fs}.h.
 """
 
 from __future__ import annotations
@@ -18,12 +19,12 @@ from checkpoint.memory.inject import SYS_USERFAULTFD, UFFD_USER_MODE_ONLY, libc
 from checkpoint.memory.ranges import Range
 
 PAGE_SIZE = 4096
-#: Scanned up to here: the user half of the address space without its last page.
+#: The end of what is scanned: the user half of the address space without its last page.
 TASK_END = (1 << 47) - PAGE_SIZE
 
 
 def ioctl_number(direction: int, kind: int, number: int, size: int) -> int:
-    """_IOC of include/uapi/asm-generic/ioctl.h."""
+    """Return an ioctl number, as _IOC of include/uapi/asm-generic/ioctl.h makes it."""
     return direction << 30 | size << 16 | kind << 8 | number
 
 
@@ -37,17 +38,23 @@ IS_WRITTEN, IS_FILE, IS_PRESENT, IS_SWAPPED, IS_PFNZERO = 1 << 1, 1 << 2, 1 << 3
 SCAN_WP_MATCHING = 1
 SCAN_ARGUMENT = struct.Struct("12Q")
 REGIONS = 1 << 15
-#: Mappings that are not the process's own memory.
+#: Names of mappings that are the kernel's and not the process's own memory.
 SPECIAL = ("[vdso]", "[vvar]", "[vvar_vclock]", "[vsyscall]")
 
 
 def enable(uffd: int) -> None:
-    """UFFDIO_API with asynchronous write protection. Raises OSError where the kernel lacks it."""
+    """Enable asynchronous write protection on a userfaultfd (UFFDIO_API).
+
+    Raises OSError if the kernel does not have it.
+    """
     fcntl.ioctl(uffd, UFFDIO_API, bytearray(struct.pack("3Q", UFFD_API, FEATURES, 0)))
 
 
 def available() -> bool:
-    """Whether this kernel can do both, tried on a userfaultfd of our own and our own pages (x86_64 only)."""
+    """Return whether this kernel has both WP_ASYNC and PAGEMAP_SCAN (x86_64 only).
+
+    Both are tried on the calling process itself.
+    """
     if platform.machine() != "x86_64":
         return False
     fd = libc.syscall(SYS_USERFAULTFD, os.O_CLOEXEC | os.O_NONBLOCK | UFFD_USER_MODE_ONLY)
@@ -64,7 +71,10 @@ def available() -> bool:
 
 
 def private_mappings(pid: int) -> list[Range]:
-    """The private mappings of a process, whose pages CRIU may leave to us."""
+    """Return the private mappings of a process: the pages that CRIU can leave to the tracker.
+
+    Raises OSError and ProcError.
+    """
     return [
         (mapping.start, mapping.end)
         for mapping in proc.mappings(pid)
@@ -73,10 +83,11 @@ def private_mappings(pid: int) -> list[Range]:
 
 
 def register(uffd: int, mappings: list[Range]) -> int:
-    """Watch mappings; registering one again is no error. Returns how many could not be watched.
+    """Register mappings for write protection, and return how many could not be registered.
 
-    One that another userfaultfd owns (EBUSY), or that went away meanwhile, is simply not watched: no round
-    reports its pages, and the last look reports them all.
+    A mapping may be registered again. A mapping that belongs to another userfaultfd (EBUSY), or
+    that has gone meanwhile, is not watched: `scan_written` reports none of its pages,
+    `scan_unprotected` reports all of them.
     """
     failed = 0
     for start, end in mappings:
@@ -92,11 +103,13 @@ def register(uffd: int, mappings: list[Range]) -> int:
 
 
 def scan_written(pid: int) -> list[Range]:
-    """Pages with content that were written since they were last protected, which they are again in the same step.
+    """Return the pages written since they were last protected, and protect them again.
 
-    So no write is missed in between. Mappings that are not watched are left out.
+    The kernel does both in one step, so that no write is missed in between. Pages without content
+    of their own are left out, and so are mappings that are not registered. Raises OSError.
     """
-    # Neither file-backed nor the zero page, and present or swapped out.
+    # Pages with content of their own are neither file-backed nor the zero page, and they are
+    # present or swapped out.
     return _scan(
         pid,
         SCAN_WP_MATCHING,
@@ -107,20 +120,23 @@ def scan_written(pid: int) -> list[Range]:
 
 
 def scan_unprotected(pid: int) -> list[Range]:
-    """All addresses but those of pages that were not written since they were last protected.
+    """Return all addresses except those of pages that are still write-protected.
 
-    Who looks so last, with the process frozen, misses nothing. To ask for nothing else makes this several times as
-    fast (pagemap_scan_pmd_entry of fs/proc/task_mmu.c).
+    A last scan of this kind, with the process frozen, misses nothing. The kernel has a fast path
+    for a scan that asks for written pages alone (pagemap_scan_pmd_entry of fs/proc/task_mmu.c),
+    which makes this scan several times as fast. Raises OSError.
     """
     return _scan(pid, 0, 0, IS_WRITTEN, 0)
 
 
 def _scan(pid: int, flags: int, inverted: int, mask: int, any_of: int) -> list[Range]:
-    """PAGEMAP_SCAN of a whole address space.
+    """Run PAGEMAP_SCAN over a whole address space, and return the ranges that match.
 
-    The page map is opened anew each time: after an exec the old one still shows the old memory.
-    A walk that ends without having filled the buffer is complete, whatever `walk_end` says: of one with more than 512
-    regions the kernel does not put it forward to the end (fs/proc/task_mmu.c, do_pagemap_scan, as of 6.18).
+    The arguments are fields of struct pm_scan_arg: flags, category_inverted, category_mask and
+    category_anyof_mask. The page map is opened anew for each scan: after an exec an open one still
+    shows the old memory. A walk that did not fill the buffer is complete, whatever `walk_end` says:
+    if there were more than 512 regions, the kernel does not advance `walk_end` to the end
+    (fs/proc/task_mmu.c, do_pagemap_scan, as of 6.18).
     """
     found: list[Range] = []
     regions = (ctypes.c_uint64 * (3 * REGIONS))()

@@ -1,4 +1,4 @@
-"""Bring pages into memory that a userfaultfd watches for missing ones, and read what it tells.
+"""The userfaultfd of a restored task: reading its events, copying missing pages.
 
 Kernel: Documentation/admin-guide/mm/userfaultfd.rst, include/uapi/linux/userfaultfd.h.
 """
@@ -23,7 +23,11 @@ MESSAGE = struct.Struct("=B7x3Q")  # struct uffd_msg
 
 
 class Event(NamedTuple):
-    """One message: FAULT (flags, address), FORK (descriptor), REMAP (from, to, size), REMOVE or UNMAP (start, end)."""
+    """One message of a userfaultfd (struct uffd_msg).
+
+    `arguments` by `kind`: FAULT (flags, address), FORK (descriptor), REMAP (from, to, size), REMOVE
+    and UNMAP (start, end). What remains of the three numbers has no meaning.
+    """
 
     kind: int
     arguments: tuple[int, int, int]
@@ -34,23 +38,28 @@ class Event(NamedTuple):
     @classmethod
     def unpack(cls, data: bytes) -> Event:
         kind, *arguments = MESSAGE.unpack(data)
-        if kind == FORK:  # a u32 with nothing defined behind it
+        if kind == FORK:  # the descriptor is a u32, and what follows is undefined
             arguments[0] &= 0xFFFFFFFF
         return cls(kind, tuple(arguments))
 
 
 class Ended(Exception):
-    """The address space is gone."""
+    """The error of an address space that is gone."""
 
 
 class NotNow(Exception):
-    """The address space is being changed, or there is no memory: to be tried again."""
+    """The error of a copy that must be tried again.
+
+    The address space is being changed, or there is no free memory.
+    """
 
 
 def next_event(uffd: int) -> Event | None:
-    """If one waits to be read. What a process does to its mappings goes on from then on.
+    """Read the next event that waits, or return None.
 
-    One by one: what is read and not yet passed on is lost to the keeper should we be killed (keeper.py).
+    A process that forks or changes its mappings is blocked until its event has been read. Events
+    are read one at a time: if the pager is killed, the keeper loses every event that the pager has
+    read and not passed on (keeper.py).
     """
     try:
         message = os.read(uffd, MESSAGE.size)  # short result: the kernel gives whole messages
@@ -60,7 +69,7 @@ def next_event(uffd: int) -> Event | None:
 
 
 class Buffer:
-    """Page-aligned memory of ours whose address the kernel is told."""
+    """A page-aligned buffer of this process, from which UFFDIO_COPY copies."""
 
     def __init__(self, size: int) -> None:
         self._memory = mmap.mmap(-1, size)
@@ -68,9 +77,10 @@ class Buffer:
         self._address = ctypes.addressof(ctypes.c_char.from_buffer(self._memory))
 
     def copy(self, uffd: int, address: int, size: int) -> int:
-        """UFFDIO_COPY of the buffer's first bytes to an address; who waits for them goes on.
+        """Copy the buffer's first `size` bytes to an address (UFFDIO_COPY); wake its waiters.
 
-        Returns how many bytes are settled there: 0 when some mapping ends within. Raises Ended, NotNow or OSError.
+        Returns how many bytes from the address on need no further copy; 0 if a mapping ends within
+        the bytes. Raises Ended, NotNow or OSError.
         """
         argument = bytearray(struct.pack("=4Qq", address, self._address, size, 0, 0))
         try:
@@ -82,7 +92,7 @@ class Buffer:
 
 
 def zero(uffd: int, address: int) -> None:
-    """A page of zeros. Raises Ended, NotNow or OSError."""
+    """Put a page of zeros at an address (UFFDIO_ZEROPAGE). Raises Ended, NotNow or OSError."""
     try:
         fcntl.ioctl(uffd, UFFDIO_ZEROPAGE, bytearray(struct.pack("=3Qq", address, PAGE_SIZE, 0, 0)))
     except OSError as error:
@@ -90,14 +100,20 @@ def zero(uffd: int, address: int) -> None:
 
 
 def _settled(error: OSError, uffd: int, address: int, size: int) -> int:
-    """Bytes that need no copy. The kernel looks at the address space first, at the mapping next, at the page last."""
+    """Interpret a copy that failed: return the bytes that need none, or raise.
+
+    The kernel checks the address space first, the mapping next, the page last.
+    ESRCH, ENOSPC: the address space is gone (raises Ended).
+    EAGAIN, ENOMEM: try again (raises NotNow).
+    ENOENT for several pages: no mapping there is watched, or more than one mapping is (returns 0).
+    EEXIST, or ENOENT for one page: the page is there or needs none. Its waiter is woken (returns
+    PAGE_SIZE).
+    """
     if error.errno in (errno.ESRCH, errno.ENOSPC):
         raise Ended from error
     if error.errno in (errno.EAGAIN, errno.ENOMEM):
         raise NotNow from error
-    if (
-        error.errno == errno.ENOENT and size > PAGE_SIZE
-    ):  # no mapping that is watched, or more than one
+    if error.errno == errno.ENOENT and size > PAGE_SIZE:
         return 0
     if error.errno in (errno.EEXIST, errno.ENOENT):
         fcntl.ioctl(uffd, UFFDIO_WAKE, bytearray(struct.pack("=2Q", address, PAGE_SIZE)))

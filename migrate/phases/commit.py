@@ -1,7 +1,7 @@
-"""The point of no return: the source dies, then the target goes.
+"""The commit: the source's container is killed, then the target's resumes. The point of no return.
 
-From the kill on, nothing that could be left out keeps the target from its GO, and nothing of the container is removed
-from the source before the target has said that it runs it.
+From the kill on, no failure of anything optional keeps the target from its GO. Nothing of the
+container is removed from the source before the target has said that it runs the container.
 """
 
 from __future__ import annotations
@@ -22,19 +22,25 @@ from migrate.state import State
 from migrate.values import LateFrame
 from transport.framing import MAX_PAYLOAD
 
-#: What one message carries (LateFrame of migrate/values.py, MAX_HEADER of transport/framing.py).
+#: The most that one Go message carries (LateFrame of migrate/values.py, MAX_HEADER of
+#: transport/framing.py).
 MOST_INTERFACES, MOST_FRAMES = 64, 16384
 
 
 def let_go(move: Context) -> None:
-    """End what the source's engine has to look after the container. The last step that can be undone."""
+    """Detach the source's engine from the container (podman: end its conmon).
+
+    Raises what the engine raises; the migration can still be rolled back then. No later step can be
+    followed by a roll-back.
+    """
     move.runtime.let_go(move.container)
 
 
 def commit(move: Context) -> None:
-    """Kill, then GO; never the other way round, and GO only when the death was seen.
+    """Kill the source's init, see it dead, and then give the target its GO; never in another order.
 
-    Raises Undecided or ResumeFailed. Whatever else it raises, the source may have been killed: see `stranded`.
+    Raises Undecided or ResumeFailed. If it raises anything else, the source may have been killed,
+    too: `stranded` ends the migration then.
     """
     with move.phase("commit"):
         _kill(move)
@@ -46,10 +52,12 @@ def commit(move: Context) -> None:
 
 
 def stranded(move: Context, error: BaseException) -> MigrateError:
-    """End a move whose source was killed, or may have been, without the target's word that it runs the container.
+    """End a migration after a kill, or a possible one, without word that the target has resumed.
 
-    What the source has of the container stays there: its engine's record of it, stopped and not to be started again by
-    itself, its files and its network. Returns what is told.
+    All that the source has of the container stays on the source: its files, its network, and its
+    engine's record of it. The engine shows the container as stopped and does not start it again by
+    itself. Returns the error to report to the user, which is `error` itself if that is Undecided or
+    ResumeFailed.
     """
     assert move.dump is not None
     with _optional(move, "the source's processors are kept awake until this program ends"):
@@ -72,15 +80,19 @@ def stranded(move: Context, error: BaseException) -> MigrateError:
 
 
 def _kill(move: Context) -> None:
-    """SIGKILL the source's init and see it dead. Raises Undecided when it is not seen."""
+    """Send the source's init SIGKILL and wait until it is dead.
+
+    Raises Undecided if the signal could not be sent, or if the init is not dead within `death_s`.
+    """
     move.advance(State.KILLING)
     killed_ns = time.monotonic_ns()
     try:
         move.init.kill()
     except OSError as error:
         raise _not_dead(move, f"could not be sent SIGKILL ({error})") from error
-    # At once: should we die here, CRIU closes the dead container's sockets, and their FINs
-    # must not reach peers that the target is about to serve. Aside: it takes the kernel milliseconds.
+    # The links go down at once: if this program died now, CRIU would close the dead container's
+    # sockets, and their FINs must not reach peers that the target is about to serve. A thread takes
+    # them down, because that takes the kernel milliseconds.
     with _optional(move, "the container's links on the source were not taken down"):
         _begin_links_down(move)
     if not move.init.wait_dead(limit_s := move.options.limits.death_s):
@@ -91,37 +103,46 @@ def _kill(move: Context) -> None:
 
 
 def _go(move: Context) -> protocol.Resumed | None:
-    """Give the target its GO. Returns its answer, None if it obeyed but that could not be read.
+    """Give the target its GO, and return its answer.
 
-    Raises Undecided, or ResumeFailed when the target says so.
+    Returns None if the target obeyed, but its answer could not be read.
+    Raises Undecided if the target does not say whether it obeyed, ResumeFailed if it could not
+    resume the container.
     """
     go = _say_go(move)
     try:
         return move.agent.answer(go, timeout_s=move.options.limits.go_s)
     except AgentFailed as error:
         raise causes.resume_failed(error, move.target.hostname) from error
-    except Exception as error:  # noqa: BLE001  (whatever the answer was: what matters is whether it obeyed)
+    except Exception as error:  # noqa: BLE001  (what matters is whether it obeyed)
         _ask_again(move, error)
         return None
 
 
 def _ask_again(move: Context, unread: Exception) -> None:
-    """Find out whether the target obeyed GO. Raises as `_go` does if it did not, or does not say.
+    """Find out by another request whether the target obeyed GO. Raises as `_go` does if it did not.
 
-    Requests are answered in order and nothing is obeyed after a failure: who answers another one has obeyed.
+    The agent answers requests in order and obeys none after a failure. If it answers this one, it
+    has obeyed GO.
     """
     try:
         move.agent.request(protocol.Ping(), timeout_s=move.options.limits.ask_s)
     except AgentFailed as error:
         raise causes.resume_failed(error, move.target.hostname) from error
     except Exception as error:
-        what = f"the target did not say whether it obeyed, after the source had been stopped ({unread})"
+        what = (
+            "the target did not say whether it obeyed, "
+            f"after the source had been stopped ({unread})"
+        )
         raise causes.marked(_undecided(move, what), unread) from error
     move.note(f"the target runs the container, but its answer to that could not be read: {unread}")
 
 
 def _say_go(move: Context) -> protocol.Go:
-    """Send GO, with the frames that came for the container if that can be. Raises Undecided if the link is lost."""
+    """Send GO, with the frames that came for the container in the freeze if they can be sent.
+
+    Raises Undecided if the link is lost.
+    """
     frames: list[tuple[int, bytes]] = []
     with _optional(move, "frames that came in the freeze were lost; their senders try again"):
         frames = _frames(move)
@@ -147,7 +168,10 @@ def _ask_to_go(move: Context, frames: list[tuple[int, bytes]]) -> protocol.Go:
 
 
 def _frames(move: Context) -> list[tuple[int, bytes]]:
-    """Return what came for the container in the freeze, as far as one message can carry it."""
+    """Return the frames that came for the container in the freeze, as (interface's index, frame).
+
+    Frames that do not fit into one message are dropped; their senders send them again.
+    """
     found: list[tuple[int, bytes]] = []
     room = MAX_PAYLOAD
     for index, frames in enumerate(move.frames[:MOST_INTERFACES]):
@@ -159,7 +183,11 @@ def _frames(move: Context) -> list[tuple[int, bytes]]:
 
 
 def _settle(move: Context, answer: protocol.Resumed | None) -> None:
-    """Enter the freeze into the report: its stages, and the downtime from releasing the dump to the resume."""
+    """Enter the freeze into the report: its stages, and the downtime.
+
+    The downtime runs from the release of the dump to the resume. Without the target's answer only
+    the source's stages are entered.
+    """
     assert move.dump is not None
     for stamp in move.dump.stamps:
         move.stage(stamp.name, "source", stamp.at_ns)
@@ -172,16 +200,18 @@ def _settle(move: Context, answer: protocol.Resumed | None) -> None:
 
 
 def clean_up(move: Context) -> None:
-    """Remove what the container leaves on the source, and what only the move needed on both hosts.
+    """Finish on the target, and remove from both hosts all that is not needed any more.
 
-    Raises LeftBehind; one failure keeps nothing else from being removed.
+    On the source that is what the container has left, and what only the migration needed. One
+    failure keeps nothing else from being removed; LeftBehind is raised at the end.
     """
     failed: list[Exception] = []
     with move.phase("clean up"):
         with _collected(failed):
             if move.output is not None:
                 move.report.add_bytes("output", move.output.copy())  # what the engine logged late
-        # First: what is taken down on the source takes a processor's time, which the container may want.
+        # The target's part comes first: clean-up on the source takes processor time, which the
+        # resumed container may want if both hosts share processors.
         with _collected(failed):
             _finish(move)
         _leave_source(move, failed)
@@ -192,7 +222,7 @@ def clean_up(move: Context) -> None:
 
 
 def _finish(move: Context) -> None:
-    """Have the target bring all memory and clean up."""
+    """Have the target fill in all memory and clean up, and enter its figures into the report."""
     finished = move.agent.request(protocol.Finish())
     for name, at_ns in finished.stamps:
         move.stage(name, "target", at_ns)
@@ -200,7 +230,7 @@ def _finish(move: Context) -> None:
 
 
 def _leave_source(move: Context, failed: list[Exception]) -> None:
-    """Bury the dead container and take down its network."""
+    """Remove the dead container and its network from the source; append errors to `failed`."""
     with _collected(failed):
         assert move.dump is not None
         move.dump.bury()
@@ -214,7 +244,7 @@ def _leave_source(move: Context, failed: list[Exception]) -> None:
 
 
 def _begin_links_down(move: Context) -> None:
-    """Take the dead container's links down in a thread; a failure of it is noted when the move is tidied up."""
+    """Take the dead container's links down in a thread; note a failure when `move.tidy` closes."""
     executor = ThreadPoolExecutor(1)
     done = executor.submit(_links_down, move)
     executor.shutdown(wait=False)
@@ -228,7 +258,7 @@ def _begin_links_down(move: Context) -> None:
 
 def _links_down(move: Context) -> None:
     for interface in move.network.interfaces if move.network else ():
-        with contextlib.suppress(NetworkError):  # it went with the namespace
+        with contextlib.suppress(NetworkError):  # the link went with the namespace
             link.set_link(interface.host_name, up=False)
 
 
@@ -245,7 +275,7 @@ def _undecided(move: Context, what: str, *, told_go: bool = True, more: str = ""
 
 @contextlib.contextmanager
 def _optional(move: Context, what: str) -> Iterator[None]:
-    """Go on after a failure, which is noted."""
+    """Run the block; if it fails, note `what` and the error, and go on."""
     try:
         yield
     except Exception as error:  # noqa: BLE001  (the target is about to get its GO, or has)
@@ -256,5 +286,5 @@ def _optional(move: Context, what: str) -> Iterator[None]:
 def _collected(failed: list[Exception]) -> Iterator[None]:
     try:
         yield
-    except Exception as error:  # noqa: BLE001  (told by LeftBehind)
+    except Exception as error:  # noqa: BLE001  (reported by LeftBehind)
         failed.append(error)

@@ -1,4 +1,4 @@
-"""Keep what tells why a move failed, before it goes with the images: both hosts' logs (migrate/logs.py)."""
+"""Keeping the logs of a failed migration, before they go with the images (migrate/logs.py)."""
 
 from __future__ import annotations
 
@@ -7,11 +7,13 @@ from migrate.context import Context
 
 
 def keep_logs(move: Context) -> None:
-    """Keep the logs of both hosts; the report says where. Nothing is raised: a move that failed has more to do."""
+    """Keep the logs of both hosts on the source, and enter their directory into the report.
+
+    Failures are noted and not raised: a migration that failed has more to do.
+    """
     try:
-        found = (
-            logs.gather(move.directory) if move.directory.is_absolute() else []
-        )  # it may not be there yet
+        # The directory is not made yet if the migration failed early.
+        found = logs.gather(move.directory) if move.directory.is_absolute() else []
         if kept := logs.keep(move.migration_id, "source", found):
             move.report.log_directory = str(kept)
     except Exception as error:  # noqa: BLE001
@@ -25,7 +27,7 @@ def keep_logs(move: Context) -> None:
 
 
 def _split(found: protocol.LogsFound) -> list[logs.Log]:
-    """Return the logs in an answer, whose payload is their contents joined."""
+    """Return the logs of an answer, whose payload is their contents joined."""
     data, result = memoryview(found.payload), []
     for name, size in found.files:
         result.append((name, bytes(data[:size])))

@@ -1,4 +1,4 @@
-"""The freeze: dump, send what is left, restore there, and hold. Everything here is blackout."""
+"""The freeze: dump, send the rest, restore on the target and hold. All of it is blackout."""
 
 from __future__ import annotations
 
@@ -17,12 +17,17 @@ from migrate.memory_proof import MemoryProof
 from migrate.state import State
 from migrate.values import Area
 
-#: What a lazy dump takes of memory: a pipe with 10 KiB of kernel memory for each MiB of the container, and some.
+#: The memory that a lazy dump takes: so many bytes, and one part in so many of the container's
+#: memory. A pipe needs 10 KiB of kernel memory for each MiB of the container; the rest is a margin.
 DUMP_BYTES, DUMP_SHARE = 16 << 20, 64
 
 
 def freeze(move: Context, copying: Copying) -> None:
-    """Let CRIU freeze and dump."""
+    """Have CRIU freeze the container and dump it. At the end the migration's state is FROZEN.
+
+    Before that, the memory for the dump is made ready, processors are kept awake, and the limits of
+    bandwidth and of the container's speed are lifted.
+    """
     assert move.dump is not None
     move.sent_before_freeze = move.sent_bytes
     with contextlib.suppress(OSError):
@@ -31,7 +36,7 @@ def freeze(move: Context, copying: Copying) -> None:
     move.agent.stream(protocol.Freezing())
     move.limit.lift()
     if move.cpu_limit is not None:
-        move.cpu_limit.restore()  # CRIU must not carry it over, nor be slowed by it
+        move.cpu_limit.restore()  # the limit must neither be dumped nor slow CRIU down
     images = move.image_stream = ImageStream(move)
     move.tidy.callback(images.close)
     with move.phase("dump"):
@@ -40,7 +45,10 @@ def freeze(move: Context, copying: Copying) -> None:
 
 
 def transfer(move: Context, copying: Copying) -> None:
-    """Send the last of the image files, the pages written last, and what changed in the rootfs."""
+    """Send the rest: image files, the pages written last, and changed files.
+
+    Changed files are those of trees, of the container's log and of tmpfs mounts.
+    """
     assert move.image_stream is not None
     with move.phase("transfer"):
         move.image_stream.finish()
@@ -57,12 +65,15 @@ def transfer(move: Context, copying: Copying) -> None:
 
 
 def restore(move: Context, copying: Copying) -> None:
-    """Release the armed restore; it comes back held: restored, stopped, network locked.
+    """Release the armed restore, and wait until the target holds the restored container.
 
-    Both hosts make digests of memory beside the restore, which are compared then. Raises MemoryDiffers if the
-    target's memory is not the frozen container's. Raises ConversationLost if CRIU on the source ended while
-    it held the container: the source may have run on, so that the restored copy is out of date. Raises
-    ContainerNotRunning if somebody else ended the container.
+    The target's container is then restored and stopped, and its network is locked; the migration's
+    state is HELD. Both hosts make digests of memory during the restore, which are compared then.
+
+    Raises MemoryDiffers if the target's memory is not the frozen container's. Raises
+    ConversationLost if CRIU on the source ended while it held the container: the container may have
+    run on, so that the restored copy is out of date. Raises ContainerNotRunning if somebody else
+    ended the container.
     """
     assert move.dump is not None
     with move.phase("restore"):
@@ -87,7 +98,7 @@ def restore(move: Context, copying: Copying) -> None:
             held = move.agent.answer(question, timeout_s=move.options.limits.held_s)
             try:
                 move.report.proof = proof.compare(held)
-            finally:  # memory of a container that ran on differs, and that is why
+            finally:  # if the container ran on, that is why its memory differs
                 _check_held(move)
         for name, at_ns in held.stamps:
             move.stage(name, "target", at_ns)
@@ -96,7 +107,7 @@ def restore(move: Context, copying: Copying) -> None:
 
 
 def _check_held(move: Context) -> None:
-    """Raise ConversationLost or ContainerNotRunning unless the source's CRIU still holds the frozen container."""
+    """Raise ConversationLost or ContainerNotRunning unless CRIU holds the frozen container."""
     assert move.dump is not None
     move.dump.check_frozen()
     if move.init.is_dead():

@@ -1,4 +1,4 @@
-"""Preflight as a whole: connect, look at both hosts, and either refuse or have a move ready to begin."""
+"""The preflight as a whole: connect, check both hosts, then refuse or have a migration ready."""
 
 from __future__ import annotations
 
@@ -30,11 +30,11 @@ from transport.connection import Connection
 from transport.destination import Destination
 from transport.throttle import RateLimit
 
-#: How a POSIX shell ends when it finds no such program.
+#: The exit status of a POSIX shell that does not find the program.
 COMMAND_NOT_FOUND = 127
 
 
-#: Makes a connection for the length of a block. Raises ConnectError.
+#: A function that makes the connection to a target for the length of a block. Raises ConnectError.
 Connect = Callable[[Destination], contextlib.AbstractContextManager[Connection]]
 
 
@@ -42,9 +42,11 @@ Connect = Callable[[Destination], contextlib.AbstractContextManager[Connection]]
 def planned(
     report: Report, destination: Destination, observer: Observer, options: Options, connect: Connect
 ) -> Iterator[Context]:
-    """Check everything, change nothing; yield the move, connected and ready to begin. Raises Refused.
+    """Check everything and change nothing; yield the migration, connected and ready to begin.
 
-    The container is locked on both hosts before anything else is looked at, until the block ends.
+    The container is locked on each host before that host is checked. The lock on the source is held
+    until the block ends; the agent releases the lock on the target when the migration has ended on
+    that host. Raises Refused, or Interrupted at a signal.
     """
     with contextlib.ExitStack() as stack:
         try:
@@ -120,7 +122,7 @@ def _plan(
 
 
 def _noting(observer: Observer, report: Report) -> Callable[[str], None]:
-    """What tells whoever watches, and keeps it for the report."""
+    """Return a function that shows a line to the observer and enters it into the report."""
 
     def note(text: str) -> None:
         observer.note(text)
@@ -131,9 +133,11 @@ def _noting(observer: Observer, report: Report) -> Callable[[str], None]:
 
 @contextlib.contextmanager
 def _taken(engine: str | None, report: Report) -> Iterator[tuple[ContainerRuntime, Container]]:
-    """The container and its engine, locked on the source by its name and by its process.
+    """Find the container and its engine, and lock the container on the source for the block.
 
-    Raises Refused, ContainerLocked, ContainerNotRunning, or ContainerNotFound if that is not because its engine lacks.
+    The locks are of the container's name and of its init. Raises Refused, also if the engine is not
+    installed; ContainerLocked, ContainerNotRunning or ContainerNotFound; and what `inspect` of the
+    engine raises besides.
     """
     runtime = preflight.choose_runtime(engine, report.container)
     try:
@@ -150,7 +154,10 @@ def _taken(engine: str | None, report: Report) -> Iterator[tuple[ContainerRuntim
 
 @contextlib.contextmanager
 def _parts(network: Network | None, container: Container) -> Iterator[netns.Parts | None]:
-    """What leaving the container will have to remove of its network by hand; None where the engine does that."""
+    """Yield the parts of the container's network that this program removes after the migration.
+
+    Yields None if there is no such network, or if the engine removes it.
+    """
     if network is None or container.engine_network:
         yield None
         return
@@ -165,7 +172,12 @@ def _greet(
     container: Container,
     note: Callable[[str], None],
 ) -> tuple[AgentClient, Facts]:
-    """Start the agent, which locks the container on the target, and learn what host it is on."""
+    """Start the agent, and have it lock the container on the target.
+
+    Returns the agent and the facts of the target. Raises NameTaken if the target is the source,
+    MissingOnHost if the target has no python3, AgentFailed (ContainerLocked, for one) and
+    AgentGone.
+    """
     hello = protocol.Hello(
         version=protocol.PROTOCOL_VERSION,
         migration_id=report.migration_id,
@@ -177,9 +189,8 @@ def _greet(
         agent = AgentClient(connection, note)
         return agent, agent.request(hello).facts
     except AgentFailed as error:
-        if (
-            error.kind == ContainerLocked.__name__ and report.migration_id in error.text
-        ):  # the target is the source
+        # The lock is this migration's own: the target is the source.
+        if error.kind == ContainerLocked.__name__ and report.migration_id in error.text:
             raise NameTaken(container.name, report.target, engine) from error
         raise
     except AgentGone as error:
@@ -190,10 +201,13 @@ def _greet(
 
 @contextlib.contextmanager
 def _dismissed_when_refused(agent: AgentClient, limit_s: float) -> Iterator[None]:
-    """The agent has ended before the refusal is told: the target's lock is free for the next try."""
+    """End the agent if the block fails, before the failure is reported.
+
+    The target's lock is then free for the user's next try.
+    """
     try:
         yield
     except BaseException:
-        with contextlib.suppress(Exception):  # the refusal is what is told
+        with contextlib.suppress(Exception):  # the block's failure is the one to report
             agent.request(protocol.Abort(), timeout_s=limit_s)
         raise

@@ -1,4 +1,4 @@
-"""Memory goes ahead of the container: rounds of what was written since the last, while it runs."""
+"""The pre-copy: rounds that send memory ahead while the container runs, until the freeze."""
 
 from __future__ import annotations
 
@@ -23,9 +23,11 @@ WAYS: dict[Tracking, type[UserfaultfdCopy | SoftDirtyCopy]] = {
 
 
 def pre_copy(move: Context) -> Copying:
-    """Send memory ahead until the decision is to freeze; what is used for it, or a stop-copy, for the rest.
+    """Send memory ahead until the decision is to freeze; return the way that sends the rest.
 
-    Raises NotConverging when the policy is to leave such a container alone, CannotTrack when it must be tracked.
+    That way is the one that sent the rounds, or a stop-copy if no writes can be tracked. Raises
+    NotConverging if the container writes too fast and the policy is to abort then, and CannotTrack
+    if the user asked for pre-copy and no process can be tracked.
     """
     move.report.mode = Mode.STOP_COPY.value
     if not move.tracking:
@@ -43,7 +45,7 @@ def pre_copy(move: Context) -> Copying:
 
 
 def catch_up(move: Context, copying: Copying) -> None:
-    """One more round, for what was written since the decision."""
+    """Send one more round: what was written between the decision to freeze and the freeze."""
     if isinstance(copying, UserfaultfdCopy | SoftDirtyCopy):
         with move.phase("catch up"):
             done = _round(move, copying)
@@ -53,7 +55,11 @@ def catch_up(move: Context, copying: Copying) -> None:
 
 
 def _attached(move: Context) -> Ahead | None:
-    """The first way that reaches all processes, or else the last that reaches some."""
+    """Attach to the container's processes, and return the way of tracking that works.
+
+    The first way that reaches all processes is taken, or else the last way if that reaches some.
+    Returns None if no way is taken.
+    """
     for tracking in move.tracking:
         copying = WAYS[tracking](move)
         reach = copying.attach()
@@ -67,13 +73,13 @@ def _attached(move: Context) -> Ahead | None:
 
 
 def _converge(move: Context, copying: Ahead) -> None:
-    """Round after round, until it is time to freeze."""
+    """Send rounds until the decision is to freeze. Raises NotConverging if it is to give up."""
     rounds: list[Round] = []
     slowed_to, started_ns = 1.0, time.monotonic_ns()
     while True:
         rounds.append(_round(move, copying))
         move.account_pages(copying.batches)
-        move.agent.request(protocol.Ping())  # a failure is better told before the freeze
+        move.agent.request(protocol.Ping())  # a failure of the target must show before the freeze
         elapsed_us = (time.monotonic_ns() - started_ns) // 1000
         history = History(
             rounds=rounds,
@@ -94,7 +100,7 @@ def _converge(move: Context, copying: Ahead) -> None:
 
 
 def _round(move: Context, copying: Ahead) -> Round:
-    """One round, timed."""
+    """Send one round, and return its bytes and its times."""
     assert move.pages is not None
     began_ns, held_us = time.monotonic_ns(), move.limit.held_us
     sent_bytes = copying.send_round()
@@ -106,7 +112,10 @@ def _round(move: Context, copying: Ahead) -> Round:
 
 
 def _slow_down(move: Context, share: float) -> float:
-    """Leave the container that share of its speed. Returns the share it has: 0 when there is no more to take."""
+    """Slow the container down to `share` of its speed, until the freeze.
+
+    Returns the share, or 0 if the container cannot be slowed down (any further).
+    """
     try:
         if move.cpu_limit is None:
             move.cpu_limit = CpuLimit(move.container.pid)

@@ -1,4 +1,4 @@
-"""Find out whether the container can go to that host, without changing anything on either."""
+"""The checks of both hosts before a migration, which change nothing on either."""
 
 from __future__ import annotations
 
@@ -39,23 +39,24 @@ from migrate.protocol import ProtocolError
 from migrate.tmpfs_sync import own_mounts
 from migrate.values import PROBE_PREFIX, OwnAddress, Probe
 
-#: What has run for so long inside a container was meant to stay there.
+#: A process that `exec` started is reported if it is older than this many seconds.
 PASSING_S = 1.0
 
 
 def choose_runtime(engine: str | None, container_id: str) -> ContainerRuntime:
-    """The engine asked for, or the one that has a container of that name.
+    """Return the engine that the user named, or else the one that has a container of that name.
 
-    Raises NotRoot, for nobody else is told of them, AlreadyMoving, NoSuchContainer or SeveralContainers.
+    Raises NotRoot, since engines list containers to root only, AlreadyMoving if another task has
+    the container, NoSuchContainer or SeveralContainers.
     """
     if os.geteuid() != 0:
         raise NotRoot(Where.SOURCE, platform.node())
     nobody = f"{' and '.join(RUNTIMES)} have no container named {container_id!r} on this host"
-    if (
-        not container_id.isprintable()
-    ):  # no engine has such a name, and not each can be asked for one
+    # No engine has such a name, and some cannot be asked for it.
+    if not container_id.isprintable():
         raise NoSuchContainer(nobody)
-    # First: of a container on its way in, an engine says nothing or half of it, and podman waits until it is in.
+    # Locks are looked at before engines are asked: an engine knows nothing, or half, of a container
+    # that is being restored on this host, and podman does not answer until that is done.
     for name in [engine] if engine is not None else RUNTIMES:
         if holder := lock.holder_of(lock.name_key(name, container_id)):
             raise AlreadyMoving("the source", holder)
@@ -70,22 +71,31 @@ def choose_runtime(engine: str | None, container_id: str) -> ContainerRuntime:
 
 
 def check_source(runtime: ContainerRuntime, container_id: str) -> Facts:
-    """The facts of this host. Raises the error for what it lacks."""
+    """Return the facts of the source, on which this runs.
+
+    Raises NotRoot, MissingOnHost or CriuTooOld for the first requirement that the source does not
+    meet.
+    """
     facts = collect(runtime, container_id)
     check_host(facts, Where.SOURCE)
     return facts
 
 
 def check_open_files(container: Container, pids: list[int]) -> None:
-    """Raise OpenFileOutside for a descriptor that CRIU could not dump."""
+    """Raise OpenFileOutside for the first descriptor of a file outside the container's mounts.
+
+    CRIU cannot dump such a descriptor.
+    """
     for outside in processes.open_outside(container.pid, pids):
         raise OpenFileOutside(outside.pid, outside.fd, outside.path)
 
 
 def note_processes_beside(note: Callable[[str], None], container: Container) -> None:
-    """Tell of processes that an engine's `exec` has started inside the container: they do not come along.
+    """Note the processes that an engine's `exec` has started inside the container.
 
-    A health check is done before anybody would miss it.
+    CRIU does not dump them, since they do not descend from the container's init. Processes younger
+    than PASSING_S are not reported: they are likely to be health checks, which end soon by
+    themselves.
     """
     tree = processes.tree_of(container.pid)
     for pid in processes.in_pid_namespace_of(container.pid):
@@ -97,34 +107,41 @@ def note_processes_beside(note: Callable[[str], None], container: Container) -> 
             ):
                 name = Path(f"/proc/{pid}/comm").read_text(errors="replace").strip()
                 note(
-                    f"process {pid} ({name!r}) was started inside the container by 'exec' and does not come along"
+                    f"process {pid} ({name!r}) was started inside the container by 'exec' "
+                    "and does not come along"
                 )
 
 
 def check_limits(pids: list[int]) -> None:
-    """Raise NotMovableError for a process whose resource limits CRIU could not read (prlimit(2))."""
+    """Raise NotMovableError if CRIU could not read a process's resource limits (prlimit(2))."""
     for pid in pids:
         with contextlib.suppress(ProcessLookupError):
             try:
                 resource.prlimit(pid, resource.RLIMIT_CPU)
             except PermissionError as error:
                 raise NotMovableError(
-                    f"process {pid} of the container is not root's, and this host gives CRIU no CAP_SYS_RESOURCE",
+                    f"process {pid} of the container is not root's, "
+                    "and this host gives CRIU no CAP_SYS_RESOURCE",
                     "run it where root has all capabilities",
                 ) from error
 
 
 def read_network(container: Container) -> Network | None:
-    """The network namespace the container was given, or None when it owns one that CRIU moves whole.
+    """Return the network in the namespace that the container was given.
 
-    Raises NotMovable.
+    Returns None if the container owns its namespace, which CRIU moves as a whole. Raises NotMovable
+    and NetworkError.
     """
     path = container.network_namespace
     return netns.read(path) if path else None
 
 
 def check_target(target: Facts, source: Facts, container: Container, memory_bytes: int) -> None:
-    """Raise the error for what the target lacks."""
+    """Raise the error for the first thing that keeps the container from running on the target.
+
+    `memory_bytes` is what the container's processes will take after the restore. The errors are
+    those of check_host and check_pair (migrate/facts.py).
+    """
     check_host(target, Where.TARGET)
     found = _tmpfs_bytes(container)
     check_pair(
@@ -133,14 +150,18 @@ def check_target(target: Facts, source: Facts, container: Container, memory_byte
 
 
 def _tmpfs_bytes(container: Container) -> int:
-    """What is in the container's tmpfs mounts, and in a /dev/shm that its engine has made one of."""
+    """Return the bytes of RAM in the container's tmpfs mounts, and in a /dev/shm of its engine."""
     own = content_bytes(container.pid, own_mounts(container))
     shared = [os.statvfs(tree.root) for tree in container.trees if tree.destination == SHM]
     return own + sum(found.f_frsize * (found.f_blocks - found.f_bfree) for found in shared)
 
 
 def check_addresses(agent: AgentClient, network: Network | None, host: str) -> None:
-    """Raise AddressTaken when another station than the container answers for one of its addresses."""
+    """Raise AddressTaken if another station answers for one of the container's addresses.
+
+    The target asks for each IPv4 address on its bridge of the same name. Raises ProtocolError for
+    an answer about another address.
+    """
     questions = tuple(
         OwnAddress(address.split("/")[0], interface.mac, interface.bridge)
         for interface in (network.interfaces if network else ())
@@ -159,8 +180,14 @@ def check_addresses(agent: AgentClient, network: Network | None, host: str) -> N
 
 
 def check_paths(agent: AgentClient, container: Container, host: str) -> bool:
-    """Whether both hosts see the same rootfs. Raises PathTaken or NotMovableError for what is in the way."""
-    engine_keeps_it = container.engine_network  # under its own roof, which it shares with nobody
+    """Return whether both hosts see the same rootfs; raise for paths that are in the way.
+
+    Raises PathTaken if the bundle or the rootfs would overwrite something on the target,
+    NotMovableError if the target does not have a bind-mounted path or does not share a writable
+    one, and ProtocolError for an answer that was not asked for.
+    """
+    # podman and docker keep a rootfs in their own storage, which no two hosts share.
+    engine_keeps_it = container.engine_network
     with contextlib.nullcontext() if engine_keeps_it else _probe(container.rootfs) as probe:
         required = tuple(source for source, _ in container.host_paths)
         own = () if engine_keeps_it else (str(container.bundle), str(container.rootfs))
@@ -188,9 +215,10 @@ def check_paths(agent: AgentClient, container: Container, host: str) -> bool:
 def check_engine(
     agent: AgentClient, runtime: ContainerRuntime, container: Container, host: str
 ) -> frozenset[str] | None:
-    """Raise EngineObjects when the target's engine cannot take the container in.
+    """Return those layers of the container's image that the target's engine has.
 
-    None if it has the image (or needs none), or else those layers of it that it has.
+    Returns None if the engine has the whole image or needs none. Raises EngineObjects if the engine
+    cannot take the container in, and ProtocolError for layers that are not the image's.
     """
     examined = agent.request(protocol.Examine(description=runtime.describe(container)))
     for objection in examined.objections:
@@ -203,11 +231,14 @@ def check_engine(
 
 @contextlib.contextmanager
 def _probe(rootfs: Path) -> Iterator[Probe]:
-    """A file with a secret beside the rootfs' content, for the time of one question."""
+    """Put a file with a secret into the rootfs for the length of the block, and yield its Probe.
+
+    The target shares the rootfs if it finds the secret under the same path.
+    """
     secret = secrets.token_hex(16)
     name = f"{PROBE_PREFIX}{secret[:8]}"
     with TreeRoot(rootfs) as root:
-        # A read-only tree cannot be probed and counts as not shared.
+        # A read-only rootfs cannot be probed and counts as not shared.
         with contextlib.suppress(OSError):
             root.create(name, secret.encode())
         try:

@@ -1,4 +1,4 @@
-"""Make everything on the target that can be made while the container still runs, and arm both runtimes."""
+"""The preparations while the container still runs: files on the target, both engines armed."""
 
 from __future__ import annotations
 
@@ -33,7 +33,12 @@ from migrate.tree_sync import TreeSync
 
 
 def prepare(move: Context) -> None:
-    """The target gets what its engine can make beforehand, and a first copy of files."""
+    """Make on the target what can be made beforehand, and make the first copy of files.
+
+    The container's image is sent if the target's engine lacks it. The engine makes its objects,
+    page channels are opened, and file trees and tmpfs mounts are copied. At the end the migration's
+    state is PREPARED.
+    """
     with move.phase("prepare"):
         container = move.container
         move.directory = move.tidy.enter_context(
@@ -70,7 +75,10 @@ def prepare(move: Context) -> None:
 
 
 def _copy_trees(move: Context, there: Sequence[str]) -> None:
-    """Those that the target has a place for by now, unless it had before."""
+    """Make the first copy of each file tree in `there`, unless the tree was copied already.
+
+    `there` are destinations in the container for which the target has reported a place by now.
+    """
     if move.shared_rootfs:
         return
     assert move.bridge is not None
@@ -100,7 +108,12 @@ def _copy_output(move: Context) -> None:
 
 
 def arm_source(move: Context) -> None:
-    """Start the runtime's checkpoint; it waits at the door, its start-up is behind it."""
+    """Start the engine's checkpoint, and wait until its DUMP request to CRIU is held.
+
+    The checkpoint's start-up then costs nothing in the freeze. A roll-back refuses the request,
+    which makes the checkpoint fail. At the end the migration's state is ARMED. Raises
+    ConversationLost if the request does not come.
+    """
     with move.phase("arm here"):
         images = move.images
         images.mkdir(mode=0o700)
@@ -118,7 +131,14 @@ def arm_source(move: Context) -> None:
 
 
 def arm_target(move: Context) -> None:
-    """Likewise the engine's restore. Late: podman, for one, answers no question while it restores a container."""
+    """Have the target start its engine's restore, and get both hosts ready for the freeze.
+
+    The restore is held at its RESTORE request to CRIU. The container's log is copied, and files
+    catch up. The last passes over trees and tmpfs mounts are started and wait. Sockets are opened
+    for frames that come in the freeze, and the source's engine is kept from starting the container
+    again. All this is done shortly before the freeze: podman, for one, answers no question while it
+    restores a container.
+    """
     assert move.dump is not None
     with move.phase("arm there"):
         interfaces = move.network.interfaces if move.network else ()
@@ -165,7 +185,10 @@ def _watch(checkpoint: subprocess.Popen[bytes], dump: DumpRole) -> None:
 
 
 def _reap(checkpoint: subprocess.Popen[bytes], dump: DumpRole, limit_s: float) -> None:
-    """However the move ended, the runtime's checkpoint must have ended too."""
+    """Refuse what the engine's checkpoint waits for, and wait for its end; kill it after `limit_s`.
+
+    The checkpoint must have ended when the migration has, however that ended.
+    """
     dump.refuse()
     try:
         checkpoint.wait(limit_s)

@@ -1,4 +1,4 @@
-"""Undo a move that failed before the kill: the container goes on where it is, the target forgets it."""
+"""The roll-back of a migration that failed before the kill: the source's container goes on."""
 
 from __future__ import annotations
 
@@ -16,12 +16,16 @@ from migrate.phases.evidence import keep_logs
 from migrate.state import State
 
 LOOK_AGAIN_S = 0.01
-#: Ends that somebody asked for: of these no logs are kept.
+#: Errors by which a choice of the user ends a migration: no logs are kept for them.
 WANTED = (Interrupted, NotConverging, CannotTrack)
 
 
 def rolled_back(move: Context, error: BaseException) -> MigrateError:
-    """Undo what the move has done, and look at the container. Returns what is told of the error that ended the move."""
+    """Undo what the migration has done, look at the container, and return the error to report.
+
+    `error` is what ended the migration. The error to report says where the container is now, and
+    what could not be undone; ContainerEnded if the container has ended.
+    """
     left = roll_back(move, failed=not isinstance(error, WANTED))
     where = _where(move)
     if where is None:
@@ -30,9 +34,10 @@ def rolled_back(move: Context, error: BaseException) -> MigrateError:
 
 
 def roll_back(move: Context, *, failed: bool) -> list[str]:
-    """Thaw first, clean the target second. Returns what could not be undone, for people; nothing is raised.
+    """Thaw the container, then clean up the target and the source.
 
-    `failed`: nobody wanted this end, so logs are kept.
+    Returns what could not be undone, as lines for people. No failure of a step is raised. `failed`
+    means that this end is not the user's choice, so that logs are kept.
     """
     left: list[str] = []
     may_be_held = move.state in (State.FROZEN, State.HELD)
@@ -49,7 +54,7 @@ def roll_back(move: Context, *, failed: bool) -> list[str]:
         move.awake.close()
     with _noted(left, "not undone on the source"):
         if move.image_stream is not None:
-            move.image_stream.close()  # the agent is ours alone again
+            move.image_stream.close()  # its thread must not send to the agent any more
     if not thawed_by_criu:
         left += _unlock(move)
     if failed:
@@ -65,33 +70,43 @@ def roll_back(move: Context, *, failed: bool) -> list[str]:
 
 @contextlib.contextmanager
 def _noted(left: list[str], what: str) -> Iterator[None]:
-    """Go on after a failure: the rest must be undone all the same."""
+    """Run the block; if it fails, append `what` and the error to `left`, and go on.
+
+    The rest must be undone all the same.
+    """
     try:
         yield
-    except Exception as error:  # noqa: BLE001  (told; what follows is worth more than its reason)
+    except Exception as error:  # noqa: BLE001  (reported; what follows matters more)
         left.append(f"{what}: {error or type(error).__name__}")
 
 
 def _abort(move: Context, *, may_be_held: bool) -> list[str]:
-    """Have the target forget the container. Returns what may be left there."""
+    """Have the target drop the container and all that was made for it.
+
+    Returns what may be left on the target, as lines for people. `may_be_held`: the target may hold
+    a restored container.
+    """
     host = move.target.hostname
     try:
         move.agent.request(protocol.Abort(), timeout_s=move.options.limits.abort_s)
     except Exception as error:  # noqa: BLE001  (as in _noted)
         if may_be_held:
             return [
-                f"{host} did not confirm that it dropped what it may have restored ({error}): 'migratectl recover"
-                f" {move.migration_id} --abort --on {move.connection.destination}' drops that"
+                f"{host} did not confirm that it dropped what it may have restored ({error}): "
+                f"'migratectl recover {move.migration_id} --abort "
+                f"--on {move.connection.destination}' drops that"
             ]
-        # An agent without a channel undoes everything by itself.
+        # An agent that holds no container undoes everything by itself when its channel ends.
         move.note(f"{host} undoes by itself what it made; it did not confirm that ({error})")
     return []
 
 
 def _unlock(move: Context) -> list[str]:
-    """CRIU is gone, by a failure that it undid itself or by one that killed it; then what it did is still there.
+    """Unlock the container's network after a CRIU that failed or was killed.
 
-    Only what this move's CRIU has locked is unlocked: before that a lock is somebody else's.
+    If CRIU failed, it has unlocked the network by itself; if it was killed, its locks are still in
+    place. They are removed only if this migration's CRIU came to lock the network: otherwise a lock
+    is somebody else's. Returns what may be wrong with connections, as lines for people.
     """
     if move.dump is None or not move.dump.locked_network:
         return []
@@ -107,7 +122,10 @@ def _unlock(move: Context) -> list[str]:
 
 
 def _where(move: Context) -> str | None:
-    """Look at the container on the source. Returns where it is, for people; None if it has ended."""
+    """Look at the container on the source, and return in words for people where it is.
+
+    Returns None if the container has ended. A stopped init gets `thaw_s` to run again.
+    """
     deadline = time.monotonic() + move.options.limits.thaw_s
     while (state := move.init.state()) in processes.STOPPED and time.monotonic() < deadline:
         time.sleep(LOOK_AGAIN_S)
