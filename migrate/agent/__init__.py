@@ -1,1 +1,1 @@
-"""The target's side: a zipapp of our own packages, sent over SSH and run from memory."""
+"""The agent on the target: a zipapp of this project's packages, sent by SSH and run from memory."""

@@ -1,4 +1,4 @@
-"""The network of a container on the host it comes to: there beforehand, unplugged; plugged in at the resume."""
+"""The container's network on the target: made before the freeze, connected at the resume."""
 
 from __future__ import annotations
 
@@ -13,7 +13,13 @@ from checkpoint.network.model import Interface, Network
 
 
 class Attachment:
-    """Made with the namespace; `undo` removes that, `tidy` closes what only the move needs."""
+    """The network of one container on the target, with its links down until `connect`.
+
+    If `network` is given, its namespace and interfaces are made at once. If it is None, the engine
+    makes the network later, and `adopt` takes it over. `undo` removes the namespace, `tidy` closes
+    the sockets that only the migration needs. `log` takes a line for each failure that must not
+    keep the container from running.
+    """
 
     def __init__(
         self,
@@ -32,14 +38,20 @@ class Attachment:
             self._open(network)
 
     def adopt(self, path: str) -> None:
-        """Unplug what an engine made and plugged in. Raises NetworkError or NotMovable."""
+        """Take over the network that the engine has made, and take its links down.
+
+        `path` is its network namespace. Raises NetworkError or NotMovable.
+        """
         network = netns.read(path)
         for interface in network.interfaces:
             link.set_link(interface.host_name, up=False)
         self._open(network)
 
     def _open(self, network: Network) -> None:
-        """Early, because binding their sockets waits for RCU."""
+        """Open the sockets for announcements and frames, and forget old connections (conntrack.py).
+
+        This is done early, because bind(2) on such a socket waits for RCU.
+        """
         self._interfaces = network.interfaces
         conntrack.forget(
             address for interface in network.interfaces for address in interface.addresses
@@ -49,11 +61,19 @@ class Attachment:
             self._held.append(self._tidy.enter_context(contextlib.closing(HeldFrames(interface))))
 
     def bring(self, interface: int, frame: memoryview) -> None:
-        """A frame that came for the container where it was."""
+        """Take a frame that came for the container on the source.
+
+        `give_frames` gives it to the container. `interface` is the interface's index in the
+        container's network.
+        """
         self._late[interface].append(frame)
 
     def connect(self) -> None:
-        """Links up, neighbours told. A container that cannot be reached is still better than none."""
+        """Keep the frames that come for the container, bring its links up, and announce it.
+
+        A link that stays down is only logged: a container that cannot be reached is still better
+        than none.
+        """
         for held in self._held:
             held.keep()
         for interface in self._interfaces:
@@ -64,17 +84,17 @@ class Attachment:
         self.announce()
 
     def take_frames(self) -> None:
-        """Those that came until the network is unlocked: from here on they get through."""
+        """Take the frames that were kept until CRIU unlocks the network; later ones get through."""
         for index, held in enumerate(self._held):
             self._late[index] += held.take()
 
     def give_frames(self) -> None:
-        """All that came while the container stood still."""
+        """Give the container all frames that came for it while it was frozen, on either host."""
         for index, held in enumerate(self._held):
             held.give(self._late[index])
 
     def announce(self) -> None:
-        """Tell the neighbours again."""
+        """Announce the container's addresses to its neighbours; a failure is only logged."""
         if self._announcer is not None:
             try:
                 self._announcer.announce()

@@ -1,4 +1,4 @@
-"""The coordinator's end of the agent: send it, ask it, stream to it."""
+"""The coordinator's end of the agent's channel: it starts the agent and sends it commands."""
 
 from __future__ import annotations
 
@@ -21,12 +21,17 @@ from transport.framing import FrameStream
 log = logging.getLogger(__name__)
 A = TypeVar("A", bound=Answer)
 CLOCK_SAMPLES = 16
-#: Of one answer, and lines of log before one: a target that sends more is broken.
+#: An answer has at most so many pieces, and comes after at most so many lines of log. A target
+#: that sends more is broken.
 MOST_PIECES, MOST_LOGGED = 4096, 256
 
 
 class AgentClient:
-    """An agent running on the target."""
+    """An agent that runs on the target, started over `connection`.
+
+    `log` takes the lines that the agent logs, and those on its standard error once it has
+    answered. Raises AgentGone if the agent could not be sent.
+    """
 
     def __init__(self, connection: Connection, log: Callable[[str], None]) -> None:
         self._process: Process = connection.run(zipapp.COMMAND)
@@ -49,9 +54,9 @@ class AgentClient:
         *,
         timeout_s: float | None = None,
     ) -> A:
-        """Send a request, `parts` joined as its payload, and return its answer.
+        """Send a request, with `parts`, joined, as its payload, and return its answer.
 
-        Raises as `ask` and `answer` do.
+        `timeout_s` bounds the wait for the answer. Raises as `ask` and `answer` do.
         """
         self.ask(message, parts)
         return self.answer(message, timeout_s=timeout_s)
@@ -59,7 +64,11 @@ class AgentClient:
     def request_all(
         self, message: Request[A], parts: Sequence[bytes | memoryview] = ()
     ) -> Generator[A, None, None]:
-        """Likewise for an answer in several pieces, one after the other; all must be taken."""
+        """Send a request, and yield the pieces of its answer one after the other.
+
+        Take all pieces before the next request. Raises as `request` does, and ProtocolError for
+        more than MOST_PIECES pieces.
+        """
         self.ask(message, parts)
         for _ in range(MOST_PIECES):
             answer = self._piece(message, None)
@@ -69,9 +78,10 @@ class AgentClient:
         raise ProtocolError(f"the target answered {type(message).__name__} without end")
 
     def ask(self, message: Request[A], parts: Sequence[bytes | memoryview] = ()) -> None:
-        """Send a request whose answer is fetched by `answer`.
+        """Send a request; `answer` then returns its answer.
 
-        Raises AgentGone if it was not sent to its end: the agent then does not obey it.
+        Raises AgentGone if the request was not sent to its end: the agent then does not obey it.
+        Raises FrameInvalid if the request is too large: then nothing was sent.
         """
         self.stream(message, parts)
         self._unanswered += 1
@@ -80,8 +90,9 @@ class AgentClient:
     def answer(self, message: Request[A], *, timeout_s: float | None = None) -> A:
         """Return the answer to the request that was sent last.
 
-        Raises AgentFailed, ProtocolError for what is not an answer to it, and AgentGone, also when the answer has not
-        come within `timeout_s`.
+        Raises AgentFailed if the agent could not do what was requested, ProtocolError for a
+        message that is no answer to the request, and AgentGone if the channel has ended or the
+        answer has not come within `timeout_s`.
         """
         answer = self._piece(message, None if timeout_s is None else time.monotonic() + timeout_s)
         if not answer.is_last:
@@ -107,9 +118,10 @@ class AgentClient:
         return cast(A, answer)
 
     def _next_answer(self, deadline: float | None) -> Answer:
-        """To the last request: what comes for one whose waiting was interrupted is passed over.
+        """Return the answer to the last request, and pass on the lines of log before it.
 
-        Raises StreamError, also after `deadline`, and ProtocolError.
+        The answer to a request whose wait was interrupted is ignored. Raises StreamError, also
+        after `deadline` (time.monotonic, seconds), and ProtocolError.
         """
         logged = 0
         while True:
@@ -120,7 +132,7 @@ class AgentClient:
             try:
                 answer = protocol.decode(*frame, Answer)
             except ProtocolError:
-                self._unanswered -= 1  # whatever it was meant to say
+                self._unanswered -= 1  # an answer that cannot be read is one all the same
                 raise
             if isinstance(answer, protocol.Log):
                 logged += 1
@@ -133,9 +145,10 @@ class AgentClient:
                 return answer
 
     def stream(self, message: Command, parts: Sequence[bytes | memoryview] = ()) -> None:
-        """Send without waiting. `parts` joined are the payload.
+        """Send a command, with `parts`, joined, as its payload, and wait for no answer.
 
-        Raises AgentGone, and FrameInvalid if nothing was sent because it is too large.
+        Raises FrameInvalid if the command is too large: then nothing was sent. Raises AgentGone
+        if the channel has ended.
         """
         try:
             self._frames.send(protocol.encode(message), parts)
@@ -150,7 +163,7 @@ class AgentClient:
         return self._frames.sent_bytes
 
     def clock_offset(self) -> Offset:
-        """Estimate the target's clock against ours."""
+        """Estimate the offset between the source's and the target's CLOCK_MONOTONIC."""
         samples = []
         for _ in range(CLOCK_SAMPLES):
             asked = time.monotonic_ns()
@@ -161,7 +174,7 @@ class AgentClient:
         return estimate(samples)
 
     def close(self) -> None:
-        """End the channel; an agent that holds no container cleans up and ends."""
+        """Close the channel; an agent that holds no container then cleans up and ends."""
         self._frames.close()
 
     def _read_errors(self) -> None:
@@ -169,7 +182,7 @@ class AgentClient:
         while text := self._process.read_errors(4096):
             for line in map(harmless, text.decode(errors="replace").splitlines()):
                 self._said = [*self._said[-9:], line]
-                # Before it has greeted, what it says is the reason of the failure that follows.
+                # Before its first answer the agent prints only why it fails; AgentGone quotes that.
                 if self._greeted and noted < MOST_LOGGED:
                     noted += 1
                     self._log(f"agent: {line}")

@@ -1,4 +1,4 @@
-"""Find out the facts of the host this runs on."""
+"""The facts of the host on which this module runs, be it source or target."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from migrate.facts import Facts
 
 
 def collect(runtime: ContainerRuntime, container_id: str) -> Facts:
-    """The facts of this host, with regard to one container's name."""
+    """Return the facts of this host, and whether its engine has a container of that name."""
     return Facts(
         hostname=platform.node(),
         kernel=platform.release(),

@@ -1,4 +1,4 @@
-"""One container on its way in: every request of the coordinator, and how each is undone."""
+"""The target's half of a migration: it carries out the coordinator's requests, and undoes them."""
 
 from __future__ import annotations
 
@@ -38,15 +38,20 @@ from migrate.values import Station
 
 
 class Incoming:
-    """The target's half of a move.
+    """The target's half of one migration: its state, and what it made on the target.
 
-    `_undo` removes what this move made on the host, by identity (checkpoint/host/identity.py); `_tidy` removes what
-    only the move needed. An abort runs both, a finished move the second. The container's lock is released last, before
-    the coordinator has its answer: when the move has ended for its user, the container can be moved again.
+    `_undo` removes what this migration made on the target, by identity
+    (checkpoint/host/identity.py). `_tidy` removes what only the migration needed. An abort runs
+    both, a finished migration runs `_tidy` alone. The container's lock is released last, but
+    before the coordinator has its answer: once a user sees the migration end, the container can
+    be migrated again.
     """
 
     def __init__(self, hello: protocol.Hello, log: Callable[[str], None], limits: Limits) -> None:
-        """Raises ContainerLocked when another task has the container on this host; then nothing was done."""
+        """Lock the container on the target.
+
+        Raises ContainerLocked if another task has the container; then nothing was done.
+        """
         self._id = hello.migration_id
         self._log = log
         self._limits = limits
@@ -55,14 +60,14 @@ class Incoming:
         self._holder = lock.holder_text(f"migration {self._id}", hello.source, platform.node())
         self._undo = contextlib.ExitStack()
         self._tidy = contextlib.ExitStack()
-        if os.geteuid() == 0:  # or else the facts say so, and that is the end
+        if os.geteuid() == 0:  # the facts say so of another user, whom the coordinator refuses
             self._tidy.enter_context(
                 lock.locked([lock.name_key(hello.runtime, self._container_id)], self._holder)
             )
         self._awake = self._tidy.enter_context(contextlib.ExitStack())
         self.control_path = control_path(self._id)
         self.state = State.GREETED
-        #: From Examine, AwaitImage, Prepare and Arm on.
+        #: Set by Examine; the next three by AwaitImage, Prepare and Arm.
         self._arrival: Arrival | None = None
         self._image_directory: PathIdentity | None = None
         self._prepared: Prepared | None = None
@@ -72,13 +77,17 @@ class Incoming:
 
     @property
     def holds_container(self) -> bool:
-        """Whether the container is restored here and neither resumed nor dropped yet."""
+        """Return whether the container is held: restored, and neither resumed nor dropped yet."""
         return self.state is State.HELD
 
-    # --- requests, in the order of a move ---------------------------------------------------------
+    # --- requests, in the order of a migration ----------------------------------------------------
 
     def handle(self, request: Command) -> Iterable[Answer]:
-        """Do what is asked; the answer says when and with what result. What may come when is in state.py."""
+        """Carry out one command and return its answers.
+
+        The answers of Restore are an iterator that does part of the work: take all of them. The
+        caller has checked that the command may come in this state (check_command of state.py).
+        """
         handlers: dict[type[Command], Callable[[Any], Answer]] = {
             protocol.CheckAddresses: self._check_addresses,
             protocol.CheckPaths: self._check_paths,
@@ -102,17 +111,17 @@ class Incoming:
 
     @property
     def directory(self) -> Path:
-        """Where images and logs are, once there are any."""
+        """The directory of image files and logs, in RAM; Prepare makes it."""
         return RUN / self._id
 
     def check_pages(self) -> None:
-        """Raise what went wrong with pages so far."""
+        """Raise the first failure of a page channel, if there was one."""
         if self._prepared is not None:
             self._prepared.received.check_pages()
 
     def welcome(self) -> protocol.Welcome:
-        """Answer to Hello."""
-        if os.geteuid() == 0:  # another user is refused for that, in a moment
+        """Return the answer to Hello, and remove what killed runs left on the target."""
+        if os.geteuid() == 0:  # the coordinator refuses another user next
             sweep(self._log)
         facts = collect(self._runtime, self._container_id)
         return protocol.Welcome(version=protocol.PROTOCOL_VERSION, facts=facts)
@@ -121,7 +130,7 @@ class Incoming:
         taken = tuple(
             Station(address, mac)
             for address, own_mac, bridge in request.addresses
-            if Path("/sys/class/net", bridge).exists()  # or it is made yet, by an engine
+            if Path("/sys/class/net", bridge).exists()  # an engine makes a missing one later
             for mac in link.stations_using(address, bridge)
             if mac != own_mac
         )
@@ -148,7 +157,10 @@ class Incoming:
         )
 
     def _take_volumes(self, arrival: Arrival) -> Iterator[str]:
-        """Keep other moves from the engine's volumes of the container. Yields why that cannot be."""
+        """Lock the engine's volumes that the container brings, until the migration ends.
+
+        Yields an objection, for people, for each volume that another migration has locked.
+        """
         for name in arrival.volumes():
             try:
                 self._tidy.enter_context(
@@ -160,7 +172,8 @@ class Incoming:
     def _await_image(self, request: protocol.AwaitImage) -> Answer:
         directory = INCOMING_IMAGES / request.key
         private_directory(directory)
-        if (claimed := claim_alone(directory)) is None:  # it comes for another container, too
+        # The same image may be arriving for another container.
+        if (claimed := claim_alone(directory)) is None:
             directory = INCOMING_IMAGES / f"{request.key}-{self._id}"
             private_directory(directory)
             claimed = claim(directory)
@@ -174,7 +187,8 @@ class Incoming:
     def _load_image(self, _: protocol.LoadImage) -> Answer:
         assert self._arrival is not None and self._image_directory is not None
         self._arrival.load_image(self._image_directory.path)
-        remove_tree(self._image_directory)  # not before: after a failure it goes on from there
+        # Only now: after a failure the next migration goes on from the files that are there.
+        remove_tree(self._image_directory)
         self._advance(State.EXAMINED)
         return protocol.Done()
 
@@ -211,19 +225,22 @@ class Incoming:
         held = self._restore.hold(request, self._undo)
         self._advance(State.HELD)
         yield held
-        self._restore.warm()  # the source has its answer, and is in no need of this processor for a moment
+        # The source has its answer, and needs no processor of the target for a moment.
+        self._restore.warm()
 
     def _go(self, request: protocol.Go) -> Answer:
         assert self._restore is not None
         self._restore.bring(request)
         return self.go()
 
-    # --- the two ends of a held restore; also reached from the control socket -----------------------
+    # --- the two ends of a held restore, which the control socket can also ask for ----------------
 
     def go(self) -> protocol.Resumed:
-        """Resume the held container and make it reachable. From here on nothing is ever undone.
+        """Resume the held container and make it reachable. From then on nothing is undone.
 
-        What is not CRIU's or the runtime's word that it runs may fail without keeping it from that.
+        A failure of the links, the announcement or the engine's records is only logged: it must
+        not keep the container from running. Raises ConversationLost if CRIU does not report the
+        resume or if the engine's restore fails, and InvalidMove if no container is held.
         """
         assert self._restore is not None
         go_ns = time.monotonic_ns()
@@ -236,7 +253,10 @@ class Incoming:
         return protocol.Resumed(go_ns=go_ns, resumed_ns=resumed_ns, stamps=self._restore.settle())
 
     def abort(self) -> None:
-        """Drop the held container and everything made for it."""
+        """Undo everything that this migration made on the target, and drop a held container.
+
+        Raises InvalidMove after GO.
+        """
         self._advance(State.ABORTED)
         self._trees.close()
         try:
@@ -259,7 +279,12 @@ class Incoming:
         return finished
 
     def close(self) -> None:
-        """The channel ended: what was not committed is undone, what was is finished."""
+        """End this half of the migration after the coordinator's channel has ended.
+
+        Before GO this undoes everything. It would drop a held container, too: the caller first
+        waits until an operator has ended the hold. After GO it fills in the rest of memory, then
+        removes what only the migration needed.
+        """
         if self.state in REVERSIBLE:
             self.abort()
         elif self.state is State.RESUMED:
@@ -270,13 +295,13 @@ class Incoming:
                 self._tidy.close()
 
     def _advance(self, state: State) -> None:
-        """Enter a state. Raises InvalidMove."""
+        """Enter `state`. Raises InvalidMove if the present state does not lead to it."""
         check_move(self.state, state)
         self.state = state
 
 
 def _holds(probe: Path, token: str) -> bool:
-    """Whether a file is there and is the source's."""
+    """Return whether the probe file is on the target, too, with the token that the source wrote."""
     with contextlib.suppress(OSError), TreeRoot(probe.parent) as root:
         return root.read(probe.name, len(token) + 1) == token.encode()
     return False

@@ -1,4 +1,8 @@
-"""The target's end of the page channels: batches checked side by side, put in place one after the other."""
+"""The target's end of the page channels.
+
+Each channel has a thread, which checks and unpacks its batches in parallel with the others. The
+batches then take effect one after the other, in the order of their numbers.
+"""
 
 from __future__ import annotations
 
@@ -23,20 +27,22 @@ from transport.framing import FrameStream
 
 DRAIN_BYTES = 1 << 20
 
-#: Takes one batch and its extents, unpacked.
+#: A function that puts one batch in place: its message, and its extents, unpacked.
 Put = Callable[[protocol.Pages, Iterator[Extent]], None]
 
 
 def socket_path(migration_id: str) -> Path:
-    """Where the agent of a migration takes page channels."""
+    """Return the path of the unix socket at which a migration's agent takes page channels."""
     return RUN / migration_id / "pages.sock"
 
 
 class PageReceiver:
-    """Listens at `path` for so many channels (agent/plug.py). Use as a context.
+    """The receiver of `channels` page channels, which come to the unix socket `path`.
 
-    A batch that does not come in `patience_s` is lost. A failure is kept for `wait`; until then what
-    still comes is read and dropped, so that nobody blocks.
+    Use it as a context. agent/plug.py hands each channel to the socket. `put` is called with one
+    batch at a time, in the order of their numbers. A batch that is waited for longer than
+    `patience_s` is lost. The first failure is kept for `check` and `wait`. After it the channels
+    are still read, and what they bring is dropped, so that the source never blocks.
     """
 
     def __init__(self, path: Path, channels: int, put: Put, patience_s: float) -> None:
@@ -54,7 +60,7 @@ class PageReceiver:
         return self
 
     def __exit__(self, *_: object) -> None:
-        with self._turn:  # nothing is put any more: what it would be put into goes next
+        with self._turn:  # no batch is put in place any more: its place is removed next
             self._failure = self._failure or ImageError("the channels were closed")
             self._closed = True
             self._turn.notify_all()
@@ -63,13 +69,17 @@ class PageReceiver:
             plug.close()
 
     def check(self) -> None:
-        """Raise what went wrong with a batch so far."""
+        """Raise the first failure of a channel or batch, if there was one."""
         with self._turn:
             if self._failure is not None:
                 raise self._failure
 
     def wait(self, batches: int) -> None:
-        """Until so many batches are in place. Raises what went wrong with one, or ImageError when one is lost."""
+        """Wait until `batches` batches are in place.
+
+        Raises the first failure of a channel or batch, and ImageError if a batch is lost or if
+        more of them came.
+        """
         with self._turn:
             while self._next < batches and self._failure is None:
                 before = self._next
@@ -93,19 +103,20 @@ class PageReceiver:
 
     def _serve(self, plug: socket.socket) -> None:
         with self._turn:
-            if self._closed:  # it came at the last moment
+            if self._closed:  # the channel came while `__exit__` ran
                 plug.close()
                 return
             self._plugs.append(plug)
         fds: list[int] = []
-        with contextlib.suppress(OSError):  # it was closed at once: the channels are wanted no more
+        with contextlib.suppress(OSError):  # closed at once: the source needs no channels any more
             _, fds, _, _ = socket.recv_fds(plug, 16, 2)
         try:
             if len(fds) == 2:
+                # The channel may have ended already.
                 with (
                     open(fds[1], "wb", buffering=0) as answers,
                     contextlib.suppress(OSError),
-                ):  # it ended at once
+                ):
                     answers.write(PLUGGED)
                 self._read(fds[0])
         finally:
@@ -114,7 +125,7 @@ class PageReceiver:
                 self._turn.notify_all()
 
     def _hopeless(self) -> bool:
-        """Whether nothing will come any more."""
+        """Return whether no further batch can take effect: one failed, or all channels ended."""
         return self._failure is not None or self._ended == len(self._plugs) >= self._channels
 
     def _read(self, fd: int) -> None:
@@ -148,7 +159,12 @@ class PageReceiver:
             self._turn.notify_all()
 
     def _wait_turn(self, number: int) -> None:
-        """A channel brings its batches in order: when all of them wait with later ones, the next one is lost."""
+        """Wait until batch `number` is the next one, or a batch has failed.
+
+        Each channel brings its batches in rising order. If every channel waits with a later batch,
+        batch `_next` can no longer come. Raises ImageError then, and if the wait takes longer than
+        `_patience_s`.
+        """
         self._waiting.add(number)
         try:
             lost = len(self._waiting) == self._channels and self._next not in self._waiting

@@ -1,9 +1,12 @@
-"""Plugs an SSH channel into the agent: what the channel's command is on the target.
+"""The command of an SSH channel on the target: it plugs the channel into the agent.
 
-It hands its standard input and output, the channel, to the agent that listens at the socket argv[1], with the message
-argv[2] that says what for. The agent writes PLUGGED to the channel, which tells the source that the channel got to the
-agent: the socket has a name that no other host has. The program stays until the agent tells how it ended,
-"STATUS\\nTEXT", or just goes away. A lone program: standard library only, sent as text (migrate/plugs.py).
+The program's standard input and output are the channel. It hands both to the agent that listens at
+the unix socket argv[1], with the message argv[2], which says what the channel is for. The agent
+writes PLUGGED to the channel. That tells the source that the channel has reached the agent: no
+other host has a socket of that name. The program stays until the agent reports how the channel's
+use ended, as "STATUS\\nTEXT", or closes the connection.
+
+A lone program: it imports the standard library only, and is sent as text (migrate/plugs.py).
 """
 
 import os

@@ -1,4 +1,7 @@
-"""What comes for a container before it is restored: images and pages in RAM, files in its trees and tmpfs mounts."""
+"""The data that the target receives for a container before its restore.
+
+Image files and pages go to RAM, other files into the container's trees and tmpfs mounts.
+"""
 
 from __future__ import annotations
 
@@ -26,12 +29,18 @@ from migrate.agent.tree_door import TreeDoor
 from migrate.protocol import Answer, Command
 from migrate.values import Area, in_pieces
 
-#: So many ranges of pages may be named of any container. Of a larger one, as many as the room for its pages has pages.
+#: The source may name so many ranges of pages of any container. Of a larger one it may name as
+#: many as there is room for pages (`room_bytes`).
 LEAST_EXTENTS = 1 << 16
 
 
 class Received:
-    """Everything is under `directory`, in RAM, or in `trees`; what is in RAM goes when `tidy` is closed."""
+    """The image files, pages, trees and tmpfs mounts of one container, as far as they have come.
+
+    All but the trees are beneath `directory`, which is in RAM and has a size of `room_bytes`. It
+    is removed when `tidy` is closed. The trees are `trees`. `batch_s` is how long a batch of
+    pages is waited for, in seconds.
+    """
 
     def __init__(
         self,
@@ -58,11 +67,11 @@ class Received:
         self._image_files = self._image_bytes = 0
 
     def check_pages(self) -> None:
-        """Raise what went wrong with pages so far."""
+        """Raise the first failure of a page channel, if there was one."""
         self._pages.check()
 
     def handle(self, request: Command) -> Iterable[Answer]:
-        """One of what may come."""
+        """Carry out one command that brings, removes or lists data, and return its answers."""
         if isinstance(request, protocol.ListTree):
             root = self.trees.root(request.tree)
             return _listed(_all(root) if request.paths is None else _those(root, request.paths))
@@ -124,7 +133,12 @@ class Received:
         return protocol.Done()
 
     def complete(self, request: protocol.Restore) -> LazyRanges:
-        """Complete the images of memory. Returns what they leave to the store. Raises ImageError if something lacks."""
+        """Wait for the pages of all batches, and complete CRIU's memory images with them.
+
+        Returns the ranges that stay in the page store for the pager, by address space (dst_id of
+        page_wire.py). Raises ImageError if an image file, a batch or a page is missing that the
+        source has announced.
+        """
         arrived, announced = (
             (self._image_files, self._image_bytes),
             (request.image_files, request.image_bytes),
@@ -140,9 +154,11 @@ class Received:
         return lazy
 
     def prove(self, seed: str | None, left_out: Iterable[Area]) -> tuple[bytes, int]:
-        """Make the digests of what `complete` has completed: of a sample, or without a seed (hex) of everything.
+        """Make the digests of the memory that the restore will use (checkpoint/memory/proof.py).
 
-        Returns them joined, and how many pages there are. Raises CheckpointError for pages that are not there.
+        `complete` must have returned. `seed` (hex) draws a sample of pages; without one, all
+        pages are digested. The areas `left_out` count as zeros. Returns the digests, joined, and
+        how many pages the container has. Raises CheckpointError for a page that is missing.
         """
         restorable = Restorable(self._page_images, self.store)
         images = restorable.pages()

@@ -1,4 +1,7 @@
-"""The control socket of an agent that holds a container: how `migratectl recover` ends it by hand."""
+"""The control socket of an agent that holds a container, and the way to ask it.
+
+`migratectl recover` ends a hold by it; `migratectl status` asks about one.
+"""
 
 from __future__ import annotations
 
@@ -18,12 +21,12 @@ SUFFIX = ".control"
 GO, ABORT, STATUS = "go", "abort", "status"
 GO_FENCED = "go --source-is-dead"
 MAX_ANSWER = 1 << 14
-#: A character takes up to twelve bytes of JSON (\\uXXXX twice).
+#: The most characters of a reply's text. A character takes up to 12 bytes of JSON (\\uXXXX twice).
 MAX_TEXT = 1000
 
 
 class Outcome(enum.Enum):
-    """What became of a request at the control socket."""
+    """The outcome of a request at the control socket."""
 
     OK = "ok"
     REFUSED = "refused"
@@ -32,48 +35,57 @@ class Outcome(enum.Enum):
 
 @dataclass(frozen=True, kw_only=True)
 class Reply:
-    """The agent's answer; `text` is for people."""
+    """The agent's answer at the control socket; `text` is for people."""
 
     outcome: Outcome
     text: str
 
     def encode(self) -> bytes:
-        """Return it as one datagram: JSON of at most MAX_ANSWER bytes."""
+        """Return the reply as one datagram: JSON of at most MAX_ANSWER bytes."""
         return json.dumps({"outcome": self.outcome.value, "text": self.text[:MAX_TEXT]}).encode()
 
     @classmethod
     def decode(cls, data: bytes) -> Reply:
-        """Return the answer in a datagram. Raises ValueError."""
+        """Return the reply in a datagram.
+
+        Raises ValueError for anything else, or RecursionError for JSON that is nested too deeply.
+        """
         found = json.loads(data)
         if not isinstance(found, dict) or not isinstance(text := found.get("text"), str):
-            raise ValueError("not an answer of an agent")  # noqa: TRY004  (json's own are ValueErrors)
+            raise ValueError("not an answer of an agent")  # noqa: TRY004  (as json's errors are)
         return cls(outcome=Outcome(found.get("outcome")), text=text)
 
 
 class Held(Protocol):
-    """What can be done with a held container. Any of it may fail; `holds_container` then tells what is."""
+    """A held container, as the control socket needs it.
+
+    `go` and `abort` may raise any error. Then `holds_container` says whether the hold has ended.
+    """
 
     @property
     def holds_container(self) -> bool:
-        """Whether it is held still."""
+        """Return whether the container is still held."""
 
     def go(self) -> object:
-        """Resume it."""
+        """Resume the container."""
 
     def abort(self) -> None:
-        """Drop it."""
+        """Drop the container."""
 
     def describe(self) -> str:
-        """One line about it."""
+        """Return one line about the container, for people."""
 
 
 def control_path(migration_id: str) -> Path:
-    """Where the agent of a migration listens."""
+    """Return the path of the control socket of a migration's agent."""
     return RUN / f"{migration_id}{SUFFIX}"
 
 
 class ControlSocket:
-    """A root-only unix socket that takes one word and gives one Reply. Use as a context."""
+    """A unix socket for root alone that takes one word and gives one Reply.
+
+    Use it as a context. The socket listens from entry to exit.
+    """
 
     def __init__(self, path: Path) -> None:
         self._path = path
@@ -94,12 +106,16 @@ class ControlSocket:
         return self._listener.fileno()
 
     def answer(self, held: Held, *, link_alive: bool) -> bool:
-        """Take one word. True when the container is no longer held."""
+        """Take one word from a peer and obey it. Return whether the hold has ended.
+
+        If `link_alive`, the coordinator is still connected: then only STATUS and GO_FENCED are
+        obeyed. A peer that sends nothing within 5 s is left without an answer.
+        """
         peer, _ = self._listener.accept()
         with peer:
             if not ready(peer.fileno(), timeout_s=5):
                 return False
-            # Whoever asked may have left.
+            # The peer may have closed its end.
             with contextlib.suppress(OSError):
                 word = peer.recv(64).decode(errors="replace")
                 peer.send(_obey(held, word, link_alive).encode())
@@ -122,13 +138,16 @@ def _obey(held: Held, word: str, link_alive: bool) -> Reply:
         if word == ABORT:
             held.abort()
             return Reply(outcome=Outcome.OK, text="the container was dropped on this host")
-    except Exception as error:  # noqa: BLE001  (told to the operator; the agent must live to be asked again)
+    except Exception as error:  # noqa: BLE001  (reported; the agent must live to be asked again)
         return Reply(outcome=Outcome.FAILED, text=str(error) or type(error).__name__)
     return Reply(outcome=Outcome.REFUSED, text=f"{word!r} is not a request")
 
 
 def ask(path: Path, word: str, timeout_s: float = 120.0) -> Reply:
-    """Send one word to the agent that listens at `path`. Raises OSError when none does, or does not answer."""
+    """Send one word to the agent that listens at `path`, and return its reply.
+
+    Raises OSError if no agent listens there, or if none answers within `timeout_s`.
+    """
     with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as peer:
         peer.settimeout(timeout_s)
         peer.connect(os.fspath(path))
@@ -137,7 +156,10 @@ def ask(path: Path, word: str, timeout_s: float = 120.0) -> Reply:
 
 
 def reply_in(data: bytes) -> Reply:
-    """Return the answer in what an agent sent. Raises ConnectionError for what is none, like nothing at all."""
+    """Return the reply in what an agent sent.
+
+    Raises ConnectionError if `data` holds no reply, for example because it is empty.
+    """
     try:
         return Reply.decode(data)
     except (ValueError, RecursionError) as error:

@@ -28,7 +28,7 @@ from migrate.values import Stamp, Waits
 
 @dataclass(frozen=True, kw_only=True)
 class Prepared:
-    """What a restore needs, and what is there before it is armed."""
+    """The parts of the target's half that a restore needs, complete once Prepare is answered."""
 
     arrival: Arrival
     received: Received
@@ -36,7 +36,10 @@ class Prepared:
 
 
 class ArmedRestore:
-    """One restore, started and held at its RESTORE request. `log` is told what goes wrong beside it."""
+    """One restore by the target's engine, from its start until the container runs or is dropped.
+
+    `log` takes a line for each failure that does not end the restore.
+    """
 
     def __init__(
         self,
@@ -59,10 +62,12 @@ class ArmedRestore:
     def arm(
         self, migration_id: str, undo: contextlib.ExitStack, tidy: contextlib.ExitStack
     ) -> None:
-        """Start the engine's restore; it comes to its RESTORE request.
+        """Start the engine's restore, and return when it is held at its RESTORE request.
 
-        `undo` gets what drops the container, `tidy` what ends the conversation with CRIU. Raises NameInUse, CriuFailed
-        or ConversationLost.
+        `undo` gets what drops the container, `tidy` what ends the conversation with CRIU. If the
+        engine makes the network, its links are down on return, and frames from the container are
+        dropped until then (checkpoint/network/guard.py). Raises NameInUse, CriuFailed or
+        ConversationLost.
         """
         received = self._prepared.received
         env = install_shim(received.directory)
@@ -84,13 +89,18 @@ class ArmedRestore:
         tidy.enter_context(no_pauses())
 
     def roots(self) -> dict[str, Path]:
-        """Where the engine shows the container's root and each mount, by its place in the container. Once armed."""
+        """Return the paths on the target of the container's root and of its bind mounts.
+
+        They are {destination in the container: path}, and known once the restore is armed.
+        """
         return self._role.roots()
 
     def hold(self, request: protocol.Restore, undo: contextlib.ExitStack) -> protocol.Held:
-        """Have CRIU restore what was received, until the container is there and stands still.
+        """Have CRIU restore the container from what arrived, and return when it is held.
 
-        Raises ImageError, CriuFailed or ConversationLost.
+        While CRIU makes the tasks, the digests for the proof of memory are made. The answer has
+        them, and three stamps on the target's CLOCK_MONOTONIC. Raises ImageError, CriuFailed or
+        ConversationLost.
         """
         came, received = time.monotonic_ns(), self._prepared.received
         if lazy := received.complete(request):
@@ -120,13 +130,16 @@ class ArmedRestore:
         )
 
     def warm(self) -> None:
-        """Bring what the held container will want first."""
+        """Have the pager bring the pages that came more than once: they are needed first."""
         with self._noted("what is wanted first comes with the rest"):
             if self._pager is not None:
                 self._pager.warm()
 
     def bring(self, request: protocol.Go) -> None:
-        """Frames that came for the container on the source while it stood still."""
+        """Take the frames that came for the container on the source in the freeze.
+
+        `reach` gives them to the container.
+        """
         with self._noted("frames that came in the freeze were lost"):
             data = memoryview(request.payload)
             for index, size in request.frames:
@@ -134,14 +147,18 @@ class ArmedRestore:
                 data = data[size:]
 
     def release(self) -> None:
-        """Let the held container go on."""
+        """Release the held restore: CRIU unlocks the network and resumes the container."""
         self._role.at["network-unlock"] = self._take_frames
         self._role.done_gate.open()
 
     def reach(self) -> int:
-        """Make the released container reachable; when (CLOCK_MONOTONIC, ns) it ran. Raises ConversationLost."""
+        """Make the released container reachable, and wait until CRIU has resumed it.
+
+        Returns when it was seen to run (CLOCK_MONOTONIC of the target, ns). Raises
+        ConversationLost if CRIU ends without a resume, or takes longer than `resume_s`.
+        """
         with self._noted("its links"):
-            self._prepared.network.connect()  # while CRIU unlocks the network, which takes longer
+            self._prepared.network.connect()  # CRIU unlocks the network meanwhile, and takes longer
         self._role.wait_resumed(self._limits.resume_s)
         resumed_ns = time.monotonic_ns()
         with self._noted("its network"):
@@ -150,16 +167,22 @@ class ArmedRestore:
         return resumed_ns
 
     def settle(self) -> tuple[Stamp, ...]:
-        """Wait for the engine, and tell it that the container runs for good. Raises ConversationLost."""
+        """Wait until the engine's restore has ended, and have the engine keep the container.
+
+        Returns the stamps of the conversation with CRIU. Raises ConversationLost if the engine's
+        restore fails, or takes longer than `resume_s`.
+        """
         self._wait_runtime(self._limits.resume_s)
         with self._noted("its engine"):
             self._prepared.arrival.settle()
         return tuple(Stamp(stamp.name, stamp.at_ns) for stamp in self._role.stamps)
 
     def fill(self) -> protocol.Finished:
-        """Bring what memory lacks. Not before the container's first answers: those need theirs first.
+        """Fill in the rest of memory, and return when all of it is in place.
 
-        Raises ImageError.
+        Call it late: the pages that the container needs for its first answers must come first.
+        Raises ImageError if memory is not in place after `fill_s`, or if this process failed and
+        the keeper filled it in.
         """
         if self._pager is None:
             return protocol.Finished(stamps=(), filled_bytes=0, waits=Waits(0, 0, 0, 0))
@@ -178,10 +201,10 @@ class ArmedRestore:
 
     @contextlib.contextmanager
     def _noted(self, what: str) -> Iterator[None]:
-        """Go on after a failure, which is told: the container runs here, or is about to."""
+        """Log a failure of the block and go on: the container runs, or is about to."""
         try:
             yield
-        except Exception as error:  # noqa: BLE001  (a container that lacks this is better than none)
+        except Exception as error:  # noqa: BLE001  (a container without this is better than none)
             self._log(f"{what}: {error or type(error).__name__}")
 
     def _watch(self, process: subprocess.Popen[bytes]) -> None:
@@ -200,7 +223,10 @@ class ArmedRestore:
             raise ConversationLost(f"the engine's restore ended with status {status}")
 
     def _refuse(self) -> None:
-        """Let CRIU kill what it restored and the engine's restore clean up."""
+        """Refuse the restore: CRIU kills what it restored, and the engine's restore cleans up.
+
+        Each has `end_s` to end, and is killed then.
+        """
         self._role.refuse()
         if not self._role.end(self._limits.end_s):
             self._log(f"CRIU did not end in {self._limits.end_s:g} s and was killed")
@@ -215,7 +241,10 @@ class ArmedRestore:
                 self._process.wait()
 
     def _why(self, error: ConversationLost, stage: str) -> CheckpointError:
-        """CRIU's and the runtime's own words are better than ours."""
+        """Return CriuFailed with the errors that CRIU, the runtime or the engine has logged.
+
+        Without such a line `error` itself is returned.
+        """
         images = self._prepared.received.images
         errors = criu_log.errors(images / "restore.log") or criu_log.runtime_errors(
             images / "runtime.log"

@@ -1,6 +1,6 @@
-"""The agent's main loop: one request after the other, until the channel ends.
+"""The agent's main loop: it answers one request after the other until the channel ends.
 
-Standard output is the protocol. Whatever a library or a child prints goes to standard error.
+Standard output carries the protocol. All that a library or a child prints goes to standard error.
 """
 
 from __future__ import annotations
@@ -27,12 +27,12 @@ from transport.descriptors import Descriptors
 from transport.errors import StreamError
 from transport.framing import FrameStream
 
-#: Lines of CRIU's log in an answer.
+#: A Failed answer has at most so many lines of CRIU's log.
 MOST_DETAIL = 64
 
 
 class Server:
-    """Answers one coordinator, and after it is gone whoever recovers what it left."""
+    """The agent's server, for the coordinator on a channel and for an operator at a socket."""
 
     def __init__(
         self, channel: Descriptors, limits: Limits, recorder: logs.Recorder | None = None
@@ -44,7 +44,10 @@ class Server:
         self._failure: Exception | None = None
 
     def serve(self) -> None:
-        """Serve until the channel ends, then leave nothing behind but a container that must not be lost."""
+        """Serve until the channel ends, then undo or finish what the migration began.
+
+        A held container is kept first, until an operator has ended the hold (recover.py).
+        """
         try:
             while self._serve_one():
                 pass
@@ -56,7 +59,7 @@ class Server:
                     self._hold(self._incoming)
                 try:
                     self._incoming.close()
-                except Exception as error:  # noqa: BLE001  (nobody is left to be told but whoever reads this)
+                except Exception as error:  # noqa: BLE001  (only stderr is left to report it to)
                     _say(f"not all was undone: {error or type(error).__name__}")
 
     def _serve_one(self) -> bool:
@@ -76,27 +79,34 @@ class Server:
                 self._send(request, answer)
         except StreamError:
             raise
-        except Exception as error:  # noqa: BLE001  (whatever it is, the coordinator must hear of it and undo the move)
+        except Exception as error:  # noqa: BLE001  (the coordinator must hear of it, and undo)
             self._failure = error
             self._send(request, _failed(error))
         return not isinstance(request, protocol.Finish | protocol.Abort)
 
     def _refuse(self, request: Command, error: protocol.ProtocolError) -> bool:
-        """Out of order: nothing was done, and all is as it was."""
-        if isinstance(request, Streamed):  # nobody hears of it now
+        """Answer a command that came out of order, and change nothing.
+
+        Returns True: another command may come.
+        """
+        if isinstance(request, Streamed):  # it has no answer: the next request's answer reports it
             self._failure = self._failure or error
         self._send(request, _failed(error))
         return True
 
     def _send(self, request: Command, answer: Answer) -> None:
-        """Nobody waits for an answer to streamed data: the next request's answer tells what went wrong."""
+        """Send the answer to a request.
+
+        A streamed command gets none: what went wrong with it is in the next request's answer.
+        """
         if isinstance(request, Request):
             self._stream.send(protocol.encode(answer), [memoryview(protocol.payload_of(answer))])
 
     def _handle(self, request: Command) -> Iterable[Answer]:
         if isinstance(request, protocol.Logs):
             return [self._logs()]
-        # Go comes when the source is dead already: what was restored must run.
+        # After a failure nothing is obeyed but Abort and Go. Go comes when the source's container
+        # is dead already: the restored one must run.
         if self._failure is not None and not isinstance(request, protocol.Abort | protocol.Go):
             raise self._failure
         if isinstance(request, protocol.Hello):
@@ -113,7 +123,7 @@ class Server:
         return self._incoming.handle(request)
 
     def _logs(self) -> protocol.LogsFound:
-        """Return what is left to be read of a failure."""
+        """Return the logs that tell of a failure: the agent's own, CRIU's and the engine's."""
         found = [] if self._failure is None else [logs.traceback_of(self._failure)]
         if self._recorder is not None:
             found.append(self._recorder.log("agent.log"))
@@ -124,7 +134,11 @@ class Server:
         return protocol.LogsFound(files=files, payload=b"".join(data for _, data in found))
 
     def _wait_for_word(self, incoming: Incoming) -> None:
-        """Held: the next word may come from the coordinator or from an operator at the control socket."""
+        """Wait, with the container held, for the coordinator's next command or for an operator.
+
+        Returns when the channel can be read, or when an operator at the control socket has ended
+        the hold.
+        """
         with ControlSocket(incoming.control_path) as control:
             while True:
                 if self._channel.reader in ready(self._channel.reader, control.fileno()):
@@ -133,19 +147,24 @@ class Server:
                     return
 
     def _hold(self, incoming: Incoming) -> None:
-        """The link is gone. Neither resume nor drop: only an operator ends this."""
-        self._channel.hang_up()  # nothing is read any more: a coordinator that said what is no message hears of it
+        """Keep holding the container after the link has ended, until an operator ends the hold.
+
+        The agent neither resumes nor drops the container by itself.
+        """
+        # Nothing is read any more. A coordinator that is still there, and has sent something that
+        # is no message, sees the end of the channel.
+        self._channel.hang_up()
         while incoming.holds_container:
             try:
                 with ControlSocket(incoming.control_path) as control:
                     while not control.answer(incoming, link_alive=False):
                         pass
-            except Exception as error:  # noqa: BLE001  (to end here would be to drop the container)
+            except Exception as error:  # noqa: BLE001  (to end here would drop the container)
                 _say(f"cannot be asked: {error or type(error).__name__}")
                 time.sleep(1)
 
     def _log(self, text: str) -> None:
-        """To the coordinator, or to whatever is left when it is gone."""
+        """Send a line to the coordinator, or print it on standard error if the link is gone."""
         try:
             self._stream.send(protocol.encode(protocol.Log(text=harmless(text))))
         except (StreamError, OSError):
@@ -153,7 +172,10 @@ class Server:
 
 
 def _say(text: str) -> None:
-    """To standard error, which may have gone with the channel; that must keep nothing from being cleaned."""
+    """Print a line on standard error, if that can still be written.
+
+    Standard error may have ended with the channel. That must not keep the agent from cleaning up.
+    """
     with contextlib.suppress(OSError):
         print(f"migrate agent: {text}", file=sys.stderr, flush=True)
 
@@ -167,12 +189,12 @@ def _failed(error: Exception) -> protocol.Failed:
 
 
 def main() -> None:
-    """Entry point of the zipapp."""
+    """Run the agent: the zipapp's entry point, with the channel as standard input and output."""
     os.umask(0o077)
     keep_to_itself()
-    # The session must outlive its terminal and its connection: it may be holding a container.
+    # The agent must outlive its terminal and its connection: it may hold a container.
     signal.signal(signal.SIGHUP, signal.SIG_IGN)
-    with contextlib.suppress(PermissionError):  # sshd made us leader of one already
+    with contextlib.suppress(PermissionError):  # sshd has made it a session's leader already
         os.setsid()
     reader, writer = os.dup(0), os.dup(1)
     null = os.open(os.devnull, os.O_RDONLY)

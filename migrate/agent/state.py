@@ -1,4 +1,7 @@
-"""The states of a container on its way in, and in which of them each command may come. No I/O here."""
+"""The states of the target's half of a migration, and the commands that may come in each.
+
+This module does no I/O.
+"""
 
 from __future__ import annotations
 
@@ -10,14 +13,14 @@ from migrate.state import InvalidMove
 
 
 class State(enum.Enum):
-    """Where the target's half of a move is, and with it which host may run the container.
+    """The state of the target's half of a migration; it says which host may run the container.
 
-    source only    CONNECTED, GREETED, EXAMINED, AWAITING_IMAGE, PREPARED, ARMED, FROZEN, ABORTED: if the connection
-                   ends the agent undoes all that it made
-    unknown        HELD: restored and stopped. The agent waits for GO or ABORT, from the coordinator or from an
-                   operator, and undoes nothing by itself
-    target only    RESUMED, FINISHED: nothing is undone any more; if the connection ends the agent fills in the rest of
-                   the memory and removes what only the move needed
+    source only    CONNECTED, GREETED, EXAMINED, AWAITING_IMAGE, PREPARED, ARMED, FROZEN, ABORTED:
+                   if the connection ends, the agent undoes all that it made
+    unknown        HELD: the container is restored and stopped. The agent waits for GO or ABORT,
+                   from the coordinator or from an operator, and undoes nothing by itself
+    target only    RESUMED, FINISHED: nothing is undone any more. If the connection ends, the agent
+                   fills in the rest of memory and removes what only the migration needed
     """
 
     CONNECTED = "connected"
@@ -44,16 +47,16 @@ _FORWARD = {
     State.HELD: {State.RESUMED},
     State.RESUMED: {State.FINISHED},
 }
-#: Until GO all can be undone.
+#: The states before GO: from each of them everything can be undone.
 REVERSIBLE = frozenset(State) - {State.RESUMED, State.FINISHED, State.ABORTED}
 GREETED = frozenset(State) - {State.CONNECTED, State.FINISHED, State.ABORTED}
 FILLING = frozenset({State.PREPARED, State.ARMED, State.FROZEN})
 
-#: In which states each command may come.
+#: The states in which each command may come.
 COMMANDS: dict[type[Command], frozenset[State]] = {
     protocol.Hello: frozenset({State.CONNECTED}),
     protocol.Ping: GREETED,
-    # Whatever went wrong, even with the greeting.
+    # The coordinator asks for logs after any failure, even of Hello.
     protocol.Logs: GREETED | {State.CONNECTED},
     protocol.CheckPaths: frozenset({State.GREETED, State.EXAMINED}),
     protocol.CheckAddresses: frozenset({State.GREETED, State.EXAMINED}),
@@ -69,7 +72,7 @@ COMMANDS: dict[type[Command], frozenset[State]] = {
     protocol.ListTmpfs: FILLING,
     protocol.Remove: FILLING,
     protocol.SetTimes: FILLING,
-    # The engine may have logged some of it when the container runs on the target already.
+    # The source's engine may log the last lines when the container runs on the target already.
     protocol.Output: FILLING | {State.RESUMED},
     protocol.Arm: frozenset({State.PREPARED}),
     protocol.Freezing: frozenset({State.ARMED}),
@@ -83,13 +86,13 @@ COMMANDS: dict[type[Command], frozenset[State]] = {
 
 
 def check_command(state: State, command: Command) -> None:
-    """Raise ProtocolError unless such a command may come in `state`."""
+    """Raise ProtocolError unless a command like `command` may come in `state`."""
     if state not in COMMANDS[type(command)]:
         raise ProtocolError(f"{type(command).__name__} may not come in the state {state.value!r}")
 
 
 def check_move(old: State, new: State) -> None:
-    """Raise InvalidMove unless a container on its way in may go from `old` to `new`."""
+    """Raise InvalidMove unless the target's half of a migration may go from `old` to `new`."""
     back = old in REVERSIBLE and new is State.ABORTED
     if new not in _FORWARD.get(old, ()) and not back:
         raise InvalidMove(f"a container on its way in cannot go from {old.value} to {new.value}")

@@ -1,4 +1,4 @@
-"""The trees of files that a container brings along, on the target: who may fill which, and how."""
+"""The target's end of a container's file trees, and the one way in which the source fills them."""
 
 from __future__ import annotations
 
@@ -23,15 +23,16 @@ REFUSED = 125
 
 
 def socket_path(migration_id: str) -> Path:
-    """Where the agent of a migration takes rsync's channels."""
+    """Return the path of the unix socket at which a migration's agent takes rsync's channels."""
     return RUN / f"{migration_id}.trees"
 
 
 class TreeDoor:
-    """Knows each tree by a key: its destination in the container, or IMAGE. The source names no path of the target.
+    """The trees that the source may fill, each under a key; the source names no path of the target.
 
-    Listens at `path`, from the first tree on, for channels (agent/plug.py) of rsync clients, and serves them by rsync
-    in an enclosure with the tree.
+    A key is a tree's destination in the container, or IMAGE for the files of the container image.
+    From the first `show` on, a thread listens at the unix socket `path` for channels of rsync
+    clients (agent/plug.py). Each channel is served by an rsync in an enclosure with its tree.
     """
 
     def __init__(self, path: Path) -> None:
@@ -40,11 +41,15 @@ class TreeDoor:
         self._roots: dict[str | None, TreeRoot] = {}
         self._listener: Listener | None = None
         self._running: set[subprocess.Popen[bytes]] = set()
-        #: Once its rsync runs, no other process has a descriptor of the tree.
+        #: One for each rsync. Once rsync runs, no process but the agent has a descriptor of the
+        #: tree.
         self._gates: list[Gate] = []
 
     def show(self, places: Iterable[tuple[str | None, Path]]) -> tuple[str, ...]:
-        """Tell where trees are, by key; what was told before stays. Returns the keys of all that can be filled."""
+        """Add trees by key and path; a key that is known keeps its path.
+
+        Returns the keys of all trees that the source can fill now, without IMAGE.
+        """
         self._places = {**dict(places), **self._places}
         if self._listener is None:
             self._path.parent.mkdir(mode=MODE, exist_ok=True)
@@ -52,7 +57,10 @@ class TreeDoor:
         return tuple(key for key in self._places if key is not None)
 
     def root(self, key: str | None) -> TreeRoot:
-        """The tree, opened when it is first asked for. Raises ProtocolError for one that was not shown, or OSError."""
+        """Return the tree of a key, opened when it is first needed.
+
+        Raises ProtocolError for a key that was not shown, and OSError.
+        """
         if key not in self._places:
             raise ProtocolError(f"there is no tree {key!r}")
         if key not in self._roots:
@@ -60,7 +68,10 @@ class TreeDoor:
         return self._roots[key]
 
     def complete(self) -> None:
-        """Nothing more will come: let go of the trees. The engine is about to unmount some."""
+        """Close all trees, because the engine is about to unmount some; none can be filled then.
+
+        Waits first until each rsync that was started runs in its enclosure, or has ended.
+        """
         while self._gates:
             self._gates.pop().wait()
         for root in self._roots.values():
@@ -69,7 +80,7 @@ class TreeDoor:
         self._places.clear()
 
     def close(self) -> None:
-        """End what still fills trees, and let go of them."""
+        """Take no further channels, kill every rsync that still runs, and close all trees."""
         if self._listener is not None:
             self._listener.close()
             self._listener = None
@@ -93,7 +104,12 @@ class TreeDoor:
                 plug.send(f"{status}\n{told}".encode(errors="replace")[:MAX_MESSAGE_BYTES])
 
     def _run(self, message: bytes, fds: list[int]) -> tuple[int, str]:
-        """rsync with these streams, to its end. Returns its status, and what it complained of."""
+        """Run the rsync that `message` (ServeRsync) asks for, until its end.
+
+        `fds` are the channel: what rsync reads, and what it writes to. Returns rsync's exit status
+        and its standard error. Raises ProtocolError, ValueError, CommandFailed or OSError if rsync
+        cannot be started.
+        """
         asked = decode(message, b"", ServeRsync)
         reader, writer = fds
         os.write(writer, PLUGGED)  # short result: one byte
@@ -104,7 +120,7 @@ class TreeDoor:
                 argv, root.fd, gate=gate.held, stdin=reader, stdout=writer, stderr=subprocess.PIPE
             )
         self._running.add(process)
-        while fds:  # or the channel would not end with rsync
+        while fds:  # an open descriptor would keep the channel from ending with rsync
             os.close(fds.pop())
         _, errors = process.communicate()
         self._running.discard(process)

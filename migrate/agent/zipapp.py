@@ -1,6 +1,7 @@
-"""Pack the agent, and the command line that receives and starts it.
+"""The agent as a zipapp, and the command line that receives and starts it on the target.
 
-The target needs python3 and what CRIU brings; nothing of ours is installed or left there.
+The target needs python3 and what comes with CRIU (pycriu). Nothing of this project is installed
+or left on the target.
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ import shlex
 import zipfile
 from pathlib import Path
 
-#: What the agent imports, relative to the directory that holds our packages.
+#: The files that the agent imports, relative to the directory of this project's packages.
 CONTENTS = (
     "migrate/__init__.py",
     "migrate/causes.py",
@@ -33,10 +34,10 @@ CONTENTS = (
     "transport/errors.py",
     "transport/framing.py",
 )
-#: Some 30 times what the agent is now.
+#: The size bound of a packed agent: about 18 times what it is now.
 MOST_BYTES = 4 << 20
-#: Reads {u32 size, zip} from stdin by bare read(2), so that not a byte of the protocol is swallowed,
-#: into a memfd (which is a file to zipimport), and runs the server from it.
+#: A program that reads {u32 size, zip} from stdin into a memfd, which is a file to zipimport, and
+#: runs the server from it. It reads by bare read(2): a buffer would swallow bytes of the protocol.
 RECEIVER = f"""
 import os, sys
 def take(size):
@@ -62,7 +63,7 @@ COMMAND = f"exec python3 -Ic {shlex.quote(RECEIVER)}"
 
 
 def pack() -> bytes:
-    """The zipapp, preceded by its size, as RECEIVER reads it."""
+    """Return the zipapp, preceded by its size (u32, big-endian), as RECEIVER reads it."""
     root = Path(__file__).parent.parent.parent
     data = io.BytesIO()
     with zipfile.ZipFile(data, "w", zipfile.ZIP_DEFLATED) as archive:

@@ -23,7 +23,8 @@ from migrate.reach import by_ssh
 from transport.destination import Destination
 from transport.errors import TransportError
 
-#: On another host: says a word to the control socket argv[1] and prints the answer.
+#: A program for another host: it sends the word argv[2] to the control socket argv[1], and prints
+#: the reply.
 ASK = """
 import socket, sys
 agent = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
@@ -39,7 +40,7 @@ MAX_OUTPUT = 1 << 16
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Entry point. Returns the exit code, one of docs/exit-codes.md whatever happens."""
+    """Run `migratectl` and return its exit code, one of docs/exit-codes.md whatever happens."""
     open_standard_streams()
     try:
         arguments = _parser().parse_args(argv)
@@ -56,13 +57,17 @@ def main(argv: Sequence[str] | None = None) -> int:
             kept = logs.keep(secrets.token_hex(6), "migratectl", [logs.traceback_of(error)])
         what = f"{type(error).__name__}: {error}"
         say(
-            f"migratectl: a defect in this program, please report it: {what}; logs: {kept or 'none'}"
+            "migratectl: a defect in this program, please report it:"
+            f" {what}; logs: {kept or 'none'}"
         )
         return CODES[Defect]
 
 
 def _check_root() -> None:
-    """Whoever asks another host is there who ssh(1) makes them; on this one only root may. Raises NotRoot."""
+    """Raise NotRoot unless root runs this command, which acts on this host.
+
+    A request to another host (`--on`) is not checked: ssh(1) says as which user it is made.
+    """
     if os.geteuid() != 0:
         raise NotRoot(None, platform.node())
 
@@ -72,13 +77,15 @@ def _status(_: argparse.Namespace) -> int:
     for path in sorted(RUN.glob(f"*{recover.SUFFIX}")):
         try:
             put(
-                f"{path.name.removesuffix(recover.SUFFIX)}: {recover.ask(path, recover.STATUS).text}"
+                f"{path.name.removesuffix(recover.SUFFIX)}:"
+                f" {recover.ask(path, recover.STATUS).text}"
             )
         except OSError as error:
             say(f"migratectl: {path}: {error.strerror or error}")
     for name, size_bytes in abandoned().items():
         put(
-            f"{name}: left by a move that was killed, {size_bytes >> 20} MiB of RAM; the next move here removes it"
+            f"{name}: left by a move that was killed, {size_bytes >> 20} MiB of RAM;"
+            " the next move here removes it"
         )
     return 0
 
@@ -97,8 +104,9 @@ def _recover(arguments: argparse.Namespace) -> int:
             answer = _ask_on(arguments.on, arguments.id, word)
     except OSError as error:
         say(
-            f"migratectl: no agent on {arguments.on or 'this host'} holds a container for migration {arguments.id}"
-            f" ({error.strerror or error}); nothing was changed; name the move's target by '--on', or run this there"
+            f"migratectl: no agent on {arguments.on or 'this host'} holds a container for"
+            f" migration {arguments.id} ({error.strerror or error}); nothing was changed;"
+            " name the move's target by '--on', or run this there"
         )
         return CTL_CODES["NothingHeld"]
     put(f"migratectl: {answer.outcome.value}: {answer.text}")
@@ -106,9 +114,10 @@ def _recover(arguments: argparse.Namespace) -> int:
 
 
 def _ask_on(host: str, migration_id: str, word: str) -> recover.Reply:
-    """Like recover.ask on another host, over SSH. Nothing needs to be installed there but python3.
+    """Send a word to the agent of a migration on another host by SSH, and return its reply.
 
-    Raises ConnectionError where no agent answers, and Refused where the host cannot be reached.
+    That host needs only python3. Raises BadRequest for a host that cannot be parsed, Refused for
+    one that cannot be reached, and ConnectionError if no agent answers there.
     """
     try:
         destination = Destination.parse(host)

@@ -1,4 +1,7 @@
-"""The programs `migrate` and `migratectl`. Until one of them is loaded, which takes a moment, Ctrl-C simply ends it."""
+"""The entry points of `migrate` and `migratectl`.
+
+Loading a program takes a moment. Until it is loaded, Ctrl-C simply ends it.
+"""
 
 from __future__ import annotations
 
@@ -9,13 +12,16 @@ _usual: Any = signal.getsignal(signal.SIGINT)
 
 
 def _end_at_ctrl_c(handler: Any) -> None:
-    """Have the kernel end the program, or `handler` be called. Nothing is done where Ctrl-C was ignored before."""
+    """Set what Ctrl-C does: SIG_DFL has the kernel end the program, a handler is called.
+
+    If Ctrl-C was ignored when the program was started, it stays ignored.
+    """
     if _usual is not signal.SIG_IGN:
         signal.signal(signal.SIGINT, handler)
 
 
 def migrate() -> int:
-    """`migrate`. Returns the exit code."""
+    """Run `migrate` and return its exit code."""
     from migrate.cli.move import main
 
     _end_at_ctrl_c(_usual)
@@ -23,7 +29,7 @@ def migrate() -> int:
 
 
 def migratectl() -> int:
-    """`migratectl`. Returns the exit code."""
+    """Run `migratectl` and return its exit code."""
     from migrate.cli.ctl import main
 
     _end_at_ctrl_c(_usual)

@@ -1,4 +1,4 @@
-"""The exit code of each error. Only this package knows numbers; docs/exit-codes.md lists them."""
+"""The exit code of each error. No other package knows them; docs/exit-codes.md lists them."""
 
 from __future__ import annotations
 
@@ -42,12 +42,15 @@ CODES: dict[type[errors.MigrateError], int] = {
     errors.Defect: 70,
 }
 
-#: Of `migratectl`, besides those above.
+#: The exit codes that only `migratectl` has, in addition to those above.
 CTL_CODES = {"NothingHeld": 61, "NotRecovered": 62, "NoDockerRuntime": 64}
 
 
 def exit_code(error: errors.MigrateError) -> int:
-    """The code of the nearest class in the tree; 128 + signal for an interruption, as shells have it."""
+    """Return the exit code of the error's nearest class in the tree of errors.
+
+    An interruption has 128 + the signal's number, as in shells.
+    """
     if isinstance(error, errors.Interrupted):
         return 128 + signal.Signals(error.signal_number)
     return next(CODES[kind] for kind in type(error).__mro__ if kind in CODES)

@@ -1,4 +1,4 @@
-"""`migrate <ctr> <host>`."""
+"""The command `migrate <ctr> <host>`: it moves a running container to another host."""
 
 from __future__ import annotations
 
@@ -28,19 +28,19 @@ from migrate.tracking import Mode
 from transport.destination import Destination
 
 SCALES = {"": 1, "K": 10**3, "M": 10**6, "G": 10**9}
-#: Slower than this nothing arrives in a lifetime.
+#: The lowest rate, in bytes per second: at less no container arrives in a lifetime.
 LEAST_RATE = 1000
-#: Of rounds, seconds and milliseconds: more than anybody waits.
+#: The highest number of rounds, seconds or milliseconds: more than anybody waits.
 MOST_COUNT = 10**9 - 1
 
 
 def main(
     argv: Sequence[str] | None = None, *, connect: Connect = by_ssh, limits: Limits | None = None
 ) -> int:
-    """Entry point. Returns the exit code, one of docs/exit-codes.md.
+    """Run `migrate` and return its exit code, one of docs/exit-codes.md.
 
-    `connect` and `limits` are for whoever calls it as a function. With --json the report is printed whatever
-    happens. What this program does not know is told as a Defect, never as a traceback.
+    `connect` and `limits` are for callers in Python. With --json the report is printed whatever
+    happens. An unknown error is reported as a Defect, never as a traceback.
     """
     open_standard_streams()
     keep_to_itself()
@@ -54,7 +54,8 @@ def main(
         except MigrateError as raised:
             error = raised
         except KeyboardInterrupt:
-            # Before the move's own handlers are there nothing was done; after them the move has ended.
+            # The migration has its own handlers: before they were set nothing had been done, and
+            # after they were removed it had ended.
             error = None if report.outcome == State.DONE.value else Interrupted(signal.SIGINT)
         except Exception as raised:  # noqa: BLE001  (the last resort)
             error = Defect(raised, report.outcome, report.target)
@@ -74,7 +75,7 @@ def _move(report: Report, words: Sequence[str], connect: Connect, limits: Limits
 
 
 def _tell(report: Report, error: MigrateError | None, *, as_json: bool) -> int:
-    """Say how it ended. Returns the exit code."""
+    """Print how the migration ended, and return the exit code."""
     if error is not None:
         say(f"migrate: {error}{f'; logs: {report.log_directory}' if report.log_directory else ''}")
     if as_json:
@@ -86,7 +87,10 @@ def _tell(report: Report, error: MigrateError | None, *, as_json: bool) -> int:
 
 
 def _keep(report: Report, error: MigrateError, recorder: logs.Recorder) -> None:
-    """Keep how this program came to the error, and what it knows of the move, for whoever is to mend it."""
+    """Keep the error's traceback, the report and this program's log for a later look (logs.py).
+
+    Their directory is entered into the report. A failure to write them is only printed.
+    """
     facts = ("report.json", json.dumps(report.to_json(), indent=2).encode())
     try:
         kept = logs.keep(
@@ -124,14 +128,17 @@ def _options(arguments: argparse.Namespace, limits: Limits) -> Options:
 
 
 def count(text: str) -> int:
-    """A number from 1 to MOST_COUNT. Raises ArgumentTypeError."""
+    """Return the number in `text`, from 1 to MOST_COUNT. Raises ArgumentTypeError."""
     if not re.fullmatch(r"[0-9]{1,9}", text) or int(text) < 1:
         raise argparse.ArgumentTypeError(f"{text[:40]!r} is not a number from 1 to {MOST_COUNT}")
     return int(text)
 
 
 def rate(text: str) -> int:
-    """Bytes per second: a number, maybe with K, M or G behind it (powers of 1000). Raises ArgumentTypeError."""
+    """Return the bytes per second in `text`: a number, perhaps with K, M or G (powers of 1000).
+
+    Raises ArgumentTypeError, also for less than LEAST_RATE.
+    """
     found = re.fullmatch(r"(\d+(?:\.\d+)?)([KMG]?)", text, re.ASCII | re.IGNORECASE)
     number = float(found[1]) * SCALES[found[2].upper()] if found else 0.0
     if not LEAST_RATE <= number < 1e15:
@@ -161,15 +168,15 @@ def _parser() -> argparse.ArgumentParser:
         "--mode",
         choices=[mode.value for mode in Mode],
         default=Mode.AUTO.value,
-        help="send memory ahead while the container runs (pre-copy), or all of it in the freeze (stop-copy);"
-        " auto: pre-copy where these hosts can (default)",
+        help="send memory ahead while the container runs (pre-copy), or all of it in the freeze"
+        " (stop-copy); auto: pre-copy where these hosts can (default)",
     )
     _add_precopy_options(parser)
     parser.add_argument(
         "--verify-memory",
         action="store_true",
-        help="compare every page of the frozen container with what arrived, not only a sample, before it goes on"
-        " there; the freeze is longer by about a second a GiB",
+        help="compare every page of the frozen container with what arrived, not only a sample,"
+        " before it goes on there; the freeze is longer by about a second a GiB",
     )
     parser.add_argument(
         "--json", action="store_true", help="print the report as JSON, and nothing else, on stdout"
@@ -182,7 +189,7 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _add_precopy_options(parser: argparse.ArgumentParser) -> None:
-    """Add what decides how long memory is sent ahead, how fast, and what happens when that is not enough."""
+    """Add the options of pre-copy: how long, how fast, and what to do if that is not enough."""
     parser.add_argument(
         "--max-downtime",
         metavar="MS",
@@ -194,8 +201,9 @@ def _add_precopy_options(parser: argparse.ArgumentParser) -> None:
         "--on-no-converge",
         choices=[choice.value for choice in OnNoConverge],
         default=Policy.on_no_converge.value,
-        help="when a longer one is predicted and more rounds do not help: freeze it anyway (default), leave it alone"
-        " (abort), or slow it down by its cpu cgroup as far as that helps, then freeze it (throttle)",
+        help="when a longer one is predicted and more rounds do not help: freeze it anyway"
+        " (default), leave it alone (abort), or slow it down by its cpu cgroup as far as that"
+        " helps, then freeze it (throttle)",
     )
     parser.add_argument(
         "--max-rounds",
@@ -215,5 +223,6 @@ def _add_precopy_options(parser: argparse.ArgumentParser) -> None:
         "--bandwidth-limit",
         metavar="RATE",
         type=rate,
-        help="bytes per second to send while the container runs, like 50M (powers of 1000); the freeze is not limited",
+        help="bytes per second to send while the container runs, like 50M (powers of 1000);"
+        " the freeze is not limited",
     )

@@ -1,4 +1,4 @@
-"""What a person sees while a move goes on: a live line on a terminal, plain lines elsewhere."""
+"""The display of a migration's progress: a live line on a terminal, plain lines elsewhere."""
 
 from __future__ import annotations
 
@@ -15,15 +15,14 @@ from migrate.state import State
 
 
 class Lenient(io.TextIOBase):
-    """A stream whose reader may leave; a move does not end for that."""
+    """A stream that ignores write errors: no migration ends because its reader has left."""
 
     def __init__(self, out: TextIO) -> None:
         self._out = out
 
     def write(self, text: str) -> int:
-        with contextlib.suppress(
-            OSError, ValueError
-        ):  # ValueError: it was closed, or cannot encode that
+        # ValueError: the stream is closed, or cannot encode the text.
+        with contextlib.suppress(OSError, ValueError):
             self._out.write(text)
         return len(text)
 
@@ -43,7 +42,7 @@ class Lenient(io.TextIOBase):
 
 
 class Lines:
-    """Plain lines, one per event."""
+    """An observer that prints a plain line for each state and each note."""
 
     def __init__(self, out: TextIO) -> None:
         self._out = out
@@ -60,7 +59,7 @@ class Lines:
 
 
 class Live(Lines):
-    """A status line that changes in place; notes scroll above it."""
+    """An observer with a status line that changes in place; notes scroll above it."""
 
     def __init__(self, out: TextIO) -> None:
         super().__init__(out)
@@ -91,7 +90,10 @@ class Live(Lines):
 
 @contextlib.contextmanager
 def observer_for(out: TextIO, *, plain: bool = False) -> Iterator[Observer]:
-    """The observer that suits where output goes; `plain`: whatever that is, lines and no display."""
+    """Yield the observer that suits `out`: a live display on a terminal, plain lines elsewhere.
+
+    With `plain` there are lines on a terminal, too.
+    """
     lenient = cast(TextIO, Lenient(out))
     if out.isatty() and not plain:
         with Live(lenient) as live:

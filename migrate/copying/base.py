@@ -1,4 +1,4 @@
-"""The ways a container's memory gets to the target: what they have in common."""
+"""The common interface of the ways in which memory gets to the target, and their helpers."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from migrate.state import State
 
 
 class Reach(enum.Enum):
-    """Whose memory can go ahead of the container."""
+    """The processes whose memory can be sent while the container runs."""
 
     ALL = "all processes'"
     SOME = "some processes'"
@@ -25,38 +25,52 @@ class Reach(enum.Enum):
 
 
 class Copying(Protocol):
-    """One way: all memory goes with `dump` and `send_last`, but for what went ahead."""
+    """One way to send memory: after `dump` and `send_last` the target has all of it."""
 
-    #: What was sent so far.
+    #: The batches of all pages, with counts of what was sent so far.
     batches: PageBatches
-    #: Whether processes' memory is as CRIU read it, which has them go on for a moment after that.
+    #: Whether the target gets memory as CRIU read it. CRIU lets the processes run for a moment
+    #: after it has read, so that the frozen memory may differ (checkpoint/images/rseq.py).
     by_criu: bool
 
     def dump(self, dump: DumpRole) -> None:
-        """Have CRIU freeze the container and write its images (run_dump). Raises CheckpointError or AgentGone."""
+        """Have CRIU freeze the container and write its image files (run_dump).
+
+        Raises CheckpointError or AgentGone.
+        """
 
     def send_last(self, pids: list[int]) -> None:
-        """With the container's processes frozen and dumped: send what the target has not, or old."""
+        """Send the pages that the target lacks, and those it has in an old version.
+
+        `pids` are the container's processes, which `dump` has frozen and dumped.
+        """
 
     def images(self) -> dict[int, list[Range]]:
-        """After `dump`: by image (a dst_id of page_wire.py) all pages that CRIU found, in rising order."""
+        """Return all pages that CRIU found in `dump`, in rising order.
+
+        They are listed by address space (a dst_id of page_wire.py).
+        """
 
 
 class Ahead(Copying, Protocol):
-    """One that can send rounds before `dump`."""
+    """A way to send memory that can send rounds of it before `dump`, while the container runs."""
 
     def attach(self) -> Reach:
-        """Begin to see what is written."""
+        """Begin to track writes, and return whose memory that reaches."""
 
     def send_round(self) -> int:
-        """Send what was written since the last round, at first everything; how many bytes that was."""
+        """Send the pages written since the last round, at first all; return their size in bytes."""
 
     def close(self) -> None:
-        """Leave every process as it was."""
+        """Stop tracking, and leave every process as it was before."""
 
 
 def run_dump(dump: DumpRole, move: Context) -> None:
-    """Until everything is dumped and the container is frozen. Raises CriuFailed or ConversationLost."""
+    """Release the held dump, and wait until the container is frozen and dumped.
+
+    Raises CriuFailed with what CRIU or the engine has logged, or ConversationLost if that is
+    nothing.
+    """
     dump.request_gate.open()
     try:
         dump.done_gate.wait_reached(move.options.limits.dump_s)
@@ -68,7 +82,10 @@ def run_dump(dump: DumpRole, move: Context) -> None:
 
 
 def send_pages(batches: PageBatches, pid: int, image: int, wanted: list[Range]) -> list[Range]:
-    """Read a process's pages, running or frozen, as those of an image. Returns what could not be read."""
+    """Send the pages `wanted` of a process, running or frozen; return those that cannot be read.
+
+    `image` is the process's pid in its own pid namespace, which names its address space.
+    """
     read: list[Range] = []
     for vaddr, data in read_pages(pid, wanted):
         batches.add(image, vaddr, data)
@@ -81,13 +98,19 @@ def send_pages(batches: PageBatches, pid: int, image: int, wanted: list[Range]) 
 
 
 def send_all_pages(batches: PageBatches, pid: int, image: int, wanted: list[Range]) -> None:
-    """The same of a frozen process, where all must be there. Raises ImageError."""
+    """Send the pages `wanted` of a frozen process, as `send_pages` does.
+
+    Raises ImageError if one of them cannot be read.
+    """
     if unread := send_pages(batches, pid, image, wanted):
         raise ImageError(f"process {pid}: its page at {unread[0][0]:#x} cannot be read")
 
 
 def progress_of(move: Context) -> PageBatches:
-    """Batches whose way is shown while the container runs; inside the freeze nobody is told anything."""
+    """Return new batches that report their progress while the container runs.
+
+    In the freeze nothing is reported.
+    """
 
     def show(sent_bytes: int) -> None:
         if move.state is State.ARMED:

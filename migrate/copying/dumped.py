@@ -1,4 +1,8 @@
-"""What CRIU says is in memory when it is told that a parent has it: pages that are there, pages that it brings."""
+"""The page list of a CRIU dump: pages that CRIU sends, and pages that it leaves to a parent.
+
+For a page that the parent image has already, CRIU sends only an entry with PE_PARENT, a hole. For
+other pages it sends the bytes too, which go on to the target.
+"""
 
 from __future__ import annotations
 
@@ -13,14 +17,16 @@ from migrate.context import Context
 from migrate.page_batches import PageBatches
 from migrate.values import MapExtent
 
-#: Keeps a message's header well under the frame's bound.
+#: The most extents of one message: its header is then well under the frame's bound.
 MAX_EXTENTS = 1024
 
 
 class Dumped:
-    """One pre-dump, or the dump at the end: what takes CRIU's pages (page_wire.Sink). Bytes go to the target's store.
+    """The pages of one pre-dump, or of the dump at the end, as CRIU sends them (page_wire.Sink).
 
-    `in_parent` tells of an image whether the parent has it. Memory that processes share is of the last one only.
+    Their bytes go into `batches`. `in_parent` returns whether the parent has an address space,
+    given as its dst_id. `last` says that this is the dump. In a pre-dump, memory that processes
+    share is ignored.
     """
 
     def __init__(
@@ -32,7 +38,7 @@ class Dumped:
         self.sent_pages = 0
 
     def has_parent(self, dst_id: int) -> bool:
-        """CRIU begins an image."""
+        """Return whether the parent has an address space; CRIU asks when it begins to send one."""
         if self._wanted(dst_id):
             self._images.setdefault(dst_id, [])
         return self._in_parent(dst_id)
@@ -49,11 +55,11 @@ class Dumped:
             self._holes.setdefault(dst_id, []).append(found)
 
     def images(self) -> dict[int, list[Range]]:
-        """By image, all pages that are there."""
+        """Return all pages that CRIU found, by address space."""
         return {image: ranges.union(found, []) for image, found in self._images.items()}
 
     def holes(self, dst_id: int) -> list[Range]:
-        """Pages that CRIU leaves to the parent."""
+        """Return the pages of an address space that CRIU leaves to the parent."""
         return ranges.union(self._holes.get(dst_id, []), [])
 
     def hole_pages(self) -> int:
@@ -64,10 +70,11 @@ class Dumped:
 
 
 def send_page_maps(move: Context, images: dict[int, list[Range]]) -> None:
-    """Tell the target of which of the pages in its store each image is made up. Raises ImageError.
+    """Send the page maps: which pages of the target's store make up each address space.
 
-    An image without a page is told of, too: CRIU asks for the image of every shared mapping, also of one that
-    nobody has written to.
+    They say of each page whether CRIU can restore it lazily. An address space without a page has a
+    page map, too: CRIU asks for the image of every shared mapping, also of one that nobody has
+    written to. Raises ImageError if a process's mm image is damaged.
     """
     for dst_id, present in images.items():
         lazy = ranges.intersection(present, _may_be_lazy(move, dst_id))

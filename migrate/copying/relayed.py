@@ -1,4 +1,4 @@
-"""CRIU's pages on their way to the agent for the time of one session."""
+"""The page server of one CRIU session, whose pages go to the agent."""
 
 from __future__ import annotations
 
@@ -23,7 +23,9 @@ def relayed(
 ) -> Iterator[None]:
     """Serve CRIU's page-server socket while the block runs the session, then until CRIU closes it.
 
-    Raises AgentGone rather than CRIU's complaint when that is why CRIU failed.
+    `pages` is the source's end of that socket; `sink`, `flush` and `has_parent` are as in
+    PageRelay. If CRIU fails because the link to the agent is lost, AgentGone is raised in place
+    of CRIU's error.
     """
     assert move.source.criu_version is not None
     relay = PageRelay(

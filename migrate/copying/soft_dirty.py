@@ -1,8 +1,8 @@
-"""Memory ahead of the container by CRIU's own pre-dumps, where the kernel tracks soft-dirty pages.
+"""Pre-copy by CRIU's own pre-dumps, where the kernel tracks soft-dirty pages.
 
-Each round freezes the container for a moment. In return what userfaultfd cannot watch goes ahead, too. Not so memory
-that processes share: CRIU cannot tell which of its pages were written (criu/shmem.c) and brings all of them each time,
-so it is left for the freeze.
+Each round freezes the container for a moment. In return the rounds also send memory that
+userfaultfd cannot watch. Memory that processes share is left for the freeze: CRIU cannot tell
+which of its pages were written (criu/shmem.c), and sends all of them in each pre-dump.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ HUGE_PAGE = 2 << 20
 
 
 class SoftDirtyCopy:
-    """The chain of pre-dumps of one container."""
+    """The way to send one container's memory by a chain of pre-dumps."""
 
     by_criu = True
 
@@ -42,7 +42,7 @@ class SoftDirtyCopy:
         self._last: Dumped | None = None
 
     def attach(self) -> Reach:
-        """CRIU sees to every process by itself, in each pre-dump."""
+        """Return Reach.ALL: CRIU tracks every process by itself, from the first pre-dump on."""
         return Reach.ALL
 
     def send_round(self) -> int:
@@ -58,7 +58,7 @@ class SoftDirtyCopy:
         finally:
             predump.close()
         self._predumps.keep()
-        # What is not all there is sent whole the next time.
+        # An address space that the target has only in part is sent whole in the next round.
         self._images = {
             image: found
             for image, found in session.images().items()
@@ -67,21 +67,27 @@ class SoftDirtyCopy:
         return session.sent_pages * PAGE_SIZE
 
     def _unknown(self, session: Dumped, image: int) -> list[Range]:
-        """Pages that CRIU takes for sent before, and that were not: after an exec, for one."""
+        """Return the pages that CRIU takes for sent before, but that were not.
+
+        That happens after an exec, for example.
+        """
         return ranges.difference(session.holes(image), self._images.get(image, []))
 
     def _let_go(self) -> None:
-        """Of processes that ended: the store is to have room for new ones."""
+        """Have the target forget the memory of ended processes: its store needs room for new ones.
+
+        This also notes each process's mappings before the pre-dump, for `_doubtful`.
+        """
         self._mappings = {}
         for pid in processes.tree_of(self._move.container.pid):
-            with contextlib.suppress(OSError):  # it is ending
+            with contextlib.suppress(OSError):  # the process is ending
                 self._mappings[process_id(virtual_pid(pid))] = private_mappings(pid)
         for gone in self._images.keys() - self._mappings.keys():
             self.batches.forget(gone)
             del self._images[gone]
 
     def dump(self, dump: DumpRole) -> None:
-        """CRIU sends what was written since the last pre-dump."""
+        """Have CRIU dump, and send the pages that were written since the last pre-dump."""
         dump.parent = self._predumps.parent
         last = self._last = Dumped(self.batches, self._images.__contains__, last=True)
         with relayed(dump.pages, self._move, last, self.batches.flush, last.has_parent):
@@ -91,7 +97,10 @@ class SoftDirtyCopy:
         report.notes.append(f"{last.sent_pages} pages were left for the freeze")
 
     def send_last(self, pids: list[int]) -> None:
-        """What CRIU left out wrongly. Raises ImageError when a page cannot be read."""
+        """Send the pages that CRIU may have left out wrongly, then the page maps.
+
+        Raises ImageError if a page cannot be read.
+        """
         assert self._last is not None
         for pid in pids:
             image = virtual_pid(pid)
@@ -100,10 +109,11 @@ class SoftDirtyCopy:
         send_page_maps(self._move, self.images())
 
     def _doubtful(self, pid: int, dst_id: int) -> list[Range]:
-        """Of a frozen process, the pages that CRIU took for unchanged and that may not be.
+        """Return the pages of a frozen process that CRIU took for unchanged, perhaps wrongly.
 
-        Not seen as written are: what a device writes by direct I/O; page tables that mremap(2) moved as a whole; and
-        a huge page that was given back and reads as zeros since (CRIU knows the small zero page only).
+        Three kinds of change do not show as a soft-dirty page: bytes that a device writes by
+        direct I/O; page tables that mremap(2) moved as a whole; and a huge page that was given
+        back and reads as zeros since (CRIU knows the small zero page only).
         """
         assert self._last is not None
         holes = self._last.holes(dst_id)
@@ -118,11 +128,11 @@ class SoftDirtyCopy:
         return self._last.images()
 
     def close(self) -> None:
-        """Soft-dirty bits mean nothing to the processes themselves."""
+        """Do nothing: soft-dirty bits mean nothing to the processes themselves."""
 
 
 def _unmoved(before: list[Range], now: list[Range]) -> list[Range]:
-    """What was mapped before and is now, of mappings that at most grew or shrank at one end."""
+    """Return the addresses mapped both times, in mappings that changed at one end at most."""
     ends, starts = dict(before), {end: start for start, end in before}
     kept = []
     for start, end in now:
@@ -134,7 +144,10 @@ def _unmoved(before: list[Range], now: list[Range]) -> list[Range]:
 
 
 def _zero_blocks(pid: int, pieces: list[Range]) -> list[Range]:
-    """Of these, the blocks as large and aligned as a huge page that begin with a page of zeros."""
+    """Return the blocks in `pieces` that could be a huge page and begin with a page of zeros.
+
+    Such a block has the size and the alignment of a huge page.
+    """
     blocks = [
         (block, block + HUGE_PAGE)
         for start, end in pieces

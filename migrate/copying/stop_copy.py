@@ -1,4 +1,4 @@
-"""All memory while the container is frozen, as CRIU writes it."""
+"""Stop-copy: all memory is sent by CRIU's dump, while the container is frozen."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from migrate.page_batches import PageBatches
 
 
 class StopCopy:
-    """Nothing goes ahead; pages become images on the target as they come."""
+    """The way to send memory without rounds: pages go straight into the target's image files."""
 
     by_criu = True
 
@@ -30,7 +30,10 @@ class StopCopy:
             run_dump(dump, self._move)
 
     def send_last(self, pids: list[int]) -> None:
-        """Everything went with the dump, but for images without a page, which the target must have, too."""
+        """Send a page map for each address space without a page; `dump` has sent all pages.
+
+        CRIU needs an image of these on the target, too.
+        """
         for image, pages in self._dumped.images().items():
             if not pages:
                 self._move.agent.stream(protocol.PageMap(dst_id=image, extents=()))

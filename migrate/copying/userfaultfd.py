@@ -1,4 +1,7 @@
-"""Memory ahead of the container by write tracking (checkpoint/memory/tracker.py); the rest while it is frozen."""
+"""Pre-copy by userfaultfd write tracking (checkpoint/memory/tracker.py).
+
+Memory that cannot be tracked is sent in the freeze.
+"""
 
 from __future__ import annotations
 
@@ -17,11 +20,15 @@ from migrate.copying.relayed import relayed
 
 
 class UserfaultfdCopy:
-    """The trackers of a container's processes, and what each page's newest copy on the target covers."""
+    """The way to send one container's memory by a tracker for each of its processes.
+
+    `_known` lists by pid the pages that the target has, as they were at the last round.
+    """
 
     def __init__(self, move: Context) -> None:
         self._move = move
-        #: Where the kernel tracks writes CRIU brings what was written since `dump` had them forgotten.
+        #: Where the kernel tracks soft-dirty pages, CRIU sends those written after `dump` has
+        #: cleared their bits, shortly before it freezes.
         self.by_criu = kerndat_with_tracking() == b""
         self._trackers: dict[int, Tracker] = {}
         self._refused: set[int] = set()
@@ -30,7 +37,7 @@ class UserfaultfdCopy:
         self.batches = progress_of(move)
 
     def attach(self) -> Reach:
-        """Track every process that can be."""
+        """Track every process that can be tracked, and return whose memory that reaches."""
         pids = processes.tree_of(self._move.container.pid)
         self._refused &= set(pids)
         for pid in pids:
@@ -47,7 +54,7 @@ class UserfaultfdCopy:
         return Reach.SOME if self._refused else Reach.ALL
 
     def send_round(self) -> int:
-        """Send what was written since the last round."""
+        """Send the pages written since the last round, at first all; return their size in bytes."""
         sent = 0
         self._let_go()
         self.attach()
@@ -59,15 +66,19 @@ class UserfaultfdCopy:
                 self._known[pid] = ranges.difference(known, unread) if unread else known
                 sent += ranges.size(written)
             except OSError:
-                # Most likely it is ending. If not: what was not sent counts as unwritten from now on, so all
-                # that the target has of it is taken for old.
+                # Most likely the process is ending. If not: the pages that were not sent count as
+                # unwritten from now on, so all that the target has of the process is taken for old.
                 self._known.pop(pid, None)
         self.batches.flush()
         return sent
 
     def _let_go(self) -> None:
-        """Of processes that ended, before new ones are attached, which may have their numbers; and of those that
-        can no longer be tracked: all their memory is taken for unknown."""
+        """Close the trackers of processes that ended, or that opened a file with O_DIRECT.
+
+        The target forgets the pages of ended processes. This comes before new processes are
+        attached, which may have the pids of ended ones. All memory of a process with such a file
+        is sent in the freeze.
+        """
         for pid, watched in list(self._trackers.items()):
             ended = watched.ended()
             if ended or self._reads_directly(watched):
@@ -78,17 +89,21 @@ class UserfaultfdCopy:
                 else:
                     self._refused.add(pid)
                     self._move.note(
-                        f"process {pid} opened a file for direct I/O: its memory is copied while frozen"
+                        f"process {pid} opened a file for direct I/O:"
+                        " its memory is copied while frozen"
                     )
 
     def _reads_directly(self, watched: Tracker) -> bool:
         try:
             return tracker.reads_directly(watched.pid)
-        except OSError:  # it is ending
+        except OSError:  # the process is ending
             return False
 
     def dump(self, dump: DumpRole) -> None:
-        """CRIU says which pages there are, and takes ours for the parent that has them."""
+        """Have CRIU dump with a parent that is said to have all memory (checkpoint/criu/parent.py).
+
+        CRIU then lists the pages, and sends none that it takes for unchanged.
+        """
         dump.parent = make_parent(self._move.directory)
         if self.by_criu:
             forget_writes(list(self._trackers))
@@ -97,7 +112,10 @@ class UserfaultfdCopy:
             run_dump(dump, self._move)
 
     def send_last(self, pids: list[int]) -> None:
-        """Raises ImageError when a page that CRIU found cannot be read."""
+        """Send the pages that were written since the last round or never sent, then the page maps.
+
+        Raises ImageError if a page that CRIU found cannot be read.
+        """
         assert self._last is not None
         pages = self._last.sent_pages
         self._let_go()
@@ -122,11 +140,11 @@ class UserfaultfdCopy:
         return self._last.images()
 
     def close(self) -> None:
-        """Leave every process as it was."""
+        """Close all trackers, which leaves every process as it was before."""
         while self._trackers:
             self._trackers.popitem()[1].close()
 
 
 def _of_a_process(dst_id: int) -> bool:
-    """Whether all of an image's pages can be had from us."""
+    """Return whether a dst_id is that of a process's memory: CRIU need not send such pages."""
     return dst_id & 0xFF == TYPE_PROCESS
