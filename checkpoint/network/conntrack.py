@@ -1,8 +1,9 @@
-"""Forget the connections of an address that this host's firewall has seen, some time ago.
+"""Removal of what the host's conntrack remembers of the connections of an address.
 
-A container that was here before, and comes back with its connections, is else met by what conntrack remembers of them:
-their sequence numbers have moved on meanwhile, so that every packet is `ct state invalid`, and firewalls drop that
-(netavark's does). Kernel: net/netfilter/nf_conntrack_netlink.c; messages as in linux/netfilter/nfnetlink_conntrack.h.
+A container may come back to a host with connections that conntrack on that host still remembers
+from an earlier time. The sequence numbers of these connections have moved on since. Every packet
+would then be `ct state invalid`, and firewalls drop such packets (netavark's does). Kernel:
+net/netfilter/nf_conntrack_netlink.c; messages as in linux/netfilter/nfnetlink_conntrack.h.
 """
 
 from __future__ import annotations
@@ -15,7 +16,8 @@ from collections.abc import Iterable, Iterator
 
 from checkpoint.errors import NetworkError
 
-#: The port of the kernel in a struct sockaddr_nl: root's processes, too, can send to a netlink socket.
+#: The port of the kernel in a struct sockaddr_nl. Messages from other ports are ignored, because
+#: processes of root can send to a netlink socket as well.
 KERNEL = 0
 NETLINK_NETFILTER, CTNETLINK = 12, 1
 GET, DELETE = 1, 2
@@ -28,9 +30,11 @@ RECEIVE_BYTES, TIMEOUT_S = 1 << 17, 5.0
 
 
 def forget(addresses: Iterable[str]) -> None:
-    """Of what comes from or goes to these ("ADDRESS/PREFIX"). Where nothing is remembered nothing happens.
+    """Delete the conntrack entries of connections from or to these addresses ("ADDRESS/PREFIX").
 
-    Raises NetworkError for messages that are none of netlink(7).
+    Does nothing if there are no entries, or conntrack is not in use. Raises NetworkError if the
+    kernel's messages are not as in netlink(7), and OSError if the kernel has no netlink for
+    netfilter.
     """
     wanted = {ipaddress.ip_interface(address).ip.packed for address in addresses}
     if not wanted:
@@ -45,7 +49,7 @@ def forget(addresses: Iterable[str]) -> None:
 
 
 def _entries(netlink: socket.socket) -> Iterator[tuple[int, dict[int, bytes]]]:
-    """(address family, attributes) of each connection. Raises NetworkError and OSError."""
+    """Yield (address family, attributes) of each connection. Raises NetworkError and OSError."""
     netlink.send(_message(GET, NLM_F_DUMP, 0, b""))
     while True:
         data, _, flags, sender = netlink.recvmsg(RECEIVE_BYTES)
@@ -60,7 +64,10 @@ def _entries(netlink: socket.socket) -> Iterator[tuple[int, dict[int, bytes]]]:
 
 
 def _messages(datagram: bytes) -> Iterator[tuple[int, memoryview]]:
-    """(type, content) of the messages in a datagram (struct nlmsghdr). Raises NetworkError."""
+    """Yield (type, content) of each message in a datagram. Raises NetworkError.
+
+    The content is that behind the struct nlmsghdr.
+    """
     data = memoryview(datagram)
     while data:
         if len(data) < HEADER.size:
@@ -76,7 +83,7 @@ def _messages(datagram: bytes) -> Iterator[tuple[int, memoryview]]:
 def _delete(netlink: socket.socket, family: int, entry: dict[int, bytes]) -> None:
     named = b"".join(_attribute(kind, entry[kind]) for kind in (TUPLE_ORIG, ZONE) if kind in entry)
     netlink.send(_message(DELETE, NLM_F_ACK, family, named))
-    netlink.recv(RECEIVE_BYTES)  # it may have ended by itself meanwhile
+    netlink.recv(RECEIVE_BYTES)  # ignored: the connection may have ended meanwhile
 
 
 def _message(kind: int, flags: int, family: int, attributes: bytes) -> bytes:
@@ -92,7 +99,10 @@ def _addresses(entry: dict[int, bytes]) -> Iterator[bytes]:
 
 
 def _attributes(data: bytes | memoryview) -> dict[int, bytes]:
-    """The attributes of a message, or of another attribute (struct nlattr). Raises NetworkError."""
+    """Return type -> content of the attributes in a message, or in another attribute.
+
+    The layout is that of struct nlattr. Raises NetworkError.
+    """
     found, data = {}, memoryview(data)
     while data:
         if len(data) < ATTRIBUTE.size:
@@ -106,7 +116,10 @@ def _attributes(data: bytes | memoryview) -> dict[int, bytes]:
 
 
 def _aligned(length: int) -> int:
-    """NLMSG_ALIGN and NLA_ALIGN. What comes last need not be padded."""
+    """Return a length rounded up as NLMSG_ALIGN and NLA_ALIGN do.
+
+    The last message of a datagram, and the last attribute, need not be padded.
+    """
     return (length + 3) & ~3
 
 

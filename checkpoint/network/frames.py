@@ -1,7 +1,7 @@
-"""Frames for a container that stands still, taken where they would reach it, to be given to it when it runs again.
+"""Frames for a frozen container, kept where they would reach it, and given to it after the resume.
 
-They are dropped otherwise, and their senders wait for a retransmission timer: 200 ms at the least for TCP.
-Kernel: packet(7), Documentation/networking/filter.rst.
+Otherwise these frames are dropped, and their senders wait for a retransmission timer: at least 200
+ms for TCP. Kernel: packet(7), Documentation/networking/filter.rst.
 """
 
 from __future__ import annotations
@@ -22,17 +22,19 @@ LOAD_WORD, LOAD_HALF, JUMP_EQUAL, RETURN = 0x20, 0x28, 0x15, 0x06
 INSTRUCTION = struct.Struct("=HBBI")
 #: include/uapi/linux/virtio_net.h, include/uapi/linux/if_ether.h
 VIRTIO_HEADER_BYTES, ETHERNET_HEADER_BYTES = 10, 14
-MAX_FRAME = 1 << 17  # with segmentation left to the device
-#: As much as is kept of one interface; for more, senders have to try again.
+MAX_FRAME = 1 << 17  # bytes, because segmentation may be left to the device
+#: So much is kept for one interface. Frames beyond that are dropped, and their senders try again.
 MAX_BYTES = 1 << 20
 MAX_FRAMES = 2048
 
 
 class HeldFrames:
-    """Those that go out of the host's end of an interface to the container. Drops all until `keep` is called.
+    """The frames that leave the host's end of an interface for the container's MAC address.
 
-    Made while there is time: the kernel waits for RCU when such a socket is bound. Each frame is preceded by its struct
-    virtio_net_hdr, without which checksums and segments that were left to the device would be lost.
+    No frame is kept until `keep` is called. To be created before the freeze, because the kernel
+    waits for an RCU grace period when a packet socket is bound; raises OSError. Each frame is
+    preceded by its struct virtio_net_hdr, without which checksums and segmentation that were left
+    to the device would be lost.
     """
 
     def __init__(self, interface: Interface) -> None:
@@ -50,7 +52,7 @@ class HeldFrames:
             raise
 
     def keep(self) -> None:
-        """From now on."""
+        """Begin to keep frames. Raises OSError."""
         high, low = struct.unpack("!IH", self._mac)
         self._filter(
             [
@@ -64,15 +66,18 @@ class HeldFrames:
         )
 
     def take(self) -> list[bytes]:
-        """What was kept; nothing is any more."""
+        """Stop keeping frames, and return those that were kept, oldest first.
+
+        Each frame begins with its struct virtio_net_hdr. A frame that was cut short is left out.
+        Raises OSError.
+        """
         self._filter([(RETURN, 0, 0, 0)])
-        with contextlib.suppress(
-            OSError
-        ):  # that the link was, or went, down is told once, before the frames
+        # If the link was or went down, the kernel reports that once, before the frames.
+        with contextlib.suppress(OSError):
             self._socket.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
         frames: list[bytes] = []
         room = MAX_BYTES
-        with contextlib.suppress(OSError):  # there are no more
+        with contextlib.suppress(OSError):  # there are no more frames
             while room > 0 and len(frames) < MAX_FRAMES:
                 frame, _, flags, _ = self._socket.recvmsg(MAX_FRAME)
                 if not flags & socket.MSG_TRUNC:
@@ -81,7 +86,10 @@ class HeldFrames:
         return frames
 
     def give(self, frames: Sequence[bytes | memoryview]) -> None:
-        """To the container, and to nobody else. What it does not take is tried again by its sender."""
+        """Send frames to the container; leave out those that are not addressed to its MAC address.
+
+        A frame that cannot be sent is dropped; its sender tries again.
+        """
         for frame in frames:
             if is_for(self._mac, frame):
                 with contextlib.suppress(OSError):
@@ -94,14 +102,13 @@ class HeldFrames:
         code = ctypes.create_string_buffer(
             b"".join(INSTRUCTION.pack(*each) for each in instructions)
         )
-        program = struct.pack(
-            "HxxxxxxP", len(instructions), ctypes.addressof(code)
-        )  # struct sock_fprog
+        # struct sock_fprog
+        program = struct.pack("HxxxxxxP", len(instructions), ctypes.addressof(code))
         self._socket.setsockopt(socket.SOL_SOCKET, SO_ATTACH_FILTER, program)
 
 
 def is_for(mac: bytes, frame: bytes | memoryview) -> bool:
-    """Whether a frame, behind its virtio_net_hdr, is a whole one to that address."""
+    """Return whether a frame, behind its virtio_net_hdr, is a whole Ethernet frame to `mac`."""
     to = frame[VIRTIO_HEADER_BYTES : VIRTIO_HEADER_BYTES + len(mac)]
     return (
         VIRTIO_HEADER_BYTES + ETHERNET_HEADER_BYTES <= len(frame) <= MAX_FRAME and bytes(to) == mac

@@ -1,8 +1,9 @@
-"""Keep a container that is restored here from being heard while it still runs elsewhere.
+"""Guard of the target's bridges: a container being restored is not heard while the source's runs.
 
-An engine that makes the network by itself brings the interface up at once, with the address and the MAC that are in
-use. Until its link is down, nothing that comes from there may pass the bridges of this host: not even a gratuitous
-ARP. nft(8), family bridge.
+An engine that makes the network by itself brings the interface up at once, with the address and the
+MAC address that the container still uses on the source. Until the link of that interface is down,
+no frame from it may pass the bridges of the target, not even a gratuitous ARP. See nft(8), family
+bridge.
 """
 
 from __future__ import annotations
@@ -26,7 +27,11 @@ table bridge {table} {{
 
 @contextlib.contextmanager
 def silenced(macs: Iterable[str], name: str) -> Iterator[None]:
-    """Drop frames from these addresses, unless they come in by a link that is here already. Raises CommandFailed."""
+    """Drop bridged frames from these MAC addresses during the block. Raises CommandFailed.
+
+    Frames that come in by a link that exists already pass: the container on the source is heard.
+    `name` makes the name of the nftables table unique.
+    """
     sources = ", ".join(sorted(set(macs)))
     if not sources:
         yield

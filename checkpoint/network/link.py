@@ -1,4 +1,8 @@
-"""The switch-over itself, by ioctl and raw frames: microseconds, nothing to start."""
+"""The switch-over of a container's links and addresses, by ioctl and raw frames.
+
+The container is frozen during the switch-over. Therefore no program is started: an ioctl or a frame
+takes microseconds. (To take a link down may take the kernel milliseconds.)
+"""
 
 from __future__ import annotations
 
@@ -30,7 +34,7 @@ ARP_REQUEST, ARP_REPLY = 1, 2
 ARP_OF_IPV4 = struct.pack("!HHBB", 1, 0x0800, 6, 4)
 #: The header of Ethernet and all of ARP.
 ARP_FRAME_BYTES = 42
-#: One is too many already.
+#: The wait for stations that use an address ends when so many answered. One is too many already.
 MOST_STATIONS = 16
 
 
@@ -49,9 +53,10 @@ def set_link(name: str, *, up: bool) -> None:
 
 
 class Announcer:
-    """Frames that tell the neighbourhood where a container now lives, ready to be sent.
+    """The announcement of a container's addresses, ready to be sent from the container's namespace.
 
-    The sockets are opened inside the container's namespace beforehand; `announce` only sends.
+    The sockets are opened in that namespace on creation, which raises NetworkError if it fails.
+    `announce` only sends.
     """
 
     def __init__(self, network: Network) -> None:
@@ -65,10 +70,11 @@ class Announcer:
             self._frames.append((opened, frames))
 
     def announce(self) -> None:
-        """Send a gratuitous ARP (RFC 5227, 3) or unsolicited NA (RFC 4861, 7.2.6) for each address."""
+        """Send a gratuitous ARP (RFC 5227, 3) or unsolicited NA (RFC 4861, 7.2.6) per address."""
         for sock, frames in self._frames:
             for frame in frames:
-                # A full or not yet carrying queue: the peer's own traffic will teach it instead.
+                # The queue may be full, or the link may have no carrier yet. Neighbours then learn
+                # from the container's own traffic.
                 with contextlib.suppress(OSError):
                     sock.send(frame)
 
@@ -78,10 +84,12 @@ class Announcer:
 
 
 def stations_using(address: str, link: str, wait_s: float = 0.25) -> set[str]:
-    """MAC addresses on `link`'s network that answer an ARP probe (RFC 5227, 2.1.1) for an IPv4 address.
+    """Return the MAC addresses of stations on the network of `link` that answer for `address`.
 
-    Whoever is on that network can answer, truthfully or not, and can send anything else: of MOST_STATIONS
-    answers no more are waited for. Raises NetworkError.
+    `address` is an IPv4 address, for which an ARP probe is sent (RFC 5227, 2.1.1). Answers are
+    waited for during `wait_s` seconds. Any station on that network can answer, truthfully or not,
+    and can send anything else. Therefore no more than MOST_STATIONS answers are waited for. Raises
+    NetworkError.
     """
     found: set[str] = set()
     deadline = time.monotonic() + wait_s
@@ -102,11 +110,12 @@ def stations_using(address: str, link: str, wait_s: float = 0.25) -> set[str]:
 
 
 def answered(frame: bytes, wanted: bytes) -> bytes | None:
-    """The MAC address that an ARP reply gives for the IPv4 address `wanted`; None for any other frame.
+    """Return the MAC address that an ARP reply gives for the IPv4 address `wanted` (4 bytes).
 
-    A reply to somebody else counts as well, and so does one that a proxy sends for the station.
+    Returns None for any other frame. A reply to another station counts as well, and so does a reply
+    that a proxy sends for the station.
     """
-    if len(frame) < ARP_FRAME_BYTES:  # no station's own: Ethernet pads its frames to more
+    if len(frame) < ARP_FRAME_BYTES:  # not a station's own: Ethernet pads frames to more
         return None
     kind, formats, operation, mac, address = struct.unpack_from("!H6sH6s4s", frame, 12)
     reply = (kind, formats, operation, address) == (ETH_P_ARP, ARP_OF_IPV4, ARP_REPLY, wanted)
@@ -114,7 +123,11 @@ def answered(frame: bytes, wanted: bytes) -> bytes | None:
 
 
 def in_netns(path: str, action: Callable[[], T]) -> T:
-    """Run `action` in a thread that has entered the namespace bound at `path` (setns(2) is per thread)."""
+    """Run `action` in a thread that has entered the network namespace bound at `path`.
+
+    Only the thread enters, because setns(2) is per thread. Returns the result of `action`. Raises
+    NetworkError for any failure, of `action` or before it.
+    """
     outcome: list[T] = []
     failure: list[BaseException] = []
 
@@ -151,7 +164,7 @@ def _packet_socket(link: str, protocol: int) -> socket.socket:
 
 
 def _arp(mac: bytes, sender: bytes, target: bytes) -> bytes:
-    """An ARP request in an Ethernet frame (RFC 826)."""
+    """Return an ARP request in an Ethernet frame (RFC 826)."""
     ethernet = BROADCAST + mac + struct.pack("!H", ETH_P_ARP)
     return ethernet + struct.pack(
         "!HHBBH6s4s6s4s", 1, 0x0800, 6, 4, ARP_REQUEST, mac, sender, b"\0" * 6, target
@@ -176,7 +189,7 @@ def _announcement(mac_text: str, address: str) -> bytes:
 
 
 def _checksum(data: bytes) -> int:
-    """The Internet checksum (RFC 1071) of an even number of bytes."""
+    """Return the Internet checksum (RFC 1071) of an even number of bytes."""
     total: int = sum(struct.unpack(f"!{len(data) // 2}H", data))
     while total >> 16:
         total = (total & 0xFFFF) + (total >> 16)

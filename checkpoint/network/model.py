@@ -1,4 +1,4 @@
-"""A container's network as data: what is read on the source and made on the target."""
+"""A container's network as data, which is read on the source and made on the target."""
 
 from __future__ import annotations
 
@@ -16,7 +16,8 @@ from checkpoint.bounded import (
 from checkpoint.errors import DataInvalid
 from checkpoint.schema import Length, Range
 
-#: IPv4's least and what any device may have (ETH_MAX_MTU of if_ether.h; lo has 65,536).
+#: The bounds are the least MTU of IPv4 and the greatest of any device (ETH_MAX_MTU of if_ether.h;
+#: lo has 65,536).
 Mtu = Annotated[int, Range(68, 65_536)]
 
 
@@ -24,7 +25,8 @@ Mtu = Annotated[int, Range(68, 65_536)]
 class Interface:
     """One veth interface in the container's namespace and its end on the host.
 
-    `addresses` are "ADDRESS/PREFIX" of global scope; `bridge` is the bridge that `host_name` is a port of.
+    `addresses` are "ADDRESS/PREFIX" of global scope. `host_name` is the host's end, and `bridge` is
+    the bridge that the host's end is a port of.
     """
 
     name: InterfaceName
@@ -37,7 +39,7 @@ class Interface:
 
 @dataclass(frozen=True, kw_only=True)
 class Route:
-    """One route of the main table, in iproute2's words."""
+    """One route of the main table, in iproute2's words. `family` is 4 or 6."""
 
     family: int
     destination: RouteDestination
@@ -46,7 +48,7 @@ class Route:
     metric: Annotated[int, Range(0, (1 << 32) - 1)] | None
 
     def check(self) -> None:
-        """Raise DataInvalid unless the family is one."""
+        """Raise DataInvalid unless the family is 4 or 6."""
         if self.family not in (4, 6):
             raise DataInvalid("a route is of family 4 or 6", ".family")
 

@@ -19,9 +19,12 @@ IP_NETNS_DIRECTORIES = (Path("/run/netns"), Path("/var/run/netns"))
 
 
 def read(path: str) -> Network:
-    """Read the namespace bound at `path`.
+    """Read the network namespace bound at `path`.
 
-    Raises NotMovable for an interface that is neither `lo` nor a veth whose other end is on this host.
+    Raises NotMovable for an interface that is neither `lo` nor a veth whose other end is in this
+    process's own namespace, or that has unusual characters in its name (NAME). Raises NetworkError
+    or CommandFailed if iproute2 fails. Fallback devices of the kernel are left out
+    (_is_kernel_fallback).
     """
     host_links = {link["ifindex"]: link for link in _ip("link")}
     interfaces = [
@@ -34,7 +37,10 @@ def read(path: str) -> Network:
 
 
 class Parts:
-    """A container's network on this host, part by part: its namespace and the host's ends of its links."""
+    """The parts of a container's network on this host: its namespace, the host's ends of its links.
+
+    Each part is known by its identity, so that `remove` removes nothing that has taken its name.
+    """
 
     def __init__(self) -> None:
         self._namespace: PathIdentity | None = None
@@ -42,7 +48,7 @@ class Parts:
 
     @classmethod
     def of(cls, network: Network) -> Parts:
-        """Those of a network that is there. Raises OSError when one is not."""
+        """Return the parts of a network that exists. Raises OSError if a part does not."""
         parts = cls()
         parts.add_namespace(network.path)
         for interface in network.interfaces:
@@ -56,10 +62,13 @@ class Parts:
         self._links.append(LinkIdentity(host_name))
 
     def remove(self) -> None:
-        """Remove these parts; what is gone, or has its name given to something else, is no error."""
+        """Remove these parts. A part that is gone, or whose name now means another, is ignored.
+
+        Raises CommandFailed or OSError if the namespace cannot be unbound.
+        """
         for link in self._links:
             if link.is_same():
-                # The namespace may have gone with its last process and taken the pair along.
+                # The namespace may have ended with its last process, and both ends with it.
                 with contextlib.suppress(CommandFailed):
                     run(["ip", "link", "delete", link.name])
         if self._namespace is not None:
@@ -68,16 +77,17 @@ class Parts:
             self.close()
 
     def close(self) -> None:
-        """Let go of the namespace, which lives as long as this does."""
+        """Release the namespace, which this object keeps alive."""
         if self._namespace is not None:
             self._namespace.close()
             self._namespace = None
 
 
 def create(network: Network) -> Parts:
-    """Make the namespace with its interfaces, addresses and routes; links to the host stay down.
+    """Make a namespace with its interfaces, addresses and routes, and return the parts made.
 
-    Raises NetworkError, with nothing left behind, when a name is taken or a bridge is missing.
+    The host's ends of the links stay down. Raises NetworkError, with nothing left behind, if a name
+    is taken, a bridge is missing or a command fails.
     """
     parts = Parts()
     links = {link["ifname"]: link for link in _ip("link")}
@@ -106,7 +116,11 @@ def create(network: Network) -> Parts:
 
 
 def _ip(*words: str, netns: str | None = None) -> list[dict[str, Any]]:
-    """`ip -json` with its output parsed. iproute2 prints nothing, not [], where there is nothing."""
+    """Return the parsed output of `ip -json` with these words, run in the namespace at `netns`.
+
+    None is this process's namespace. iproute2 prints nothing instead of [] if there is nothing to
+    list; empty entries are left out. Raises NetworkError.
+    """
     argv = ["ip", "-json", "-details", *words]
     if netns is not None:
         argv = ["nsenter", f"--net={netns}", "--", *argv]
@@ -121,7 +135,8 @@ def _ip(*words: str, netns: str | None = None) -> list[dict[str, Any]]:
 
 def _interface(link: dict[str, Any], host_links: dict[int, dict[str, Any]]) -> Interface:
     name = link["ifname"]
-    # The container may have named it, and the kernel takes nearly anything; it becomes a word of `ip -batch`.
+    # The container may have chosen the name, and the kernel takes nearly any bytes. The name
+    # becomes a word of `ip -batch`.
     if not NAME.fullmatch(name):
         raise NotMovable(
             f"interface {name!r} has a name of other characters than letters, digits and _.@-"
@@ -149,7 +164,10 @@ def _interface(link: dict[str, Any], host_links: dict[int, dict[str, Any]]) -> I
 
 
 def _is_kernel_fallback(link: dict[str, Any]) -> bool:
-    """tunl0, sit0 ...: devices the kernel puts into every namespace while their module is loaded."""
+    """Return whether a link is a fallback device that is not in use (tunl0, sit0 ...).
+
+    The kernel puts these into every namespace while their module is loaded.
+    """
     return (
         "UP" not in link["flags"]
         and not link.get("addr_info")
@@ -158,7 +176,10 @@ def _is_kernel_fallback(link: dict[str, Any]) -> bool:
 
 
 def _routes(path: str, family: int) -> list[Route]:
-    """Routes somebody added; the kernel makes its own again when addresses are added."""
+    """Return the routes of the main table that the kernel did not make itself. `family` is 4 or 6.
+
+    The kernel makes its own routes again when addresses are added. Raises CommandFailed.
+    """
     argv = ["nsenter", f"--net={path}", "--", "ip", f"-{family}", "-json", "route", "show"]
     return [
         Route(
@@ -195,19 +216,24 @@ def _unbind(path: Path) -> None:
 
 
 def _make_pair(interface: Interface, netns: str) -> None:
-    """Both ends are down: no frame passes."""
-    # ip(8) takes a namespace by name or by the pid of a process in it; a path needs nsenter, and the
-    # host end is then pushed out to the namespace of our own process.
+    """Make a veth pair with one end in the namespace at `netns`; no frame passes: both are down."""
+    # ip(8) takes a namespace by name, or by the pid of a process in it. Because `netns` is a path,
+    # ip(8) runs in that namespace by nsenter(1), and moves the host's end out to this process's
+    # namespace.
     pair = f"link add {interface.name} address {interface.mac} mtu {interface.mtu} type veth"
     _in(netns, f"{pair} peer name {interface.host_name} mtu {interface.mtu} netns {os.getpid()}\n")
 
 
 def _configure(interface: Interface, netns: str) -> None:
-    """The inner end gets its addresses and goes up, the host's end stays down."""
+    """Add the host's end to its bridge, bring the inner end up, and give it its addresses.
+
+    The host's end stays down.
+    """
     if interface.bridge:
         run(["ip", "link", "set", interface.host_name, "master", interface.bridge])
     commands = [f"link set {interface.name} up"]
-    # nodad: the address is in use, by the very container that is about to arrive with it.
+    # nodad: the container still uses the address on the source, where duplicate address
+    # detection would find it.
     commands += [
         f"address add {a} dev {interface.name}{' nodad' if ':' in a else ''}"
         for a in interface.addresses
@@ -226,7 +252,11 @@ def _route_command(route: Route) -> str:
 
 
 def _in(netns: str, commands: str) -> None:
-    """Run lines of `ip -batch` inside a namespace. A line may begin with a family option."""
+    """Run lines of `ip -batch` in the namespace at `netns`. Raises CommandFailed.
+
+    A line may begin with a family option. Lines with -4 run first, then those with -6, then the
+    rest.
+    """
     for family in ("-4", "-6", ""):
         lines = [line for line in commands.splitlines() if _family(line) == family]
         if lines:

@@ -1,8 +1,8 @@
-"""Open, look at and change what is below a directory, and nothing outside it: the one door to a tree of a container's.
+"""The one door to trees that a container can write: access below a directory, never outside it.
 
-A container may put a symlink where a directory was a moment ago. A tree is known by a descriptor of its root, opened
-once; every path is looked up from there by openat2(2), which refuses `..` out of the tree, any symlink on the way, and
-other mounts.
+A container may put a symlink where a directory was a moment ago. Therefore a tree is held by a
+descriptor of its root, opened once. Every path is looked up from that descriptor by openat2(2),
+which refuses `..` out of the tree, any symlink on the way, and other mounts.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from pathlib import Path
 from checkpoint.host import whole
 from checkpoint.host.identity import PathIdentity, remove_empty
 
-#: openat2(2), <linux/openat2.h>; the same number on all architectures.
+#: openat2(2), <linux/openat2.h>; the number is the same on all architectures.
 OPENAT2 = 437
 RESOLVE_NO_XDEV, RESOLVE_NO_MAGICLINKS, RESOLVE_NO_SYMLINKS, RESOLVE_BENEATH, RESOLVE_IN_ROOT = (
     1,
@@ -31,19 +31,22 @@ RESOLVE_NO_XDEV, RESOLVE_NO_MAGICLINKS, RESOLVE_NO_SYMLINKS, RESOLVE_BENEATH, RE
 STRICT = RESOLVE_BENEATH | RESOLVE_NO_SYMLINKS | RESOLVE_NO_MAGICLINKS | RESOLVE_NO_XDEV
 
 DIRECTORY = os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC
-#: Why nothing is found by a path: there is nothing, or a file or a symlink is on the way.
+#: Errors of a path that leads to no file: no such name, or a file or a symlink on the way.
 NOT_THERE = {errno.ENOENT, errno.ENOTDIR, errno.ELOOP}
 
-#: Extended attributes (xattr(7)) by name; ACLs are such.
+#: Extended attributes (xattr(7)) as (name, value), ACLs among them.
 Attributes = tuple[tuple[str, bytes], ...]
-#: (path, descriptor, [(path of a file in it, what it is)])
+#: (path of a directory, its descriptor, [(path of an entry, status of the entry itself)])
 Directory = tuple[str, int, list[tuple[str, os.stat_result]]]
 
 _libc = ctypes.CDLL(None, use_errno=True)
 
 
 def openat2(directory: int, path: str, flags: int, resolve: int, mode: int = 0) -> int:
-    """The descriptor that openat2(2) returns, closed on exec. Raises OSError."""
+    """Open `path` below the descriptor `directory` by openat2(2). Raises OSError.
+
+    `resolve` are RESOLVE_* flags. Returns a descriptor that is closed on exec.
+    """
     how = struct.pack("QQQ", flags | os.O_CLOEXEC, mode, resolve)
     fd = _libc.syscall(
         ctypes.c_long(OPENAT2), directory, os.fsencode(path), how, ctypes.c_size_t(len(how))
@@ -56,7 +59,7 @@ def openat2(directory: int, path: str, flags: int, resolve: int, mode: int = 0) 
 
 @contextlib.contextmanager
 def gone_is_well() -> Iterator[None]:
-    """What is not there any more is no error in the block."""
+    """End the block without an error when a path leads to no file (NOT_THERE)."""
     try:
         yield
     except OSError as error:
@@ -65,36 +68,50 @@ def gone_is_well() -> Iterator[None]:
 
 
 def attributes(file: int | str) -> Attributes:
-    """Those of a file, by its descriptor or by a path that is safe; none where there cannot be any."""
+    """Return the extended attributes of a file, sorted by name; () if they cannot be read.
+
+    `file` is a descriptor, or a path that no container can change.
+    """
     with contextlib.suppress(OSError):
         return tuple((name, os.getxattr(file, name)) for name in sorted(os.listxattr(file)))
     return ()
 
 
 def is_somebodys_root(directory: Path) -> bool:
-    """Whether a process of this host has the directory for its root: two containers may share one rootfs."""
+    """Return whether a process of this host has `directory` as its root directory.
+
+    Two containers may share one rootfs, so that it may be in use when one of them has gone.
+    """
     if not directory.exists():
         return False
     here = directory.stat()
     for name in filter(str.isdigit, os.listdir("/proc")):
-        with contextlib.suppress(OSError):  # it has ended, or is about to
+        with contextlib.suppress(OSError):  # the process has ended, or is about to
             if os.path.samestat(os.stat(f"/proc/{name}/root"), here):
                 return True
     return False
 
 
 class TreeRoot:
-    """A tree by its root. Paths are relative to the root, "" is the root itself. Use as a context, or close it."""
+    """A tree of files, held by a descriptor of its root directory (`fd`).
+
+    Paths are relative to the root; "" is the root itself. Use as a context, or close.
+    """
 
     def __init__(self, root: Path | str | int) -> None:
-        """`root` is a path that no container can change, or a descriptor, then the tree's own. Raises OSError."""
+        """Open the root: a path that no container can change, or a descriptor to take over.
+
+        Raises OSError.
+        """
         self.fd = root if isinstance(root, int) else os.open(root, DIRECTORY)
 
     @classmethod
     def mounted(cls, pid: int, path: str, device: int) -> TreeRoot:
-        """What a process sees mounted at a path. Raises OSError; FileNotFoundError, too, if it is of another device.
+        """Open the tree that a process sees mounted at `path`; `device` is its st_dev.
 
-        Symlinks lead nowhere else than in the process's root. A magic link (proc_pid_fd(5)) would, and is refused.
+        Symlinks in `path` are resolved within the process's root. A magic link (proc_pid_fd(5))
+        could lead out of that root, and is refused. Raises OSError, and FileNotFoundError if the
+        tree at `path` is of another device.
         """
         inside = os.open(f"/proc/{pid}/root", DIRECTORY)
         try:
@@ -107,7 +124,7 @@ class TreeRoot:
         return tree
 
     def close(self) -> None:
-        """Let go of it."""
+        """Close the descriptor of the root."""
         os.close(self.fd)
 
     def __enter__(self) -> TreeRoot:
@@ -117,12 +134,15 @@ class TreeRoot:
         self.close()
 
     def open(self, path: str, flags: int) -> int:
-        """A descriptor of what is there. With O_PATH | O_NOFOLLOW it may be a symlink. Raises OSError."""
+        """Open the file at `path` and return its descriptor. Raises OSError.
+
+        With O_PATH | O_NOFOLLOW in `flags`, the descriptor may be that of a symlink.
+        """
         return openat2(self.fd, path or ".", flags, STRICT)
 
     @contextlib.contextmanager
     def directory(self, path: str) -> Iterator[int]:
-        """A descriptor of a directory, for the length of the block. Raises OSError."""
+        """Open a directory for the length of the block; yield its descriptor. Raises OSError."""
         fd = self.open(path, os.O_RDONLY | os.O_DIRECTORY)
         try:
             yield fd
@@ -130,7 +150,7 @@ class TreeRoot:
             os.close(fd)
 
     def stat(self, path: str) -> os.stat_result:
-        """Of a file, or of a symlink itself. Raises OSError."""
+        """Return the status of a file, or of a symlink itself. Raises OSError."""
         fd = self.open(path, os.O_PATH | os.O_NOFOLLOW)
         try:
             return os.fstat(fd)
@@ -138,7 +158,10 @@ class TreeRoot:
             os.close(fd)
 
     def create(self, path: str, content: bytes) -> None:
-        """Make a file that only root may read. Raises OSError, FileExistsError for one."""
+        """Create a file with this content that only root may read.
+
+        Raises FileExistsError if there is a file at `path` already, and OSError.
+        """
         fd = openat2(self.fd, path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, STRICT, 0o600)
         try:
             whole.write(fd, content)
@@ -146,36 +169,39 @@ class TreeRoot:
             os.close(fd)
 
     def read(self, path: str, most: int) -> bytes:
-        """Up to so many bytes of a regular file; nothing of anything else. Raises OSError."""
+        """Return up to `most` bytes of a regular file, b"" of any other file. Raises OSError."""
         fd = self.open(path, os.O_RDONLY | os.O_NONBLOCK)
         try:
             if not stat.S_ISREG(os.fstat(fd).st_mode):
                 return b""
-            return os.read(fd, most)  # short result: a file that is shorter
+            return os.read(fd, most)  # short result: the file is shorter
         finally:
             os.close(fd)
 
     def exists(self, path: str) -> bool:
-        """Whether there is a file of that name, or a symlink, whatever that leads to."""
+        """Return whether there is a file at `path`, or a symlink, wherever the symlink leads."""
         with contextlib.suppress(OSError):
             self.stat(path)
             return True
         return False
 
     def attributes(self, path: str) -> Attributes:
-        """The extended attributes of a file, or of a symlink itself; none if it is not there."""
+        """Return the extended attributes of a file, or of a symlink itself; () if it is gone."""
         with contextlib.suppress(OSError):
             fd = self.open(path, os.O_PATH | os.O_NOFOLLOW)
             try:
-                return attributes(f"/proc/self/fd/{fd}")  # such a descriptor cannot be asked itself
+                # By a path, because flistxattr(2) fails on an O_PATH descriptor (open(2)).
+                return attributes(f"/proc/self/fd/{fd}")
             finally:
                 os.close(fd)
         return ()
 
     def walk(self, start: str = "") -> Iterator[Directory]:
-        """Each directory below `start`, that one first, as far as they are of the root's file system.
+        """Yield `start` and each directory below it, parents first, on the root's file system only.
 
-        What is no directory any more when its turn comes is left out.
+        The entries of a directory come with it (Directory); an entry on which something is mounted
+        is listed, but not entered. The descriptor is closed at the next step of the walk. A path
+        that is no directory any more when its turn comes is left out. Raises OSError.
         """
         device = os.fstat(self.fd).st_dev
         pending = [start]
@@ -202,16 +228,17 @@ class TreeRoot:
                 os.close(fd)
 
     def remove(self, paths: Iterable[str]) -> None:
-        """Files, and directories with all in them; parents come before what is in them. What is gone is no error.
+        """Remove files, and directories with their content. A path that is gone is ignored.
 
-        Raises OSError for what cannot be removed: what is mounted in the tree is not, nor anything in it.
+        In `paths`, directories come before what is in them. Raises OSError for a file that cannot
+        be removed, such as a mount point: neither a mount in the tree nor its content is removed.
         """
         for path in reversed(list(paths)):
             with self._mounts_told(path), gone_is_well():
                 self._remove(path)
 
     def empty(self) -> None:
-        """Likewise remove all that is in it."""
+        """Remove everything in the tree, but not its root. Raises OSError as `remove` does."""
         self.remove([path for path, _ in next(self.walk())[2]])
 
     def _remove(self, path: str) -> None:
@@ -233,7 +260,7 @@ class TreeRoot:
 
     @contextlib.contextmanager
     def _mounts_told(self, path: str) -> Iterator[None]:
-        """The kernel's word for a mount point that is to be removed is that it is busy."""
+        """Say what an EBUSY raised in the block means: `path` is a mount point, or holds one."""
         try:
             yield
         except OSError as error:
@@ -242,13 +269,20 @@ class TreeRoot:
             raise
 
     def set_mtime(self, path: str, mtime_ns: int) -> None:
-        """Of a file that may have come and gone while others were copied."""
+        """Set the time of modification of a file, in ns; ignore a file that is gone.
+
+        The file may have come and gone while others were copied. Raises OSError.
+        """
         with gone_is_well(), self._parent(path) as (directory, name):
             os.utime(name, ns=(mtime_ns, mtime_ns), dir_fd=directory, follow_symlinks=False)
 
     @contextlib.contextmanager
     def _parent(self, path: str) -> Iterator[tuple[int, str]]:
-        """(descriptor of the directory that holds it, its name in there)."""
+        """Yield (descriptor of the directory that holds the file, name of the file in it).
+
+        The descriptor is closed after the block. Raises PermissionError for a path that cannot be
+        the name of a file in the tree, and OSError.
+        """
         above, _, name = path.rpartition("/")
         if name in ("", ".", ".."):
             raise PermissionError(f"{path!r} names no file")
@@ -257,13 +291,19 @@ class TreeRoot:
 
 
 def empty_tree(identity: PathIdentity) -> None:
-    """Remove what is in a directory, unless another one has its path by now. Raises OSError as TreeRoot.remove."""
+    """Remove the content of a directory, unless another directory has its path by now.
+
+    Raises OSError as TreeRoot.remove does.
+    """
     if identity.is_same():
         with TreeRoot(identity.path) as root:
             root.empty()
 
 
 def remove_tree(identity: PathIdentity) -> None:
-    """Remove a directory with what is in it, likewise."""
+    """Remove a directory with its content, unless another directory has its path by now.
+
+    Raises OSError as TreeRoot.remove does. A directory that has content again is left.
+    """
     empty_tree(identity)
     remove_empty(identity)

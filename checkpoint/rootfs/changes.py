@@ -1,4 +1,4 @@
-"""Which files of a tree changed since a moment, found by looking, not by guessing from mtime."""
+"""Comparison of two looks at a tree: which files changed, judged by more than their mtime."""
 
 from __future__ import annotations
 
@@ -20,18 +20,21 @@ from checkpoint.schema import Range
 #: (mode, size, mtime_ns, ctime_ns, inode, uid, gid)
 Signature = tuple[int, int, int, int, int, int, int]
 MODE, MTIME, CTIME, INODE = 0, 2, 3, 4
-#: What is mounted there is not of this tree.
+#: The signature of a directory on which something is mounted, which is not part of the tree.
 MOUNT_POINT: Signature = (0, 0, 0, 0, 0, 0, 0)
-#: File time stamps may be that much older than the clock (one tick at HZ=100, before Linux 6.13).
+#: Time stamps of files may be older than the clock by a tick before Linux 6.13. A tick is 10 ms at
+#: HZ=100; twice that is allowed for.
 TICK_NS = 20_000_000
 
 
 @dataclass(frozen=True, kw_only=True)
 class Snapshot:
-    """The state of a tree: relative path -> signature. `taken_ns` is CLOCK_REALTIME before the walk.
+    """The state of a tree at one look: relative path -> signature.
 
-    `attributes` are the extended attributes (ACLs are such) of directories: a file's change time tells
-    when they change, a directory's also moves with what is in it.
+    `taken_ns` is CLOCK_REALTIME in ns before the walk. `attributes` are the extended attributes,
+    ACLs among them, of directories below the root, by path. Directories need them, because the
+    change time of a directory also moves when its entries change. The change time of a file tells
+    by itself that its attributes may have changed.
     """
 
     root: TreeRoot
@@ -42,10 +45,12 @@ class Snapshot:
 
 @dataclass(frozen=True, kw_only=True)
 class Changes:
-    """Relative paths, parents before children.
+    """The work that makes a copy equal to a tree, in relative paths, parents before children.
 
-    `directories` are those of which only the time of modification is another, or will be: (path, mtime_ns). To be
-    set last, since copying and deleting change it. CRIU itself touches /tmp in every dump.
+    `removed` is to be deleted first, then `changed` is to be copied. `directories` are (path,
+    mtime_ns) of directories of which only the time of modification differs, or will differ because
+    of the copying and deleting. For that reason these times are to be set last. (CRIU itself
+    touches /tmp in every dump.)
     """
 
     changed: tuple[str, ...]
@@ -54,9 +59,10 @@ class Changes:
 
 
 def snapshot(root: TreeRoot, *, attributes: bool = True) -> Snapshot:
-    """Walk `root` without leaving its file system. What vanishes during the walk is left out.
+    """Return the state of a tree, as far as it is on the file system of its root.
 
-    Only the earlier one of two snapshots needs the `attributes`.
+    A file that vanishes during the walk is left out. `attributes` are only needed in the earlier of
+    two snapshots that are compared. Raises OSError.
     """
     taken_ns = time.time_ns()
     files: dict[str, Signature] = {}
@@ -66,16 +72,18 @@ def snapshot(root: TreeRoot, *, attributes: bool = True) -> Snapshot:
         if attributes and directory:
             directories[directory] = beneath.attributes(fd)
         for path, found in entries:
-            # Of directories only: on an overlay files have other devices than it has.
+            # The device tells a mount point only of directories: on an overlay, files have other
+            # devices than the overlay itself.
             mounted = found.st_dev != device and stat.S_ISDIR(found.st_mode)
             files[path] = MOUNT_POINT if mounted else signature(found)
     return Snapshot(root=root, taken_ns=taken_ns, files=files, attributes=directories)
 
 
 class FileState(NamedTuple):
-    """What the target has by a path: a copy's mode and type, the size of what has one, and when it was modified.
+    """One file of a copy on the target: its path, mode with type, size and time of modification.
 
-    Both programs that copy make times equal in seconds only.
+    `size` is in bytes for regular files and symlinks, otherwise 0. `mtime_s` is in seconds, because
+    rsync and tar make times equal in seconds only; it is 0 for directories.
     """
 
     path: RelativePath
@@ -85,7 +93,7 @@ class FileState(NamedTuple):
 
     @classmethod
     def of(cls, path: str, signature: Signature) -> FileState:
-        """Of a file that was looked at, so far as a copy is like it."""
+        """Return the state that a true copy of a file with this signature has."""
         mode, size, mtime_ns = signature[:3]
         sized = stat.S_ISREG(mode) or stat.S_ISLNK(mode)
         return cls(path, mode, size if sized else 0, 0 if stat.S_ISDIR(mode) else mtime_ns // 10**9)
@@ -94,9 +102,12 @@ class FileState(NamedTuple):
 def differing(
     looked_at: Snapshot, sent: Iterable[str], copies: Iterable[FileState]
 ) -> dict[str, int]:
-    """Which of the files sent are on the target other than they were looked at, and the mode each has there, or 0.
+    """Return the sent files whose copies differ from the source: path -> mode on the target.
 
-    A container may swap directories between the look and the copy, and back.
+    `looked_at` is the snapshot of the source before the files `sent` were copied; files that it
+    lacks, and mount points, are ignored. `copies` is what the target has. The mode is 0 if the
+    target has no such file. A copy can differ because a container may swap directories between the
+    look and the copy, and back.
     """
     found = {copy.path: copy for copy in copies}
     wrong = {}
@@ -116,10 +127,10 @@ def changes(
     sent: Iterable[str] = (),
     wrong: Mapping[str, int] = MappingProxyType({}),
 ) -> Changes:
-    """What to copy and what to delete so that a copy made since `before` was taken equals `after`.
+    """Return what to copy and delete, so that a copy made after `before` was taken equals `after`.
 
-    `always` names files that may have changed without a trace in their time stamps. `sent` are those that were copied
-    since `before` was taken; `wrong` is what `differing` said of them.
+    `always` are files that may have changed without a trace in their time stamps. `sent` are the
+    files that were copied since `before` was taken; `wrong` is what `differing` returned for them.
     """
     recent_ns = before.taken_ns - TICK_NS
     changed = {
@@ -129,7 +140,8 @@ def changes(
     }
     changed |= {*always, *wrong, *_below_moved(after, recent_ns, sent)} & after.files.keys()
     removed = before.files.keys() - after.files.keys()
-    # A name that changed its type must go first: rsync does not replace a full directory by a file.
+    # A path that changed its type is removed first: rsync does not replace a directory that has
+    # content by a file.
     types = {path: before.files[path][MODE] for path in changed & before.files.keys()} | dict(wrong)
     retyped = {
         path
@@ -138,7 +150,7 @@ def changes(
     }
     touched = {path for path in changed - wrong.keys() if _only_touched(path, before, after)}
     changed, gone = changed - touched, removed | retyped
-    # Copying into a directory and deleting from it touch it, too.
+    # Copying into a directory and deleting from it change its time of modification on the target.
     touched |= {os.path.dirname(path) for path in changed | gone} & after.files.keys() - changed
     return Changes(
         changed=tuple(sorted(changed)),
@@ -148,10 +160,11 @@ def changes(
 
 
 def _below_moved(after: Snapshot, recent_ns: int, sent: Iterable[str]) -> Iterator[str]:
-    """Those files whose way led through a directory that may have been another one when they were copied.
+    """Yield the files of `sent` below a directory that may have been renamed since `recent_ns`.
 
-    A rename is seen at the directory renamed: its time of change, and not that of modification, is the rename's. (What
-    comes into a directory sets both; a container that hides a rename so gets its own files mixed up.)
+    When such a file was copied, its path may have led through another directory. A rename of a
+    directory sets its change time, but not its time of modification. (A new entry in the directory
+    sets both. A container that hides a rename in this way mixes up only its own files.)
     """
     moved = {
         path
@@ -168,7 +181,10 @@ def _below_moved(after: Snapshot, recent_ns: int, sent: Iterable[str]) -> Iterat
 
 
 def _only_touched(path: str, before: Snapshot, after: Snapshot) -> bool:
-    """Whether it is the same directory with the same owner, mode and attributes."""
+    """Return whether `path` is the same directory still, with the same owner, mode and attributes.
+
+    The attributes are read from the tree now, because `after` need not have them.
+    """
     old, new = before.files.get(path), after.files[path]
     same = old is not None and (old[MODE], *old[INODE:]) == (new[MODE], *new[INODE:])
     return (
@@ -179,28 +195,34 @@ def _only_touched(path: str, before: Snapshot, after: Snapshot) -> bool:
 
 
 def written_through_mappings(pids: Iterable[int]) -> set[str]:
-    """Files mapped shared and writable by these processes, relative to their root.
+    """Return the paths of files that these processes have mapped shared and writable.
 
-    Stores through such a mapping need not touch a file's time stamps (on tmpfs they never do).
+    Paths are relative to the root of the processes. Processes that have ended are ignored. Stores
+    through such a mapping need not change the time stamps of the file: on tmpfs only a store that
+    begins with a page fault does (mm/memory.c), and on ext4, xfs and btrfs only the first store to
+    a page. Raises ProcError.
     """
     found = set()
     for pid in pids:
         with contextlib.suppress(OSError):
             for mapping in proc.mappings(pid):
                 if mapping.permissions[:2] == "rw" and mapping.permissions[3] == "s":
-                    with contextlib.suppress(OSError):  # it is not mapped any more
+                    with contextlib.suppress(OSError):  # the file is not mapped any more
                         found.add(proc.mapped_file(pid, mapping).lstrip("/"))
     return found
 
 
 def below(directory: str, paths: Iterable[str]) -> set[str]:
-    """Those of `paths` that are below a directory, relative to it. Both are relative to the same root."""
+    """Return those of `paths` that are below `directory`, relative to it.
+
+    `directory` and `paths` are relative to the same root.
+    """
     inside = f"{directory.strip('/')}/".lstrip("/")
     return {path.removeprefix(inside) for path in paths if path.startswith(inside)}
 
 
 def signature(found: os.stat_result) -> Signature:
-    """What is compared of a file."""
+    """Return what snapshots compare of a file."""
     return (
         found.st_mode,
         found.st_size,

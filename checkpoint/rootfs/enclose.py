@@ -1,17 +1,22 @@
 #!/usr/bin/python3 -IS
-"""Run a program where nothing but one tree is to be seen: the tree at /tree and, read-only, the program's own files.
+"""A lone program that becomes another one in an enclosure, where a tree is all there is to see.
 
-A container may put a symlink where a directory was a moment ago; a program that copies the tree as the host's root
-would follow the symlink to the host's files. Here the symlink leads nowhere: the program is in a mount namespace whose
-root holds only what is named above (pivot_root(2)), and a Landlock ruleset (landlock(7)) says the same once more.
+The tree is at /tree. Besides it there are only the files that the other program needs, read-only.
 
-A lone program: standard library only. checkpoint/rootfs/enclosure.py starts it, with these arguments:
+A container may put a symlink where a directory was a moment ago. A program that copies the tree as
+root of the host would follow the symlink to the host's files. In the enclosure the symlink leads
+nowhere: the program is in a mount namespace whose root holds only the files named above
+(pivot_root(2)), and a Landlock ruleset (landlock(7)) enforces the same a second time.
+
+A lone program uses the standard library only. checkpoint/rootfs/enclosure.py starts this one with
+these arguments:
 
     TREE NAMESPACE GATE HANDED COUNT FILE... PROGRAM ARGUMENT...
 
-TREE is a descriptor of the tree's root. NAMESPACE is a descriptor of the mount namespace that TREE is in, or `-` for
-the caller's own. GATE is a descriptor that is open until the program runs, or `-`. HANDED are descriptors that the
-program gets as 3, 4 and so on, joined by commas, or `-`. The COUNT files are what the program needs, itself included.
+TREE is a descriptor of the tree's root. NAMESPACE is a descriptor of the mount namespace that TREE
+is in, or `-` for the caller's own. GATE is a descriptor that stays open until PROGRAM runs, or `-`.
+HANDED are the descriptors that PROGRAM gets as 3, 4 and so on, joined by commas, or `-`. The COUNT
+FILEs are the files that PROGRAM needs, PROGRAM itself included.
 """
 
 import ctypes
@@ -20,7 +25,8 @@ import os
 import struct
 import sys
 
-#: System calls without a wrapper in every C library; the numbers are those of x86_64 and of aarch64.
+#: System calls without a wrapper in every C library; the numbers are those of x86_64 and of
+#: aarch64.
 OPEN_TREE, MOVE_MOUNT, MOUNT_SETATTR = 428, 429, 442
 LANDLOCK_CREATE_RULESET, LANDLOCK_ADD_RULE, LANDLOCK_RESTRICT_SELF = 444, 445, 446
 PIVOT_ROOT = {"x86_64": 155, "aarch64": 41}
@@ -34,22 +40,24 @@ MS_NOSUID, MS_NODEV, MS_REC, MS_PRIVATE = 2, 4, 1 << 14, 1 << 18
 MNT_DETACH = 2
 #: prctl(2), capabilities(7)
 PR_CAPBSET_DROP, PR_SET_NO_NEW_PRIVS = 24, 38
-#: To give files any owner, mode, device number and attribute: CHOWN, DAC_OVERRIDE, DAC_READ_SEARCH, FOWNER, FSETID,
-#: SYS_ADMIN (trusted.*), MKNOD, SETFCAP.
+#: The capabilities to give files any owner, mode, device number and attribute: CHOWN, DAC_OVERRIDE,
+#: DAC_READ_SEARCH, FOWNER, FSETID, SYS_ADMIN (trusted.*), MKNOD, SETFCAP.
 KEPT_CAPABILITIES = {0, 1, 2, 3, 4, 21, 27, 31}
 #: include/uapi/linux/landlock.h
 LANDLOCK_CREATE_RULESET_VERSION, LANDLOCK_RULE_PATH_BENEATH = 1, 1
 EXECUTE, READ_FILE, READ_DIR = 1 << 0, 1 << 2, 1 << 3
-#: (first ABI version, number of file system rights known since)
+#: (version of Landlock's ABI, number of file system rights known since then)
 LANDLOCK_FS_RIGHTS = ((1, 13), (2, 14), (3, 15), (5, 16))
 LANDLOCK_NET_SINCE, LANDLOCK_SCOPED_SINCE, ALL_NET, ALL_SCOPED = 4, 6, 3, 3
 
 TREE = "/tree"
-#: A shell opens it for what it runs beside itself. An empty file will do, read-only like all but the tree.
+#: A shell opens /dev/null as the input of its background commands. An empty file serves as well; it
+#: is read-only, like everything but the tree.
 NULL = "/dev/null"
-#: Any directory would do: the new root is mounted there, in a namespace that nobody else is in.
+#: The directory on which the new root is mounted first. Any directory would do, because no other
+#: process is in the mount namespace.
 SCAFFOLD = "/tmp"  # noqa: S108
-#: Above what HANDED become.
+#: Descriptors are moved to this number or above, out of the way of those that HANDED become.
 OUT_OF_THE_WAY = 64
 FAILED = 125
 
@@ -57,7 +65,7 @@ libc = ctypes.CDLL(None, use_errno=True)
 
 
 def checked(what: str, result: int) -> int:
-    """`result`, unless it is that of a failure: then the program ends with the reason."""
+    """Return `result`; if it is negative, report `what` with errno's message, and exit."""
     if result < 0:
         sys.stderr.write(f"enclose: {what}: {os.strerror(ctypes.get_errno())}\n")
         sys.exit(FAILED)
@@ -65,18 +73,25 @@ def checked(what: str, result: int) -> int:
 
 
 def system_call(what: str, number: int, *arguments: "int | bytes | None") -> int:
-    """Its result; `what` names it if it fails."""
+    """Make the system call with this number and return its result.
+
+    If the call fails, report it by the name `what`, and exit.
+    """
     words = [ctypes.c_long(word) if isinstance(word, int) else word for word in arguments]
     return checked(what, libc.syscall(ctypes.c_long(number), *words))
 
 
 def mount(source: bytes, target: bytes, kind: bytes, flags: int, options: bytes = b"") -> None:
-    """mount(2)"""
+    """Mount a file system (mount(2)), or exit."""
     checked("mount", libc.mount(source, target, kind, ctypes.c_ulong(flags), options))
 
 
 def cloned(directory: int, path: str, attributes: int) -> int:
-    """A mount of that file or directory alone, attached nowhere, with these MOUNT_ATTR_*."""
+    """Return a descriptor of a detached mount of one file or directory, without mounts below it.
+
+    `path` is relative to the descriptor `directory`; "" is the directory itself. `attributes` are
+    MOUNT_ATTR_* flags.
+    """
     flags = OPEN_TREE_CLONE | os.O_CLOEXEC | (0 if path else AT_EMPTY_PATH)
     clone = system_call(f"open_tree {path}", OPEN_TREE, directory, os.fsencode(path), flags)
     attr = struct.pack("QQQQ", attributes, 0, 0, 0)
@@ -85,12 +100,16 @@ def cloned(directory: int, path: str, attributes: int) -> int:
 
 
 def cloned_tree(tree: int, namespace: "int | None") -> int:
-    """Likewise of the tree. Only a process in the mount namespace that the tree is in may clone it."""
+    """Return a descriptor of a detached mount of the tree, as `cloned` does.
+
+    Only a process in the mount namespace that the tree is in may clone the tree. `namespace` is a
+    descriptor of it; None is the caller's own.
+    """
     attributes = MOUNT_ATTR_NOSUID | MOUNT_ATTR_NODEV | MOUNT_ATTR_NOEXEC
     if namespace is None:
         return cloned(tree, "", attributes)
     own = os.open("/proc/self/ns/mnt", os.O_RDONLY | os.O_CLOEXEC)
-    # In between nothing is looked up by a path: it would be the container's.
+    # Between both setns nothing is looked up by a path, which would lead to the container's files.
     checked("setns", libc.setns(namespace, CLONE_NEWNS))
     clone = cloned(tree, "", attributes)
     checked("setns", libc.setns(own, CLONE_NEWNS))
@@ -99,7 +118,10 @@ def cloned_tree(tree: int, namespace: "int | None") -> int:
 
 
 def make_file(path: str) -> str:
-    """An empty file below the working directory, where `path` is to be in the end."""
+    """Create an empty file where `path` will be when the working directory is the root.
+
+    Returns the path relative to the working directory.
+    """
     place = f".{path}"
     os.makedirs(os.path.dirname(place), exist_ok=True)
     os.close(os.open(place, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o600))
@@ -107,14 +129,17 @@ def make_file(path: str) -> str:
 
 
 def attach(clone: int, place: str) -> None:
-    """Attach such a mount to a file or directory below the working directory."""
+    """Attach the detached mount `clone` at `place`, below the working directory, and close it."""
     arguments = (clone, b"", AT_FDCWD, os.fsencode(place), MOVE_MOUNT_F_EMPTY_PATH)
     system_call("move_mount", MOVE_MOUNT, *arguments)
     os.close(clone)
 
 
 def enclose(tree: int, namespace: "int | None", files: "list[str]") -> None:
-    """Leave everything behind but the tree and these files."""
+    """Move this process to a mount namespace that has only the tree, at TREE, and these files.
+
+    Everything but the tree is read-only. Raises OSError, or exits.
+    """
     attributes = MOUNT_ATTR_RDONLY | MOUNT_ATTR_NOSUID | MOUNT_ATTR_NODEV
     clones = [(path, cloned(AT_FDCWD, path, attributes)) for path in files]
     root = cloned_tree(tree, namespace)
@@ -127,7 +152,7 @@ def enclose(tree: int, namespace: "int | None", files: "list[str]") -> None:
     for path, clone in clones:
         attach(clone, make_file(path))
     make_file(NULL)
-    # pivot_root(2), NOTES: the old root is stacked upon the new one, and is what the next line detaches.
+    # The old root is then stacked upon the new one, and is detached next (pivot_root(2), NOTES).
     system_call("pivot_root", PIVOT_ROOT[os.uname().machine], b".", b".")
     checked("umount", libc.umount2(b".", MNT_DETACH))
     os.chdir("/")
@@ -136,18 +161,22 @@ def enclose(tree: int, namespace: "int | None", files: "list[str]") -> None:
 
 
 def restrict() -> None:
-    """Give up what is not needed: capabilities, and by Landlock everything but the tree and reading the program."""
+    """Drop capabilities, and restrict access by Landlock to the tree and to reading the program.
+
+    KEPT_CAPABILITIES are kept. Landlock also forbids TCP, and signals and abstract Unix sockets to
+    processes outside, where this kernel's version of Landlock can. A kernel without Landlock is
+    accepted.
+    """
     for capability in range(64):
         if capability not in KEPT_CAPABILITIES:
-            libc.prctl(
-                PR_CAPBSET_DROP, ctypes.c_ulong(capability), 0, 0, 0
-            )  # one that this kernel has not is no loss
+            # Fails for a capability that this kernel does not have, which is no loss.
+            libc.prctl(PR_CAPBSET_DROP, ctypes.c_ulong(capability), 0, 0, 0)
     checked("prctl", libc.prctl(PR_SET_NO_NEW_PRIVS, ctypes.c_ulong(1), 0, 0, 0))
     version = libc.syscall(
         ctypes.c_long(LANDLOCK_CREATE_RULESET), None, 0, LANDLOCK_CREATE_RULESET_VERSION
     )
     if version < 1:
-        return  # this kernel has none
+        return  # this kernel has no Landlock
     every = (1 << max(rights for since, rights in LANDLOCK_FS_RIGHTS if since <= version)) - 1
     handled = [every]
     handled += [ALL_NET] if version >= LANDLOCK_NET_SINCE else []
@@ -165,7 +194,7 @@ def restrict() -> None:
 
 
 def main() -> None:
-    """Become the program."""
+    """Enclose and restrict this process, then become PROGRAM."""
     tree, namespace, gate, handed, count, *rest = sys.argv[1:]
     files, argv = rest[: int(count)], rest[int(count) :]
     own = {
@@ -174,9 +203,8 @@ def main() -> None:
         if number != "-"
     }
     given = [own[number] for number in handed.split(",") if number != "-"]
-    for name in (
-        own
-    ):  # the program is not to have them by the numbers that they have here, which may be any
+    # The program must not inherit the originals, whose numbers may be any.
+    for name in own:
         os.close(int(name))
     try:
         enclose(own[tree], own.get(namespace), files)
@@ -185,7 +213,7 @@ def main() -> None:
     restrict()
     for number, fd in enumerate(given, 3):
         os.dup2(fd, number, inheritable=True)
-    os.execv(argv[0], argv)  # noqa: S606  (to become it is the point)
+    os.execv(argv[0], argv)  # noqa: S606  (to become PROGRAM is the point)
 
 
 if __name__ == "__main__":

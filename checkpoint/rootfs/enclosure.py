@@ -1,4 +1,4 @@
-"""Start a program in an enclosure, where it sees nothing but one tree (enclose.py): the one door to rsync and tar."""
+"""The one door to rsync and tar: programs start in an enclosure with a single tree (enclose.py)."""
 
 from __future__ import annotations
 
@@ -17,14 +17,15 @@ from checkpoint.rootfs.enclose import TREE
 
 __all__ = ["TREE", "Gate", "start_enclosed"]
 
-#: A line of ldd(1): a library by name and the file it is found in, or the loader's file alone.
+#: A line of ldd(1): the name of a library and the file it is found in, or the loader's file alone.
 LIBRARY = re.compile(r"(?:\S+ => )?(/\S+) \(0x[0-9a-f]+\)")
 
 
 class Gate:
-    """Tells when a program runs in its enclosure, or has failed to get there.
+    """A pipe that tells when a program runs in its enclosure, or has failed to get there.
 
-    Use as a context around `start_enclosed`, which takes `held`.
+    Use as a context around `start_enclosed`, which takes `held` as its `gate`. The process holds
+    that end of the pipe open until it becomes the program.
     """
 
     def __init__(self) -> None:
@@ -40,7 +41,10 @@ class Gate:
             self.wait()
 
     def wait(self) -> None:
-        """Wait until the program runs, or has ended. To be called after the context: it frees the gate."""
+        """Wait until the program runs, or has ended, and close the gate.
+
+        To be called after the context, at least once.
+        """
         if not self._over:
             os.read(self._end, 1)  # short result: only the pipe's end is waited for
             os.close(self._end)
@@ -59,13 +63,16 @@ def start_enclosed(
     stdout: int = subprocess.DEVNULL,
     stderr: int = subprocess.DEVNULL,
 ) -> subprocess.Popen[bytes]:
-    """Start a program of this host that sees a tree at TREE, and no other file but its own.
+    """Start a program of this host that sees a tree at TREE, and no other files but its own.
 
-    `argv[0]` and the `helpers`, which it may execute, are looked up on PATH. `tree` is a descriptor of the tree's root;
-    `mount_namespace` is one of the mount namespace that the tree is in, where that is not the caller's. The `handed`
-    descriptors become the program's 3, 4 and so on. The process has let go of `tree` and of the `gate`, a descriptor
-    too, when it has become the program. Raises CommandFailed when a program is not there; what else keeps
-    it from being started, the process says on its standard error.
+    `argv[0]` and the `helpers`, programs that it may execute, are looked up on PATH. `tree` is a
+    descriptor of the tree's root. `mount_namespace` is a descriptor of the mount namespace that the
+    tree is in, unless that is the caller's. `gate` is a descriptor (Gate.held). The process closes
+    `tree` and `gate` when it becomes the program. The `handed` descriptors become the program's 3,
+    4 and so on. `stdin`, `stdout` and `stderr` are as in subprocess.
+
+    Raises CommandFailed if a program is not installed, or no process can be started. If anything
+    else keeps the program from running, the process says so on its standard error, and ends.
     """
     programs = [_program(name) for name in (argv[0], *helpers)]
     files = sorted({file for program in programs for file in (program, *_libraries(program))})
@@ -86,7 +93,7 @@ def start_enclosed(
 
 @functools.cache
 def _source() -> str:
-    """The lone program's text; from a zipapp, too."""
+    """Return the text of enclose.py, also if this package is in a zipapp."""
     source = pkgutil.get_data(__package__, "enclose.py")
     assert source is not None
     return source.decode()
@@ -101,7 +108,10 @@ def _program(name: str) -> str:
 
 @functools.cache
 def _libraries(program: str) -> tuple[str, ...]:
-    """The files of the loader and the libraries that a program is linked with."""
+    """Return the files of the loader and of the libraries that a program is linked with.
+
+    Returns () for a program that is not linked dynamically. Raises CommandFailed.
+    """
     try:
         told = run(["ldd", program])
     except CommandFailed as error:

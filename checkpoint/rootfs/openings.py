@@ -1,9 +1,14 @@
-"""See which files of a tmpfs may have been written through a mapping since they were copied.
+"""Detection of files on a tmpfs that may have been written through a mapping since their copy.
 
-Stores through a shared mapping need not leave a trace in the time stamps of a file on tmpfs (only a store that begins
-with a fault does, mm/memory.c), and a mapping may be gone when the container is frozen. But a file that is mapped was
-opened. Hence every file counts that some process had open or mapped when the copy was done (proc_pid_fd(5),
-proc_pid_maps(5)), and every one that was opened, or closed by who may have written to it, since then (inotify(7)).
+Stores through a shared mapping need not leave a trace in the time stamps of a file on tmpfs: only a
+store that begins with a page fault does (mm/memory.c). The mapping may also be gone when the
+container is frozen. But a file that is mapped was opened before. Therefore these files count as
+written:
+
+- every file that a process had open or mapped when the copy was complete (proc_pid_fd(5),
+  proc_pid_maps(5)),
+- every file that was opened since then (inotify(7)),
+- every file that was closed since the copy began by a process that could write to it (inotify(7)).
 """
 
 from __future__ import annotations
@@ -20,9 +25,11 @@ from checkpoint.rootfs.changes import INODE, MODE, Snapshot
 
 
 class Openings:
-    """Sees who opens a file of a tree, from when it is made. Close it.
+    """A watch over a tmpfs: which of its files have been opened or closed since the watch began.
 
-    It is made before a snapshot is taken of the tree, and `copied` is called when what the snapshot has was copied.
+    To be created before the snapshot of the tree that is copied. `copied` is to be called when the
+    files of the snapshot have been copied, `since` after that, `close` at the end. If the kernel
+    cannot watch a directory or loses events, all files count as written.
     """
 
     def __init__(self, root: TreeRoot) -> None:
@@ -41,26 +48,32 @@ class Openings:
                 self._all = True
 
     def copied(self, pids: Iterable[int]) -> None:
-        """The copy was made, which opened files, too. `pids` are the container's processes, which run on."""
+        """Note that the copy is complete; ignore that files were opened until now.
+
+        The copy itself has opened files. `pids` are the container's processes, which run on.
+        """
         self._written = self._named(IN_CLOSE_WRITE)
         self._held = set().union(*(_held(pid, self._device) for pid in pids))
 
     def since(self, copy: Snapshot) -> list[str]:
-        """Return those files of the snapshot that may be others by now, in the freeze."""
+        """Return the regular files of the snapshot `copy` that may have been written since.
+
+        To be called while the container is frozen. Every name of a file with several names counts.
+        """
         paths = self._written | self._named(IN_CLOSE_WRITE | IN_OPEN)
         inodes = self._held | {copy.files[path][INODE] for path in paths & copy.files.keys()}
         regular = ((path, found) for path, found in copy.files.items() if stat.S_ISREG(found[MODE]))
         return [path for path, found in regular if self._all or found[INODE] in inodes]
 
     def close(self) -> None:
-        """Look no more."""
+        """Stop watching."""
         self._watches.close()
 
     def _named(self, wanted: int) -> set[str]:
-        """The paths of events of these kinds; all others are forgotten."""
+        """Return the paths of queued events of the kinds `wanted` (IN_*), and empty the queue."""
         found = set()
         for watch, mask, name in self._watches.events():
-            if watch not in self._directories:  # the kernel's queue was full
+            if watch not in self._directories:  # -1: the kernel's queue was full
                 self._all = True
             elif mask & wanted:
                 directory = self._directories[watch]
@@ -69,9 +82,12 @@ class Openings:
 
 
 def _held(pid: int, device: int) -> set[int]:
-    """The inodes of a file system that a process has open or mapped."""
+    """Return the inode numbers of the files on `device` that a process has open or mapped.
+
+    `device` is an st_dev. A process that has ended has none.
+    """
     found = set()
-    with contextlib.suppress(OSError):  # it has ended
+    with contextlib.suppress(OSError):  # the process has ended
         for name in os.listdir(f"/proc/{pid}/fd"):
             with contextlib.suppress(OSError):
                 if (file := os.stat(f"/proc/{pid}/fd/{name}")).st_dev == device:

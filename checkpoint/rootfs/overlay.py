@@ -1,7 +1,8 @@
-"""The upper layer of an overlay told as changes to what the overlay shows.
+"""Translation of an overlay's writable layer into changes of what the overlay shows.
 
-Kernel: Documentation/filesystems/overlayfs.rst. A character device 0:0 (or, empty, with the xattr) is a whiteout: what
-the lower layers have of that name is gone. An opaque directory hides all they have of it.
+Kernel: Documentation/filesystems/overlayfs.rst. A whiteout is a character device 0:0, or an empty
+regular file with the attribute WHITEOUT: it hides the file that the lower layers have at its path.
+An opaque directory hides everything that the lower layers have at its path.
 """
 
 from __future__ import annotations
@@ -21,21 +22,32 @@ OPAQUE, WHITEOUT, REDIRECT = (
 
 
 def content(layer: Snapshot, shown: TreeRoot) -> Changes:
-    """All that a layer holds, for a target that shows the lower layers alone so far. `shown`: the whole overlay."""
+    """Return all that a writable layer holds, as changes for a target without that layer.
+
+    The target shows only the lower layers so far. `layer` is the state of the writable layer on the
+    source, `shown` is the whole overlay there.
+    """
     return _told(
         layer, {}, shown, Changes(changed=tuple(sorted(layer.files)), removed=(), directories=())
     )
 
 
 def translated(found: Changes, before: Snapshot, shown: TreeRoot) -> Changes:
-    """Changes of a layer since `before`, for a target that shows what the overlay showed then."""
+    """Translate changes of a writable layer for a target that shows the overlay of `before`.
+
+    `found` are the changes since `before`, a state of the writable layer on the source. `shown` is
+    the whole overlay on the source now.
+    """
     return _told(before, before.attributes, shown, found)
 
 
 def _told(
     layer: Snapshot, known: Mapping[str, Attributes], shown: TreeRoot, found: Changes
 ) -> Changes:
-    """`known`: the attributes that the target's directories show the effect of."""
+    """Return `found`, changes of the writable layer, as changes of what the overlay shows.
+
+    `known` are the attributes of directories, by path, of which the target has the effect already.
+    """
     gone, kept = set(found.removed), set[str]()
     for path in found.changed:
         if _is_whiteout(layer.root, path):
@@ -43,7 +55,8 @@ def _told(
             continue
         kept.add(path)
         if _hiding(layer.root.attributes(path)) - set(known.get(path, ())):
-            # What lower layers have there is gone, and what is there now may come from elsewhere, unchanged.
+            # The directory hides what lower layers have at its path now, and what it shows instead
+            # may be unchanged files from elsewhere.
             gone.add(path)
             kept.update(_below(shown, path))
     return Changes(
@@ -57,7 +70,7 @@ def _below(root: TreeRoot, path: str) -> Iterator[str]:
 
 
 def _is_whiteout(root: TreeRoot, path: str) -> bool:
-    with contextlib.suppress(OSError):  # it is gone
+    with contextlib.suppress(OSError):  # the file is gone
         found = root.stat(path)
         if stat.S_ISCHR(found.st_mode):
             return found.st_rdev == 0
@@ -67,8 +80,8 @@ def _is_whiteout(root: TreeRoot, path: str) -> bool:
 
 
 def _hiding(attributes: Attributes) -> set[tuple[str, bytes]]:
-    """Those by which a directory hides what lower layers have of its name."""
+    """Return the attributes by which a directory hides what the lower layers have at its path."""
     found = {(name, value) for name, value in attributes if name in (OPAQUE, REDIRECT)}
-    return found - {
-        (OPAQUE, b"x")
-    }  # there may be whiteouts in it that are attributes, and that is all
+    # The value "x" hides nothing. It says that the directory may have whiteouts that are
+    # attributes.
+    return found - {(OPAQUE, b"x")}

@@ -1,7 +1,8 @@
-"""Copy a tree with rsync(1): once while the container runs, and what changed since while it is frozen.
+"""Copies of a tree by rsync(1): whole while the container runs, then passes of what changed since.
 
-rsync runs in an enclosure on both hosts. On the source it is the client. Its remote shell (`--rsh`) is in the enclosure
-with it and can go nowhere: it hands rsync's standard streams to the caller through two pipes (REMOTE_SHELL).
+rsync runs in an enclosure on both hosts, and is the client on the source. The client's remote shell
+(`--rsh`) runs in the same enclosure, so it cannot reach the target itself. Instead, the remote
+shell hands rsync's standard streams to the caller through two pipes (REMOTE_SHELL).
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from dataclasses import dataclass
 from checkpoint.errors import CommandFailed, ReceiverFailed
 from checkpoint.rootfs.enclosure import TREE, start_enclosed
 
-#: Everything a file is: hard links, ACLs, xattrs, holes, owners by number; one file system.
+#: Keep all of a file: hard links, ACLs, xattrs, holes, owners by number. Stay on one file system.
 PRESERVE = (
     "--archive",
     "--hard-links",
@@ -26,29 +27,36 @@ PRESERVE = (
     "--numeric-ids",
     "--one-file-system",
 )
-#: Names come on standard input; a file that has vanished since it was named is none of the errors.
+#: Read names from standard input. A file that has vanished since it was named is no error.
 LISTED = ("--files-from=-", "--from0", "--ignore-missing-args")
-#: rsync ends with 24 when files vanished while it copied a live tree. The second pass knows.
+#: rsync ends with 24 when files vanished while it copied a live tree. The next pass notices.
 VANISHED = 24
 SUCCESS = (0, VANISHED)
-#: rsync ends with 23 when it could not copy a file: for good, or because directories were exchanged under it.
+#: rsync ends with 23 when it could not copy a file: permanently, or because directories were
+#: exchanged during the copy.
 PARTIAL = 23
-#: Of most that goes wrong rsync says which of its processes it was, at the start of a line: a file's name has none.
+#: Most of rsync's error messages name the failed process at the start of a line. A file name cannot
+#: imitate that, because rsync escapes the newline in a name.
 WHICH_PROCESS = re.compile(r"^rsync: \[(\w+)\] ", re.MULTILINE)
 RECEIVING = ("receiver", "generator")
-#: How the lines begin that say no more than rsync's status does.
+#: The beginning of the lines that say no more than rsync's status does.
 SUMMARY = "rsync error: "
-#: How rsync asks for its other end: rsync --server OPTION... . DIRECTORY
+#: The beginning of the words with which rsync requests its other end:
+#: rsync --server OPTION... . DIRECTORY
 SERVER = ("rsync", "--server")
-#: Writes rsync's words for the other end, and then what rsync says, to descriptor 4; what descriptor 3 brings goes to
-#: rsync. It must end once nothing more comes, or rsync waits for it; and when rsync has ended, nobody else may hold
-#: descriptor 4. (A shell gives what it runs beside itself no standard input unless told.)
+#: The script that is rsync's remote shell. It writes rsync's words for the other end, and then
+#: rsync's output, to descriptor 4, and passes rsync what comes from descriptor 3. The script must
+#: end when descriptor 3 does, because rsync waits for it. When rsync has ended, no process may
+#: still hold descriptor 4 open. (Descriptor 5: a shell gives a background command no standard input
+#: unless the command redirects it.)
 REMOTE_SHELL = 'echo "$*" >&4; exec 5<&0; cat <&5 >&4 & exec 4>&- 5<&-; cat <&3; kill $!'
 MAX_WORDS_BYTES = 4096
 
-#: Carries what rsync says (from the first descriptor) to its other end, which is to be started with these words, and
-#: the answers to the second descriptor, until the other end has ended; then closes both descriptors. The function is
-#: called when the first answer has been carried. Returns how the other end ended.
+#: A function (words, from_rsync, to_rsync, answered) that connects rsync on the source with its
+#: other end. It starts the other end with `words`, carries rsync's output from the descriptor
+#: `from_rsync` to the other end, and the answers to the descriptor `to_rsync`. It calls `answered`
+#: when the first answer has been carried, and may call it again. When the other end has ended, it
+#: closes both descriptors and returns how the other end ended.
 Carry = Callable[[Sequence[str], int, int, Callable[[], None]], "Ending"]
 
 
@@ -61,24 +69,32 @@ class Ending:
 
 
 class Rsync:
-    """rsync of one tree to the target. `tree` is a descriptor of the tree's root; `carry` reaches the other end."""
+    """Passes of rsync that copy one tree to the target.
+
+    `tree` is a descriptor of the tree's root on the source. `carry` connects each pass with rsync
+    on the target (Carry). The methods start a pass; they raise CommandFailed if rsync cannot be
+    started.
+    """
 
     def __init__(self, tree: int, carry: Carry) -> None:
         self._tree, self._carry = tree, carry
 
     def whole(self) -> Running:
-        """Make the target's tree equal to the source's, deleting what is not in the source's."""
+        """Start a pass that makes the target's tree equal to the source's, deletions included."""
         return self._start("--delete")
 
     def listed(self) -> Running:
-        """Start both ends now; they wait for the list that `send_list` gives them.
+        """Start a pass of listed files; both ends wait for the list that `Running.send_list` sends.
 
-        --ignore-times: we know what changed; size and mtime may well be equal.
+        --ignore-times, because the caller knows which files changed: size and mtime may be equal.
         """
         return self._start("--ignore-times", *LISTED, "--no-implied-dirs")
 
     def resumed(self) -> Running:
-        """Likewise, for large files that never change: what the target has of one already is not sent again."""
+        """Start a pass of listed files, as `listed` does, for large files that never change.
+
+        The part of a file that the target has already is not sent again.
+        """
         return self._start("--partial", "--append-verify", *LISTED)
 
     def _start(self, *options: str) -> Running:
@@ -86,12 +102,13 @@ class Rsync:
 
 
 class Running:
-    """One rsync process on the source, and the thread that carries for it."""
+    """One pass: rsync on the source, and a thread that connects it with its other end (Carry)."""
 
     def __init__(self, argv: Sequence[str], tree: int, carry: Carry) -> None:
         shell_reads, to_rsync = os.pipe()
         from_rsync, shell_writes = os.pipe()
-        # The host's name is the shell's $0. Trailing slashes: the content of the tree, not the tree.
+        # rsync appends the host's name, which becomes the shell's $0, and the words for the other
+        # end. Trailing slashes: copy the content of the tree, not the tree.
         self._argv = [*argv, f"--rsh=sh -c '{REMOTE_SHELL}'", f"{TREE}/", f"target:{TREE}/"]
         try:
             self._process = start_enclosed(
@@ -118,24 +135,30 @@ class Running:
         self._thread.start()
 
     def wait_ready(self, timeout_s: float) -> None:
-        """Wait until both ends wait for the list, or one has failed, which `finish` tells.
+        """Wait until both ends wait for the list, one end has failed, or `timeout_s` is over.
 
-        Their start takes processor time. The other end's first answer is its version of rsync's protocol.
+        `finish` reports a failure. The start of both ends takes processor time, which is not to be
+        spent in the freeze. The other end is known to run by its first answer, which is its version
+        of rsync's protocol.
         """
         self._answered.wait(timeout_s)
 
     def send_list(self, paths: Iterable[str]) -> None:
-        """Name the files to copy, relative to the root; the list ends with this call."""
+        """Send the complete list of files to copy, as paths relative to the tree's root."""
         assert self._process.stdin is not None
         self._process.stdin.write(b"".join(os.fsencode(path) + b"\0" for path in paths))
         self._process.stdin.close()
         self._process.stdin = None
 
     def finish(self, timeout_s: float) -> int:
-        """Wait for the end; return the bytes sent. Raises CommandFailed, or ReceiverFailed.
+        """Wait for the pass to end; return the bytes sent, 0 if rsync did not report them.
 
-        Of a file that the other end could not write, rsync knows by the status of its remote shell, which would be
-        the other end's. Ours has another one.
+        Raises ReceiverFailed if the target's end failed. Raises CommandFailed if the source's end
+        failed, or with status 124 if rsync had not ended after `timeout_s` and was killed.
+
+        The status of the other end is checked here, because rsync does not learn of a file that the
+        other end could not write. rsync relies on its remote shell to end with the other end's
+        status, and REMOTE_SHELL ends with a status of its own.
         """
         try:
             output, errors = self._process.communicate(timeout=timeout_s)
@@ -147,8 +170,8 @@ class Running:
         return _sent_bytes(output.decode(errors="replace"))
 
     def _check(self, errors: str) -> None:
-        """Raise what either end failed with."""
-        other = self._other or Ending(status=0, complaint="")  # it was never asked for one
+        """Raise ReceiverFailed or CommandFailed if an end of the pass has failed."""
+        other = self._other or Ending(status=0, complaint="")  # rsync never requested its other end
         failed = [
             status for status in (self._process.returncode, other.status) if status not in SUCCESS
         ]
@@ -164,9 +187,9 @@ class Running:
             raise (ReceiverFailed if there else CommandFailed)(self._argv, failed[0], told)
 
     def kill(self) -> None:
-        """End it, whatever it was doing. Harmless after `finish`."""
+        """Kill rsync on the source, whatever it is doing. Harmless after `finish`."""
         self._process.kill()
-        # Not to its last word: its remote shell ends later.
+        # The pipes are not read to their end: the remote shell ends later.
         self._process.wait()
         for pipe in (self._process.stdin, self._process.stdout, self._process.stderr):
             if pipe is not None:
@@ -184,9 +207,11 @@ class Running:
 
 
 def served(words: Sequence[str]) -> list[str]:
-    """The command for the target's end of the rsync that asked with these words, on the tree that is enclosed with it.
+    """Return the command that starts rsync's receiving end on the target.
 
-    Raises ValueError when the words do not ask for the receiving end.
+    `words` are those with which rsync on the source requested its other end (Carry). The command
+    always writes to the tree in its enclosure, whatever directory the words name. Raises ValueError
+    if the words do not request a receiving end.
     """
     *options, dot, _ = words
     if tuple(options[: len(SERVER)]) != SERVER or dot != "." or "--sender" in options:
@@ -195,10 +220,10 @@ def served(words: Sequence[str]) -> list[str]:
 
 
 def _words(from_rsync: int) -> list[str]:
-    """The remote shell's first line; nothing if it ends without one."""
+    """Return the words of the remote shell's first line; [] if there is none, or it is too long."""
     line = bytearray()
     while not line.endswith(b"\n"):
-        byte = os.read(from_rsync, 1)  # short result: one byte, for what follows is rsync's own
+        byte = os.read(from_rsync, 1)  # short result: one byte; what follows is rsync's output
         if not byte or len(line) == MAX_WORDS_BYTES:
             return []
         line += byte
@@ -206,6 +231,9 @@ def _words(from_rsync: int) -> list[str]:
 
 
 def _sent_bytes(stats: str) -> int:
-    """What --stats told; 0 where that is not to be found. The remote end may write between the lines."""
+    """Return the bytes sent, as --stats says in rsync's output; 0 if the output does not say.
+
+    The last such line counts, because the target's end may write between the lines.
+    """
     found = re.findall(r"^Total bytes sent: ([0-9.,]{1,24})$", stats, re.MULTILINE)
     return int(re.sub(r"[.,]", "", found[-1]) or 0) if found else 0

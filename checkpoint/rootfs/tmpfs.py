@@ -1,7 +1,8 @@
-"""The tmpfs mounts of a container: made and filled on the target beforehand, given to CRIU as mounts from outside.
+"""A container's tmpfs mounts: made and filled on the target ahead of the restore.
 
-CRIU itself runs tar and gzip for each of them while the container stands still, and again in the restore (criu/
-filesystems.c, tmpfs_dump); a runtime's default container has four. The content is archived the same way here.
+CRIU is given these mounts as external ones. By itself, CRIU would run tar and gzip for each mount
+while the container is frozen, and again in the restore (criu/filesystems.c, tmpfs_dump); a
+runtime's default container has four. This module archives the content in the same way, with tar.
 """
 
 from __future__ import annotations
@@ -24,11 +25,11 @@ from checkpoint.rootfs.beneath import TreeRoot
 from checkpoint.rootfs.enclosure import TREE, Gate, start_enclosed
 from checkpoint.schema import Pattern, Range
 
-#: tmpfs(5), with the commas between them.
+#: Options of a tmpfs (tmpfs(5)), separated by commas.
 MountOptions = Annotated[str, Pattern(r'[A-Za-z0-9_=,:.%"-]{0,1024}')]
-#: Of the mounts that a target has made.
+#: The position of a mount among those that the target has made.
 TmpfsIndex = Annotated[int, Range(0, 4095)]
-#: What st_blocks counts (stat(2)), whatever the file system.
+#: The unit of st_blocks (stat(2)), on every file system.
 STAT_BLOCK_BYTES = 512
 PIECE_BYTES = 1 << 20
 PRESERVE = ("--sparse", "--numeric-owner", "--preserve-permissions")
@@ -37,9 +38,10 @@ CREATE = ("--create", "--no-recursion", "--null", "--files-from=-")
 
 @dataclass(frozen=True, kw_only=True)
 class Tmpfs:
-    """One, by its mount point in the container and its options as mountinfo has them (proc_pid_mountinfo(5)).
+    """A tmpfs mount of a container.
 
-    `device` is the st_dev of what is in it, where it is known.
+    `path` is the mount point in the container. `options` are those that mountinfo has for the file
+    system (proc_pid_mountinfo(5)). `device` is the st_dev of the files in the mount, 0 if unknown.
     """
 
     path: ContainerPath
@@ -52,9 +54,12 @@ class Tmpfs:
 
 
 def tmpfs_mounts(pid: int, pids: Iterable[int]) -> list[Tmpfs]:
-    """Those that can be made ahead: each mounted whole, once, and shared with nobody.
+    """Return the tmpfs mounts of a container that can be made on the target ahead of the restore.
 
-    None where a container has several mount namespaces, or a user namespace, whose the mounts would have to be.
+    `pid` is the container's init and `pids` are all its processes. Each mount returned shows its
+    whole file system, is the only one that does, is alone at its mount point, and is shared with
+    nobody. Returns [] if the container uses several mount namespaces, or a user namespace: the
+    mounts would have to belong to that namespace. Raises OSError and ProcError.
     """
     if len({_namespace(each, "mnt") for each in pids} - {None}) != 1:
         return []
@@ -70,7 +75,7 @@ def tmpfs_mounts(pid: int, pids: Iterable[int]) -> list[Tmpfs]:
             device=os.makedev(*map(int, mount.device.split(":"))),
         )
         for mount in mounts
-        # The optional fields tell whom a mount is shared with.
+        # The optional fields of mountinfo name the peer groups that a mount is shared with.
         if not mount.propagation
         and mount.kind == "tmpfs"
         and mount.root == "/"
@@ -80,14 +85,17 @@ def tmpfs_mounts(pid: int, pids: Iterable[int]) -> list[Tmpfs]:
 
 
 def content_bytes(pid: int, mounts: Iterable[Tmpfs]) -> int:
-    """The RAM that the files in a process's mounts take. One that is gone by now takes none."""
+    """Return how many bytes of RAM the files in these mounts of process `pid` take.
+
+    A mount that is gone by now counts as 0.
+    """
     total = 0
     for mount in mounts:
         with contextlib.suppress(OSError), TreeRoot.mounted(pid, mount.path, mount.device) as tree:
             found = os.fstatvfs(tree.fd)
             if found.f_blocks:
                 total += found.f_frsize * (found.f_blocks - found.f_bfree)
-            else:  # one without a limit does not tell (shmem_statfs, mm/shmem.c)
+            else:  # a tmpfs without a limit reports no blocks (shmem_statfs, mm/shmem.c)
                 files = {
                     state.st_ino: state for _, _, entries in tree.walk() for _, state in entries
                 }
@@ -96,7 +104,10 @@ def content_bytes(pid: int, mounts: Iterable[Tmpfs]) -> int:
 
 
 def make(mount: Tmpfs, at: Path) -> None:
-    """Mount an empty one of that kind; writable for now."""
+    """Mount an empty, private tmpfs with the options of `mount` at `at`, but writable.
+
+    Raises CommandFailed.
+    """
     options = ",".join(
         option for option in mount.options.split(",") if option not in ("ro", "seclabel")
     )
@@ -105,25 +116,26 @@ def make(mount: Tmpfs, at: Path) -> None:
 
 
 def _namespace(pid: int, kind: str) -> int | None:
-    with contextlib.suppress(OSError):  # it is ending
+    with contextlib.suppress(OSError):  # the process is ending
         return os.stat(f"/proc/{pid}/ns/{kind}").st_ino
     return None
 
 
 class Packing:
-    """tar in an enclosure with a tmpfs of a container; it waits for the names of what is to be in the archive.
+    """A tar on the source, enclosed with one tmpfs of the container, that waits for file names.
 
-    `mount_namespace` is a descriptor of the container's.
+    `root` is the tmpfs; `mount_namespace` is a descriptor of the container's mount namespace.
     """
 
     def __init__(self, root: TreeRoot, mount_namespace: int) -> None:
+        # --directory applies only to the options that follow it.
         self._argv = [
             "tar",
             "--directory",
             TREE,
             *PRESERVE,
             *CREATE,
-        ]  # the directory holds for what follows it
+        ]
         self._gate = Gate()
         with self._gate as gate:
             self._tar = start_enclosed(
@@ -137,16 +149,24 @@ class Packing:
             )
 
     def wait_ready(self) -> None:
-        """Wait until tar waits for names: its start takes processor time, which the freeze is to be spared."""
+        """Wait until tar runs and waits for names, or has ended.
+
+        The start of tar takes processor time, which is not to be spent in the freeze.
+        """
         self._gate.wait()
 
     def archive(self, names: Iterable[str], *, complete: bool) -> Iterator[bytes]:
-        """An archive of these files, in pieces. Raises CommandFailed if one is not in it, unless that is expected."""
+        """Yield an archive of the files `names` in pieces of at most PIECE_BYTES.
+
+        Names are relative to the root of the tmpfs; a directory comes without its content. If
+        `complete`, raises CommandFailed at the end if tar failed, for example because a file was
+        missing. Otherwise tar's failure is ignored: files vanish while the container runs.
+        """
         self.wait_ready()
         with self._tar as tar:
             assert tar.stdin is not None and tar.stdout is not None and tar.stderr is not None
             listed = b"".join(os.fsencode(name) + b"\0" for name in names)
-            # Beside this thread, for tar may write before it has read them all.
+            # In a thread of its own: tar may write output before it has read all names.
             writer = threading.Thread(
                 target=_write_all, args=(tar.stdin, listed), name="tar", daemon=True
             )
@@ -159,7 +179,7 @@ class Packing:
             raise CommandFailed(self._argv, tar.returncode, told)
 
     def kill(self) -> None:
-        """No names will come. Harmless after `archive`."""
+        """End tar without an archive. Harmless after `archive`."""
         self._tar.kill()
         self.wait_ready()
         with self._tar:
@@ -167,12 +187,12 @@ class Packing:
 
 
 def _write_all(pipe: IO[bytes], data: bytes) -> None:
-    with contextlib.suppress(BrokenPipeError), pipe:  # tar says why it ended
+    with contextlib.suppress(BrokenPipeError), pipe:  # tar says why it ended on its standard error
         pipe.write(data)
 
 
 class Unpacking:
-    """tar in an enclosure with a directory; it waits for an archive."""
+    """A tar on the target, enclosed with the tree `root`, that waits for an archive."""
 
     def __init__(self, root: TreeRoot) -> None:
         self._argv = [
@@ -190,11 +210,11 @@ class Unpacking:
             )
 
     def wait_ready(self) -> None:
-        """Wait until tar waits for the archive."""
+        """Wait until tar runs and waits for the archive, or has ended."""
         self._gate.wait()
 
     def write(self, piece: bytes | bytearray | memoryview) -> None:
-        """The next piece. Raises CommandFailed."""
+        """Give tar the next piece of the archive. Raises CommandFailed if tar has failed."""
         assert self._tar.stdin is not None
         try:
             self._tar.stdin.write(piece)
@@ -203,13 +223,13 @@ class Unpacking:
             self.finish()
 
     def kill(self) -> None:
-        """The rest will not come. Harmless after `finish`."""
+        """End tar before the archive is complete. Harmless after `finish`."""
         self._tar.kill()
         self.wait_ready()
         self._tar.communicate()
 
     def finish(self) -> None:
-        """After the last piece. Raises CommandFailed."""
+        """End the archive after its last piece, and wait for tar. Raises CommandFailed."""
         self.wait_ready()
         _, told = self._tar.communicate()
         if self._tar.returncode != 0:
@@ -217,7 +237,10 @@ class Unpacking:
 
 
 class Prepared:
-    """One of the mounts on the target: its place, its tree, and the tar that waits for the next archive."""
+    """One tmpfs mount on the target: its place, its tree, and the tar that unpacks into it, if any.
+
+    `unpacking` is that tar: waiting for an archive, or in the middle of one.
+    """
 
     def __init__(self, mount: Tmpfs, place: Path) -> None:
         self.mount, self.place = mount, place
@@ -231,7 +254,11 @@ class Prepared:
 
 
 class PreparedTmpfs:
-    """The mounts on the target, by index, until they are the container's. Use as a context."""
+    """The tmpfs mounts made on the target for one container, by index. Use as a context.
+
+    They are mounted below `directory`/tmpfs, where CRIU takes them from for the restored container.
+    The end of the context detaches them there.
+    """
 
     def __init__(self, directory: Path) -> None:
         self._directory = directory / "tmpfs"
@@ -244,24 +271,30 @@ class PreparedTmpfs:
     def __exit__(self, *_: object) -> None:
         for prepared in self._mounts:
             prepared.close()
-            if os.path.ismount(
-                prepared.place
-            ):  # a runtime may have taken it away with what it restored
+            # A runtime may have unmounted it, together with the container that it had restored.
+            if os.path.ismount(prepared.place):
                 run(["umount", "--lazy", str(prepared.place)])
 
     def root(self, index: int) -> TreeRoot:
-        """What is in one of them."""
+        """Return the tree of the mount with this index."""
         return self._mounts[index].root
 
     def make(self, mount: Tmpfs) -> None:
-        """Mount the next one, empty. Raises CommandFailed: this kernel does not know its options."""
+        """Make another mount, empty and writable; its index is the number of mounts made before.
+
+        Raises CommandFailed, and counts no mount, if this kernel does not know the mount's options.
+        """
         place = self._directory / str(len(self._mounts))
         place.mkdir(exist_ok=True)
         make(mount, place)
         self._mounts.append(Prepared(mount, place))
 
     def unpack(self, index: int, piece: bytes | bytearray | memoryview, *, last: bool) -> None:
-        """The next piece of an archive. Raises CommandFailed."""
+        """Unpack the next piece of an archive into the mount with this index.
+
+        After the `last` piece, wait for tar; a mount that is read-only in the container becomes
+        read-only. Raises CommandFailed.
+        """
         prepared = self._mounts[index]
         if prepared.unpacking is None:
             prepared.unpacking = Unpacking(prepared.root)
@@ -274,7 +307,7 @@ class PreparedTmpfs:
             run(["mount", "-o", "remount,ro", str(prepared.place)])
 
     def arm(self) -> None:
-        """Have a tar wait for the next archive of each mount."""
+        """Start a tar for each writable mount; wait until each of them waits for an archive."""
         for prepared in self._mounts:
             if prepared.unpacking is None and not prepared.mount.read_only:
                 prepared.unpacking = Unpacking(prepared.root)
@@ -283,5 +316,5 @@ class PreparedTmpfs:
                 prepared.unpacking.wait_ready()
 
     def external_mounts(self) -> tuple[tuple[str, str], ...]:
-        """(mount point in the container, what CRIU is to bind there)."""
+        """Return, for each mount, (mount point in the container, path that CRIU binds there)."""
         return tuple((prepared.mount.path, str(prepared.place)) for prepared in self._mounts)
