@@ -1,1 +1,4 @@
-"""Mechanism on one host: CRIU, runtimes, images, network, rootfs. Knows nothing of other hosts."""
+"""The mechanism on one host: CRIU, engines, memory, images, network, files.
+
+This package knows nothing of other hosts.
+"""

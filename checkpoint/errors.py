@@ -1,26 +1,26 @@
-"""What can go wrong on one host.
+"""The errors of the work on one host.
 
 CheckpointError
-├── CommandFailed            a program we ran ended badly
-│   └── ReceiverFailed       rsync did, because of its other end, which writes
-├── ContainerNotFound        the runtime knows no container of that name
-├── ContainerNotRunning      it does, but there is nothing to move
+├── CommandFailed            a program that the tool ran ended badly
+│   └── ReceiverFailed       rsync ended badly because of its end on the target, which writes
+├── ContainerNotFound        the engine knows no container of that name
+├── ContainerNotRunning      the container exists but does not run
 ├── ContainerLocked          another task has the container, on its way out or in
 ├── NameInUse                a container of that name came into being on the target meanwhile
-├── EngineRefused            docker or podman said no; carries its words
+├── EngineRefused            docker or podman refused a request; carries the engine's words
 ├── NotMovable               something in the container cannot be dumped or rebuilt
-├── ConversationLost         CRIU or the runtime left before the point we waited for
-├── CriuFailed               CRIU said so; carries the errors of its log
-├── TrackingUnavailable      this process's writes cannot be tracked; its memory is copied while frozen
+├── ConversationLost         CRIU or the runtime ended before the point that was waited for
+├── CriuFailed               CRIU reported a failure; carries the errors of its log
+├── TrackingUnavailable      writes of a process cannot be tracked
 ├── CgroupUnavailable        the container has no cgroup that could be set
 ├── ProcError                a file of /proc is not what proc(5) says
 ├── DataInvalid              data from outside is not of its declared type (schema.py, shape.py)
-├── ImageError               an image or page stream is not what the format says
-├── IncompleteIO             a file or stream ended before the bytes that were asked of it
+├── ImageError               an image file, container image or stream of pages breaks its format
+├── IncompleteIO             a file or stream ended before all bytes that were to be read
 └── NetworkError             a namespace, link or address could not be read or made
 
-Three more never leave the modules that raise them: memory.uffd_fill.Ended and NotNow, memory.inject.InjectError with
-its InCriticalSection.
+Some errors never leave checkpoint.memory, and are no CheckpointError: Ended and NotNow of
+uffd_fill.py, InjectError and its subclass InCriticalSection of inject.py.
 """
 
 from __future__ import annotations
@@ -31,11 +31,14 @@ from checkpoint.criu import known_errors
 
 
 class CheckpointError(Exception):
-    """Base of this package's errors."""
+    """The base of this package's errors."""
 
 
 class CommandFailed(CheckpointError):
-    """A program ended with a status it should not have had."""
+    """A program ended with a status that means failure.
+
+    `argv`, `status` and `stderr` are the program's.
+    """
 
     def __init__(self, argv: Sequence[str], status: int, stderr: str) -> None:
         self.argv = tuple(argv)
@@ -46,19 +49,22 @@ class CommandFailed(CheckpointError):
 
 
 class ReceiverFailed(CommandFailed):
-    """rsync's end on the target failed, as that end says or as rsync says of it."""
+    """The end of rsync on the target failed, by its own words or by those of the sending end."""
 
 
 class ContainerNotFound(CheckpointError):
-    """The runtime has no state for this name."""
+    """The engine knows no container of this name."""
 
 
 class ContainerNotRunning(CheckpointError):
-    """The container exists but is created, paused or stopped."""
+    """The container exists but does not run: it is created, paused or stopped, or was killed."""
 
 
 class ContainerLocked(CheckpointError):
-    """Another task has the container (checkpoint/host/lock.py). `holder` is what that task says of itself."""
+    """Another task has the lock of the container (checkpoint/host/lock.py).
+
+    `holder` is that task's description of itself.
+    """
 
     def __init__(self, holder: str) -> None:
         self.holder = holder
@@ -66,11 +72,11 @@ class ContainerLocked(CheckpointError):
 
 
 class NameInUse(CheckpointError):
-    """A container of the name that one is to be taken in by is there, and is not this move's."""
+    """The target has another container of the name that the migrated container is to have."""
 
 
 class EngineRefused(CheckpointError):
-    """The engine did not do what it was asked."""
+    """The engine did not obey a request, or gave no answer that could be read."""
 
 
 class NotMovable(CheckpointError):
@@ -78,17 +84,17 @@ class NotMovable(CheckpointError):
 
 
 class ConversationLost(CheckpointError):
-    """The runtime or CRIU went away before reaching the point that was waited for."""
+    """The runtime or CRIU ended, or ran out of time, before the point that was waited for."""
 
 
 class CriuFailed(CheckpointError):
-    """CRIU reported failure. `log` has the error lines of its log, oldest first."""
+    """CRIU reported a failure in `stage`. `log` has the error lines of its log, oldest first."""
 
     def __init__(self, stage: str, log: Sequence[str]) -> None:
         self.stage = stage
         self.log = tuple(log)
         lines = known_errors.quotable(self.log)
-        # The first error is the cause, what follows are its consequences.
+        # The first error is the cause; later ones are its consequences.
         why = "; ".join(lines[:3]) or "it left no error in its log"
         if known := known_errors.explained(self.log):
             why = f"{known.words} ({lines[0]})" if lines else known.words
@@ -96,7 +102,10 @@ class CriuFailed(CheckpointError):
 
 
 class TrackingUnavailable(CheckpointError):
-    """Writes of a process cannot be tracked. Never fatal: the freeze then carries its memory."""
+    """Writes of a process cannot be tracked.
+
+    This is never fatal: the memory of that process is copied while it is frozen.
+    """
 
 
 class CgroupUnavailable(CheckpointError):
@@ -108,23 +117,26 @@ class ProcError(CheckpointError):
 
 
 class DataInvalid(CheckpointError):
-    """Data from outside is not of its declared type. `place` is the field, as in `.pieces[3].name`."""
+    """Data from outside is not of its declared type.
+
+    `why` is the reason; `place` is the field, as in `.pieces[3].name`.
+    """
 
     def __init__(self, why: str, place: str = "") -> None:
         self.why, self.place = why, place
         super().__init__(f"{place}: {why}" if place else why)
 
     def inside(self, place: str) -> DataInvalid:
-        """The same error, told by whoever holds the field in question."""
+        """Return this error as one of a larger value, in which this one's value is at `place`."""
         return DataInvalid(self.why, place + self.place)
 
 
 class ImageError(CheckpointError):
-    """A CRIU image or page stream breaks its format."""
+    """An image file of CRIU's, a container image or a stream of pages breaks its format."""
 
 
 class IncompleteIO(CheckpointError):
-    """A file or a stream ended before the bytes that were asked of it (checkpoint/host/whole.py)."""
+    """A file or stream ended before all bytes that were to be read (checkpoint/host/whole.py)."""
 
 
 class NetworkError(CheckpointError):

@@ -1,17 +1,20 @@
-"""Data from outside made into declared types: what a class declares is what is checked.
+"""Readers that turn data from outside into declared types, and refuse data that does not fit.
 
-`read(kind, value)` takes what json.loads gave. A kind is one of
+A reader checks exactly what a class declares. `read(kind, value)` takes a value as json.loads
+returns it. A kind is one of
 
-    str, int, bool              an int is none of JSON's true and false, and no float
-    X | None
+    str, int, bool              JSON's true and false are no int, nor is a float
+    X | None                    null, or an X
     tuple[X, ...]               a list
     Mapping[K, X]               an object; K is a kind of str
     a NamedTuple class          a list of exactly its fields
-    a frozen dataclass          an object of its fields; those with a default may be missing, others may not be there
-    Annotated[X, bounds...]     X within the bounds below
+    a frozen dataclass          an object of its fields. A field with a default may be missing;
+                                a field that is not declared is refused
+    Annotated[X, bounds...]     X within the bounds, which are the classes below
 
-What is declared without bounds has those below all the same: nothing is unbounded. A NamedTuple or dataclass may have
-a method `check`, which raises DataInvalid where its fields do not fit each other. No I/O here.
+Every kind is bounded: a kind that is declared without bounds has the MOST_... ones below. A
+NamedTuple or dataclass may have a method `check`, which raises DataInvalid if its fields do not fit
+each other. This module does no I/O.
 """
 
 from __future__ import annotations
@@ -27,9 +30,10 @@ from typing import Annotated, Any, Union, get_args, get_origin
 
 from checkpoint.errors import DataInvalid
 
-#: Bounds of what is declared without any.
+#: Bounds of kinds that are declared without any: characters of a str, items of a list or object,
+#: the largest int (the smallest is 0).
 MOST_CHARACTERS, MOST_ITEMS, MOST_NUMBER = 4096, 65_536, (1 << 63) - 1
-#: Of the value in an error.
+#: The most characters of a value that an error quotes.
 SHOWN_CHARACTERS = 40
 
 Reader = Callable[[object], Any]
@@ -46,21 +50,24 @@ class Range:
 
 @dataclass(frozen=True)
 class Length:
-    """At most so many characters or items."""
+    """A bound of at most `most` characters of a str, or items of a list or object."""
 
     most: int
 
 
 @dataclass(frozen=True)
 class Pattern:
-    """A str that the regular expression matches as a whole."""
+    """A form of a str: the regular expression must match all of it."""
 
     regex: str
 
 
 @dataclass(frozen=True)
 class Check:
-    """A value for which `holds` is true. `what` is the end of a sentence: "... is not WHAT"."""
+    """A condition on a value: `holds` must return true for it.
+
+    `what` names the condition, as the end of the error's sentence "... is not WHAT".
+    """
 
     what: str
     holds: Callable[[Any], bool]
@@ -68,30 +75,43 @@ class Check:
 
 @dataclass(frozen=True)
 class Harmless:
-    """Text for people: cut to `most` characters, and no character of it controls a terminal. Never refused."""
+    """Text for people, which is made harmless and never refused.
+
+    The text is cut to `most` characters, and no character of it controls a terminal (`harmless`).
+    """
 
     most: int
 
 
 @dataclass(frozen=True)
 class FreeForm:
-    """Any JSON at all (of a Mapping), no deeper than `depth` and of at most so many `values`."""
+    """A bound of a Mapping that holds any JSON, at most `depth` levels deep and `values` large.
+
+    `values` counts the items of all lists and objects in the Mapping, and its own.
+    """
 
     depth: int
     values: int
 
 
-#: JSON that another program defines. What is taken from it is checked where it is taken.
+#: A JSON object that another program defines. Code that uses a value of it checks that value then.
 JsonObject = Annotated[Mapping[str, Any], FreeForm(depth=32, values=65_536)]
 
 
 def read(kind: Any, value: object) -> Any:
-    """`value` as a `kind`. Raises DataInvalid, which names the field."""
+    """Return `value` as a `kind`.
+
+    Raises DataInvalid, which names the field that does not fit, and TypeError for a `kind` that is
+    none of this module's.
+    """
     return _reader(kind)(value)
 
 
 def plain(value: object) -> object:
-    """A dataclass or Mapping as a dict, for json.dumps(default=plain). Raises TypeError for anything else."""
+    """Return a dataclass or Mapping as a dict, for json.dumps(default=plain).
+
+    Raises TypeError for any other value.
+    """
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
         return {field.name: getattr(value, field.name) for field in dataclasses.fields(value)}
     if isinstance(value, Mapping):
@@ -100,13 +120,16 @@ def plain(value: object) -> object:
 
 
 def harmless(text: str, most: int = MOST_CHARACTERS) -> str:
-    """Text as `Harmless` reads it: what a terminal would not print as a character is written as an escape."""
+    """Return text of at most `most` characters that controls no terminal.
+
+    Characters that are not printable become escapes, as `ascii` writes them.
+    """
     shown = "".join(char if char.isprintable() else ascii(char)[1:-1] for char in text[:most])
     return shown[:most]
 
 
 def fields_of(kind: Any) -> Mapping[str, Any]:
-    """The declared kind of each field of a dataclass or NamedTuple."""
+    """Return {name: declared kind} of the fields of a dataclass or NamedTuple."""
     return _fields_of(kind)
 
 
@@ -174,7 +197,7 @@ def _is_named_tuple(kind: Any) -> bool:
 
 
 def shown(value: object) -> str:
-    """A value in an error, short and harmless."""
+    """Return a value as an error quotes it: short, and harmless to a terminal."""
     if isinstance(value, str):
         return ascii(value[:SHOWN_CHARACTERS])
     if value is None or isinstance(value, int | float):
@@ -305,7 +328,11 @@ def _dataclass_reader(kind: Any) -> Reader:
 
 
 def read_fields(kind: Any, fields: Mapping[str, Any], given: Mapping[str, Any]) -> Any:
-    """A dataclass of these fields, and of those `given`, which are not looked at. Raises DataInvalid."""
+    """Return a dataclass of class `kind` with these fields, and with the fields in `given`.
+
+    `fields` are checked, `given` are not. Raises DataInvalid, which names the field that does not
+    fit.
+    """
     readers, required, check = _parts(kind, frozenset(given))
     found = dict(given)
     for name, item in fields.items():
@@ -321,7 +348,10 @@ def read_fields(kind: Any, fields: Mapping[str, Any], given: Mapping[str, Any]) 
 
 
 def make_ready(kind: Any, given: frozenset[str]) -> None:
-    """Make what `read_fields` needs for a dataclass now: that takes up to a millisecond, once."""
+    """Build now what the first `read_fields` of a dataclass would build.
+
+    That takes up to a millisecond, once for each `kind` and `given`.
+    """
     _parts(kind, given)
 
 
@@ -329,7 +359,11 @@ def make_ready(kind: Any, given: frozenset[str]) -> None:
 def _parts(
     kind: Any, given: frozenset[str]
 ) -> tuple[dict[str, Reader], set[str], Callable[[Any], None] | None]:
-    """(how each field that is not given is read, those without a default, the class's own check)."""
+    """Return the readers of the fields not in `given`, the required fields, and the `check`.
+
+    The required fields are those without a default, given ones included. The class's own `check` is
+    None if it has none.
+    """
     required = {
         field.name
         for field in dataclasses.fields(kind)
@@ -342,7 +376,10 @@ def _parts(
 
 
 def _read_free(value: object, bounds: FreeForm) -> Mapping[str, Any]:
-    """Level by level: what is too deep must not be a matter of this program's stack."""
+    """Return `value` unless it exceeds `bounds`. Raises DataInvalid.
+
+    The walk goes level by level, because a recursive one could exhaust the stack of this program.
+    """
     found = _read_object(value, bounds.values)
     level: list[Any] = [found]
     count = 0

@@ -1,1 +1,4 @@
-"""Bytes between hosts: framed streams over SSH. Knows nothing of containers."""
+"""The transport of bytes between hosts: framed streams over SSH.
+
+This package knows nothing of containers.
+"""

@@ -1,6 +1,6 @@
-"""What a move needs of a connection to another host: commands run there, each with streams of its own.
+"""The interface of a connection to another host, which runs commands with streams of their own.
 
-`transport.ssh` is the one that crosses a network; tests have another one that stays in memory.
+`transport.ssh` implements it over a network; tests have an implementation in memory.
 """
 
 from __future__ import annotations
@@ -14,31 +14,37 @@ class Process(Protocol):
     """A command that runs on the other host; its stdin and stdout are a framing.ByteStream."""
 
     def read(self, size: int) -> bytes:
-        """Return up to `size` bytes of its stdout, b"" at the end. Raises StreamError."""
+        """Return up to `size` bytes of the command's stdout; b"" at the end. Raises StreamError."""
 
     def read_into(self, view: memoryview) -> int:
-        """Fill `view` from its start with what there is of stdout. 0 is the end. Raises StreamError."""
+        """Fill the start of `view` with bytes of stdout that have come, and return how many.
+
+        0 is the end of stdout. Raises StreamError.
+        """
 
     def write(self, data: bytes | memoryview) -> None:
-        """Write all of `data` to its stdin. Raises StreamError."""
+        """Write all of `data` to the command's stdin. Raises StreamError."""
 
     def patience(self, seconds: float | None) -> None:
-        """Bound how long a read or write from now on waits; None is for ever. One that takes longer breaks."""
+        """Bound the wait of each later read or write, in seconds; None is no bound.
+
+        A read or write that waits longer raises StreamError.
+        """
 
     def read_errors(self, size: int) -> bytes:
-        """Return up to `size` bytes of its stderr; b"" at the end."""
+        """Return up to `size` bytes of the command's stderr; b"" at the end."""
 
     def end_input(self) -> None:
-        """Close its stdin."""
+        """Close the command's stdin."""
 
     def ended(self) -> bool:
-        """Whether its exit status is known."""
+        """Return whether the command's exit status is known."""
 
     def wait(self) -> int:
-        """Wait for its exit status; -1 when the other host did not say."""
+        """Wait for the command's exit status and return it; -1 if the other host reports none."""
 
     def close(self) -> None:
-        """Close its streams."""
+        """Close the command's streams."""
 
 
 class Connection(Protocol):
@@ -46,7 +52,10 @@ class Connection(Protocol):
 
     @property
     def destination(self) -> Destination:
-        """The host, as the user wrote it."""
+        """The other host, as the user wrote it."""
 
     def run(self, command: str) -> Process:
-        """Start a command, given as one string for the login shell there. Raises StreamError."""
+        """Start a command, given as one string for the login shell on the other host.
+
+        Raises StreamError.
+        """

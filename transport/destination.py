@@ -1,4 +1,7 @@
-"""A host as people write it for ssh: `name`, `user@name`, `name:port`, `[v6]:port`, `ssh://user@name:port`."""
+"""The parser of a host as people write it for ssh(1).
+
+The forms are `name`, `user@name`, `name:port`, `[v6]:port` and `ssh://user@name:port`.
+"""
 
 from __future__ import annotations
 
@@ -11,17 +14,17 @@ _FORM = re.compile(
     r"(?:\[(?P<v6>[0-9a-fA-F:.]+(?:%[A-Za-z0-9_.-]+)?)\]|(?P<name>[^@:/\[\]\s]+))"
     r"(?::(?P<port>[0-9]{1,5}))?/?"
 )
-#: ssh(1) takes none of these in a user, nor besides in a host (OpenSSH ssh.c, valid_ruser and valid_hostname):
-#: ssh_config may hand both to a shell.
+#: The characters that ssh(1) refuses in a user, and those that it refuses in a host (OpenSSH ssh.c,
+#: valid_ruser and valid_hostname): ssh_config may hand both to a shell.
 _NOT_IN_USER = frozenset("'`\";&<>|(){}")
 _NOT_IN_HOST = _NOT_IN_USER | frozenset("$\\")
-#: Of a name in DNS (RFC 1035), and more than any user's.
+#: The most characters of a name in DNS (RFC 1035). No user's name is longer.
 _MOST = 255
 
 
 @dataclass(frozen=True, kw_only=True)
 class Destination:
-    """What the user wrote; what they left out is None and comes from ssh_config."""
+    """A host as the user wrote it. A user or port that was left out is None: ssh_config has it."""
 
     name: str
     user: str | None = None
@@ -29,7 +32,7 @@ class Destination:
 
     @classmethod
     def parse(cls, text: str) -> Destination:
-        """Raises ValueError with a line that can be shown."""
+        """Parse a host as the user wrote it. Raises ValueError with a line that can be shown."""
         match = _FORM.fullmatch(text)
         if match is None and "%" not in text and _is_ipv6(text):
             return cls(name=text)
@@ -50,7 +53,7 @@ class Destination:
         return cls(name=name, user=user, port=port)
 
     def __str__(self) -> str:
-        """Return it as `parse` takes it."""
+        """Return the destination in a form that `parse` takes."""
         user = f"{self.user}@" if self.user is not None else ""
         name = f"[{self.name}]" if ":" in self.name else self.name
         return f"{user}{name}{f':{self.port}' if self.port is not None else ''}"
@@ -74,7 +77,10 @@ def _is_plain(word: str, refused: frozenset[str]) -> bool:
 
 
 def _resolves(name: str) -> bool:
-    """Whether name resolution takes it at all (Python's `idna` encoding, which socket.getaddrinfo uses)."""
+    """Return whether a name can be given to name resolution at all.
+
+    socket.getaddrinfo encodes it by Python's `idna` encoding, which refuses some names.
+    """
     try:
         return bool(name.encode("idna"))
     except UnicodeError:

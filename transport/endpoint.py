@@ -1,7 +1,7 @@
-"""What a destination means to ssh(1): where it leads, who logs in there, and by which keys the host is known.
+"""The endpoint of a destination: its address, the user to log in as, and the keys of its host.
 
-ssh(1) itself answers that (`question`), with Include, Match and CanonicalizeHostname as its user has them. Where
-there is no ssh(1), ssh_config.py reads the files.
+The settings are those of ssh(1), which prints them itself (`question`), with the user's Include,
+Match and CanonicalizeHostname applied. On a host without ssh(1), ssh_config.py reads the files.
 """
 
 from __future__ import annotations
@@ -18,11 +18,12 @@ from pathlib import Path
 
 from transport.destination import Destination
 
-#: Keywords of ssh_config(5) in lower case, and what each was given: IdentityFile may be given more than once.
+#: {keyword of ssh_config(5) in lower case: its values}. Only some keywords, such as IdentityFile,
+#: may have several.
 Settings = Mapping[str, Sequence[str]]
 
 DEFAULT_PORT = 22
-#: Of ssh(1), for where it is not there to say so.
+#: The defaults of ssh(1), for settings that do not come from ssh(1).
 DEFAULTS: Settings = {
     "identityfile": ("~/.ssh/id_rsa", "~/.ssh/id_ecdsa", "~/.ssh/id_ed25519"),
     "userknownhostsfile": ("~/.ssh/known_hosts ~/.ssh/known_hosts2",),
@@ -36,11 +37,11 @@ AGENT_VARIABLE = "SSH_AUTH_SOCK"
 class Endpoint:
     """A destination with the settings of ssh_config(5) applied.
 
-    `key_name` is what known_hosts lists the host under, `certified_name` what its certificate must
-    be for. `algorithms` and `authority_algorithms` are those that a host key, and an authority's
-    signature under one, may have; None is any. `agent` is the socket of the agent to ask for keys,
-    or None. `proxy` is a command for the user's shell, whose standard streams lead to the host's
-    sshd, or None.
+    `key_name` is the host's name in known_hosts; `certified_name` is the name that its certificate
+    must be for. `algorithms` are the algorithms that a host key may have, `authority_algorithms`
+    those that an authority may sign a certificate by; None is any. `agent` is the socket of the
+    SSH agent that has keys to log in with, or None. `proxy` is a command for the user's shell whose
+    standard streams lead to the host's sshd, or None.
     """
 
     destination: Destination
@@ -60,14 +61,17 @@ class Endpoint:
 
     @classmethod
     def of(cls, destination: Destination, settings: Settings, home: Path | None = None) -> Endpoint:
-        """Apply `settings`, from `parsed` or ssh_config.py. Raises ValueError for a port that is no number."""
+        """Apply `settings`, from `parsed` or ssh_config.py, to a destination.
+
+        Raises ValueError for a port that is no number.
+        """
         found = _Found(destination, {**DEFAULTS, **settings}, home or Path.home())
         return cls(
             destination=destination,
             address=found.address,
             port=found.port,
             user=found.user,
-            # As ssh does: the name after HostName, and the port where it is not the usual one.
+            # As in ssh(1): the name after HostName, with the port unless it is the default one.
             key_name=found.alias or with_port(found.address, found.port),
             certified_name=found.alias or found.address,
             known_hosts=(*found.paths("userknownhostsfile"), *found.paths("globalknownhostsfile")),
@@ -87,7 +91,7 @@ class Endpoint:
 
 
 def question(destination: Destination) -> list[str]:
-    """The command line that has ssh(1) tell its settings for a destination (ssh(1), -G)."""
+    """Return the command line that prints ssh(1)'s settings for a destination (ssh(1), -G)."""
     words = ["ssh", "-G"]
     if destination.port is not None:
         words += ["-p", str(destination.port)]
@@ -97,7 +101,7 @@ def question(destination: Destination) -> list[str]:
 
 
 def parsed(answer: str) -> dict[str, list[str]]:
-    """The settings in what that command prints: a line for each, its keyword first."""
+    """Return the settings in the output of `question`: a line for each value, its keyword first."""
     settings: dict[str, list[str]] = {}
     for line in answer.splitlines():
         key, _, value = line.partition(" ")
@@ -106,17 +110,17 @@ def parsed(answer: str) -> dict[str, list[str]]:
 
 
 def shell_command(proxy: str) -> list[str]:
-    """What starts an endpoint's `proxy`, as ssh_config(5) says of ProxyCommand."""
+    """Return the command line that starts an endpoint's `proxy` (ssh_config(5), ProxyCommand)."""
     return [os.environ.get("SHELL") or "/bin/sh", "-c", f"exec {proxy}"]
 
 
 def with_port(name: str, port: int) -> str:
-    """A host as known_hosts lists it."""
+    """Return a host as known_hosts lists it: with its port, unless that is the default one."""
     return name if port == DEFAULT_PORT else f"[{name}]:{port}"
 
 
 class _Found:
-    """The settings of one destination, read one by one."""
+    """The settings of one destination, each turned into the type that Endpoint has."""
 
     def __init__(self, destination: Destination, settings: Settings, home: Path) -> None:
         self.settings = settings
@@ -128,27 +132,30 @@ class _Found:
         self._tokens = self._all_tokens(destination)
 
     def one(self, key: str) -> str | None:
-        """What was given first; None if that was nothing."""
+        """Return the first value of a keyword; None if there is none, or if it is `none`."""
         value = next(iter(self.settings.get(key, ())), "none")
         return None if value == "none" else value
 
     def names(self, key: str) -> tuple[str, ...] | None:
-        """Names between commas; None if there are none."""
+        """Return the names, separated by commas, in a keyword's value; None if there are none."""
         value = self.one(key)
         return tuple(value.split(",")) if value else None
 
     def paths(self, key: str) -> tuple[Path, ...]:
-        """Files, with blanks between them."""
+        """Return the files, separated by blanks, in a keyword's value."""
         return tuple(self.path(name) for name in (self.one(key) or "").split())
 
     def path(self, text: str) -> Path:
-        """A file, of whose name ssh replaces the beginning, variables and tokens (ssh_config(5), TOKENS)."""
+        """Return a file's path with `~`, variables and tokens replaced (ssh_config(5), TOKENS)."""
         if text == "~" or text.startswith("~/"):
             text = f"{self._home}{text[1:]}"
         return Path(self._filled(os.path.expandvars(os.path.expanduser(text))))
 
     def agent(self) -> Path | None:
-        """IdentityAgent: a socket, or a variable with one; SSH_AUTH_SOCK without a dollar is one, too."""
+        """Return the socket of IdentityAgent, or of the variable that it names; None without one.
+
+        The variable is written with a dollar, except SSH_AUTH_SOCK.
+        """
         text = self.one("identityagent") or ""
         variable = (
             AGENT_VARIABLE
@@ -162,7 +169,7 @@ class _Found:
         return self.path(text) if text else None
 
     def proxy(self) -> str | None:
-        """ProxyCommand, or ProxyJump as the command that ssh makes of it."""
+        """Return ProxyCommand, or the command that ssh(1) makes of ProxyJump; None without both."""
         if command := self.one("proxycommand"):
             return self._filled(command)
         if hops := self.one("proxyjump"):
@@ -177,7 +184,10 @@ class _Found:
         return None
 
     def _filled(self, text: str) -> str:
-        """Tokens that there are not stay as they are: ssh(1) would have refused them."""
+        """Return `text` with its tokens replaced.
+
+        Unknown tokens stay as they are: ssh(1) would have refused them.
+        """
 
         def value(token: re.Match[str]) -> str:
             found = self._tokens.get(token[1])

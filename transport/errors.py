@@ -1,21 +1,21 @@
-"""How a connection or a stream can fail.
+"""The errors of connections and streams.
 
 TransportError
-├── ConnectError             no usable SSH connection
-│   ├── Unreachable          no TCP connection, or no SSH server on it
-│   ├── AuthenticationRefused
-│   ├── HostKeyUnknown
-│   ├── HostKeyChanged
-│   └── HostKeyRefused       ... or a certificate, of which known_hosts says that it must not be trusted
-└── StreamError              a framed stream ended or broke
-    ├── EndOfStream          the peer closed it between two frames
-    ├── IncompleteFrame      ... or inside one
-    └── FrameInvalid         what came is not a frame, or a larger one than allowed
+├── ConnectError               no usable SSH connection could be made
+│   ├── Unreachable            no connection to the host, or no SSH server on it
+│   ├── AuthenticationRefused  the server accepted no key
+│   ├── HostKeyUnknown         known_hosts has no key of the host, or none of the type shown
+│   ├── HostKeyChanged         known_hosts has another key of the host
+│   └── HostKeyRefused         the host's key or certificate must not be trusted
+└── StreamError                a framed stream ended or broke
+    ├── EndOfStream            the peer closed the stream between two frames
+    ├── IncompleteFrame        the stream ended, or the connection broke, within a frame
+    └── FrameInvalid           a frame is over the bounds
 """
 
 
 class TransportError(Exception):
-    """Base of this package's errors."""
+    """The base of this package's errors."""
 
 
 class ConnectError(TransportError):
@@ -27,19 +27,23 @@ class Unreachable(ConnectError):
 
 
 class AuthenticationRefused(ConnectError):
-    """The server accepted none of the keys that were offered."""
+    """The server accepted none of the keys that were offered, or there was none to offer."""
 
 
 class HostKeyUnknown(ConnectError):
-    """No known_hosts file has a key of this host."""
+    """No known_hosts file has a key of this host, or none of the type that the host shows."""
 
 
 class HostKeyChanged(ConnectError):
-    """The host's key is not the one in known_hosts: it was reinstalled, or it is another machine."""
+    """The host's key is not the one in known_hosts: it was reinstalled, or is another machine."""
 
 
 class HostKeyRefused(ConnectError):
-    """The host's key is revoked, or its certificate is no good: expired, for other hosts, badly signed."""
+    """The host's key must not be trusted.
+
+    Either it is revoked, or its certificate is bad (expired, for other hosts, badly signed), or the
+    list of revoked keys cannot be read.
+    """
 
 
 class StreamError(TransportError):
@@ -51,8 +55,8 @@ class EndOfStream(StreamError):
 
 
 class IncompleteFrame(StreamError):
-    """The stream ended inside a frame."""
+    """The stream ended inside a frame, or the connection under it broke."""
 
 
 class FrameInvalid(StreamError):
-    """The bytes are not a frame, or exceed its bounds."""
+    """A frame to send, or one that the peer announces, exceeds the bounds."""

@@ -1,7 +1,7 @@
-"""Frames: a bounded JSON-sized header and a bounded payload, over any ordered byte stream.
+"""Frames: a bounded header, large enough for JSON, and a bounded payload, over any byte stream.
 
-A frame is {u32 header length, u32 payload length} in network order, then both. What they mean is
-not this module's business.
+A frame is {u32 header length, u32 payload length} in network order, then the header and the
+payload. This module does not look at what is in either. The stream must keep bytes in order.
 """
 
 from __future__ import annotations
@@ -19,22 +19,23 @@ MAX_PAYLOAD = 16 << 20
 
 
 class ByteStream(Protocol):
-    """Both directions of a connection."""
+    """A connection with a stream of bytes in each direction."""
 
     def read_into(self, view: memoryview) -> int:
-        """Fill `view` from its start with what there is; how much that was. 0 is the end."""
+        """Fill the start of `view` with bytes that have come, and return how many; 0 at the end."""
 
     def write(self, data: bytes | memoryview) -> None:
-        """All of `data`, in order."""
+        """Write all of `data`, in order."""
 
     def close(self) -> None:
         """End both directions."""
 
 
 class FrameStream:
-    """Frames over a ByteStream. Several threads may send; one reads.
+    """A stream of frames over a ByteStream. Several threads may send; only one may receive.
 
-    Who is interrupted inside a frame leaves the rest of it in the stream: that direction is of no use any more.
+    A `send` or `receive` that is interrupted within a frame makes its direction useless: each later
+    one in that direction raises IncompleteFrame. `sent_bytes` counts the bytes of sent frames.
     """
 
     def __init__(self, stream: ByteStream) -> None:
@@ -44,7 +45,10 @@ class FrameStream:
         self.sent_bytes = 0
 
     def send(self, header: bytes, parts: Sequence[bytes | memoryview] = ()) -> None:
-        """Send one frame whose payload is `parts` joined. Raises FrameInvalid when it is too large."""
+        """Send one frame whose payload is `parts` joined.
+
+        Raises FrameInvalid when the frame is too large; nothing was sent then.
+        """
         size = sum(map(len, parts))
         if len(header) > MAX_HEADER or size > MAX_PAYLOAD:
             raise FrameInvalid(f"frame of {len(header)} + {size} bytes is over the bound")
@@ -59,10 +63,10 @@ class FrameStream:
             self.sent_bytes += PREFIX.size + len(header) + size
 
     def receive(self) -> tuple[bytearray, bytearray]:
-        """The next frame's header and payload.
+        """Return the header and the payload of the next frame.
 
-        Raises EndOfStream when the peer is done, IncompleteFrame or FrameInvalid when it broke off
-        or sent something else.
+        Raises EndOfStream when the peer closed the stream between two frames, IncompleteFrame when
+        the stream ended within one, and FrameInvalid when a frame is over the bounds.
         """
         if self._inside_read:
             raise IncompleteFrame("an earlier frame was not read to its end")

@@ -1,4 +1,4 @@
-"""A host's certificate: its key, signed by an authority that known_hosts names (OpenSSH PROTOCOL.certkeys)."""
+"""The certificate of a host: its key, signed by an authority (OpenSSH PROTOCOL.certkeys)."""
 
 from __future__ import annotations
 
@@ -9,8 +9,9 @@ from dataclasses import dataclass
 from transport.known_hosts import key_type, names_host
 
 SUFFIX = "-cert-v01@openssh.com"
+#: The certificate type of hosts; 1 is that of users.
 HOST = 2
-#: How many fields the public key of a type has, between the nonce and the serial number.
+#: The number of fields of a public key of each type, between the nonce and the serial number.
 KEY_FIELDS = {
     "ssh-ed25519": 1,
     "ssh-rsa": 2,
@@ -21,7 +22,10 @@ KEY_FIELDS = {
 
 
 class _Reader:
-    """Fields of a blob, one after the other. Raises ValueError where one lacks."""
+    """A reader of the fields of a blob, one after the other.
+
+    Its methods raise ValueError when the blob ends before the field does.
+    """
 
     def __init__(self, data: bytes) -> None:
         self.data, self.at = data, 0
@@ -41,9 +45,10 @@ class _Reader:
 
 @dataclass(frozen=True, kw_only=True)
 class Certificate:
-    """`key` and `authority` are public keys as known_hosts has them; times are seconds since 1970.
+    """A parsed certificate, whose signature is not verified yet (ssh.py does that).
 
-    `authority` signed the bytes `signed` with `signature`; who verifies that is ssh.py.
+    `key` and `authority` are public keys as known_hosts has them; times are seconds since 1970. The
+    authority made `signature` over the bytes `signed`.
     """
 
     key: bytes
@@ -58,7 +63,7 @@ class Certificate:
 
     @classmethod
     def parse(cls, blob: bytes) -> Certificate:
-        """Raises ValueError for what is no certificate."""
+        """Parse a certificate. Raises ValueError if `blob` is none of a known type."""
         plain = key_type(blob).removesuffix(SUFFIX)
         if plain not in KEY_FIELDS or key_type(blob) == plain:
             raise ValueError("it is of no type that is known")
@@ -96,11 +101,14 @@ class Certificate:
 
     @property
     def signature_algorithm(self) -> str:
-        """How the authority signed. "" for what is no signature."""
+        """The algorithm by which the authority signed; "" if the signature names none."""
         return key_type(self.signature)
 
     def objection(self, host: str, now_s: float) -> str | None:
-        """Why it does not speak for a host (by its name without a port) now; None if it does."""
+        """Return why the certificate does not prove the key of a host now; None if it does.
+
+        `host` is the host's name without a port, `now_s` the time in seconds since 1970.
+        """
         if self.kind != HOST:
             return "it is a user's"
         if self.critical_options:

@@ -1,7 +1,8 @@
-"""End a connection whose peer says nothing any more, whatever lies in between.
+"""The end of connections whose peer has fallen silent, also through proxies.
 
-TCP's own keepalive watches one hop: through a ProxyJump or ProxyCommand that is the proxy. So the peer's sshd itself
-is asked, as ServerAliveInterval and ServerAliveCountMax of ssh_config(5) have it. Whatever comes from it is an answer.
+TCP's own keepalive watches one hop: with a ProxyJump or ProxyCommand, that to the proxy. So the
+peer's sshd itself is asked questions, as with ServerAliveInterval and ServerAliveCountMax of
+ssh_config(5). Any bytes from the peer count as an answer.
 """
 
 from __future__ import annotations
@@ -12,13 +13,17 @@ import time
 from collections.abc import Callable
 
 INTERVAL_S = 5.0
-#: After so many questions without a word the peer is given up on, one interval after the last of them.
+#: The number of questions without an answer after which the connection is ended, one interval after
+#: the last of them.
 UNANSWERED = 2
 LOOK_S = 0.5
 
 
 class HeardSocket(socket.socket):
-    """A connected socket that knows when something last came through it. Takes `other` over."""
+    """A connected socket that knows when bytes last came through it. It takes `other` over.
+
+    `heard_s` is that time, of time.monotonic().
+    """
 
     def __init__(self, other: socket.socket) -> None:
         super().__init__(other.family, other.type, other.proto, fileno=other.detach())
@@ -31,21 +36,23 @@ class HeardSocket(socket.socket):
 
 
 class Keepalive:
-    """Watches from now until `close`. `ask` sends one question; it may block, even for ever, and may raise anything.
+    """A watch over a connection, from its making until `close`.
 
-    A peer that stays silent has its socket shut down, so that everybody who waits for it is told.
+    `ask` sends the peer one question. It may block, even for ever, and may raise any error. If the
+    peer stays silent, the socket is shut down, so that every wait for the peer ends; `silent_s` is
+    then the length of the silence in seconds, and None before.
     """
 
     def __init__(self, sock: HeardSocket, ask: Callable[[], object]) -> None:
         self._socket, self._ask = sock, ask
         self._closed = threading.Event()
         self.silent_s: float | None = None
-        # Two threads: where nothing gets through, to ask blocks, too.
+        # There are two threads, because `ask` may block when nothing gets through.
         for job in (self._keep_asking, self._watch):
             threading.Thread(target=job, name="keepalive", daemon=True).start()
 
     def close(self) -> None:
-        """Watch no more."""
+        """End the watch."""
         self._closed.set()
 
     def _keep_asking(self) -> None:
@@ -53,7 +60,7 @@ class Keepalive:
             if time.monotonic() - self._socket.heard_s >= INTERVAL_S:
                 try:
                     self._ask()
-                except Exception:  # noqa: BLE001  (the connection broke: who uses it is told)
+                except Exception:  # noqa: BLE001  (the connection broke: its users see that)
                     return
                 self._closed.wait(INTERVAL_S - LOOK_S)
 

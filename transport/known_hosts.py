@@ -1,6 +1,6 @@
-"""What known_hosts says of one host's keys, read as sshd(8) describes the file (SSH_KNOWN_HOSTS FILE FORMAT).
+"""A reader of known_hosts files, as sshd(8) describes them (SSH_KNOWN_HOSTS FILE FORMAT).
 
-A line that makes no sense says nothing: it makes no key known, and no connection fails for it.
+A line that makes no sense is ignored: it makes no key known, and no connection fails because of it.
 """
 
 from __future__ import annotations
@@ -20,25 +20,28 @@ from transport.errors import HostKeyRefused
 
 REVOKED, AUTHORITY = "@revoked", "@cert-authority"
 HASHED = "|1|"
-#: How a key revocation list begins (OpenSSH PROTOCOL.krl).
+#: The first bytes of a key revocation list (OpenSSH PROTOCOL.krl).
 KRL = b"SSHKRL\n"
 
 
 @dataclass(frozen=True)
 class Known:
-    """Public keys (blobs of RFC 4253, 6.6) of a host, of who may certify it, and those that must not be trusted."""
+    """The public keys that are known of a host, as blobs of RFC 4253, 6.6.
+
+    `keys` are the host's own, `authorities` may certify its key, `revoked` must not be trusted.
+    """
 
     keys: frozenset[bytes] = frozenset()
     authorities: frozenset[bytes] = frozenset()
     revoked: frozenset[bytes] = frozenset()
 
     def __bool__(self) -> bool:
-        """Whether any key could prove that it is this host."""
+        """Return whether there is a key by which the host could prove that it is the right one."""
         return bool(self.keys or self.authorities)
 
 
 def key_type(blob: bytes) -> str:
-    """The type in front of a public key. "" for what is no key."""
+    """Return the type at the beginning of a public key or signature; "" if `blob` is neither."""
     if len(blob) < 4:
         return ""
     (size,) = struct.unpack_from("!I", blob)
@@ -48,9 +51,10 @@ def key_type(blob: bytes) -> str:
 
 
 def known(name: str, files: Iterable[Path]) -> Known:
-    """What the files say of a host, by its name there (Endpoint.key_name).
+    """Return the keys that the files have of a host, which they list as `name` (Endpoint.key_name).
 
-    Of a host on a port of its own of which they say nothing, they may know the name alone, as ssh(1) has it.
+    If `name` has a port and the files have no key for it, the keys of the name without the port
+    count, as in ssh(1).
     """
     lines = [line for path in files for line in _lines(path)]
     found = _of_name(name, lines)
@@ -62,9 +66,10 @@ def known(name: str, files: Iterable[Path]) -> Known:
 
 
 def revoked_keys(path: Path) -> frozenset[bytes]:
-    """The keys that a RevokedHostKeys file lists, one public key a line.
+    """Return the keys that a RevokedHostKeys file lists, one public key a line.
 
-    Raises HostKeyRefused for a file that cannot be read, as ssh_config(5) has it, and for a binary list.
+    Raises HostKeyRefused for a file that cannot be read, because ssh_config(5) then trusts no key,
+    and for a binary list (KRL).
     """
     try:
         content = path.read_bytes()
@@ -86,7 +91,11 @@ def revoked_keys(path: Path) -> frozenset[bytes]:
 
 
 def names_host(patterns: str, name: str) -> bool:
-    """Whether a line's first field means a host: a hash of it, or patterns between commas of which none denies it."""
+    """Return whether the host field of a line names a host.
+
+    The field is a hash of the name, or patterns separated by commas: one must match the name, and
+    no pattern with a `!` may.
+    """
     name = name.lower()
     if patterns.startswith(HASHED):
         return _is_hash_of(patterns, name)
@@ -97,12 +106,12 @@ def names_host(patterns: str, name: str) -> bool:
 
 
 def _matches(pattern: str, name: str) -> bool:
-    """`*` and `?` alone stand for something (ssh_config(5), PATTERNS)."""
+    """Return whether a pattern matches; only `*` and `?` are special (ssh_config(5), PATTERNS)."""
     return fnmatch.fnmatchcase(name, pattern.replace("[", "[[]"))
 
 
 def _is_hash_of(field: str, name: str) -> bool:
-    """|1|SALT|HMAC-SHA1 of the name, both in base64 (HashKnownHosts)."""
+    """Return whether a field is |1|SALT|HMAC-SHA1 of the name, both in base64 (HashKnownHosts)."""
     try:
         salt, digest = (
             base64.b64decode(part, validate=True) for part in field[len(HASHED) :].split("|")
@@ -121,7 +130,7 @@ def _of_name(name: str, lines: Iterable[tuple[str, str, bytes]]) -> Known:
 
 
 def _lines(path: Path) -> Iterator[tuple[str, str, bytes]]:
-    """(marker, host patterns, public key) of each line that has them."""
+    """Yield (marker or "", host field, public key) of each line that has a host and a key."""
     try:
         text = path.read_bytes().decode(errors="replace")
     except OSError:
@@ -136,7 +145,7 @@ def _lines(path: Path) -> Iterator[tuple[str, str, bytes]]:
 
 
 def _blob(kind: str, text: str) -> bytes | None:
-    """A key in base64, if it is of the type that is written before it."""
+    """Return the public key that `text` is in base64, if its type is `kind`; None otherwise."""
     try:
         blob = base64.b64decode(text, validate=True)
     except (ValueError, binascii.Error):

@@ -1,6 +1,7 @@
-"""The ssh(1) command, for bulk data: it encrypts beside us rather than in our interpreter.
+"""The ssh(1) command as a channel for bulk data, which is encrypted outside this Python process.
 
-Whoever can be reached only with a password or a question is not reached this way; paramiko's connection is there then.
+A host that ssh(1) can reach only with a password or after a question is not reached this way; the
+caller then uses paramiko's connection.
 """
 
 from __future__ import annotations
@@ -13,7 +14,8 @@ from transport.descriptors import Descriptors, widen_pipe
 from transport.destination import Destination
 from transport.errors import IncompleteFrame
 
-#: ssh_config(5). Never a question, never an unknown key; a connection of its own; given up on as keepalive.py does.
+#: Options of ssh_config(5). ssh(1) never asks a question, never accepts an unknown key, and has a
+#: connection of its own, which it ends after a silence of the peer as keepalive.py does.
 OPTIONS = {
     "BatchMode": "yes",
     "StrictHostKeyChecking": "yes",
@@ -30,7 +32,10 @@ OPTIONS = {
 
 
 def command_line(destination: Destination, command: str) -> Sequence[str]:
-    """What to start to have a command run there, its standard streams being ssh's."""
+    """Return the ssh(1) command line that runs a command on the destination.
+
+    The standard streams of ssh(1) are those of the command.
+    """
     words = ["ssh", "-T", *(f"-o{name}={value}" for name, value in OPTIONS.items())]
     if destination.port is not None:
         words += ["-p", str(destination.port)]
@@ -40,7 +45,7 @@ def command_line(destination: Destination, command: str) -> Sequence[str]:
 
 
 class SshProcess:
-    """A running ssh(1), with pipes for stdin and stdout, as a ByteStream."""
+    """A ByteStream over a running ssh(1), by its pipes for stdin and stdout."""
 
     def __init__(self, process: subprocess.Popen[bytes]) -> None:
         assert process.stdin is not None
@@ -60,11 +65,12 @@ class SshProcess:
             raise IncompleteFrame(f"ssh ended: {error.strerror}") from error
 
     def close(self) -> None:
-        """End it. Whoever is inside `write` is told."""
+        """Kill ssh(1). A `write` under way raises IncompleteFrame."""
         process = self._process
         process.kill()
         process.wait()
         for pipe in (process.stdin, process.stdout):
             assert pipe is not None
-            with contextlib.suppress(OSError):  # unsent bytes of a buffer; there are none
+            # close() flushes a buffer, which could fail; it is always empty.
+            with contextlib.suppress(OSError):
                 pipe.close()

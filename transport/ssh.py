@@ -1,8 +1,8 @@
-"""SSH, through the one door to paramiko.
+"""SSH connections, through the one door to paramiko.
 
 The host's key is verified as ssh(1) does it (known_hosts.py, host_certificate.py), and not by
-paramiko, which looks at no marker in known_hosts. The cipher that is twice as fast as paramiko's
-default comes first.
+paramiko, which looks at no marker in known_hosts. The preferred cipher is twice as fast as
+paramiko's default.
 """
 
 from __future__ import annotations
@@ -33,25 +33,27 @@ from transport.host_certificate import SUFFIX, Certificate
 from transport.keepalive import HeardSocket, Keepalive
 from transport.known_hosts import Known, key_type
 
-# What goes wrong is raised here; paramiko would print it, too, with a traceback.
+# Errors are raised to the caller. Without a handler paramiko would print their tracebacks, too.
 logging.getLogger("paramiko").addHandler(logging.NullHandler())
 
 FIRST_CIPHERS = ("aes128-gcm@openssh.com", "aes256-gcm@openssh.com")
-#: The algorithms of a type of key that are not named like it; ssh-rsa itself is a signature by SHA-1.
+#: The host key algorithms of a type of key, where they do not have its name. An algorithm ssh-rsa
+#: exists, but signs by SHA-1.
 ALGORITHMS = {"ssh-rsa": ("rsa-sha2-512", "rsa-sha2-256")}
-#: tcp(7): first probe after 5 s of silence, three tries; sent data is to be acknowledged within 10 s.
+#: Socket options (tcp(7)): the first probe comes after 5 s of silence, then one each 2 s, at most
+#: three; sent data must be acknowledged within 10 s.
 TCP_KEEPALIVE = {
     socket.TCP_KEEPIDLE: 5,
     socket.TCP_KEEPINTVL: 2,
     socket.TCP_KEEPCNT: 3,
     socket.TCP_USER_TIMEOUT: 10_000,
 }
-#: What paramiko raises when the connection under a channel is gone: not only OSError.
+#: The errors that paramiko raises when the connection under a channel is gone.
 BROKEN = (OSError, EOFError, paramiko.SSHException)
 
 
 class RemoteProcess:
-    """A command on the other host; its stdin and stdout are a ByteStream."""
+    """A command that runs on the other host; its stdin and stdout are a ByteStream."""
 
     def __init__(self, channel: paramiko.Channel, keepalive: Keepalive) -> None:
         self._channel, self._keepalive = channel, keepalive
@@ -77,24 +79,27 @@ class RemoteProcess:
             raise self._broke(error) from error
 
     def read_errors(self, size: int) -> bytes:
-        """Up to `size` bytes of its stderr; b"" at the end."""
+        """Return up to `size` bytes of the command's stderr; b"" at the end."""
         return self._channel.recv_stderr(size)
 
     def patience(self, seconds: float | None) -> None:
-        """Bound how long a read or write from now on waits; None is for ever. One that takes longer breaks."""
+        """Bound the wait of each later read or write, in seconds; None is no bound.
+
+        A read or write that waits longer raises IncompleteFrame.
+        """
         self._channel.settimeout(seconds)
 
     def end_input(self) -> None:
-        """Close its stdin."""
+        """Close the command's stdin."""
         with contextlib.suppress(*BROKEN):
             self._channel.shutdown_write()
 
     def ended(self) -> bool:
-        """Whether the server has told its exit status."""
+        """Return whether the server has reported the command's exit status."""
         return self._channel.exit_status_ready()
 
     def wait(self) -> int:
-        """Its exit status; -1 when the server did not say."""
+        """Wait for the command's exit status and return it; -1 if the server reports none."""
         return self._channel.recv_exit_status()
 
     def close(self) -> None:
@@ -120,11 +125,14 @@ class Connection:
 
     @property
     def destination(self) -> Destination:
-        """The host, as the user wrote it."""
+        """The other host, as the user wrote it."""
         return self.endpoint.destination
 
     def run(self, command: str) -> RemoteProcess:
-        """Start a command, given as one string for the remote login shell. Raises IncompleteFrame."""
+        """Start a command, given as one string for the login shell on the other host.
+
+        Raises IncompleteFrame if the server opens no further session, or the connection broke.
+        """
         try:
             channel = self._transport.open_session()
             channel.exec_command(command)
@@ -136,7 +144,7 @@ class Connection:
 
 
 def open_socket(endpoint: Endpoint, timeout_s: float = 10.0) -> socket.socket:
-    """A TCP connection to the host's sshd. Raises Unreachable."""
+    """Return a new TCP connection to the endpoint's sshd. Raises Unreachable."""
     try:
         sock = socket.create_connection((endpoint.address, endpoint.port), timeout_s)
     except socket.gaierror as error:
@@ -144,11 +152,12 @@ def open_socket(endpoint: Endpoint, timeout_s: float = 10.0) -> socket.socket:
     except (OSError, UnicodeError) as error:
         reason = getattr(error, "strerror", None) or str(error)
         raise Unreachable(f"{endpoint.address} port {endpoint.port}: {reason}") from error
-    # A peer that vanished is given up on within seconds, not hours: a container may be frozen meanwhile.
+    # The connection must break within seconds, not hours, after its peer has vanished: a container
+    # may be frozen meanwhile.
     sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
     for option, value in TCP_KEEPALIVE.items():
         sock.setsockopt(socket.IPPROTO_TCP, option, value)
-    # Every message of the switch-over is smaller than a segment and must not wait for the next one.
+    # Every message of the switch-over is smaller than a segment, and must not wait for the next.
     sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
     return sock
 
@@ -157,8 +166,9 @@ def open_socket(endpoint: Endpoint, timeout_s: float = 10.0) -> socket.socket:
 def connect(
     endpoint: Endpoint, sock: socket.socket, timeout_s: float = 10.0
 ) -> Iterator[Connection]:
-    """An SSH connection over `sock`, which leads to the host's sshd, for the length of the block; then it is closed.
+    """Hold an SSH connection over `sock`, which leads to the host's sshd, open for the block.
 
+    Both are closed at the end of the block.
     Raises Unreachable, HostKeyUnknown, HostKeyChanged, HostKeyRefused or AuthenticationRefused.
     """
     with contextlib.ExitStack() as stack:
@@ -185,7 +195,11 @@ def connect(
 
 
 def _known(endpoint: Endpoint) -> Known:
-    """What is known of the host. Raises HostKeyUnknown if that is no key, HostKeyRefused."""
+    """Return the keys that the user's files have of the host.
+
+    Raises HostKeyUnknown if they have none, and HostKeyRefused for a RevokedHostKeys file that
+    cannot be read.
+    """
     known = known_hosts.known(endpoint.key_name, endpoint.known_hosts)
     if not known:
         files = ", ".join(str(path) for path in endpoint.known_hosts)
@@ -200,7 +214,10 @@ def _known(endpoint: Endpoint) -> Known:
 
 
 def _choose_algorithms(options: paramiko.SecurityOptions, endpoint: Endpoint, known: Known) -> None:
-    """Ciphers, and types of host keys: those first that are known, so that a host with several shows one of them."""
+    """Set the order of ciphers and of host key algorithms that are offered to the server.
+
+    Algorithms of known keys come first, so that a host with several keys shows a known one.
+    """
     first = [name for name in FIRST_CIPHERS if name in options.ciphers]
     options.ciphers = (*first, *(name for name in options.ciphers if name not in first))
     plain = [name for name in options.key_types if name != "ssh-rsa"]
@@ -215,9 +232,10 @@ def _choose_algorithms(options: paramiko.SecurityOptions, endpoint: Endpoint, kn
 
 
 def _verify(shown: paramiko.PKey, known: Known, endpoint: Endpoint) -> None:
-    """Raise HostKeyRefused, HostKeyChanged or HostKeyUnknown unless it is the host's key.
+    """Raise HostKeyRefused, HostKeyChanged or HostKeyUnknown unless `shown` is the host's key.
 
-    That the host has the key was verified in the key exchange; here the key itself is.
+    The key exchange has verified that the server has the private key; this verifies that the key is
+    the right one.
     """
     name, key = endpoint.key_name, shown.asbytes()
     certificate = _certificate(shown, name)
@@ -243,7 +261,10 @@ def _verify(shown: paramiko.PKey, known: Known, endpoint: Endpoint) -> None:
 
 
 def _certificate(shown: paramiko.PKey, name: str) -> Certificate | None:
-    """What the host's key came in, if that was a certificate. Raises HostKeyRefused."""
+    """Return the certificate that came with the host's key, or None if the key came alone.
+
+    Raises HostKeyRefused for a certificate that cannot be read, or is of another key.
+    """
     if shown.public_blob is None:
         return None
     try:
@@ -256,7 +277,7 @@ def _certificate(shown: paramiko.PKey, name: str) -> Certificate | None:
 
 
 def _objection(certificate: Certificate, endpoint: Endpoint) -> str | None:
-    """Why it does not speak for the host; None if it does."""
+    """Return why a certificate does not prove the host's key; None if it does."""
     if (objection := certificate.objection(endpoint.certified_name, time.time())) is not None:
         return objection
     algorithm, allowed = certificate.signature_algorithm, endpoint.authority_algorithms
@@ -273,7 +294,10 @@ def _objection(certificate: Certificate, endpoint: Endpoint) -> str | None:
 
 
 def _authenticate(transport: paramiko.Transport, endpoint: Endpoint) -> None:
-    """Log in with the first key that the server takes. Raises AuthenticationRefused or Unreachable."""
+    """Log in with the first key that the server accepts.
+
+    Raises AuthenticationRefused or Unreachable.
+    """
     offered = 0
     with contextlib.ExitStack() as stack:
         for key in _keys(endpoint, stack):
@@ -293,13 +317,18 @@ def _authenticate(transport: paramiko.Transport, endpoint: Endpoint) -> None:
                 ) from error
     if not offered:
         raise AuthenticationRefused(
-            f"there is no key to log in to {endpoint} with, in an agent or in a file without a passphrase"
+            f"there is no key to log in to {endpoint} with,"
+            " in an agent or in a file without a passphrase"
         )
     raise AuthenticationRefused(f"{endpoint} accepts none of the keys offered")
 
 
 def _keys(endpoint: Endpoint, stack: contextlib.ExitStack) -> Iterator[paramiko.PKey]:
-    """In ssh's order: the agent's that a key file names, the agent's others, those in files without a passphrase."""
+    """Yield the keys to log in with, in ssh(1)'s order.
+
+    First come the agent's keys that a key file names, then the agent's other keys, then the keys
+    in files without a passphrase.
+    """
     held = _agent_keys(endpoint, stack)
     named = {blob for path in endpoint.key_files if (blob := _public_blob(path)) is not None}
     yield from (key for key in held if key.asbytes() in named)
@@ -311,14 +340,17 @@ def _keys(endpoint: Endpoint, stack: contextlib.ExitStack) -> Iterator[paramiko.
 
 
 def _agent_keys(endpoint: Endpoint, stack: contextlib.ExitStack) -> Sequence[paramiko.PKey]:
-    """Those of the agent that ssh_config(5) or the environment names; it is asked to sign until `stack` is closed."""
+    """Return the keys of the SSH agent that ssh_config(5) or the environment names.
+
+    The agent can be asked to sign by these keys until `stack` is closed.
+    """
     if endpoint.agent is None:
         return ()
     before = os.environ.get(AGENT_VARIABLE)
     os.environ[AGENT_VARIABLE] = str(endpoint.agent)  # paramiko looks nowhere else
     try:
         agent = paramiko.Agent()
-    except (OSError, paramiko.SSHException):  # what listens there is no agent
+    except (OSError, paramiko.SSHException):  # the socket is no agent's
         return ()
     finally:
         os.environ.pop(AGENT_VARIABLE) if before is None else os.environ.update(
@@ -329,15 +361,22 @@ def _agent_keys(endpoint: Endpoint, stack: contextlib.ExitStack) -> Sequence[par
 
 
 def _private_key(path: Path) -> paramiko.PKey | None:
-    """The key in a file, with a certificate that lies beside it. None if it is not there or wants a passphrase."""
+    """Return the key in a file, with the certificate in PATH-cert.pub if that exists.
+
+    Return None if the file cannot be read, is no key, or needs a passphrase.
+    """
     try:
         return paramiko.PKey.from_path(path)
     except (OSError, TypeError, ValueError, paramiko.SSHException, paramiko.pkey.UnknownKeyType):
-        return None  # cryptography tells by the second and third
+        return None  # TypeError and ValueError are cryptography's
 
 
 def _public_blob(path: Path) -> bytes | None:
-    """The public key of a key file, which may be one itself (IdentityFile of ssh_config(5))."""
+    """Return the public key of a key file, in the form of RFC 4253, 6.6; None if there is none.
+
+    It is read from PATH.pub, or from the file itself, which may be a public key (IdentityFile of
+    ssh_config(5)).
+    """
     for file in (path.with_name(f"{path.name}.pub"), path):
         with contextlib.suppress(OSError, ValueError):
             fields = file.read_bytes().split()

@@ -1,6 +1,6 @@
-"""The settings for a destination from the files of ssh_config(5), for where there is no ssh(1) to tell them.
+"""A reader of the files of ssh_config(5), for hosts without an ssh(1) to print its settings.
 
-paramiko knows no Include and not all of Match; who needs those has ssh(1).
+paramiko knows no Include, and not all of Match. Users who need those must install ssh(1).
 """
 
 from __future__ import annotations
@@ -17,10 +17,12 @@ SYSTEM_CONFIG = Path("/etc/ssh/ssh_config")
 
 
 def lookup(destination: Destination, home: Path | None = None) -> dict[str, list[str]]:
-    """What the user wrote wins, then the first file to set a keyword, the user's own first; identity files add up.
+    """Return a destination's settings, as {keyword in lower case: values} (endpoint.Settings).
 
-    The user's words come as a first section of each file, so that %p and %r in it mean them.
+    A port and a user in the destination come before those of the files. The user's own file comes
+    before that of the system. The first to set a keyword wins; identity files add up.
     """
+    # Port and user are a first section of each file, so that %p and %r in that file mean them.
     written = {"Port": destination.port, "User": destination.user}
     first = "Host *\n" + "".join(f"  {key} {value}\n" for key, value in written.items() if value)
     files = ((home or Path.home()) / ".ssh/config", SYSTEM_CONFIG)
@@ -30,7 +32,7 @@ def lookup(destination: Destination, home: Path | None = None) -> dict[str, list
         config.parse(io.StringIO(text))
         for key, value in config.lookup(destination.name).items():
             if key == "hostname" and value == destination.name:
-                continue  # paramiko fills it in when the file does not say
+                continue  # paramiko fills it in when the file has no HostName
             if key == "identityfile":
                 merged.setdefault(key, []).extend(value)
             else:

@@ -1,4 +1,4 @@
-"""Hold a stream of bytes to a rate."""
+"""A rate limit for the bytes that a migration sends."""
 
 from __future__ import annotations
 
@@ -6,14 +6,16 @@ import threading
 import time
 from collections.abc import Callable
 
-#: How far bytes may run ahead of the rate: long enough to be worth a sleep, short enough to be no burst.
+#: The time by which bytes may be sent ahead of the rate: long enough to be worth a sleep, short
+#: enough to be no burst.
 AHEAD_S = 0.02
 
 
 class RateLimit:
-    """Shared by everything that sends; a rate of None limits nothing. Safe to use from several threads.
+    """A rate limit that all senders of a migration share. A rate of None limits nothing.
 
-    `held_us` is how long they were made to wait, added up.
+    Several threads may use one limit. `held_us` is the sum of the times that they were made to
+    wait, in microseconds.
     """
 
     def __init__(
@@ -31,7 +33,10 @@ class RateLimit:
         self.held_us = 0
 
     def take(self, size: int) -> None:
-        """Wait until `size` more bytes may be sent; what was not used while nothing was sent is forgotten."""
+        """Wait until `size` more bytes may be sent.
+
+        Time in which nothing was sent gives no credit for later.
+        """
         if self._bytes_per_s is None or self._lifted.is_set():
             return
         with self._lock:
@@ -44,5 +49,5 @@ class RateLimit:
                 self.held_us += int(wait * 1e6)
 
     def lift(self) -> None:
-        """From now on nothing is limited; who waits goes on."""
+        """End the limit: later calls of `take` do not wait, and waiting ones return."""
         self._lifted.set()

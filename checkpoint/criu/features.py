@@ -1,4 +1,4 @@
-"""Which CRIU is here and what it can do."""
+"""The version of this host's CRIU, and its abilities on this kernel."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from checkpoint.host.run import find_program, run
 
 
 def version() -> int | None:
-    """CRIU's version as its own number (40201 is 4.2.1), or None where there is no working criu."""
+    """Return CRIU's version in CRIU's own numbers (40201 is 4.2.1), or None if no criu works."""
     program = find_program("criu")
     if program is None:
         return None
@@ -26,7 +26,11 @@ def version() -> int | None:
 
 
 def tracks_soft_dirty() -> bool:
-    """Whether pre-dumps work here. Where the kernel merges equal pages (KSM) it forgets which of them were written."""
+    """Return whether pre-dumps work on this host.
+
+    The kernel must track soft-dirty pages, and must not merge equal pages (KSM): of merged pages it
+    forgets which were written.
+    """
     merging = Path("/sys/kernel/mm/ksm/run")
     if merging.exists() and merging.read_text().strip() == "1":
         return False
@@ -35,7 +39,10 @@ def tracks_soft_dirty() -> bool:
 
 @functools.cache
 def has(feature: str) -> bool:
-    """`criu check --feature`: CRIU tries the thing itself on this kernel."""
+    """Return whether CRIU finds a feature on this kernel (`criu check --feature`).
+
+    CRIU tries the feature itself. The answer is kept as long as this process runs.
+    """
     program = find_program("criu")
     if program is None:
         return False

@@ -1,12 +1,13 @@
-"""Stand between a container runtime and CRIU.
+"""The interposer: it stands between a container runtime and CRIU, and passes their messages on.
 
-Every OCI runtime starts `criu swrk FD` found on PATH and speaks protobuf RPC (CRIU images/rpc.proto)
-over a SEQPACKET socket. Our shim (shim.py) hands that socket to the Interposer, which relays the
-conversation message by message to the real CRIU and lets a `Role` edit requests, and hold the
-conversation at a request or a notification until it is told how to go on.
+Every OCI runtime starts the `criu` found on PATH as `criu swrk FD` and speaks protobuf RPC (CRIU
+images/rpc.proto) over a SEQPACKET socket. The shim (shim.py) hands that socket to the Interposer,
+which relays the conversation message by message to the real CRIU. A `Role` edits requests, and
+holds the conversation at a request or a notification until its owner decides how it goes on.
 
-If our process dies, both sockets close: CRIU takes that as a failed notification (it thaws what it
-froze, or kills what it restored) and the runtime sees its peer gone. Nothing outlives us half done.
+If the interposer's process dies, both sockets close. CRIU takes that as a failed notification: it
+thaws the tasks that it froze, or kills the tasks that it restored. The runtime sees that its peer
+is gone. So no conversation is left half done.
 """
 
 from __future__ import annotations
@@ -31,24 +32,26 @@ from checkpoint.host.ready import ready
 log = logging.getLogger(__name__)
 MAX_MESSAGE = 1 << 22
 MAX_FDS = 8
-#: Requests name directories by descriptor numbers of the runtime; CRIU resolves them in
-#: /proc/<creator of its socket>/fd (criu/cr-service.c), which is us. Hence opened and renumbered.
+#: The fields of a request that name directories by descriptor numbers of the runtime. CRIU looks
+#: these numbers up in /proc/PID/fd of the process that made its socket (criu/cr-service.c), which
+#: is the interposer's. So the interposer opens the directories and puts its own numbers in.
 DIRECTORY_FIELDS = ("images_dir_fd", "work_dir_fd")
 
 
 @dataclass(frozen=True, kw_only=True)
 class Stamp:
-    """One message of a conversation. `at_ns` is CLOCK_MONOTONIC."""
+    """The name of one message of a conversation, and when it passed (CLOCK_MONOTONIC)."""
 
     at_ns: int
     name: str
 
 
 class Gate:
-    """A point of a conversation that waits to be told how to go on.
+    """A point at which a conversation waits until it is told to go on.
 
-    The conversation's thread calls `arrive` and blocks; the owner's thread calls `wait_reached`,
-    then `open` (go on) or `refuse` (CRIU is told the step failed; a held request is never sent).
+    The conversation's thread calls `arrive` and blocks. The owner's thread calls `wait_reached`,
+    then `open` (the conversation goes on) or `refuse` (CRIU is told that the step failed; a held
+    request is never sent).
     """
 
     def __init__(self, name: str) -> None:
@@ -59,7 +62,7 @@ class Gate:
         self._lost: str | None = None
 
     def arrive(self) -> bool:
-        """Block until opened (True) or refused (False)."""
+        """Block until the gate is opened (True) or refused (False), and return which."""
         with self._condition:
             self._reached = True
             self._condition.notify_all()
@@ -67,9 +70,10 @@ class Gate:
             return bool(self._verdict)
 
     def wait_reached(self, timeout_s: float) -> None:
-        """Block until the conversation has arrived here.
+        """Block until the conversation has arrived at this gate.
 
-        Raises ConversationLost when it ended first, or did not come within `timeout_s`.
+        Raises ConversationLost when the conversation ended first, or did not arrive within
+        `timeout_s` seconds.
         """
         with self._condition:
             self._condition.wait_for(lambda: self._reached or self._lost is not None, timeout_s)
@@ -83,11 +87,11 @@ class Gate:
         self._decide(True)
 
     def refuse(self) -> None:
-        """Make the step fail. Has no effect on a gate that was already opened."""
+        """Make the step fail. A gate that was already opened stays open."""
         self._decide(False)
 
     def lose(self, reason: str) -> None:
-        """The conversation ended: wake whoever waits for it to arrive."""
+        """Make `wait_reached` raise ConversationLost with `reason`: the conversation has ended."""
         with self._condition:
             self._lost = reason
             self._condition.notify_all()
@@ -101,7 +105,11 @@ class Gate:
 
 @dataclass
 class Conversation:
-    """One `criu swrk`: the runtime's socket, ours to CRIU, and when each message passed."""
+    """A runtime's session with one `criu swrk`, as the interposer relays it.
+
+    `runtime` and `criu` are the interposer's sockets to the two. `stamps` has a Stamp for each
+    message that passed. `opened_fds` are closed with the conversation.
+    """
 
     runtime: socket.socket
     criu: socket.socket
@@ -116,11 +124,14 @@ class Conversation:
         log.debug("CRIU %d: %s", self.criu_pid, name)
 
     def criu_lives(self) -> bool:
-        """Whether CRIU has not ended, by itself or by a signal."""
+        """Return whether CRIU still runs: it has ended neither by itself nor by a signal."""
         return not ready(self.criu_pidfd, timeout_s=0)
 
     def kill_criu(self) -> None:
-        """SIGKILL CRIU. It then undoes nothing: right only when nothing may be undone."""
+        """Send SIGKILL to CRIU, which then undoes nothing, neither a freeze nor a network lock.
+
+        Traced tasks run on. So this is right only when nothing may be undone, or CRIU hangs.
+        """
         with contextlib.suppress(ProcessLookupError):
             signal.pidfd_send_signal(self.criu_pidfd, signal.SIGKILL)
 
@@ -133,29 +144,39 @@ class Conversation:
 
 
 class Role(Protocol):
-    """What to do in conversations. Calls come from the conversation's own thread and may block."""
+    """The part that the tool plays in the conversations of an Interposer.
+
+    Each conversation calls these methods from a thread of its own; they may block.
+    """
 
     def fds_for_criu(self, kind: str) -> dict[int, int]:
-        """{descriptor number in CRIU: our descriptor} for a conversation that starts with `kind`."""
+        """Return {number in CRIU: descriptor} for a conversation that begins with a `kind` request.
+
+        The interposer sends the descriptors to CRIU and then closes them.
+        """
 
     def begun(self, conversation: Conversation, kind: str) -> None:
-        """A conversation starts, with a request of `kind`."""
+        """Note that a conversation begins, with a request of `kind`."""
 
     def request(self, kind: str, message: rpc.Message) -> bool:
-        """Edit a request in place. False: do not send it, end the conversation."""
+        """Edit a request in place. Return False to end the conversation without sending it."""
 
     def notify(self, script: str, pid: int) -> bool:
-        """False: answer CRIU that the step failed, without asking the runtime."""
+        """Return whether to pass CRIU's notification `script` on to the runtime.
+
+        False: CRIU is answered that the step failed, and the runtime is not asked. `pid` is 0
+        where CRIU gives none.
+        """
 
     def ended(self, conversation: Conversation, kind: str) -> None:
-        """The conversation that started with `kind` is over."""
+        """Note that the conversation that began with a request of `kind` is over."""
 
 
 Direction = Callable[[Conversation, bytes, list[int]], None]
 
 
 class Interposer:
-    """Serves shims on a unix socket at `path`, each conversation in a thread. Use as a context."""
+    """A context that serves shims on a unix socket at `path`, each conversation in a thread."""
 
     def __init__(self, path: Path, role: Role) -> None:
         self.path = path
@@ -175,7 +196,8 @@ class Interposer:
             return
         conversation, kind, first, ancillary = begun
         self._role.begun(conversation, kind)
-        # A reset instead of an end means that CRIU or the runtime was killed; `ended` tells the role.
+        # A reset instead of an end means that CRIU or the runtime was killed: `ended` tells the
+        # role of either.
         try:
             with contextlib.suppress(OSError, ConversationLost):
                 self._pass_on(self._to_criu, conversation, first, ancillary)
@@ -186,9 +208,10 @@ class Interposer:
             conversation.close()
 
     def _begin(self, shim: socket.socket) -> tuple[Conversation, str, bytes, list[int]] | None:
-        """The conversation, its kind, and its first request with the descriptors that came with that.
+        """Return a new conversation, its kind, its first request, and that request's descriptors.
 
-        None when whoever connected left before it spoke, or does not speak CRIU's language.
+        Return None if the shim or the runtime closes its end first, or if the first message is not
+        a request of CRIU's RPC.
         """
         with contextlib.ExitStack() as undo, contextlib.suppress(OSError, ConversationLost):
             _, fds = receive(shim, 64, 1)
@@ -206,8 +229,8 @@ class Interposer:
         return None
 
     def _introduce(self, shim: socket.socket, runtime: socket.socket, kind: str) -> Conversation:
-        """Give the shim its end of a socketpair, and the descriptors this kind of conversation needs."""
-        # The shim becomes CRIU without changing its pid.
+        """Send the shim CRIU's end of a new socketpair, and the role's descriptors for `kind`."""
+        # The shim becomes CRIU and keeps its pid.
         runtime_pid, criu_pid = peer_pid(runtime), peer_pid(shim)
         criu_pidfd = os.pidfd_open(criu_pid)
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
@@ -282,9 +305,10 @@ class Interposer:
 
 
 def receive(sock: socket.socket, size: int, most_fds: int) -> tuple[bytes, list[int]]:
-    """One message and the descriptors that came with it. Raises OSError.
+    """Receive one message of at most `size` bytes, with at most `most_fds` descriptors.
 
-    A message that was cut off to `size` bytes or `most_fds` descriptors (recvmsg(2)) raises ConversationLost.
+    Raises ConversationLost for a message that was cut off to these bounds (recvmsg(2)), and
+    OSError.
     """
     data, fds, flags, _ = socket.recv_fds(sock, size, most_fds)
     if flags & (socket.MSG_TRUNC | socket.MSG_CTRUNC):

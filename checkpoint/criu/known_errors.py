@@ -1,7 +1,7 @@
-"""What some lines of CRIU's log mean for somebody who does not know CRIU, and what can be done about it.
+"""A table of CRIU's log lines, with their meaning and cure for people who do not know CRIU.
 
-The texts are those of CRIU 4.2.1 (criu/*.c, pr_err). CRIU's own advice names options of its command line, which nobody
-can give to this tool; it is left out of what is quoted.
+The log lines are those of CRIU 4.2.1 (criu/*.c, pr_err). CRIU's own advice names options of its
+command line, which cannot be given to this tool; the advice is removed from lines that are quoted.
 """
 
 from __future__ import annotations
@@ -13,17 +13,18 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, kw_only=True)
 class Explanation:
-    """`words` says what is in the way, `cure` what removes it."""
+    """An error of CRIU's in plain words: `words` name the obstacle, `cure` how to remove it."""
 
     words: str
     cure: str
 
 
-#: Advice to whoever calls CRIU by hand: a line of it, and the end of a line.
+#: CRIU's advice to people who call it by hand: the first matches a line of advice, the second
+#: advice at the end of a line.
 ADVICE_LINE = re.compile(r"can be ignored with the")
 ADVICE = re.compile(r"[.,]?\s*\b(?:Consider using|Try)\b.*--.*", re.IGNORECASE)
 AGAIN = "try again: it is a matter of the moment"
-#: (what a line matches, what that means, what to do); \1 is the pattern's first group.
+#: (pattern of a log line, its meaning, its cure); \1 is the pattern's first group.
 KNOWN: tuple[tuple[re.Pattern[str], str, str], ...] = tuple(
     (re.compile(pattern), words, cure)
     for pattern, words, cure in (
@@ -63,7 +64,8 @@ KNOWN: tuple[tuple[re.Pattern[str], str, str], ...] = tuple(
         ),
         (
             r"Can't lookup mount=-?\d+ for fd=(-?\d+) path=(.+)",
-            r"descriptor \1 of a process is open on \2, on a mount that the container does not have",
+            r"descriptor \1 of a process is open on \2,"
+            r" on a mount that the container does not have",
             "have that program close it",
         ),
         (
@@ -103,7 +105,7 @@ KNOWN: tuple[tuple[re.Pattern[str], str, str], ...] = tuple(
 
 
 def explained(log: Iterable[str]) -> Explanation | None:
-    """Return what the first line of a CRIU log that is known here means, or None."""
+    """Return the explanation of the first line of a CRIU log that KNOWN has one for, or None."""
     for line in log:
         for pattern, words, cure in KNOWN:
             if found := pattern.search(line):
@@ -112,5 +114,5 @@ def explained(log: Iterable[str]) -> Explanation | None:
 
 
 def quotable(log: Iterable[str]) -> list[str]:
-    """Return the lines without CRIU's advice on its own options."""
+    """Return the lines of a CRIU log without CRIU's advice on its own options."""
     return [ADVICE.sub("", line) for line in log if not ADVICE_LINE.search(line)]

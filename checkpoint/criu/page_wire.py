@@ -1,9 +1,10 @@
-"""CRIU's page-server protocol, spoken by us on the server's side (CRIU criu/page-xfer.c).
+"""The server's side of CRIU's page-server protocol (CRIU criu/page-xfer.c).
 
 A command is `struct page_server_iov` in host byte order. Up to CRIU 4.1 that is
 {u32 cmd, u32 nr_pages, u64 vaddr, u64 dst_id}; from 4.2 `nr_pages` is a u64 and 4 bytes of padding
 come before it. There is no handshake, so the version must be known beforehand.
-`cmd` = flags << 16 | code; `dst_id` = image id << 8 | type.
+`cmd` = flags << 16 | code; `dst_id` = id << 8 | type. The id is that of an address space: a pid, or
+CRIU's id of a piece of shared memory.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ from checkpoint.bounded import ADDRESS_BITS
 from checkpoint.errors import ImageError
 
 PAGE_SIZE = 4096
-#: Pages are handed on in pieces of at most this size, whatever CRIU's own extents are.
+#: The most bytes that a sink is given at once. CRIU's own extents may be larger.
 PIECE_BYTES = 1 << 20
 
 OPEN2 = 4
@@ -28,7 +29,8 @@ GET = 7
 CLOSE = 0x1023
 FORCE_CLOSE = 0x1024
 
-#: Flags of a pagemap entry (CRIU criu/include/pagemap.h).
+#: Flags of a pagemap entry (CRIU criu/include/pagemap.h): its pages are in the parent, may be
+#: restored lazily, come with their bytes.
 PE_PARENT = 1
 PE_LAZY = 2
 PE_PRESENT = 4
@@ -37,17 +39,17 @@ PE_KNOWN = PE_PARENT | PE_LAZY | PE_PRESENT
 
 TYPE_PROCESS = 1
 TYPE_SHMEM = 2
-#: No process has an address, and no shared memory an offset, from here on.
+#: The end of addresses in processes, and of offsets in shared memory.
 END = 1 << ADDRESS_BITS
 
 
 def process_id(pid: int) -> int:
-    """The dst_id of a process's memory; the pid is that in its own namespace."""
+    """Return the dst_id of a process's memory. `pid` is the one in its own pid namespace."""
     return pid << 8 | TYPE_PROCESS
 
 
 def check_extent(dst_id: int, vaddr: int, pages: int) -> None:
-    """Raise ImageError unless these can be pages of an image, by their numbers."""
+    """Raise ImageError unless these numbers can be those of an extent of an address space."""
     if dst_id & 0xFF not in (TYPE_PROCESS, TYPE_SHMEM) or not 0 < dst_id < 1 << 64:
         raise ImageError(f"pages of an image of unknown kind, {dst_id:#x}")
     if vaddr % PAGE_SIZE or pages <= 0 or not 0 <= vaddr <= END - pages * PAGE_SIZE:
@@ -55,30 +57,31 @@ def check_extent(dst_id: int, vaddr: int, pages: int) -> None:
 
 
 class Sink(Protocol):
-    """Where pages go."""
+    """The receiver of the pages that CRIU sends."""
 
     def extent(self, dst_id: int, vaddr: int, pages: int, flags: int, data: memoryview) -> None:
-        """Pages [vaddr, vaddr + pages * PAGE_SIZE) of an image. `data` is valid during the call only.
+        """Take the pages [vaddr, vaddr + pages * PAGE_SIZE) of an address space.
 
-        `data` is empty for an entry without PE_PRESENT: CRIU notes that the pages exist elsewhere.
+        `data` is valid during the call only. For an entry without PE_PRESENT `data` is empty: CRIU
+        notes that the pages exist elsewhere.
         """
 
 
 @dataclass
 class Totals:
-    """What a page-server session carried."""
+    """The pages with bytes, and the extents, that a page-server session carried."""
 
     pages: int = 0
     extents: int = 0
 
 
 def wire_struct(criu_version: int) -> struct.Struct:
-    """The layout of page_server_iov for a CRIU version (40201 is 4.2.1)."""
+    """Return the layout of page_server_iov for a CRIU version (40201 is 4.2.1)."""
     return struct.Struct("=I4xQQQ") if criu_version >= 40200 else struct.Struct("=IIQQ")
 
 
 def no_parent(dst_id: int) -> bool:
-    """Every page is sent."""
+    """Return False: no address space has a parent, so CRIU sends every page with its bytes."""
     return False
 
 
@@ -90,11 +93,13 @@ def serve(
     before_close: Callable[[], None] = lambda: None,
     has_parent: Callable[[int], bool] = no_parent,
 ) -> Totals:
-    """Answer one CRIU until it closes the session, handing its pages to `sink`.
+    """Answer one CRIU until it closes the session, and hand its pages to `sink`.
 
-    `before_close` runs before CRIU is told that all pages are safe. `has_parent` tells whether an earlier session
-    brought that image: then pages that did not change since come without their bytes, with PE_PARENT.
-    Raises ImageError when the stream ends early, or holds a command or pages that a dump never sends.
+    `before_close` runs before CRIU is told that all pages are safe. `has_parent` returns whether an
+    earlier session brought the address space with that dst_id; if so, pages that were not written
+    since come without their bytes, with PE_PARENT.
+    Raises ImageError when the stream ends early, or holds a command or pages that a dump never
+    sends.
     """
     totals = Totals()
     header = memoryview(bytearray(layout.size))

@@ -1,10 +1,16 @@
-"""A parent that has all memory: what makes CRIU's dump note which pages there are, and leave them where they are.
+"""A parent that seems to have all memory, so that CRIU's last dump lists pages and copies none.
 
-Otherwise a dump passes every page through a pipe, which takes two thirds of its time (docs/performance.md), for bytes
-that we have already. CRIU takes a parent only where the kernel tracks soft-dirty pages (criu/config.c, check_options),
-since without them it cannot know what the parent lacks. We need not be told: a tracker of our own says what was
-written (memory/tracker.py). CRIU keeps what it found the kernel to be able to in a file (criu/kerndat.c). Of that we
-give our CRIU, in a mount namespace of its own (shim.py), a copy with this one answer changed. Nobody else sees it.
+A dump passes every page through a pipe, which takes two thirds of its time (docs/performance.md),
+although pre-copy has sent nearly all of them. If the request names a parent and `track_mem`, CRIU
+only notes that a page is in the parent, unless the page was written since.
+
+CRIU accepts `track_mem` only where the kernel tracks soft-dirty pages (criu/config.c,
+check_options): without them it cannot know which pages the parent lacks. The tool does not need
+CRIU for that, because its own tracker says which pages were written (memory/tracker.py).
+
+CRIU keeps its findings about the kernel in a file, /run/criu.kdat (criu/kerndat.c). The shim
+(shim.py) gives the tool's CRIU a copy in which this one finding is changed, bound over that file in
+a mount namespace of its own, so that no other CRIU sees the copy.
 """
 
 from __future__ import annotations
@@ -22,19 +28,24 @@ from checkpoint.criu.shim_install import install_shim
 from checkpoint.errors import CommandFailed
 from checkpoint.host.run import run
 
-#: Where `has_dirty_track` stands in struct kerndat_s (criu/include/kerndat.h), in CRIU 3.x and 4.x; and where else
-#: to look, in case. What is found there is not believed: CRIU itself is asked.
+#: The byte offset of `has_dirty_track` in struct kerndat_s (criu/include/kerndat.h) of CRIU 3.x and
+#: 4.x, and the offsets to try after that one. No offset is trusted: CRIU itself is asked whether a
+#: changed byte makes it see soft-dirty tracking.
 OFFSETS = (32, *(offset for offset in range(8, 64) if offset != 32))
 #: criu/include/magic.h
 INVENTORY_MAGIC = 0x58313116
-#: In microseconds, after the start of every process: none has a number that another had in the parent
-#: (criu/mem.c, detect_pid_reuse).
+#: A dump_uptime in microseconds, later than the start of every process. CRIU compares the two to
+#: find processes whose pid another process had in the parent (criu/mem.c, detect_pid_reuse).
 LATE = 1 << 62
 
 
 @functools.cache
 def kerndat_with_tracking() -> bytes | None:
-    """What CRIU is to take the kernel for; None where that cannot be done. Empty where the kernel does track."""
+    """Return a kerndat file that says that the kernel tracks soft-dirty pages.
+
+    Return b"" if the kernel does track them, so that CRIU needs no such file; None if no file can
+    be made, because CRIU keeps none on this host or takes no changed one for such a kernel.
+    """
     if features.has("mem_dirty_track"):
         return b""
     try:
@@ -51,9 +62,8 @@ def kerndat_with_tracking() -> bytes | None:
 def _is_taken_for_tracking(kerndat: bytes) -> bool:
     with tempfile.TemporaryDirectory(prefix="migrate-") as name:
         env = install_shim(Path(name), kerndat)
-        shim = (
-            Path(name) / "bin" / "criu"
-        )  # by its interpreter: the directory may be on a file system without programs
+        # The shim is started by its interpreter: the directory may be mounted noexec.
+        shim = Path(name) / "bin" / "criu"
         try:
             run(
                 [sys.executable, "-IS", str(shim), "check", "--feature", "mem_dirty_track"], env=env
@@ -64,9 +74,9 @@ def _is_taken_for_tracking(kerndat: bytes) -> bool:
 
 
 def make_parent(directory: Path) -> str:
-    """An inventory as a pre-dump leaves it, beside the images. Returns what the dump is to name as its parent.
+    """Make a parent that has an inventory, as a pre-dump leaves it. Return the dump's `parent_img`.
 
-    `directory` must be the parent of the directory that the dump writes its images to.
+    `directory` must be the parent of the directory that the dump writes its image files to.
     """
     entry = rpc.inventory()(img_version=1, dump_uptime=LATE).SerializeToString()
     parent = directory / "all-memory"
@@ -76,7 +86,11 @@ def make_parent(directory: Path) -> str:
 
 
 def forget_writes(pids: list[int]) -> None:
-    """Where the kernel does track: have it take every page for one the parent has (soft-dirty.rst), until written."""
+    """Clear the soft-dirty bits of these processes (soft-dirty.rst).
+
+    CRIU then takes each of their pages for one that the parent has, until the page is written.
+    Needed only where the kernel does track soft-dirty pages.
+    """
     for pid in pids:
-        with contextlib.suppress(FileNotFoundError, ProcessLookupError):  # it ended
+        with contextlib.suppress(FileNotFoundError, ProcessLookupError):  # the process ended
             Path(f"/proc/{pid}/clear_refs").write_text("4")

@@ -1,8 +1,10 @@
-"""Pre-dumps: CRIU sends what was written since the last one, and the container runs on.
+"""Pre-dumps: CRIU sends the pages written since the last pre-dump, and the container runs on.
 
-For kernels that track soft-dirty pages (Documentation/admin-guide/mm/soft-dirty.rst). Each is a session of our own
-with `criu swrk`, in the runtime's own words: its DUMP request, which is held meanwhile. Only inventories are written
-to disk; they chain each pre-dump, and the dump at the end, to the one before (criu/mem.c, detect_pid_reuse).
+They need a kernel that tracks soft-dirty pages (Documentation/admin-guide/mm/soft-dirty.rst). Each
+pre-dump is a session with a `criu swrk` of the tool's own. Its request is a copy of the runtime's
+DUMP request, which is held meanwhile. Pages go to the page server; the only image file that a
+pre-dump leaves is its inventory. Inventories chain each pre-dump, and the dump at the end, to the
+pre-dump before (criu/mem.c, detect_pid_reuse).
 """
 
 from __future__ import annotations
@@ -22,14 +24,16 @@ from checkpoint.host.run import find_program, start
 
 LOG = "predump.log"
 MAX_MESSAGE = 1 << 20
-#: CRIU notices at once that its page server is gone, and lets the container go on before it ends.
+#: The time that CRIU has to end after its page server has gone. CRIU notices that at once, and lets
+#: the container go on before it ends.
 END_TIMEOUT_S = 30.0
 
 
 class PreDumps:
-    """The pre-dumps of one container, as its held DUMP request (rpc.proto, criu_opts) names it.
+    """The chain of pre-dumps of one container.
 
-    `directory` must be the parent of the directory that the dump writes its images to.
+    `options` are the criu_opts (rpc.proto) of the container's held DUMP request. `directory` must
+    be the parent of the directory that the dump writes its image files to.
     """
 
     def __init__(self, options: rpc.Message, directory: Path) -> None:
@@ -38,30 +42,40 @@ class PreDumps:
 
     @property
     def parent(self) -> str | None:
-        """What the next session names as its parent: the last one's directory, relative to its own."""
+        """The parent_img of the next session: the directory of the last kept pre-dump, or None.
+
+        The path is relative to the next session's own images directory.
+        """
         return f"../predump-{self._made}" if self._made else None
 
     def begin(self) -> PreDump:
-        """A CRIU that waits to be asked. Raises CommandFailed."""
+        """Start a CRIU for the next pre-dump, which waits for `ask`. Raises CommandFailed."""
         images = self._directory / f"predump-{self._made + 1}"
         images.mkdir(mode=0o700)
         return PreDump(self._options, images, self.parent)
 
     def keep(self) -> None:
-        """The pre-dump that was begun last is complete; those before it are not needed any more."""
+        """Make the last pre-dump the parent of the next one, and remove its own parent.
+
+        Call this only when `wait` of the last pre-dump has returned.
+        """
         shutil.rmtree(self._directory / f"predump-{self._made}", ignore_errors=True)
         self._made += 1
 
 
 class PreDump:
-    """One `criu swrk` on its way. `pages` is our end of its page-server socket, to be served until `wait`."""
+    """One pre-dump, by a `criu swrk` of its own.
+
+    `pages` is the page server's end of its page-server socket, which the caller must serve until
+    `wait` has returned.
+    """
 
     def __init__(self, options: rpc.Message, images: Path, parent: str | None) -> None:
         self._images = images
         self._socket, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         self.pages, their_pages = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
         widen(their_pages)
-        # CRIU looks the directory up among our descriptors (criu/cr-service.c).
+        # CRIU looks the directory up among this process's descriptors (criu/cr-service.c).
         self._directory_fd = os.open(images, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
         with theirs, their_pages:
             self._pages_fd = their_pages.fileno()
@@ -70,11 +84,14 @@ class PreDump:
         self._request = self._written(options, parent)
 
     def ask(self) -> None:
-        """Let it begin."""
+        """Send the request: the pre-dump begins."""
         self._socket.send(self._request)
 
     def wait(self) -> None:
-        """Until CRIU is done and the container runs on. Raises CriuFailed with its reasons."""
+        """Block until the pre-dump is done and the container runs on.
+
+        Raises CriuFailed with the errors of CRIU's log.
+        """
         try:
             answer = rpc.parse_response(self._socket.recv(MAX_MESSAGE))
         except (ConversationLost, ConnectionError):
@@ -83,7 +100,11 @@ class PreDump:
             raise CriuFailed("pre-dump", criu_log.errors(self._images / LOG))
 
     def close(self) -> None:
-        """However it went. Unserved, CRIU fails, lets go of the container, and ends."""
+        """End CRIU, whether or not the pre-dump is done.
+
+        A CRIU still at work loses its page server: it fails, lets the container run on, and ends.
+        CRIU that has not ended after END_TIMEOUT_S is killed.
+        """
         with contextlib.suppress(OSError):
             self.pages.shutdown(socket.SHUT_RDWR)
         self.pages.close()

@@ -1,8 +1,9 @@
-"""Do for a container what its CRIU would have done, had it not died while it held it frozen.
+"""The rescue of a container whose CRIU died while it held the container frozen.
 
-The tasks run on by themselves: ptrace(2) lets go of them when the tracer ends. Two things stay: the table
-with which nft drops the namespace's packets (CRIU criu/netfilter.c), and TCP sockets in repair mode,
-deaf and mute (CRIU soccr/soccr.c).
+The tasks run on by themselves: ptrace(2) detaches tracees when their tracer ends. Two things stay
+as CRIU left them. An nft table drops all packets of the network namespace (CRIU criu/net.c; its
+name is from criu/netfilter.c, nftables_get_table). TCP sockets are in repair mode, in which tasks
+can neither send nor receive on them (CRIU soccr/soccr.c).
 """
 
 from __future__ import annotations
@@ -20,10 +21,12 @@ TABLE_PREFIX = "CRIU-"
 
 
 def unlock(pids: Iterable[int]) -> bool:
-    """Unlock the network of these processes, the first one's namespace, and wake their TCP connections.
+    """Take the TCP sockets of these processes out of repair mode, and unlock their network.
 
-    Whether there was anything to do. A connection that was written to or closed before is lost: a socket
-    in repair mode takes neither. Raises CommandFailed when nft does.
+    Return whether a socket was in repair mode or a table of CRIU's was found. Only the network
+    namespace of the first process is unlocked, and only of tables made with nft. A connection that
+    a task wrote to, or closed, while its socket was in repair mode is lost: the socket takes
+    neither. Raises CommandFailed when nft fails.
     """
     found = False
     pids = list(pids)
@@ -45,12 +48,11 @@ def unlock(pids: Iterable[int]) -> bool:
 
 
 def _tcp_sockets(pid: int) -> Iterator[socket.socket]:
-    """Our own duplicates of a process's TCP sockets; each is closed again before the next."""
+    """Yield a duplicate of each of a process's TCP sockets, and close it before the next."""
     with contextlib.suppress(OSError), _pidfd(pid) as pidfd:
         for number in os.listdir(f"/proc/{pid}/fd"):
-            with contextlib.suppress(
-                OSError
-            ):  # the process runs: one may have been closed meanwhile
+            # The process runs, and may have closed a descriptor meanwhile.
+            with contextlib.suppress(OSError):
                 if os.readlink(f"/proc/{pid}/fd/{number}").startswith("socket:"):
                     fd = libc.syscall(SYS_PIDFD_GETFD, pidfd, int(number), 0)
                     if fd >= 0:

@@ -1,7 +1,8 @@
 """The one door to pycriu's protobuf modules.
 
-pycriu comes with CRIU, not from PyPI, so its absence is an ordinary finding and not a crash. Only
-the message classes are used: its `criu` class drops NOTIFY requests and CRIU's error text.
+pycriu comes with CRIU, not from PyPI, so a host without it is an ordinary finding (`available`) and
+not a crash. Only the message classes of pycriu are used: its `criu` class drops NOTIFY requests and
+CRIU's error text.
 """
 
 from __future__ import annotations
@@ -36,17 +37,17 @@ Message = Any
 
 
 def available() -> bool:
-    """Whether pycriu can be imported here."""
+    """Return whether pycriu can be imported on this host. WHY_MISSING says why not."""
     return WHY_MISSING is None
 
 
 def parse_request(data: bytes) -> Message:
-    """bytes -> criu_req (rpc.proto). Raises ConversationLost when they are something else."""
+    """Return the criu_req (rpc.proto) that these bytes are. Raises ConversationLost otherwise."""
     return _parse(_rpc.criu_req(), data)
 
 
 def parse_response(data: bytes) -> Message:
-    """bytes -> criu_resp (rpc.proto). Raises ConversationLost when they are something else."""
+    """Return the criu_resp (rpc.proto) that these bytes are. Raises ConversationLost otherwise."""
     return _parse(_rpc.criu_resp(), data)
 
 
@@ -55,14 +56,17 @@ def _parse(message: Message, data: bytes) -> Message:
         message.ParseFromString(data)
     except DECODE_ERRORS as error:
         raise ConversationLost("what came is not a message of CRIU's RPC") from error
-    # A required field: an empty message says nothing at all.
+    # `type` is a required field. A message without it is empty: the end of the stream.
     if not message.IsInitialized():
         raise ConversationLost("the peer closed its end")
     return message
 
 
 def kind_of(message: Message) -> str:
-    """The criu_req_type of a request or response, by name: DUMP, RESTORE, NOTIFY ... Raises ConversationLost."""
+    """Return the criu_req_type of a request or response by name: DUMP, RESTORE, NOTIFY ...
+
+    Raises ConversationLost for a type that this pycriu does not know.
+    """
     try:
         return str(_rpc.criu_req_type.Name(message.type))
     except ValueError as error:
@@ -70,45 +74,45 @@ def kind_of(message: Message) -> str:
 
 
 def request(kind: str, **fields: Any) -> Message:
-    """A criu_req of that kind."""
+    """Return a criu_req of a kind (DUMP, VERSION ...) with these fields set."""
     return _rpc.criu_req(type=_rpc.criu_req_type.Value(kind), **fields)
 
 
 def dumped() -> Message:
-    """A criu_resp that says that a dump was done."""
+    """Return a criu_resp that says that a dump was done."""
     return _rpc.criu_resp(type=_rpc.DUMP, success=True, dump=_rpc.criu_dump_resp(restored=False))
 
 
 def network_lock_nftables() -> int:
-    """The value of criu_opts.network_lock that makes CRIU use nftables."""
+    """Return the value of criu_opts.network_lock that makes CRIU use nftables."""
     return int(_rpc.NFTABLES)
 
 
 def cgroups_ignore() -> int:
-    """The value of criu_opts.manage_cgroups_mode that leaves cgroups to the runtime."""
+    """Return the value of criu_opts.manage_cgroups_mode that leaves cgroups to the runtime."""
     return int(_rpc.IGNORE)
 
 
 def memory_map() -> Any:
-    """The message class of mm.proto: mm_entry, with the mappings of a process."""
+    """Return the message class of mm.proto: mm_entry, with the mappings of a process."""
     return _mm.mm_entry
 
 
 def fdinfo() -> Any:
-    """The message classes of fdinfo.proto: file_entry and what is in it."""
+    """Return the module of fdinfo.proto's message classes: file_entry and the entries in it."""
     return _fdinfo
 
 
 def inventory() -> Any:
-    """The message class of inventory.proto: inventory_entry, about a dump as a whole."""
+    """Return the message class of inventory.proto: inventory_entry, about a dump as a whole."""
     return _inventory.inventory_entry
 
 
 def process_tree() -> Any:
-    """The message class of pstree.proto: pstree_entry, a process and its threads."""
+    """Return the message class of pstree.proto: pstree_entry, a process and its threads."""
     return _pstree.pstree_entry
 
 
 def thread() -> Any:
-    """The message class of core.proto: core_entry, of one thread."""
+    """Return the message class of core.proto: core_entry, of one thread."""
     return _core.core_entry

@@ -1,4 +1,8 @@
-"""The two roles the tool plays in CRIU conversations: the dump it holds, the restore it holds."""
+"""Roles of the tool in CRIU conversations: a held dump, a held restore, a dump that is skipped.
+
+A role edits the runtime's request, holds the conversation at its gates, and sees CRIU end (Role in
+interposer.py).
+"""
 
 from __future__ import annotations
 
@@ -16,26 +20,32 @@ from checkpoint.criu.interposer import MAX_MESSAGE, Conversation, Gate, Stamp
 from checkpoint.errors import ConversationLost
 from checkpoint.host import cgroups
 
-#: Where CRIU finds the page-server socket. High, so that it meets no descriptor of the runtime's.
+#: CRIU's descriptor of the page-server socket. It is high, so that no descriptor of the runtime's
+#: has its number.
 PAGE_SERVER_FD = 200
 LOG_LEVEL_WARNING = 2
-#: How runc and crun call a network namespace that they were given.
+#: The key by which runc and crun tell CRIU of a network namespace that was made for the container.
 OWN_NETWORK = "extRootNetNS"
 LOOK_AGAIN_S = 0.001
-#: The last of CRIU's questions before it makes the tasks and gives them what they had (cr-restore.c).
+#: The last notification before CRIU makes the tasks and gives them what they had
+#: (criu/cr-restore.c).
 MAKING_TASKS = "post-setup-namespaces"
 
 
 @dataclass(frozen=True, kw_only=True)
 class Edits:
-    """What we change in a runtime's request, the same on both hosts.
+    """The changes that the tool makes to a runtime's request to CRIU.
 
-    `nftables`: lock the network with nft; CRIU's default runs iptables-restore and ip6tables-restore.
-    `one_cgroup`: one cgroup is all the container has. CRIU, once it is in there itself, then need not move tasks, which
-    waits for RCU once per v1 hierarchy.
-    `external_mounts`: (mount point in the container, what it is bound to) of mounts that CRIU need not make nor fill;
-    a dump wants the mount point twice.
-    `network_namespace`: in a dump, one that somebody makes on the target, even if the runtime takes it for its own.
+    `nftables` and `one_cgroup` are the same on both hosts.
+    `nftables`: CRIU locks the network with nft; its default runs iptables-restore and
+    ip6tables-restore.
+    `one_cgroup`: the container has only one cgroup in each hierarchy. CRIU is moved into these
+    before the restore and leaves cgroups alone: to move tasks waits for RCU once per v1 hierarchy.
+    `external_mounts`: (mount point in the container, source of the bind mount) of mounts that CRIU
+    neither makes nor fills. For a dump both are the mount point.
+    `network_namespace`: for a dump, the path of the container's network namespace if CRIU must not
+    dump it, because the engine or the tool makes one on the target. It becomes external even if the
+    runtime's request does not say so.
     """
 
     nftables: bool
@@ -45,9 +55,8 @@ class Edits:
 
     def apply(self, options: rpc.Message) -> None:
         options.log_level = LOG_LEVEL_WARNING
-        options.notify_scripts = (
-            True  # crun asks for none when it dumps, and passes them over when they come
-        )
+        # crun requests no notifications for a dump, and ignores those that come.
+        options.notify_scripts = True
         if self.nftables:
             options.network_lock = rpc.network_lock_nftables()
         if self.one_cgroup:
@@ -58,7 +67,10 @@ class Edits:
 
 
 class _HeldRole:
-    """Holds one kind of request, and that conversation once more at one notification."""
+    """A role that holds the request of one kind, and its conversation again at one notification.
+
+    Conversations that begin with a request of another kind pass through unchanged.
+    """
 
     kind: str
     held_notification: str
@@ -69,9 +81,10 @@ class _HeldRole:
         self.done_gate = Gate(self.held_notification)
         self.stamps: list[Stamp] = []
         self._conversation: Conversation | None = None
-        #: What to do at a notification, before it is passed on.
+        #: A callback for each notification that has one. It runs before the notification is passed
+        #: on to the runtime.
         self.at: dict[str, Callable[[], None]] = {}
-        #: criu_opts of the request, once `request_gate` is reached.
+        #: The criu_opts of the request. They are set once `request_gate` is reached.
         self.options: rpc.Message = None
 
     def begun(self, conversation: Conversation, kind: str) -> None:
@@ -92,7 +105,7 @@ class _HeldRole:
         return opened
 
     def last_edit(self, options: rpc.Message) -> None:
-        """What is known only when the request is let go."""
+        """Edit the request once more, when `request_gate` has been opened or refused."""
 
     def edit(self, options: rpc.Message) -> None:
         self.edits.apply(options)
@@ -109,23 +122,27 @@ class _HeldRole:
             self.lose(f"the conversation ended after {last!r}")
 
     def lose(self, reason: str) -> None:
-        """Wake waiters: the runtime is gone, no (further) gate will be reached."""
+        """Make every wait for a gate end: the conversation or the runtime has ended.
+
+        Waits for a gate that was not reached raise ConversationLost with `reason`.
+        """
         self.request_gate.lose(reason)
         self.done_gate.lose(reason)
 
     def refuse(self) -> None:
-        """Give up at whichever gate holds the conversation."""
+        """Refuse both gates: the one that holds the conversation, and the one still to come."""
         self.done_gate.refuse()
         self.request_gate.refuse()
 
     def criu_lives(self) -> bool:
-        """Whether there is a CRIU and it has not ended."""
+        """Return whether a conversation of this role's kind has begun and its CRIU still runs."""
         return self._conversation is not None and self._conversation.criu_lives()
 
     def end(self, timeout_s: float) -> bool:
-        """After a refusal: wait until CRIU has ended, and kill it if it does not. Whether it ended by itself.
+        """Wait after a refusal until CRIU has ended; kill CRIU when `timeout_s` seconds are over.
 
-        What a killed CRIU traced runs on (ptrace(2), PTRACE_O_EXITKILL is not set).
+        Return whether CRIU ended by itself. Tasks that a killed CRIU traced run on (ptrace(2);
+        CRIU does not set PTRACE_O_EXITKILL).
         """
         deadline = time.monotonic() + timeout_s
         while (conversation := self._conversation) is not None and conversation.criu_lives():
@@ -137,12 +154,15 @@ class _HeldRole:
 
 
 class DumpRole(_HeldRole):
-    """Source side. Opened: frozen at `done_gate`, images written, network locked.
+    """The source's role: it holds the DUMP request, and then the dumped and frozen container.
 
-    Refusing `done_gate` makes CRIU thaw every task and unlock the network; the runtime then reports
-    that its checkpoint failed and still shows the container running.
-    `pages` is our end of the page-server socket (CRIU criu/page-xfer.c speaks it on the other end).
-    With a `parent` (predump.py, parent.py) only pages that it has not are sent.
+    After `request_gate` was opened, the conversation is held at `done_gate`: tasks are frozen,
+    image files written, the network is locked. When `done_gate` is refused, CRIU thaws every task
+    and unlocks the network; the runtime then reports that its checkpoint failed and still shows the
+    container running.
+    `pages` is the page server's end of the socket on which CRIU sends pages (CRIU
+    criu/page-xfer.c); the owner of the role serves it. With a `parent` (predump.py, parent.py)
+    CRIU sends only the bytes of pages that the parent lacks.
     """
 
     kind = "DUMP"
@@ -161,7 +181,7 @@ class DumpRole(_HeldRole):
 
     def edit(self, options: rpc.Message) -> None:
         super().edit(options)
-        # The cgroup freezer is polled in 100 ms steps; ptrace freezes in well under one.
+        # CRIU polls the cgroup freezer in steps of 100 ms; ptrace freezes in well under one.
         options.ClearField("freeze_cgroup")
         if self.edits.network_namespace and not any(
             name.startswith("net[") for name in options.external
@@ -170,31 +190,38 @@ class DumpRole(_HeldRole):
             options.external.append(f"net[{number}]:{OWN_NETWORK}")
 
     def refuse(self) -> None:
-        """... and what it still sends to the page server is wanted no more."""
+        """Refuse both gates, and end the page-server socket so that a dump under way fails."""
         super().refuse()
         with contextlib.suppress(OSError):
             self.pages.shutdown(socket.SHUT_RDWR)
 
     def check_frozen(self) -> None:
-        """Raise ConversationLost if CRIU ended while it was held: nobody holds the tasks then, they may have run on."""
+        """Raise ConversationLost if CRIU has ended while it was held at `done_gate`.
+
+        The tasks may then have run on, because only CRIU kept them frozen.
+        """
         if not self.criu_lives():
             raise ConversationLost("CRIU ended while it held the frozen container")
 
     @property
     def locked_network(self) -> bool:
-        """Whether CRIU came to lock the container's network in this conversation, or was about to."""
+        """Return whether CRIU has locked the container's network, or was about to lock it."""
         return any(stamp.name == "network-lock" for stamp in self.stamps)
 
     def close(self) -> None:
-        """Once the runtime is gone. CRIU's end of the pages is still ours if no DUMP ever came."""
+        """Close the page-server socket, once the runtime has ended.
+
+        If no DUMP request ever came, that includes the end that was meant for CRIU.
+        """
         self.pages.close()
         self._criu_pages.close()
 
     def bury(self) -> None:
-        """The container's processes are dead: end CRIU where it stands.
+        """Kill CRIU after the container's processes were killed, before it undoes anything.
 
-        However it is answered, it would unlock the network and close the dead processes' sockets, whose peers the
-        target now serves.
+        CRIU that is told of a failed step unlocks the network and closes the dead processes'
+        sockets after it took them out of repair mode (criu/cr-dump.c, criu/sk-tcp.c). Their FINs
+        would reach peers that the target now serves.
         """
         if self._conversation is not None:
             self._conversation.kill_criu()
@@ -208,9 +235,11 @@ class DumpRole(_HeldRole):
 
 
 class UndumpedRole:
-    """Tells the runtime that its DUMP was done, without doing it: for what an engine writes beside the images.
+    """A role that tells the runtime that its DUMP was done, although CRIU dumped nothing.
 
-    CRIU is asked for its version instead, so that it ends well: runc wants that.
+    An engine then goes on and writes what it adds to the image files (podman: its checkpoint
+    archive). CRIU is sent a VERSION request in place of the DUMP, so that it ends successfully:
+    runc insists on that.
     """
 
     def __init__(self) -> None:
@@ -234,16 +263,18 @@ class UndumpedRole:
         return True
 
     def ended(self, conversation: Conversation, kind: str) -> None:
-        """Nobody waits for it."""
+        """Do nothing: no thread waits for a gate of this role."""
 
 
 class RestoreRole(_HeldRole):
-    """Target side. Opened: at `done_gate` tasks are restored, stopped, and the network is locked.
+    """The target's role: it holds the RESTORE request, and then the restored, stopped container.
 
-    With `lazy` somebody must be listening in the work directory by then (memory/pager.py).
-
-    Refusing `done_gate` makes CRIU kill what it restored and the runtime clean up after itself.
-    `pid` is the restored init, known from `post-restore` on.
+    After `request_gate` was opened, the conversation is held at `done_gate`: tasks are restored and
+    stopped, the network is locked. When `done_gate` is refused, CRIU kills the tasks that it
+    restored, and the runtime cleans up after itself.
+    `lazy` may be set before `request_gate` is opened: CRIU then restores without reading memory,
+    and a pager must be listening in the work directory (memory/pager.py).
+    `pid` is the pid of the restored init from the notification `post-restore` on, 0 before.
     """
 
     kind = "RESTORE"
@@ -271,14 +302,14 @@ class RestoreRole(_HeldRole):
     def edit(self, options: rpc.Message) -> None:
         super().edit(options)
         assert self._conversation is not None
-        # Engines name a directory of theirs, which is not in RAM. CRIU looks this up in our /proc/PID/fd.
+        # Engines name directories of their own, which are not in RAM. CRIU looks descriptors up in
+        # /proc/PID/fd of the process that made its socket: this one.
         fd = os.open(self._images, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
         self._conversation.opened_fds.append(fd)
         options.images_dir_fd = options.work_dir_fd = fd
         if self.edits.one_cgroup:
-            for root in (
-                options.cg_root
-            ):  # runc has done so before; crun leaves it to CRIU, which is told not to
+            # runc has moved CRIU already. crun leaves cgroups to CRIU, which `one_cgroup` forbids.
+            for root in options.cg_root:
                 cgroups.enter(self._conversation.criu_pid, root.path, root.ctrl)
                 if not root.ctrl:
                     _show_own_cgroups(options, root.path)
@@ -287,13 +318,20 @@ class RestoreRole(_HeldRole):
         options.lazy_pages = self.lazy
 
     def roots(self) -> dict[str, Path]:
-        """Where the runtime shows the container's root ("/") and each bind mount, by its place in the container."""
+        """Return the paths on this host of the container's root and of its bind mounts.
+
+        Keys are mount points in the container; "/" is the root. Needs the request: call this once
+        `request_gate` is reached.
+        """
         mounts = {mount.key: Path(mount.val) for mount in self.options.ext_mnt}
         return {**mounts, "/": Path(self.options.root)}
 
     @property
     def network_namespace(self) -> str:
-        """A path of the one that the runtime has made or was given. As long as it waits at the RESTORE request."""
+        """A path of the network namespace that the runtime made or was given for the container.
+
+        The path is good while the conversation is held at the RESTORE request.
+        """
         assert self._conversation is not None
         fd = next(
             inherited.fd for inherited in self.options.inherit_fd if inherited.key == OWN_NETWORK
@@ -301,14 +339,18 @@ class RestoreRole(_HeldRole):
         return f"/proc/{self._conversation.criu_pid}/fd/{fd}"
 
     def wait_making_tasks(self, timeout_s: float) -> None:
-        """Block until CRIU asks nothing for a while, as it makes the tasks; or until it ends, or `timeout_s` are over.
+        """Block until CRIU begins to make the tasks, until it ends, or for `timeout_s` seconds.
 
-        Whoever has something to compute keeps nobody waiting then.
+        While it makes them, CRIU sends no notification for a while: a computation in this process
+        does not keep CRIU waiting then.
         """
         self._making_tasks.wait(timeout_s)
 
     def wait_resumed(self, timeout_s: float) -> None:
-        """Block until the tasks run. Raises ConversationLost when CRIU ends without saying so, or is too late."""
+        """Block until the notification `post-resume`: all tasks run.
+
+        Raises ConversationLost when CRIU ends before that, or after `timeout_s` seconds.
+        """
         if not self._over.wait(timeout_s):
             raise ConversationLost(f"CRIU did not resume the container within {timeout_s:g} s")
         if not self._resumed:
@@ -322,13 +364,19 @@ class RestoreRole(_HeldRole):
 
 
 def _show_own_cgroups(options: rpc.Message, path: str) -> None:
-    """crun would bind the v1 cgroups that it is in itself, not the container's, where the container sees its own."""
+    """Make the container's v1 cgroup mounts show its own cgroup, at `path` in each hierarchy.
+
+    crun's request names the cgroups that crun itself is in.
+    """
     for mount in options.ext_mnt:
         if mount.key.startswith(f"{cgroups.V1_ROOT}/") and mount.val.startswith(mount.key):
             mount.val = f"{mount.key}{path}"
 
 
 def widen(sock: socket.socket, size_bytes: int = 8 << 20) -> None:
-    """Let CRIU write ahead of our reading. On a unix socket the sender's buffer is the one that counts."""
+    """Give a socket a send buffer of `size_bytes`, so that CRIU can write ahead of its reader.
+
+    On a unix socket the sender's buffer is the one that counts.
+    """
     so_sndbufforce = 32  # include/uapi/asm-generic/socket.h; the socket module does not name it
     sock.setsockopt(socket.SOL_SOCKET, so_sndbufforce, size_bytes)

@@ -1,12 +1,17 @@
 #!/usr/bin/python3 -IS
-"""The `criu` that runtimes find first on PATH when the tool drives them.
+"""The shim: the `criu` that runtimes find first on PATH when the tool drives them.
 
-It is installed as DIRECTORY/bin/criu, a lone file: standard library only. What else it needs is beside it: engines
-pass their environment on to a runtime or not. Asked for `swrk FD` it hands FD (the
-runtime's RPC socket) to the interposer on DIRECTORY/rpc.sock by SCM_RIGHTS, takes the descriptors it gets back, and
-becomes the real CRIU: the same process, so CRIU stays the runtime's child (`rst_sibling` needs that). Where no
-interposer listens (any more) it fails: a checkpoint that nobody holds would end the container. With a file
-DIRECTORY/kerndat, CRIU finds that where it keeps its own (parent.py). For any other sub-command it is exactly `criu`.
+The shim is installed as DIRECTORY/bin/criu, a lone file that needs only the standard library. It
+finds everything else by its own path, because not every engine passes its environment on to the
+runtime.
+
+Called as `criu swrk FD`, the shim hands FD (the runtime's RPC socket) to the interposer on
+DIRECTORY/rpc.sock by SCM_RIGHTS, takes the descriptors that come back, and becomes the real CRIU.
+That is the same process, so CRIU stays the runtime's child (`rst_sibling` needs that). If no
+interposer listens, or none any more, the shim fails: a checkpoint that nobody holds would end the
+container. For any other sub-command it becomes the real CRIU at once.
+
+If there is a file DIRECTORY/kerndat, CRIU finds that file in place of its own (parent.py).
 """
 
 import ctypes
@@ -23,7 +28,7 @@ MAX_FDS = 8
 
 
 def real_criu() -> str:
-    """The next `criu` on PATH that is not this file."""
+    """Return the path of the first `criu` on PATH, or in sbin, that is not this file."""
     own = os.stat(__file__)
     for directory in [
         *os.environ.get("PATH", os.defpath).split(":"),
@@ -38,9 +43,10 @@ def real_criu() -> str:
 
 
 def hand_over(rpc_fd: int, socket_path: str) -> None:
-    """Swap the runtime's RPC socket for the interposer's; further descriptors go where it says.
+    """Put the interposer's socket in place of `rpc_fd`, the runtime's RPC socket.
 
-    The answer's text lists the descriptor numbers CRIU is to see, in the order of the descriptors.
+    The interposer answers with its socket and any further descriptors. The text of the answer lists
+    the numbers that CRIU is to see the further ones under, in the same order.
     """
     with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as peer:
         peer.connect(socket_path)
@@ -55,7 +61,10 @@ def hand_over(rpc_fd: int, socket_path: str) -> None:
 
 
 def show_instead(kerndat: str) -> None:
-    """In a mount namespace of our own. What others unmount goes away in it, too."""
+    """Bind the file `kerndat` over CRIU's own, in a mount namespace of this process.
+
+    The namespace is a slave of the old one: mounts that others unmount go away in it, too.
+    """
     libc = ctypes.CDLL(None, use_errno=True)
     path = kerndat.encode()
     if (
@@ -67,7 +76,7 @@ def show_instead(kerndat: str) -> None:
 
 
 def main() -> None:
-    """Become CRIU."""
+    """Become the real CRIU, with its RPC socket exchanged and its kerndat replaced as needed."""
     criu, arguments = real_criu(), sys.argv[1:]
     directory = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
     if os.path.exists(kerndat := os.path.join(directory, OWN_KERNDAT)):
@@ -75,7 +84,7 @@ def main() -> None:
     socket_path = os.path.join(directory, RPC_SOCKET)
     if len(arguments) == 2 and arguments[0] == "swrk":
         hand_over(int(arguments[1]), socket_path)
-    os.execv(criu, [criu, *arguments])  # noqa: S606  (to become it is the point)
+    os.execv(criu, [criu, *arguments])  # noqa: S606  (the shim must become CRIU)
 
 
 if __name__ == "__main__":
