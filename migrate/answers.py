@@ -1,7 +1,8 @@
-"""Whether what the target answers is an answer to what it was asked. No I/O here.
+"""Checks that an answer of the target fits what was asked. No I/O here.
 
-Types, bounds and forms are declared in migrate/protocol.py; this is what depends on the question. A target that answers
-something else is broken or hostile, and the move ends with ProtocolError.
+Types, bounds and forms of answers are declared in migrate/protocol.py; these checks are of what
+depends on the question. A target that answers anything else is broken or hostile, and the migration
+ends with ProtocolError.
 """
 
 from __future__ import annotations
@@ -16,9 +17,10 @@ def check_asked(question: str, answered: Sequence[str], asked: Sequence[str]) ->
     """Raise ProtocolError unless `answered` are some of `asked`, in their order, each once."""
     left = iter(asked)
     for each in answered:
-        if each not in left:  # takes from it what comes before
+        if each not in left:  # the search takes from `left` all that comes before
             raise ProtocolError(
-                f"the target answered {question} by {shown(each)}, which is not what it was asked for"
+                f"the target answered {question} by {shown(each)}, "
+                "which is not what it was asked for"
             )
 
 
@@ -27,5 +29,6 @@ def check_known(question: str, answered: Collection[str], known: Collection[str]
     for each in answered:
         if each not in known:
             raise ProtocolError(
-                f"the target answered {question} by {shown(each)}, which is not what it was asked for"
+                f"the target answered {question} by {shown(each)}, "
+                "which is not what it was asked for"
             )

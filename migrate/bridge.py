@@ -1,4 +1,7 @@
-"""Connects rsync on the source with rsync on the target, which the agent starts on a tree that it knows by a name."""
+"""The connection of rsync on the source with rsync on the target, over SSH.
+
+The agent starts the target's rsync, on a tree that the source names only by a key.
+"""
 
 from __future__ import annotations
 
@@ -20,18 +23,24 @@ from transport.throttle import RateLimit
 
 PIECE_BYTES = 1 << 18
 MAX_COMPLAINT_BYTES = 4096
-#: As ssh(1) ends when the connection broke.
+#: The status with which ssh(1) ends when its connection breaks.
 BROKEN = 255
 
 
 class Bridge:
-    """Carries between the rsyncs on an SSH channel each; `socket_path` is where the agent takes the channels."""
+    """A carrier between the rsyncs of both hosts, with an SSH channel for each pair.
+
+    `socket_path` is where the agent takes the channels; `limit` holds what is sent to a rate.
+    """
 
     def __init__(self, connection: Connection, socket_path: Path, limit: RateLimit) -> None:
         self._connection, self._socket_path, self._limit = connection, socket_path, limit
 
     def rsync(self, tree: int, key: str | None) -> Rsync:
-        """rsync from a tree, given as a descriptor of its root, to the one that the agent knows as `key`."""
+        """Return an rsync from a tree of the source to the tree that the agent knows as `key`.
+
+        `tree` is a descriptor of the root of the source's tree.
+        """
         return Rsync(tree, partial(self._carry, key))
 
     def _carry(
@@ -42,7 +51,11 @@ class Bridge:
         to_rsync: int,
         answered: Callable[[], None],
     ) -> Ending:
-        """See checkpoint.rootfs.rsync.Carry. rsync ends only once `to_rsync` is closed, and with it `from_rsync`."""
+        """Carry between one rsync and its other end (checkpoint.rootfs.rsync.Carry).
+
+        Returns how the other end ended. The source's rsync ends only after `to_rsync` is closed,
+        and `from_rsync` comes to its end only then.
+        """
         upstream = None
         try:
             message = encode(ServeRsync(tree=key, words=tuple(words))).decode()
@@ -67,7 +80,7 @@ class Bridge:
 
         def carry() -> None:
             with contextlib.suppress(OSError, StreamError):
-                while data := os.read(from_rsync, PIECE_BYTES):  # short result: goes on
+                while data := os.read(from_rsync, PIECE_BYTES):  # short result: the loop goes on
                     self._limit.take(len(data))
                     remote.write(data)
                 remote.end_input()
@@ -78,7 +91,7 @@ class Bridge:
 
 
 def _downstream(remote: Process, to_rsync: int, answered: Callable[[], None]) -> None:
-    """Until the remote rsync closes its output."""
+    """Pass the remote rsync's output on until it ends; call `answered` for each piece."""
     with contextlib.suppress(OSError):
         while data := remote.read(PIECE_BYTES):
             whole.write(to_rsync, data)

@@ -1,8 +1,9 @@
-"""One table from what may go wrong, on either host, to what is told of it. No I/O here.
+"""One table of what may go wrong, on either host, and what the user is told of it. No I/O here.
 
-Code below migrate/phases/ raises errors of its own package (checkpoint/errors.py, transport/errors.py), Python's, or
-AgentFailed with the name of one that was raised on the target. As which MigrateError a user is told of them depends on
-how far the move had got, and is decided here and nowhere else. What is not in the table is a defect of this program.
+Code below migrate/phases/ raises errors of its own package (checkpoint/errors.py,
+transport/errors.py), Python's, or AgentFailed with the name of an error that was raised on the
+target. Which MigrateError the user is told depends on how far the migration had got; only this
+module decides it. An error that is not in the table is a defect of this program.
 """
 
 from __future__ import annotations
@@ -41,15 +42,22 @@ from transport import errors as transport
 E = TypeVar("E", bound=MigrateError)
 LOOK = "see the reason and the logs"
 REPORT = "this is a defect in this program: please report it, with the logs"
-#: Of an error, in characters.
+#: The most characters that are told of an error's text.
 MOST_TEXT = 600
-FREE_SPACE = "free space on that host (/run, /var/lib and where the container's files are), or choose another one"
+FREE_SPACE = (
+    "free space on that host (/run, /var/lib and where the container's files are), "
+    "or choose another one"
+)
 FREE_MEMORY = "free memory on that host, or choose another one"
 
 
 @dataclass(frozen=True, kw_only=True)
 class Cause:
-    """What went wrong first. `kind` is for programs, `side` the host where it did, None for the link between them."""
+    """The first failure: what went wrong, on which side, and what to do next.
+
+    `kind` names the failure for programs. `side` is the host that failed, None for the link between
+    the hosts. `defect`: the failure is a mistake in this program.
+    """
 
     kind: str
     text: str
@@ -60,10 +68,10 @@ class Cause:
 
 @dataclass(frozen=True, kw_only=True)
 class Telling:
-    """How one kind of error is told.
+    """One row of the table: how one kind of failure is reported to the user.
 
-    `advice` is what to do next. `refused` makes the error for one that came before anything was changed, of the
-    cause and the target's name.
+    `advice` is what to do next. `refused` makes the error for a failure before anything was
+    changed, from the cause and the target's name.
     """
 
     advice: str
@@ -80,7 +88,10 @@ def _by_engine(cause: Cause, host: str) -> Refused:
 
 
 def _by(kind: Callable[[str], Refused]) -> Callable[[Cause, str], Refused]:
-    """Of what speaks of the source, or of the way to the target."""
+    """Return a maker of `kind`, for failures of the source or on the way to the target.
+
+    A failure on the target itself is reported as Refused.
+    """
     return lambda cause, host: (
         _refused(cause, host) if cause.side is Where.TARGET else kind(cause.text)
     )
@@ -104,8 +115,8 @@ def _telling(advice: str, refused: Callable[[Cause, str], Refused] = _refused) -
 
 DEFECT = Telling(advice=REPORT, refused=_refused, defect=True)
 _NOT_OURS = Telling(
-    advice="find out what answers on that host before you trust it; if it is the agent that this program sent there, "
-    f"{REPORT}",
+    advice="find out what answers on that host before you trust it; "
+    f"if it is the agent that this program sent there, {REPORT}",
     refused=_refused,
     defect=True,
 )
@@ -157,7 +168,8 @@ TABLE: dict[type[BaseException], Telling] = {
     OSError: _telling(LOOK),
     MemoryError: _telling(FREE_MEMORY),
 }
-#: Kinds of their own: errors of the system, under whatever name they come. The words are strerror(3)'s.
+#: Errors of the system are kinds of their own, whichever class they come in. The words are
+#: strerror(3)'s.
 BY_ERRNO = {errno.ENOSPC: "NoSpace", errno.EDQUOT: "NoSpace", errno.ENOMEM: "NoMemory"}
 BY_WORDS = {
     "No space left on device": "NoSpace",
@@ -169,12 +181,12 @@ KINDS: Mapping[str, Telling] = {
     "NoSpace": _telling(FREE_SPACE),
     "NoMemory": _telling(FREE_MEMORY),
 }
-#: Errors that carry another program's words, in which the system's may be.
+#: Errors that quote another program, whose words may have the system's error in them.
 QUOTING = (checkpoint.CommandFailed, checkpoint.CriuFailed, checkpoint.EngineRefused)
 
 
 def kind_of(error: BaseException) -> str:
-    """Return the kind of an error: for most its class name. What the agent puts into Failed."""
+    """Return the kind of an error, for most the class name. The agent puts the kind into Failed."""
     if isinstance(error, AgentFailed):
         return error.kind
     if isinstance(error, MigrateError):
@@ -190,7 +202,10 @@ def kind_of(error: BaseException) -> str:
 
 
 def telling_of(kind: str) -> Telling:
-    """Return the table's row for a kind. An unknown name is a defect's."""
+    """Return the table's row for a kind; for an unknown name that of a defect.
+
+    A subclass of Python's OSError has the row of OSError.
+    """
     if (found := KINDS.get(kind)) is not None:
         return found
     python = getattr(builtins, kind, None)
@@ -198,7 +213,10 @@ def telling_of(kind: str) -> Telling:
 
 
 def cause_of(error: BaseException) -> Cause:
-    """Return what an error says, with its place in the table."""
+    """Return the cause of an error: its own words, with the advice of its row in the table.
+
+    A line of CRIU's log that is known (checkpoint/criu/known_errors.py) has advice of its own.
+    """
     kind = kind_of(error)
     if isinstance(error, MigrateError):
         return Cause(
@@ -215,13 +233,13 @@ def cause_of(error: BaseException) -> Cause:
         advice = known.cure
     if telling.defect:
         text = f"{kind}: {error}"
-    if len(text) > MOST_TEXT:  # a container may have made the path in it as long as it likes
+    if len(text) > MOST_TEXT:  # a container may choose how long a path in it is
         text = f"{text[: MOST_TEXT // 2]}[...]{text[-MOST_TEXT // 2 :]}"
     return Cause(kind=kind, text=text, side=_side(error), advice=advice, defect=telling.defect)
 
 
 def refused(error: Exception, host: str) -> Refused:
-    """Return what an error is told as that came before anything was changed on either host."""
+    """Return what the user is told of an error that came before anything was changed."""
     if isinstance(error, Refused):
         return error
     cause = cause_of(error)
@@ -229,11 +247,12 @@ def refused(error: Exception, host: str) -> Refused:
 
 
 def rolled_back(error: BaseException, left: Sequence[str], where: str) -> MigrateError:
-    """Return what an error before the kill is told as. `left` is what the roll-back did not undo, and its cures.
+    """Return what the user is told of an error that came before the kill.
 
-    `where` is how the container was found on the source.
+    `left` is what the roll-back did not undo, with the cures. `where` is how the container was
+    found on the source.
     """
-    if isinstance(error, RolledBack):  # interrupted, or not converging
+    if isinstance(error, RolledBack):  # an error that says by itself what the user is told
         error.where, error.advice = where, "; ".join([*left, error.advice])
         return error
     cause = cause_of(error)
@@ -241,13 +260,13 @@ def rolled_back(error: BaseException, left: Sequence[str], where: str) -> Migrat
 
 
 def resume_failed(error: BaseException, host: str) -> MigrateError:
-    """Return what the target's failure to obey GO is told as."""
+    """Return what the user is told when the target fails to obey GO."""
     cause = cause_of(error)
     return _marked(ResumeFailed(host, cause.text), cause)
 
 
 def failure(error: BaseException) -> str:
-    """Return one sentence about what failed and on which host."""
+    """Return one sentence that says what failed and on which host."""
     cause = cause_of(error)
     if isinstance(error, MigrateError):
         return cause.text
@@ -260,7 +279,7 @@ def failure(error: BaseException) -> str:
 
 
 def marked(told: MigrateError, error: BaseException) -> MigrateError:
-    """Return `told` as an error that was caused by another one."""
+    """Return `told`, marked as caused by `error`."""
     return _marked(told, cause_of(error))
 
 
@@ -270,9 +289,8 @@ def _marked(told: E, cause: Cause) -> E:
 
 
 def _side(error: BaseException) -> Where | None:
-    if isinstance(
-        error, AgentFailed | checkpoint.ReceiverFailed | ProtocolError
-    ):  # the last by what the target said
+    # A ProtocolError is raised for what the target said.
+    if isinstance(error, AgentFailed | checkpoint.ReceiverFailed | ProtocolError):
         return Where.TARGET
     return None if isinstance(error, AgentGone | transport.TransportError) else Where.SOURCE
 

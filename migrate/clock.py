@@ -1,4 +1,4 @@
-"""One clock for two hosts: the offset of the target's, estimated over the channel. No I/O here."""
+"""One clock for both hosts: the offset of the target's, estimated over the channel. No I/O here."""
 
 from __future__ import annotations
 
@@ -8,7 +8,11 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, kw_only=True)
 class Sample:
-    """A question and its answer: our clock before and after, the other's in between. All ns."""
+    """One question for the target's clock, and its answer.
+
+    `asked_ns` and `answered_ns` are the source's clock before and after; `theirs_ns` is the
+    target's in between.
+    """
 
     asked_ns: int
     answered_ns: int
@@ -17,18 +21,21 @@ class Sample:
 
 @dataclass(frozen=True, kw_only=True)
 class Offset:
-    """theirs - ours, in ns; the true value is within `error_ns` of it either way."""
+    """The target's clock less the source's, in ns; the true value is at most `error_ns` off."""
 
     offset_ns: int
     error_ns: int
 
     def to_ours(self, theirs_ns: int) -> int:
-        """A time of their clock on ours."""
+        """Return a time of the target's clock on the source's clock. Both are in ns."""
         return theirs_ns - self.offset_ns
 
 
 def estimate(samples: Iterable[Sample]) -> Offset:
-    """From the sample with the shortest round trip: the answer was given somewhere inside it."""
+    """Return the offset by the sample with the shortest round trip.
+
+    The answer was given somewhere inside the round trip, so the error is half of it at most.
+    """
     best = min(samples, key=lambda s: s.answered_ns - s.asked_ns)
     trip = best.answered_ns - best.asked_ns
     half = trip // 2

@@ -1,4 +1,4 @@
-"""What the user may choose about a move. No I/O here."""
+"""The user's choices for a migration. No I/O here."""
 
 from __future__ import annotations
 
@@ -11,11 +11,12 @@ from migrate.tracking import Mode
 
 @dataclass(frozen=True, kw_only=True)
 class Options:
-    """The defaults suit a container that nobody knows anything about.
+    """The options of a migration, whose defaults suit a container of which nothing is known.
 
-    `engine` None: the one that has a container of the name.
-    `verify_memory`: all memory is compared before the resume, not only a sample of pages.
-    `bandwidth_limit` in bytes per second holds what is sent while the container runs; the freeze has no time to save.
+    `engine` None: the engine that has a container of the name.
+    `verify_memory`: compare all memory before the resume, not only a sample of pages.
+    `bandwidth_limit`: the most bytes per second to send while the container runs, or None. The
+    freeze is not limited: there is no time to spare in it.
     """
 
     engine: str | None = None

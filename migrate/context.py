@@ -1,4 +1,4 @@
-"""What a move knows and holds while it goes on; handed from phase to phase."""
+"""The state of one migration, handed from phase to phase."""
 
 from __future__ import annotations
 
@@ -42,7 +42,19 @@ if TYPE_CHECKING:
 
 @dataclass(kw_only=True)
 class Context:
-    """One move. `undo` runs when it is rolled back, `tidy` however it ends."""
+    """One migration: what is known of both hosts, and what was made on them so far.
+
+    `undo` is closed when the migration is rolled back, `tidy` however it ends.
+
+    `source` and `target` are the facts of the two hosts; `clock` is the offset of the target's
+    clock.
+    `tracking` has the ways to track writes that these hosts have, best first.
+    `room_bytes` bounds the RAM that image files and the page store may take on a host.
+    `shared_rootfs`: both hosts see the same rootfs.
+    `layers_there` are the layers of the container image that the target has; None if the target has
+    the whole image, or needs none.
+    `started_ns` is CLOCK_MONOTONIC of the source.
+    """
 
     migration_id: str
     runtime: ContainerRuntime
@@ -64,14 +76,16 @@ class Context:
     layers_there: frozenset[str] | None
     clock: Offset
     started_ns: int
-    #: What of `network` must be removed by hand when the container has left; None where its engine does that.
+    #: The parts of `network` that this tool removes from the source once the container has left;
+    #: None if the engine does that.
     network_parts: netns.Parts | None = None
     state: State = State.PLANNED
     undo: contextlib.ExitStack = field(default_factory=contextlib.ExitStack)
     tidy: contextlib.ExitStack = field(default_factory=contextlib.ExitStack)
-    #: Until the container runs again, here or there.
+    #: Keeps the source's processors awake (checkpoint/host/wakeful.py) until the container runs
+    #: again, on either host.
     awake: contextlib.ExitStack = field(default_factory=contextlib.ExitStack)
-    # Set by `prepare`, `arm_source`, `pre_copy` and `arm_target`.
+    # Set by the phases `prepare`, `arm_source`, `pre_copy` and `arm_target`.
     directory: Path = Path()
     bridge: Bridge | None = None
     trees: dict[str, TreeSync] = field(default_factory=dict)  # by destination
@@ -81,28 +95,28 @@ class Context:
     dump: DumpRole | None = None
     pages: PageChannels | None = None
     cpu_limit: CpuLimit | None = None
-    # Set by `freeze`.
+    # Set by the phase `freeze`.
     sent_before_freeze: int = 0
     image_stream: ImageStream | None = None
 
     @property
     def images(self) -> Path:
-        """Where CRIU writes its images, in RAM."""
+        """The directory, in RAM, in which CRIU on the source writes its image files."""
         return self.directory / "images"
 
     @property
     def sent_bytes(self) -> int:
-        """Bytes of all frames so far, before encryption."""
+        """Bytes of all frames sent so far, before encryption; rsync's bytes are not among them."""
         return self.agent.sent_bytes + (self.pages.sent_bytes if self.pages else 0)
 
     def account_pages(self, batches: PageBatches) -> None:
-        """Enter what was sent of memory so far into the report."""
+        """Enter into the report how much memory was sent so far."""
         self.report.pages, self.report.pages_zero = batches.pages, batches.pages_zero
         self.report.page_bytes = batches.data_bytes
         self.report.bytes_sent["pages"] = self.pages.sent_bytes if self.pages else 0
 
     def advance(self, state: State) -> None:
-        """Enter a state. Raises InvalidMove."""
+        """Enter `state` and tell the observer. Raises InvalidMove if that is no transition."""
         check_move(self.state, state)
         self.state = state
         log.info("%s", state.value)
@@ -110,7 +124,7 @@ class Context:
 
     @contextlib.contextmanager
     def phase(self, name: str) -> Iterator[None]:
-        """Time a step of the move for the report, and tell whoever watches that it begins."""
+        """Time a step of the migration for the report, and tell the observer that it begins."""
         start = time.monotonic_ns()
         self.observer.phase(name)
         try:
@@ -127,13 +141,16 @@ class Context:
             )
 
     def note(self, text: str) -> None:
-        """Tell whoever watches, and keep it for the report."""
+        """Tell the observer a line for people, and keep it for the report."""
         log.info("%s", text)
         self.observer.note(text)
         self.report.notes.append(text)
 
     def stage(self, name: str, host: str, at_ns: int) -> None:
-        """Note an instant of the freeze; `at_ns` is that host's own clock."""
+        """Enter an instant of the freeze into the report.
+
+        `host` is "source" or "target"; `at_ns` is CLOCK_MONOTONIC of that host.
+        """
         ours = at_ns if host == "source" else self.clock.to_ours(at_ns)
         self.report.freeze.append(Stage(name=name, host=host, at_us=self._since_start(ours)))
 

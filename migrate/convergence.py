@@ -1,8 +1,9 @@
-"""When to freeze: a pure decision over the history of pre-copy rounds, with its reason. No I/O here.
+"""The decision when to freeze: a pure function of the pre-copy rounds. No I/O here.
 
-A round sends what was written during the one before, so while it sends, less is written than it sends
-only if the link outruns the container. Rounds go on while they shrink. When they no longer do, the
-freeze is predicted and held against the budget; what happens when it is over is the user's choice.
+A round sends what was written during the previous one, so rounds shrink only if the link is faster
+than the container writes. Rounds go on while they shrink. When they no longer do, the freeze is
+predicted and compared with the downtime allowed; what happens if the freeze would be longer is the
+user's choice. Every decision comes with its reason.
 """
 
 from __future__ import annotations
@@ -11,21 +12,21 @@ import enum
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-#: What a freeze costs anyway dwarfs sending this much.
+#: The cost of sending this much is nothing against the fixed cost of a freeze.
 SMALL_BYTES = 2 << 20
-#: A round that is not at least this much smaller than the one before is no progress.
+#: The size of a round as a share of the previous round's, above which it is no progress.
 SHRINK = 0.7
-#: A freeze without memory to send: dump, restore and switch-over, and what grows with the size of the
-#: page tables that CRIU walks (docs/performance.md has the measurements).
+#: The length of a freeze that has no memory to send: dump, restore and switch-over; and what grows
+#: with the size of the page tables that CRIU walks (docs/performance.md has the measurements).
 FLOOR_US = 90_000
 FLOOR_US_PER_GIB = 45_000
-#: Assumed until a round was large enough to tell.
+#: The speed of the link that is assumed until a round of at least TELLING_BYTES has measured it.
 SPEED_BYTES_PER_S = 100e6
 TELLING_BYTES = 4 << 20
 
 
 class OnNoConverge(enum.Enum):
-    """What to do with a container that writes faster than its memory can be sent."""
+    """The choice for a container that writes faster than its memory can be sent."""
 
     FREEZE = "freeze"
     ABORT = "abort"
@@ -34,7 +35,7 @@ class OnNoConverge(enum.Enum):
 
 @dataclass(frozen=True, kw_only=True)
 class Policy:
-    """What the user allows. `timeout_s` bounds the rounds, not the move."""
+    """The limits that the user sets. `timeout_s` bounds the rounds, not the migration."""
 
     max_downtime_ms: int = 300
     max_rounds: int = 30
@@ -46,8 +47,8 @@ class Policy:
 class Round:
     """One pass over the container's memory.
 
-    `bytes` were found written and sent in `length_us`; `held_us` of that a bandwidth limit made each channel
-    wait, on average.
+    `bytes` were found written and were sent in `length_us`; for `held_us` of that time a bandwidth
+    limit made each channel wait, on average.
     """
 
     bytes: int
@@ -57,7 +58,11 @@ class Round:
 
 @dataclass(frozen=True, kw_only=True)
 class History:
-    """What is known when a decision is due. `slowed_to` is the share of its speed the container is left."""
+    """The facts that a decision is made of.
+
+    `elapsed_us` counts from the start of the first round. `slowed_to` is the share of its speed
+    that the container still has.
+    """
 
     rounds: Sequence[Round]
     memory_bytes: int
@@ -66,7 +71,7 @@ class History:
 
 
 class Verdict(enum.Enum):
-    """What to do next."""
+    """The next step of pre-copy."""
 
     GO_ON = "another round"
     SLOW_DOWN = "slow the container down, then another round"
@@ -76,19 +81,19 @@ class Verdict(enum.Enum):
 
 @dataclass(frozen=True, kw_only=True)
 class Decision:
-    """A verdict, the reason that is printed with it, and the freeze it expects."""
+    """A verdict, the reason that is printed with it, and the length of the freeze expected."""
 
     verdict: Verdict
     reason: str
     predicted_us: int
 
 
-#: Slower than this a container is as good as frozen.
+#: The share of its speed at which a container is as good as frozen; it is slowed down no further.
 SLOWEST = 0.05
 
 
 def decide(history: History, policy: Policy) -> Decision:
-    """What to do after these rounds; there is at least one."""
+    """Decide what to do after the rounds so far, of which there is at least one."""
     rounds = history.rounds
     size = f"{rounds[-1].bytes / (1 << 20):.1f} MiB in round {len(rounds)}"
     floor_us, memory_us = predict_us(history)
@@ -102,7 +107,7 @@ def decide(history: History, policy: Policy) -> Decision:
     over = (floor_us + memory_us) / 1000 > policy.max_downtime_ms
     little = rounds[-1].bytes <= SMALL_BYTES
     ended = _why_no_more(history, policy)
-    # The first round is the whole memory: compared with that, the second tells nothing.
+    # The first round sends all memory, so that the second is smaller in any case and tells nothing.
     shrinks = len(rounds) <= 2 or rounds[-1].bytes <= rounds[-2].bytes * SHRINK
     if shrinks and not little and not ended:
         return decision(Verdict.GO_ON, f"still shrinking: {size}")
@@ -111,7 +116,7 @@ def decide(history: History, policy: Policy) -> Decision:
         return decision(Verdict.FREEZE, why)
     if policy.on_no_converge is OnNoConverge.ABORT:
         return decision(Verdict.GIVE_UP, f"{why}; over the {policy.max_downtime_ms} ms allowed")
-    # Slowing down helps against what is written, not against what a freeze costs anyway.
+    # Slowing down reduces what is written, not the fixed cost of a freeze.
     helps = not little and not ended and history.slowed_to > SLOWEST
     if policy.on_no_converge is OnNoConverge.THROTTLE and helps:
         return decision(Verdict.SLOW_DOWN, f"{why}; over the {policy.max_downtime_ms} ms allowed")
@@ -121,20 +126,27 @@ def decide(history: History, policy: Policy) -> Decision:
 
 
 def predict_us(history: History) -> tuple[int, int]:
-    """The freeze to expect if it came now: (what it costs anyway, sending what will have been written)."""
+    """Predict the length of a freeze that came now, in us.
+
+    Returns (what it costs anyway, what it takes to send the memory that is written by then).
+    """
     rounds = history.rounds
     last = rounds[-1]
     if len(rounds) == 1:
         left = float(last.bytes)
     else:
-        # `last.bytes` were written during the round before it; since then the last one's length has passed.
+        # `last.bytes` were written during the previous round, and since then, at the same rate,
+        # what the length of the last round allows.
         left = min(history.memory_bytes, last.bytes * last.length_us / max(1, rounds[-2].length_us))
     floor_us = FLOOR_US + FLOOR_US_PER_GIB * history.memory_bytes / (1 << 30)
     return int(floor_us), int(left / _speed(rounds) * 1e6)
 
 
 def _speed(rounds: Sequence[Round]) -> float:
-    """Bytes per second that the link carried when it was not held back, by the latest round that tells."""
+    """Return the speed of the link in bytes per second, by the latest round that was large enough.
+
+    The time that a bandwidth limit held the round back does not count.
+    """
     for done in reversed(rounds):
         busy_us = done.length_us - done.held_us
         if done.bytes >= TELLING_BYTES and busy_us > 0:

@@ -1,4 +1,7 @@
-"""One move, from the first question to the last clean-up. Read `_go_through` top to bottom."""
+"""The story of one migration, from the first question to the last clean-up.
+
+`_go_through` has the steps in order; each step is a function of a module in migrate/phases/.
+"""
 
 from __future__ import annotations
 
@@ -25,12 +28,18 @@ def move_container(
     options: Options,
     connect: Connect = by_ssh,
 ) -> None:
-    """Move the container that the (new) report names; fill the report in, however it ends.
+    """Migrate the container that `report` names, and fill in the report however the migration ends.
 
-    `connect` makes the connection to the target.
-    Raises Refused (nothing was changed), RolledBack (the source runs it, as before), ContainerEnded (it ended by
-    itself), Undecided (the target holds it), ResumeFailed, or LeftBehind (the target runs it). A Refused or RolledBack
-    leaves no trace on the target.
+    `report` is fresh from Report.begin. `connect` makes the connection to `destination`, the
+    target. The `observer` hears of each step; a failure of the observer ends nothing
+    (migrate/events.py).
+
+    Raises Refused (nothing was changed), RolledBack (the container is on the source, as before),
+    ContainerEnded (the container ended on the source before the kill), Undecided (the target holds
+    the container, or may run it), ResumeFailed (the target says that it could not resume it) or
+    LeftBehind (the target runs the container, and something was not cleaned up). After Refused and
+    RolledBack nothing of the migration is left on the target, except for what the error's advice
+    names.
     """
     started_ns = time.monotonic_ns()
     try:
@@ -65,9 +74,8 @@ def _go_through(move: Context, signals: Signals) -> None:
     except BaseException as error:
         raise rolled_back(move, error) from error
     try:
-        commit.commit(
-            move
-        )  # the point of no return: the source is killed, then the target gets its GO
+        # The point of no return: kill the source's init, then send GO to the target.
+        commit.commit(move)
     except BaseException as error:
         raise commit.stranded(move, error) from error
     commit.clean_up(move)

@@ -1,19 +1,23 @@
-"""Compress or not: whichever got pages through faster of late. No I/O here."""
+"""The choice whether to compress pages, by what got them through faster lately. No I/O here."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
-#: One batch in so many is sent the other way, to see how that would do now.
+#: One batch in so many is sent in another encoding than the current one, to see how that does now.
 PROBE_EVERY = 32
-#: The other must be that much better before it is changed to, so that noise does not make it waver.
+#: Another encoding replaces the current one only if it costs less than this share of the current
+#: cost, so that noise does not make the choice waver.
 BETTER = 0.85
-#: Weight of the newest batch in the running means.
+#: The weight of the newest batch in the running means.
 NEWEST = 0.3
 
 
 class EncodingChoice:
-    """Told how long each batch took, all in all: encoding, waiting for the link, sending."""
+    """The choice of an encoding for each batch, by a running mean of the seconds that a byte takes.
+
+    The time of a batch is all of it: encoding, waiting for the link, sending.
+    """
 
     def __init__(self, available: Sequence[str]) -> None:
         self._available = tuple(available)
@@ -22,7 +26,7 @@ class EncodingChoice:
         self.current = self._available[0]
 
     def next(self) -> str:
-        """For the next batch."""
+        """Return the encoding for the next batch."""
         self._batches += 1
         for encoding in self._available:
             if encoding not in self._cost:
@@ -34,7 +38,7 @@ class EncodingChoice:
         return self.current
 
     def took(self, encoding: str, size_bytes: int, seconds: float) -> None:
-        """A batch with so many bytes of pages took so long."""
+        """Account a batch with `size_bytes` of pages, which took so many seconds in all."""
         cost = seconds / max(1, size_bytes)
         before = self._cost.get(encoding, cost)
         self._cost[encoding] = before + (cost - before) * NEWEST

@@ -1,25 +1,26 @@
-"""What a user can be told. Each error says what happened, where the container runs, what to do next.
+"""The errors that a user is told: what happened, where the container runs, what to do next.
 
 MigrateError
 ├── Refused                  nothing was changed on either host
-│   ├── BadRequest           the command line
-│   ├── NoSuchContainer, SeveralContainers, NotRunning, NotMovableError, OpenFileOutside, CannotPreCopy
-│   ├── AlreadyMoving        another task has the container, on either host
+│   ├── BadRequest           the command line makes no sense
+│   ├── NoSuchContainer, SeveralContainers, NotRunning, NotMovableError
+│   ├── OpenFileOutside, CannotPreCopy
+│   ├── AlreadyMoving        another task has locked the container, on either host
 │   ├── TargetUnreachable, AuthenticationFailed, UnknownHostKey, ChangedHostKey, RefusedHostKey
 │   ├── NotRoot, MissingOnHost, CriuTooOld, CriuWireMismatch, MachineMismatch
 │   └── NameTaken, PathTaken, NotEnoughMemory, AddressTaken, EngineObjects
-├── RolledBack               the move failed; the container goes on where it was
-│   ├── Interrupted          ... because the user said so
-│   ├── MemoryDiffers        ... because memory on the target was not what the frozen container holds
-│   ├── CannotTrack          ... because pre-copy was asked for and cannot work on this container
-│   └── NotConverging        ... because it writes faster than its memory can be sent, and the policy is to abort
-├── ContainerEnded           the container ended on the source while it was moved; it runs nowhere
-├── Undecided                the source is dead, or dying, and it is not known that the target runs the container
-├── ResumeFailed             ... and the target says that it could not resume it
-├── LeftBehind               the move succeeded; something was not cleaned up
-└── Defect                   this program failed where it has no answer to that
+├── RolledBack               the migration failed; the container is on the source as before
+│   ├── Interrupted          ... because of Ctrl-C, SIGTERM or SIGHUP
+│   ├── MemoryDiffers        ... because memory on the target was not the frozen container's
+│   ├── CannotTrack          ... because pre-copy was requested and cannot work on this container
+│   └── NotConverging        ... because writes outrun the link, and the policy is to abort
+├── ContainerEnded           the container ended on the source before the kill; it runs nowhere
+├── Undecided                the source is dead, or dying; the target has not said that it resumed
+├── ResumeFailed             the source is dead; the target says that it could not resume
+├── LeftBehind               the migration succeeded; something was not cleaned up
+└── Defect                   an unexpected failure of this program
 
-Nobody is told the following as they are; migrate/causes.py says as which of the above:
+A user is never told the following errors; migrate/causes.py turns them into those above:
 
 AgentFailed                  the target answered that it could not do what it was asked
 AgentGone                    the channel to the target's agent ended
@@ -34,22 +35,22 @@ from collections.abc import Sequence
 
 
 class Where(enum.Enum):
-    """Which end of a move a host is."""
+    """The role of a host in a migration."""
 
     SOURCE = "source"
     TARGET = "target"
 
 
 def mib(size_bytes: int) -> str:
-    """A size for people."""
+    """Return a size for people, in MiB."""
     return f"{size_bytes / (1 << 20):,.0f} MiB"
 
 
 class MigrateError(Exception):
-    """Base. `advice` is what to do next.
+    """The base class of the errors that a user is told. `advice` is what to do next.
 
-    `cause_kind` is the class name of what went wrong first, on whichever host: the error's own, unless it was made
-    of another one by migrate/causes.py. `defect`: that was nothing but a mistake in this program.
+    `cause_kind` is the class name of the first failure, on either host: the error's own, unless
+    migrate/causes.py made the error of another. `defect`: it was a mistake in this program.
     """
 
     def __init__(self, what: str, *, where: str, advice: str) -> None:
@@ -65,7 +66,7 @@ class MigrateError(Exception):
 
 
 class Refused(MigrateError):
-    """Found before anything was changed."""
+    """The migration was refused before anything was changed."""
 
     def __init__(self, what: str, advice: str) -> None:
         super().__init__(what, where="nothing was changed", advice=advice)
@@ -76,7 +77,7 @@ class BadRequest(Refused):
 
 
 class NoSuchContainer(Refused):
-    """No engine, or not the one asked for, knows the name."""
+    """No engine, or not the one requested, has a container of that name."""
 
     def __init__(self, reason: str) -> None:
         super().__init__(
@@ -96,54 +97,57 @@ class SeveralContainers(Refused):
 
 
 class NotRunning(Refused):
-    """There is a container, but nothing that runs."""
+    """The container exists, but does not run."""
 
     def __init__(self, reason: str) -> None:
         super().__init__(reason, "only a running container can be moved; start or resume it first")
 
 
 class NotMovableError(Refused):
-    """The container has something that cannot come along."""
+    """The container has something that cannot be migrated."""
 
 
 class OpenFileOutside(Refused):
-    """A process holds a file that is in none of the container's mounts."""
+    """A process of the container has a file open that is in none of the container's mounts."""
 
     def __init__(self, pid: int, fd: int, path: str) -> None:
         self.pid, self.fd, self.path = pid, fd, path
         super().__init__(
-            f"process {pid} of the container has fd {fd} open on {path}, which is outside the container",
-            "start the container with its standard streams on pipes or /dev/null, and no host files passed in",
+            f"process {pid} of the container has fd {fd} open on {path}, "
+            "which is outside the container",
+            "start the container with its standard streams on pipes or /dev/null, "
+            "and no host files passed in",
         )
 
 
 class CannotPreCopy(Refused):
-    """`--mode pre-copy`, and these hosts cannot."""
+    """`--mode pre-copy` was requested, and these hosts cannot do it."""
 
     def __init__(self, why: str) -> None:
         super().__init__(f"no pre-copy: {why}", "move it with '--mode stop-copy' or 'auto' instead")
 
 
 class AlreadyMoving(Refused):
-    """Another task has the container, as `holder` says of itself, and its lock on `host` (checkpoint/host/lock.py)."""
+    """Another task, `holder`, has locked the container on `host` (checkpoint/host/lock.py)."""
 
     def __init__(self, host: str, holder: str) -> None:
         self.holder = holder
         super().__init__(
             f"the container is being moved already, as {host} knows: {holder}",
-            "wait until that has ended; 'migratectl status' on its target tells of one that waits for a word",
+            "wait until that has ended; 'migratectl status' on its target "
+            "tells of one that waits for a word",
         )
 
 
 class TargetUnreachable(Refused):
-    """No SSH server answered."""
+    """There is no SSH connection to the target, or its agent could not be started."""
 
     def __init__(self, reason: str) -> None:
         super().__init__(reason, "check the name, the port and that sshd runs there")
 
 
 class AuthenticationFailed(Refused):
-    """The target's sshd took none of our keys."""
+    """The target's sshd accepted none of the user's keys."""
 
     def __init__(self, reason: str) -> None:
         super().__init__(
@@ -153,7 +157,7 @@ class AuthenticationFailed(Refused):
 
 
 class UnknownHostKey(Refused):
-    """Nobody vouches for the target."""
+    """No known_hosts file has the target's host key."""
 
     def __init__(self, reason: str) -> None:
         super().__init__(
@@ -162,7 +166,7 @@ class UnknownHostKey(Refused):
 
 
 class ChangedHostKey(Refused):
-    """The target shows another key than before."""
+    """The target's host key is another one than known_hosts has."""
 
     def __init__(self, reason: str) -> None:
         super().__init__(
@@ -171,14 +175,14 @@ class ChangedHostKey(Refused):
 
 
 class RefusedHostKey(Refused):
-    """The target shows a key that is revoked, or a certificate that does not hold."""
+    """The target's host key is revoked, or its certificate is not valid."""
 
     def __init__(self, reason: str) -> None:
         super().__init__(reason, "do not go on; ask whoever runs the host, or certifies its keys")
 
 
 class NotRoot(Refused):
-    """CRIU needs root on both ends. `where` is None of this host by itself."""
+    """CRIU needs root on both hosts. `where` is None for migratectl, which needs root by itself."""
 
     def __init__(self, where: Where | None, host: str) -> None:
         self.side = where
@@ -191,7 +195,7 @@ class NotRoot(Refused):
 
 
 class MissingOnHost(Refused):
-    """A program or module that the move needs is not there."""
+    """A program or module that the migration needs is missing on a host."""
 
     def __init__(self, where: Where, host: str, program: str, reason: str = "not found") -> None:
         self.side, self.program = where, program
@@ -202,7 +206,7 @@ class MissingOnHost(Refused):
 
 
 class CriuTooOld(Refused):
-    """This CRIU does not work on this kernel."""
+    """The CRIU of a host is too old for the kernel of that host."""
 
     def __init__(
         self, where: Where, host: str, found: str, kernel: str, needed: str, why: str
@@ -215,17 +219,18 @@ class CriuTooOld(Refused):
 
 
 class CriuWireMismatch(Refused):
-    """The two CRIUs do not read each other's pages."""
+    """The CRIUs of the two hosts do not read each other's pages."""
 
     def __init__(self, source: str, target: str) -> None:
         super().__init__(
-            f"CRIU {source} on the source and {target} on the target write memory differently (it changed in 4.2)",
+            f"CRIU {source} on the source and {target} on the target write memory differently "
+            "(it changed in 4.2)",
             "install the same CRIU version on both hosts",
         )
 
 
 class MachineMismatch(Refused):
-    """The processors run different instructions."""
+    """The processors of the two hosts run different instructions."""
 
     def __init__(self, source: str, host: str, target: str) -> None:
         super().__init__(
@@ -245,28 +250,30 @@ class NameTaken(Refused):
 
 
 class PathTaken(Refused):
-    """The target has something else where the container's files must go."""
+    """The target has other files where the container's files must go."""
 
     def __init__(self, path: str, host: str) -> None:
         super().__init__(
-            f"{path} exists on {host} and was not left there by an earlier move, or somebody uses it",
+            f"{path} exists on {host} and was not left there by an earlier move, "
+            "or somebody uses it",
             "move it away, or share it",
         )
 
 
 class NotEnoughMemory(Refused):
-    """The target could not hold the container and its images."""
+    """The target does not have the RAM for the container and its images."""
 
     def __init__(self, host: str, needed_bytes: int, available_bytes: int) -> None:
         self.needed_bytes, self.available_bytes = needed_bytes, available_bytes
         super().__init__(
-            f"{host} has {mib(available_bytes)} of RAM to give, this move needs {mib(needed_bytes)} there",
+            f"{host} has {mib(available_bytes)} of RAM to give, "
+            f"this move needs {mib(needed_bytes)} there",
             "free memory on the target or choose another one",
         )
 
 
 class AddressTaken(Refused):
-    """Somebody else answers for the container's address where it is to go."""
+    """Another station uses the container's address on the target's network."""
 
     def __init__(self, address: str, mac: str, host: str) -> None:
         super().__init__(
@@ -276,7 +283,7 @@ class AddressTaken(Refused):
 
 
 class EngineObjects(Refused):
-    """The target's engine has something else where the container's belongs, or lacks what it needs."""
+    """The target's engine cannot take the container in: an object is missing or in the way."""
 
     def __init__(self, host: str, reason: str) -> None:
         super().__init__(
@@ -285,7 +292,7 @@ class EngineObjects(Refused):
 
 
 class RolledBack(MigrateError):
-    """The move failed before the point of no return, and the container was seen to live on the source."""
+    """The migration failed before the kill, and the container was seen to live on the source."""
 
     def __init__(
         self, what: str, advice: str, where: str = "the container runs on the source, as before"
@@ -294,7 +301,7 @@ class RolledBack(MigrateError):
 
 
 class Interrupted(RolledBack):
-    """Ctrl-C, SIGTERM or SIGHUP. `signal_number` is which."""
+    """A signal, `signal_number`, interrupted the migration: Ctrl-C, SIGTERM or SIGHUP."""
 
     def __init__(self, signal_number: int) -> None:
         self.signal_number = signal_number
@@ -309,7 +316,7 @@ class NotConverging(RolledBack):
 
 
 class MemoryDiffers(RolledBack):
-    """The proof of memory failed: what the target was about to restore is not what was frozen."""
+    """The proof failed: the target was about to restore other memory than was frozen."""
 
     def __init__(self, what: str) -> None:
         super().__init__(
@@ -318,7 +325,7 @@ class MemoryDiffers(RolledBack):
 
 
 class CannotTrack(RolledBack):
-    """`--mode pre-copy`, and no process of the container lets its writes be tracked."""
+    """`--mode pre-copy` was requested, and no process's writes can be tracked."""
 
     def __init__(self) -> None:
         super().__init__(
@@ -328,7 +335,7 @@ class CannotTrack(RolledBack):
 
 
 class ContainerEnded(MigrateError):
-    """The container's init was found dead before the move had killed it."""
+    """The container's init was found dead before the migration killed it."""
 
     def __init__(
         self, what: str, advice: str = "start it again on the source if it is wanted"
@@ -341,10 +348,10 @@ class ContainerEnded(MigrateError):
 
 
 class Undecided(MigrateError):
-    """The source was killed, and the target has not said that it runs the container.
+    """The kill was tried, and the target has not said that it runs the container.
 
-    `told_go`: the target was told to resume it, or may have been. It holds the container or runs it, and drops it in
-    neither case.
+    `told_go`: GO was sent to the target, or may have been: the target holds the container, or runs
+    it. Without GO the target holds it. In neither case does the target drop the container.
     """
 
     def __init__(
@@ -360,19 +367,19 @@ class Undecided(MigrateError):
 
 
 class ResumeFailed(MigrateError):
-    """The target had its GO, and CRIU or the runtime failed after it."""
+    """CRIU, the runtime or the engine failed on the target after GO."""
 
     def __init__(self, host: str, reason: str) -> None:
         super().__init__(
             f"{host} could not resume the container: {reason}",
             where="the source keeps the container, stopped",
-            advice=f"look at the container on {host}, where it may run all the same; only if it does not,"
-            " start it afresh on the source",
+            advice=f"look at the container on {host}, where it may run all the same; "
+            "only if it does not, start it afresh on the source",
         )
 
 
 class LeftBehind(MigrateError):
-    """The container runs on the target; cleaning up behind it failed."""
+    """The container runs on the target, and not everything was cleaned up."""
 
     def __init__(self, host: str, reason: str) -> None:
         super().__init__(
@@ -383,7 +390,7 @@ class LeftBehind(MigrateError):
 
 
 class Defect(MigrateError):
-    """This program failed in a way that it does not know. `state` is the last one of the move (migrate/state.py)."""
+    """An unexpected failure of this program. `state` is the migration's last (migrate/state.py)."""
 
     def __init__(self, error: BaseException, state: str, host: str) -> None:
         super().__init__(
@@ -396,7 +403,7 @@ class Defect(MigrateError):
 
 
 class AgentFailed(Exception):
-    """The agent answered a request with Failed. `kind` is causes.kind_of the error on the target."""
+    """The agent answered Failed. `kind` is causes.kind_of the error on the target."""
 
     def __init__(self, kind: str, text: str, detail: Sequence[str]) -> None:
         self.kind, self.text, self.detail = kind, text, tuple(detail)
@@ -404,7 +411,7 @@ class AgentFailed(Exception):
 
 
 class AgentGone(Exception):
-    """The channel to the agent ended. `said` is the last of its standard error, `status` its exit status."""
+    """The channel to the agent ended, with `said` last on stderr and with exit status `status`."""
 
     def __init__(self, reason: str, said: str, status: int | None) -> None:
         self.said, self.status = said, status

@@ -1,4 +1,4 @@
-"""What a move tells whoever watches it."""
+"""The interface by which a migration reports its progress to an observer."""
 
 from __future__ import annotations
 
@@ -11,23 +11,30 @@ from migrate.state import State
 
 
 class Observer(Protocol):
-    """Told synchronously, but inside the freeze only by `state` and `phase`; must be quick."""
+    """The observer of a migration. Its methods must be quick, because the migration waits for them.
+
+    During the freeze only `state` and `phase` are called, and `note` for what is out of the
+    ordinary.
+    """
 
     def state(self, state: State) -> None:
-        """The move has reached a state."""
+        """Report that the migration has reached a state."""
 
     def phase(self, name: str) -> None:
-        """A step of the move begins (docs/report.md, `phases`)."""
+        """Report that a step of the migration begins (docs/report.md, `phases`)."""
 
     def sent(self, total_bytes: int, expected_bytes: int) -> None:
-        """Progress of the memory transfer."""
+        """Report the progress of the memory transfer."""
 
     def note(self, text: str) -> None:
-        """A line a person may want to read: decisions and why."""
+        """Report a line that a person may want to read: a decision, and why."""
 
 
 class Unfailing:
-    """Passes everything on to another observer. A failure of that one ends no move; Interrupted does."""
+    """An observer that passes everything on to another one, whose failure ends no migration.
+
+    A MigrateError is passed through: a signal may raise Interrupted in the other observer.
+    """
 
     def __init__(self, observer: Observer) -> None:
         self._observer = observer

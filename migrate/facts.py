@@ -1,4 +1,4 @@
-"""What the two hosts are, and whether a container can go from one to the other. No I/O here."""
+"""Facts of the two hosts, and whether a container can go from one to the other. No I/O here."""
 
 from __future__ import annotations
 
@@ -19,11 +19,13 @@ from migrate.errors import (
     Where,
 )
 
-#: Two digits each of major, minor and sublevel.
+#: A version of CRIU as CRIU numbers it, with two digits each of major, minor and sublevel: 40201 is
+#: 4.2.1.
 CriuVersion = Annotated[int, Range(0, 999_999)]
-#: CRIU 4.2 changed its page-server wire and pagemap entries.
+#: The version since which CRIU's page-server messages and pagemap entries have another form.
 WIRE_CHANGED = 40200
-#: Oldest CRIU that works per kernel, newest first, with what breaks below it.
+#: The oldest CRIU that works, by Linux version, newest first: (Linux, CRIU, what breaks with an
+#: older CRIU).
 NEEDED_CRIU = (
     ((6, 16), 40200, "SO_PASSCRED and SO_PASSSEC are refused on inet sockets since Linux 6.16"),
     ((6, 13), 40100, "the layout of the vdso changed in Linux 6.13"),
@@ -33,11 +35,11 @@ NEEDED_CRIU = (
 
 @dataclass(frozen=True, kw_only=True)
 class Facts:
-    """One host, as its agent (or the coordinator) found it. Versions are CRIU's numbers: 40201 is 4.2.1.
+    """The facts of one host: of the target as found by the agent, of the source by the coordinator.
 
-    `criu_version` and `runtime_version` are None where the program is missing, `pycriu_error` is None
-    where pycriu works. `dumps_with_parent`: CRIU can be told that its dump has a parent (checkpoint/criu/parent.py).
-    `available_bytes` is RAM that can be allocated now.
+    `criu_version` and `runtime_version` (the engine's) are None if the program is missing.
+    `pycriu_error` is None if pycriu works. `dumps_with_parent`: CRIU can be told that its dump has
+    a parent (checkpoint/criu/parent.py). `available_bytes` is RAM that can be allocated now.
     """
 
     hostname: HostName
@@ -62,19 +64,22 @@ class Facts:
 
 
 def version_text(criu_version: int) -> str:
-    """40201 -> "4.2.1"."""
+    """Return a version of CRIU for people: "4.2.1" for 40201."""
     major, minor, sub = criu_version // 10000, criu_version // 100 % 100, criu_version % 100
     return f"{major}.{minor}" + (f".{sub}" if sub else "")
 
 
 def kernel_tuple(release: str) -> tuple[int, int]:
-    """ "6.18.44-cloud" -> (6, 18). (0, 0) for what is no version at all."""
+    """Return (major, minor) of a kernel release: (6, 18) for "6.18.44-cloud".
+
+    A release that is no version at all gives (0, 0).
+    """
     numbers = re.match(r"(\d+)(?:\.(\d+))?", release)
     return (int(numbers[1]), int(numbers[2] or 0)) if numbers else (0, 0)
 
 
 def check_host(facts: Facts, where: Where) -> None:
-    """Raise the error for the first thing this host lacks."""
+    """Raise the error for the first thing that the host needs and does not have."""
     if facts.uid != 0:
         raise NotRoot(where, facts.hostname)
     if facts.criu_version is None:
@@ -103,9 +108,10 @@ def check_host(facts: Facts, where: Where) -> None:
 def check_pair(
     source: Facts, target: Facts, *, container: str, memory_bytes: int, tmpfs_bytes: int
 ) -> None:
-    """Raise the error for the first thing that keeps a container of that size from moving.
+    """Raise the error for the first thing that keeps the container from the target.
 
-    `memory_bytes` is what its processes will take on the target, `tmpfs_bytes` the content of its tmpfs mounts.
+    `memory_bytes` is the RAM that its processes will take on the target, `tmpfs_bytes` the content
+    of its tmpfs mounts.
     """
     assert source.criu_version is not None
     assert target.criu_version is not None
@@ -120,16 +126,22 @@ def check_pair(
 
 
 def room_needed(memory_bytes: int) -> int:
-    """RAM for images and the page store: all memory once, a quarter more for what grows and goes away
-    meanwhile, and 64 MiB for image metadata and the programs that run."""
+    """Return the bytes of RAM that image files and the page store need.
+
+    That is all memory once, a quarter more for what grows and goes away during the migration, and
+    64 MiB for the metadata of images and the programs that run.
+    """
     return memory_bytes + memory_bytes // 4 + (64 << 20)
 
 
 def room(memory_bytes: int, available_bytes: int) -> int:
-    """RAM that a move may use for them: what is needed, or half of what is left beside the memory, if more."""
+    """Return the bytes of RAM that image files and the page store may take.
+
+    That is what they need, or half of what the memory leaves of `available_bytes`, if that is more.
+    """
     return max(room_needed(memory_bytes), (available_bytes - memory_bytes) // 2)
 
 
 def memory_needed(memory_bytes: int) -> int:
-    """RAM a restore takes: the memory itself, and beside it what it is restored from."""
+    """Return the bytes of RAM that a restore takes: the memory, and what it is restored from."""
     return memory_bytes + room_needed(memory_bytes)

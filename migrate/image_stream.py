@@ -1,4 +1,4 @@
-"""CRIU's image files on their way to the agent, each as soon as it is written."""
+"""The stream of CRIU's image files to the agent, each sent as soon as it is written."""
 
 from __future__ import annotations
 
@@ -17,9 +17,11 @@ CHUNK_BYTES = 1 << 20
 
 
 class ImageStream:
-    """Sends what is closed in the directory of images, in a thread, until `finish`, which sends the rest.
+    """A thread that sends each file of the directory of images when CRIU closes it.
 
-    The agent is ours alone meanwhile. `files` and `bytes` are what was sent; the target compares.
+    `finish` ends the thread and sends the rest. Nothing else may be sent to the agent while the
+    thread runs. `files` and `bytes` count what was sent; the target compares them with what it
+    received.
     """
 
     def __init__(self, move: Context) -> None:
@@ -35,7 +37,10 @@ class ImageStream:
         self._thread.start()
 
     def finish(self) -> None:
-        """The dump is done. Raises what went wrong so far."""
+        """End the thread and send the image files that it has not sent; the dump must be done.
+
+        Raises the error with which the thread failed, and what AgentClient.stream raises.
+        """
         self._join()
         if self._failure is not None:
             raise self._failure
@@ -44,7 +49,7 @@ class ImageStream:
         self._pass_on()
 
     def close(self) -> None:
-        """Stop, finished or not."""
+        """End the thread and close the descriptors, whether everything was sent or not."""
         self._join()
         if self._end >= 0:
             if self._closed is not None:
@@ -92,7 +97,11 @@ class ImageStream:
 
 
 def _closed_files(directory: Path) -> ClosedFiles | None:
-    """None where root has as many of these as it may have: then all images go at the end."""
+    """Return a watch for files that are closed in `directory`; None if it cannot be had.
+
+    Root may have a limited number of them (inotify(7)). Without one, `finish` sends all image
+    files.
+    """
     try:
         return ClosedFiles(directory)
     except OSError:

@@ -1,4 +1,7 @@
-"""Send the container's image to a target whose engine lacks it: the layers it has not, several at once."""
+"""The transfer of the container image to a target whose engine does not have it.
+
+Only layers that the target does not have are sent, several files at once.
+"""
 
 from __future__ import annotations
 
@@ -22,9 +25,10 @@ TIMEOUT_S = 3600.0
 
 
 def send_image(move: Context, there: frozenset[str]) -> int:
-    """Returns bytes sent. What came there before it was interrupted is not sent again.
+    """Send the container image and have the target's engine load it. Returns the bytes sent.
 
-    Raises CommandFailed, EngineRefused, AgentFailed or AgentGone.
+    `there` are the layers that the target has. Files that an interrupted transfer has brought to
+    the target are not sent again. Raises CommandFailed, EngineRefused, AgentFailed or AgentGone.
     """
     private_directory(OUTGOING_IMAGES)
     with tempfile.TemporaryDirectory(dir=OUTGOING_IMAGES) as name, contextlib.ExitStack() as stack:
@@ -53,7 +57,7 @@ def _send(move: Context, directory: Path) -> int:
 
 
 def dealt(files: Iterable[Path], shares: int) -> list[list[Path]]:
-    """Files in so many groups of about the same size, none of them empty."""
+    """Divide files among at most `shares` groups of about the same size, none of them empty."""
     groups: list[tuple[int, list[Path]]] = [(0, []) for _ in range(shares)]
     for size, file in sorted(((file.stat().st_size, file) for file in files), reverse=True):
         total, group = min(groups, key=lambda each: each[0])

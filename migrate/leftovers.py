@@ -1,6 +1,7 @@
-"""What killed runs leave on a host, found and removed by the next one: images in RAM, and files of images on disk.
+"""Removal of what killed migrations left on this host: images in RAM, container images on disk.
 
-What was left is told by a lock that nobody holds any more (checkpoint/images/directory.py), never by its age.
+A directory is a leftover if nobody holds its lock (checkpoint/images/directory.py), never because
+of its age.
 """
 
 from __future__ import annotations
@@ -11,16 +12,21 @@ from pathlib import Path
 
 from checkpoint.images import directory
 
-#: On disk: an image may be larger than RAM. Files that were made to be sent are of no use to another run.
+#: Files of container images on their way out, of no use to another migration. They are on disk,
+#: because a container image may be larger than RAM.
 OUTGOING_IMAGES = Path("/var/lib/migrate/outgoing")
-#: Files that came stay until the engine has them: the next move goes on from there.
+#: Files of container images that have come. They stay until the engine has them, because the next
+#: migration completes them.
 INCOMING_IMAGES = Path("/var/lib/migrate/images")
-#: ... but of so many images only, those that something last came for.
+#: The number of container images of which files stay: those that received files last.
 MOST_IMAGES = 4
 
 
 def sweep(tell: Callable[[str], None]) -> None:
-    """Remove them. `tell` is told, for people, of what held a container's memory. Raises OSError."""
+    """Remove what killed migrations left on this host. Raises OSError.
+
+    `tell` is called with a line for people about each directory that held a container's memory.
+    """
     for line in directory.remove_abandoned():
         tell(line)
     for path in _unheld(OUTGOING_IMAGES):

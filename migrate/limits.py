@@ -1,6 +1,6 @@
-"""How long a move waits for others before it takes them for lost. No I/O here.
+"""The limits on how long a migration waits for others before they count as lost. No I/O here.
 
-None of these is reached by a move that goes well. All are in seconds.
+A migration that goes well reaches none of them. All are in seconds.
 """
 
 from __future__ import annotations
@@ -10,21 +10,21 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, kw_only=True)
 class Limits:
-    """The source's and the target's limits.
+    """The limits of the source and of the target.
 
-    `arm_s`: an engine's checkpoint or restore, from its start to its request to CRIU.
-    `dump_s`: CRIU's dump, from that request until the container is frozen and dumped.
-    `death_s`: the source's init, from SIGKILL to its death.
-    `batch_s`: a batch of pages after the one before it. One of 1 MiB takes a while on a slow link.
-    `restore_s`: CRIU's restore, from its request until the container is restored and held.
-    `held_s`: the target's answer to Restore; it waits for pages and for CRIU, and digests memory.
-    `end_s`: CRIU and its runtime, from a refusal until both have ended. They are killed then.
-    `resume_s`: CRIU and then the engine, from GO to their end.
-    `go_s`: the target's answer to GO; it waits for CRIU and for the engine, each `resume_s`, before it gives one.
-    `ask_s`: an answer that needs nothing to be done.
-    `abort_s`: the target's answer to Abort; its engine removes a container.
-    `thaw_s`: the source's processes, from the end of the dump until they run again.
-    `fill_s`: all of the container's memory filled in after the resume, at hundreds of MB a second.
+    `arm_s`: from the start of an engine's checkpoint or restore to its request to CRIU.
+    `dump_s`: from the release of the DUMP request until the container is frozen and dumped.
+    `death_s`: from SIGKILL to the death of the source's init.
+    `batch_s`: from one batch of pages to the next. A batch of 1 MiB takes a while on a slow link.
+    `restore_s`: from the release of the RESTORE request until the container is restored and held.
+    `held_s`: for the target's answer to Restore; it waits for pages and CRIU, and digests memory.
+    `end_s`: from a refusal until CRIU and its runtime have ended. They are killed then.
+    `resume_s`: from GO until CRIU says that the tasks run; then again until the engine has ended.
+    `go_s`: for the target's answer to GO, which comes after CRIU and the engine, each `resume_s`.
+    `ask_s`: for an answer for which nothing needs to be done.
+    `abort_s`: for the target's answer to Abort; its engine removes a container.
+    `thaw_s`: from the end of the roll-back until the source's processes run again.
+    `fill_s`: for the fill of the container's memory after the resume, at hundreds of MB a second.
     """
 
     arm_s: float = 30.0

@@ -1,10 +1,11 @@
-"""What is kept of a move that failed: the logs of CRIU, the runtime and the engine, and how this program failed.
+"""Logs of a migration that failed: CRIU's, the runtime's, the engine's and this program's.
 
-The logs lie with the images, in RAM, and go with those. What is kept is the end of each, on the source, in
-DIRECTORY/ID, for root alone; of the newest moves only.
+CRIU, the runtime and the engine log beside the images, in RAM, and these logs go with the images.
+If the migration fails, the end of each log of both hosts is kept on the source in DIRECTORY/ID, for
+root alone. Only those of the newest migrations are kept.
 
-This program logs by the standard library: states, notes, what the agent was asked, programs that were run, and each
-message between a runtime and CRIU.
+This program logs by the standard library: states, notes, requests to the agent, programs that were
+run, and each message between a runtime and CRIU.
 """
 
 from __future__ import annotations
@@ -24,22 +25,25 @@ from checkpoint.schema import harmless
 
 DIRECTORY = Path("/var/log/migrate")
 MOST_DIRECTORIES = 20
-#: Of one host, and the bytes of one log's end.
+#: The most files that are kept of one host, and the most bytes of the end of one log.
 MOST_FILES, MOST_BYTES = 16, 1 << 18
 IDENTITY = re.compile(r"[0-9a-f]{12}")
 NAME = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9._-]{0,63}")
-#: A log's name and its end.
+#: The name of a log, and its end.
 Log = tuple[str, bytes]
 
 
-#: Our packages, and how a line of theirs begins. Times are the wall clock's.
+#: The packages whose records are kept, and the form of a line. Times are the wall clock's.
 PACKAGES = ("migrate", "checkpoint", "transport")
 FORMAT = "%(asctime)s.%(msecs)03d %(threadName)s %(name)s: %(message)s"
 MOST_RECORDS = 5000
 
 
 class Recorder(logging.Handler):
-    """Holds what the program logs. Lines are made of it only when it is read, never while a container is frozen."""
+    """A logging handler that holds the newest MOST_RECORDS records of this program.
+
+    Lines are made of the records only in `log`, never while a container is frozen.
+    """
 
     def __init__(self) -> None:
         super().__init__()
@@ -50,14 +54,14 @@ class Recorder(logging.Handler):
         self._records.append(record)
 
     def log(self, name: str) -> Log:
-        """Return all of it as a log of that name."""
+        """Return all records as a log of that name."""
         lines = [harmless(self.format(record)) for record in list(self._records)]
         return name, "".join(f"{line}\n" for line in lines).encode(errors="backslashreplace")
 
 
 @contextlib.contextmanager
 def recorded(*others: logging.Handler) -> Iterator[Recorder]:
-    """Record what our packages log, all levels, during the block; `others` get it, too."""
+    """Record what the PACKAGES log, at all levels, during the block. The `others` get it, too."""
     recorder = Recorder()
     handlers = (recorder, *others)
     loggers = [logging.getLogger(name) for name in PACKAGES]
@@ -77,7 +81,10 @@ def recorded(*others: logging.Handler) -> Iterator[Recorder]:
 
 
 def gather(directory: Path) -> list[Log]:
-    """Return the logs anywhere beneath a directory of images. One that cannot be read is left out."""
+    """Return the logs anywhere beneath a directory of images, MOST_FILES at most.
+
+    A log that cannot be read is left out.
+    """
     found: list[Log] = []
     for path in sorted(directory.rglob("*.log")):
         with contextlib.suppress(OSError):
@@ -90,15 +97,16 @@ def gather(directory: Path) -> list[Log]:
 
 
 def traceback_of(error: BaseException) -> Log:
-    """Return how this program came to an error, and to those that caused it."""
+    """Return the traceback of an error, and of those that caused it, as a log."""
     text = "".join(traceback.format_exception(error)).encode(errors="backslashreplace")
     return "traceback.txt", text[-MOST_BYTES:]
 
 
 def keep(migration_id: str, side: str, logs: Iterable[Log]) -> Path | None:
-    """Write logs of one host into DIRECTORY/ID, as SIDE-NAME. Returns that directory, None if there are none.
+    """Write the logs of one host into DIRECTORY/ID, each as SIDE-NAME.
 
-    Makes room by removing the oldest directories of other moves. Raises OSError.
+    Returns that directory, None if there is no log. Removes the oldest directories of other
+    migrations, so that at most MOST_DIRECTORIES stay. Raises OSError.
     """
     logs = [(name, data) for name, data in logs if NAME.fullmatch(name)]
     if not logs or not IDENTITY.fullmatch(migration_id):
@@ -115,7 +123,10 @@ def keep(migration_id: str, side: str, logs: Iterable[Log]) -> Path | None:
 
 
 def _make_room(kept: Path) -> None:
-    """Remove the oldest directories of moves, so that MOST_DIRECTORIES stay. What else is there is left alone."""
+    """Remove the oldest directories of migrations, so that MOST_DIRECTORIES stay, with `kept`.
+
+    Anything else in DIRECTORY is left alone.
+    """
     moves = [
         path
         for path in DIRECTORY.iterdir()

@@ -1,7 +1,7 @@
-"""The proof of memory on the source: what the target will restore is what the frozen container holds.
+"""The source's side of the proof that the target restores the memory of the frozen container.
 
-The source's digests are made in a thread while the target restores; both hosts do the same work at the same
-time, and the freeze is longer only if the target's restore is done first.
+A thread makes the source's digests while the target restores. Both hosts do the same work at the
+same time, and the freeze gets longer only if the target's restore is done first.
 """
 
 from __future__ import annotations
@@ -29,13 +29,14 @@ from migrate.errors import MemoryDiffers
 from migrate.report import Proof
 
 SEED_BYTES = 16
-#: Of setpriority(2), for the thread that digests: the target may be on the same processors.
+#: The priority (setpriority(2)) of the thread that digests, because the target may be on the same
+#: processors.
 NICE = 10
 
 
 @dataclass(frozen=True, kw_only=True)
 class _Made:
-    """The source's digests, of so many pages in all; None for what cannot be read."""
+    """The source's digests, with None for what cannot be read, and the number of pages in all."""
 
     digests: list[tuple[Piece, bytes | None]]
     pages: int
@@ -43,10 +44,14 @@ class _Made:
 
 
 class MemoryProof:
-    """One comparison. `images` returns the pages that CRIU found, by image; `init` is the container's.
+    """One comparison of the frozen container's memory with the target's. Use as a context.
 
-    `whole` has every page compared, not only a sample. What is in the areas `left_out` is not. Use as a context while
-    the container is frozen, and `begin` when the target has been told the seed.
+    `images` returns the pages that CRIU found, by address space (dst_id).
+    `init` is the pid of the container's init.
+    `whole` has every page compared, not only a sample.
+    The areas `left_out` are not compared.
+
+    The container must be frozen during the context. Call `begin` once the target has the seed.
     """
 
     def __init__(
@@ -70,13 +75,14 @@ class MemoryProof:
         self._thread.shutdown()
 
     def begin(self) -> None:
-        """Make the source's digests in a thread."""
+        """Start to make the source's digests in a thread."""
         self._made = self._thread.submit(self._make)
 
     def compare(self, held: protocol.Held) -> Proof:
-        """Compare with the digests that the target made of what it restored the container from.
+        """Compare the source's digests with those that the target made of what it restores from.
 
-        Raises MemoryDiffers for the first page, or megabyte of pages, that is another one.
+        Returns the result for the report. Raises MemoryDiffers if the number of pages differs, and
+        for the first page, or megabyte of pages, whose digest differs.
         """
         made, theirs = self._made.result(), bytes(held.payload)
         if held.pages != made.pages or len(theirs) != len(made.digests) * DIGEST_BYTES:
@@ -87,7 +93,8 @@ class MemoryProof:
                 and theirs[index * DIGEST_BYTES : (index + 1) * DIGEST_BYTES] != digest
             ):
                 raise MemoryDiffers(
-                    f"{_place(piece)} did not arrive as it was frozen{self._looked_again(piece, digest)}"
+                    f"{_place(piece)} did not arrive as it was frozen"
+                    f"{self._looked_again(piece, digest)}"
                 )
         return self._report(made, held.proof_us)
 
@@ -103,12 +110,13 @@ class MemoryProof:
         return _Made(digests=digests, pages=proof.page_count(found), took_us=took_us)
 
     def _looked_again(self, piece: Piece, first: bytes) -> str:
-        """What else is known of memory that differs: how it is mapped, and whether the source's has changed since.
+        """Return what else is known of memory that differs, as the end of the error's sentence.
 
-        The latter means that somebody writes to memory of the frozen container: the copy may be right.
+        That is how the memory is mapped, and whether the source's memory has changed since. If it
+        has, somebody writes to memory of the frozen container, and the copy may be right.
         """
         found = ""
-        with contextlib.suppress(OSError, ProcError):  # that it differs is what matters
+        with contextlib.suppress(OSError, ProcError):  # the difference is reported anyway
             pids = by_virtual_pid(tree_of(self._init))
             if (
                 piece.image & 0xFF == TYPE_PROCESS

@@ -1,15 +1,15 @@
-"""What a message between coordinator and agent is, and how it becomes a frame. No I/O here.
+"""Messages between coordinator and agent: their base classes and their form as frames. No I/O here.
 
-A message is one frame: a JSON object {"type": ..., fields...} as its header and, of the messages that declare a
-`payload`, bytes. A message is declared by a class (migrate/protocol.py) whose fields are types that
-checkpoint/schema.py knows, with their bounds:
+A message is one frame. The header is a JSON object {"type": ..., fields...}; messages that declare
+a `payload` have bytes besides. A class in migrate/protocol.py declares a message. Its fields have
+types that checkpoint/schema.py knows, with their bounds; its base says who sends it:
 
-    class Prepare(Request[Prepared])    the coordinator asks, and is answered by a Prepared, or by Failed
-    class Images(Streamed)              the coordinator tells, and is not answered
-    class Prepared(Answer)              the agent answers
-    class Pages(Message)                neither: it has channels of its own
+    class Prepare(Request[Prepared])    the coordinator; the agent answers by Prepared, or by Failed
+    class Images(Streamed)              the coordinator, and there is no answer
+    class Prepared(Answer)              the agent
+    class Pages(Message)                the source, on channels of its own
 
-`decode` refuses everything else than what is declared, by ProtocolError and by nothing else.
+`decode` refuses everything that is not declared so, by ProtocolError and by no other error.
 """
 
 from __future__ import annotations
@@ -21,24 +21,25 @@ from typing import Any, ClassVar, Generic, TypeVar, dataclass_transform, get_arg
 from checkpoint import schema
 from checkpoint.errors import DataInvalid
 
-#: A payload as it is sent, and as it arrives.
+#: The types of a payload, as it is sent and as it arrives.
 Payload = bytes | bytearray | memoryview
 M = TypeVar("M", bound="Message")
 A = TypeVar("A", bound="Answer")
 PAYLOAD = "payload"
-#: By the name that stands in the header.
+#: The classes of all messages by name, which is the `type` in the header.
 _CONCRETE: dict[str, type[Message]] = {}
 
 
 class ProtocolError(Exception):
-    """The peer sent something that is not a message of this protocol, or not one that may come now."""
+    """The peer sent data that is no message of this protocol, or one that may not come now."""
 
 
 @dataclass_transform(kw_only_default=True, frozen_default=True)
 class Message:
-    """Base. A subclass is a frozen keyword-only dataclass; `abstract` ones are no messages themselves.
+    """The base class of messages; each subclass becomes a frozen keyword-only dataclass.
 
-    A subclass may have a method `check`, which raises DataInvalid where its fields do not fit each other.
+    An `abstract` subclass is itself no message. A subclass may have a method `check`, which raises
+    DataInvalid if its fields do not fit each other.
     """
 
     def __init_subclass__(cls, *, abstract: bool = False) -> None:
@@ -49,20 +50,20 @@ class Message:
 
 
 class Answer(Message, abstract=True):
-    """What the agent says."""
+    """A message from the agent to the coordinator."""
 
     @property
     def is_last(self) -> bool:
-        """Whether nothing more belongs to this answer. A long one comes in several."""
+        """True if this message ends the answer; a long answer comes in several messages."""
         return True
 
 
 class Command(Message, abstract=True):
-    """What the coordinator says."""
+    """A message from the coordinator to the agent."""
 
 
 class Request(Command, Generic[A], abstract=True):
-    """A command that is answered. `answer` is the class of the answer, unless that is Failed."""
+    """A command that the agent answers, by a message of class `answer` or by Failed."""
 
     answer: ClassVar[type[Answer]]
 
@@ -73,22 +74,22 @@ class Request(Command, Generic[A], abstract=True):
 
 
 class Streamed(Command, abstract=True):
-    """A command that is not answered: what goes wrong is told in the answer to the next request."""
+    """A command without an answer: its failure is reported in the answer to the next request."""
 
 
 def concrete(base: type[M]) -> list[type[M]]:
-    """Every message of a sort."""
+    """Return the classes of all messages that derive from `base`."""
     return [kind for kind in _CONCRETE.values() if issubclass(kind, base)]
 
 
 def make_ready() -> None:
-    """Make what reads each message now, so that the first one of a kind is read as fast as the next."""
+    """Make the reader of every message now, so that the first of a kind is not read more slowly."""
     for kind in _CONCRETE.values():
         schema.make_ready(kind, _given(kind))
 
 
 def encode(message: Message) -> bytes:
-    """The header of a message's frame."""
+    """Return the header of a message's frame."""
     fields: Any = schema.plain(message)
     fields.pop(PAYLOAD, None)
     text = json.dumps(
@@ -101,13 +102,16 @@ def encode(message: Message) -> bytes:
 
 
 def payload_of(message: Message) -> Payload:
-    """The payload of a message's frame; nothing of one that declares none."""
+    """Return the payload of a message's frame; b"" if the message declares none."""
     found: Payload = getattr(message, PAYLOAD, b"")
     return found
 
 
 def decode(header: bytes | bytearray, payload: Payload, allowed: type[M]) -> M:
-    """The message of a frame. Raises ProtocolError unless it is well formed and one of `allowed`."""
+    """Return the message in a frame.
+
+    Raises ProtocolError unless the message is well formed and its class derives from `allowed`.
+    """
     try:
         fields: dict[str, Any] = json.loads(header, parse_constant=_no_number)
         name = fields.pop("type")
@@ -127,16 +131,16 @@ def decode(header: bytes | bytearray, payload: Payload, allowed: type[M]) -> M:
 
 
 def _given(kind: type[Message]) -> frozenset[str]:
-    """The fields of a message that are not in its header."""
+    """Return the names of a message's fields that are not in its header."""
     return frozenset({PAYLOAD} & schema.fields_of(kind).keys())
 
 
 def _no_number(text: str) -> None:
-    """JSON has no NaN and no infinity, though json.loads reads them."""
+    """Raise ValueError, because JSON has no NaN and no infinity, though json.loads reads them."""
     raise ValueError(text)
 
 
 def check_sum(size: int, payload: Payload) -> None:
-    """Raise DataInvalid unless the parts of a payload, of so many bytes together, are all of it."""
+    """Raise DataInvalid unless a payload is as long as its parts, `size` bytes together."""
     if size != len(payload):
         raise DataInvalid(f": its parts are {size} bytes, its payload is {len(payload)}")

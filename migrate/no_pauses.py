@@ -1,4 +1,4 @@
-"""Spare a frozen container the pauses of the interpreter."""
+"""A context that spares a frozen container the pauses of the Python interpreter."""
 
 from __future__ import annotations
 
@@ -10,11 +10,12 @@ from collections.abc import Iterator
 
 from migrate import message
 
-#: A thread that computes lets another one run after so long. By default that is 5 ms, and CRIU waits for answers
-#: while memory is digested.
+#: The time after which a thread that computes lets another one run. By default that is 5 ms, and
+#: CRIU waits for answers while memory is digested.
 SWITCH_INTERVAL_S = 0.0002
 USUAL_INTERVAL_S = sys.getswitchinterval()
-#: The interpreter is one, and moves in it may be several: the last to leave puts all back.
+#: Several migrations may run in one interpreter: the last to leave the context puts everything
+#: back.
 _lock, _inside = threading.Lock(), 0
 
 
@@ -22,8 +23,9 @@ _lock, _inside = threading.Lock(), 0
 def no_pauses() -> Iterator[None]:
     """Have the interpreter do now what it would do at a time of its own choice.
 
-    The readers of messages are made (checkpoint/schema.py makes each when it is first used), threads are switched
-    often, and garbage is collected, which is then left until the end of the context.
+    The readers of messages are made (checkpoint/schema.py makes each when it is first used),
+    threads are switched often, and garbage is collected now and not again until the end of the
+    context.
     """
     global _inside
     message.make_ready()

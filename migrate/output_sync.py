@@ -1,4 +1,7 @@
-"""Carry what the container has printed so far, as its engine logged it, so that the engine's `logs` goes on."""
+"""The copy of what the container has printed, as its engine logged it.
+
+With it the `logs` command of the engine on the target goes on where the source's ended.
+"""
 
 from __future__ import annotations
 
@@ -16,27 +19,33 @@ from migrate.agent.client import AgentClient
 
 PIECE_BYTES = 1 << 18
 MOST_LINE_BYTES = 1 << 20
-#: How long the frozen container's engine may take to read what is in the pipes. It is usually done before.
+#: The time that the frozen container's engine gets to read what is in the pipes. It has usually
+#: read everything before.
 DRAIN_S = 0.02
 LOOK_AGAIN_S = 0.0005
 
 
 class OutputSync:
-    """One engine's log of a container. Raises AgentGone, and OSError if it cannot be read."""
+    """The copy of one engine's log of a container.
+
+    Raises AgentGone, and OSError if the log cannot be read.
+    """
 
     def __init__(self, agent: AgentClient, log: Path) -> None:
         self._agent = agent
         self._file = log.open("rb", buffering=0)
-        #: The beginning of a line that is being written; whether what follows is the rest of a line that is left out.
+        #: The beginning of a line whose end is not logged yet; and whether what follows is the rest
+        #: of a line that is left out.
         self._begun, self._inside = b"", False
         if (size := os.fstat(self._file.fileno()).st_size) > MOST_OUTPUT_BYTES:
             self._file.seek(size - MOST_OUTPUT_BYTES)
             self._inside = True
 
     def copy(self) -> int:
-        """What was added since the last time, at first everything. Returns bytes sent.
+        """Send what was logged since the last call. Returns the bytes sent.
 
-        Only whole lines, and none of more than MOST_LINE_BYTES, which no engine writes.
+        The first call sends everything, of a long log the last MOST_OUTPUT_BYTES. Only whole lines
+        are sent, and none of more than MOST_LINE_BYTES, which no engine writes.
         """
         sent = 0
         while piece := self._file.read(PIECE_BYTES):
@@ -53,7 +62,12 @@ class OutputSync:
         return sent
 
     def copy_rest(self, init: int) -> int:
-        """Likewise, with the container frozen: what it has written before is in the log by then, or soon."""
+        """Send the rest of what was logged, with the container frozen. Returns the bytes sent.
+
+        What the container wrote before the freeze is in the log by then, or is soon: this waits
+        until the engine has read the pipes that are the output of `init` (a pid), but no longer
+        than DRAIN_S.
+        """
         deadline = time.monotonic() + DRAIN_S
         while time.monotonic() < deadline and any(_waiting(init, stream) for stream in (1, 2)):
             time.sleep(LOOK_AGAIN_S)
@@ -64,7 +78,7 @@ class OutputSync:
 
 
 def _waiting(pid: int, stream: int) -> int:
-    """Bytes in the pipe that a stream of a process is; 0 for whatever else it is."""
+    """Return how many bytes wait in the pipe that a process's stream is; 0 if it is no pipe."""
     with contextlib.suppress(OSError):
         fd = os.open(f"/proc/{pid}/fd/{stream}", os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
         try:

@@ -1,4 +1,4 @@
-"""Pages on their way to the agent, gathered into batches of about 1 MiB with zero pages left out."""
+"""Pages on their way to the agent, gathered into batches of about 1 MiB without zero pages."""
 
 from __future__ import annotations
 
@@ -9,15 +9,15 @@ from checkpoint.criu.page_wire import PAGE_SIZE, PE_PRESENT, process_id
 from checkpoint.images import batch
 from checkpoint.images.batch import MAX_PAGES, PageExtent
 
-#: Keeps a batch's header well under the frame's bound.
+#: The most extents of one batch, whose header is then well under the bound of a frame.
 MAX_EXTENTS = 1024
 
 
 class Carrier(Protocol):
-    """Where full batches go (migrate/page_channels.py)."""
+    """The interface through which full batches are sent (migrate/page_channels.py)."""
 
     def buffer(self) -> memoryview:
-        """One to fill."""
+        """Return an unused buffer to be filled."""
 
     def submit(
         self,
@@ -28,14 +28,18 @@ class Carrier(Protocol):
         final: bool,
         forget: Sequence[int],
     ) -> None:
-        """Take a batch and the buffer with its bytes."""
+        """Take a batch and the buffer with its bytes; see PageChannels.submit."""
 
     def drain(self) -> None:
-        """Wait until all have gone out."""
+        """Wait until all batches have gone out."""
 
 
 class PageBatches:
-    """Collects extents; passes a batch on when it is full. `final` pages are images, others go to the store."""
+    """A gatherer of extents, which passes a batch on to the carrier when it is full.
+
+    `final` pages go into image files, others into the page store. `progress` is called after each
+    batch with the bytes of pages that were passed on so far, zero pages not counted.
+    """
 
     def __init__(
         self,
@@ -55,16 +59,24 @@ class PageBatches:
         self.data_bytes = 0
 
     def add(self, process: int, vaddr: int, data: memoryview) -> None:
-        """Add pages of a process."""
+        """Add pages of a process. `process` is the pid in the process's own pid namespace."""
         self.extent(process_id(process), vaddr, len(data) // PAGE_SIZE, PE_PRESENT, data)
 
     def forget(self, dst_id: int) -> None:
-        """What an image was of is gone: what was added of it is not wanted any more."""
+        """Have the target drop all pages of an address space that ended, by its dst_id.
+
+        Pages of that dst_id that were added before are dropped; those that are added later are
+        kept. The next batch that has pages carries the order.
+        """
         self._pass_on()
         self._forget.append(dst_id)
 
     def extent(self, dst_id: int, vaddr: int, pages: int, flags: int, data: memoryview) -> None:
-        """Add an extent in the terms of CRIU's page server (checkpoint/criu/page_wire.py)."""
+        """Add an extent in the terms of CRIU's page server (checkpoint/criu/page_wire.py).
+
+        `data` is copied, but for zero pages, which are only counted; it is empty for pages that
+        bring no bytes.
+        """
         if not data:
             self._add(dst_id, vaddr, pages, flags, zero=False)
             return
@@ -81,7 +93,7 @@ class PageBatches:
                 self._used += len(piece)
 
     def flush(self) -> None:
-        """Send what is gathered, and wait until everything has gone out."""
+        """Send what is gathered, and wait until everything was handed to SSH."""
         self._pass_on()
         self._carrier.drain()
 

@@ -1,10 +1,11 @@
-"""Carries batches of pages to the agent, over SSH channels of their own.
+"""The SSH channels that carry batches of pages to the agent.
 
-sshd lets 2 MiB be under way on a channel, so on a long link several are needed to fill it. Each has a
-thread, which encodes and sends while the next batch is gathered. The agent puts batches in order again.
+sshd lets 2 MiB be under way on a channel, so it takes several channels to fill a long link. Each
+channel has a thread, which encodes and sends one batch while the next is gathered. The agent puts
+the batches in order again.
 
-Where ssh(1) gets in by itself a channel is one of those, which is faster (docs/performance.md); otherwise it is a
-session of the connection that is there.
+Where ssh(1) gets in without a question, a channel is an ssh(1) of its own, which is faster
+(docs/performance.md). Otherwise it is a session of the connection that the coordinator has.
 """
 
 from __future__ import annotations
@@ -33,16 +34,17 @@ from transport.framing import ByteStream, FrameStream
 from transport.openssh import SshProcess
 from transport.throttle import RateLimit
 
-#: sshd's receive window per channel.
+#: The receive window of sshd for each channel.
 WINDOW_BYTES = 2 << 20
-#: What a link may carry at best, for the number of channels; sshd allows ten sessions a connection (MaxSessions).
+#: The fastest link that `channels_for` counts on. sshd allows ten sessions on a connection
+#: (MaxSessions).
 FASTEST_BYTES_PER_S = 400e6
 MAX_CHANNELS = 6
 PLUG_TIMEOUT_S = 10.0
 
 
 class Job(NamedTuple):
-    """A gathered batch; its bytes are the first `used` of `buffer`."""
+    """A gathered batch, whose bytes are the first `used` of `buffer`."""
 
     number: int
     extents: tuple[PageExtent, ...]
@@ -54,10 +56,14 @@ class Job(NamedTuple):
 
 
 class PageChannels:
-    """One producer at a time: take a `buffer`, fill it, `submit` it; `drain` when all must have gone out.
+    """The channels, their threads and their buffers, for one producer at a time.
 
-    A signal may interrupt the producer anywhere (migrate/signals.py), and `close` must end the threads all the same.
-    Hence no condition is shared with them, of which a notification could be lost, but queues that are whole by nature.
+    The producer takes a `buffer`, fills it and passes it to `submit`; `drain` waits until every
+    batch was handed to SSH.
+
+    A signal may interrupt the producer anywhere (migrate/signals.py), and `close` must end the
+    threads all the same. Producer and threads therefore share no condition, of which a notification
+    could be lost, but queues of which each operation is whole.
     """
 
     def __init__(
@@ -69,7 +75,8 @@ class PageChannels:
         self._failure: Exception | None = None
         self._jobs: queue.SimpleQueue[Job | None] = queue.SimpleQueue()
         self._free: queue.SimpleQueue[memoryview] = queue.SimpleQueue()
-        #: The number of each job that a thread is done with, and how many were taken from there.
+        #: The numbers of jobs that a thread is done with; `_drained` counts those taken from this
+        #: queue.
         self._done: queue.SimpleQueue[int] = queue.SimpleQueue()
         self._drained = 0
         self._channels = [FrameStream(stream) for stream in streams]
@@ -87,11 +94,11 @@ class PageChannels:
 
     @property
     def sent_bytes(self) -> int:
-        """Bytes of frames, before encryption."""
+        """Bytes of frames sent so far, before encryption."""
         return sum(channel.sent_bytes for channel in self._channels)
 
     def buffer(self) -> memoryview:
-        """An unused buffer of PIECE_BYTES; waits for one."""
+        """Wait for an unused buffer of PIECE_BYTES and return it."""
         return self._free.get()
 
     def submit(
@@ -103,22 +110,25 @@ class PageChannels:
         final: bool = False,
         forget: Sequence[int] = (),
     ) -> None:
-        """Send a batch; see protocol.Pages. Raises AgentGone when an earlier one could not be."""
+        """Queue a batch to be sent; protocol.Pages has the meaning of the arguments.
+
+        Raises AgentGone if an earlier batch could not be sent.
+        """
         self._check()
-        # Here, not in the thread that sends: that one is the slowest.
+        # The producer makes the digest, because the threads that send are the slowest part.
         digest = batch.digest_of(buffer[:used])
         self._jobs.put(Job(self.count, tuple(extents), buffer, used, digest, final, tuple(forget)))
         self.count += 1
 
     def drain(self) -> None:
-        """Wait until everything was handed to SSH. Raises AgentGone."""
+        """Wait until every batch was handed to SSH. Raises AgentGone if one could not be."""
         while self._drained < self.count:
             self._done.get()
             self._drained += 1
         self._check()
 
     def close(self) -> None:
-        """End the channels, whatever is still to be sent."""
+        """End the channels and their threads, without sending what still waits."""
         self._limit.lift()
         for _ in self._threads:
             self._jobs.put(None)
@@ -136,7 +146,7 @@ class PageChannels:
             try:
                 if self._failure is None:
                     self._send(channel, job)
-            except Exception as error:  # noqa: BLE001  (whatever it is, the producer must not wait for this thread)
+            except Exception as error:  # noqa: BLE001 (the producer must not wait for this thread)
                 self._failure = error
             finally:
                 self._free.put(job.buffer)
@@ -163,12 +173,19 @@ class PageChannels:
 
 
 def channels_for(round_trip_s: float) -> int:
-    """How many channels keep the fastest link busy. Two at least: while one waits for its window the other sends."""
+    """Return how many channels keep the fastest link busy, for a round trip in seconds.
+
+    There are at least two: while one waits for its window the other sends.
+    """
     return min(MAX_CHANNELS, 2 + int(round_trip_s * FASTEST_BYTES_PER_S / WINDOW_BYTES))
 
 
 def open_streams(connection: Connection, socket_path: Path, count: int) -> list[ByteStream]:
-    """SSH channels whose other ends the agent reads. Raises StreamError."""
+    """Open `count` SSH channels whose other ends the agent reads. Raises StreamError.
+
+    `socket_path` is where the agent listens. ssh(1) is tried first; the existing `connection` opens
+    the channels that are still missing.
+    """
     command = plug_command(socket_path, PAGES)
     with contextlib.ExitStack() as undo:
         streams: list[ByteStream] = []
@@ -183,7 +200,7 @@ def open_streams(connection: Connection, socket_path: Path, count: int) -> list[
 def _open_by_ssh(
     connection: Connection, command: str, count: int, undo: contextlib.ExitStack
 ) -> Iterator[SshProcess]:
-    """As many as ssh(1) opens in time, started side by side."""
+    """Start `count` ssh(1) processes side by side, and yield those that reach the agent in time."""
     argv = openssh.command_line(connection.destination, command)
     started = []
     for _ in range(count):
@@ -192,7 +209,8 @@ def _open_by_ssh(
         started.append(process)
     deadline = time.monotonic() + PLUG_TIMEOUT_S
     for process in started:
-        # The agent's socket has a name that no other host has: who is plugged in is where we want to be.
+        # The migration's id is in the path of the agent's socket, and no other host has that path.
+        # A channel that the agent answers leads to the target.
         said = ready(process.output, timeout_s=max(0.0, deadline - time.monotonic()))
         if said and process.read_into(memoryview(bytearray(1))):
             yield process

@@ -1,4 +1,4 @@
-"""Carries the pages CRIU dumps to the agent as they come: a page server whose store is on the other host."""
+"""The relay of pages from CRIU to the agent: a page server whose store is on the target."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from checkpoint.criu import page_wire
 
 
 class PageRelay:
-    """Runs in a thread from `start` to `join`."""
+    """A page server for one CRIU session, which runs in a thread from `start` to `join`."""
 
     def __init__(
         self,
@@ -21,7 +21,10 @@ class PageRelay:
         flush: Callable[[], None],
         has_parent: Callable[[int], bool] = page_wire.no_parent,
     ) -> None:
-        """CRIU's pages go to `sink`; see page_wire.serve. `flush` returns when they are on the other host."""
+        """Take CRIU's pages from `sock` to `sink`; page_wire.serve has the other arguments.
+
+        `flush` runs before CRIU is told that all pages are safe; it returns when SSH has them all.
+        """
         self._sock, self._layout = sock, layout
         self._sink, self._flush, self._has_parent = sink, flush, has_parent
         self.failure: Exception | None = None
@@ -31,7 +34,7 @@ class PageRelay:
         self._thread.start()
 
     def join(self) -> None:
-        """Wait for CRIU's CLOSE. Re-raises what went wrong in the thread."""
+        """Wait until CRIU closes the session. Raises the error with which the thread failed."""
         self._thread.join()
         if self.failure is not None:
             raise self.failure

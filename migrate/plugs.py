@@ -1,4 +1,4 @@
-"""Channels of their own to the agent: the command that plugs one in (agent/plug.py), and what it says it is for."""
+"""Extra channels to the agent: the command that attaches one, and what the channel is for."""
 
 from __future__ import annotations
 
@@ -11,18 +11,19 @@ from checkpoint.bounded import ContainerPath
 from checkpoint.schema import Length
 from migrate.message import Message
 
-#: The channel's first byte, from the agent.
+#: The first byte on a channel, sent by the agent when the channel has reached it.
 PLUGGED = b"+"
-#: Says that a channel brings batches of pages.
+#: The message that a channel brings batches of pages.
 PAGES = "pages"
-#: Stands for the tree of the files of the container's image; the others are named by their destination.
+#: The key of the tree with the container image's files; the other trees go by their destinations.
 IMAGE = None
 
 
 class ServeRsync(Message):
-    """Says that the channel's other end is an rsync that wants to fill a tree.
+    """The message that the other end of a channel is an rsync that wants to fill a tree.
 
-    `tree` is a destination in the container, or IMAGE; `words` are what rsync wants its other end started with.
+    `tree` is a destination in the container, or IMAGE. `words` is the command line with which rsync
+    wants its other end started.
     """
 
     tree: ContainerPath | None
@@ -30,7 +31,10 @@ class ServeRsync(Message):
 
 
 def plug_command(socket_path: Path, message: str) -> str:
-    """For the target's login shell."""
+    """Return the command, for the target's login shell, that attaches its channel (agent/plug.py).
+
+    `socket_path` is where the agent listens; `message` tells the agent what the channel is for.
+    """
     return shlex.join(["exec", "python3", "-Ic", _source(), str(socket_path), message])
 
 

@@ -1,7 +1,8 @@
 """The messages between coordinator and agent: typed, bounded, versioned data. No I/O here.
 
-How one becomes a frame is in migrate/message.py, what stands inside is in migrate/values.py; anything else than what is
-declared is refused. Requests are answered in order. Long lists come in several messages: a frame's header is bounded.
+migrate/message.py makes frames of messages; migrate/values.py has the types of values in them. What
+is not declared is refused. The agent answers requests in the order in which they come. A long list
+is sent in several messages, because the header of a frame is bounded.
 """
 
 from __future__ import annotations
@@ -73,7 +74,7 @@ PROTOCOL_VERSION = 2
 
 
 class Failed(Answer):
-    """Answer to a request that failed. `kind` is the class name of the error; `detail` may be empty."""
+    """The answer to a failed request: the error's kind (causes.kind_of), text, and CRIU's log."""
 
     kind: Annotated[str, Pattern(r"[A-Za-z_][A-Za-z0-9_]{0,63}")]
     text: Text
@@ -81,27 +82,27 @@ class Failed(Answer):
 
 
 class Log(Answer):
-    """A line for whoever watches the move. May come before any answer."""
+    """A line of text for the user. The agent may send it before any answer."""
 
     text: Text
 
 
 class Done(Answer):
-    """Answer to a request that has nothing else to say."""
+    """The answer to a request that has no data to return."""
 
 
 # --- before anything is changed -----------------------------------------------------------------
 
 
 class Welcome(Answer):
-    """Answer to Hello."""
+    """The answer to Hello: the agent's protocol version and the facts of the target."""
 
     version: Count
     facts: Facts
 
 
 class Hello(Request[Welcome]):
-    """First message. The agent refuses a version that is not its own, and a container that another task has."""
+    """The first message. The agent refuses another version, and a container that is locked."""
 
     version: Count
     migration_id: MigrationId
@@ -111,29 +112,29 @@ class Hello(Request[Welcome]):
 
 
 class Clock(Answer):
-    """Answer to Ping: CLOCK_MONOTONIC of the agent's host."""
+    """The answer to Ping: CLOCK_MONOTONIC of the target."""
 
     monotonic_ns: Nanoseconds
 
 
 class Ping(Request[Clock]):
-    """Asks for the agent's clock. Fails if pages did that came before."""
+    """The question for the target's clock. It fails if a batch of pages has failed before."""
 
 
 class AddressesFound(Answer):
-    """Answer to CheckAddresses: stations that are not the container."""
+    """The answer to CheckAddresses: other stations than the container that use its addresses."""
 
     taken: tuple[Station, ...]
 
 
 class CheckAddresses(Request[AddressesFound]):
-    """Does anybody but the container use these addresses?"""
+    """The question whether a station other than the container uses one of these addresses."""
 
     addresses: Annotated[tuple[OwnAddress, ...], Length(4096)]
 
 
 class PathsFound(Answer):
-    """Answer to CheckPaths: those of `required` that are missing, those of `own` that are taken."""
+    """The answer to CheckPaths. `shared`: the target sees the probe, so both share the tree."""
 
     missing: tuple[AbsolutePath, ...]
     taken: tuple[AbsolutePath, ...]
@@ -141,7 +142,10 @@ class PathsFound(Answer):
 
 
 class CheckPaths(Request[PathsFound]):
-    """Which bind-mount sources are missing, is the tree shared, and are the container's own paths free?"""
+    """The question whether bind-mount sources exist, own paths are free, and a tree is shared.
+
+    `required` are the sources, `own` the container's own paths; `probe` is a file in its rootfs.
+    """
 
     required: tuple[AbsolutePath, ...]
     own: tuple[AbsolutePath, ...]
@@ -149,14 +153,17 @@ class CheckPaths(Request[PathsFound]):
 
 
 class Examined(Answer):
-    """Answer to Examine: why it cannot, for people. `layers`: if the image lacks, those of its layers that do not."""
+    """The answer to Examine; the objections of the target's engine are for people.
+
+    `layers` are those that the target has of a container image that it does not have.
+    """
 
     objections: Annotated[tuple[Text, ...], Length(256)]
     layers: Annotated[tuple[Digest, ...], Length(4096)] | None
 
 
 class Examine(Request[Examined]):
-    """Can the target's engine take this container in? `description` is what the source's engine says of it."""
+    """The question whether the target's engine can take in what the source's engine describes."""
 
     description: JsonObject
 
@@ -165,26 +172,27 @@ class Examine(Request[Examined]):
 
 
 class AwaitImage(Request[Done]):
-    """The image's files will come as a tree (plugs.IMAGE). An equal `key` goes on where an image has come in part."""
+    """The request to take a container image as tree plugs.IMAGE; an equal `key` resumes it."""
 
     key: Annotated[str, Pattern(r"[0-9a-f]{64}")]
 
 
 class LoadImage(Request[Done]):
-    """It has come: have the engine take it in, and drop the files."""
+    """The request to load the container image, whose files have come, and to remove the files."""
 
 
 class Prepared(Answer):
-    """Answer to Prepare: the trees that can be filled by now, by their destination in the container."""
+    """The answer to Prepare: the trees that can be filled now, by destination in the container."""
 
     trees: tuple[ContainerPath, ...]
 
 
 class Prepare(Request[Prepared]):
-    """Have the engine make what it can of the container examined before.
+    """The request to make what can be made of the container that Examine described.
 
-    The payload is what the source's engine has packed, `network` is None where the engine makes it; `shared`: the
-    container's files need not be sent. `room_bytes` bounds the target's RAM that images and the page store may take.
+    The payload is what the source's engine packed. `network` is None if the engine makes it.
+    `shared`: files need not be sent. `room_bytes` bounds the RAM for image files and the page
+    store.
     """
 
     shared: bool
@@ -195,23 +203,23 @@ class Prepare(Request[Prepared]):
 
 
 class TmpfsMade(Answer):
-    """Answer to MakeTmpfs: the paths of those that could be made; CRIU is left with the others."""
+    """The answer to MakeTmpfs: the mount points that were made. CRIU carries the other mounts."""
 
     paths: tuple[ContainerPath, ...]
 
 
 class MakeTmpfs(Request[TmpfsMade]):
-    """Make the container's tmpfs mounts, empty. Other messages give their index in the answer."""
+    """The request to make tmpfs mounts, empty. Other messages name one by its index in `paths`."""
 
     mounts: Annotated[tuple[Tmpfs, ...], Length(4096)]
 
 
 class ArmTmpfs(Request[Done]):
-    """Start what unpacks the next archive in each tmpfs mount; the answer comes when all of it waits for that."""
+    """The request to start a tar per writable mount; answered when all wait for an archive."""
 
 
 class TmpfsArchive(Streamed):
-    """A piece of a tar archive to be unpacked in a tmpfs mount. The payload is the piece."""
+    """A piece, as the payload, of a tar archive to be unpacked in a tmpfs mount."""
 
     index: TmpfsIndex
     last: bool
@@ -219,22 +227,22 @@ class TmpfsArchive(Streamed):
 
 
 class RemoveInTmpfs(Streamed):
-    """Paths in a tmpfs mount that are gone."""
+    """The paths in a tmpfs mount that no longer exist on the source and are to be removed."""
 
     index: TmpfsIndex
     paths: tuple[RelativePath, ...]
 
 
 class Armed(Answer):
-    """Answer to Arm: like Prepared; now all can."""
+    """The answer to Arm: all trees, by destination in the container. Now all can be filled."""
 
     trees: tuple[ContainerPath, ...]
 
 
 class Arm(Request[Armed]):
-    """Start the engine's restore and hold it at its RESTORE request.
+    """The request to start the engine's restore and hold it at its RESTORE request.
 
-    `macs` are the container's, if the engine makes its network; it is unplugged when that is there.
+    `macs` are the container's if the engine makes its network; those links are then taken down.
     """
 
     macs: Annotated[tuple[MacAddress, ...], Length(64)]
@@ -243,7 +251,7 @@ class Arm(Request[Armed]):
 
 
 class TreeListed(Answer):
-    """Answer to ListTree and ListTmpfs, in as many pieces as there are with `more` to come."""
+    """One piece of the answer to ListTree or ListTmpfs; `more` says whether another follows."""
 
     files: tuple[FileState, ...]
     more: bool
@@ -254,34 +262,34 @@ class TreeListed(Answer):
 
 
 class ListTree(Request[TreeListed]):
-    """What is in a tree by now, all of it or by these paths? What is not there is left out."""
+    """The question what is in a tree, or at `paths` in it; the answer leaves out missing paths."""
 
     tree: ContainerPath
     paths: tuple[RelativePath, ...] | None
 
 
 class ListTmpfs(Request[TreeListed]):
-    """What is in a tmpfs mount by now?"""
+    """The question what a tmpfs mount contains."""
 
     index: TmpfsIndex
 
 
 class Remove(Request[Done]):
-    """Delete files of a tree that are gone on the source."""
+    """The request to remove files of a tree that no longer exist on the source."""
 
     tree: ContainerPath
     paths: tuple[RelativePath, ...]
 
 
 class SetTimes(Request[Done]):
-    """Directories of a tree whose time of modification is another."""
+    """The request to set the modification times of directories in a tree."""
 
     tree: ContainerPath
     directories: tuple[DirectoryTime, ...]
 
 
 class Output(Streamed):
-    """More of the engine's log of the container's output, in its own format; whole lines. The payload is the lines."""
+    """Whole lines, as payload, of the engine's log of the container's output, in its own format."""
 
     payload: Payload = b""
 
@@ -290,11 +298,11 @@ class Output(Streamed):
 
 
 class Pages(Message):
-    """Memory, on channels of its own. The payload is a batch as checkpoint/images/batch.py defines it.
+    """A batch of pages, on a page channel. Its payload is defined in checkpoint/images/batch.py.
 
     `number` counts the batches of all channels from 0; they take effect in that order.
-    `final` pages are the dump's own and go into the images; others go to the page store.
-    `forget` are images (their dst_id) of what is gone, whose pages are dropped before these come.
+    `final` pages come from CRIU's dump and go into image files; others go to the page store.
+    `forget` are dst_ids of address spaces that ended, whose pages are dropped before these come.
     """
 
     number: Count
@@ -307,22 +315,22 @@ class Pages(Message):
 
 
 class Freezing(Streamed):
-    """The container stands still from now on."""
+    """The notice that the freeze begins."""
 
 
 class Images(Streamed):
-    """Pieces of image files, each to be appended to its file. The payload is the pieces."""
+    """Pieces of image files, each to be appended to its file. The payload is the pieces, joined."""
 
     pieces: tuple[ImagePiece, ...]
     payload: Payload = b""
 
     def check(self) -> None:
-        """Raise DataInvalid unless the payload is the pieces."""
+        """Raise DataInvalid unless the payload is as long as the pieces."""
         check_sum(sum(piece.bytes for piece in self.pieces), self.payload)
 
 
 class PageMap(Streamed):
-    """Which of the pages sent ahead make up an image, in rising order. A long image comes in several."""
+    """The pages in the store of one address space, in rising order; maybe in several messages."""
 
     dst_id: ImageId
     extents: tuple[MapExtent, ...]
@@ -332,10 +340,10 @@ class PageMap(Streamed):
 
 
 class Held(Answer):
-    """Answer to Restore: the container is restored and held.
+    """The answer to Restore: the container is restored and held.
 
-    The payload is the digests of memory that were asked for (checkpoint/memory/proof.py), joined. They were made
-    in `proof_us` microseconds; the container has so many `pages` in all.
+    The payload is the requested digests of memory (checkpoint/memory/proof.py), joined. The target
+    made them in `proof_us` microseconds. The container has `pages` pages in all.
     """
 
     stamps: Stamps
@@ -345,9 +353,9 @@ class Held(Answer):
 
 
 class Restore(Request[Held]):
-    """Everything was sent: this many image files and bytes, this many batches. Restore, and hold it.
+    """The request to restore and hold, after so many image files, bytes and batches were sent.
 
-    `proof_seed` draws the pages whose digests the answer has, of all if None; the areas `left_out` count as zeros.
+    `proof_seed` draws the pages whose digests are requested; None: all. `left_out` count as zeros.
     """
 
     image_files: Count
@@ -358,7 +366,7 @@ class Restore(Request[Held]):
 
 
 class Resumed(Answer):
-    """Answer to Go: when the target took it, when the container ran, and what CRIU stamped besides."""
+    """The answer to Go: when GO came, when the container ran, and CRIU's notifications."""
 
     go_ns: Nanoseconds
     resumed_ns: Nanoseconds
@@ -366,40 +374,40 @@ class Resumed(Answer):
 
 
 class Go(Request[Resumed]):
-    """The source is dead. Link up, announce, resume.
+    """GO: the source's container is dead, and the held one is to be connected and resumed.
 
-    The payload is the frames that came for the container meanwhile (checkpoint/network/frames.py).
+    The payload is the frames that the source kept in the freeze (checkpoint/network/frames.py).
     """
 
     frames: tuple[LateFrame, ...]
     payload: Payload = b""
 
     def check(self) -> None:
-        """Raise DataInvalid unless the payload is the frames."""
+        """Raise DataInvalid unless the payload is as long as the frames."""
         check_sum(sum(frame.bytes for frame in self.frames), self.payload)
 
 
 class LogsFound(Answer):
-    """Answer to Logs: the ends of log files. The payload is their contents, joined."""
+    """The answer to Logs: the ends of log files. The payload is their contents, joined."""
 
     files: Annotated[tuple[LogFile, ...], Length(16)]
     payload: Payload = b""
 
     def check(self) -> None:
-        """Raise DataInvalid unless the payload is the files."""
+        """Raise DataInvalid unless the payload is as long as the files."""
         check_sum(sum(file.bytes for file in self.files), self.payload)
 
 
 class Logs(Request[LogsFound]):
-    """What is there that tells why the move fails? May come at any time, also after a failure."""
+    """The request for logs that say why the migration fails; at any time, also after a failure."""
 
 
 class Abort(Request[Done]):
-    """Undo everything; the container stays on the source."""
+    """The request to undo everything on the target; the container stays on the source."""
 
 
 class Finished(Answer):
-    """Answer to Finish: nothing of the move is left on the target, and all memory is in place."""
+    """The answer to Finish: memory is in place, and what only the migration needed is removed."""
 
     stamps: Stamps
     filled_bytes: Size
@@ -407,4 +415,4 @@ class Finished(Answer):
 
 
 class Finish(Request[Finished]):
-    """Nothing more is to come: clean up what only the move needed, and end."""
+    """The last request: fill in all memory, remove what only the migration needed, and end."""

@@ -1,4 +1,4 @@
-"""Reach the target: ask ssh(1) what the destination means, start a proxy where one leads there, connect."""
+"""The way to the target: settings from ssh(1), a proxy if they name one, and a connection."""
 
 from __future__ import annotations
 
@@ -22,7 +22,10 @@ SETTINGS_TIMEOUT_S = 20.0
 
 @contextlib.contextmanager
 def by_ssh(destination: Destination) -> Iterator[Connection]:
-    """A connection like ssh(1)'s for the length of the block. Raises ConnectError's sub-classes."""
+    """Make a connection as ssh(1) would, for the length of the block.
+
+    Raises the subclasses of ConnectError.
+    """
     with contextlib.ExitStack() as stack:
         where = _endpoint(destination)
         sock = (
@@ -34,7 +37,10 @@ def by_ssh(destination: Destination) -> Iterator[Connection]:
 
 
 def _endpoint(destination: Destination) -> Endpoint:
-    """What the destination means: to ssh(1), or by the files of ssh_config(5) where that is not here."""
+    """Return what the destination means to ssh(1), or by ssh_config(5) if there is no ssh(1).
+
+    Raises Unreachable.
+    """
     try:
         if find_program("ssh") is None:
             settings = ssh_config.lookup(destination)
@@ -56,9 +62,10 @@ def _endpoint(destination: Destination) -> Endpoint:
 
 @contextlib.contextmanager
 def _through(proxy: str, where: Endpoint) -> Iterator[socket.socket]:
-    """A socket that a proxy's standard streams are. When the block ends, so does the proxy, stopped or not.
+    """Start a proxy and yield a socket that is connected to its standard streams.
 
-    What it says is the reason, should the connection fail in the block.
+    The proxy ends with the block, even if it is stopped. If the connection fails in the block, the
+    reason in Unreachable is what the proxy wrote to its standard error.
     """
     ours, theirs = socket.socketpair()
     with ours, theirs, tempfile.TemporaryFile() as said:

@@ -1,4 +1,4 @@
-"""The report of a move: what happened when, on one clock, and what it cost. No I/O here.
+"""The report of a migration: what happened when, on one clock, and what it cost. No I/O here.
 
 docs/report.md describes the schema; SCHEMA changes with it.
 """
@@ -18,7 +18,7 @@ SCHEMA = 1
 
 @dataclass(frozen=True, kw_only=True)
 class Phase:
-    """One step. `start_us` counts from the start of the move, on the source's clock."""
+    """One step. `start_us` counts from the start of the migration, on the source's clock."""
 
     name: str
     host: str
@@ -28,7 +28,7 @@ class Phase:
 
 @dataclass(frozen=True, kw_only=True)
 class Stage:
-    """One instant inside the freeze, as CRIU or we stamped it. Same clock."""
+    """One instant of the freeze, stamped by CRIU or by this tool; `at_us` counts as in Phase."""
 
     name: str
     host: str
@@ -37,7 +37,11 @@ class Stage:
 
 @dataclass(frozen=True, kw_only=True)
 class Fill:
-    """Memory brought after the resume: how much, how many pages a task had to wait for, and for how long at most."""
+    """The memory that was brought after the resume.
+
+    `bytes` is how much it was, `faults` how many pages a task had to wait for. The waits are upper
+    bounds: the median, the 99th percentile and the longest.
+    """
 
     bytes: int
     faults: int
@@ -60,10 +64,11 @@ class Fill:
 class Proof:
     """The comparison of the frozen container's memory with what the target was about to restore.
 
-    `whole`: all `pages` were to be compared, not only a sample. `compared` pages were; `unreadable` counts the
-    pages of a sample, or the megabytes of pages, that the source could not read from outside.
-    `miss_one_in_a_thousand` is the chance that this comparison would not have seen one wrong page in a
-    thousand. `source_us` and `target_us` are what each host spent on its digests, beside the restore.
+    `whole`: all `pages` were to be compared, not only a sample. `compared` is how many were.
+    `unreadable` counts the pages of a sample, or the megabytes of pages, that the source could not
+    read from outside. `miss_one_in_a_thousand` is the chance that this comparison would not have
+    seen one wrong page in a thousand. `source_us` and `target_us` are what each host spent on its
+    digests, in parallel with the restore.
     """
 
     whole: bool
@@ -77,9 +82,9 @@ class Proof:
 
 @dataclass(kw_only=True)
 class Report:
-    """Everything a move leaves to be read. Fields are filled as it goes.
+    """The account of a migration, whose fields are filled in as it goes on.
 
-    `outcome` is "refused", or the last state the move was in (migrate/state.py); "done" is success.
+    `outcome` is "refused", or the migration's last state (migrate/state.py); "done" is success.
     """
 
     migration_id: str
@@ -115,7 +120,7 @@ class Report:
 
     @classmethod
     def begin(cls, container: str, target: str) -> Report:
-        """The report of a move that is about to be tried."""
+        """Return the report of a migration that is about to be tried."""
         return cls(
             migration_id=secrets.token_hex(6),
             container=container,
@@ -125,28 +130,29 @@ class Report:
         )
 
     def add_bytes(self, kind: str, count: int) -> None:
-        """Account bytes that went to the target."""
+        """Account bytes that went to the target, by their kind in docs/report.md."""
         self.bytes_sent[kind] = self.bytes_sent.get(kind, 0) + count
 
     def enter(self, error: MigrateError) -> None:
-        """Enter the error that ended the move."""
+        """Enter the error that ended the migration."""
         self.error_kind, self.error = type(error).__name__, str(error)
         self.cause_kind = error.cause_kind
 
     def to_json(self) -> dict[str, Any]:
-        """The versioned form that --json prints."""
+        """Return the versioned form that --json prints."""
         return {"schema": SCHEMA, **asdict(self)}
 
 
 def summary(report: Report) -> list[str]:
-    """A few lines for people."""
+    """Return a few lines about the migration for people."""
     lines = [f"{report.container}: {report.source} -> {report.target}: {report.outcome}"]
     if report.downtime_us is not None:
         sent = sum(report.bytes_sent.values())
         lines.append(
             f"downtime {report.downtime_us / 1000:.1f} ms"
             f" (clock error up to {(report.clock_error_us or 0) / 1000:.1f} ms),"
-            f" {report.memory_bytes / (1 << 20):.0f} MiB of memory, {sent / (1 << 20):.1f} MiB sent,"
+            f" {report.memory_bytes / (1 << 20):.0f} MiB of memory,"
+            f" {sent / (1 << 20):.1f} MiB sent,"
             f" {report.frozen_bytes_sent / (1 << 20):.1f} MiB of it while frozen"
         )
     for phase in report.phases:

@@ -1,4 +1,7 @@
-"""Ctrl-C, SIGTERM and SIGHUP: they interrupt a move while it can be undone, not its roll-back nor what comes after."""
+"""Ctrl-C, SIGTERM and SIGHUP, which interrupt a migration only while it can be undone.
+
+They interrupt neither its roll-back nor what comes after it.
+"""
 
 from __future__ import annotations
 
@@ -13,10 +16,10 @@ INTERRUPTING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
 class Signals:
-    """Turns the signals into Interrupted, raised in the main thread, inside `heard`. Use as a context.
+    """A handler of the signals, which raises Interrupted in the main thread. Use as a context.
 
-    Elsewhere they are only noted in `received`. A signal that was ignored before, as nohup(1) has it of SIGHUP, still
-    is.
+    Interrupted is raised only inside `heard`; otherwise the signal is only noted in `received`. A
+    signal that was ignored before stays ignored, as nohup(1) has it of SIGHUP.
     """
 
     def __init__(self) -> None:
@@ -36,10 +39,11 @@ class Signals:
 
     @contextlib.contextmanager
     def heard(self) -> Iterator[None]:
-        """Raise Interrupted at a signal inside the block, once: what cleans up after that is not interrupted again.
+        """Raise Interrupted at the first signal inside the block.
 
-        A signal that came before the block is raised at its start. Whoever encloses the block in a `try` sees every
-        Interrupted: none is raised outside.
+        Interrupted is raised only once, so that the clean-up after it is not interrupted. A signal
+        that came before the block raises it at the start of the block. A `try` around the block
+        catches every Interrupted: none is raised outside.
         """
         try:
             self._heard = True

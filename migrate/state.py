@@ -1,4 +1,4 @@
-"""The states of a move and the steps between them that exist. No I/O here."""
+"""The states of a migration, and the transitions between them. No I/O here."""
 
 from __future__ import annotations
 
@@ -6,11 +6,11 @@ import enum
 
 
 class State(enum.Enum):
-    """Where a move is, and with it which host may run the container.
+    """The state of a migration, which says which host may run the container.
 
     source only    PLANNED, PREPARED, ARMED, FROZEN, HELD, ROLLING_BACK, ROLLED_BACK
     neither        KILLING: SIGKILL is on its way, there is no return; the target must not run yet
-    target only    KILLED: the death was seen; RESUMED, DONE
+    target only    KILLED: the death of the source's init was seen; RESUMED, DONE
     """
 
     PLANNED = "planned"
@@ -37,16 +37,16 @@ _FORWARD = {
     State.RESUMED: State.DONE,
     State.ROLLING_BACK: State.ROLLED_BACK,
 }
-#: Until the source's init is killed, the source can always go on.
+#: States that can be rolled back: before the kill, the container can always run on at the source.
 REVERSIBLE = frozenset({State.PLANNED, State.PREPARED, State.ARMED, State.FROZEN, State.HELD})
 
 
 class InvalidMove(Exception):
-    """A step that no move takes. A defect in this program, never a user's doing."""
+    """A transition that no migration makes: a defect in this program, never a user's doing."""
 
 
 def check_move(old: State, new: State) -> None:
-    """Raise InvalidMove unless a move may go from `old` to `new`."""
+    """Raise InvalidMove unless a migration may go from `old` to `new`."""
     back = old in REVERSIBLE and new is State.ROLLING_BACK
     if _FORWARD.get(old) is not new and not back:
         raise InvalidMove(f"a move cannot go from {old.value} to {new.value}")

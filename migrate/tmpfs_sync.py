@@ -1,4 +1,4 @@
-"""Keep the tmpfs mounts that wait on the target equal to the container's."""
+"""Copies of a container's tmpfs mounts, kept equal to the source's, that wait on the target."""
 
 from __future__ import annotations
 
@@ -20,15 +20,18 @@ from migrate.values import in_pieces
 
 
 def own_mounts(container: Container) -> list[Tmpfs]:
-    """The container's tmpfs mounts that come along, those bound from the host not among them."""
+    """Return the container's tmpfs mounts that are migrated; mounts bound from the host are not."""
     mounts = tmpfs_mounts(container.pid, processes.tree_of(container.pid))
     return [mount for mount in mounts if mount.path not in container.bind_mounts]
 
 
 class TmpfsSync:
-    """Has them made, copies them whole at first, and what changed since, once the container stands still.
+    """The copies of a container's tmpfs mounts on the target.
 
-    Raises AgentFailed, AgentGone or CommandFailed, and OSError for a mount that is not there any more.
+    They are made whole at first; what changed since is copied once the container stands still.
+
+    Raises AgentFailed, AgentGone or CommandFailed; ProtocolError if the target made mounts that
+    were not asked for; and OSError for a mount that no longer exists.
     """
 
     def __init__(self, agent: AgentClient, pid: int, mounts: Sequence[Tmpfs]) -> None:
@@ -36,13 +39,16 @@ class TmpfsSync:
         made = agent.request(protocol.MakeTmpfs(mounts=tuple(mounts))).paths
         check_asked("MakeTmpfs", made, [mount.path for mount in mounts])
         there = [mount for mount in mounts if mount.path in made]
-        #: Mount points of those that are on the target, too.
+        #: The mount points of the mounts that the target has made; a mount's index counts them from
+        #: 0.
         self.paths = made
-        #: By index: what was looked at, what the target has otherwise, and what it has besides.
+        #: By index: the snapshot before the copy; which copies differ from it (changes.differing);
+        #: and what the target has that the snapshot does not.
         self._before: list[Snapshot] = []
         self._wrong: list[dict[str, int]] = []
         self._there: list[set[str]] = []
-        #: What may be written through mappings, which leaves no trace in time stamps.
+        #: By index: the watch for files that may be written through mappings, which leaves no trace
+        #: in their times.
         self._openings: list[Openings] = []
         self._pid = pid
         self._armed: dict[int, Packing] = {}
@@ -56,7 +62,7 @@ class TmpfsSync:
             self._stack = stack.pop_all()
 
     def copy_whole(self) -> int:
-        """The first copy. Returns bytes sent."""
+        """Make the first copy, while the container runs. Returns the bytes sent."""
         sent = 0
         for index, root in enumerate(self._roots):
             self._openings.append(openings := Openings(root))
@@ -67,7 +73,7 @@ class TmpfsSync:
             openings.copied(processes.tree_of(self._pid))
             pieces = self._agent.request_all(protocol.ListTmpfs(index=index))
             copies = [file for piece in pieces for file in piece.files]
-            # tar leaves sockets out: CRIU makes those again that are bound.
+            # tar leaves sockets out; CRIU makes those again that are bound.
             carried = [
                 path
                 for path, signature in before.files.items()
@@ -78,7 +84,7 @@ class TmpfsSync:
         return sent
 
     def arm(self) -> None:
-        """Start what packs and unpacks the next copy, and wait until it does nothing but wait."""
+        """Start tar on both hosts for the next copy of each mount, and wait until each is ready."""
         self._armed = {
             index: Packing(root, self._namespace) for index, root in enumerate(self._roots)
         }
@@ -87,7 +93,10 @@ class TmpfsSync:
             packing.wait_ready()
 
     def copy_changes(self, mapped: Iterable[str]) -> int:
-        """With the container frozen. Returns bytes sent. `mapped` is as in TreeSync."""
+        """Copy what changed since `copy_whole`, with the container frozen. Returns the bytes sent.
+
+        `mapped` is as in TreeSync.copy_changes.
+        """
         sent = 0
         for index, (path, before) in enumerate(zip(self.paths, self._before, strict=True)):
             always = {*below(path, mapped), *self._openings[index].since(before)}
@@ -100,7 +109,7 @@ class TmpfsSync:
         return sent
 
     def close(self) -> None:
-        """End what still waits, and let go of the mounts."""
+        """End every tar that still waits, and close the descriptors of the mounts."""
         for packing in self._armed.values():
             packing.kill()
         self._stack.close()

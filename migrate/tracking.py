@@ -1,4 +1,4 @@
-"""How memory goes ahead of a container: which of the kernel's means to see its writes is used, and why. No I/O here."""
+"""The choice of the kernel's means by which pre-copy sees writes, with its reason. No I/O here."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from migrate.facts import Facts
 
 
 class Mode(enum.Enum):
-    """What the user asked for."""
+    """The mode that the user requested."""
 
     AUTO = "auto"
     PRE_COPY = "pre-copy"
@@ -17,17 +17,20 @@ class Mode(enum.Enum):
 
 
 class Tracking(enum.Enum):
-    """What tells which pages were written."""
+    """The kernel's means of telling which pages were written."""
 
     USERFAULTFD = "userfaultfd"
     SOFT_DIRTY = "soft-dirty pages"
 
 
 def choose(mode: Mode, source: Facts, target: Facts) -> tuple[tuple[Tracking, ...], str]:
-    """What to use, best first, and the line that says so. Raises CannotPreCopy when it must work and cannot.
+    """Return the means to use, best first, and the line that says so to the user.
 
-    With userfaultfd a round does not freeze the container, and the last freeze finds no memory to write out. It does
-    not reach every process (checkpoint/memory/tracker.py); CRIU's pre-dumps by soft-dirty pages do.
+    No means: stop-copy. Raises CannotPreCopy if the user requested pre-copy and there is no means.
+
+    With userfaultfd a round does not freeze the container, and the last dump finds no memory to
+    write out. It does not reach every process (checkpoint/memory/tracker.py); CRIU's pre-dumps, by
+    soft-dirty pages, do.
     """
     if mode is Mode.STOP_COPY:
         return (), "stop-copy, as asked for"
@@ -48,9 +51,15 @@ def choose(mode: Mode, source: Facts, target: Facts) -> tuple[tuple[Tracking, ..
 
 def _why_no_userfaultfd(source: Facts, target: Facts) -> str:
     if not source.write_tracking:
-        return f"{source.hostname} cannot track writes (Linux {source.kernel} on {source.machine}; 6.7 on x86_64 can)"
+        return (
+            f"{source.hostname} cannot track writes (Linux {source.kernel} on {source.machine}; "
+            "6.7 on x86_64 can)"
+        )
     if not source.dumps_with_parent:
-        return f"CRIU on {source.hostname} cannot be told that memory went ahead (no /run/criu.kdat of a known form)"
+        return (
+            f"CRIU on {source.hostname} cannot be told that memory went ahead "
+            "(no /run/criu.kdat of a known form)"
+        )
     if not target.lazy_pages:
         return f"CRIU has no lazy pages on {target.hostname} (Linux {target.kernel})"
     return ""

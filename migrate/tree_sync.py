@@ -1,4 +1,4 @@
-"""Keep the target's files equal to the source's: while running, and what changed last, while frozen."""
+"""Copies of a container's file trees on the target, kept up to date by passes of rsync."""
 
 from __future__ import annotations
 
@@ -27,48 +27,60 @@ from migrate.values import DirectoryTime, in_pieces
 WHOLE_TIMEOUT_S = 3600.0
 FROZEN_TIMEOUT_S = 300.0
 ARM_TIMEOUT_S = 30.0
-#: With the container frozen: to remove a piece of a list, or to set times, takes the target no longer.
+#: The most that the target takes, with the container frozen, to remove one piece of a list or to
+#: set times.
 FROZEN_ANSWER_S = 30.0
-#: So often a pass is made while the container runs, which may exchange directories under it.
+#: How often a pass is tried while the container runs, which may exchange directories under it.
 TRIES = 3
 
 
 class TreeSync:
-    """Passes of rsync for one tree: whole, what changed since, and that again, frozen.
+    """The copy of one tree of files on the target, made and kept up to date by passes of rsync.
 
-    Raises CommandFailed, AgentFailed or AgentGone.
+    The first pass is of the whole tree, later ones are of what changed since the pass before, and
+    the last of them is made while the container is frozen. All methods raise CommandFailed,
+    AgentFailed or AgentGone.
     """
 
     def __init__(
         self, tree: Tree, bridge: Bridge, agent: AgentClient, mapped: Callable[[], Iterable[str]]
     ) -> None:
-        """`mapped` returns the files that processes have mapped now (changes.written_through_mappings)."""
+        """Take the first snapshot of `tree`.
+
+        `mapped` returns the files that processes have mapped now
+        (changes.written_through_mappings).
+        """
         self._tree, self._agent, self._mapped_now = tree, agent, mapped
         self._root = TreeRoot(tree.root)
         self._looked_at = TreeRoot(tree.layer) if tree.layer is not None else self._root
         self._rsync = bridge.rsync(self._root.fd, tree.destination)
-        # Taken before the first copy: what changes during it shows up as changed since.
+        # This snapshot is taken before the first copy, so that a file that changes during the copy
+        # counts as changed since.
         self._before = snapshot(self._looked_at)
-        #: Mapped when a copy was begun of what was looked at: only the first store to a page changes the file's times.
+        #: Files that were mapped when `_before` was taken. They may be written later without a
+        #: trace in their times: only the first store to a page changes those.
         self._mapped = below(tree.destination, mapped())
         self._armed: Running | None = None
-        #: Files that are on the target, maybe without being in `_before`: made and copied after that was taken.
+        #: Files that may be on the target without being in `_before`: they were made after that
+        #: snapshot and before the copy.
         self._there: set[str] = set()
-        #: What the last pass sent, and what of that is not on the target as it was looked at (changes.differing).
+        #: The files that the last pass sent, and those of them that are not on the target as
+        #: `_before` has them (changes.differing).
         self._sent: tuple[str, ...] = ()
         self._wrong: dict[str, int] = {}
 
     @property
     def kind(self) -> str:
-        """What its bytes are reported as."""
+        """The name under which the report counts the tree's bytes: "rootfs" or "volumes"."""
         return "rootfs" if self._tree.destination == ROOTFS else "volumes"
 
     def copy_whole(self) -> int:
-        """First pass, while the container runs. Returns bytes sent."""
+        """Make the first pass, while the container runs. Returns the bytes sent."""
         if self._tree.layer is None:
             sent = tried(lambda: self._rsync.whole().finish(WHOLE_TIMEOUT_S))
             there = list(self._listed(None))
-            # It deletes what the source has not: all that is there now, it has sent.
+            # The pass deletes what the source does not have, so it has sent everything that is on
+            # the target now.
             self._there = {file.path for file in there} - self._before.files.keys()
             self._check(self._before.files, there)
             return sent
@@ -81,7 +93,10 @@ class TreeSync:
         return sent
 
     def catch_up(self) -> int:
-        """A pass of what changed since the one before, while the container runs. Returns bytes sent."""
+        """Copy what changed since the previous pass, while the container runs.
+
+        Returns the bytes sent.
+        """
         return tried(self._catch_up)
 
     def _catch_up(self) -> int:
@@ -96,36 +111,43 @@ class TreeSync:
         return sent
 
     def arm(self) -> None:
-        """Start the next pass; both its ends wait for the list of files."""
+        """Start the next pass; rsync on both hosts waits for the list of files."""
         if self._armed is None:
             self._armed = self._rsync.listed()
 
     def wait_armed(self) -> None:
-        """Wait until the pass that `arm` started does nothing but wait: its start takes processor time."""
+        """Wait until both ends of the armed pass wait for their list.
+
+        The start of rsync takes processor time, which the freeze is to be spared.
+        """
         if self._armed is not None:
             self._armed.wait_ready(ARM_TIMEOUT_S)
 
     def copy_changes(self, mapped: Iterable[str]) -> int:
-        """The last pass: usually of nothing, or a few files. The container must be frozen. Returns bytes sent.
+        """Make the last pass, with the container frozen. Returns the bytes sent.
 
-        `mapped` are the files that may have been written through mappings (changes.written_through_mappings).
+        Usually there is nothing to copy, or a few files. `mapped` are the files that may have been
+        written through mappings (changes.written_through_mappings).
         """
         written = self._mapped | below(self._tree.destination, mapped)
         found = self._found(snapshot(self._looked_at, attributes=False), written)
         return self._apply(found, FROZEN_TIMEOUT_S, FROZEN_ANSWER_S)
 
     def _found(self, now: Snapshot, written: Iterable[str]) -> Changes:
-        """What the next pass is to do, so that the target is what the source is now."""
+        """Return what the next pass must do to make the target's tree like the source's, `now`.
+
+        `written` are files that may have changed without a trace in their times.
+        """
         found = changes(self._before, now, written, sent=self._sent, wrong=self._wrong)
         if self._tree.layer is not None:
             found = overlay.translated(found, self._before, self._root)
         left = self._there - now.files.keys()
-        if self._tree.layer is not None:  # lower layers may have it
+        if self._tree.layer is not None:  # a lower layer may show it
             left = {path for path in left if not self._root.exists(path)}
         return replace(found, removed=tuple(sorted(left.union(found.removed))))
 
     def _look_at(self, paths: Sequence[str]) -> None:
-        """Compare what a pass of these files has made with what was looked at before it."""
+        """Compare a pass's copies of `paths` with `_before`, which was taken before the pass."""
         self._there.update(paths)
         self._check(paths, [file for piece in in_pieces(paths) for file in self._listed(piece)])
 
@@ -140,7 +162,7 @@ class TreeSync:
             yield from piece.files
 
     def close(self) -> None:
-        """End what still runs, and let go of the tree."""
+        """End a pass that still waits, and close the descriptors of the tree."""
         if self._armed is not None:
             self._armed.kill()
         for root in {self._root, self._looked_at}:
@@ -171,7 +193,11 @@ class TreeSync:
 
 
 def tried(copy: Callable[[], int]) -> int:
-    """Make a pass while the container runs; and again if files could not be copied, which may be its doing."""
+    """Make a pass while the container runs, and again if rsync could not copy some files (PARTIAL).
+
+    The container may cause that by exchanging directories. Returns the bytes sent by the last try.
+    Raises CommandFailed after TRIES tries, and at once for any other status.
+    """
     for _ in range(TRIES - 1):
         try:
             return copy()

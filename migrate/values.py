@@ -1,4 +1,4 @@
-"""What stands inside messages (migrate/protocol.py), and how long lists of it are cut into several. No I/O here."""
+"""The types of values in messages (migrate/protocol.py), and the cut of long lists. No I/O here."""
 
 from __future__ import annotations
 
@@ -26,22 +26,23 @@ from checkpoint.bounded import (
 )
 from checkpoint.schema import MOST_ITEMS, Length, Pattern, Range
 
-#: migrate/report.py makes it. It names directories and files.
+#: The id of a migration, made by migrate/report.py. Directories and files are named by it.
 MigrationId = Annotated[str, Pattern(r"[0-9a-f]{12}")]
-#: A stage of the freeze, as CRIU names its notifications or the agent its own (docs/report.md).
+#: The name of an instant of the freeze: a notification of CRIU's, or a name of the agent's own
+#: (docs/report.md).
 StageName = Annotated[str, Pattern(r"[A-Za-z][A-Za-z -]{0,39}")]
-#: As many as sshd allows sessions of one connection, several times.
+#: The number of page channels, up to several times what sshd allows on one connection.
 Channels = Annotated[int, Range(1, 64)]
-#: Of a piece within a payload (MAX_PAYLOAD of transport/framing.py).
+#: The bytes of one piece of a payload (MAX_PAYLOAD of transport/framing.py).
 PieceSize = Annotated[int, Range(0, 16 << 20)]
-#: Of the header of one message of a long list.
+#: The most characters that a piece of a long list takes in the header of its message.
 PIECE_CHARACTERS = 1 << 19
 
 T = TypeVar("T")
 
 
 class Stamp(NamedTuple):
-    """An instant on the agent's clock."""
+    """An instant of the freeze on the target's clock."""
 
     name: StageName
     at_ns: Nanoseconds
@@ -51,47 +52,50 @@ Stamps = Annotated[tuple[Stamp, ...], Length(256)]
 
 
 class Station(NamedTuple):
-    """Whoever answers for an IPv4 address."""
+    """A host on the network that answers for an IPv4 address."""
 
     address: Ipv4Address
     mac: MacAddress
 
 
 class OwnAddress(NamedTuple):
-    """An address of the container, on a bridge of its host."""
+    """An IPv4 address of the container, with its MAC address and the bridge it is reached by."""
 
     address: Ipv4Address
     mac: MacAddress
     bridge: InterfaceName
 
 
-#: The target looks into no file of another name.
+#: The beginning of a probe's file name. The target looks into no other file.
 PROBE_PREFIX = ".migrate-probe-"
 
 
 class Probe(NamedTuple):
-    """A file that the source has made, and what is in it."""
+    """A file that the source has made in a tree; a host that reads its secret shares the tree."""
 
     path: Annotated[AbsolutePath, Pattern(rf"/(.*/)?{re.escape(PROBE_PREFIX)}[0-9a-f]{{8}}")]
     token: Annotated[str, Pattern(r"[0-9a-f]{32}")]
 
 
 class DirectoryTime(NamedTuple):
-    """A directory, and when it was modified."""
+    """A directory of a tree, and its modification time."""
 
     path: RelativePath
     mtime_ns: FileTime
 
 
 class ImagePiece(NamedTuple):
-    """The next bytes of an image file."""
+    """The next bytes of an image file: its name, and how many bytes of the payload they are."""
 
     name: ImageName
     bytes: PieceSize
 
 
 class MapExtent(NamedTuple):
-    """Pages of an image. Lazy pages stay in the store and are filled in, the others become images."""
+    """Consecutive pages of an address space, all in the page store or all for the image files.
+
+    Lazy pages stay in the page store and are filled in; the others are moved to the image files.
+    """
 
     vaddr: PageAddress
     pages: PageCount
@@ -99,7 +103,10 @@ class MapExtent(NamedTuple):
 
 
 class Area(NamedTuple):
-    """Memory of an image that the kernel writes by itself (checkpoint/images/rseq.py)."""
+    """Memory of an address space that the kernel writes by itself (checkpoint/images/rseq.py).
+
+    `image` is the dst_id of the address space.
+    """
 
     image: ImageId
     address: Annotated[int, Range(0, 1 << ADDRESS_BITS)]
@@ -107,21 +114,31 @@ class Area(NamedTuple):
 
 
 class LateFrame(NamedTuple):
-    """A frame that came for the container while it stood still."""
+    """An Ethernet frame that came for the container in the freeze.
+
+    `interface` is the index of the container's interface; `bytes` is the frame's part of the
+    payload.
+    """
 
     interface: Annotated[int, Range(0, 63)]
     bytes: PieceSize
 
 
 class LogFile(NamedTuple):
-    """The end of a log. The name is a file's on the source, where it is kept (migrate/logs.py)."""
+    """The end of a log file, and the name under which the source keeps it (migrate/logs.py).
+
+    `bytes` is the file's part of the payload.
+    """
 
     name: Annotated[str, Pattern(r"[A-Za-z0-9_-][A-Za-z0-9._-]{0,63}")]
     bytes: PieceSize
 
 
 class Waits(NamedTuple):
-    """How many pages a task waited for, and for how long at most: median, 99th of a hundred, worst."""
+    """The number of pages that a task waited for after the resume, and upper bounds of the waits.
+
+    The bounds are the median, the 99th percentile and the longest.
+    """
 
     pages: Count
     median_us: Microseconds
@@ -130,7 +147,7 @@ class Waits(NamedTuple):
 
 
 def in_pieces(items: Iterable[T]) -> Iterator[tuple[T, ...]]:
-    """Values as they stand in messages, as many at a time as fit the header of one."""
+    """Split a list of JSON values into tuples, each small enough for the header of one message."""
     piece: list[T] = []
     size = 0
     for item in items:
