@@ -14,8 +14,8 @@ LONG_FILE, LONG_FUNCTION, MANY_ATTRIBUTES = 250, 45, 15
 OPENINGS = frozenset(
     """
     what whatever whoever who whom whose which where wherever when whenever how however why those these this that it its
-    they their them one ones of as to from until by for in on at with without beside likewise same also not nothing
-    nobody none never more such another other others after before because if lest told
+    they their them ones of as to from until by for in on at with without beside likewise same also not nothing
+    nobody none never such other others after before because if lest told
     """.split()  # noqa: SIM905
 )
 
