@@ -66,8 +66,6 @@ def stranded(move: Context, error: BaseException) -> MigrateError:
         move.dump.bury()
     keep_logs(move)
     with _optional(move, "not cleaned up on the source"):
-        move.awake.close()
-    with _optional(move, "not cleaned up on the source"):
         move.tidy.close()
     with _optional(
         move, "the source's engine may show the container as running, or start it again"
