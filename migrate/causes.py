@@ -135,7 +135,7 @@ TABLE: dict[type[BaseException], Telling] = {
         "see what that container is; rename it or remove it there, or choose another host"
     ),
     checkpoint.EngineRefused: _telling("see what the engine says", _by_engine),
-    checkpoint.NotMovable: _telling("see 'Limits' in README.md and docs/engines.md", _not_movable),
+    checkpoint.NotMovable: _telling("see docs/what-moves.md and docs/engines.md", _not_movable),
     checkpoint.ConversationLost: _telling("see the logs of CRIU and the runtime"),
     checkpoint.CriuFailed: _telling("see CRIU's log"),
     checkpoint.TrackingUnavailable: _telling("move it with '--mode stop-copy'"),
