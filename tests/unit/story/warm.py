@@ -227,18 +227,27 @@ class Criu(criu.Service):
         self.step("post-resume", pid)
 
     def restored(self, content: bytes) -> tuple[int, int]:
-        """(pid, descriptor): the container goes on when a byte is written; it ends when CRIU ends before."""
-        wait, release = os.pipe()
+        """(pid, descriptor): the container goes on when a byte is written; it ends when CRIU ends before.
+
+        As with CRIU, its memory is in place when this returns, however busy the machine is.
+        """
+        (wait, release), (filled, tell) = os.pipe(), os.pipe()
         pid = clone(CLONE_PARENT if self.opts.rst_sibling else 0)
         if pid == 0:
             os.close(release)
             os.setsid()
             remember(content)
+            os.write(tell, b"!")
+            os.close(tell)
             if not os.read(wait, 1):
                 os._exit(1)
             os.closerange(0, 1 << 16)
             count()
-        os.close(wait)
+        for fd in (wait, tell):
+            os.close(fd)
+        if not os.read(filled, 1):
+            raise criu.FakeError("the restored process ended before it had its memory")
+        os.close(filled)
         return pid, release
 
 
