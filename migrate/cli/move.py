@@ -32,6 +32,14 @@ SCALES = {"": 1, "K": 10**3, "M": 10**6, "G": 10**9}
 LEAST_RATE = 1000
 #: The highest number of rounds, seconds or milliseconds: more than anybody waits.
 MOST_COUNT = 10**9 - 1
+EXAMPLES = """\
+examples:
+  migrate redis beta                       the container redis to the host beta
+  migrate web root@10.0.0.7:2222 --max-downtime 200 --on-no-converge abort --json
+                                           as a scheduler does it: not at any price, with a report
+
+The exit code says how far the migration came (docs/exit-codes.md).
+"""
 
 
 def main(
@@ -118,7 +126,7 @@ def _options(arguments: argparse.Namespace, limits: Limits) -> Options:
         policy=Policy(
             max_downtime_ms=arguments.max_downtime,
             max_rounds=arguments.max_rounds,
-            timeout_s=arguments.timeout,
+            timeout_s=arguments.max_precopy_time,
             on_no_converge=OnNoConverge(arguments.on_no_converge),
         ),
         bandwidth_limit=arguments.bandwidth_limit,
@@ -152,6 +160,8 @@ def _parser() -> argparse.ArgumentParser:
     parser = Parser(
         prog="migrate",
         description="Move a running container to another host over SSH, its connections alive.",
+        epilog=EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument(
         "container", metavar="CTR", help="name of the running container on this host"
@@ -164,31 +174,33 @@ def _parser() -> argparse.ArgumentParser:
         choices=sorted(RUNTIMES),
         help="which engine's container it is (default: the one that has a container of that name)",
     )
-    parser.add_argument(
+    memory = parser.add_argument_group("memory and the freeze")
+    memory.add_argument(
         "--mode",
         choices=[mode.value for mode in Mode],
         default=Mode.AUTO.value,
         help="send memory ahead while the container runs (pre-copy), or all of it in the freeze"
         " (stop-copy); auto: pre-copy where these hosts can (default)",
     )
-    _add_precopy_options(parser)
-    parser.add_argument(
+    _add_precopy_options(memory)
+    memory.add_argument(
         "--verify-memory",
         action="store_true",
         help="compare every page of the frozen container with what arrived, not only a sample,"
         " before it goes on there; the freeze is longer by about a second a GiB",
     )
-    parser.add_argument(
+    output = parser.add_argument_group("output")
+    output.add_argument(
         "--json", action="store_true", help="print the report as JSON, and nothing else, on stdout"
     )
-    parser.add_argument(
+    output.add_argument(
         "--verbose", action="store_true", help="print each step on stderr: requests, programs, CRIU"
     )
     parser.add_argument("--version", action="version", version=f"migrate {VERSION}")
     return parser
 
 
-def _add_precopy_options(parser: argparse.ArgumentParser) -> None:
+def _add_precopy_options(parser: argparse._ArgumentGroup) -> None:
     """Add the options of pre-copy: how long, how fast, and what to do if that is not enough."""
     parser.add_argument(
         "--max-downtime",
@@ -213,7 +225,7 @@ def _add_precopy_options(parser: argparse.ArgumentParser) -> None:
         help="of pre-copy (default %(default)s)",
     )
     parser.add_argument(
-        "--timeout",
+        "--max-precopy-time",
         metavar="SECONDS",
         type=count,
         default=Policy.timeout_s,

@@ -24,7 +24,7 @@ def test_the_defaults_of_the_command_line_are_those_of_the_program() -> None:
 
 def test_every_option_arrives() -> None:
     words = "--mode stop-copy --max-downtime 50 --on-no-converge throttle --max-rounds 4"
-    words += " --timeout 9 --bandwidth-limit 2M"
+    words += " --max-precopy-time 9 --bandwidth-limit 2M"
     policy = Policy(
         max_downtime_ms=50, max_rounds=4, timeout_s=9, on_no_converge=OnNoConverge.THROTTLE
     )
