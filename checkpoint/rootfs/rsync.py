@@ -144,9 +144,13 @@ class Running:
         self._answered.wait(timeout_s)
 
     def send_list(self, paths: Iterable[str]) -> None:
-        """Send the complete list of files to copy, as paths relative to the tree's root."""
+        """Send the complete list of files to copy, as paths relative to the tree's root.
+
+        Each path begins with "./", because rsync takes a line of the list that begins with "#" or
+        ";" for a comment, even with --from0, and still ends with status 0 (read_line in io.c).
+        """
         assert self._process.stdin is not None
-        self._process.stdin.write(b"".join(os.fsencode(path) + b"\0" for path in paths))
+        self._process.stdin.write(b"".join(b"./" + os.fsencode(path) + b"\0" for path in paths))
         self._process.stdin.close()
         self._process.stdin = None
 

@@ -61,8 +61,8 @@ class Stream:
         self._pipe.close()
 
     def end(self) -> None:
-        """Once the receiver is gone the plug is, too."""
-        assert self._plug.wait(10) == 0
+        """Once the receiver is gone the plug is, too, and says that it was told of no end."""
+        assert self._plug.wait(10) == 1
 
 
 class Scene:

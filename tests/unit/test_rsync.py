@@ -106,6 +106,28 @@ def test_listed(joined: Joined, tmp_path: Path) -> None:
     assert [path.name for path in (tmp_path / "target").iterdir()] == ["two"]
 
 
+def test_files_of_any_name_are_listed(joined: Joined, tmp_path: Path) -> None:
+    """A byte of a name may mean something at its start, alone, at its end, or in a directory's name."""
+    source = os.fsencode(tmp_path / "source")
+    names = []
+    for byte in (bytes([number]) for number in range(1, 256) if number != ord("/")):
+        for name in (byte, byte + b"x", b"x" + byte, b" " + byte, b"-" + byte):
+            if name not in (b".", b"..") and not os.path.lexists(source + b"/" + name):
+                with open(source + b"/" + name, "wb"):
+                    names.append(os.fsdecode(name))
+        inner = b"dir" + byte + b"/" + byte + b"y"
+        os.makedirs(os.path.dirname(source + b"/" + inner), exist_ok=True)
+        with open(source + b"/" + inner, "wb"):
+            names += [os.fsdecode(os.path.dirname(inner)), os.fsdecode(inner)]
+    running = joined.rsync.listed()
+    running.send_list(names)
+    running.finish(60)
+    arrived = [
+        str(path.relative_to(tmp_path / "target")) for path in (tmp_path / "target").rglob("*")
+    ]
+    assert sorted(arrived) == sorted(set(names))
+
+
 def test_once_ready_both_ends_only_wait(joined: Joined, tmp_path: Path) -> None:
     running = joined.rsync.listed()
     running.wait_ready(30)
