@@ -80,8 +80,12 @@ class Rsync:
         self._tree, self._carry = tree, carry
 
     def whole(self) -> Running:
-        """Start a pass that makes the target's tree equal to the source's, deletions included."""
-        return self._start("--delete")
+        """Start a pass that makes the target's tree equal to the source's, deletions included.
+
+        A file is not sent if the target has one of the same size and time of modification, as it
+        may have after an earlier migration. Times are compared to the nanosecond.
+        """
+        return self._start("--delete", "--modify-window=-1")
 
     def listed(self) -> Running:
         """Start a pass of listed files; both ends wait for the list that `Running.send_list` sends.

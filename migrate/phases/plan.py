@@ -51,7 +51,7 @@ def planned(
     with contextlib.ExitStack() as stack:
         try:
             move = _plan(stack, report, connect(destination), observer, options)
-            preflight.note_processes_beside(move.note, move.container)
+            preflight.note_exec_processes(move)
         except MigrateError:
             raise
         except Exception as error:

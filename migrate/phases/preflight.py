@@ -7,7 +7,7 @@ import os
 import platform
 import resource
 import secrets
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 from checkpoint.host import lock, processes
@@ -22,6 +22,7 @@ from migrate import protocol
 from migrate.agent.client import AgentClient
 from migrate.agent.collect import collect
 from migrate.answers import check_asked, check_known
+from migrate.context import Context
 from migrate.errors import (
     AddressTaken,
     AlreadyMoving,
@@ -90,25 +91,25 @@ def check_open_files(container: Container, pids: list[int]) -> None:
         raise OpenFileOutside(outside.pid, outside.fd, outside.path)
 
 
-def note_processes_beside(note: Callable[[str], None], container: Container) -> None:
-    """Note the processes that an engine's `exec` has started inside the container.
+def note_exec_processes(move: Context) -> None:
+    """Note the processes that the engine's `exec` has started inside the container.
 
     CRIU does not dump them, since they do not descend from the container's init. Processes younger
-    than PASSING_S are not reported: they are likely to be health checks, which end soon by
-    themselves.
+    than PASSING_S are not noted: they are likely to be health checks, which end soon by
+    themselves. Each process is noted once.
     """
+    container = move.container
     tree = processes.tree_of(container.pid)
     for pid in processes.in_pid_namespace_of(container.pid):
         with contextlib.suppress(OSError):
-            if (
-                pid not in tree
-                and not processes.has_ended(pid)
-                and processes.age_s(pid) > PASSING_S
-            ):
+            if pid in tree or pid in move.exec_noted or processes.has_ended(pid):
+                continue
+            if processes.age_s(pid) > PASSING_S:
                 name = Path(f"/proc/{pid}/comm").read_text(errors="replace").strip()
-                note(
-                    f"process {pid} ({name!r}) was started inside the container by 'exec' "
-                    "and does not come along"
+                move.exec_noted.add(pid)
+                move.note(
+                    f"process {pid} ({name!r}) was started inside the container by 'exec'"
+                    " and does not come along"
                 )
 
 

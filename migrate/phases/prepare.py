@@ -26,6 +26,7 @@ from migrate.image_sync import send_image
 from migrate.no_pauses import no_pauses
 from migrate.output_sync import OutputSync
 from migrate.page_channels import PageChannels
+from migrate.phases.preflight import note_exec_processes
 from migrate.state import State
 from migrate.tmpfs_sync import TmpfsSync, own_mounts
 from migrate.tracking import Tracking
@@ -164,6 +165,7 @@ def arm_target(move: Context) -> None:
             move.tidy.callback(frames.close)
             move.frames.append(frames)
         move.undo.callback(move.runtime.hold_back(move.container))
+        note_exec_processes(move)
         move.dump.at["network-lock"] = partial(_keep_frames, move)
         move.tidy.enter_context(no_pauses())
 

@@ -97,6 +97,16 @@ def test_whole(joined: Joined, tmp_path: Path) -> None:
     assert (tmp_path / "target/a b").stat().st_mode & 0o777 == 0o700
 
 
+def test_a_file_that_was_written_within_the_second_is_another(
+    joined: Joined, tmp_path: Path
+) -> None:
+    for side, content, mtime_ns in (("target", "old", 10**18), ("source", "new", 10**18 + 5)):
+        (tmp_path / side / "file").write_text(content)
+        os.utime(tmp_path / side / "file", ns=(mtime_ns, mtime_ns))
+    joined.rsync.whole().finish(60)
+    assert (tmp_path / "target/file").read_text() == "new"
+
+
 def test_listed(joined: Joined, tmp_path: Path) -> None:
     for name in ("one", "two"):
         (tmp_path / "source" / name).write_text(name)
