@@ -169,14 +169,13 @@ class ContainerRuntime(Protocol):
     def describe(self, container: Container) -> dict[str, Any]:
         """Return the description, fit for JSON, that `arrival` takes on the target.
 
-        Raises CommandFailed, EngineRefused or OSError.
+        Raises EngineRefused or OSError.
         """
 
     def layers(self, container: Container) -> list[str]:
         """Return the layers of the container image, lowest first; [] if there is no image.
 
-        A layer is named by its DiffID (OCI image spec, config.md). Raises CommandFailed or
-        EngineRefused.
+        A layer is named by its DiffID (OCI image spec, config.md). Raises EngineRefused.
         """
 
     def pack(self, container: Container, directory: Path) -> bytes:
@@ -189,8 +188,8 @@ class ContainerRuntime(Protocol):
     def export_image(self, container: Container, there: frozenset[str], directory: Path) -> None:
         """Write the container image to `directory`, as files for `load_image` on the target.
 
-        The layers in `there`, by DiffID, are left out: the target has them. Raises CommandFailed,
-        EngineRefused, ImageError, or DataInvalid when one of `there` is no digest.
+        The layers in `there`, by DiffID, are left out: the target has them. Raises EngineRefused,
+        ImageError, or DataInvalid when one of `there` is no digest.
         """
 
     def hold_back(self, container: Container) -> Callable[[], None]:
@@ -246,7 +245,7 @@ class Arrival(Protocol):
     def load_image(self, directory: Path) -> None:
         """Load the files that `export_image` has written, from `directory`, into the engine.
 
-        Raises ImageError if they are not that container image, and CommandFailed or EngineRefused.
+        Raises ImageError if they are not that container image, and EngineRefused.
         """
 
     def prepare(self, packed: bytes, *, shared: bool) -> dict[str, Path]:
@@ -254,7 +253,7 @@ class Arrival(Protocol):
 
         Returns {destination: root} of the trees that can be filled from now on. `packed` is from
         `pack` on the source. `shared` says that the container's files are on storage that both
-        hosts share. Raises ImageError, EngineRefused, CommandFailed or OSError.
+        hosts share. Raises ImageError, EngineRefused or OSError.
         """
 
     def take_output(self, lines: bytes) -> None:

@@ -41,7 +41,8 @@ SHM = "/dev/shm"  # noqa: S108  (of the container)
 class Store(Protocol):
     """An engine's networks, volumes and container images on this host.
 
-    podman_store.py and docker_store.py are the two stores, and describe the functions.
+    podman_store.py and docker_store.py are the two stores, and describe the functions. A function
+    that asks the engine raises EngineRefused when the engine fails or cannot be asked.
     """
 
     def network(self, name: str) -> dict[str, Any] | None: ...

@@ -1,4 +1,7 @@
-"""The containers, networks, volumes and container images of podman, by its commands."""
+"""The containers, networks, volumes and container images of podman, by its commands.
+
+Every function that asks podman raises EngineRefused when podman fails or cannot be asked.
+"""
 
 from __future__ import annotations
 
@@ -39,9 +42,9 @@ NETWORK: Shape = {
     "options": Maybe(Each(str)),
     "labels": Maybe(Each(str)),
 }
-#: Statuses of `podman container exists`: podman's own, and that of checkpoint/host/run.py when
-#: podman cannot be started.
-NO_SUCH_CONTAINER, NO_PODMAN = 1, 127
+#: Statuses of `podman KIND exists`: podman's own for a thing that does not exist, and that of
+#: checkpoint/host/run.py when podman cannot be started.
+NOT_THERE, NO_PODMAN = 1, 127
 #: Bounds that only end the wait for a podman that hangs.
 REMOVE_TIMEOUT_S, IMAGE_TIMEOUT_S = 120.0, 3600.0
 
@@ -49,25 +52,18 @@ REMOVE_TIMEOUT_S, IMAGE_TIMEOUT_S = 120.0, 3600.0
 def has_container(name: str) -> bool:
     """Return whether podman has a container of that name or id, in any state.
 
-    Raises EngineRefused when podman cannot be asked.
+    A host without podman has no container of podman's.
     """
-    try:
-        run(["podman", "container", "exists", name])
-    except CommandFailed as error:
-        if error.status in (NO_SUCH_CONTAINER, NO_PODMAN):
-            return False
-        raise EngineRefused(f"podman cannot be asked: {error}") from error
-    return True
+    return _exists("container", name, NOT_THERE, NO_PODMAN)
 
 
 def remove_container(container_id: str) -> None:
     """Kill and remove a container, with the anonymous volumes that podman made for it.
 
-    `container_id` is the full id. An id that podman does not know is no error. Raises
-    CommandFailed.
+    `container_id` is the full id. An id that podman does not know is no error.
     """
-    argv = ["podman", "rm", "--force", "--ignore", "--volumes", "--time=0", container_id]
-    run(argv, timeout_s=REMOVE_TIMEOUT_S)
+    words = ["rm", "--force", "--ignore", "--volumes", "--time=0", container_id]
+    _podman(*words, timeout_s=REMOVE_TIMEOUT_S)
 
 
 def network(name: str) -> dict[str, Any] | None:
@@ -81,7 +77,7 @@ def volume(name: str) -> dict[str, Any] | None:
 
 def is_used(name: str) -> bool:
     """Return whether any container on this host, running or not, has the volume."""
-    return bool(run(["podman", "ps", "--all", "--quiet", "--filter", f"volume={name}"]).strip())
+    return bool(_podman("ps", "--all", "--quiet", "--filter", f"volume={name}").strip())
 
 
 def difference(ours: Mapping[str, Any], theirs: Mapping[str, Any]) -> str | None:
@@ -102,9 +98,9 @@ def difference(ours: Mapping[str, Any], theirs: Mapping[str, Any]) -> str | None
 def create_network(wanted: Mapping[str, Any]) -> str:
     """Make a network like `wanted`, which another host's podman describes. Return the new id.
 
-    Raises CommandFailed, also when there is a network of that name.
+    Raises EngineRefused, also when there is a network of that name.
     """
-    argv = ["podman", "network", "create", "--driver", wanted["driver"]]
+    argv = ["network", "create", "--driver", wanted["driver"]]
     for subnet in wanted.get("subnets") or []:
         argv += ["--subnet", subnet["subnet"]]
         argv += ["--gateway", subnet["gateway"]] if subnet.get("gateway") else []
@@ -123,34 +119,30 @@ def create_network(wanted: Mapping[str, Any]) -> str:
         argv += ["--dns", server]
     flags = {"--ipv6": wanted.get("ipv6_enabled"), "--internal": wanted.get("internal")}
     flags["--disable-dns"] = not wanted.get("dns_enabled")
-    run([*argv, *(flag for flag, given in flags.items() if given), wanted["name"]])
-    made = network(wanted["name"])
-    assert made is not None
-    return str(made["id"])
+    _podman(*argv, *(flag for flag, given in flags.items() if given), wanted["name"])
+    return str(_described("network", wanted["name"])["id"])
 
 
 def remove_network(network_id: str) -> None:
-    run(["podman", "network", "rm", network_id])
+    _podman("network", "rm", network_id)
 
 
 def create_volume(wanted: Mapping[str, Any]) -> Path:
     """Make an empty volume like `wanted`, which another host's podman describes.
 
-    Returns the directory of its content. Raises CommandFailed.
+    Returns the directory of its content.
     """
-    argv = ["podman", "volume", "create", "--driver", wanted["Driver"]]
+    argv = ["volume", "create", "--driver", wanted["Driver"]]
     for name, value in (wanted.get("Options") or {}).items():
         argv += ["--opt", f"{name}={value}"]
     for name, value in (wanted.get("Labels") or {}).items():
         argv += ["--label", f"{name}={value}"]
-    run([*argv, wanted["Name"]])
-    made = volume(wanted["Name"])
-    assert made is not None
-    return Path(made["Mountpoint"])
+    _podman(*argv, wanted["Name"])
+    return Path(_described("volume", wanted["Name"])["Mountpoint"])
 
 
 def remove_volume(name: str) -> None:
-    run(["podman", "volume", "rm", "--force", name])
+    _podman("volume", "rm", "--force", name)
 
 
 def image(name: str) -> dict[str, Any] | None:
@@ -159,8 +151,8 @@ def image(name: str) -> dict[str, Any] | None:
 
 
 def layers_of_all_images() -> list[list[str]]:
-    ids = set(run(["podman", "images", "--all", "--quiet", "--no-trunc"]).split())
-    told = run(["podman", "image", "inspect", *sorted(ids)]) if ids else "[]"
+    ids = set(_podman("images", "--all", "--quiet", "--no-trunc").split())
+    told = _podman("image", "inspect", *sorted(ids)) if ids else "[]"
     found = shape.parse(
         told, [{"RootFS": {"Layers": Maybe([str])}}], "podman's description of its images"
     )
@@ -171,18 +163,10 @@ def export_image(image_id: str, there: frozenset[str], directory: Path) -> None:
     """Write a container image to `directory`, in the `dir:` form of containers-transports(5).
 
     Layers are not compressed, so that each is named by its DiffID. Those in `there` are left out.
-    Raises CommandFailed, or DataInvalid when one of `there` is no digest.
+    Raises EngineRefused, or DataInvalid when one of `there` is no digest.
     """
-    argv = [
-        "podman",
-        "push",
-        "--quiet",
-        "--remove-signatures",
-        "--compress=false",
-        image_id,
-        f"dir:{directory}",
-    ]
-    run(argv, timeout_s=IMAGE_TIMEOUT_S)
+    words = ["push", "--quiet", "--remove-signatures", "--compress=false", image_id]
+    _podman(*words, f"dir:{directory}", timeout_s=IMAGE_TIMEOUT_S)
     leave_out(directory, there)
 
 
@@ -204,21 +188,38 @@ def load_image(directory: Path, image_id: str, name: str) -> None:
     """Load a container image in the form of `export_image`, and tag it with `name`.
 
     podman verifies every digest. A `name` that only abbreviates the id is no tag. Raises
-    CommandFailed, and ImageError if the loaded image has another id than `image_id`.
+    EngineRefused, and ImageError if the loaded image has another id than `image_id`.
     """
-    loaded = run(
-        ["podman", "pull", "--quiet", f"dir:{directory}"], timeout_s=IMAGE_TIMEOUT_S
-    ).strip()
+    loaded = _podman("pull", "--quiet", f"dir:{directory}", timeout_s=IMAGE_TIMEOUT_S).strip()
     if loaded != image_id:
         raise ImageError(f"the image that arrived is {loaded}, not {image_id}")
     if not image_id.startswith(name):
-        run(["podman", "tag", image_id, name])
+        _podman("tag", image_id, name)
 
 
 def _inspect(kind: str, name: str) -> dict[str, Any] | None:
+    return _described(kind, name) if _exists(kind, name, NOT_THERE) else None
+
+
+def _described(kind: str, name: str) -> dict[str, Any]:
+    what = f"podman's description of {kind} {name!r}"
+    return dict(shape.parse(_podman(kind, "inspect", name), [dict], what)[0])
+
+
+def _exists(kind: str, name: str, *no: int) -> bool:
+    """Return whether podman has a thing of that name; the statuses `no` of its answer say no."""
     try:
         run(["podman", kind, "exists", name])
-    except CommandFailed:
-        return None
-    what = f"podman's description of {kind} {name!r}"
-    return dict(shape.parse(run(["podman", kind, "inspect", name]), [dict], what)[0])
+    except CommandFailed as error:
+        if error.status in no:
+            return False
+        raise EngineRefused(f"podman cannot be asked: {error}") from error
+    return True
+
+
+def _podman(*words: str, timeout_s: float = 60.0) -> str:
+    """Run a command of podman's to its end, and return its standard output."""
+    try:
+        return run(["podman", *words], timeout_s=timeout_s)
+    except CommandFailed as error:
+        raise EngineRefused(str(error)) from error

@@ -5,12 +5,13 @@ from __future__ import annotations
 import os
 import socket
 import threading
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from checkpoint.errors import CommandFailed, ContainerNotFound, EngineRefused
-from checkpoint.runtimes import docker_api, podman, podman_store, registry
+from checkpoint.runtimes import belongings, docker_api, podman, podman_store, registry
 from checkpoint.runtimes.docker import Docker
 from checkpoint.runtimes.podman import Podman
 from migrate.errors import NoSuchContainer
@@ -102,6 +103,56 @@ def test_a_podman_that_cannot_describe_what_it_has(tmp_path: Path) -> None:
     )
     with pytest.raises(CommandFailed, match="layer not known"):
         Podman().inspect("web")
+
+
+@pytest.mark.parametrize("find", [podman_store.network, podman_store.volume, podman_store.image])
+def test_a_podman_that_cannot_be_asked_is_not_one_that_lacks_it(
+    tmp_path: Path, find: Callable[[str], object]
+) -> None:
+    with pytest.raises(EngineRefused, match="cannot be asked"):
+        find("web")
+    podman_that(tmp_path, "echo 'Error: database is locked' >&2", "exit 125")
+    with pytest.raises(EngineRefused, match="database is locked"):
+        find("web")
+
+
+@pytest.mark.parametrize("find", [podman_store.network, podman_store.volume, podman_store.image])
+def test_what_podman_lacks(tmp_path: Path, find: Callable[[str], object]) -> None:
+    podman_that(tmp_path, "exit 1")
+    assert find("web") is None
+
+
+def test_volumes_that_cannot_be_recorded_are_told_of(tmp_path: Path) -> None:
+    podman_that(tmp_path, "echo 'Error: database is locked' >&2", "exit 125")
+    mount = {"Type": "volume", "Name": "data", "Destination": "/data"}
+    with pytest.raises(EngineRefused, match="database is locked"):
+        belongings.left("podman", podman_store, {"Mounts": [mount]})
+
+
+NETWORK = {"name": "net", "driver": "bridge"}
+VOLUME = {"Name": "data", "Driver": "local"}
+
+
+@pytest.mark.parametrize(
+    "ask",
+    [
+        lambda at: podman_store.remove_container("1f"),
+        lambda at: podman_store.is_used("data"),
+        lambda at: podman_store.create_network(NETWORK),
+        lambda at: podman_store.remove_network("1f"),
+        lambda at: podman_store.create_volume(VOLUME),
+        lambda at: podman_store.remove_volume("data"),
+        lambda at: podman_store.layers_of_all_images(),
+        lambda at: podman_store.export_image("1f", frozenset(), at),
+        lambda at: podman_store.load_image(at, "1f", "name"),
+    ],
+)
+def test_both_engines_refuse_with_the_same_error(
+    tmp_path: Path, ask: Callable[[Path], object]
+) -> None:
+    podman_that(tmp_path, "echo 'Error: database is locked' >&2", "exit 125")
+    with pytest.raises(EngineRefused, match="database is locked"):
+        ask(tmp_path)
 
 
 def test_the_others_are_asked_all_the_same(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
