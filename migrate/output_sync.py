@@ -9,6 +9,7 @@ import contextlib
 import fcntl
 import os
 import struct
+import sys
 import termios
 import time
 from pathlib import Path
@@ -45,10 +46,26 @@ class OutputSync:
         """Send what was logged since the last call. Returns the bytes sent.
 
         The first call sends everything, of a long log the last MOST_OUTPUT_BYTES. Only whole lines
-        are sent, and none of more than MOST_LINE_BYTES, which no engine writes.
+        are sent, and none of more than MOST_LINE_BYTES, which no engine writes. What is logged
+        meanwhile is sent, too, as long as less and less of it comes: a container may print faster
+        than the link carries.
+        """
+        sent, before = 0, sys.maxsize
+        while 0 < (waiting := self._left()) < before:
+            sent, before = sent + self._copy(waiting), waiting
+        return sent
+
+    def _left(self) -> int:
+        return os.fstat(self._file.fileno()).st_size - self._file.tell()
+
+    def _copy(self, most: int) -> int:
+        """Send the next `most` bytes of the log, as far as they are whole lines.
+
+        Returns the bytes sent.
         """
         sent = 0
-        while piece := self._file.read(PIECE_BYTES):
+        while piece := self._file.read(min(PIECE_BYTES, most)):
+            most -= len(piece)
             lines = self._begun + piece
             if self._inside:
                 _, end, lines = lines.partition(b"\n")

@@ -21,7 +21,8 @@ from checkpoint.runtimes.shape import Maybe, Shape
 MARKER = ".migrated-away"
 #: The destination of the tree that is the container's root directory.
 ROOTFS = "/"
-#: At most this much of the log of the source's engine is sent before the restore starts.
+#: At most this much of the log of the source's engine reaches the target's before the restore
+#: starts: the last whole lines.
 MOST_OUTPUT_BYTES = 64 << 20
 #: The members of an OCI runtime spec (config.md, config-linux.md) that the tool reads. The others
 #: are only for the runtime.
@@ -259,7 +260,7 @@ class Arrival(Protocol):
     def take_output(self, lines: bytes) -> None:
         """Take further lines of the log of the source's engine (Container.log), whole ones.
 
-        Called before the restore is started, and after. Raises ImageError or OSError.
+        Called before the restore is started, and after. Raises OSError.
         """
 
     def start_restore(

@@ -7,13 +7,16 @@ by other ways.
 from __future__ import annotations
 
 import contextlib
+import os
 import subprocess
 import tarfile
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from checkpoint.errors import ImageError, NameInUse
+from checkpoint import schema
+from checkpoint.bounded import ContainerName
+from checkpoint.errors import NameInUse
 from checkpoint.host import cgroups
 from checkpoint.host.run import find_program
 from checkpoint.runtimes import layers, podman_store, shape
@@ -45,14 +48,19 @@ class PodmanArrival:
         self, name: str, description: Mapping[str, Any], undo: contextlib.ExitStack
     ) -> None:
         shape.check(description, DESCRIPTION, "what the source told of the container")
+        schema.read(ContainerName, description["id"])
         self._name, self._wanted, self._undo = name, description, undo
         self._cgroups = cgroups.Hierarchies(description["cgroup"])
         self._made = False
         self._belongings = Belongings(
             "podman", podman_store, description["networks"], description["volumes"]
         )
+        self._archive = b""
         self._started = False
         self._output = bytearray()
+        #: The log of the restored container, unless the source's engine keeps none in a file. The
+        #: path on the source says nothing: podman gives a container that it imports a new path.
+        self._log: Path | None = None
 
     def objections(self) -> list[str]:
         return list(self._objections())
@@ -73,18 +81,26 @@ class PodmanArrival:
 
     def prepare(self, packed: bytes, *, shared: bool) -> dict[str, Path]:
         self._archive = packed
+        if self._wanted.get("log"):
+            self._log = podman_store.log_of(self._wanted["id"])
         return self._belongings.make(self._undo)
 
     def take_output(self, lines: bytes) -> None:
+        """Keep lines for the archive, of many the last MOST_OUTPUT_BYTES; append later ones.
+
+        Lines that come when podman restores are appended to the log that podman has made of the
+        archive's. They are ignored when podman has made none.
+        """
         if not self._started:
-            if len(self._output) + len(lines) > MOST_OUTPUT_BYTES:
-                raise ImageError(
-                    f"more than {MOST_OUTPUT_BYTES} bytes of the container's output came"
-                )
             self._output += lines
-        elif log := self._wanted.get("log"):
-            with open(log, "ab") as file:
-                file.write(lines)
+            if (excess := len(self._output) - MOST_OUTPUT_BYTES) > 0:
+                cut = self._output.find(b"\n", excess - 1) + 1
+                del self._output[: cut or len(self._output)]
+        elif self._log is not None:
+            with contextlib.suppress(FileNotFoundError):
+                fd = os.open(self._log, os.O_WRONLY | os.O_APPEND | os.O_NOFOLLOW | os.O_CLOEXEC)
+                with open(fd, "ab") as file:
+                    file.write(lines)
 
     def start_restore(
         self, directory: Path, images: Path, env: Mapping[str, str]

@@ -42,6 +42,8 @@ NETWORK: Shape = {
     "options": Maybe(Each(str)),
     "labels": Maybe(Each(str)),
 }
+#: The members that are read of `podman info`.
+STORAGE: Shape = {"store": {"graphRoot": str, "graphDriverName": str}}
 #: Statuses of `podman KIND exists`: podman's own for a thing that does not exist, and that of
 #: checkpoint/host/run.py when podman cannot be started.
 NOT_THERE, NO_PODMAN = 1, 127
@@ -64,6 +66,19 @@ def remove_container(container_id: str) -> None:
     """
     words = ["rm", "--force", "--ignore", "--volumes", "--time=0", container_id]
     _podman(*words, timeout_s=REMOVE_TIMEOUT_S)
+
+
+def log_of(container_id: str) -> Path:
+    """Return the path of the log that podman keeps for a container that names no path of its own.
+
+    The log need not be there. It is in the container's directory of the storage, as
+    ContainerDirectory of containers/storage, store.go, has it. podman gives this path to every
+    container that it imports.
+    """
+    told = _podman("info", "--format=json")
+    found = shape.parse(told, STORAGE, "podman's description of itself")["store"]
+    directory = Path(found["graphRoot"], f"{found['graphDriverName']}-containers", container_id)
+    return directory / "userdata" / "ctr.log"
 
 
 def network(name: str) -> dict[str, Any] | None:

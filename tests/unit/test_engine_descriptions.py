@@ -15,10 +15,9 @@ import pytest
 
 from checkpoint.errors import EngineRefused, ImageError
 from checkpoint.runtimes import archives, docker, docker_api, podman
-from checkpoint.runtimes.base import MOST_OUTPUT_BYTES
 from checkpoint.runtimes.docker_arrival import endpoint_of, entries
 from checkpoint.runtimes.podman import MOST_PACKED_BYTES, without_contents
-from checkpoint.runtimes.podman_arrival import PodmanArrival, with_output
+from checkpoint.runtimes.podman_arrival import with_output
 from tests.fuzz.parser import bounded_memory
 
 PODMAN: dict[str, Any] = {
@@ -310,24 +309,6 @@ def test_output_that_is_added_to_anything_is_added_behind_it() -> None:
         assert len(found) <= len(archive) + 4 * 512
         with tarfile.open(fileobj=io.BytesIO(found[-4 * 512 :])) as tar:
             assert [(entry.name, entry.size) for entry in tar] == [("ctr.log", 5)]
-
-
-def test_too_much_output() -> None:
-    with contextlib.ExitStack() as undo:
-        image = {"id": "x", "name": "x", "layers": []}
-        description = {
-            "id": "x",
-            "runtime": "crun",
-            "cgroup": "",
-            "image": image,
-            "networks": {},
-            "volumes": {},
-        }
-        arrival = PodmanArrival("x", description, undo)
-        for _ in range(MOST_OUTPUT_BYTES >> 20):
-            arrival.take_output(bytes(1 << 20))
-        with pytest.raises(ImageError):
-            arrival.take_output(b"x")
 
 
 def test_entries_of_a_log() -> None:
