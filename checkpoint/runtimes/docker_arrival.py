@@ -14,10 +14,10 @@ import os
 import pkgutil
 import socket
 import subprocess
-import time
 from collections.abc import Iterator, Mapping
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from checkpoint.host import whole
 from checkpoint.host.listener import Listener, peer_pid
@@ -52,6 +52,19 @@ DESCRIPTION: Shape = {
 }
 
 
+class Waiting(NamedTuple):
+    """The process that the wrapper's `create` has left for docker, as the container's init.
+
+    `agent` is the connection to it, and reaches its end when the process ends. `root` and `bundle`
+    are where runc keeps the container.
+    """
+
+    agent: socket.socket
+    pid: int
+    root: Path
+    bundle: Path
+
+
 class DockerArrival:
     """An Arrival by docker's `create` and `start`."""
 
@@ -61,8 +74,8 @@ class DockerArrival:
         self._belongings = Belongings("docker", docker_store, fields["networks"], fields["volumes"])
         self._id = ""
         self._log: Path | None = None
-        self._process: socket.socket | None = None
-        self._pidfd = -1
+        self._listener: Listener | None = None
+        self._waiting: Waiting | None = None
 
     def objections(self) -> list[str]:
         return list(self._objections())
@@ -99,23 +112,23 @@ class DockerArrival:
         """
         if self._log is None:
             return
-        if self._process is None:
+        if self._waiting is None:
             fd = os.open(self._log, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o640)
             with open(fd, "ab") as log:
                 os.fchmod(fd, 0o640)  # docker gives its logs this mode
                 log.write(lines)
             return
         for number, text in entries(lines):
-            with open(f"/proc/{self._pid}/fd/{number}", "wb", buffering=0) as stream:
+            with open(f"/proc/{self._waiting.pid}/fd/{number}", "wb", buffering=0) as stream:
                 whole.write(stream.fileno(), text)
 
     def start_restore(
         self, directory: Path, images: Path, env: Mapping[str, str]
     ) -> subprocess.Popen[bytes]:
         (images / "descriptors.json").write_text(json.dumps(self._fields["descriptors"]))
-        self._images, self._env = images, env
         private_directory(Path(DIRECTORY))
-        self._listener = Listener(Path(DIRECTORY) / self._id, self._serve, "docker's runtime")
+        serve = partial(self._serve, images, env)
+        self._listener = Listener(Path(DIRECTORY) / self._id, serve, "docker's runtime")
         self._undo.callback(self._stop_listening)
         return start_logged(["docker", "start", self._id], images)
 
@@ -145,57 +158,56 @@ class DockerArrival:
         yield from self._belongings.objections()
 
     def _stop_listening(self) -> None:
+        assert self._listener is not None
         self._listener.close()
         with contextlib.suppress(OSError):  # other arrivals have sockets in it
             Path(DIRECTORY).rmdir()
 
-    def _serve(self, peer: socket.socket) -> None:
+    def _serve(self, images: Path, env: Mapping[str, str], peer: socket.socket) -> None:
         said = json.loads(peer.recv(MAX_MESSAGE))
         if said["command"] == "create":
-            self._root, self._bundle = said["root"], Path(said["bundle"])
-            self._process, self._pid = peer, peer_pid(peer)
-            self._pidfd = os.pidfd_open(self._pid)
+            root, bundle = Path(said["root"]), Path(said["bundle"])
+            self._waiting = Waiting(peer, peer_pid(peer), root, bundle)
             return
         with peer:
-            failure = self._become_container()
+            failure = self._become_container(images, env)
             with contextlib.suppress(OSError):
                 peer.send(json.dumps({"failure": failure}).encode())
 
-    def _become_container(self) -> str:
+    def _become_container(self, images: Path, env: Mapping[str, str]) -> str:
         """Have the process that `create` left restore the container; wait until the container runs.
 
         Returns why it does not run, or "".
         """
-        assert self._process is not None
-        self._use_network()
-        pid_file = self._images / "pid"
-        runc = Runc(Path(self._root))
-        argv = runc.restore_command(
-            self._id, self._bundle, self._images, "--pid-file", str(pid_file)
-        )
-        with self._process as process:
-            process.send(
-                json.dumps(
-                    {"argv": argv, "env": dict(self._env), "pid_file": str(pid_file)}
-                ).encode()
-            )
-        while not pid_file.exists():
-            if ready(self._pidfd, timeout_s=0):
-                return "runc could not restore it"
-            time.sleep(LOOK_AGAIN_S)
+        assert self._waiting is not None
+        agent, pid, root, bundle = self._waiting
+        use_network(bundle, pid)
+        pid_file = images / "pid"
+        argv = Runc(root).restore_command(self._id, bundle, images, "--pid-file", str(pid_file))
+        order = {"argv": argv, "env": dict(env), "pid_file": str(pid_file)}
+        try:
+            with agent:
+                agent.send(json.dumps(order).encode())
+                while not pid_file.exists():
+                    if ready(agent.fileno(), timeout_s=LOOK_AGAIN_S):
+                        why = agent.recv(MAX_MESSAGE).decode(errors="replace")
+                        return f"runc could not restore it{f' ({why})' if why else ''}"
+        except OSError as error:
+            return f"the process that was to become it has ended ({error.strerror})"
         return ""
 
-    def _use_network(self) -> None:
-        """Enter the network namespace that docker has furnished into the bundle's config.json.
 
-        The spec in that file asks for a new one, but that of the waiting process is to be used.
-        """
-        path = self._bundle / "config.json"
-        config = json.loads(path.read_text())
-        for namespace in config["linux"]["namespaces"]:
-            if namespace["type"] == "network":
-                namespace.setdefault("path", f"/proc/{self._pid}/ns/net")
-        path.write_text(json.dumps(config))
+def use_network(bundle: Path, pid: int) -> None:
+    """Enter the network namespace that docker has furnished into the bundle's config.json.
+
+    The spec in that file asks for a new one, but that of the waiting process `pid` is to be used.
+    """
+    path = bundle / "config.json"
+    config = json.loads(path.read_text())
+    for namespace in config["linux"]["namespaces"]:
+        if namespace["type"] == "network":
+            namespace.setdefault("path", f"/proc/{pid}/ns/net")
+    path.write_text(json.dumps(config))
 
 
 def entries(lines: bytes) -> Iterator[tuple[int, bytes]]:

@@ -105,8 +105,9 @@ def await_start(
 
     The process joins the container's cgroups, and a new network namespace if the spec (`config`)
     asks for one. As a subreaper (prctl(2)) it becomes the parent of the restored init. The process
-    writes b"1" to `told` when it waits. This function does not return: after the command comes
-    `stand_for`, or after a failure an exit with status 1.
+    writes b"1" to `told` when it waits. Its connection to the agent stays open until the process
+    ends: so the agent sees an end that comes too early. This function does not return: after the
+    command comes `stand_for`, or after a failure an exit with status 1.
     """
     os.setsid()
     home, network = cgroups_of("self"), os.open("/proc/self/ns/net", os.O_RDONLY)
@@ -119,22 +120,23 @@ def await_start(
         check(libc.unshare(CLONE_NEWNET))
     check(libc.prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0))
     signal.pthread_sigmask(signal.SIG_SETMASK, signal.valid_signals())
-    with ask(
-        path, {"command": "create", "root": option(words, "--root"), "bundle": bundle}
-    ) as agent:
-        os.write(told, b"1")  # short result: one byte
-        os.close(told)
-        order = agent.recv(MAX_MESSAGE)
+    agent = ask(path, {"command": "create", "root": option(words, "--root"), "bundle": bundle})
+    os.write(told, b"1")  # short result: one byte
+    os.close(told)
+    order = agent.recv(MAX_MESSAGE)
     if not order:
         os._exit(1)
     what = json.loads(order)
-    enter(home, make=False)  # runc refuses a cgroup that has a process in it
+    failed = enter(home, make=False)  # runc refuses a cgroup that has a process in it
     runc = os.fork()
     if runc == 0:
         check(libc.setns(network, CLONE_NEWNET))
         signal.pthread_sigmask(signal.SIG_SETMASK, [])
         os.execvpe(what["argv"][0], what["argv"], what["env"])  # noqa: S606
     if os.waitpid(runc, 0)[1] != 0:
+        if failed:
+            with contextlib.suppress(OSError):
+                agent.send(f"a process could not leave its cgroup for {failed}".encode())
         os._exit(1)
     with open(what["pid_file"], encoding="ascii") as file:
         stand_for(int(file.read()))
@@ -175,12 +177,14 @@ def cgroups_of(pid: str) -> dict[str, str]:
     }
 
 
-def enter(paths: dict[str, str], *, make: bool) -> None:
+def enter(paths: dict[str, str], *, make: bool) -> str:
     """Move this process into the cgroups `paths`, which are as `cgroups_of` returns them.
 
-    With `make`, cgroups that do not exist are made. A failure is ignored: if this process cannot
-    join the container's cgroup, docker's statistics lack its figures, and nothing else fails.
+    With `make`, cgroups that do not exist are made. Returns the first failure, for people, or "";
+    the other cgroups are entered all the same. If this process cannot join the container's cgroup,
+    docker's statistics lack its figures, and nothing else fails.
     """
+    failed = ""
     for controllers, path in paths.items():
         name = controllers.removeprefix("name=")
         mount = (
@@ -193,13 +197,16 @@ def enter(paths: dict[str, str], *, make: bool) -> None:
         if not mount or not path.startswith("/"):
             continue
         directory = mount + path
-        with contextlib.suppress(OSError):
+        try:
             if make and not os.path.isdir(directory):
                 os.makedirs(directory)
             for file in ("cpuset.cpus", "cpuset.mems"):
                 inherit(directory, file)
             with open(os.path.join(directory, "cgroup.procs"), "w", encoding="ascii") as procs:
                 procs.write("0")
+        except OSError as error:
+            failed = failed or f"{directory}: {error.strerror}"
+    return failed
 
 
 def inherit(directory: str, file: str) -> None:

@@ -2,19 +2,25 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
+import signal
 import socket
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from checkpoint.host.listener import Listener
-from checkpoint.runtimes import oci_wrapper
-from checkpoint.runtimes.oci_wrapper import command_of, option
+from checkpoint.host.ready import ready
+from checkpoint.runtimes import docker_arrival, oci_wrapper
+from checkpoint.runtimes.docker_arrival import DockerArrival
+from checkpoint.runtimes.oci_wrapper import command_of, enter, option
+from tests.rig import until
 
 Program = Callable[..., subprocess.CompletedProcess[bytes]]
 STATUS = 7
@@ -43,9 +49,11 @@ def program(tmp_path: Path) -> Program:
     runc.chmod(0o755)
     (tmp_path / "sockets").mkdir()
     source = Path(oci_wrapper.__file__).read_text()
-    assert source.count(f'"{oci_wrapper.DIRECTORY}"') == 1
+    for constant, name in ((oci_wrapper.DIRECTORY, "sockets"), (oci_wrapper.CGROUPS, "cgroups")):
+        assert source.count(f'"{constant}"') == 1
+        source = source.replace(f'"{constant}"', repr(str(tmp_path / name)))
     file = tmp_path / "wrapper"
-    file.write_text(source.replace(f'"{oci_wrapper.DIRECTORY}"', repr(str(tmp_path / "sockets"))))
+    file.write_text(source)
     env = {**os.environ, "PATH": f"{runc.parent}:{os.environ['PATH']}"}
 
     def run(*words: str) -> subprocess.CompletedProcess[bytes]:
@@ -160,3 +168,100 @@ def test_a_start_that_fails(program: Program, tmp_path: Path, answer: bytes, sai
     listener.close()
     assert (done.stdout, done.stderr.decode(), done.returncode) == (b"", f"migrate: {said}\n", 1)
     assert [json.loads(line)["msg"] for line in log.read_text().splitlines()] == ["before", said]
+
+
+# --- a container that arrives --------------------------------------------------------------------------------
+
+#: Restores no container, and a program in its place.
+RESTORING = """#!/bin/sh
+while [ $# -gt 0 ]; do [ "$1" = --pid-file ] && file=$2; shift; done
+sleep 60 > /dev/null 2>&1 &
+echo $! > "$file.new"
+mv "$file.new" "$file"
+"""
+
+
+@pytest.fixture
+def arrival(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[DockerArrival]:
+    """Brings a container "box" to a docker that runs the program as `runtime` is told to."""
+    monkeypatch.setattr(docker_arrival, "DIRECTORY", str(tmp_path / "sockets"))
+    monkeypatch.setattr(docker_arrival, "start_logged", lambda *_: None)
+    config = {"linux": {"cgroupsPath": "", "namespaces": [{"type": "network"}]}}
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    (tmp_path / "cgroups").mkdir()
+    fields: dict[str, Any] = {
+        "container": {
+            "Config": {"Image": "x"},
+            "HostConfig": {"LogConfig": {"Type": "none"}},
+            "Image": "x",
+            "Name": "/box",
+        },
+        **dict.fromkeys(("endpoints", "networks", "volumes"), {}),
+        **dict.fromkeys(("layers", "descriptors"), []),
+    }
+    with contextlib.ExitStack() as undo:
+        made = DockerArrival("box", fields, undo)
+        monkeypatch.setattr(made, "_id", "box")
+        env = {**os.environ, "PATH": f"{tmp_path / 'bin'}:{os.environ['PATH']}"}
+        made.start_restore(tmp_path, tmp_path, env)
+        yield made
+
+
+def created(tmp_path: Path) -> int:
+    """Have the program make the container; return the pid that docker takes for its init."""
+    pid_file, words = tmp_path / "init.pid", ["create", "--bundle", str(tmp_path)]
+    argv = [sys.executable, "-IS", str(tmp_path / "wrapper"), *words, f"--pid-file={pid_file}"]
+    subprocess.run([*argv, "box"], stdout=subprocess.DEVNULL, timeout=30, check=True)
+    return int(pid_file.read_text())
+
+
+def descriptors() -> set[str]:
+    """The names of this process's descriptors that lead to processes or peers."""
+    found = set()
+    for fd in os.listdir("/proc/self/fd"):
+        with contextlib.suppress(OSError):
+            if (name := os.readlink(f"/proc/self/fd/{fd}")).startswith(("anon_inode", "socket")):
+                found.add(f"{fd} {name}")
+    return found
+
+
+def test_a_container_that_arrives(program: Program, arrival: object, tmp_path: Path) -> None:
+    before = descriptors()
+    (tmp_path / "bin/runc").write_text(RESTORING)
+    stands = os.pidfd_open(created(tmp_path))
+    try:
+        assert program("start", "box").returncode == 0
+        until(lambda: len(descriptors()) == len(before) + 1, "no descriptor but this pidfd")
+        os.kill(int((tmp_path / "pid").read_text()), signal.SIGTERM)
+        assert ready(stands, timeout_s=20), "it ends with its init"
+    finally:
+        os.close(stands)
+
+
+@pytest.mark.parametrize("where", ["cgroups", "none"])
+def test_an_arrival_that_runc_refuses(
+    program: Program, arrival: object, tmp_path: Path, where: str
+) -> None:
+    """The process says so if it may be the cause, being where no process must be."""
+    (tmp_path / "bin/runc").write_text("#!/bin/sh\nexit 1\n")
+    if where == "cgroups":  # of neither version can be written
+        (tmp_path / "cgroups/cgroup.procs").mkdir()
+    else:
+        (tmp_path / "cgroups").rmdir()
+        (tmp_path / "cgroups").symlink_to("/sys/fs/cgroup")
+    created(tmp_path)
+    done = program("start", "box")
+    assert done.returncode == 1
+    assert done.stderr.startswith(b"migrate: runc could not restore it")
+    assert (b"a process could not leave its cgroup for" in done.stderr) is (where == "cgroups")
+
+
+def test_cgroups_that_cannot_be_entered(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(oci_wrapper, "CGROUPS", str(tmp_path))
+    (tmp_path / "cgroup.procs").touch()
+    assert enter({"": "/", "cpu": "no path"}, make=False) == ""
+    assert (tmp_path / "cgroup.procs").read_text() == "0"
+    told = f"{tmp_path}/pids/x: No such file or directory"
+    assert enter({"pids": "/x", "": "/y"}, make=False) == told
+    assert enter({"": "/y"}, make=True) == ""
+    assert (tmp_path / "y/cgroup.procs").read_text() == "0"
