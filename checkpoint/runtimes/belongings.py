@@ -9,7 +9,7 @@ from __future__ import annotations
 import contextlib
 import os
 import subprocess
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -78,6 +78,28 @@ def trees_of(found: Mapping[str, Any], beneath: Container) -> list[Tree]:
     if SHM in beneath.bind_mounts:
         trees.append(Tree(destination=SHM, root=Path(beneath.bind_mounts[SHM]["source"])))
     return trees
+
+
+def described(
+    engine: str, store: Store, found: Mapping[str, Any], networks: Iterable[str]
+) -> dict[str, Any]:
+    """Return the part of a container's description that Belongings takes on the target.
+
+    `found` is the container as its engine describes it, `networks` has the names of its networks.
+    Raises EngineRefused, also when the engine has a network or volume of the container no longer.
+    """
+    volumes = volumes_of(found)
+    parts = {
+        "networks": {name: store.network(name) for name in networks},
+        "volumes": {at: store.volume(name) for at, name in volumes.items()},
+    }
+    for name, network in parts["networks"].items():
+        if network is None:
+            raise EngineRefused(f"{engine} has no network {name!r} any more, which it uses")
+    for at, volume in parts["volumes"].items():
+        if volume is None:
+            raise EngineRefused(f"{engine} has no volume {volumes[at]!r} any more, which it uses")
+    return parts
 
 
 def _is_volume(mount: Mapping[str, Any]) -> bool:

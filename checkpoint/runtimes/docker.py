@@ -88,12 +88,10 @@ class Docker:
     def describe(self, container: Container) -> dict[str, Any]:
         found = container.engine_state
         endpoints = found["NetworkSettings"]["Networks"]
-        volumes = belongings.volumes_of(found)
         return {
             "container": {name: found[name] for name in ("Config", "HostConfig", "Image", "Name")},
             "endpoints": endpoints,
-            "networks": {name: docker_store.network(name) for name in endpoints},
-            "volumes": {at: docker_store.volume(name) for at, name in volumes.items()},
+            **belongings.described(self.name, docker_store, found, endpoints),
             "layers": self.layers(container),
             "descriptors": list(container.descriptors),
         }

@@ -108,15 +108,14 @@ class Podman:
 
     def describe(self, container: Container) -> dict[str, Any]:
         found = container.engine_state
-        volumes, layers = belongings.volumes_of(found), self.layers(container)
+        image, name = found["Image"], found["ImageName"]
         return {
             "id": container.id,
-            "image": {"id": found["Image"], "name": found["ImageName"], "layers": layers},
+            "image": {"id": image, "name": name, "layers": self.layers(container)},
             "runtime": Path(found["OCIRuntime"]).name,
             "cgroup": found["State"]["CgroupPath"],
             "log": str(container.log) if container.log else None,
-            "volumes": {at: podman_store.volume(name) for at, name in volumes.items()},
-            "networks": {name: podman_store.network(name) for name in _networks(found)},
+            **belongings.described(self.name, podman_store, found, _networks(found)),
         }
 
     def layers(self, container: Container) -> list[str]:

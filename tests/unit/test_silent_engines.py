@@ -7,6 +7,8 @@ import socket
 import threading
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
@@ -127,6 +129,30 @@ def test_volumes_that_cannot_be_recorded_are_told_of(tmp_path: Path) -> None:
     mount = {"Type": "volume", "Name": "data", "Destination": "/data"}
     with pytest.raises(EngineRefused, match="database is locked"):
         belongings.left("podman", podman_store, {"Mounts": [mount]})
+
+
+def container_with(*, volume: bool) -> Any:
+    mount = {"Type": "volume", "Name": "data", "Destination": "/data"}
+    found = {
+        **dict.fromkeys(("Config", "Image", "ImageName", "Name", "OCIRuntime"), "x"),
+        "HostConfig": {"NetworkMode": "bridge"},
+        "NetworkSettings": {"Networks": {} if volume else {"net": {}}},
+        "State": {"CgroupPath": "/x"},
+        "Mounts": [mount] if volume else [],
+    }
+    return SimpleNamespace(id="1f", log=None, descriptors=(), engine_state=found)
+
+
+@pytest.mark.parametrize("engine", [Podman, Docker])
+def test_what_the_container_uses_and_the_engine_has_no_more_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, engine: type[Podman | Docker]
+) -> None:
+    podman_that(tmp_path, "exit 1")
+    monkeypatch.setattr(docker_api, "call", lambda *_, **__: None)
+    with pytest.raises(EngineRefused, match="has no volume 'data' any more"):
+        engine().describe(container_with(volume=True))
+    with pytest.raises(EngineRefused, match="has no network 'net' any more"):
+        engine().describe(container_with(volume=False))
 
 
 NETWORK = {"name": "net", "driver": "bridge"}
