@@ -89,10 +89,12 @@ def _reload() -> list[str]:
 
 
 def _replace(path: Path, content: bytes, mode: int) -> None:
-    """Write a file, or replace it, whole or not at all."""
+    """Write a file, or replace it, whole or not at all, whenever the power fails."""
     new = path.with_name(f".{path.name}.new")
     fd = os.open(new, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
     with open(fd, "wb") as file:
         file.write(content)
+        file.flush()
         os.fchmod(fd, mode)
+        os.fsync(fd)  # before the rename: a file system may write names before contents
     new.rename(path)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import signal
 import subprocess
 from collections.abc import Callable, Iterator
@@ -63,6 +64,26 @@ def test_install_where_there_is_nothing(root: Path) -> None:
         "sbin",
         "wrapper",
     ]
+
+
+def test_what_is_installed_is_on_the_disk_before_it_has_its_name(
+    root: Path, settings: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A power cut leaves docker with its settings, the old or the new ones."""
+    settings.write_text('{"debug": true}')
+    synced: list[tuple[int, bytes]] = []
+    real = os.rename
+
+    def fsync(fd: int) -> None:
+        path = Path(f"/proc/self/fd/{fd}")
+        synced.append((path.stat().st_ino, path.read_bytes()))
+
+    monkeypatch.setattr(os, "fsync", fsync)
+    monkeypatch.setattr(os, "rename", lambda old, new: (named.append(str(new)), real(old, new)))
+    named: list[str] = []
+    docker_runtime.install()
+    assert named == [str(root / "sbin/wrapper"), str(settings)]
+    assert synced == [(Path(name).stat().st_ino, Path(name).read_bytes()) for name in named]
 
 
 def test_install_twice(root: Path, settings: Path, dockerd: subprocess.Popen[bytes]) -> None:
