@@ -6,6 +6,7 @@ be using it.
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 from checkpoint.host import proc
@@ -16,10 +17,14 @@ from checkpoint.runtimes.base import MARKER
 def is_taken(path: Path, bundle: Path) -> bool:
     """Return whether `path`, which is a bundle or its rootfs, must not be filled.
 
-    `path` is taken if it has files and `bundle` has no MARKER of an earlier migration. A rootfs is
-    also taken if a process has it as its root directory, or if something is mounted beneath it.
+    `path` is taken if it has files and `bundle` has no MARKER of an earlier migration, or if
+    something that is no directory is in its place or on the way to it. A rootfs is also taken if a
+    process has it as its root directory, or if something is mounted beneath it.
     """
-    if not path.exists():
+    there = next(step for step in (path, *path.parents) if os.path.lexists(step))
+    if not there.is_dir():
+        return True
+    if there != path:
         return False
     unknown = any(path.iterdir()) and not (bundle / MARKER).exists()
     return unknown or (path != bundle and (is_somebodys_root(path) or _has_mounts(path)))

@@ -48,6 +48,17 @@ def test_what_a_move_has_left_may_be_filled_again(bundle: Path) -> None:
     assert not is_taken(bundle / "rootfs/data", bundle), "nothing is in it"
 
 
+def test_what_is_no_directory_is_taken(bundle: Path) -> None:
+    (bundle / "file").write_text("somebody's")
+    (bundle / "link").symlink_to("nowhere")
+    (bundle / "through").symlink_to("rootfs")
+    for name in ("file", "file/rootfs", "file/a/rootfs", "link", "link/rootfs"):
+        assert is_taken(bundle / name, bundle), name
+        assert is_taken(bundle / name, bundle / name), name
+    for name in ("through", "through/none", "none/rootfs"):
+        assert not is_taken(bundle / name, bundle), name
+
+
 def test_a_rootfs_that_another_container_runs_on(bundle: Path) -> None:
     assert not is_somebodys_root(bundle / "rootfs")
     assert not is_somebodys_root(bundle / "none")
