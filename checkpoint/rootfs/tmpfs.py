@@ -92,15 +92,18 @@ def content_bytes(pid: int, mounts: Iterable[Tmpfs]) -> int:
     total = 0
     for mount in mounts:
         with contextlib.suppress(OSError), TreeRoot.mounted(pid, mount.path, mount.device) as tree:
-            found = os.fstatvfs(tree.fd)
-            if found.f_blocks:
-                total += found.f_frsize * (found.f_blocks - found.f_bfree)
-            else:  # a tmpfs without a limit reports no blocks (shmem_statfs, mm/shmem.c)
-                files = {
-                    state.st_ino: state for _, _, entries in tree.walk() for _, state in entries
-                }
-                total += sum(state.st_blocks * STAT_BLOCK_BYTES for state in files.values())
+            total += bytes_in(tree)
     return total
+
+
+def bytes_in(tree: TreeRoot) -> int:
+    """Return how many bytes of RAM the files in the tmpfs `tree` take. Raises OSError."""
+    found = os.fstatvfs(tree.fd)
+    if found.f_blocks:
+        return found.f_frsize * (found.f_blocks - found.f_bfree)
+    # A tmpfs without a limit reports no blocks (shmem_statfs, mm/shmem.c).
+    files = {state.st_ino: state for _, _, entries in tree.walk() for _, state in entries}
+    return sum(state.st_blocks * STAT_BLOCK_BYTES for state in files.values())
 
 
 def make(mount: Tmpfs, at: Path) -> None:

@@ -14,7 +14,7 @@ from checkpoint.host import lock, processes
 from checkpoint.network import netns
 from checkpoint.network.model import Network
 from checkpoint.rootfs.beneath import TreeRoot
-from checkpoint.rootfs.tmpfs import content_bytes
+from checkpoint.rootfs.tmpfs import bytes_in, content_bytes
 from checkpoint.runtimes.base import Container, ContainerRuntime
 from checkpoint.runtimes.belongings import SHM
 from checkpoint.runtimes.registry import RUNTIMES, owners_of, runtime_named
@@ -152,9 +152,12 @@ def check_target(target: Facts, source: Facts, container: Container, memory_byte
 
 def _tmpfs_bytes(container: Container) -> int:
     """Return the bytes of RAM in the container's tmpfs mounts, and in a /dev/shm of its engine."""
-    own = content_bytes(container.pid, own_mounts(container))
-    shared = [os.statvfs(tree.root) for tree in container.trees if tree.destination == SHM]
-    return own + sum(found.f_frsize * (found.f_blocks - found.f_bfree) for found in shared)
+    total = content_bytes(container.pid, own_mounts(container))
+    for tree in container.trees:
+        if tree.destination == SHM:
+            with TreeRoot(tree.root) as root:
+                total += bytes_in(root)
+    return total
 
 
 def check_addresses(agent: AgentClient, network: Network | None, host: str) -> None:

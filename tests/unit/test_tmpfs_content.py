@@ -6,12 +6,17 @@ import os
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
 from checkpoint.host.processes import tree_of
 from checkpoint.rootfs.beneath import TreeRoot
 from checkpoint.rootfs.tmpfs import Packing, Tmpfs, Unpacking, content_bytes
+from checkpoint.runtimes.base import Tree
+from checkpoint.runtimes.belongings import SHM
+from migrate.phases import preflight
 
 MIB = 1 << 20
 
@@ -40,6 +45,26 @@ def test_content_without_a_limit_is_counted_too(mounted: Path) -> None:
     (mounted / "a/file").write_bytes(bytes(5 * MIB))
     (mounted / "link").hardlink_to(mounted / "a/file")
     assert content_bytes(os.getpid(), [mount_of(mounted)]) == 5 * MIB
+
+
+@pytest.mark.parametrize("size", ["64m", "0"])
+def test_the_engines_shared_memory_is_counted_whatever_its_limit(
+    mounted: Path, monkeypatch: pytest.MonkeyPatch, size: str
+) -> None:
+    subprocess.run(["mount", "-o", f"remount,size={size}", str(mounted)], check=True)
+    (mounted / "file").write_bytes(bytes(5 * MIB))
+    counted: list[int] = []
+    monkeypatch.setattr(preflight, "own_mounts", lambda _: [])
+    monkeypatch.setattr(preflight, "check_host", lambda *_: None)
+    monkeypatch.setattr(
+        preflight, "check_pair", lambda *_, **facts: counted.append(facts["tmpfs_bytes"])
+    )
+    container: Any = SimpleNamespace(
+        pid=os.getpid(), name="x", trees=[Tree(destination=SHM, root=mounted)]
+    )
+    facts: Any = None
+    preflight.check_target(facts, facts, container, 0)
+    assert counted == [5 * MIB]
 
 
 def test_what_is_gone_or_another_takes_none(
