@@ -21,6 +21,8 @@ SUFFIX = ".control"
 GO, ABORT, STATUS = "go", "abort", "status"
 GO_FENCED = "go --source-is-dead"
 MAX_ANSWER = 1 << 14
+#: The limit to an agent's answer; GO and ABORT take as long as the engine does.
+ANSWER_S = 120.0
 #: The most characters of a reply's text. A character takes up to 12 bytes of JSON (\\uXXXX twice).
 MAX_TEXT = 1000
 
@@ -143,7 +145,7 @@ def _obey(held: Held, word: str, link_alive: bool) -> Reply:
     return Reply(outcome=Outcome.REFUSED, text=f"{word!r} is not a request")
 
 
-def ask(path: Path, word: str, timeout_s: float = 120.0) -> Reply:
+def ask(path: Path, word: str, timeout_s: float = ANSWER_S) -> Reply:
     """Send one word to the agent that listens at `path`, and return its reply.
 
     Raises OSError if no agent listens there, or if none answers within `timeout_s`.

@@ -12,6 +12,8 @@ import signal
 from collections.abc import Sequence
 from pathlib import Path
 
+from checkpoint import schema
+from checkpoint.errors import DataInvalid
 from checkpoint.images.directory import RUN, abandoned
 from checkpoint.runtimes import docker_runtime
 from migrate import VERSION, causes, logs
@@ -20,23 +22,26 @@ from migrate.cli.console import Parser, open_standard_streams, put, say
 from migrate.cli.exit_codes import CODES, CTL_CODES, exit_code
 from migrate.errors import BadRequest, Defect, MigrateError, NotRoot
 from migrate.reach import by_ssh
+from migrate.values import MigrationId
 from transport.destination import Destination
 from transport.errors import TransportError
 
 #: A program for another host: it sends the word argv[2] to the control socket argv[1], and prints
 #: the reply.
-ASK = """
+ASK = f"""
 import socket, sys
 agent = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-agent.settimeout(120)
+agent.settimeout({recover.ANSWER_S})
 try:
     agent.connect(sys.argv[1])
     agent.send(sys.argv[2].encode())
-    print(agent.recv(1 << 14).decode())
+    print(agent.recv({recover.MAX_ANSWER}).decode())
 except OSError as error:
     sys.exit(error.strerror or str(error))
 """
 MAX_OUTPUT = 1 << 16
+#: The limit to the answer of each agent on this host that `status` asks, one after the other.
+STATUS_S = 3.0
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -76,10 +81,10 @@ def _status(_: argparse.Namespace) -> int:
     _check_root()
     for path in sorted(RUN.glob(f"*{recover.SUFFIX}")):
         try:
-            put(
-                f"{path.name.removesuffix(recover.SUFFIX)}:"
-                f" {recover.ask(path, recover.STATUS).text}"
-            )
+            answer = recover.ask(path, recover.STATUS, STATUS_S)
+            put(f"{path.name.removesuffix(recover.SUFFIX)}: {answer.text}")
+        except TimeoutError:
+            say(f"migratectl: {path}: its agent does not answer within {STATUS_S:g} s")
         except OSError as error:
             say(f"migratectl: {path}: {error.strerror or error}")
     for name, size_bytes in abandoned().items():
@@ -88,6 +93,16 @@ def _status(_: argparse.Namespace) -> int:
             " the next move here removes it"
         )
     return 0
+
+
+def _migration_id(text: str) -> str:
+    """Return the id of a migration. Raises ArgumentTypeError if the text is none."""
+    try:
+        return str(schema.read(MigrationId, text))
+    except DataInvalid:
+        raise argparse.ArgumentTypeError(
+            f"{text[:40]!r} is no migration's id, which has 12 digits from 0 to f"
+        ) from None
 
 
 def _recover(arguments: argparse.Namespace) -> int:
@@ -159,7 +174,9 @@ def _parser() -> argparse.ArgumentParser:
     )
     status.set_defaults(run=_status)
     command = commands.add_parser("recover", help="end a migration whose coordinator is gone")
-    command.add_argument("id", help="the migration's id, from the coordinator's output or log")
+    command.add_argument(
+        "id", type=_migration_id, help="the migration's id, from the coordinator's output or log"
+    )
     command.set_defaults(run=_recover)
     command.add_argument(
         "--on", metavar="HOST", help="the move's target, to be asked by SSH (default: this host)"

@@ -10,6 +10,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 from collections.abc import Callable
 from pathlib import Path
 
@@ -243,6 +244,74 @@ def test_recover_goes_by_the_outcome_and_not_by_the_words(
     monkeypatch.setattr(recover, "ask", lambda *_: recover.Reply(outcome=outcome, text=text))
     assert ctl.main(["recover", "0123456789ab", "--abort"]) == code
     assert capsys.readouterr().out == f"migratectl: {outcome.value}: {text}\n"
+
+
+@pytest.mark.parametrize(
+    "text", ["", "x", "../0123456789ab", "0123456789AB", "0123456789ab0", "0123456789ab\n"]
+)
+@pytest.mark.parametrize("on", [[], ["--on", "beta"]])
+def test_recover_takes_no_path_for_an_id(
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    text: str,
+    on: list[str],
+) -> None:
+    def asked(*_: object) -> None:
+        pytest.fail("an agent was asked")
+
+    monkeypatch.setattr(recover, "ask", asked)
+    monkeypatch.setattr(ctl, "by_ssh", asked)
+    assert ctl.main(["recover", text, "--go", *on]) == CODES[errors.BadRequest] == 2
+    said = capsys.readouterr().err
+    assert "is no migration's id" in said
+    assert len(said.splitlines()) == 1
+
+
+class Held:
+    """A held container, of which there is nothing but a long description to tell."""
+
+    holds_container = True
+
+    def go(self) -> None: ...
+    def abort(self) -> None: ...
+    def describe(self) -> str:
+        return "\U0001f600" * 2000
+
+
+def answering(control: recover.ControlSocket) -> threading.Thread:
+    """Have an agent answer one question."""
+    thread = threading.Thread(target=lambda: control.answer(Held(), link_alive=True))
+    thread.start()
+    return thread
+
+
+def test_status_waits_for_no_agent_that_hangs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(ctl, "RUN", tmp_path)
+    monkeypatch.setattr(ctl, "abandoned", dict)
+    monkeypatch.setattr(ctl, "STATUS_S", 0.2)
+    hangs, answers = (tmp_path / f"{number * 12}{recover.SUFFIX}" for number in "01")
+    with recover.ControlSocket(hangs), recover.ControlSocket(answers) as control:
+        agent = answering(control)
+        assert ctl.main(["status"]) == 0
+        agent.join(20)
+    said = capsys.readouterr()
+    assert said.err == f"migratectl: {hangs}: its agent does not answer within 0.2 s\n"
+    assert said.out.startswith(f"{'1' * 12}: \U0001f600")
+
+
+def test_the_program_that_asks_on_another_host(tmp_path: Path) -> None:
+    path = tmp_path / "control"
+    argv = [sys.executable, "-Ic", ctl.ASK, str(path), recover.STATUS]
+    with recover.ControlSocket(path) as control:
+        agent = answering(control)
+        done = subprocess.run(argv, capture_output=True, timeout=30, check=True)
+        agent.join(20)
+    assert recover.reply_in(done.stdout).text == "\U0001f600" * recover.MAX_TEXT
+    assert f"({recover.ANSWER_S})" in ctl.ASK
+    failed = subprocess.run(argv, capture_output=True, timeout=30, check=False)
+    assert (failed.stdout, failed.stderr) == (b"", b"No such file or directory\n")
 
 
 def test_a_docker_that_cannot_be_prepared_has_a_code_of_its_own(
