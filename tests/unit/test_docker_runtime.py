@@ -72,18 +72,23 @@ def test_what_is_installed_is_on_the_disk_before_it_has_its_name(
     """A power cut leaves docker with its settings, the old or the new ones."""
     settings.write_text('{"debug": true}')
     synced: list[tuple[int, bytes]] = []
+    named: list[Path] = []
     real = os.rename
 
     def fsync(fd: int) -> None:
         path = Path(f"/proc/self/fd/{fd}")
         synced.append((path.stat().st_ino, path.read_bytes()))
 
+    def rename(old: Path, new: Path) -> None:
+        assert len(synced) == len(named) + 1, "before the rename"
+        named.append(Path(new))
+        real(old, new)
+
     monkeypatch.setattr(os, "fsync", fsync)
-    monkeypatch.setattr(os, "rename", lambda old, new: (named.append(str(new)), real(old, new)))
-    named: list[str] = []
+    monkeypatch.setattr(os, "rename", rename)
     docker_runtime.install()
-    assert named == [str(root / "sbin/wrapper"), str(settings)]
-    assert synced == [(Path(name).stat().st_ino, Path(name).read_bytes()) for name in named]
+    assert named == [root / "sbin/wrapper", settings]
+    assert synced == [(path.stat().st_ino, path.read_bytes()) for path in named]
 
 
 def test_install_twice(root: Path, settings: Path, dockerd: subprocess.Popen[bytes]) -> None:

@@ -196,8 +196,8 @@ def arrival(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[DockerA
             "Image": "x",
             "Name": "/box",
         },
-        **dict.fromkeys(("endpoints", "networks", "volumes"), {}),
-        **dict.fromkeys(("layers", "descriptors"), []),
+        **{name: {} for name in ("endpoints", "networks", "volumes")},
+        **{name: [] for name in ("layers", "descriptors")},
     }
     with contextlib.ExitStack() as undo:
         made = DockerArrival("box", fields, undo)
