@@ -169,7 +169,7 @@ TABLE: dict[type[BaseException], Telling] = {
     MemoryError: _telling(FREE_MEMORY),
 }
 #: Errors of the system are kinds of their own, whichever class they come in. The words are
-#: strerror(3)'s.
+#: strerror(3)'s; podman and docker, which are written in Go, begin them with a small letter.
 BY_ERRNO = {errno.ENOSPC: "NoSpace", errno.EDQUOT: "NoSpace", errno.ENOMEM: "NoMemory"}
 BY_WORDS = {
     "No space left on device": "NoSpace",
@@ -196,7 +196,8 @@ def kind_of(error: BaseException) -> str:
     if isinstance(error, QUOTING):
         quoted = error.stderr if isinstance(error, checkpoint.CommandFailed) else str(error)
         return next(
-            (kind for words, kind in BY_WORDS.items() if words in quoted), type(error).__name__
+            (kind for words, kind in BY_WORDS.items() if words.lower() in quoted.lower()),
+            type(error).__name__,
         )
     return type(error).__name__
 

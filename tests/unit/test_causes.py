@@ -158,6 +158,10 @@ def test_a_target_that_cannot_write_what_comes_is_told_as_the_one_that_failed() 
             ),
             "NoSpace",
         ),
+        (
+            checkpoint_errors.EngineRefused("Error: writing blob: no space left on device"),
+            "NoSpace",
+        ),
         (checkpoint_errors.CriuFailed("restore", ["Error (x.c:1): no luck"]), "CriuFailed"),
         (checkpoint_errors.CommandFailed(["rsync"], 1, "no luck"), "CommandFailed"),
         (errors.AgentFailed("ImageError", "a batch is lost", ()), "ImageError"),
