@@ -13,7 +13,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
-from checkpoint.errors import EngineRefused
+from checkpoint.errors import EngineRefused, NotMovable
 from checkpoint.host.identity import Identity, PathIdentity, RecordIdentity
 from checkpoint.host.run import start
 from checkpoint.runtimes import left_behind
@@ -50,7 +50,7 @@ class Store(Protocol):
     def create_network(self, wanted: Mapping[str, Any]) -> str: ...
     def remove_network(self, network_id: str) -> None: ...
     def volume(self, name: str) -> dict[str, Any] | None: ...
-    def is_used(self, name: str) -> bool: ...
+    def users(self, name: str) -> set[str]: ...
     def create_volume(self, wanted: Mapping[str, Any]) -> Path: ...
     def remove_volume(self, name: str) -> None: ...
     def image(self, name: str) -> dict[str, Any] | None: ...
@@ -87,6 +87,8 @@ def described(
 
     `found` is the container as its engine describes it, `networks` has the names of its networks.
     Raises EngineRefused, also when the engine has a network or volume of the container no longer.
+    Raises NotMovable when another container has one of the volumes: afterwards each of the two would
+    write to a copy of its own.
     """
     volumes = volumes_of(found)
     parts = {
@@ -99,6 +101,11 @@ def described(
     for at, volume in parts["volumes"].items():
         if volume is None:
             raise EngineRefused(f"{engine} has no volume {volumes[at]!r} any more, which it uses")
+        if others := store.users(volumes[at]) - {found["Id"]}:
+            raise NotMovable(
+                f"volume {volumes[at]!r} is also used by container {min(others)[:12]}; give each of"
+                " them a volume of its own, or remove that container"
+            )
     return parts
 
 
@@ -168,7 +175,7 @@ class Belongings:
             name = volume["Name"]
             if (there := self._store.volume(name)) is None:
                 continue
-            if self._store.is_used(name):
+            if self._store.users(name):
                 yield f"{self._engine}'s volume {name!r} is used there by another container"
             elif not left_behind.is_noted(self._engine, name, there["CreatedAt"]):
                 yield f"{self._engine}'s volume {name!r} is there already, and no move has left it"

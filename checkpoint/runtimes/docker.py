@@ -88,6 +88,7 @@ class Docker:
     def describe(self, container: Container) -> dict[str, Any]:
         found = container.engine_state
         endpoints = found["NetworkSettings"]["Networks"]
+        _check_not_joined(found)
         return {
             "container": {name: found[name] for name in ("Config", "HostConfig", "Image", "Name")},
             "endpoints": endpoints,
@@ -175,9 +176,26 @@ def unmovable(found: Mapping[str, Any]) -> str | None:
             f"container {name!r} has its files kept by {driver!r};"
             f" only those kept by {STORAGE_DRIVER} can be moved"
         )
+    if host.get("AutoRemove"):
+        return (
+            f"container {name!r} was started with --rm: docker would remove it when it is killed on"
+            " the source, before the target runs it; start it without"
+        )
     if host["Runtime"] not in RUNTIMES:
         return f"container {name!r} is run by {host['Runtime']!r}; only runc can move it"
     return None
+
+
+def _check_not_joined(found: Mapping[str, Any]) -> None:
+    """Raise NotMovable when another container uses the network namespace of this one."""
+    others = docker_api.call("GET", "/containers/json")
+    shape.check(others, [{"Id": str, "HostConfig": {"NetworkMode": str}}], "docker's containers")
+    for other in others:
+        if other["HostConfig"]["NetworkMode"] == f"container:{found['Id']}":
+            raise NotMovable(
+                f"container {other['Id'][:12]} uses the network of {found['Name'][1:]!r}, and would"
+                " be left without one; stop it first"
+            )
 
 
 def _runc_of(container_id: str) -> Runc:

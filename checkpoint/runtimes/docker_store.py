@@ -78,11 +78,11 @@ def remove_volume(name: str) -> None:
     docker_api.call("DELETE", f"/volumes/{name}", force="true")
 
 
-def is_used(name: str) -> bool:
-    """Return whether any container on this host, running or not, has the volume."""
-    return bool(
-        docker_api.call("GET", "/containers/json", all="true", filters=f'{{"volume":["{name}"]}}')
-    )
+def users(name: str) -> set[str]:
+    """Return the ids of the containers on this host, running or not, that have the volume."""
+    wanted = f'{{"volume":["{name}"]}}'
+    found = docker_api.call("GET", "/containers/json", all="true", filters=wanted)
+    return {str(each["Id"]) for each in found}
 
 
 def image(name: str) -> dict[str, Any] | None:

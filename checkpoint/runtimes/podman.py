@@ -29,7 +29,7 @@ from checkpoint.runtimes.crun import Crun
 from checkpoint.runtimes.oci import DUMP_OPTIONS, OciRuntime
 from checkpoint.runtimes.podman_arrival import LOG, PodmanArrival
 from checkpoint.runtimes.runc import Runc
-from checkpoint.runtimes.shape import Maybe, Shape
+from checkpoint.runtimes.shape import Each, Maybe, Shape
 
 #: The OCI runtimes beneath podman whose containers can migrate, by the name of their program.
 BENEATH: dict[str, Callable[[], OciRuntime]] = {"crun": Crun, "runc": Runc}
@@ -52,7 +52,7 @@ MOST_PACKED_BYTES = 8 << 20
 #: The members that are read of `podman container inspect`, for a running container.
 RUNNING: Shape = {
     **dict.fromkeys(("Id", "Name", "Pod", "OCIRuntime", "Image", "ImageName"), str),
-    "Config": {"Tty": bool},
+    "Config": {"Tty": bool, "Labels": Maybe(Each(str))},
     "HostConfig": {"NetworkMode": str, "LogConfig": {"Path": Maybe(str)}},
     "State": {"ConmonPid": int, "CgroupPath": str},
     "Mounts": [MOUNT],
@@ -63,6 +63,8 @@ OVERLAY = "overlay"
 OVERLAY_FILES: Shape = {"GraphDriver": {"Data": {"UpperDir": str, "MergedDir": str}}}
 #: On a host with none of these podman has never run. Any podman command would make them.
 TRACES = (Path("/run/libpod"), Path("/var/lib/containers/storage"))
+#: The label by which podman knows the unit that starts a container (podman-systemd.unit(5)).
+UNIT_LABEL = "PODMAN_SYSTEMD_UNIT"
 
 
 class Podman:
@@ -212,6 +214,11 @@ def unmovable(found: Mapping[str, Any]) -> str | None:
         return (
             f"container {found['Name']!r} has the network mode {mode!r};"
             " only podman's networks can be moved"
+        )
+    if unit := (found["Config"].get("Labels") or {}).get(UNIT_LABEL):
+        return (
+            f"container {found['Name']!r} belongs to the systemd unit {unit!r}, which would start it"
+            " again on the source; start it without the unit"
         )
     if Path(found["OCIRuntime"]).name not in BENEATH:
         return (

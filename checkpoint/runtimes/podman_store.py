@@ -90,9 +90,10 @@ def volume(name: str) -> dict[str, Any] | None:
     return _inspect("volume", name)
 
 
-def is_used(name: str) -> bool:
-    """Return whether any container on this host, running or not, has the volume."""
-    return bool(_podman("ps", "--all", "--quiet", "--filter", f"volume={name}").strip())
+def users(name: str) -> set[str]:
+    """Return the ids of the containers on this host, running or not, that have the volume."""
+    listed = _podman("ps", "--all", "--quiet", "--no-trunc", "--filter", f"volume={name}")
+    return set(listed.split())
 
 
 def difference(ours: Mapping[str, Any], theirs: Mapping[str, Any]) -> str | None:

@@ -13,8 +13,8 @@ from typing import Any
 
 import pytest
 
-from checkpoint.errors import EngineRefused, ImageError
-from checkpoint.runtimes import archives, docker, docker_api, podman
+from checkpoint.errors import EngineRefused, ImageError, NotMovable
+from checkpoint.runtimes import archives, belongings, docker, docker_api, podman
 from checkpoint.runtimes.docker_arrival import endpoint_of, entries
 from checkpoint.runtimes.podman import MOST_PACKED_BYTES, without_contents
 from checkpoint.runtimes.podman_arrival import with_output
@@ -109,6 +109,7 @@ def test_podman_can_be_moved(at: str, value: str) -> None:
         ("HostConfig.NetworkMode", "container:" + "5" * 64, "the network mode 'container:5"),
         ("HostConfig.NetworkMode", "pasta", "the network mode 'pasta'"),
         ("OCIRuntime", "/usr/bin/runsc", "run by /usr/bin/runsc"),
+        ("Config.Labels", {"PODMAN_SYSTEMD_UNIT": "web.service"}, "the systemd unit 'web.service'"),
     ],
 )
 def test_podman_cannot(at: str, value: object, said: str) -> None:
@@ -134,6 +135,7 @@ def test_docker_can_be_moved(runtime: str) -> None:
         ("NetworkSettings.Networks", {"bridge": {}}, "docker's default network"),
         ("NetworkSettings.Networks", {"net": {}, "bridge": {}}, "docker's default network"),
         ("HostConfig.Runtime", "runsc", "run by 'runsc'"),
+        ("HostConfig.AutoRemove", True, "--rm"),
     ],
 )
 def test_docker_cannot(at: str, value: object, said: str) -> None:
@@ -335,3 +337,36 @@ def test_an_archive_is_not_taken_for_a_compressed_one(tmp_path: Path) -> None:
     """As the old format of LZMA these 463 bytes would begin with a dictionary of 4 GiB."""
     with bounded_memory(), pytest.raises(ImageError):
         without_contents(file_of(tmp_path, (b"\x63" + b"\xff" * 104).ljust(463, b"\0")))
+
+
+class OfTwo:
+    """A Store that has one volume, `data`, which two containers use."""
+
+    def network(self, name: str) -> dict[str, Any]:
+        return {"name": name}
+
+    def volume(self, name: str) -> dict[str, Any]:
+        return {"Name": name, "Driver": "local"}
+
+    def users(self, name: str) -> set[str]:
+        return {"1f", "2e" * 32}
+
+
+def test_a_volume_of_two_containers_stays() -> None:
+    found = {"Id": "1f", "Mounts": [{"Type": "volume", "Name": "data", "Destination": "/data"}]}
+    store: Any = OfTwo()
+    with pytest.raises(NotMovable, match="volume 'data' is also used by container 2e2e2e2e2e2e"):
+        belongings.described("podman", store, found, [])
+    store.users = lambda _: {"1f"}
+    assert belongings.described("podman", store, found, [])["volumes"] == {
+        "/data": {"Name": "data", "Driver": "local"}
+    }
+
+
+def test_a_network_that_another_container_uses_stays(monkeypatch: pytest.MonkeyPatch) -> None:
+    listed = [{"Id": "1f", "HostConfig": {"NetworkMode": "net"}}]
+    monkeypatch.setattr(docker_api, "call", lambda *_: listed)
+    docker._check_not_joined({"Id": "1f", "Name": "/web"})
+    listed.append({"Id": "2e" * 32, "HostConfig": {"NetworkMode": "container:1f"}})
+    with pytest.raises(NotMovable, match="2e2e2e2e2e2e uses the network of 'web'"):
+        docker._check_not_joined({"Id": "1f", "Name": "/web"})

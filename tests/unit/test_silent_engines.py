@@ -148,7 +148,8 @@ def test_what_the_container_uses_and_the_engine_has_no_more_is_named(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, engine: type[Podman | Docker]
 ) -> None:
     podman_that(tmp_path, "exit 1")
-    monkeypatch.setattr(docker_api, "call", lambda *_, **__: None)
+    lists = {"/containers/json": []}
+    monkeypatch.setattr(docker_api, "call", lambda _, path, **__: lists.get(path))
     with pytest.raises(EngineRefused, match="has no volume 'data' any more"):
         engine().describe(container_with(volume=True))
     with pytest.raises(EngineRefused, match="has no network 'net' any more"):
@@ -163,7 +164,7 @@ VOLUME = {"Name": "data", "Driver": "local"}
     "ask",
     [
         lambda at: podman_store.remove_container("1f"),
-        lambda at: podman_store.is_used("data"),
+        lambda at: podman_store.users("data"),
         lambda at: podman_store.create_network(NETWORK),
         lambda at: podman_store.remove_network("1f"),
         lambda at: podman_store.create_volume(VOLUME),
