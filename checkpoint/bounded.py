@@ -58,6 +58,10 @@ AbsolutePath = Annotated[str, Length(4095), Check("an absolute path", _is_absolu
 ContainerPath = Annotated[str, Length(4095), Check("an absolute path without '..'", _is_inside)]
 #: The path of a thing in a tree, relative to its root. It is never the root itself.
 RelativePath = Annotated[str, Length(4095), Check("a path within a tree", _is_relative)]
+#: The path of a thing in a tree, as RelativePath, or "", which is the root itself.
+TreePath = Annotated[
+    str, Length(4095), Check("a path within a tree", lambda path: not path or _is_relative(path))
+]
 
 #: A container's name or id in its engine (runc: libcontainer/factory_linux.go, validateID; podman
 #: and docker allow less). It has no leading dash, because it becomes an argument of programs.

@@ -85,10 +85,8 @@ class TreeSync:
             self._check(self._before.files, there)
             return sent
         found = overlay.content(self._before, self._root)
-        self._remove(found.removed, WHOLE_TIMEOUT_S)
-        listed = self._rsync.listed()
-        listed.send_list(found.changed)
-        sent = listed.finish(WHOLE_TIMEOUT_S)
+        self.arm()
+        sent = self._apply(found, WHOLE_TIMEOUT_S, WHOLE_TIMEOUT_S)
         self._look_at(found.changed)
         return sent
 
@@ -171,11 +169,13 @@ class TreeSync:
     def _apply(self, found: Changes, timeout_s: float, answer_s: float) -> int:
         self._remove(found.removed, answer_s)
         sent = 0
-        if found.changed:
+        if listed := [path for path in found.changed if path]:
             assert self._armed is not None
             armed, self._armed = self._armed, None
-            armed.send_list(found.changed)
-            sent = armed.finish(timeout_s)
+            armed.send_list(listed)
+            sent += armed.finish(timeout_s)
+        if "" in found.changed:
+            sent += self._rsync.root().finish(timeout_s)
         if found.directories:
             times = [DirectoryTime(*directory) for directory in found.directories]
             for piece in in_pieces(times):

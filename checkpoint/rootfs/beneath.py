@@ -273,6 +273,10 @@ class TreeRoot:
 
         The file may have come and gone while others were copied. Raises OSError.
         """
+        if not path:
+            with self.directory(path) as root:
+                os.utime(root, ns=(mtime_ns, mtime_ns))
+            return
         with gone_is_well(), self._parent(path) as (directory, name):
             os.utime(name, ns=(mtime_ns, mtime_ns), dir_fd=directory, follow_symlinks=False)
 

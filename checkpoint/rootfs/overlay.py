@@ -54,7 +54,8 @@ def _told(
             gone.add(path)
             continue
         kept.add(path)
-        if _hiding(layer.root.attributes(path)) - set(known.get(path, ())):
+        # The root is always merged with the lower layers' (ovl_get_root of fs/overlayfs/super.c).
+        if path and _hiding(layer.root.attributes(path)) - set(known.get(path, ())):
             # The directory hides what lower layers have at its path now, and what it shows instead
             # may be unchanged files from elsewhere.
             gone.add(path)

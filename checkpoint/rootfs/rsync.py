@@ -87,8 +87,13 @@ class Rsync:
         """Start a pass of listed files; both ends wait for the list that `Running.send_list` sends.
 
         --ignore-times, because the caller knows which files changed: size and mtime may be equal.
+        The tree's root cannot be in the list: its name, `.`, would stand for everything in it.
         """
         return self._start("--ignore-times", *LISTED, "--no-implied-dirs")
+
+    def root(self) -> Running:
+        """Start a pass that copies the mode, owner, attributes and time of the tree's root alone."""
+        return self._start("--no-recursive", "--dirs", "--exclude=*")
 
     def resumed(self) -> Running:
         """Start a pass of listed files, as `listed` does, for large files that never change.

@@ -158,14 +158,15 @@ class Packing:
     def archive(self, names: Iterable[str], *, complete: bool) -> Iterator[bytes]:
         """Yield an archive of the files `names` in pieces of at most PIECE_BYTES.
 
-        Names are relative to the root of the tmpfs; a directory comes without its content. If
-        `complete`, raises CommandFailed at the end if tar failed, for example because a file was
-        missing. Otherwise tar's failure is ignored: files vanish while the container runs.
+        Names are relative to the root of the tmpfs, and "" is the root itself; a directory comes
+        without its content. If `complete`, raises CommandFailed at the end if tar failed, for
+        example because a file was missing. Otherwise tar's failure is ignored: files vanish while
+        the container runs.
         """
         self.wait_ready()
         with self._tar as tar:
             assert tar.stdin is not None and tar.stdout is not None and tar.stderr is not None
-            listed = b"".join(os.fsencode(name) + b"\0" for name in names)
+            listed = b"".join(os.fsencode(name or ".") + b"\0" for name in names)
             # In a thread of its own: tar may write output before it has read all names.
             writer = threading.Thread(
                 target=_write_all, args=(tar.stdin, listed), name="tar", daemon=True

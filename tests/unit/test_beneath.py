@@ -85,6 +85,8 @@ def test_times(root: Path, outside: Path) -> None:
     set_mtime(root, "way", 8)
     set_mtime(root, "way/file", 9)
     set_mtime(root, "none", 10)
+    set_mtime(root, "", 11)
+    assert root.stat().st_mtime_ns == 11
     assert (root / "a/b").stat().st_mtime_ns == 7
     assert (root / "way").lstat().st_mtime_ns == 8
     assert (outside.stat().st_mtime_ns, (outside / "file").stat().st_mtime_ns) == before

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-import subprocess
-import threading
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -13,13 +11,10 @@ from pathlib import Path
 import pytest
 
 from checkpoint.errors import CommandFailed, ReceiverFailed
-from checkpoint.host import whole
 from checkpoint.host.processes import tree_of
 from checkpoint.rootfs.beneath import TreeRoot
-from checkpoint.rootfs.enclosure import start_enclosed
 from checkpoint.rootfs.rsync import Carry, Ending, Rsync, served
-
-PIECE_BYTES = 1 << 16
+from tests.unit.joined import Joined, change_root, root_state
 
 
 def refusing(complaint: str) -> Carry:
@@ -33,51 +28,6 @@ def refusing(complaint: str) -> Carry:
         return Ending(status=1, complaint=complaint)
 
     return carry
-
-
-class Joined:
-    """rsync from one directory to another."""
-
-    def __init__(self, source: Path, target: Path) -> None:
-        self._roots = [TreeRoot(source), TreeRoot(target)]
-        self.rsync = Rsync(self._roots[0].fd, self._carry)
-        self.began, self.ended = threading.Event(), threading.Event()
-
-    def close(self) -> None:
-        for root in self._roots:
-            root.close()
-
-    def _carry(
-        self, words: Sequence[str], from_rsync: int, to_rsync: int, answered: Callable[[], None]
-    ) -> Ending:
-        pipe = subprocess.PIPE
-        server_reads, to_server = os.pipe()
-        server = start_enclosed(
-            served(words), self._roots[1].fd, stdin=server_reads, stdout=pipe, stderr=pipe
-        )
-        os.close(server_reads)
-        assert server.stdout is not None
-        upstream = threading.Thread(target=self._upstream, args=(from_rsync, to_server))
-        upstream.start()
-        self.began.set()
-        with contextlib.suppress(BrokenPipeError):
-            while data := os.read(server.stdout.fileno(), PIECE_BYTES):
-                whole.write(to_rsync, data)
-                answered()
-        os.close(to_rsync)
-        upstream.join()
-        os.close(from_rsync)
-        with server:
-            assert server.stderr is not None
-            told = server.stderr.read().decode()
-        self.ended.set()
-        return Ending(status=server.returncode, complaint=told)
-
-    def _upstream(self, from_rsync: int, to_server: int) -> None:
-        with contextlib.suppress(BrokenPipeError):
-            while data := os.read(from_rsync, PIECE_BYTES):
-                whole.write(to_server, data)
-        os.close(to_server)
 
 
 @pytest.fixture
@@ -104,6 +54,16 @@ def test_listed(joined: Joined, tmp_path: Path) -> None:
     running.send_list(["two", "none"])
     running.finish(60)
     assert [path.name for path in (tmp_path / "target").iterdir()] == ["two"]
+
+
+def test_the_root_alone(joined: Joined, tmp_path: Path) -> None:
+    source, target = tmp_path / "source", tmp_path / "target"
+    (source / "file").touch()
+    (target / "kept").touch()
+    change_root(source)
+    joined.rsync.root().finish(60)
+    assert [path.name for path in target.iterdir()] == ["kept"]
+    assert root_state(target) == root_state(source)
 
 
 def test_once_ready_both_ends_only_wait(joined: Joined, tmp_path: Path) -> None:
