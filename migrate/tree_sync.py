@@ -172,8 +172,7 @@ class TreeSync:
         if listed := [path for path in found.changed if path]:
             assert self._armed is not None
             armed, self._armed = self._armed, None
-            armed.send_list(listed)
-            sent += armed.finish(timeout_s)
+            sent += armed.finish(timeout_s, listed)
         if "" in found.changed:
             sent += self._rsync.root().finish(timeout_s)
         if found.directories:

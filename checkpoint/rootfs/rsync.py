@@ -84,7 +84,7 @@ class Rsync:
         return self._start("--delete")
 
     def listed(self) -> Running:
-        """Start a pass of listed files; both ends wait for the list that `Running.send_list` sends.
+        """Start a pass of listed files; both ends wait for the list that `Running.finish` sends.
 
         --ignore-times, because the caller knows which files changed: size and mtime may be equal.
         The tree's root cannot be in the list: its name, `.`, would stand for everything in it.
@@ -92,7 +92,7 @@ class Rsync:
         return self._start("--ignore-times", *LISTED, "--no-implied-dirs")
 
     def root(self) -> Running:
-        """Start a pass that copies the mode, owner, attributes and time of the tree's root alone."""
+        """Start a pass of the tree's root alone: its mode, owner, attributes and time."""
         return self._start("--no-recursive", "--dirs", "--exclude=*")
 
     def resumed(self) -> Running:
@@ -148,15 +148,11 @@ class Running:
         """
         self._answered.wait(timeout_s)
 
-    def send_list(self, paths: Iterable[str]) -> None:
-        """Send the complete list of files to copy, as paths relative to the tree's root."""
-        assert self._process.stdin is not None
-        self._process.stdin.write(b"".join(os.fsencode(path) + b"\0" for path in paths))
-        self._process.stdin.close()
-        self._process.stdin = None
-
-    def finish(self, timeout_s: float) -> int:
+    def finish(self, timeout_s: float, listed: Iterable[str] = ()) -> int:
         """Wait for the pass to end; return the bytes sent, 0 if rsync did not report them.
+
+        `listed` are the files to copy in a pass that waits for its list, as paths relative to the
+        tree's root.
 
         Raises ReceiverFailed if the target's end failed. Raises CommandFailed if the source's end
         failed, or with status 124 if rsync had not ended after `timeout_s` and was killed.
@@ -165,8 +161,10 @@ class Running:
         other end could not write. rsync relies on its remote shell to end with the other end's
         status, and REMOTE_SHELL ends with a status of its own.
         """
+        names = b"".join(os.fsencode(path) + b"\0" for path in listed)
         try:
-            output, errors = self._process.communicate(timeout=timeout_s)
+            # rsync may end, or write many errors, before it has read all names.
+            output, errors = self._process.communicate(names, timeout=timeout_s)
         except subprocess.TimeoutExpired as error:
             self.kill()
             raise CommandFailed(self._argv, 124, f"no end after {timeout_s:g} s") from error

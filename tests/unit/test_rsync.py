@@ -51,8 +51,7 @@ def test_listed(joined: Joined, tmp_path: Path) -> None:
     for name in ("one", "two"):
         (tmp_path / "source" / name).write_text(name)
     running = joined.rsync.listed()
-    running.send_list(["two", "none"])
-    running.finish(60)
+    running.finish(60, ["two", "none"])
     assert [path.name for path in (tmp_path / "target").iterdir()] == ["two"]
 
 
@@ -93,8 +92,7 @@ def test_a_directory_that_became_a_symlink_leads_to_nothing_of_the_host(
     (tmp_path / "secret").write_text("of the host")
     (tmp_path / "source/way").symlink_to(tmp_path)
     running = joined.rsync.listed()
-    running.send_list(["way/secret"])
-    running.finish(60)
+    running.finish(60, ["way/secret"])
     assert list((tmp_path / "target").iterdir()) == []
 
 
@@ -111,14 +109,25 @@ def test_the_targets_reason_is_told(tmp_path: Path) -> None:
         Rsync(root.fd, refusing("no such tree\n")).whole().finish(60)
 
 
+def test_the_targets_reason_is_told_when_the_list_is_not_read_to_its_end(tmp_path: Path) -> None:
+    with TreeRoot(tmp_path) as root, pytest.raises(CommandFailed, match="no such tree"):
+        Rsync(root.fd, refusing("no such tree\n")).listed().finish(60, ["x" * 200] * 10_000)
+
+
+def test_many_errors_before_the_end_of_the_list(joined: Joined) -> None:
+    """More than the pipes hold, of the names and of the errors."""
+    too_long = [f"{number:0300}" for number in range(2000)]
+    with pytest.raises(CommandFailed, match="too long"):
+        joined.rsync.listed().finish(60, too_long)
+
+
 def test_of_what_the_target_cannot_write_the_target_is_told(joined: Joined, tmp_path: Path) -> None:
     (tmp_path / "source/name").write_text("a file")
     (tmp_path / "target/name").mkdir()
     (tmp_path / "target/name/in the way").touch()
     running = joined.rsync.listed()
-    running.send_list(["name"])
     with pytest.raises(ReceiverFailed, match="could not make way"):
-        running.finish(60)
+        running.finish(60, ["name"])
 
 
 def test_of_what_the_source_cannot_read_the_source_is_told(tmp_path: Path) -> None:
@@ -127,9 +136,8 @@ def test_of_what_the_source_cannot_read_the_source_is_told(tmp_path: Path) -> No
     )  # sysfs(5) has files that even root can only write
     with contextlib.closing(Joined(unreadable.parent, tmp_path)) as joined:
         running = joined.rsync.listed()
-        running.send_list([unreadable.name])
         with pytest.raises(CommandFailed, match="Permission denied") as caught:
-            running.finish(60)
+            running.finish(60, [unreadable.name])
     assert type(caught.value) is CommandFailed
 
 
