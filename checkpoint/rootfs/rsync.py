@@ -7,6 +7,7 @@ shell hands rsync's standard streams to the caller through two pipes (REMOTE_SHE
 
 from __future__ import annotations
 
+import logging
 import os
 import re
 import subprocess
@@ -17,6 +18,7 @@ from dataclasses import dataclass
 from checkpoint.errors import CommandFailed, ReceiverFailed
 from checkpoint.rootfs.enclosure import TREE, start_enclosed
 
+log = logging.getLogger(__name__)
 #: Keep all of a file: hard links, ACLs, xattrs, holes, owners by number. Stay on one file system.
 PRESERVE = (
     "--archive",
@@ -51,6 +53,8 @@ SERVER = ("rsync", "--server")
 #: unless the command redirects it.)
 REMOTE_SHELL = 'echo "$*" >&4; exec 5<&0; cat <&5 >&4 & exec 4>&- 5<&-; cat <&3; kill $!'
 MAX_WORDS_BYTES = 4096
+#: The status of the other end as long as nobody knows how it ended, which is never a success.
+UNKNOWN = 255
 
 #: A function (words, from_rsync, to_rsync, answered) that connects rsync on the source with its
 #: other end. It starts the other end with `words`, carries rsync's output from the descriptor
@@ -132,7 +136,7 @@ class Running:
         finally:
             os.close(shell_reads)
             os.close(shell_writes)
-        self._other: Ending | None = None
+        self._other = Ending(status=UNKNOWN, complaint="")
         self._answered = threading.Event()
         self._thread = threading.Thread(
             target=self._serve, args=(carry, from_rsync, to_rsync), name="rsync", daemon=True
@@ -174,7 +178,7 @@ class Running:
 
     def _check(self, errors: str) -> None:
         """Raise ReceiverFailed or CommandFailed if an end of the pass has failed."""
-        other = self._other or Ending(status=0, complaint="")  # rsync never requested its other end
+        other = self._other
         failed = [
             status for status in (self._process.returncode, other.status) if status not in SUCCESS
         ]
@@ -205,6 +209,10 @@ class Running:
             else:
                 os.close(to_rsync)
                 os.close(from_rsync)
+        except Exception as error:  # `finish` tells of it
+            told = f"the connection to rsync on the target failed: {error or type(error).__name__}"
+            self._other = Ending(status=UNKNOWN, complaint=told)
+            log.debug("%s", told, exc_info=True)
         finally:
             self._answered.set()
 

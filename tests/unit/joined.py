@@ -29,14 +29,14 @@ class Joined:
 
     def __init__(self, source: Path, target: Path) -> None:
         self._roots = [TreeRoot(source), TreeRoot(target)]
-        self.rsync = Rsync(self._roots[0].fd, self._carry)
+        self.rsync = Rsync(self._roots[0].fd, self.carry)
         self.began, self.ended = threading.Event(), threading.Event()
 
     def close(self) -> None:
         for root in self._roots:
             root.close()
 
-    def _carry(
+    def carry(
         self, words: Sequence[str], from_rsync: int, to_rsync: int, answered: Callable[[], None]
     ) -> Ending:
         pipe = subprocess.PIPE

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -112,6 +114,20 @@ def test_the_targets_reason_is_told(tmp_path: Path) -> None:
 def test_the_targets_reason_is_told_when_the_list_is_not_read_to_its_end(tmp_path: Path) -> None:
     with TreeRoot(tmp_path) as root, pytest.raises(CommandFailed, match="no such tree"):
         Rsync(root.fd, refusing("no such tree\n")).listed().finish(60, ["x" * 200] * 10_000)
+
+
+def test_a_pass_of_which_nobody_knows_how_the_target_ended_has_failed(
+    joined: Joined, tmp_path: Path
+) -> None:
+    def carry(*words: Any) -> Ending:
+        joined.carry(*words)
+        raise OSError(errno.EIO, "the status is lost")
+
+    with (
+        TreeRoot(tmp_path / "source") as root,
+        pytest.raises(ReceiverFailed, match="the status is lost"),
+    ):
+        Rsync(root.fd, carry).whole().finish(60)
 
 
 def test_many_errors_before_the_end_of_the_list(joined: Joined) -> None:
