@@ -76,15 +76,19 @@ class TreeSync:
 
     def copy_whole(self) -> int:
         """Make the first pass, while the container runs. Returns the bytes sent."""
-        if self._tree.layer is None:
-            sent = tried(lambda: self._rsync.whole().finish(WHOLE_TIMEOUT_S))
-            there = list(self._listed(None))
-            # The pass deletes what the source does not have, so it has sent everything that is on
-            # the target now.
-            self._there = {file.path for file in there} - self._before.files.keys()
-            self._check(self._before.files, there)
-            return sent
+        if self._tree.layer is not None:
+            return tried(self._copy_layer)
+        sent = tried(lambda: self._rsync.whole().finish(WHOLE_TIMEOUT_S))
+        there = list(self._listed(None))
+        # The pass deletes what the source does not have, so it has sent everything that is on the
+        # target now.
+        self._there = {file.path for file in there} - self._before.files.keys()
+        self._check(self._before.files, there)
+        return sent
+
+    def _copy_layer(self) -> int:
         found = overlay.content(self._before, self._root)
+        self._there.update(found.changed)
         self.arm()
         sent = self._apply(found, WHOLE_TIMEOUT_S, WHOLE_TIMEOUT_S)
         self._look_at(found.changed)

@@ -12,9 +12,10 @@ from typing import Any
 
 import pytest
 
+from checkpoint.errors import ReceiverFailed
 from checkpoint.images import directory
 from checkpoint.rootfs.changes import TICK_NS
-from checkpoint.rootfs.rsync import Rsync
+from checkpoint.rootfs.rsync import PARTIAL, Ending, Rsync
 from checkpoint.rootfs.tmpfs import Tmpfs
 from checkpoint.runtimes.base import Tree
 from migrate import message, protocol
@@ -22,7 +23,7 @@ from migrate.agent import page_receiver
 from migrate.agent.received import Received
 from migrate.agent.tree_door import TreeDoor
 from migrate.tmpfs_sync import TmpfsSync
-from migrate.tree_sync import TreeSync
+from migrate.tree_sync import TRIES, TreeSync
 from tests.unit.joined import Joined, change_root, root_state
 
 VOLUME = "/data"
@@ -61,11 +62,22 @@ class Hosts:
         self.place.mkdir()
         self.target = Target(root, tidy)
         self.tidy = tidy
+        #: How many passes from now on end with PARTIAL.
+        self.partial = 0
 
     def rsync(self, tree: int, key: str | None) -> Rsync:
         """Serve as the Bridge."""
         assert key == VOLUME
-        return self.tidy.enter_context(contextlib.closing(Joined(self.source, self.place))).rsync
+        joined = self.tidy.enter_context(contextlib.closing(Joined(self.source, self.place)))
+
+        def carry(*words: Any) -> Ending:
+            ending = joined.carry(*words)
+            if self.partial:
+                self.partial -= 1
+                return Ending(status=PARTIAL, complaint="rsync: [generator] recv_generator failed")
+            return ending
+
+        return Rsync(tree, carry)
 
     def sync(self, layer: Path | None = None) -> TreeSync:
         self.target.trees.show([(VOLUME, self.place)])
@@ -127,8 +139,9 @@ def test_the_root_of_a_tree_follows(hosts: Hosts, change: Change, frozen: bool) 
     assert sent < 1 << 20, "what did not change was sent again"
 
 
-@pytest.mark.parametrize("change", CHANGES.values(), ids=CHANGES)
-def test_the_root_of_an_overlay_follows(hosts: Hosts, tmp_path: Path, change: Change) -> None:
+@pytest.fixture
+def layer(hosts: Hosts, tmp_path: Path) -> Path:
+    """The upper directory of an overlay that is the source."""
     layers = tmp_path / "layers"
     layers.mkdir()
     hosts.mount("-t", "tmpfs", "test", at=layers)
@@ -139,9 +152,32 @@ def test_the_root_of_an_overlay_follows(hosts: Hosts, tmp_path: Path, change: Ch
         root.chmod(0o755)
     where = f"lowerdir={layers / 'lower'},upperdir={layers / 'upper'},workdir={layers / 'work'}"
     hosts.mount("-t", "overlay", "-o", where, "test", at=hosts.source)
+    return layers / "upper"
+
+
+@pytest.mark.parametrize("overlay", [False, True])
+@pytest.mark.parametrize("passes", [1, TRIES - 1, TRIES])
+def test_a_first_pass_that_is_partial_is_tried_again(
+    hosts: Hosts, layer: Path, overlay: bool, passes: int
+) -> None:
+    (hosts.source / "new").write_text("of the container")
+    (hosts.source / "file").unlink()
+    sync = hosts.sync(layer if overlay else None)
+    hosts.partial = passes
+    if passes == TRIES:
+        with pytest.raises(ReceiverFailed):
+            sync.copy_whole()
+    else:
+        sync.copy_whole()
+        assert (hosts.place / "new").read_text() == "of the container"
+        assert os.listdir(hosts.place) == ["new"]
+
+
+@pytest.mark.parametrize("change", CHANGES.values(), ids=CHANGES)
+def test_the_root_of_an_overlay_follows(hosts: Hosts, layer: Path, change: Change) -> None:
     hosts.source.chmod(0o700)
     settle(hosts.source)
-    sync = hosts.sync(layers / "upper")
+    sync = hosts.sync(layer)
     sync.copy_whole()
     assert root_state(hosts.place) == root_state(hosts.source)
     change(hosts.source)
