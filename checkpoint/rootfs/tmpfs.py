@@ -215,13 +215,15 @@ class Unpacking:
         self._gate.wait()
 
     def write(self, piece: bytes | bytearray | memoryview) -> None:
-        """Give tar the next piece of the archive. Raises CommandFailed if tar has failed."""
+        """Give tar the next piece of the archive. Raises CommandFailed if tar has ended."""
         assert self._tar.stdin is not None
         try:
             self._tar.stdin.write(piece)
             self._tar.stdin.flush()
-        except BrokenPipeError:
+        except (BrokenPipeError, ValueError):  # ValueError: an earlier piece has failed already
             self.finish()
+            told = "it ended before the archive did"
+            raise CommandFailed(self._argv, self._tar.returncode, told) from None
 
     def kill(self) -> None:
         """End tar before the archive is complete. Harmless after `finish`."""
