@@ -142,7 +142,10 @@ def said(container: Container) -> str:
 
 @pytest.mark.parametrize("way", ["--bind /dev/shm", "--bind /dev/shm/sub"])
 def test_one_that_is_bound_twice_stays_one(hosts: Hosts, way: str) -> None:
-    """What is written at one place is seen at the other; CRIU binds also a directory of a mount that was made for it."""
+    """What is written at one place is seen at the other.
+
+    CRIU binds a directory of a mount that was made for it, too.
+    """
     container = hosts.alpha.start_container("bound", ip=ADDRESS, argv=["sleep", "100000"])
     run(container, "import os; os.mkdir('/dev/shm/sub'); os.mkdir('/again')")
     inside = ["nsenter", f"--target={container.pid}", "--mount"]
