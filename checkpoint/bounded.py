@@ -73,7 +73,8 @@ ImageName = Annotated[str, Pattern(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,123}\.img")]
 
 #: The name of an interface, as dev_valid_name() of net/core/dev.c and IFNAMSIZ allow, without names
 #: that nft(8) and ip(8) do not take for one.
-InterfaceName = Annotated[str, Pattern(r"[A-Za-z0-9_][A-Za-z0-9_.@+-]{0,14}")]
+INTERFACE_NAME = Pattern(r"[A-Za-z0-9_][A-Za-z0-9_.@+-]{0,14}")
+InterfaceName = Annotated[str, INTERFACE_NAME]
 MacAddress = Annotated[str, Pattern(r"[0-9a-f]{2}(:[0-9a-f]{2}){5}")]
 _ADDRESS = Pattern(r"[0-9a-f.:]{2,45}")
 _NETWORK = Pattern(r"[0-9a-f.:]{2,45}/[0-9]{1,3}")

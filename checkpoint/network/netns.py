@@ -9,12 +9,14 @@ import re
 from pathlib import Path
 from typing import Any
 
+from checkpoint.bounded import INTERFACE_NAME
 from checkpoint.errors import CommandFailed, NetworkError, NotMovable
 from checkpoint.host.identity import LinkIdentity, PathIdentity
 from checkpoint.host.run import run
 from checkpoint.network.model import Interface, Network, Route
 
-NAME = re.compile(r"[A-Za-z0-9_.@][A-Za-z0-9_.@-]{0,14}")
+#: What makes a route another one than Route says, as `ip -json route` names it.
+UNLIKE_ROUTE = {"nexthops", "via", "encap", "tos", "from"}
 IP_NETNS_DIRECTORIES = (Path("/run/netns"), Path("/var/run/netns"))
 
 
@@ -70,7 +72,7 @@ class Parts:
             if link.is_same():
                 # The namespace may have ended with its last process, and both ends with it.
                 with contextlib.suppress(CommandFailed):
-                    run(["ip", "link", "delete", link.name])
+                    run(["ip", "link", "delete", "dev", link.name])
         if self._namespace is not None:
             if self._namespace.is_same():
                 _unbind(self._namespace.path)
@@ -137,9 +139,10 @@ def _interface(link: dict[str, Any], host_links: dict[int, dict[str, Any]]) -> I
     name = link["ifname"]
     # The container may have chosen the name, and the kernel takes nearly any bytes. The name
     # becomes a word of `ip -batch`.
-    if not NAME.fullmatch(name):
+    if not re.fullmatch(INTERFACE_NAME.regex, name, re.ASCII):
         raise NotMovable(
-            f"interface {name!r} has a name of other characters than letters, digits and _.@-"
+            f"interface {name!r} has a name that does not begin with a letter, digit or _, or has"
+            " other characters than these and .@+-"
         )
     kind = link.get("linkinfo", {}).get("info_kind", link["link_type"])
     if kind != "veth":
@@ -220,7 +223,7 @@ def _make_pair(interface: Interface, netns: str) -> None:
     # ip(8) takes a namespace by name, or by the pid of a process in it. Because `netns` is a path,
     # ip(8) runs in that namespace by nsenter(1), and moves the host's end out to this process's
     # namespace.
-    pair = f"link add {interface.name} address {interface.mac} mtu {interface.mtu} type veth"
+    pair = f"link add name {interface.name} address {interface.mac} mtu {interface.mtu} type veth"
     _in(netns, f"{pair} peer name {interface.host_name} mtu {interface.mtu} netns {os.getpid()}\n")
 
 
@@ -230,8 +233,8 @@ def _configure(interface: Interface, netns: str) -> None:
     The host's end stays down.
     """
     if interface.bridge:
-        run(["ip", "link", "set", interface.host_name, "master", interface.bridge])
-    commands = [f"link set {interface.name} up"]
+        run(["ip", "link", "set", "dev", interface.host_name, "master", interface.bridge])
+    commands = [f"link set dev {interface.name} up"]
     # nodad: the container still uses the address on the source, where duplicate address
     # detection would find it.
     commands += [
