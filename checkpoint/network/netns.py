@@ -24,9 +24,9 @@ def read(path: str) -> Network:
     """Read the network namespace bound at `path`.
 
     Raises NotMovable for an interface that is neither `lo` nor a veth whose other end is in this
-    process's own namespace, or that has unusual characters in its name (NAME). Raises NetworkError
-    or CommandFailed if iproute2 fails. Fallback devices of the kernel are left out
-    (_is_kernel_fallback).
+    process's own namespace, or that has unusual characters in its name (InterfaceName), and for a
+    route that Route cannot say. Raises NetworkError if iproute2 fails. Fallback devices of the
+    kernel are left out (_is_kernel_fallback).
     """
     host_links = {link["ifindex"]: link for link in _ip("link")}
     interfaces = [
@@ -105,11 +105,12 @@ def create(network: Network) -> Parts:
     try:
         _bind_new(Path(network.path))
         parts.add_namespace(network.path)
+        _in(network.path, "link set dev lo up\n")
         for interface in network.interfaces:
             _make_pair(interface, network.path)
             parts.add_link(interface.host_name)
             _configure(interface, network.path)
-        _in(network.path, "link set lo up\n" + "".join(map(_route_command, network.routes)))
+        _in(network.path, "".join(map(_route_command, network.routes)))
     except (CommandFailed, OSError) as error:
         parts.remove()
         why = error.stderr if isinstance(error, CommandFailed) else error
@@ -181,20 +182,30 @@ def _is_kernel_fallback(link: dict[str, Any]) -> bool:
 def _routes(path: str, family: int) -> list[Route]:
     """Return the routes of the main table that the kernel did not make itself. `family` is 4 or 6.
 
-    The kernel makes its own routes again when addresses are added. Raises CommandFailed.
+    The kernel makes its own routes again when addresses are added. Raises NotMovable for a route
+    that would become another one, and NetworkError.
     """
-    argv = ["nsenter", f"--net={path}", "--", "ip", f"-{family}", "-json", "route", "show"]
-    return [
-        Route(
-            family=family,
-            destination=entry["dst"],
-            gateway=entry.get("gateway"),
-            interface=entry["dev"],
-            metric=entry.get("metric") if family == 4 else None,
+    routes = []
+    for entry in _ip(f"-{family}", "route", netns=path):
+        if entry.get("protocol") == "kernel":
+            continue
+        kind = entry.get("type", "unicast")
+        if kind != "unicast" or "dev" not in entry or UNLIKE_ROUTE & entry.keys():
+            raise NotMovable(
+                f"the route to {entry['dst']} is {'no plain one' if kind == 'unicast' else kind};"
+                " only routes by one interface can be moved"
+            )
+        routes.append(
+            Route(
+                family=family,
+                destination=entry["dst"],
+                gateway=entry.get("gateway"),
+                interface=entry["dev"],
+                metric=entry.get("metric"),
+                source=entry.get("prefsrc"),
+            )
         )
-        for entry in json.loads(run(argv) or "[]")
-        if entry.get("protocol") != "kernel" and "dev" in entry
-    ]
+    return routes
 
 
 def _bind_new(path: Path) -> None:
@@ -245,13 +256,14 @@ def _configure(interface: Interface, netns: str) -> None:
 
 
 def _route_command(route: Route) -> str:
-    via = f" via {route.gateway}" if route.gateway else ""
-    metric = f" metric {route.metric}" if route.metric is not None else ""
-    return (
-        f"-{route.family} route add {route.destination}{via} dev {route.interface}{metric} onlink\n"
-        if via
-        else (f"-{route.family} route add {route.destination} dev {route.interface}{metric}\n")
-    )
+    words = f"-{route.family} route add {route.destination} dev {route.interface}"
+    if route.gateway is not None:
+        words += f" via {route.gateway} onlink"
+    if route.metric is not None:
+        words += f" metric {route.metric}"
+    if route.source is not None:
+        words += f" src {route.source}"
+    return words + "\n"
 
 
 def _in(netns: str, commands: str) -> None:
