@@ -50,7 +50,7 @@ def _send(move: Context, directory: Path) -> int:
         names = (str(path.relative_to(directory)) for path in share)
         return rsync.resumed().finish(TIMEOUT_S, names)
 
-    with TreeRoot(directory) as root, ThreadPoolExecutor(len(shares)) as threads:
+    with TreeRoot(directory) as root, ThreadPoolExecutor(AT_ONCE) as threads:
         rsync = move.bridge.rsync(root.fd, IMAGE)
         return sum(threads.map(send, shares))
 
