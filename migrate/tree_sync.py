@@ -129,7 +129,9 @@ class TreeSync:
         """Make the last pass, with the container frozen. Returns the bytes sent.
 
         Usually there is nothing to copy, or a few files. `mapped` are the files that may have been
-        written through mappings (changes.written_through_mappings).
+        written through mappings (changes.written_through_mappings). If the root itself has another
+        mode, owner or attributes than after the previous pass, a pass of its own is started for it,
+        because a list cannot name it (Rsync.listed).
         """
         written = self._mapped | below(self._tree.destination, mapped)
         found = self._found(snapshot(self._looked_at, attributes=False), written)
