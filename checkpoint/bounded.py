@@ -58,6 +58,10 @@ AbsolutePath = Annotated[str, Length(4095), Check("an absolute path", _is_absolu
 ContainerPath = Annotated[str, Length(4095), Check("an absolute path without '..'", _is_inside)]
 #: The path of a thing in a tree, relative to its root. It is never the root itself.
 RelativePath = Annotated[str, Length(4095), Check("a path within a tree", _is_relative)]
+#: The path of a thing in a tree, as RelativePath, or "", which is the root itself.
+TreePath = Annotated[
+    str, Length(4095), Check("a path within a tree", lambda path: not path or _is_relative(path))
+]
 
 #: A container's name or id in its engine (runc: libcontainer/factory_linux.go, validateID; podman
 #: and docker allow less). It has no leading dash, because it becomes an argument of programs.
@@ -69,7 +73,8 @@ ImageName = Annotated[str, Pattern(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,123}\.img")]
 
 #: The name of an interface, as dev_valid_name() of net/core/dev.c and IFNAMSIZ allow, without names
 #: that nft(8) and ip(8) do not take for one.
-InterfaceName = Annotated[str, Pattern(r"[A-Za-z0-9_][A-Za-z0-9_.@+-]{0,14}")]
+INTERFACE_NAME = Pattern(r"[A-Za-z0-9_][A-Za-z0-9_.@+-]{0,14}")
+InterfaceName = Annotated[str, INTERFACE_NAME]
 MacAddress = Annotated[str, Pattern(r"[0-9a-f]{2}(:[0-9a-f]{2}){5}")]
 _ADDRESS = Pattern(r"[0-9a-f.:]{2,45}")
 _NETWORK = Pattern(r"[0-9a-f.:]{2,45}/[0-9]{1,3}")

@@ -56,7 +56,7 @@ class Bridge:
         Returns how the other end ended. The source's rsync ends only after `to_rsync` is closed,
         and `from_rsync` comes to its end only then.
         """
-        upstream = None
+        remote = upstream = None
         try:
             message = encode(ServeRsync(tree=key, words=tuple(words))).decode()
             remote = self._connection.run(plug_command(self._socket_path, message))
@@ -71,6 +71,8 @@ class Bridge:
             return Ending(status=BROKEN, complaint=str(error))
         finally:
             os.close(to_rsync)
+            if remote is not None:
+                remote.close()  # also ends a write of `upstream` that waits for the other host
             if upstream is not None:
                 upstream.join()
             os.close(from_rsync)

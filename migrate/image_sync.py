@@ -47,11 +47,10 @@ def _send(move: Context, directory: Path) -> int:
     shares = dealt((path for path in directory.rglob("*") if path.is_file()), AT_ONCE)
 
     def send(share: list[Path]) -> int:
-        running = rsync.resumed()
-        running.send_list(str(path.relative_to(directory)) for path in share)
-        return running.finish(TIMEOUT_S)
+        names = (str(path.relative_to(directory)) for path in share)
+        return rsync.resumed().finish(TIMEOUT_S, names)
 
-    with TreeRoot(directory) as root, ThreadPoolExecutor(len(shares)) as threads:
+    with TreeRoot(directory) as root, ThreadPoolExecutor(AT_ONCE) as threads:
         rsync = move.bridge.rsync(root.fd, IMAGE)
         return sum(threads.map(send, shares))
 

@@ -21,6 +21,7 @@ from checkpoint.bounded import (
     RelativePath,
     Size,
     Text,
+    TreePath,
     Word,
 )
 from checkpoint.images.batch import PageExtent
@@ -265,7 +266,7 @@ class ListTree(Request[TreeListed]):
     """The question what is in a tree, or at `paths` in it; the answer leaves out missing paths."""
 
     tree: ContainerPath
-    paths: tuple[RelativePath, ...] | None
+    paths: tuple[TreePath, ...] | None
 
 
 class ListTmpfs(Request[TreeListed]):

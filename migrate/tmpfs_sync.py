@@ -69,7 +69,7 @@ class TmpfsSync:
             self._stack.callback(openings.close)
             before = snapshot(root)
             self._before.append(before)
-            sent += self._send(index, [], [".", *before.files], complete=False)
+            sent += self._send(index, [], before.files, complete=False)
             openings.copied(processes.tree_of(self._pid))
             pieces = self._agent.request_all(protocol.ListTmpfs(index=index))
             copies = [file for piece in pieces for file in piece.files]
@@ -105,7 +105,7 @@ class TmpfsSync:
             changed = [*found.changed, *(path for path, _ in found.directories)]
             removed = sorted(self._there[index] - now.files.keys() | set(found.removed))
             if removed or changed:
-                sent += self._send(index, removed, [".", *sorted(changed)], complete=True)
+                sent += self._send(index, removed, sorted({"", *changed}), complete=True)
         return sent
 
     def close(self) -> None:
@@ -114,7 +114,9 @@ class TmpfsSync:
             packing.kill()
         self._stack.close()
 
-    def _send(self, index: int, removed: Iterable[str], names: list[str], *, complete: bool) -> int:
+    def _send(
+        self, index: int, removed: Iterable[str], names: Iterable[str], *, complete: bool
+    ) -> int:
         sent = 0
         for paths in in_pieces(removed):
             self._agent.stream(protocol.RemoveInTmpfs(index=index, paths=paths))

@@ -76,19 +76,21 @@ class TreeSync:
 
     def copy_whole(self) -> int:
         """Make the first pass, while the container runs. Returns the bytes sent."""
-        if self._tree.layer is None:
-            sent = tried(lambda: self._rsync.whole().finish(WHOLE_TIMEOUT_S))
-            there = list(self._listed(None))
-            # The pass deletes what the source does not have, so it has sent everything that is on
-            # the target now.
-            self._there = {file.path for file in there} - self._before.files.keys()
-            self._check(self._before.files, there)
-            return sent
+        if self._tree.layer is not None:
+            return tried(self._copy_layer)
+        sent = tried(lambda: self._rsync.whole().finish(WHOLE_TIMEOUT_S))
+        there = list(self._listed(None))
+        # The pass deletes what the source does not have, so it has sent everything that is on the
+        # target now.
+        self._there = {file.path for file in there} - self._before.files.keys()
+        self._check(self._before.files, there)
+        return sent
+
+    def _copy_layer(self) -> int:
         found = overlay.content(self._before, self._root)
-        self._remove(found.removed, WHOLE_TIMEOUT_S)
-        listed = self._rsync.listed()
-        listed.send_list(found.changed)
-        sent = listed.finish(WHOLE_TIMEOUT_S)
+        self._there.update(found.changed)
+        self.arm()
+        sent = self._apply(found, WHOLE_TIMEOUT_S, WHOLE_TIMEOUT_S)
         self._look_at(found.changed)
         return sent
 
@@ -127,7 +129,9 @@ class TreeSync:
         """Make the last pass, with the container frozen. Returns the bytes sent.
 
         Usually there is nothing to copy, or a few files. `mapped` are the files that may have been
-        written through mappings (changes.written_through_mappings).
+        written through mappings (changes.written_through_mappings). If the root itself has another
+        mode, owner or attributes than after the previous pass, a pass of its own is started for it,
+        because a list cannot name it (Rsync.listed).
         """
         written = self._mapped | below(self._tree.destination, mapped)
         found = self._found(snapshot(self._looked_at, attributes=False), written)
@@ -171,11 +175,12 @@ class TreeSync:
     def _apply(self, found: Changes, timeout_s: float, answer_s: float) -> int:
         self._remove(found.removed, answer_s)
         sent = 0
-        if found.changed:
+        if listed := [path for path in found.changed if path]:
             assert self._armed is not None
             armed, self._armed = self._armed, None
-            armed.send_list(found.changed)
-            sent = armed.finish(timeout_s)
+            sent += armed.finish(timeout_s, listed)
+        if "" in found.changed:
+            sent += self._rsync.root().finish(timeout_s)
         if found.directories:
             times = [DirectoryTime(*directory) for directory in found.directories]
             for piece in in_pieces(times):

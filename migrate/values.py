@@ -22,7 +22,7 @@ from checkpoint.bounded import (
     Nanoseconds,
     PageAddress,
     PageCount,
-    RelativePath,
+    TreePath,
 )
 from checkpoint.schema import MOST_ITEMS, Length, Pattern, Range
 
@@ -80,7 +80,7 @@ class Probe(NamedTuple):
 class DirectoryTime(NamedTuple):
     """A directory of a tree, and its modification time."""
 
-    path: RelativePath
+    path: TreePath
     mtime_ns: FileTime
 
 

@@ -30,6 +30,7 @@ KNOWN: dict[Any, st.SearchStrategy[Any]] = {
     bounded.AbsolutePath: PATH.map("/".__add__),
     bounded.ContainerPath: PATH.map("/".__add__),
     bounded.RelativePath: PATH,
+    bounded.TreePath: st.just("") | PATH,
     bounded.Ipv4Address: st.ip_addresses(v=4).map(str),
     bounded.IpAddress: st.ip_addresses().map(str),
     bounded.StationAddress: st.ip_addresses(v=4).map(lambda address: f"{address}/24"),

@@ -33,19 +33,20 @@ def forget(addresses: Iterable[str]) -> None:
     """Delete the conntrack entries of connections from or to these addresses ("ADDRESS/PREFIX").
 
     Does nothing if there are no entries, or conntrack is not in use. Raises NetworkError if the
-    kernel's messages are not as in netlink(7), and OSError if the kernel has no netlink for
-    netfilter.
+    kernel's messages are not as in netlink(7).
     """
     wanted = {ipaddress.ip_interface(address).ip.packed for address in addresses}
     if not wanted:
         return
-    with socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, NETLINK_NETFILTER) as netlink:
+    with (
+        contextlib.suppress(OSError),  # no conntrack or no nfnetlink in this kernel, or none yet
+        socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, NETLINK_NETFILTER) as netlink,
+    ):
         netlink.settimeout(TIMEOUT_S)
-        with contextlib.suppress(OSError):  # no conntrack in this kernel, or none yet
-            netlink.bind((0, 0))
-            for family, entry in list(_entries(netlink)):
-                if wanted & set(_addresses(entry)):
-                    _delete(netlink, family, entry)
+        netlink.bind((0, 0))
+        for family, entry in list(_entries(netlink)):
+            if wanted & set(_addresses(entry)):
+                _delete(netlink, family, entry)
 
 
 def _entries(netlink: socket.socket) -> Iterator[tuple[int, dict[int, bytes]]]:

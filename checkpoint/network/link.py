@@ -61,13 +61,15 @@ class Announcer:
 
     def __init__(self, network: Network) -> None:
         self._frames: list[tuple[socket.socket, list[bytes]]] = []
-        for interface in network.interfaces:
-            frames = [
-                _announcement(interface.mac, address.split("/")[0])
-                for address in interface.addresses
-            ]
-            opened = in_netns(network.path, partial(_packet_socket, interface.name, ETH_P_ARP))
-            self._frames.append((opened, frames))
+        with contextlib.ExitStack() as opened:
+            for interface in network.interfaces:
+                frames = [
+                    _announcement(interface.mac, address.split("/")[0])
+                    for address in interface.addresses
+                ]
+                sock = in_netns(network.path, partial(_packet_socket, interface.name, ETH_P_ARP))
+                self._frames.append((opened.enter_context(sock), frames))
+            self._sockets = opened.pop_all()
 
     def announce(self) -> None:
         """Send a gratuitous ARP (RFC 5227, 3) or unsolicited NA (RFC 4861, 7.2.6) per address."""
@@ -79,8 +81,7 @@ class Announcer:
                     sock.send(frame)
 
     def close(self) -> None:
-        for sock, _ in self._frames:
-            sock.close()
+        self._sockets.close()
 
 
 def stations_using(address: str, link: str, wait_s: float = 0.25) -> set[str]:

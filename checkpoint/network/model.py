@@ -39,13 +39,18 @@ class Interface:
 
 @dataclass(frozen=True, kw_only=True)
 class Route:
-    """One route of the main table, in iproute2's words. `family` is 4 or 6."""
+    """One route of the main table, in iproute2's words. `family` is 4 or 6.
+
+    `source` is the address that the route prefers for what the container sends (`src` of
+    ip-route(8)).
+    """
 
     family: int
     destination: RouteDestination
     gateway: IpAddress | None
     interface: InterfaceName
     metric: Annotated[int, Range(0, (1 << 32) - 1)] | None
+    source: IpAddress | None = None
 
     def check(self) -> None:
         """Raise DataInvalid unless the family is 4 or 6."""

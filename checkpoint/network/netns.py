@@ -9,12 +9,14 @@ import re
 from pathlib import Path
 from typing import Any
 
+from checkpoint.bounded import INTERFACE_NAME
 from checkpoint.errors import CommandFailed, NetworkError, NotMovable
 from checkpoint.host.identity import LinkIdentity, PathIdentity
 from checkpoint.host.run import run
 from checkpoint.network.model import Interface, Network, Route
 
-NAME = re.compile(r"[A-Za-z0-9_.@][A-Za-z0-9_.@-]{0,14}")
+#: What makes a route another one than Route says, as `ip -json route` names it.
+UNLIKE_ROUTE = {"nexthops", "via", "encap", "tos", "from"}
 IP_NETNS_DIRECTORIES = (Path("/run/netns"), Path("/var/run/netns"))
 
 
@@ -22,9 +24,9 @@ def read(path: str) -> Network:
     """Read the network namespace bound at `path`.
 
     Raises NotMovable for an interface that is neither `lo` nor a veth whose other end is in this
-    process's own namespace, or that has unusual characters in its name (NAME). Raises NetworkError
-    or CommandFailed if iproute2 fails. Fallback devices of the kernel are left out
-    (_is_kernel_fallback).
+    process's own namespace, or that has unusual characters in its name (InterfaceName), and for a
+    route that Route cannot say. Raises NetworkError if iproute2 fails. Fallback devices of the
+    kernel are left out (_is_kernel_fallback).
     """
     host_links = {link["ifindex"]: link for link in _ip("link")}
     interfaces = [
@@ -70,7 +72,7 @@ class Parts:
             if link.is_same():
                 # The namespace may have ended with its last process, and both ends with it.
                 with contextlib.suppress(CommandFailed):
-                    run(["ip", "link", "delete", link.name])
+                    run(["ip", "link", "delete", "dev", link.name])
         if self._namespace is not None:
             if self._namespace.is_same():
                 _unbind(self._namespace.path)
@@ -103,11 +105,12 @@ def create(network: Network) -> Parts:
     try:
         _bind_new(Path(network.path))
         parts.add_namespace(network.path)
+        _in(network.path, "link set dev lo up\n")
         for interface in network.interfaces:
             _make_pair(interface, network.path)
             parts.add_link(interface.host_name)
             _configure(interface, network.path)
-        _in(network.path, "link set lo up\n" + "".join(map(_route_command, network.routes)))
+        _in(network.path, "".join(map(_route_command, network.routes)))
     except (CommandFailed, OSError) as error:
         parts.remove()
         why = error.stderr if isinstance(error, CommandFailed) else error
@@ -137,9 +140,10 @@ def _interface(link: dict[str, Any], host_links: dict[int, dict[str, Any]]) -> I
     name = link["ifname"]
     # The container may have chosen the name, and the kernel takes nearly any bytes. The name
     # becomes a word of `ip -batch`.
-    if not NAME.fullmatch(name):
+    if not re.fullmatch(INTERFACE_NAME.regex, name, re.ASCII):
         raise NotMovable(
-            f"interface {name!r} has a name of other characters than letters, digits and _.@-"
+            f"interface {name!r} has a name that does not begin with a letter, digit or _, or has"
+            " other characters than these and .@+-"
         )
     kind = link.get("linkinfo", {}).get("info_kind", link["link_type"])
     if kind != "veth":
@@ -178,20 +182,30 @@ def _is_kernel_fallback(link: dict[str, Any]) -> bool:
 def _routes(path: str, family: int) -> list[Route]:
     """Return the routes of the main table that the kernel did not make itself. `family` is 4 or 6.
 
-    The kernel makes its own routes again when addresses are added. Raises CommandFailed.
+    The kernel makes its own routes again when addresses are added. Raises NotMovable for a route
+    that would become another one, and NetworkError.
     """
-    argv = ["nsenter", f"--net={path}", "--", "ip", f"-{family}", "-json", "route", "show"]
-    return [
-        Route(
-            family=family,
-            destination=entry["dst"],
-            gateway=entry.get("gateway"),
-            interface=entry["dev"],
-            metric=entry.get("metric") if family == 4 else None,
+    routes = []
+    for entry in _ip(f"-{family}", "route", netns=path):
+        if entry.get("protocol") == "kernel":
+            continue
+        kind = entry.get("type", "unicast")
+        if kind != "unicast" or "dev" not in entry or UNLIKE_ROUTE & entry.keys():
+            raise NotMovable(
+                f"the route to {entry['dst']} is {'no plain one' if kind == 'unicast' else kind};"
+                " only routes by one interface can be moved"
+            )
+        routes.append(
+            Route(
+                family=family,
+                destination=entry["dst"],
+                gateway=entry.get("gateway"),
+                interface=entry["dev"],
+                metric=entry.get("metric"),
+                source=entry.get("prefsrc"),
+            )
         )
-        for entry in json.loads(run(argv) or "[]")
-        if entry.get("protocol") != "kernel" and "dev" in entry
-    ]
+    return routes
 
 
 def _bind_new(path: Path) -> None:
@@ -220,7 +234,7 @@ def _make_pair(interface: Interface, netns: str) -> None:
     # ip(8) takes a namespace by name, or by the pid of a process in it. Because `netns` is a path,
     # ip(8) runs in that namespace by nsenter(1), and moves the host's end out to this process's
     # namespace.
-    pair = f"link add {interface.name} address {interface.mac} mtu {interface.mtu} type veth"
+    pair = f"link add name {interface.name} address {interface.mac} mtu {interface.mtu} type veth"
     _in(netns, f"{pair} peer name {interface.host_name} mtu {interface.mtu} netns {os.getpid()}\n")
 
 
@@ -230,8 +244,8 @@ def _configure(interface: Interface, netns: str) -> None:
     The host's end stays down.
     """
     if interface.bridge:
-        run(["ip", "link", "set", interface.host_name, "master", interface.bridge])
-    commands = [f"link set {interface.name} up"]
+        run(["ip", "link", "set", "dev", interface.host_name, "master", interface.bridge])
+    commands = [f"link set dev {interface.name} up"]
     # nodad: the container still uses the address on the source, where duplicate address
     # detection would find it.
     commands += [
@@ -242,13 +256,14 @@ def _configure(interface: Interface, netns: str) -> None:
 
 
 def _route_command(route: Route) -> str:
-    via = f" via {route.gateway}" if route.gateway else ""
-    metric = f" metric {route.metric}" if route.metric is not None else ""
-    return (
-        f"-{route.family} route add {route.destination}{via} dev {route.interface}{metric} onlink\n"
-        if via
-        else (f"-{route.family} route add {route.destination} dev {route.interface}{metric}\n")
-    )
+    words = f"-{route.family} route add {route.destination} dev {route.interface}"
+    if route.gateway is not None:
+        words += f" via {route.gateway} onlink"
+    if route.metric is not None:
+        words += f" metric {route.metric}"
+    if route.source is not None:
+        words += f" src {route.source}"
+    return words + "\n"
 
 
 def _in(netns: str, commands: str) -> None:

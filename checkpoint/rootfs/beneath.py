@@ -13,7 +13,7 @@ import errno
 import os
 import stat
 import struct
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Set
 from pathlib import Path
 
 from checkpoint.host import whole
@@ -33,6 +33,10 @@ STRICT = RESOLVE_BENEATH | RESOLVE_NO_SYMLINKS | RESOLVE_NO_MAGICLINKS | RESOLVE
 DIRECTORY = os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC
 #: Errors of a path that leads to no file: no such name, or a file or a symlink on the way.
 NOT_THERE = {errno.ENOENT, errno.ENOTDIR, errno.ELOOP}
+#: Errors of a path that leads to no file of the tree: none of these, or something is mounted there.
+NOT_IN_TREE = NOT_THERE | {errno.EXDEV}
+#: Errors of a file without attributes (listxattr(2)), or without one that was just listed.
+NO_ATTRIBUTES = {errno.ENOTSUP, errno.ENODATA}
 
 #: Extended attributes (xattr(7)) as (name, value), ACLs among them.
 Attributes = tuple[tuple[str, bytes], ...]
@@ -58,23 +62,32 @@ def openat2(directory: int, path: str, flags: int, resolve: int, mode: int = 0) 
 
 
 @contextlib.contextmanager
-def gone_is_well() -> Iterator[None]:
-    """End the block without an error when a path leads to no file (NOT_THERE)."""
+def passed_over(errors: Set[int]) -> Iterator[None]:
+    """End the block without an error when it raises an OSError with one of these numbers."""
     try:
         yield
     except OSError as error:
-        if error.errno not in NOT_THERE:
+        if error.errno not in errors:
             raise
 
 
-def attributes(file: int | str) -> Attributes:
-    """Return the extended attributes of a file, sorted by name; () if they cannot be read.
+def gone_is_well() -> contextlib.AbstractContextManager[None]:
+    """End the block without an error when a path leads to no file (NOT_THERE)."""
+    return passed_over(NOT_THERE)
 
-    `file` is a descriptor, or a path that no container can change.
+
+def attributes(file: int | str) -> Attributes:
+    """Return the extended attributes of a file, sorted by name.
+
+    `file` is a descriptor, or a path that no container can change. Returns () if the file is gone,
+    or its file system has no attributes. Raises OSError.
     """
-    with contextlib.suppress(OSError):
-        return tuple((name, os.getxattr(file, name)) for name in sorted(os.listxattr(file)))
-    return ()
+    found = []
+    with passed_over(NOT_THERE | NO_ATTRIBUTES):
+        for name in sorted(os.listxattr(file)):
+            with passed_over(NO_ATTRIBUTES):
+                found.append((name, os.getxattr(file, name)))
+    return tuple(found)
 
 
 def is_somebodys_root(directory: Path) -> bool:
@@ -179,15 +192,21 @@ class TreeRoot:
             os.close(fd)
 
     def exists(self, path: str) -> bool:
-        """Return whether there is a file at `path`, or a symlink, wherever the symlink leads."""
-        with contextlib.suppress(OSError):
+        """Return whether there is a file at `path`, or a symlink, wherever the symlink leads.
+
+        Raises OSError if that cannot be told.
+        """
+        with passed_over(NOT_IN_TREE):
             self.stat(path)
             return True
         return False
 
     def attributes(self, path: str) -> Attributes:
-        """Return the extended attributes of a file, or of a symlink itself; () if it is gone."""
-        with contextlib.suppress(OSError):
+        """Return the extended attributes of a file, or of a symlink itself; () if it is gone.
+
+        Raises OSError.
+        """
+        with passed_over(NOT_IN_TREE):
             fd = self.open(path, os.O_PATH | os.O_NOFOLLOW)
             try:
                 # By a path, because flistxattr(2) fails on an O_PATH descriptor (open(2)).
@@ -210,7 +229,7 @@ class TreeRoot:
             try:
                 fd = self.open(path, os.O_RDONLY | os.O_DIRECTORY)
             except OSError as error:
-                if error.errno not in NOT_THERE | {errno.EXDEV}:  # or something was mounted there
+                if error.errno not in NOT_IN_TREE:
                     raise
                 continue
             try:
@@ -273,6 +292,10 @@ class TreeRoot:
 
         The file may have come and gone while others were copied. Raises OSError.
         """
+        if not path:
+            with self.directory(path) as root:
+                os.utime(root, ns=(mtime_ns, mtime_ns))
+            return
         with gone_is_well(), self._parent(path) as (directory, name):
             os.utime(name, ns=(mtime_ns, mtime_ns), dir_fd=directory, follow_symlinks=False)
 

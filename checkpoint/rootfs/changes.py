@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Annotated, NamedTuple
 
-from checkpoint.bounded import FileTime, RelativePath, Size
+from checkpoint.bounded import FileTime, Size, TreePath
 from checkpoint.host import proc
 from checkpoint.rootfs import beneath
 from checkpoint.rootfs.beneath import Attributes, TreeRoot
@@ -29,10 +29,10 @@ TICK_NS = 20_000_000
 
 @dataclass(frozen=True, kw_only=True)
 class Snapshot:
-    """The state of a tree at one look: relative path -> signature.
+    """The state of a tree at one look: relative path -> signature; "" is the root itself.
 
     `taken_ns` is CLOCK_REALTIME in ns before the walk. `attributes` are the extended attributes,
-    ACLs among them, of directories below the root, by path. Directories need them, because the
+    ACLs among them, of directories, by path. Directories need them, because the
     change time of a directory also moves when its entries change. The change time of a file tells
     by itself that its attributes may have changed.
     """
@@ -46,6 +46,8 @@ class Snapshot:
 @dataclass(frozen=True, kw_only=True)
 class Changes:
     """The work that makes a copy equal to a tree, in relative paths, parents before children.
+
+    "" is the root itself, which is never in `removed`.
 
     `removed` is to be deleted first, then `changed` is to be copied. `directories` are (path,
     mtime_ns) of directories of which only the time of modification differs, or will differ because
@@ -65,16 +67,16 @@ def snapshot(root: TreeRoot, *, attributes: bool = True) -> Snapshot:
     two snapshots that are compared. Raises OSError.
     """
     taken_ns = time.time_ns()
-    files: dict[str, Signature] = {}
+    state = os.fstat(root.fd)
+    files = {"": signature(state)}
     directories: dict[str, Attributes] = {}
-    device = os.fstat(root.fd).st_dev
     for directory, fd, entries in root.walk():
-        if attributes and directory:
+        if attributes:
             directories[directory] = beneath.attributes(fd)
         for path, found in entries:
             # The device tells a mount point only of directories: on an overlay, files have other
             # devices than the overlay itself.
-            mounted = found.st_dev != device and stat.S_ISDIR(found.st_mode)
+            mounted = found.st_dev != state.st_dev and stat.S_ISDIR(found.st_mode)
             files[path] = MOUNT_POINT if mounted else signature(found)
     return Snapshot(root=root, taken_ns=taken_ns, files=files, attributes=directories)
 
@@ -86,7 +88,7 @@ class FileState(NamedTuple):
     rsync and tar make times equal in seconds only; it is 0 for directories.
     """
 
-    path: RelativePath
+    path: TreePath
     mode: Annotated[int, Range(0, 0o177777)]
     size: Size
     mtime_s: FileTime

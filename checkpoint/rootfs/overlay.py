@@ -7,11 +7,10 @@ An opaque directory hides everything that the lower layers have at its path.
 
 from __future__ import annotations
 
-import contextlib
 import stat
 from collections.abc import Iterator, Mapping
 
-from checkpoint.rootfs.beneath import Attributes, TreeRoot
+from checkpoint.rootfs.beneath import NOT_IN_TREE, Attributes, TreeRoot, passed_over
 from checkpoint.rootfs.changes import Changes, Snapshot
 
 OPAQUE, WHITEOUT, REDIRECT = (
@@ -54,7 +53,8 @@ def _told(
             gone.add(path)
             continue
         kept.add(path)
-        if _hiding(layer.root.attributes(path)) - set(known.get(path, ())):
+        # The root is always merged with the lower layers' (ovl_get_root of fs/overlayfs/super.c).
+        if path and _hiding(layer.root.attributes(path)) - set(known.get(path, ())):
             # The directory hides what lower layers have at its path now, and what it shows instead
             # may be unchanged files from elsewhere.
             gone.add(path)
@@ -70,7 +70,7 @@ def _below(root: TreeRoot, path: str) -> Iterator[str]:
 
 
 def _is_whiteout(root: TreeRoot, path: str) -> bool:
-    with contextlib.suppress(OSError):  # the file is gone
+    with passed_over(NOT_IN_TREE):
         found = root.stat(path)
         if stat.S_ISCHR(found.st_mode):
             return found.st_rdev == 0

@@ -7,6 +7,7 @@ shell hands rsync's standard streams to the caller through two pipes (REMOTE_SHE
 
 from __future__ import annotations
 
+import logging
 import os
 import re
 import subprocess
@@ -17,6 +18,7 @@ from dataclasses import dataclass
 from checkpoint.errors import CommandFailed, ReceiverFailed
 from checkpoint.rootfs.enclosure import TREE, start_enclosed
 
+log = logging.getLogger(__name__)
 #: Keep all of a file: hard links, ACLs, xattrs, holes, owners by number. Stay on one file system.
 PRESERVE = (
     "--archive",
@@ -51,6 +53,8 @@ SERVER = ("rsync", "--server")
 #: unless the command redirects it.)
 REMOTE_SHELL = 'echo "$*" >&4; exec 5<&0; cat <&5 >&4 & exec 4>&- 5<&-; cat <&3; kill $!'
 MAX_WORDS_BYTES = 4096
+#: The status of the other end as long as nobody knows how it ended, which is never a success.
+UNKNOWN = 255
 
 #: A function (words, from_rsync, to_rsync, answered) that connects rsync on the source with its
 #: other end. It starts the other end with `words`, carries rsync's output from the descriptor
@@ -88,11 +92,16 @@ class Rsync:
         return self._start("--delete", "--modify-window=-1")
 
     def listed(self) -> Running:
-        """Start a pass of listed files; both ends wait for the list that `Running.send_list` sends.
+        """Start a pass of listed files; both ends wait for the list that `Running.finish` sends.
 
         --ignore-times, because the caller knows which files changed: size and mtime may be equal.
+        The tree's root cannot be in the list: its name, `.`, would stand for everything in it.
         """
         return self._start("--ignore-times", *LISTED, "--no-implied-dirs")
+
+    def root(self) -> Running:
+        """Start a pass of the tree's root alone: its mode, owner, attributes and time."""
+        return self._start("--no-recursive", "--dirs", "--exclude=*")
 
     def resumed(self) -> Running:
         """Start a pass of listed files, as `listed` does, for large files that never change.
@@ -131,7 +140,7 @@ class Running:
         finally:
             os.close(shell_reads)
             os.close(shell_writes)
-        self._other: Ending | None = None
+        self._other = Ending(status=UNKNOWN, complaint="")
         self._answered = threading.Event()
         self._thread = threading.Thread(
             target=self._serve, args=(carry, from_rsync, to_rsync), name="rsync", daemon=True
@@ -147,19 +156,12 @@ class Running:
         """
         self._answered.wait(timeout_s)
 
-    def send_list(self, paths: Iterable[str]) -> None:
-        """Send the complete list of files to copy, as paths relative to the tree's root.
-
-        Each path begins with "./", because rsync takes a line of the list that begins with "#" or
-        ";" for a comment, even with --from0, and still ends with status 0 (read_line in io.c).
-        """
-        assert self._process.stdin is not None
-        self._process.stdin.write(b"".join(b"./" + os.fsencode(path) + b"\0" for path in paths))
-        self._process.stdin.close()
-        self._process.stdin = None
-
-    def finish(self, timeout_s: float) -> int:
+    def finish(self, timeout_s: float, listed: Iterable[str] = ()) -> int:
         """Wait for the pass to end; return the bytes sent, 0 if rsync did not report them.
+
+        `listed` are the files to copy in a pass that waits for its list, as paths relative to the
+        tree's root. In the list each begins with "./", because rsync takes a line that begins with
+        "#" or ";" for a comment, even with --from0, and still ends with status 0 (read_line, io.c).
 
         Raises ReceiverFailed if the target's end failed. Raises CommandFailed if the source's end
         failed, or with status 124 if rsync had not ended after `timeout_s` and was killed.
@@ -168,8 +170,10 @@ class Running:
         other end could not write. rsync relies on its remote shell to end with the other end's
         status, and REMOTE_SHELL ends with a status of its own.
         """
+        names = b"".join(b"./" + os.fsencode(path) + b"\0" for path in listed)
         try:
-            output, errors = self._process.communicate(timeout=timeout_s)
+            # rsync may end, or write many errors, before it has read all names.
+            output, errors = self._process.communicate(names, timeout=timeout_s)
         except subprocess.TimeoutExpired as error:
             self.kill()
             raise CommandFailed(self._argv, 124, f"no end after {timeout_s:g} s") from error
@@ -179,7 +183,7 @@ class Running:
 
     def _check(self, errors: str) -> None:
         """Raise ReceiverFailed or CommandFailed if an end of the pass has failed."""
-        other = self._other or Ending(status=0, complaint="")  # rsync never requested its other end
+        other = self._other
         failed = [
             status for status in (self._process.returncode, other.status) if status not in SUCCESS
         ]
@@ -210,6 +214,10 @@ class Running:
             else:
                 os.close(to_rsync)
                 os.close(from_rsync)
+        except Exception as error:  # `finish` tells of it
+            told = f"the connection to rsync on the target failed: {error or type(error).__name__}"
+            self._other = Ending(status=UNKNOWN, complaint=told)
+            log.debug("%s", told, exc_info=True)
         finally:
             self._answered.set()
 

@@ -161,14 +161,15 @@ class Packing:
     def archive(self, names: Iterable[str], *, complete: bool) -> Iterator[bytes]:
         """Yield an archive of the files `names` in pieces of at most PIECE_BYTES.
 
-        Names are relative to the root of the tmpfs; a directory comes without its content. If
-        `complete`, raises CommandFailed at the end if tar failed, for example because a file was
-        missing. Otherwise tar's failure is ignored: files vanish while the container runs.
+        Names are relative to the root of the tmpfs, and "" is the root itself; a directory comes
+        without its content. If `complete`, raises CommandFailed at the end if tar failed, for
+        example because a file was missing. Otherwise tar's failure is ignored: files vanish while
+        the container runs.
         """
         self.wait_ready()
         with self._tar as tar:
             assert tar.stdin is not None and tar.stdout is not None and tar.stderr is not None
-            listed = b"".join(os.fsencode(name) + b"\0" for name in names)
+            listed = b"".join(os.fsencode(name or ".") + b"\0" for name in names)
             # In a thread of its own: tar may write output before it has read all names.
             writer = threading.Thread(
                 target=_write_all, args=(tar.stdin, listed), name="tar", daemon=True
@@ -217,13 +218,15 @@ class Unpacking:
         self._gate.wait()
 
     def write(self, piece: bytes | bytearray | memoryview) -> None:
-        """Give tar the next piece of the archive. Raises CommandFailed if tar has failed."""
+        """Give tar the next piece of the archive. Raises CommandFailed if tar has ended."""
         assert self._tar.stdin is not None
         try:
             self._tar.stdin.write(piece)
             self._tar.stdin.flush()
-        except BrokenPipeError:
+        except (BrokenPipeError, ValueError):  # ValueError: an earlier piece has failed already
             self.finish()
+            told = "it ended before the archive did"
+            raise CommandFailed(self._argv, self._tar.returncode, told) from None
 
     def kill(self) -> None:
         """End tar before the archive is complete. Harmless after `finish`."""

@@ -40,7 +40,7 @@ class Attachment:
     def adopt(self, path: str) -> None:
         """Take over the network that the engine has made, and take its links down.
 
-        `path` is its network namespace. Raises NetworkError or NotMovable.
+        `path` is its network namespace. Raises NetworkError, NotMovable or OSError.
         """
         network = netns.read(path)
         for interface in network.interfaces:

@@ -7,7 +7,8 @@ import pytest
 from migrate.cli.exit_codes import CODES
 from migrate.errors import RolledBack
 from tests.integration.conftest import Hosts
-from tests.rig import Container, Node
+from tests.integration.test_tmpfs import said
+from tests.rig import Container, Node, until
 
 #: argv: how many. A thousand a directory, with long names, each with its own number in it.
 MAKE = """
@@ -31,6 +32,23 @@ with open(sys.argv[1]) as file:
     fcntl.ioctl(file, 0x40086602, struct.pack("l", int(sys.argv[2])))
 """
 IMMUTABLE = 0x10
+#: Changes of the root directory itself, and looks whether it is as the last change made it.
+CHANGING = """
+import os, time
+number = 0
+os.chmod("/", 0o700)
+os.utime("/", (0, 0))
+while True:
+    for _ in range(20):
+        found = os.stat("/")
+        if (found.st_mode & 0o777, found.st_mtime_ns) != (0o700 | number % 64, number * 10**9):
+            print(f"/ has {oct(found.st_mode)} and {found.st_mtime_ns}, not {number}", flush=True)
+        number += 1
+        os.chmod("/", 0o700 | number % 64)
+        os.utime("/", (0, number))
+        time.sleep(0.02)
+    print("goes on", flush=True)
+"""
 
 
 def in_rootfs(node: Node, container: Container, program: str, *words: str) -> str:
@@ -67,3 +85,16 @@ def test_a_file_that_the_target_cannot_write_fails_the_move(hosts: Hosts) -> Non
     assert container.status == "running"
     hosts.move(container, hosts.beta)
     assert hosts.alpha.run(["cat", file]).stdout == "new\n"
+
+
+def test_the_root_directory_itself(hosts: Hosts) -> None:
+    """It changes all the time, and is after each move as the container left it."""
+    container = hosts.alpha.start_container(
+        "root", ip="10.77.0.56", argv=["python3", "-c", CHANGING]
+    )
+    for _ in range(2):
+        until(lambda: "goes on" in said(container), "it to go on")  # noqa: B023
+        container, _ = hosts.move(container, container.node)
+        before = said(container).count("goes on")
+        until(lambda: said(container).count("goes on") > before + 1, "it to go on")  # noqa: B023
+        assert set(said(container).splitlines()) == {"goes on"}

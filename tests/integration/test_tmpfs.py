@@ -138,3 +138,20 @@ def log(container: Container) -> str:
 
 def said(container: Container) -> str:
     return container.node.run(["cat", log(container)]).stdout
+
+
+@pytest.mark.parametrize("way", ["--bind /dev/shm", "--bind /dev/shm/sub"])
+def test_one_that_is_bound_twice_stays_one(hosts: Hosts, way: str) -> None:
+    """What is written at one place is seen at the other.
+
+    CRIU binds a directory of a mount that was made for it, too.
+    """
+    container = hosts.alpha.start_container("bound", ip=ADDRESS, argv=["sleep", "100000"])
+    run(container, "import os; os.mkdir('/dev/shm/sub'); os.mkdir('/again')")
+    inside = ["nsenter", f"--target={container.pid}", "--mount"]
+    hosts.alpha.run([*inside, "mount", *way.split(), "/again"])
+    container, _ = hosts.move(container, hosts.alpha)
+    again = "/again" if way.endswith("sub") else "/again/sub"
+    run(container, f"open('{again}/file', 'w').write('once')")
+    assert run(container, "print(open('/dev/shm/sub/file').read())") == "once\n"
+    assert run(container, "import os; print(os.path.ismount('/again'))") == "True\n"

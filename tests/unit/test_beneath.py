@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
+import resource
 import subprocess
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
 from checkpoint.host.identity import PathIdentity
-from checkpoint.rootfs.beneath import TreeRoot, empty_tree, remove_tree
+from checkpoint.rootfs.beneath import TreeRoot, attributes, empty_tree, remove_tree
+from checkpoint.rootfs.overlay import _is_whiteout as is_whiteout
 
 
 @pytest.fixture
@@ -85,6 +88,8 @@ def test_times(root: Path, outside: Path) -> None:
     set_mtime(root, "way", 8)
     set_mtime(root, "way/file", 9)
     set_mtime(root, "none", 10)
+    set_mtime(root, "", 11)
+    assert root.stat().st_mtime_ns == 11
     assert (root / "a/b").stat().st_mtime_ns == 7
     assert (root / "way").lstat().st_mtime_ns == 8
     assert (outside.stat().st_mtime_ns, (outside / "file").stat().st_mtime_ns) == before
@@ -116,6 +121,33 @@ def test_a_file_is_made_anew_and_read_as_what_it_is(root: Path, outside: Path) -
         ]
     assert (outside / "file").read_text() == "of the host"
     assert (root / "a/new").stat().st_mode & 0o777 == 0o600
+
+
+@contextlib.contextmanager
+def no_descriptors() -> Iterator[None]:
+    """No file can be opened in the block (getrlimit(2), RLIMIT_NOFILE)."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (0, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+
+
+def test_what_cannot_be_looked_at_is_not_said_to_be_none(root: Path) -> None:
+    os.setxattr(root / "a", "user.who", b"me")
+    with TreeRoot(root) as tree:
+        assert tree.attributes("a") == (("user.who", b"me"),)
+        assert tree.attributes("none") == tree.attributes("a/file/below") == ()
+        for look in (tree.exists, tree.attributes, lambda path: is_whiteout(tree, path)):
+            with no_descriptors(), pytest.raises(OSError, match="Too many open files"):
+                look("a")
+        with pytest.raises(OSError, match="Bad file descriptor"):
+            attributes(tree.fd)  # flistxattr(2) takes no O_PATH descriptor
+
+
+def test_a_file_system_without_attributes() -> None:
+    assert attributes("/proc/self/status") == ()
 
 
 def test_a_walk_goes_round_what_is_mounted_and_what_leads_out(root: Path, outside: Path) -> None:

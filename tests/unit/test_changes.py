@@ -85,7 +85,7 @@ def test_mode_and_owner(root: Path) -> None:
         (root / "etc").chmod(0o700)
 
     found = after(root, change)
-    times = (("var", (root / "var").stat().st_mtime_ns),)
+    times = tuple((path, (root / path).stat().st_mtime_ns) for path in ("", "var"))
     assert found == Changes(changed=("etc", "var/log"), removed=(), directories=times)
 
 
@@ -96,7 +96,25 @@ def test_an_attribute_of_a_directory_whose_content_changed_too(root: Path) -> No
         (root / "etc/new").write_text("")
 
     found = after(root, change)
-    assert (found.changed, touched(found)) == (("etc/new", "var", "var/new"), {"etc"})
+    assert (found.changed, touched(found)) == (("etc/new", "var", "var/new"), {"", "etc"})
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda root: root.chmod(0o711),
+        lambda root: os.chown(root, 1, 2),
+        lambda root: os.setxattr(root, "user.who", b"me"),
+    ],
+)
+def test_the_root_itself(root: Path, change: Callable[[Path], object]) -> None:
+    found = after(root, lambda: change(root))
+    assert found == Changes(changed=("",), removed=(), directories=())
+
+
+def test_the_time_of_the_root(root: Path) -> None:
+    found = after(root, lambda: os.utime(root, ns=(1, 1_234_567_890)))
+    assert found == Changes(changed=(), removed=(), directories=(("", 1_234_567_890),))
 
 
 def test_a_removed_file(root: Path) -> None:

@@ -151,6 +151,12 @@ def test_addresses(source: str, destination: str) -> None:
     assert list(_addresses({})) == []
 
 
+def test_a_kernel_that_does_not_know_the_netlink(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A family of netlink that no kernel has stands for that of netfilter."""
+    monkeypatch.setattr(conntrack, "NETLINK_NETFILTER", 30)
+    forget(["127.0.0.1/8"])
+
+
 def test_forget_what_comes_from_and_goes_to_an_address() -> None:
     def test() -> None:
         remember("127.0.0.1", "127.0.0.9")

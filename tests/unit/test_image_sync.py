@@ -1,16 +1,40 @@
-"""migrate/image_sync.py, dealt(): who sends which files of an image."""
+"""migrate/image_sync.py: who sends which files of an image."""
 
 from __future__ import annotations
 
 import os
 import tempfile
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from migrate.image_sync import dealt
+from checkpoint.rootfs.rsync import Rsync
+from migrate.image_sync import _send, dealt
+from tests.unit.joined import Joined
+
+
+class Move:
+    """Of a migration, what sends an image: a bridge to another directory of this host."""
+
+    def __init__(self, source: Path, target: Path) -> None:
+        self.bridge = self
+        self._joined = (source, target)
+
+    def rsync(self, tree: int, key: str | None) -> Rsync:
+        return Rsync(tree, Joined(*self._joined).carry)
+
+
+@pytest.mark.parametrize("sizes", [[], [3], [1, 2, 3, 4, 5]])
+def test_they_arrive(tmp_path: Path, sizes: list[int]) -> None:
+    for name in ("source", "target"):
+        (tmp_path / name).mkdir()
+    files(tmp_path / "source", sizes)
+    move: Any = Move(tmp_path / "source", tmp_path / "target")
+    assert (_send(move, tmp_path / "source") > 0) is bool(sizes)
+    assert sorted(path.stat().st_size for path in (tmp_path / "target").iterdir()) == sizes
 
 
 def files(directory: Path, sizes: list[int]) -> list[Path]:

@@ -18,8 +18,14 @@ import pytest
 
 from checkpoint.errors import NetworkError
 from checkpoint.network.frames import HeldFrames, is_for
-from checkpoint.network.link import ARP_FRAME_BYTES, MOST_STATIONS, answered, stations_using
-from checkpoint.network.model import Interface
+from checkpoint.network.link import (
+    ARP_FRAME_BYTES,
+    MOST_STATIONS,
+    Announcer,
+    answered,
+    stations_using,
+)
+from checkpoint.network.model import Interface, Network
 
 CLONE_NEWNET = 0x40000000
 ETH_P_ARP, ETH_P_ALL = 0x0806, 0x0003
@@ -72,6 +78,30 @@ def asked(answer: Answer, wait_s: float = 0.25) -> set[str]:
                 thread.join()
 
     return on_a_link(body)
+
+
+def test_an_announcer_that_cannot_open_all_sockets_keeps_none() -> None:
+    def body() -> int:
+        namespace = f"/proc/{os.getpid()}/task/{threading.get_native_id()}/ns/net"
+        interfaces = tuple(
+            Interface(
+                name=name,
+                mac="02:00:00:00:00:01",
+                mtu=1500,
+                addresses=(),
+                host_name="x",
+                bridge=None,
+            )
+            for name in ("near", "none")
+        )
+        before = len(os.listdir("/proc/self/fd"))
+        with pytest.raises(NetworkError, match="No such device") as caught:
+            Announcer(Network(path=namespace, interfaces=interfaces, routes=()))
+        left = len(os.listdir("/proc/self/fd")) - before
+        assert caught.tb is not None  # what the traceback knows is not collected yet
+        return left
+
+    assert on_a_link(body) == 0
 
 
 def test_a_station_that_has_the_address_is_found() -> None:

@@ -70,12 +70,23 @@ def opaque(path: Path) -> Path:
 
 
 def told(found: Changes) -> tuple[tuple[str, ...], tuple[str, ...]]:
-    return found.changed, found.removed
+    """What is told of all that is below the root."""
+    return tuple(path for path in found.changed if path), found.removed
 
 
 def test_an_empty_layer(layers: Layers) -> None:
     (layers.shown / "lower").touch()
-    assert layers.content() == Changes(changed=(), removed=(), directories=())
+    assert layers.content() == Changes(changed=("",), removed=(), directories=())
+
+
+def test_an_attribute_of_the_root_hides_nothing(layers: Layers) -> None:
+    mark(layers.upper, "opaque")
+    (layers.shown / "lower").touch()
+    assert layers.content() == Changes(changed=("",), removed=(), directories=())
+
+
+def test_the_root_itself(layers: Layers) -> None:
+    assert layers.after(lambda: layers.upper.chmod(0o711)).changed == ("",)
 
 
 def test_all_of_a_layer_parents_first(layers: Layers) -> None:

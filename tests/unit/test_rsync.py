@@ -3,23 +3,20 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
-import subprocess
-import threading
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from checkpoint.errors import CommandFailed, ReceiverFailed
-from checkpoint.host import whole
 from checkpoint.host.processes import tree_of
 from checkpoint.rootfs.beneath import TreeRoot
-from checkpoint.rootfs.enclosure import start_enclosed
 from checkpoint.rootfs.rsync import Carry, Ending, Rsync, served
-
-PIECE_BYTES = 1 << 16
+from tests.unit.joined import Joined, change_root, root_state
 
 
 def refusing(complaint: str) -> Carry:
@@ -33,51 +30,6 @@ def refusing(complaint: str) -> Carry:
         return Ending(status=1, complaint=complaint)
 
     return carry
-
-
-class Joined:
-    """rsync from one directory to another."""
-
-    def __init__(self, source: Path, target: Path) -> None:
-        self._roots = [TreeRoot(source), TreeRoot(target)]
-        self.rsync = Rsync(self._roots[0].fd, self._carry)
-        self.began, self.ended = threading.Event(), threading.Event()
-
-    def close(self) -> None:
-        for root in self._roots:
-            root.close()
-
-    def _carry(
-        self, words: Sequence[str], from_rsync: int, to_rsync: int, answered: Callable[[], None]
-    ) -> Ending:
-        pipe = subprocess.PIPE
-        server_reads, to_server = os.pipe()
-        server = start_enclosed(
-            served(words), self._roots[1].fd, stdin=server_reads, stdout=pipe, stderr=pipe
-        )
-        os.close(server_reads)
-        assert server.stdout is not None
-        upstream = threading.Thread(target=self._upstream, args=(from_rsync, to_server))
-        upstream.start()
-        self.began.set()
-        with contextlib.suppress(BrokenPipeError):
-            while data := os.read(server.stdout.fileno(), PIECE_BYTES):
-                whole.write(to_rsync, data)
-                answered()
-        os.close(to_rsync)
-        upstream.join()
-        os.close(from_rsync)
-        with server:
-            assert server.stderr is not None
-            told = server.stderr.read().decode()
-        self.ended.set()
-        return Ending(status=server.returncode, complaint=told)
-
-    def _upstream(self, from_rsync: int, to_server: int) -> None:
-        with contextlib.suppress(BrokenPipeError):
-            while data := os.read(from_rsync, PIECE_BYTES):
-                whole.write(to_server, data)
-        os.close(to_server)
 
 
 @pytest.fixture
@@ -111,8 +63,7 @@ def test_listed(joined: Joined, tmp_path: Path) -> None:
     for name in ("one", "two"):
         (tmp_path / "source" / name).write_text(name)
     running = joined.rsync.listed()
-    running.send_list(["two", "none"])
-    running.finish(60)
+    running.finish(60, ["two", "none"])
     assert [path.name for path in (tmp_path / "target").iterdir()] == ["two"]
 
 
@@ -130,12 +81,21 @@ def test_files_of_any_name_are_listed(joined: Joined, tmp_path: Path) -> None:
         with open(source + b"/" + inner, "wb"):
             names += [os.fsdecode(os.path.dirname(inner)), os.fsdecode(inner)]
     running = joined.rsync.listed()
-    running.send_list(names)
-    running.finish(60)
+    running.finish(60, names)
     arrived = [
         str(path.relative_to(tmp_path / "target")) for path in (tmp_path / "target").rglob("*")
     ]
     assert sorted(arrived) == sorted(set(names))
+
+
+def test_the_root_alone(joined: Joined, tmp_path: Path) -> None:
+    source, target = tmp_path / "source", tmp_path / "target"
+    (source / "file").touch()
+    (target / "kept").touch()
+    change_root(source)
+    joined.rsync.root().finish(60)
+    assert [path.name for path in target.iterdir()] == ["kept"]
+    assert root_state(target) == root_state(source)
 
 
 def test_once_ready_both_ends_only_wait(joined: Joined, tmp_path: Path) -> None:
@@ -165,8 +125,7 @@ def test_a_directory_that_became_a_symlink_leads_to_nothing_of_the_host(
     (tmp_path / "secret").write_text("of the host")
     (tmp_path / "source/way").symlink_to(tmp_path)
     running = joined.rsync.listed()
-    running.send_list(["way/secret"])
-    running.finish(60)
+    running.finish(60, ["way/secret"])
     assert list((tmp_path / "target").iterdir()) == []
 
 
@@ -183,14 +142,39 @@ def test_the_targets_reason_is_told(tmp_path: Path) -> None:
         Rsync(root.fd, refusing("no such tree\n")).whole().finish(60)
 
 
+def test_the_targets_reason_is_told_when_the_list_is_not_read_to_its_end(tmp_path: Path) -> None:
+    with TreeRoot(tmp_path) as root, pytest.raises(CommandFailed, match="no such tree"):
+        Rsync(root.fd, refusing("no such tree\n")).listed().finish(60, ["x" * 200] * 10_000)
+
+
+def test_a_pass_of_which_nobody_knows_how_the_target_ended_has_failed(
+    joined: Joined, tmp_path: Path
+) -> None:
+    def carry(*words: Any) -> Ending:
+        joined.carry(*words)
+        raise OSError(errno.EIO, "the status is lost")
+
+    with (
+        TreeRoot(tmp_path / "source") as root,
+        pytest.raises(ReceiverFailed, match="the status is lost"),
+    ):
+        Rsync(root.fd, carry).whole().finish(60)
+
+
+def test_many_errors_before_the_end_of_the_list(joined: Joined) -> None:
+    """More than the pipes hold, of the names and of the errors."""
+    too_long = [f"{number:0300}" for number in range(2000)]
+    with pytest.raises(CommandFailed, match="too long"):
+        joined.rsync.listed().finish(60, too_long)
+
+
 def test_of_what_the_target_cannot_write_the_target_is_told(joined: Joined, tmp_path: Path) -> None:
     (tmp_path / "source/name").write_text("a file")
     (tmp_path / "target/name").mkdir()
     (tmp_path / "target/name/in the way").touch()
     running = joined.rsync.listed()
-    running.send_list(["name"])
     with pytest.raises(ReceiverFailed, match="could not make way"):
-        running.finish(60)
+        running.finish(60, ["name"])
 
 
 def test_of_what_the_source_cannot_read_the_source_is_told(tmp_path: Path) -> None:
@@ -199,9 +183,8 @@ def test_of_what_the_source_cannot_read_the_source_is_told(tmp_path: Path) -> No
     )  # sysfs(5) has files that even root can only write
     with contextlib.closing(Joined(unreadable.parent, tmp_path)) as joined:
         running = joined.rsync.listed()
-        running.send_list([unreadable.name])
         with pytest.raises(CommandFailed, match="Permission denied") as caught:
-            running.finish(60)
+            running.finish(60, [unreadable.name])
     assert type(caught.value) is CommandFailed
 
 

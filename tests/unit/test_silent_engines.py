@@ -148,7 +148,7 @@ def test_what_the_container_uses_and_the_engine_has_no_more_is_named(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, engine: type[Podman | Docker]
 ) -> None:
     podman_that(tmp_path, "exit 1")
-    lists = {"/containers/json": []}
+    lists: dict[str, Any] = {"/containers/json": []}
     monkeypatch.setattr(docker_api, "call", lambda _, path, **__: lists.get(path))
     with pytest.raises(EngineRefused, match="has no volume 'data' any more"):
         engine().describe(container_with(volume=True))

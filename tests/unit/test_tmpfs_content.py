@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 
+from checkpoint.errors import CommandFailed
 from checkpoint.host.processes import tree_of
 from checkpoint.rootfs.beneath import TreeRoot
 from checkpoint.rootfs.tmpfs import Packing, Tmpfs, Unpacking, content_bytes
@@ -97,6 +98,17 @@ def test_tar_that_is_ready_only_waits(
             unpacking.write(piece)
         unpacking.finish()
     assert (target / "file").read_text() == "content"
+
+
+def test_tar_that_ends_before_the_archive_does_has_failed(mounted: Path) -> None:
+    """An archive ends with two blocks of zeros; tar ends well then, whatever comes behind them."""
+    with TreeRoot(mounted) as root:
+        unpacking = Unpacking(root)
+        for _ in range(2):
+            with pytest.raises(CommandFailed, match="ended before the archive"):
+                for _ in range(100):
+                    unpacking.write(bytes(MIB))
+        unpacking.kill()
 
 
 @pytest.mark.parametrize("waited_for", [False, True])
