@@ -1,29 +1,33 @@
-"""What an enclosed program writes to its standard error, read as it comes."""
+"""Reads what an enclosed program writes to its standard error, as it comes."""
 
 from __future__ import annotations
 
+import subprocess
 import threading
 from typing import IO
 
-#: How much of the beginning is kept. A container can make a program complain of each of its files.
+#: How many bytes are kept. A container can make a program complain of each of its files.
 MOST_BYTES = 1 << 16
 PIECE_BYTES = 1 << 12
 
 
 class Complaints:
-    """Reads a pipe in a thread until its end, so that the program never waits for a reader.
+    """Takes the standard error of a process and reads it in a thread until its end.
 
-    Only the first MOST_BYTES are kept.
+    A program that nobody reads stands still when 64 KiB of complaints fill the pipe. Only the first
+    MOST_BYTES are kept.
     """
 
-    def __init__(self, pipe: IO[bytes]) -> None:
-        self._pipe = pipe
+    def __init__(self, process: subprocess.Popen[bytes]) -> None:
+        assert process.stderr is not None
+        self._pipe: IO[bytes] = process.stderr
+        process.stderr = None
         self._kept = bytearray()
         self._thread = threading.Thread(target=self._read, name="complaints", daemon=True)
         self._thread.start()
 
     def text(self) -> str:
-        """Wait for the end of the pipe, close it, and return what was kept."""
+        """Wait for the end of what the process writes, and return what was kept."""
         self._thread.join()
         self._pipe.close()
         return self._kept.decode(errors="replace")

@@ -22,6 +22,7 @@ from checkpoint.errors import CommandFailed
 from checkpoint.host import proc
 from checkpoint.host.run import run
 from checkpoint.rootfs.beneath import TreeRoot
+from checkpoint.rootfs.complaints import Complaints
 from checkpoint.rootfs.enclosure import TREE, Gate, start_enclosed
 from checkpoint.schema import Pattern, Range
 
@@ -32,7 +33,7 @@ TmpfsIndex = Annotated[int, Range(0, 4095)]
 #: The unit of st_blocks (stat(2)), on every file system.
 STAT_BLOCK_BYTES = 512
 PIECE_BYTES = 1 << 20
-PRESERVE = ("--sparse", "--numeric-owner", "--preserve-permissions")
+PRESERVE = ("--sparse", "--numeric-owner", "--preserve-permissions", "--warning=none")
 CREATE = ("--create", "--no-recursion", "--null", "--files-from=-")
 
 
@@ -150,6 +151,7 @@ class Packing:
                 stdout=subprocess.PIPE,
                 stderr=subprocess.PIPE,
             )
+        self._complaints = Complaints(self._tar)
 
     def wait_ready(self) -> None:
         """Wait until tar runs and waits for names, or has ended.
@@ -168,7 +170,7 @@ class Packing:
         """
         self.wait_ready()
         with self._tar as tar:
-            assert tar.stdin is not None and tar.stdout is not None and tar.stderr is not None
+            assert tar.stdin is not None and tar.stdout is not None
             listed = b"".join(os.fsencode(name or ".") + b"\0" for name in names)
             # In a thread of its own: tar may write output before it has read all names.
             writer = threading.Thread(
@@ -178,7 +180,7 @@ class Packing:
             while piece := tar.stdout.read(PIECE_BYTES):
                 yield piece
             writer.join()
-            told = tar.stderr.read().decode(errors="replace")
+            told = self._complaints.text()
         if complete and tar.returncode != 0:
             raise CommandFailed(self._argv, tar.returncode, told)
 
@@ -187,7 +189,7 @@ class Packing:
         self._tar.kill()
         self.wait_ready()
         with self._tar:
-            pass
+            self._complaints.text()
 
 
 def _write_all(pipe: IO[bytes], data: bytes) -> None:
@@ -212,6 +214,7 @@ class Unpacking:
             self._tar = start_enclosed(
                 self._argv, root.fd, gate=gate.held, stdin=subprocess.PIPE, stderr=subprocess.PIPE
             )
+        self._complaints = Complaints(self._tar)
 
     def wait_ready(self) -> None:
         """Wait until tar runs and waits for the archive, or has ended."""
@@ -232,14 +235,19 @@ class Unpacking:
         """End tar before the archive is complete. Harmless after `finish`."""
         self._tar.kill()
         self.wait_ready()
-        self._tar.communicate()
+        self._end()
 
     def finish(self) -> None:
         """End the archive after its last piece, and wait for tar. Raises CommandFailed."""
         self.wait_ready()
-        _, told = self._tar.communicate()
+        told = self._end()
         if self._tar.returncode != 0:
-            raise CommandFailed(self._argv, self._tar.returncode, told.decode(errors="replace"))
+            raise CommandFailed(self._argv, self._tar.returncode, told)
+
+    def _end(self) -> str:
+        """End the input of tar, and wait for its end; return what it complained of."""
+        self._tar.communicate()
+        return self._complaints.text()
 
 
 class Prepared:

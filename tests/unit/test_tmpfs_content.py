@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import stat
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
@@ -13,6 +14,7 @@ import pytest
 
 from checkpoint.errors import CommandFailed
 from checkpoint.host.processes import tree_of
+from checkpoint.rootfs import tmpfs
 from checkpoint.rootfs.beneath import TreeRoot
 from checkpoint.rootfs.tmpfs import Packing, Tmpfs, Unpacking, content_bytes
 from checkpoint.runtimes.base import Tree
@@ -109,6 +111,30 @@ def test_tar_that_ends_before_the_archive_does_has_failed(mounted: Path) -> None
                 for _ in range(100):
                     unpacking.write(bytes(MIB))
         unpacking.kill()
+
+
+def test_very_many_complaints_stop_nobody(
+    mounted: Path, tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """tar has a word for each socket that it leaves out, and for each time that is in the future."""
+    monkeypatch.setattr(tmpfs, "PRESERVE", tmpfs.PRESERVE[:-1])  # with its warnings
+    names = []
+    for number in range(1500):
+        names += [f"socket-{'x' * 60}-{number}", f"young-{'x' * 60}-{number}"]
+        os.mknod(mounted / names[-2], stat.S_IFSOCK | 0o600)
+        (mounted / names[-1]).touch()
+        os.utime(mounted / names[-1], (4e9, 4e9))
+    target = tmp_path_factory.mktemp("target")
+    with (
+        TreeRoot(mounted) as source,
+        TreeRoot(target) as root,
+        Path("/proc/self/ns/mnt").open() as ns,
+    ):
+        packing, unpacking = Packing(source, ns.fileno()), Unpacking(root)
+        for piece in packing.archive(["", *names], complete=True):
+            unpacking.write(piece)
+        unpacking.finish()
+    assert sum(1 for _ in target.iterdir()) == 1500
 
 
 @pytest.mark.parametrize("waited_for", [False, True])
