@@ -17,11 +17,11 @@ from checkpoint.rootfs import beneath
 from checkpoint.rootfs.beneath import Attributes, TreeRoot
 from checkpoint.schema import Range
 
-#: (mode, size, mtime_ns, ctime_ns, inode, uid, gid)
-Signature = tuple[int, int, int, int, int, int, int]
-MODE, MTIME, CTIME, INODE = 0, 2, 3, 4
+#: (mode, size, mtime_ns, ctime_ns, inode, uid, gid, number of names)
+Signature = tuple[int, int, int, int, int, int, int, int]
+MODE, MTIME, CTIME, INODE, LINKS = 0, 2, 3, 4, 7
 #: The signature of a directory on which something is mounted, which is not part of the tree.
-MOUNT_POINT: Signature = (0, 0, 0, 0, 0, 0, 0)
+MOUNT_POINT: Signature = (0, 0, 0, 0, 0, 0, 0, 0)
 #: Time stamps of files may be older than the clock by a tick before Linux 6.13. A tick is 10 ms at
 #: HZ=100; twice that is allowed for.
 TICK_NS = 20_000_000
@@ -141,6 +141,7 @@ def changes(
         if before.files.get(path) != signature or signature[CTIME] >= recent_ns
     }
     changed |= {*always, *wrong, *_below_moved(after, recent_ns, sent)} & after.files.keys()
+    changed |= _other_names(after, changed)
     removed = before.files.keys() - after.files.keys()
     # A path that changed its type is removed first: rsync does not replace a directory that has
     # content by a file.
@@ -159,6 +160,22 @@ def changes(
         removed=tuple(sorted(gone)),
         directories=tuple((path, after.files[path][MTIME]) for path in sorted(touched)),
     )
+
+
+def _other_names(after: Snapshot, changed: Iterable[str]) -> set[str]:
+    """Return all names of the files of `changed` that have several (hard links).
+
+    A file that is copied under one of its names only would be two files on the target. Files of an
+    overlay may have the same inode by chance; then one is copied that need not be.
+    """
+    linked = {
+        signature[INODE]
+        for signature in (after.files[path] for path in changed)
+        if signature[LINKS] > 1 and not stat.S_ISDIR(signature[MODE])
+    }
+    if not linked:
+        return set()
+    return {path for path, signature in after.files.items() if signature[INODE] in linked}
 
 
 def _below_moved(after: Snapshot, recent_ns: int, sent: Iterable[str]) -> Iterator[str]:
@@ -188,7 +205,7 @@ def _only_touched(path: str, before: Snapshot, after: Snapshot) -> bool:
     The attributes are read from the tree now, because `after` need not have them.
     """
     old, new = before.files.get(path), after.files[path]
-    same = old is not None and (old[MODE], *old[INODE:]) == (new[MODE], *new[INODE:])
+    same = old is not None and (old[MODE], *old[INODE:LINKS]) == (new[MODE], *new[INODE:LINKS])
     return (
         same
         and stat.S_ISDIR(new[MODE])
@@ -233,4 +250,5 @@ def signature(found: os.stat_result) -> Signature:
         found.st_ino,
         found.st_uid,
         found.st_gid,
+        found.st_nlink,
     )

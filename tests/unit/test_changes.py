@@ -201,8 +201,16 @@ def test_what_may_have_changed_without_a_trace(root: Path) -> None:
     assert after(root, lambda: None, ("var/log", "gone/file")).changed == ("var/log",)
 
 
+def test_a_file_is_copied_under_all_its_names(root: Path) -> None:
+    """A mapping has one name, and a store through it need leave no trace."""
+    (root / "other").hardlink_to(root / "var/log")
+    settle()
+    assert after(root, lambda: None, ("var/log",)).changed == ("other", "var/log")
+    assert after(root, lambda: None, ("link",)).changed == ("link",)
+
+
 def test_a_change_just_before_the_snapshot_counts(tmp_path: Path) -> None:
-    signature = (0o100644, 1, 1_000, 10_000_000_000, 5, 0, 0)
+    signature = (0o100644, 1, 1_000, 10_000_000_000, 5, 0, 0, 1)
     files = {"file": signature}
     with TreeRoot(tmp_path) as root:
         for age_ns, expected in ((0, ("file",)), (TICK_NS, ("file",)), (TICK_NS + 1, ())):
