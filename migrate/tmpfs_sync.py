@@ -7,11 +7,12 @@ import os
 import stat
 from collections.abc import Iterable, Sequence
 
+from checkpoint.errors import NotMovable
 from checkpoint.host import processes
 from checkpoint.rootfs.beneath import TreeRoot
 from checkpoint.rootfs.changes import MODE, Snapshot, below, changes, differing, snapshot
 from checkpoint.rootfs.openings import Openings
-from checkpoint.rootfs.tmpfs import Packing, Tmpfs, tmpfs_mounts
+from checkpoint.rootfs.tmpfs import Packing, Tmpfs, exchanged, tmpfs_mounts
 from checkpoint.runtimes.base import Container
 from migrate import protocol
 from migrate.agent.client import AgentClient
@@ -38,7 +39,7 @@ class TmpfsSync:
         self._agent = agent
         made = agent.request(protocol.MakeTmpfs(mounts=tuple(mounts))).paths
         check_asked("MakeTmpfs", made, [mount.path for mount in mounts])
-        there = [mount for mount in mounts if mount.path in made]
+        there = self._mounts = [mount for mount in mounts if mount.path in made]
         #: The mount points of the mounts that the target has made; a mount's index counts them from
         #: 0.
         self.paths = made
@@ -95,8 +96,11 @@ class TmpfsSync:
     def copy_changes(self, mapped: Iterable[str]) -> int:
         """Copy what changed since `copy_whole`, with the container frozen. Returns the bytes sent.
 
-        `mapped` is as in TreeSync.copy_changes.
+        `mapped` is as in TreeSync.copy_changes. Raises NotMovable if the container has mounted
+        something else at one of the paths since the mounts were made on the target.
         """
+        for path in exchanged(self._pid, self._mounts):
+            raise NotMovable(f"the tmpfs at {path} was mounted anew while the container migrated")
         sent = 0
         for index, (path, before) in enumerate(zip(self.paths, self._before, strict=True)):
             always = {*below(path, mapped), *self._openings[index].since(before)}

@@ -85,6 +85,20 @@ def tmpfs_mounts(pid: int, pids: Iterable[int]) -> list[Tmpfs]:
     ]
 
 
+def exchanged(pid: int, mounts: Iterable[Tmpfs]) -> list[str]:
+    """Return the paths at which process `pid` does not have these mounts any more, as they were.
+
+    Something else is mounted there, or nothing, or the mount has other options. Raises OSError.
+    """
+    found = {(mount.point, mount.device, mount.options) for mount in proc.mounts(pid)}
+    return [
+        mount.path
+        for mount in mounts
+        if (mount.path, f"{os.major(mount.device)}:{os.minor(mount.device)}", mount.options)
+        not in found
+    ]
+
+
 def content_bytes(pid: int, mounts: Iterable[Tmpfs]) -> int:
     """Return how many bytes of RAM the files in these mounts of process `pid` take.
 

@@ -12,7 +12,8 @@ from typing import Any
 
 import pytest
 
-from checkpoint.errors import ReceiverFailed
+from checkpoint.errors import NotMovable, ReceiverFailed
+from checkpoint.host import proc
 from checkpoint.images import directory
 from checkpoint.rootfs.changes import TICK_NS
 from checkpoint.rootfs.rsync import PARTIAL, Ending, Rsync
@@ -187,12 +188,32 @@ def test_the_root_of_an_overlay_follows(hosts: Hosts, layer: Path, change: Chang
     assert os.listdir(hosts.place) == os.listdir(hosts.source)
 
 
+def options_of(place: Path) -> str:
+    [found] = [mount.options for mount in proc.mounts(os.getpid()) if mount.point == str(place)]
+    return found
+
+
+@pytest.mark.parametrize("how", [["-o", "remount,size=2m"], ["-t", "tmpfs", "-o", "size=1m"]])
+def test_a_tmpfs_that_is_mounted_anew_ends_the_migration(hosts: Hosts, how: list[str]) -> None:
+    hosts.mount("-t", "tmpfs", "-o", "size=1m", "test", at=hosts.source)
+    device = hosts.source.stat().st_dev
+    mount = Tmpfs(path=str(hosts.source), options=options_of(hosts.source), device=device)
+    target: Any = hosts.target
+    with contextlib.closing(TmpfsSync(target, os.getpid(), [mount])) as sync:
+        sync.copy_whole()
+        if "remount" not in how[1]:
+            subprocess.run(["umount", "--lazy", hosts.source], check=True)
+        subprocess.run(["mount", *how, "test", hosts.source], check=True)
+        with pytest.raises(NotMovable, match="was mounted anew"):
+            sync.copy_changes(())
+
+
 @pytest.mark.parametrize("kind", ["its mode", "its owner", "its time", "a file in it"])
 def test_the_root_of_a_tmpfs_follows(hosts: Hosts, kind: str) -> None:
     hosts.mount("-t", "tmpfs", "-o", "size=1m", "test", at=hosts.source)
     (hosts.source / "file").write_text("old")
     device = hosts.source.stat().st_dev
-    mount = Tmpfs(path=str(hosts.source), options="rw,size=1024k", device=device)
+    mount = Tmpfs(path=str(hosts.source), options=options_of(hosts.source), device=device)
     settle(hosts.source)
     target: Any = hosts.target
     with contextlib.closing(TmpfsSync(target, os.getpid(), [mount])) as sync:
