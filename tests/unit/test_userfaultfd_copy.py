@@ -80,6 +80,13 @@ def test_one_whose_files_are_not_known_is_not_believed_to_have_none_for_direct_i
     assert child.pid not in copying._known
 
 
+def test_one_that_ended_is_forgotten(child: Child, copying: UserfaultfdCopy) -> None:
+    child.end()
+    assert copying.send_round() == 0
+    assert copying.attach() is Reach.NONE
+    assert copying.batches._carrier.forgotten[-1] == [process_id(child.pid)]  # type: ignore[attr-defined]
+
+
 @pytest.mark.parametrize("error", ERRORS)
 def test_with_soft_dirty_pages_it_is_sent_whole(
     child: Child, monkeypatch: pytest.MonkeyPatch, error: Exception
