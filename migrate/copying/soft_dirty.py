@@ -55,7 +55,7 @@ class SoftDirtyCopy:
                 predump.pages, self._move, session, self.batches.flush, session.has_parent
             ):
                 predump.ask()
-                predump.wait()
+                predump.wait(self._move.options.limits.dump_s, session.extents)
         finally:
             predump.close()
         self._predumps.keep()
