@@ -12,7 +12,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import pytest
 
@@ -33,6 +33,7 @@ from transport.throttle import RateLimit
 
 BASE = 0x7F00_0000_0000
 PATIENCE_S = 30.0
+T = TypeVar("T")
 
 
 class Stream:
@@ -305,7 +306,7 @@ class Turn(threading.Condition):
         super().__init__()
         self.begun = 0
 
-    def wait_for(self, predicate: Callable[[], bool], timeout: float | None = None) -> bool:
+    def wait_for(self, predicate: Callable[[], T], timeout: float | None = None) -> T:
         assert timeout == PATIENCE_S
         self.begun += not predicate()
         return super().wait_for(predicate, timeout)

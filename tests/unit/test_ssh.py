@@ -10,6 +10,7 @@ from typing import Any, cast
 
 import paramiko
 import pytest
+from paramiko.common import AUTH_SUCCESSFUL, OPEN_SUCCEEDED
 
 from transport.errors import IncompleteFrame
 from transport.keepalive import Keepalive
@@ -22,10 +23,10 @@ class Server(paramiko.ServerInterface):
     """Lets everybody in, and runs every command, of which a test is the program."""
 
     def check_auth_none(self, username: str) -> int:
-        return paramiko.AUTH_SUCCESSFUL
+        return AUTH_SUCCESSFUL
 
     def check_channel_request(self, kind: str, chanid: int) -> int:
-        return paramiko.OPEN_SUCCEEDED
+        return OPEN_SUCCEEDED
 
     def check_channel_exec_request(self, channel: paramiko.Channel, command: bytes) -> bool:
         return True
