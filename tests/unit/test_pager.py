@@ -789,6 +789,7 @@ def test_a_pager_that_fails_hands_over(target: Target, monkeypatch: pytest.Monke
         pager.wait(TIMEOUT_S)
     assert task.present() == list(range(PAGES))
     assert task.stamps() == EVERY
+    assert target.directory.exists(), "the agent lives, and has its logs there"
 
 
 def test_the_keeper_outlives_the_pager(target: Target) -> None:
