@@ -45,10 +45,13 @@ class Keeper:
 
     def __init__(self, spaces: AddressSpaces, store: PageStore, directory: Path) -> None:
         self._socket, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-        with warnings.catch_warnings():
+        with contextlib.ExitStack() as undo, warnings.catch_warnings():
+            undo.callback(self._socket.close)
+            undo.callback(theirs.close)
             # Python warns of a fork while there are threads. The keeper needs none of them.
             warnings.simplefilter("ignore", DeprecationWarning)
             self.pid = os.fork()
+            undo.pop_all()
         if self.pid == 0:
             status = 1
             try:
