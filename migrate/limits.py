@@ -13,7 +13,8 @@ class Limits:
     """The limits of the source and of the target.
 
     `arm_s`: from the start of an engine's checkpoint or restore to its request to CRIU.
-    `dump_s`: from the release of the DUMP request until the container is frozen and dumped.
+    `dump_s`: from the release of the DUMP request until the container is frozen and dumped; in a
+    pre-dump, from one sign of CRIU to the next.
     `death_s`: from SIGKILL to the death of the source's init.
     `batch_s`: from one batch of pages to the next. A batch of 1 MiB takes a while on a slow link.
     `restore_s`: from the release of the RESTORE request until the container is restored and held.

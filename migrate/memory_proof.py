@@ -66,7 +66,7 @@ class MemoryProof:
         self._left_out = left_out
         self._images, self._init = images, init
         self._thread = ThreadPoolExecutor(1, "memory proof")
-        self._made: Future[_Made] = Future()
+        self._made: Future[_Made] | None = None
 
     def __enter__(self) -> MemoryProof:
         return self
@@ -84,6 +84,7 @@ class MemoryProof:
         Returns the result for the report. Raises MemoryDiffers if the number of pages differs, and
         for the first page, or megabyte of pages, whose digest differs.
         """
+        assert self._made is not None
         made, theirs = self._made.result(), bytes(held.payload)
         if held.pages != made.pages or len(theirs) != len(made.digests) * DIGEST_BYTES:
             raise MemoryDiffers(f"{held.pages} pages of memory arrived of {made.pages}")

@@ -66,9 +66,10 @@ class PageBatches:
         """Have the target drop all pages of an address space that ended, by its dst_id.
 
         Pages of that dst_id that were added before are dropped; those that are added later are
-        kept. The next batch that has pages carries the order.
+        kept. The next batch carries the order, at the latest the one of `flush`.
         """
-        self._pass_on()
+        if self._extents:
+            self._pass_on()
         self._forget.append(dst_id)
 
     def extent(self, dst_id: int, vaddr: int, pages: int, flags: int, data: memoryview) -> None:
@@ -98,7 +99,7 @@ class PageBatches:
         self._carrier.drain()
 
     def _pass_on(self) -> None:
-        if self._extents:
+        if self._extents or self._forget:
             self.data_bytes += self._used
             self._carrier.submit(
                 self._extents, self._buffer, self._used, final=self._final, forget=self._forget

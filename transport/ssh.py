@@ -79,8 +79,17 @@ class RemoteProcess:
             raise self._broke(error) from error
 
     def read_errors(self, size: int) -> bytes:
-        """Return up to `size` bytes of the command's stderr; b"" at the end."""
-        return self._channel.recv_stderr(size)
+        """Return up to `size` bytes of the command's stderr; b"" at the end.
+
+        `patience` does not bound the wait, although paramiko has one limit for a whole channel.
+        """
+        while True:
+            try:
+                return self._channel.recv_stderr(size)
+            except TimeoutError:
+                continue
+            except BROKEN:
+                return b""
 
     def patience(self, seconds: float | None) -> None:
         """Bound the wait of each later read or write, in seconds; None is no bound.

@@ -46,7 +46,7 @@ class RateLimit:
         if wait > 0:
             self._sleep(wait)
             with self._lock:
-                self.held_us += int(wait * 1e6)
+                self.held_us += int((self._clock() - now) * 1e6)
 
     def lift(self) -> None:
         """End the limit: later calls of `take` do not wait, and waiting ones return."""

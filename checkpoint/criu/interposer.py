@@ -232,14 +232,18 @@ class Interposer:
         """Send the shim CRIU's end of a new socketpair, and the role's descriptors for `kind`."""
         # The shim becomes CRIU and keeps its pid.
         runtime_pid, criu_pid = peer_pid(runtime), peer_pid(shim)
-        criu_pidfd = os.pidfd_open(criu_pid)
-        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-        extra = self._role.fds_for_criu(kind)
-        with theirs, contextlib.suppress(OSError):
-            numbers = " ".join(map(str, extra)).encode()
-            socket.send_fds(shim, [numbers or b" "], [theirs.fileno(), *extra.values()])
-        for fd in extra.values():
-            os.close(fd)
+        with contextlib.ExitStack() as undo:
+            criu_pidfd = os.pidfd_open(criu_pid)
+            undo.callback(os.close, criu_pidfd)
+            ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+            undo.callback(ours.close)
+            with theirs:
+                extra = self._role.fds_for_criu(kind)
+                with contextlib.suppress(OSError):
+                    numbers = " ".join(map(str, extra)).encode()
+                    socket.send_fds(shim, [numbers or b" "], [theirs.fileno(), *extra.values()])
+            _close([*extra.values()])
+            undo.pop_all()
         return Conversation(
             runtime=runtime,
             criu=ours,

@@ -12,7 +12,6 @@ from __future__ import annotations
 import socket
 import struct
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Protocol
 
 from checkpoint.bounded import ADDRESS_BITS
@@ -25,7 +24,6 @@ PIECE_BYTES = 1 << 20
 OPEN2 = 4
 PARENT = 5
 ADD_F = 6
-GET = 7
 CLOSE = 0x1023
 FORCE_CLOSE = 0x1024
 
@@ -67,14 +65,6 @@ class Sink(Protocol):
         """
 
 
-@dataclass
-class Totals:
-    """The pages with bytes, and the extents, that a page-server session carried."""
-
-    pages: int = 0
-    extents: int = 0
-
-
 def wire_struct(criu_version: int) -> struct.Struct:
     """Return the layout of page_server_iov for a CRIU version (40201 is 4.2.1)."""
     return struct.Struct("=I4xQQQ") if criu_version >= 40200 else struct.Struct("=IIQQ")
@@ -92,7 +82,7 @@ def serve(
     *,
     before_close: Callable[[], None] = lambda: None,
     has_parent: Callable[[int], bool] = no_parent,
-) -> Totals:
+) -> None:
     """Answer one CRIU until it closes the session, and hand its pages to `sink`.
 
     `before_close` runs before CRIU is told that all pages are safe. `has_parent` returns whether an
@@ -101,7 +91,6 @@ def serve(
     Raises ImageError when the stream ends early, or holds a command or pages that a dump never
     sends.
     """
-    totals = Totals()
     header = memoryview(bytearray(layout.size))
     piece = memoryview(bytearray(PIECE_BYTES))
     while True:
@@ -112,9 +101,7 @@ def serve(
             check_extent(dst_id, vaddr, pages)
             if flags & ~PE_KNOWN:
                 raise ImageError(f"page server: pages with unknown flags {flags:#x}")
-            totals.extents += 1
             if flags & PE_PRESENT:
-                totals.pages += pages
                 _take(sock, piece, sink, (dst_id, vaddr, pages, flags))
             else:
                 sink.extent(dst_id, vaddr, pages, flags, piece[:0])
@@ -125,7 +112,7 @@ def serve(
         elif code in (CLOSE, FORCE_CLOSE):
             before_close()
             sock.sendall(struct.pack("=i", 0))
-            return totals
+            return
         else:
             raise ImageError(f"page server: unknown command {word:#x}")
 

@@ -14,12 +14,14 @@ import os
 import shutil
 import socket
 import subprocess
+from collections.abc import Callable
 from pathlib import Path
 
 from checkpoint.criu import log as criu_log
 from checkpoint.criu import rpc
 from checkpoint.criu.session import widen
 from checkpoint.errors import ConversationLost, CriuFailed
+from checkpoint.host.ready import ready
 from checkpoint.host.run import find_program, start
 
 LOG = "predump.log"
@@ -87,11 +89,18 @@ class PreDump:
         """Send the request: the pre-dump begins."""
         self._socket.send(self._request)
 
-    def wait(self) -> None:
+    def wait(self, timeout_s: float, progress: Callable[[], int]) -> None:
         """Block until the pre-dump is done and the container runs on.
 
-        Raises CriuFailed with the errors of CRIU's log.
+        `progress` counts what CRIU has sent so far, which takes as long as the link needs. Raises
+        CriuFailed with the errors of CRIU's log, and ConversationLost if CRIU neither sends nor
+        answers for `timeout_s`, or up to twice as long.
         """
+        seen = -1
+        while not ready(self._socket.fileno(), timeout_s=timeout_s):
+            if (count := progress()) == seen:
+                raise ConversationLost(f"CRIU's pre-dump did not go on for {timeout_s:g} s")
+            seen = count
         try:
             answer = rpc.parse_response(self._socket.recv(MAX_MESSAGE))
         except (ConversationLost, ConnectionError):

@@ -82,7 +82,7 @@ class Filler:
         self.witness: Witness | None = None
         self._buffer = Buffer(MOST_CHUNK_BYTES)
         self._chunk_bytes = LEAST_CHUNK_BYTES
-        #: (address space, addresses) of chunks that are copied before all others.
+        #: (address space, addresses) of what is copied before all else, of any size.
         self._first: deque[tuple[int, Range]] = deque()
         self._poll = select.poll()
         self._numbers: dict[int, int] = {}
@@ -160,7 +160,11 @@ class Filler:
         brings another descriptor, and their number is limited.
         """
         if self._first:
-            return self._first.popleft()
+            number, (start, end) = self._first.popleft()
+            cut = min(end, start + self._chunk_bytes)
+            if cut < end:
+                self._first.appendleft((number, (cut, end)))
+            return number, (start, cut)
         for number in self._spaces.numbers() if fill else ():
             if self._spaces[number].missing:
                 piece = self._spaces[number].missing.first(self._chunk_bytes)
@@ -172,11 +176,11 @@ class Filler:
 
     def _copy_chunk(self, number: int, wanted: Range) -> None:
         """Copy the pages of a chunk that are still missing, and adapt the size of later chunks."""
-        started_ns = time.monotonic_ns()
+        started_ns, copied_bytes = time.monotonic_ns(), self.served.copied_bytes
         for piece in self._spaces[number].missing.within(*wanted) if number in self._spaces else ():
             if not self._copy(number, piece):
                 break
-        if wanted[1] - wanted[0] == self._chunk_bytes:
+        if self.served.copied_bytes - copied_bytes == self._chunk_bytes:
             slow = time.monotonic_ns() - started_ns > CHUNK_NS
             self._chunk_bytes = self._chunk_bytes // 2 if slow else self._chunk_bytes * 2
             self._chunk_bytes = min(max(self._chunk_bytes, LEAST_CHUNK_BYTES), MOST_CHUNK_BYTES)

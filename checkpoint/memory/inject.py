@@ -28,7 +28,7 @@ import sys
 import time
 
 PTRACE_GETREGS, PTRACE_SETREGS, PTRACE_DETACH, PTRACE_SYSCALL = 12, 13, 17, 24
-PTRACE_SEIZE, PTRACE_INTERRUPT = 0x4206, 0x4207
+PTRACE_SEIZE, PTRACE_INTERRUPT, PTRACE_EVENT_STOP = 0x4206, 0x4207, 128
 PTRACE_GETSIGMASK, PTRACE_SETSIGMASK, PTRACE_GET_RSEQ_CONFIGURATION = 0x420A, 0x420B, 0x420F
 O_TRACESYSGOOD, O_SUSPEND_SECCOMP = 1, 1 << 21
 WALL = 0x40000000
@@ -80,11 +80,12 @@ class InjectError(Exception):
     """The error of an injection that failed: no descriptor was made, the process is as it was."""
 
 
-class InCriticalSection(InjectError):
-    """The error of a thread that was stopped inside a restartable sequence (rseq(2)).
+class NotHere(InjectError):
+    """The error of a thread that was stopped where its registers must not be changed.
 
-    To change the thread's rip would abort the sequence without its abort handler. The injection can
-    be tried again a moment later.
+    Inside a restartable sequence (rseq(2)) another rip would abort the sequence without its abort
+    handler. At the delivery of a signal only the kernel knows whether the system call that the
+    signal has interrupted starts again. The injection can be tried again a moment later.
     """
 
 
@@ -126,9 +127,9 @@ def has_seccomp(tid: int) -> bool:
 class Stopped:
     """One thread, stopped by ptrace for the length of the block, and afterwards exactly as before.
 
-    Entering raises InjectError, InCriticalSection or OSError; the thread then runs on, at the
-    latest when the injector exits. After the block `stopped_us` is how long the thread was stopped,
-    in microseconds.
+    Entering raises InjectError, NotHere or OSError; the thread then runs on, at the latest when the
+    injector exits. After the block `stopped_us` is how long the thread was stopped, in
+    microseconds.
     """
 
     def __init__(self, tid: int) -> None:
@@ -140,10 +141,10 @@ class Stopped:
         ptrace(PTRACE_SEIZE, self.tid, 0, self.options)
         self.since = time.perf_counter()
         ptrace(PTRACE_INTERRUPT, self.tid)
-        status = self.wait_stop()
-        # A stop for the delivery of a signal: the signal is delivered when the thread is detached.
-        self.by_us = status >> 16 != 0
-        self.signal = 0 if self.by_us else os.WSTOPSIG(status)
+        status = self.wait_first_stop()
+        if status >> 16 != PTRACE_EVENT_STOP:
+            ptrace(PTRACE_DETACH, self.tid, 0, os.WSTOPSIG(status))
+            raise NotHere("stopped at the delivery of a signal")
         self.saved = self.registers()
         self.mask = ctypes.c_uint64()
         ptrace(PTRACE_GETSIGMASK, self.tid, 8, ctypes.addressof(self.mask))
@@ -154,31 +155,43 @@ class Stopped:
             full = ctypes.c_uint64(M64 & ~(1 << signal.SIGKILL - 1 | 1 << signal.SIGSTOP - 1))
             ptrace(PTRACE_SETSIGMASK, self.tid, 8, ctypes.addressof(full))
         except BaseException:
-            ptrace(PTRACE_DETACH, self.tid, 0, self.signal)
+            ptrace(PTRACE_DETACH, self.tid)
             raise
         return self
 
     def __exit__(self, *_: object) -> None:
         self.set_registers(self.resumable())
         ptrace(PTRACE_SETSIGMASK, self.tid, 8, ctypes.addressof(self.mask))
-        ptrace(PTRACE_DETACH, self.tid, 0, self.signal)
+        ptrace(PTRACE_DETACH, self.tid)
         self.stopped_us = int((time.perf_counter() - self.since) * 1e6)
 
-    def wait_stop(self) -> int:
-        """Wait for the next ptrace stop of the thread and return its wait status (waitpid(2)).
+    def wait_first_stop(self) -> int:
+        """Wait for the stop that was asked for, and return its wait status (waitpid(2)).
 
         Raises InjectError if the process ended, or if the thread did not stop within
-        STOP_TIMEOUT_S because it is in an uninterruptible wait. The kernel detaches such a thread
-        when the injector exits.
+        STOP_TIMEOUT_S, because it waits in the kernel or gets no processor time. Such a thread has
+        its own registers, and the kernel detaches it when the injector exits.
         """
         deadline = time.monotonic() + STOP_TIMEOUT_S
         while time.monotonic() < deadline:
             tid, status = os.waitpid(self.tid, WALL | os.WNOHANG)
             if tid:
-                if not os.WIFSTOPPED(status):
-                    raise InjectError("the process ended")
-                return status
+                return self.stopped(status)
         raise InjectError("the thread did not stop; it waits in the kernel")
+
+    def wait_stop(self) -> int:
+        """Wait for the next ptrace stop of the thread, and return its wait status.
+
+        The wait has no limit, because the thread has foreign registers, and the injector can give
+        the thread its own back only in a stop. A thread that the kernel does not let run, such as
+        one in a frozen cgroup, does no harm meanwhile. Raises InjectError if the process ended.
+        """
+        return self.stopped(os.waitpid(self.tid, WALL)[1])
+
+    def stopped(self, status: int) -> int:
+        if not os.WIFSTOPPED(status):
+            raise InjectError("the process ended")
+        return status
 
     def check(self) -> None:
         if self.saved["cs"] != USER_CS_64:
@@ -193,7 +206,7 @@ class Stopped:
             with open(f"/proc/{self.tid}/mem", "rb", 0) as memory:
                 memory.seek(pointer + 8)  # struct rseq: cpu_id_start, cpu_id, rseq_cs
                 if struct.unpack("Q", memory.read(8))[0]:
-                    raise InCriticalSection("stopped in a restartable sequence")
+                    raise NotHere("stopped in a restartable sequence")
 
     def registers(self) -> dict[str, int]:
         buffer = ctypes.create_string_buffer(REGISTERS.size)
@@ -214,7 +227,7 @@ class Stopped:
         """
         values = dict(self.saved)
         interrupted = (M64 + 1 - values["rax"]) if values["orig_rax"] >> 63 == 0 else 0
-        ask_again = interrupted == EINTR and self.by_us and values["orig_rax"] in ASK_AGAIN
+        ask_again = interrupted == EINTR and values["orig_rax"] in ASK_AGAIN
         if ask_again or interrupted in (ERESTARTSYS, ERESTARTNOINTR, ERESTARTNOHAND):
             values["rax"] = values["orig_rax"]
             values["rip"] -= len(SYSCALL_INSTRUCTION)
@@ -231,10 +244,23 @@ class Stopped:
         self.set_registers(values)
         for _ in ("entry", "exit"):
             ptrace(PTRACE_SYSCALL, self.tid)
-            while os.WSTOPSIG(self.wait_stop()) != signal.SIGTRAP | 0x80:
-                ptrace(PTRACE_SYSCALL, self.tid)
+            while os.WSTOPSIG(status := self.wait_stop()) != signal.SIGTRAP | 0x80:
+                self.go_on(status)
         result = self.registers()["rax"]
         return result - (M64 + 1) if result >> 63 else result
+
+    def go_on(self, status: int) -> None:
+        """Have the thread go on with its call from a stop that is not the call's.
+
+        A SIGSTOP is delivered; the thread stays stopped by it when it is detached. Raises
+        InjectError for another signal, which only a fault in the call itself can bring.
+        """
+        if status >> 16 == PTRACE_EVENT_STOP:
+            ptrace(PTRACE_SYSCALL, self.tid)
+        elif os.WSTOPSIG(status) == signal.SIGSTOP:
+            ptrace(PTRACE_SYSCALL, self.tid, 0, signal.SIGSTOP)
+        else:
+            raise InjectError(f"the call in the process got signal {os.WSTOPSIG(status)}")
 
 
 def userfaultfd_of(pid: int) -> tuple[int, int]:
@@ -270,7 +296,7 @@ def main() -> None:
     for _ in range(ATTEMPTS):
         try:
             fd, stopped_us = userfaultfd_of(pid)
-        except InCriticalSection as error:
+        except NotHere as error:
             last = error
             time.sleep(0.001)
         except (InjectError, OSError) as error:

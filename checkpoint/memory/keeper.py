@@ -30,8 +30,8 @@ from checkpoint.memory.uffd_fill import Event
 
 #: Messages from the pager: a task's pid in its namespace with its userfaultfd; an event of an
 #: address space, with the child's userfaultfd if it is a fork; an address space has all its pages;
-#: all have.
-OPENED, CHANGED, FILLED, DONE = b"o", b"c", b"f", b"d"
+#: all have; the pager has failed and its process lives.
+OPENED, CHANGED, FILLED, DONE, FAILED = b"o", b"c", b"f", b"d", b"x"
 NUMBER = struct.Struct("=Q")
 MAX_MESSAGE = 64
 #: The keeper locks its pages in RAM once no message came for so long. Locking walks all of the
@@ -45,17 +45,21 @@ class Keeper:
 
     def __init__(self, spaces: AddressSpaces, store: PageStore, directory: Path) -> None:
         self._socket, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-        with warnings.catch_warnings():
+        with contextlib.ExitStack() as undo, warnings.catch_warnings():
+            undo.callback(self._socket.close)
+            undo.callback(theirs.close)
             # Python warns of a fork while there are threads. The keeper needs none of them.
             warnings.simplefilter("ignore", DeprecationWarning)
             self.pid = os.fork()
+            undo.pop_all()
         if self.pid == 0:
             status = 1
             try:
-                _StandBy(theirs, spaces, store, directory.parent).serve()
-                remove_ram_directory(directory.parent)
-                # If the agent was killed, nobody else removes its sockets.
-                remove_sockets(directory.parent)
+                killed = _StandBy(theirs, spaces, store, directory.parent).serve()
+                # An agent that lives still needs its directory, and removes it by itself.
+                if killed:
+                    remove_ram_directory(directory.parent)
+                    remove_sockets(directory.parent)
                 status = 0
             finally:
                 os._exit(status)
@@ -76,13 +80,18 @@ class Keeper:
     def release(self) -> None:
         """Tell that all address spaces have all their pages, and wait for the process to end."""
         self._tell(DONE, -1)
-        self.take_over()
+        self._await_end()
 
     def take_over(self) -> bool:
         """Have the keeper copy all missing pages, and wait for its end.
 
         Returns whether the keeper has brought everything.
         """
+        self._tell(FAILED, -1)
+        return self._await_end()
+
+    def _await_end(self) -> bool:
+        """Wait for the keeper's end, and return whether it had status 0."""
         self._socket.close()
         _, status = os.waitpid(self.pid, 0)
         return os.waitstatus_to_exitcode(status) == 0
@@ -107,11 +116,12 @@ class _StandBy:
             signal.signal(number, signal.SIG_IGN)
         _close_all_but({pager.fileno(), claimed, *store.descriptors()})
 
-    def serve(self) -> None:
+    def serve(self) -> bool:
         """Follow the pager's messages; if the pager goes without DONE, copy all missing pages.
 
-        After DONE the process exits. It also exits, with status 1, if a descriptor was lost because
-        none was free: the keeper could not follow any further.
+        Returns whether the pager was killed. After DONE the process exits. It also exits, with
+        status 1, if a descriptor was lost because none was free: the keeper could not follow any
+        further.
         """
         locked = False
         while True:
@@ -123,7 +133,7 @@ class _StandBy:
                 os._exit(1)
             if message == DONE:
                 os._exit(0)
-            if not message:
+            if message in (b"", FAILED):
                 break
             self._follow(message, fds[0] if fds else -1)
         if not locked:
@@ -133,6 +143,7 @@ class _StandBy:
             filler.watch(number)
         while self._spaces.unfilled() is not None:
             filler.turn(fill=True)
+        return not message
 
     def _follow(self, message: bytes, uffd: int) -> None:
         (number,) = NUMBER.unpack_from(message, 1)

@@ -81,6 +81,14 @@ class Pager:
         self._thread.join(timeout_s)
         if self._thread.is_alive():
             raise ImageError(f"memory was not in place after {timeout_s:g} s")
+        self.check()
+
+    def check(self) -> None:
+        """Raise ImageError if the pager has failed, as `wait` does.
+
+        A pager that failed before all tasks were restored does not know them all, and neither does
+        the keeper: a task may wait for its pages for ever.
+        """
         if self._failure is not None:
             raise ImageError(f"memory was {self._failure}") from self._failure
 

@@ -8,6 +8,7 @@ import os
 import socket
 import subprocess
 import sys
+import threading
 from pathlib import Path
 
 from checkpoint.errors import ProcError, TrackingUnavailable
@@ -111,6 +112,12 @@ def virtual_pid(pid: int) -> int:
 
 
 def _inject(pid: int) -> tuple[int, int]:
+    """Return (userfaultfd of a process, microseconds that its thread was stopped).
+
+    Raises TrackingUnavailable. After INJECT_TIMEOUT_S that is also raised while the injector still
+    waits for the thread: it may have to give the thread its registers back, so it is never killed.
+    It ends by itself when the thread has run again.
+    """
     ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     with ours:
         with theirs:
@@ -122,13 +129,14 @@ def _inject(pid: int) -> tuple[int, int]:
                 str(theirs.fileno()),
             ]
             child = run.start(argv, pass_fds=[theirs.fileno()], stderr=subprocess.DEVNULL)
+        reaper = threading.Thread(target=child.wait, name="injector", daemon=True)
+        reaper.start()
         ours.settimeout(INJECT_TIMEOUT_S)
         try:
             text, fds, _, _ = socket.recv_fds(ours, 4096, 1)
-        except TimeoutError:
-            text, fds = b"", []
-        finally:
-            child.wait()
+        except TimeoutError as error:
+            raise TrackingUnavailable(f"process {pid}: its thread does not run") from error
+    reaper.join()
     answer = json.loads(text or b'{"error": "the injector ended without a word"}')
     if not fds:
         raise TrackingUnavailable(f"process {pid}: {answer.get('error', 'no descriptor came')}")

@@ -40,6 +40,8 @@ class AgentClient:
         self._said: list[str] = []
         self._greeted = False
         self._unanswered = self._asked_ns = 0
+        #: The classes of answers that may still come, although another frame was taken for them.
+        self._doubted: set[type[Answer]] = set()
         self._drain = threading.Thread(target=self._read_errors, name="agent stderr", daemon=True)
         self._drain.start()
         try:
@@ -101,7 +103,7 @@ class AgentClient:
 
     def _piece(self, message: Request[A], deadline: float | None) -> A:
         try:
-            answer = self._next_answer(deadline)
+            answer = self._next_answer(message.answer, deadline)
         except StreamError as error:
             raise self._gone(str(error)) from error
         finally:
@@ -110,21 +112,26 @@ class AgentClient:
         asked, ms = type(message).__name__, (time.monotonic_ns() - self._asked_ns) / 1e6
         log.debug("%s was answered by %s after %.1f ms", asked, type(answer).__name__, ms)
         if isinstance(answer, protocol.Failed):
+            if self._doubted:  # it may be the answer to an earlier request
+                self._doubted.add(message.answer)
             raise AgentFailed(answer.kind, answer.text, answer.detail)
         if not isinstance(answer, message.answer):
-            raise ProtocolError(
-                f"the target answered {type(message).__name__} by {type(answer).__name__}"
-            )
+            self._doubted.add(message.answer)
+            raise ProtocolError(f"the target answered {asked} by {type(answer).__name__}")
+        if message.answer in self._doubted:
+            raise ProtocolError(f"what came for {asked} may be the answer to an earlier {asked}")
+        self._doubted.clear()
         return cast(A, answer)
 
-    def _next_answer(self, deadline: float | None) -> Answer:
+    def _next_answer(self, wanted: type[Answer], deadline: float | None) -> Answer:
         """Return the answer to the last request, and pass on the lines of log before it.
 
-        The answer to a request whose wait was interrupted is ignored. Raises StreamError, also
-        after `deadline` (time.monotonic, seconds), and ProtocolError.
+        `wanted` is the class of that answer. The answer to a request whose wait was interrupted is
+        ignored, and so is one of another class for which another frame was taken before. Raises
+        StreamError, also after `deadline` (time.monotonic, seconds), and ProtocolError.
         """
-        logged = 0
-        while True:
+        logged = ignored = 0
+        while ignored <= MOST_PIECES:
             if deadline is not None:
                 self._process.patience(max(0.001, deadline - time.monotonic()))
             frame = self._frames.receive()
@@ -132,7 +139,10 @@ class AgentClient:
             try:
                 answer = protocol.decode(*frame, Answer)
             except ProtocolError:
-                self._unanswered -= 1  # an answer that cannot be read is one all the same
+                # An answer that cannot be read is one all the same. But it may have been a line of
+                # log, and the answer is still to come.
+                self._unanswered -= 1
+                self._doubted.add(wanted)
                 raise
             if isinstance(answer, protocol.Log):
                 logged += 1
@@ -140,9 +150,15 @@ class AgentClient:
                     raise ProtocolError(f"the target sent {logged} lines and no answer")
                 self._log(answer.text)
                 continue
-            self._unanswered -= answer.is_last
-            if waited_for:
-                return answer
+            if type(answer) is not wanted and type(answer) in self._doubted:
+                if answer.is_last:
+                    self._doubted.discard(type(answer))
+            else:
+                self._unanswered -= answer.is_last
+                if waited_for:
+                    return answer
+            ignored += 1
+        raise ProtocolError("the target answered earlier requests without end")
 
     def stream(self, message: Command, parts: Sequence[bytes | memoryview] = ()) -> None:
         """Send a command, with `parts`, joined, as its payload, and wait for no answer.

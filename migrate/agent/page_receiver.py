@@ -162,7 +162,7 @@ class PageReceiver:
         """Wait until batch `number` is the next one, or a batch has failed.
 
         Each channel brings its batches in rising order. If every channel waits with a later batch,
-        batch `_next` can no longer come. Raises ImageError then, and if the wait takes longer than
+        batch `_next` can no longer come. Raises ImageError then, and if no batch takes effect for
         `_patience_s`.
         """
         self._waiting.add(number)
@@ -170,11 +170,14 @@ class PageReceiver:
             lost = len(self._waiting) == self._channels and self._next not in self._waiting
             if number > self._next and lost:
                 raise ImageError(f"batch {self._next} with pages never came")
-            if not self._turn.wait_for(
-                lambda: self._next >= number or self._failure is not None, self._patience_s
-            ):
-                raise ImageError(
-                    f"batch {self._next} with pages never came in {self._patience_s:g} s"
-                )
+            while self._next < number and self._failure is None:
+                before = self._next
+                if not self._turn.wait_for(
+                    lambda: self._next > before or self._failure is not None,  # noqa: B023
+                    self._patience_s,
+                ):
+                    raise ImageError(
+                        f"batch {self._next} with pages never came in {self._patience_s:g} s"
+                    )
         finally:
             self._waiting.discard(number)

@@ -118,6 +118,8 @@ class ArmedRestore:
             self._role.done_gate.wait_reached(self._limits.restore_s - (proving - released) / 1e9)
         except ConversationLost as error:
             raise self._why(error, "restore") from error
+        if self._pager is not None:
+            self._pager.check()
         return protocol.Held(
             stamps=(
                 Stamp("images complete", came),

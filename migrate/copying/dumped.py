@@ -35,7 +35,7 @@ class Dumped:
         self._batches, self._in_parent, self._last = batches, in_parent, last
         self._images: dict[int, list[Range]] = {}
         self._holes: dict[int, list[Range]] = {}
-        self.sent_pages = 0
+        self.sent_pages = self._extents = 0
 
     def has_parent(self, dst_id: int) -> bool:
         """Return whether the parent has an address space; CRIU asks when it begins to send one."""
@@ -44,6 +44,7 @@ class Dumped:
         return self._in_parent(dst_id)
 
     def extent(self, dst_id: int, vaddr: int, pages: int, flags: int, data: memoryview) -> None:
+        self._extents += 1
         if not self._wanted(dst_id):
             return
         found = (vaddr, vaddr + pages * PAGE_SIZE)
@@ -53,6 +54,10 @@ class Dumped:
             self.sent_pages += pages
         elif flags & PE_PARENT:
             self._holes.setdefault(dst_id, []).append(found)
+
+    def extents(self) -> int:
+        """Return how many extents have come so far, with those that are ignored."""
+        return self._extents
 
     def images(self) -> dict[int, list[Range]]:
         """Return all pages that CRIU found, by address space."""

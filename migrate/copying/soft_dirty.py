@@ -12,6 +12,7 @@ import contextlib
 from checkpoint.criu.page_wire import PAGE_SIZE, process_id
 from checkpoint.criu.predump import PreDumps
 from checkpoint.criu.session import DumpRole
+from checkpoint.errors import CheckpointError
 from checkpoint.host import processes
 from checkpoint.images.batch import ZERO_PAGE
 from checkpoint.memory import ranges
@@ -54,7 +55,7 @@ class SoftDirtyCopy:
                 predump.pages, self._move, session, self.batches.flush, session.has_parent
             ):
                 predump.ask()
-                predump.wait()
+                predump.wait(self._move.options.limits.dump_s, session.extents)
         finally:
             predump.close()
         self._predumps.keep()
@@ -80,7 +81,8 @@ class SoftDirtyCopy:
         """
         self._mappings = {}
         for pid in processes.tree_of(self._move.container.pid):
-            with contextlib.suppress(OSError):  # the process is ending
+            # Most likely the process is ending. If not, its memory is sent whole.
+            with contextlib.suppress(CheckpointError, OSError):
                 self._mappings[process_id(virtual_pid(pid))] = private_mappings(pid)
         for gone in self._images.keys() - self._mappings.keys():
             self.batches.forget(gone)

@@ -65,7 +65,7 @@ class UserfaultfdCopy:
                 known = ranges.union(self._known.get(pid, []), written)
                 self._known[pid] = ranges.difference(known, unread) if unread else known
                 sent += ranges.size(written)
-            except OSError:
+            except (CheckpointError, OSError):
                 # Most likely the process is ending. If not: the pages that were not sent count as
                 # unwritten from now on, so all that the target has of the process is taken for old.
                 self._known.pop(pid, None)
@@ -73,7 +73,7 @@ class UserfaultfdCopy:
         return sent
 
     def _let_go(self) -> None:
-        """Close the trackers of processes that ended, or that opened a file with O_DIRECT.
+        """Close the trackers of processes that ended, or that may have a file open with O_DIRECT.
 
         The target forgets the pages of ended processes. This comes before new processes are
         attached, which may have the pids of ended ones. All memory of a process with such a file
@@ -89,15 +89,15 @@ class UserfaultfdCopy:
                 else:
                     self._refused.add(pid)
                     self._move.note(
-                        f"process {pid} opened a file for direct I/O:"
+                        f"process {pid} may have a file open for direct I/O:"
                         " its memory is copied while frozen"
                     )
 
     def _reads_directly(self, watched: Tracker) -> bool:
         try:
             return tracker.reads_directly(watched.pid)
-        except OSError:  # the process is ending
-            return False
+        except (CheckpointError, OSError):  # most likely the process is ending
+            return not processes.has_ended(watched.pid)
 
     def dump(self, dump: DumpRole) -> None:
         """Have CRIU dump with a parent that is said to have all memory (checkpoint/criu/parent.py).

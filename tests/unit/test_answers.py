@@ -22,11 +22,12 @@ from checkpoint.rootfs.tmpfs import Tmpfs
 from checkpoint.runtimes import podman_store
 from checkpoint.runtimes.base import ROOTFS, Container, ContainerRuntime, Tree
 from migrate import protocol
+from migrate.agent import client
 from migrate.agent.client import MOST_LOGGED, AgentClient
 from migrate.answers import check_asked, check_known
 from migrate.errors import AgentFailed
 from migrate.phases import preflight
-from migrate.protocol import Answer, Command, ProtocolError, decode, encode
+from migrate.protocol import Answer, Command, ProtocolError, Request, decode, encode
 from migrate.tmpfs_sync import TmpfsSync
 from migrate.values import Station
 from transport.connection import Connection
@@ -182,6 +183,62 @@ def test_an_answer_that_was_not_waited_for_is_passed_over_in_all_its_pieces(targ
     assert target.agent.request(protocol.Abort()) == DONE
 
 
+def has_said_no_message(target: Target, asked: Request[Any]) -> None:
+    """The target has answered by a frame that may have been a line of its log as well."""
+    target.will_say(b"no JSON")
+    with pytest.raises(ProtocolError):
+        target.agent.request(asked)
+    assert target._thread is not None
+    target._thread.join()
+
+
+def test_an_answer_that_comes_after_a_frame_that_is_none_is_not_the_next_one(
+    target: Target,
+) -> None:
+    has_said_no_message(target, protocol.Ping())
+    target.will_say(CLOCK, DONE)
+    assert target.agent.request(protocol.Abort()) == DONE
+    target.will_say(CLOCK)
+    assert target.agent.request(protocol.Ping()) == CLOCK
+
+
+def test_a_frame_that_is_none_may_have_been_the_answer(target: Target) -> None:
+    has_said_no_message(target, protocol.Ping())
+    target.will_say(DONE)
+    assert target.agent.request(protocol.Abort()) == DONE
+
+
+def test_an_answer_to_another_question_may_be_followed_by_the_right_one(target: Target) -> None:
+    target.will_say(protocol.TmpfsMade(paths=()), CLOCK)
+    with pytest.raises(ProtocolError):
+        target.agent.request(protocol.Ping())
+    assert target._thread is not None
+    target._thread.join()
+    target.will_say(DONE)
+    assert target.agent.request(protocol.Abort()) == DONE
+
+
+def test_an_answer_that_may_be_to_the_question_before_is_not_believed(target: Target) -> None:
+    has_said_no_message(target, protocol.Ping())
+    for _ in range(2):
+        target.will_say(CLOCK)
+        with pytest.raises(ProtocolError, match="may be the answer to an earlier Ping"):
+            target.agent.request(protocol.Ping())
+        assert target._thread is not None
+        target._thread.join()
+
+
+def test_pieces_without_end_are_not_passed_over_for_ever(
+    target: Target, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(client, "MOST_PIECES", 8)
+    has_said_no_message(target, protocol.ListTree(tree="/", paths=None))
+    target.will_say(*[protocol.TreeListed(files=(FileState("a", 1, 1, 1),), more=True)] * 9)
+    with pytest.raises(ProtocolError, match="without end"):
+        target.agent.request(protocol.Abort())
+
+
+CLOCK = protocol.Clock(monotonic_ns=1)
 DONE = protocol.Done()
 MOUNTS = [
     Tmpfs(path="/dev", options="rw"),

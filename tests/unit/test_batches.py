@@ -168,6 +168,17 @@ def test_what_is_forgotten_is_forgotten_between_what_came_before_and_after() -> 
     assert carrier.forgotten == [[], [1, 2], []]
 
 
+def test_what_is_forgotten_is_forgotten_though_no_pages_follow() -> None:
+    carrier = Carrier()
+    batches = PageBatches(carrier)
+    batches.forget(1)
+    batches.forget(2)
+    batches.flush()
+    batches.flush()
+    assert (carrier.batches, carrier.forgotten) == ([([], b"")], [[1, 2]])
+    assert carrier.extents() == []
+
+
 def test_nothing_is_sent_for_nothing() -> None:
     carrier = Carrier()
     batches = PageBatches(carrier)

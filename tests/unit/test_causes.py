@@ -25,7 +25,7 @@ from transport import errors as transport_errors
 #: They are caught in the module that raises them, or in the one that called it.
 INTERNAL = {
     "checkpoint.memory.inject.InjectError",
-    "checkpoint.memory.inject.InCriticalSection",
+    "checkpoint.memory.inject.NotHere",
     "checkpoint.memory.uffd_fill.Ended",
     "checkpoint.memory.uffd_fill.NotNow",
 }

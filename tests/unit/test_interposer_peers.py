@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import socket
 import threading
@@ -111,6 +112,26 @@ def test_no_descriptor_or_too_many(role: Role, tmp_path: Path) -> None:
     with shim(tmp_path) as peer:
         socket.send_fds(peer, [b"swrk"], [0, 1, 2, 0, 1, 2])
         assert peer.recv(64) == b""
+
+
+@pytest.mark.parametrize("descriptor", [None, -1])
+def test_a_role_without_its_descriptor(
+    role: Role, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, descriptor: int | None
+) -> None:
+    """As a role of one dump is asked for a second one: its descriptor is given away."""
+
+    def fds_for_criu(kind: str) -> dict[int, int]:
+        if descriptor is None:
+            raise OSError(errno.EMFILE, "Too many open files")
+        return {200: descriptor}
+
+    monkeypatch.setattr(role, "fds_for_criu", fds_for_criu)
+    runtime, handed = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    with shim(tmp_path) as peer, runtime, handed:
+        socket.send_fds(peer, [b"swrk"], [handed.fileno()])
+        runtime.send(request())
+        assert peer.recv(64) == b""
+    assert role.kinds == []
 
 
 @pytest.mark.parametrize("when", ["first", "later"])

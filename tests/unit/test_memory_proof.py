@@ -82,8 +82,15 @@ def test_a_page_that_changes_on_the_source_is_told_apart(memory: mmap.mmap) -> N
     proven, _ = made(memory)
     with proven, pytest.raises(MemoryDiffers, match="is another one on the source by now"):
         proven.begin()
+        assert proven._made is not None
         proven._made.result()
         memory[7] ^= 1
+        proven.compare(held(memory[:]))
+
+
+def test_a_comparison_that_was_not_begun_is_a_defect(memory: mmap.mmap) -> None:
+    proven, _ = made(memory)
+    with proven, pytest.raises(AssertionError):
         proven.compare(held(memory[:]))
 
 

@@ -10,9 +10,9 @@ import socket
 import subprocess
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import pytest
 
@@ -33,6 +33,7 @@ from transport.throttle import RateLimit
 
 BASE = 0x7F00_0000_0000
 PATIENCE_S = 30.0
+T = TypeVar("T")
 
 
 class Stream:
@@ -296,6 +297,34 @@ def test_a_channel_that_is_late_is_waited_for(by_hand: tuple[Scene, list[FrameSt
     assert scene.taken == []
     channels[1].send(protocol.encode(pages_message(0, GOOD)), [GOOD])
     scene.receiver.wait(2)
+
+
+class Turn(threading.Condition):
+    """One that counts how often somebody begins to wait with all patience."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.begun = 0
+
+    def wait_for(self, predicate: Callable[[], T], timeout: float | None = None) -> T:
+        assert timeout == PATIENCE_S
+        self.begun += not predicate()
+        return super().wait_for(predicate, timeout)
+
+
+def test_patience_begins_anew_with_each_batch(
+    by_hand: tuple[Scene, list[FrameStream]],
+) -> None:
+    scene, channels = by_hand
+    scene.receiver._turn = turn = Turn()
+    channels[0].send(protocol.encode(pages_message(2, GOOD)), [GOOD])
+    for number in range(2):
+        deadline = time.monotonic() + 10
+        while turn.begun <= number:
+            assert time.monotonic() < deadline
+            time.sleep(0.001)
+        channels[1].send(protocol.encode(pages_message(number, GOOD)), [GOOD])
+    scene.receiver.wait(3)
 
 
 def test_a_frame_that_breaks_off(tmp_path: Path) -> None:

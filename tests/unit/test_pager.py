@@ -27,7 +27,8 @@ import pytest
 
 from checkpoint.criu.page_wire import process_id
 from checkpoint.errors import ImageError
-from checkpoint.memory.filler import AROUND_BYTES, MOST_CHUNK_BYTES
+from checkpoint.memory.address_spaces import AddressSpaces
+from checkpoint.memory.filler import AROUND_BYTES, LEAST_CHUNK_BYTES, MOST_CHUNK_BYTES, Filler
 from checkpoint.memory.pager import INTEGER, RESTORED, SOCKET, Pager
 from checkpoint.memory.ranges import Range
 from checkpoint.memory.store import PageStore
@@ -493,6 +494,24 @@ def test_what_was_written_again_and_again_comes_before_it_is_touched(target: Tar
     assert len(pager.served.waits_ns) == 1
 
 
+def test_what_was_written_again_comes_in_chunks_between_which_faults_are_served(
+    target: Target,
+) -> None:
+    """All of it may be one piece."""
+    task, all_pages = target.task(), {process_id(PID): addresses((0, PAGES))}
+    spaces = AddressSpaces(all_pages)
+    with contextlib.ExitStack() as stack:
+        stack.callback(spaces.close_all)
+        filler = Filler(target.store, spaces)
+        filler.watch(spaces.open(task.uffd, PID))
+        filler.bring_first(all_pages)
+        filler.turn(fill=False)
+        assert len(task.present()) == LEAST_CHUNK_BYTES // PAGE_SIZE
+        while len(task.present()) < PAGES:
+            filler.turn(fill=False)
+    assert task.stamps() == EVERY
+
+
 def test_memory_is_not_in_place_before(target: Target) -> None:
     task, pager = target.task(), target.pager()
     target.restore(task)
@@ -770,6 +789,7 @@ def test_a_pager_that_fails_hands_over(target: Target, monkeypatch: pytest.Monke
         pager.wait(TIMEOUT_S)
     assert task.present() == list(range(PAGES))
     assert task.stamps() == EVERY
+    assert target.directory.exists(), "the agent lives, and has its logs there"
 
 
 def test_the_keeper_outlives_the_pager(target: Target) -> None:

@@ -59,4 +59,5 @@ def test_a_limit_that_is_lifted_lets_go_of_who_waits() -> None:
     limit.lift()
     waiting.join(10)
     assert not waiting.is_alive()
+    assert limit.held_us < 3600e6 / 2, "it did not wait for so long"
     limit.take(3600)

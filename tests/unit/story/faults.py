@@ -83,6 +83,11 @@ def no_message(_: Frame, __: Link) -> list[Frame]:
     return [Frame(b"\xff\xfe no JSON")]
 
 
+def no_message_before(frame: Frame, link: Link) -> list[Frame]:
+    """A frame that is no message, and then the right one."""
+    return [*no_message(frame, link), frame]
+
+
 def failed(_: Frame, __: Link) -> list[Frame]:
     """The target says that it could not."""
     return [message("Failed", kind="ImageError", text="made up by a test", detail=[])]

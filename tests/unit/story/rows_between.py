@@ -21,6 +21,7 @@ ANSWERS: dict[str, tuple[str, faults.Act, bool]] = {
     "the target fails": ("answer", faults.failed, True),
     "another answer": ("answer", faults.another, True),
     "no message": ("answer", faults.no_message, True),
+    "no message, then the answer": ("answer", faults.no_message_before, True),
 }
 
 
@@ -30,6 +31,7 @@ CAUSES = {
     "the target fails": "ImageError",
     "another answer": "ProtocolError",
     "no message": "ProtocolError",
+    "no message, then the answer": "ProtocolError",
 }
 
 

@@ -1,0 +1,100 @@
+"""migrate/copying/userfaultfd.py and soft_dirty.py: processes that end, or cannot be looked at, during a round."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+from collections.abc import Callable, Iterator
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from checkpoint.criu.page_wire import process_id
+from checkpoint.errors import ProcError
+from checkpoint.memory import tracker, uffd
+from migrate.copying.base import Reach
+from migrate.copying.soft_dirty import SoftDirtyCopy
+from migrate.copying.userfaultfd import UserfaultfdCopy
+from migrate.state import State
+from tests.unit.obedient import Child
+from tests.unit.test_batches import Carrier
+
+
+def migration(pid: int) -> Any:
+    """As much of one as a round needs."""
+    silent: Any = lambda *_: None  # noqa: E731
+    notes: list[str] = []
+    return SimpleNamespace(
+        container=SimpleNamespace(pid=pid),
+        pages=Carrier(),
+        note=notes.append,
+        notes=notes,
+        state=State.ARMED,
+        observer=SimpleNamespace(sent=silent),
+        report=SimpleNamespace(memory_bytes=0),
+        dump=SimpleNamespace(options=None),
+        directory=None,
+    )
+
+
+@pytest.fixture
+def copying(child: Child) -> Iterator[UserfaultfdCopy]:
+    with contextlib.closing(UserfaultfdCopy(migration(child.pid))) as copying:
+        assert copying.attach() is Reach.ALL
+        copying.send_round()
+        yield copying
+
+
+def failing(error: Exception) -> Callable[..., Any]:
+    def fail(*_: Any) -> Any:
+        raise error
+
+    return fail
+
+
+ERRORS = [ProcError("no line of maps"), OSError(errno.ESRCH, "No such process")]
+
+
+@pytest.mark.parametrize("error", ERRORS)
+def test_a_process_that_cannot_be_looked_at_is_taken_for_unsent(
+    child: Child, copying: UserfaultfdCopy, monkeypatch: pytest.MonkeyPatch, error: Exception
+) -> None:
+    assert copying._known[child.pid]
+    with monkeypatch.context() as patched:
+        patched.setattr(uffd, "private_mappings", failing(error))
+        assert copying.send_round() == 0
+    assert child.pid not in copying._known
+    child.do("fill(3, 9)")
+    assert copying.send_round() > 0
+
+
+@pytest.mark.parametrize("error", [ProcError("no flags"), OSError(errno.EMFILE, os.strerror(24))])
+def test_one_whose_files_are_not_known_is_not_believed_to_have_none_for_direct_io(
+    child: Child, copying: UserfaultfdCopy, monkeypatch: pytest.MonkeyPatch, error: Exception
+) -> None:
+    monkeypatch.setattr(tracker, "reads_directly", failing(error))
+    assert copying.send_round() == 0
+    assert copying.attach() is Reach.NONE
+    assert child.pid not in copying._known
+
+
+def test_one_that_ended_is_forgotten(child: Child, copying: UserfaultfdCopy) -> None:
+    child.end()
+    assert copying.send_round() == 0
+    assert copying.attach() is Reach.NONE
+    assert copying.batches._carrier.forgotten[-1] == [process_id(child.pid)]  # type: ignore[attr-defined]
+
+
+@pytest.mark.parametrize("error", ERRORS)
+def test_with_soft_dirty_pages_it_is_sent_whole(
+    child: Child, monkeypatch: pytest.MonkeyPatch, error: Exception
+) -> None:
+    copying = SoftDirtyCopy(migration(child.pid))
+    copying._images = {process_id(child.pid): [(0, 4096)]}
+    copying._let_go()
+    assert copying._images
+    monkeypatch.setattr("migrate.copying.soft_dirty.private_mappings", failing(error))
+    copying._let_go()
+    assert not copying._images
