@@ -183,17 +183,19 @@ class Packing:
         the container runs.
         """
         self.wait_ready()
-        with self._tar as tar:
-            assert tar.stdin is not None and tar.stdout is not None
-            listed = b"".join(os.fsencode(name or ".") + b"\0" for name in names)
-            # In a thread of its own: tar may write output before it has read all names.
-            writer = threading.Thread(
-                target=_write_all, args=(tar.stdin, listed), name="tar", daemon=True
-            )
-            writer.start()
-            while piece := tar.stdout.read(PIECE_BYTES):
-                yield piece
-            writer.join()
+        try:
+            with self._tar as tar:
+                assert tar.stdin is not None and tar.stdout is not None
+                listed = b"".join(os.fsencode(name or ".") + b"\0" for name in names)
+                # In a thread of its own: tar may write output before it has read all names.
+                writer = threading.Thread(
+                    target=_write_all, args=(tar.stdin, listed), name="tar", daemon=True
+                )
+                writer.start()
+                while piece := tar.stdout.read(PIECE_BYTES):
+                    yield piece
+                writer.join()
+        finally:
             told = self._complaints.text()
         if complete and tar.returncode != 0:
             raise CommandFailed(self._argv, tar.returncode, told)
