@@ -244,7 +244,8 @@ def test_without_lazy_pages_memory_moves_in_the_freeze(hosts: Hosts, redis: Cont
         _, report = hosts.move(redis, hosts.alpha)
         seen = client.finish()
     assert report["mode"] == "stop-copy"
-    assert report["frozen_bytes_sent"] > 16 << 20
+    assert report["rounds"] == 0
+    assert report["page_bytes"] > 16 << 20  # what is sent may be half of it, compressed
     assert seen["contiguous"]
     assert redis_digest(hosts.rig.switch, REDIS_ADDRESS) == digest
 
