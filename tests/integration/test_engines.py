@@ -173,9 +173,13 @@ def test_of_an_image_that_lacks_the_layers_that_lack_are_sent(
             node.run(["sh", "-c", "rm -rf /var/lib/migrate"])
 
 
-def refused(hosts: Hosts, container: EngineContainer) -> str:
+def refused(
+    hosts: Hosts,
+    container: EngineContainer,
+    kind: type[errors.MigrateError] = errors.EngineObjects,
+) -> str:
     done = hosts.migrate(container.node, container.name, "beta")
-    assert done.returncode == CODES[errors.EngineObjects], done.stderr
+    assert done.returncode == CODES[kind], done.stderr
     assert "nothing was changed" in done.stderr
     assert container.status == "running"
     return done.stderr
@@ -190,6 +194,29 @@ def test_a_volume_of_somebody_elses_is_not_overwritten(hosts: Hosts, start: Star
         keeper.remove()
         for node in (hosts.alpha, hosts.beta):
             node.run([keeper.engine, "volume", "rm", "precious"])
+
+
+def test_what_one_of_two_would_lose_is_refused(hosts: Hosts, start: Start) -> None:
+    """A volume that another container has; and what the engine or a unit does when it is killed."""
+    by_itself = {
+        "docker": ("--rm", "--rm"),
+        "podman": ("--label=PODMAN_SYSTEMD_UNIT=web.service", "the systemd unit 'web.service'"),
+    }
+    keeper = start("keeper", "sleep", "1000", options=("--volume", "precious:/data"))
+    option, said = by_itself[keeper.engine]
+    try:
+        other = [keeper.engine, "create", "--name", "other", "--volume", "precious:/data", IMAGE]
+        hosts.alpha.run(other)
+        not_movable = errors.NotMovableError
+        assert "'precious' is also used by container" in refused(hosts, keeper, not_movable)
+        hosts.alpha.run([keeper.engine, "rm", "other"])
+        keeper.remove()
+        again = start("keeper", "sleep", "1000", options=(option,))
+        assert said in refused(hosts, again, not_movable)
+    finally:
+        keeper.remove()
+        hosts.alpha.run([keeper.engine, "rm", "--force", "other"], check=False)
+        hosts.alpha.run([keeper.engine, "volume", "rm", "precious"])
 
 
 @contextlib.contextmanager
