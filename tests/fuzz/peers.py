@@ -50,6 +50,8 @@ def _settings(sequences: int, *, seeded: bool) -> settings:
 
 def _portions(sequences: int) -> Iterator[int]:
     for done in range(0, sequences, PORTION):
+        if done:
+            print(f"{done} of {sequences} sequences", flush=True)
         yield min(PORTION, sequences - done)
 
 
