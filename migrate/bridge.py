@@ -13,7 +13,7 @@ from functools import partial
 from pathlib import Path
 
 from checkpoint.host import whole
-from checkpoint.rootfs.rsync import Ending, Rsync
+from checkpoint.rootfs.rsync import UNKNOWN, Ending, Rsync
 from migrate.message import encode
 from migrate.plugs import PLUGGED, ServeRsync, plug_command
 from transport.connection import Connection, Process
@@ -23,8 +23,6 @@ from transport.throttle import RateLimit
 
 PIECE_BYTES = 1 << 18
 MAX_COMPLAINT_BYTES = 4096
-#: The status with which ssh(1) ends when its connection breaks.
-BROKEN = 255
 
 
 class Bridge:
@@ -68,7 +66,7 @@ class Bridge:
             complaint = remote.read_errors(MAX_COMPLAINT_BYTES) if status != 0 else b""
             return Ending(status=status, complaint=complaint.decode(errors="replace"))
         except StreamError as error:
-            return Ending(status=BROKEN, complaint=str(error))
+            return Ending(status=UNKNOWN, complaint=str(error))
         finally:
             os.close(to_rsync)
             if remote is not None:

@@ -80,8 +80,6 @@ class Context:
     #: None if the engine does that.
     network_parts: netns.Parts | None = None
     state: State = State.PLANNED
-    #: The processes of an engine's `exec` that the user was told of.
-    exec_noted: set[int] = field(default_factory=set)
     undo: contextlib.ExitStack = field(default_factory=contextlib.ExitStack)
     tidy: contextlib.ExitStack = field(default_factory=contextlib.ExitStack)
     #: Keeps the source's processors awake (checkpoint/host/wakeful.py) until the container runs

@@ -115,10 +115,9 @@ def _release_alone(held: dict[int, Path]) -> None:
     try:
         with _alone():
             _release(held)
-    except (TimeoutError, OSError):
-        for fd in held:
-            with contextlib.suppress(OSError):
-                _close(fd)
+    except OSError:
+        while held:
+            _close(held.popitem()[0])
 
 
 @contextlib.contextmanager
@@ -164,9 +163,13 @@ def _take(path: Path) -> int:
 
 
 def _release(held: dict[int, Path]) -> None:
-    for fd, path in held.items():
-        path.unlink(missing_ok=True)
-        _close(fd)
+    """Remove lock files and close their descriptors, each of which leaves `held` first."""
+    while held:
+        fd, path = held.popitem()
+        try:
+            path.unlink(missing_ok=True)
+        finally:
+            _close(fd)
 
 
 def _flock(fd: int) -> bool:

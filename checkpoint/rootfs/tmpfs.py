@@ -70,11 +70,7 @@ def tmpfs_mounts(pid: int, pids: Iterable[int]) -> list[Tmpfs]:
     devices = Counter(mount.device for mount in mounts if mount.root == "/")
     points = Counter(mount.point for mount in mounts)
     return [
-        Tmpfs(
-            path=mount.point,
-            options=mount.options,
-            device=os.makedev(*map(int, mount.device.split(":"))),
-        )
+        _tmpfs(mount)
         for mount in mounts
         # The optional fields of mountinfo name the peer groups that a mount is shared with.
         if not mount.propagation
@@ -85,18 +81,18 @@ def tmpfs_mounts(pid: int, pids: Iterable[int]) -> list[Tmpfs]:
     ]
 
 
+def _tmpfs(mount: proc.Mount) -> Tmpfs:
+    device = os.makedev(*map(int, mount.device.split(":")))
+    return Tmpfs(path=mount.point, options=mount.options, device=device)
+
+
 def exchanged(pid: int, mounts: Iterable[Tmpfs]) -> list[str]:
     """Return the paths at which process `pid` does not have these mounts any more, as they were.
 
     Something else is mounted there, or nothing, or the mount has other options. Raises OSError.
     """
-    found = {(mount.point, mount.device, mount.options) for mount in proc.mounts(pid)}
-    return [
-        mount.path
-        for mount in mounts
-        if (mount.path, f"{os.major(mount.device)}:{os.minor(mount.device)}", mount.options)
-        not in found
-    ]
+    found = {_tmpfs(mount) for mount in proc.mounts(pid)}
+    return [mount.path for mount in mounts if mount not in found]
 
 
 def content_bytes(pid: int, mounts: Iterable[Tmpfs]) -> int:

@@ -102,15 +102,15 @@ def note_exec_processes(move: Context) -> None:
     tree = processes.tree_of(container.pid)
     for pid in processes.in_pid_namespace_of(container.pid):
         with contextlib.suppress(OSError):
-            if pid in tree or pid in move.exec_noted or processes.has_ended(pid):
+            if pid in tree or processes.has_ended(pid) or processes.age_s(pid) <= PASSING_S:
                 continue
-            if processes.age_s(pid) > PASSING_S:
-                name = Path(f"/proc/{pid}/comm").read_text(errors="replace").strip()
-                move.exec_noted.add(pid)
-                move.note(
-                    f"process {pid} ({name!r}) was started inside the container by 'exec'"
-                    " and does not come along"
-                )
+            name = Path(f"/proc/{pid}/comm").read_text(errors="replace").strip()
+            note = (
+                f"process {pid} ({name!r}) was started inside the container by 'exec'"
+                " and does not come along"
+            )
+            if note not in move.report.notes:
+                move.note(note)
 
 
 def check_limits(pids: list[int]) -> None:

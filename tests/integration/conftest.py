@@ -64,6 +64,27 @@ class Hosts:
         return replace(container, node=target), report
 
 
+def log(container: Container) -> str:
+    """Where its output goes: on the host where it was moved to, and where it was started."""
+    moved = f"/var/log/migrate/{container.name}.log"
+    there = container.node.run(["test", "-e", moved], check=False).returncode == 0
+    return moved if there else str(container.log)
+
+
+def said(container: Container) -> str:
+    return container.node.run(["cat", log(container)]).stdout
+
+
+def goes_on_through_moves(hosts: Hosts, container: Container) -> None:
+    """Move a container there and back that prints `goes on` as long as all is as it should be."""
+    for _ in range(2):
+        until(lambda: "goes on" in said(container), "it to go on")  # noqa: B023
+        container, _ = hosts.move(container, container.node)
+        before = said(container).count("goes on")
+        until(lambda: said(container).count("goes on") > before + 1, "it to go on")  # noqa: B023
+        assert set(said(container).splitlines()) == {"goes on"}
+
+
 def tool_command(tool: str, *arguments: str) -> list[str]:
     """The command that runs a program of tests/tools on a node."""
     words = ["python3", "-B", "-m", f"tests.tools.{tool}", *arguments]

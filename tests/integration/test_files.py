@@ -6,9 +6,8 @@ import pytest
 
 from migrate.cli.exit_codes import CODES
 from migrate.errors import RolledBack
-from tests.integration.conftest import Hosts
-from tests.integration.test_tmpfs import said
-from tests.rig import Container, Node, until
+from tests.integration.conftest import Hosts, goes_on_through_moves
+from tests.rig import Container, Node
 
 #: argv: how many. A thousand a directory, with long names, each with its own number in it.
 MAKE = """
@@ -92,9 +91,4 @@ def test_the_root_directory_itself(hosts: Hosts) -> None:
     container = hosts.alpha.start_container(
         "root", ip="10.77.0.56", argv=["python3", "-c", CHANGING]
     )
-    for _ in range(2):
-        until(lambda: "goes on" in said(container), "it to go on")  # noqa: B023
-        container, _ = hosts.move(container, container.node)
-        before = said(container).count("goes on")
-        until(lambda: said(container).count("goes on") > before + 1, "it to go on")  # noqa: B023
-        assert set(said(container).splitlines()) == {"goes on"}
+    goes_on_through_moves(hosts, container)

@@ -5,9 +5,9 @@ import json
 import pytest
 
 from tests.clients import status
-from tests.integration.conftest import WORKLOADS, Hosts, without
+from tests.integration.conftest import WORKLOADS, Hosts, goes_on_through_moves, without
 from tests.integration.test_move import ADDRESS, more_written
-from tests.rig import Container, until
+from tests.rig import Container
 
 APPENDER = ["python3", "-B", f"{WORKLOADS}/appender.py", "--port", "7102", "--dir", "/dev/shm/log"]  # noqa: S108
 #: Every kind of file that tar carries, one with a hole of 1 GiB, and an open one that has no name any more.
@@ -121,23 +121,7 @@ def test_one_that_is_full_on_the_target_is_told_and_rolled_back(
 
 def test_stores_by_mappings_that_are_gone(hosts: Hosts) -> None:
     container = hosts.alpha.start_container("mapping", ip=ADDRESS, argv=["python3", "-c", MAPPING])
-    for _ in range(2):
-        until(lambda: "goes on" in said(container), "it to go on")  # noqa: B023
-        container, _ = hosts.move(container, container.node)
-        before = said(container).count("goes on")
-        until(lambda: said(container).count("goes on") > before + 1, "it to go on")  # noqa: B023
-        assert set(said(container).splitlines()) == {"goes on"}
-
-
-def log(container: Container) -> str:
-    """Where its output goes: on the host where it was moved to, and where it was started."""
-    moved = f"/var/log/migrate/{container.name}.log"
-    there = container.node.run(["test", "-e", moved], check=False).returncode == 0
-    return moved if there else str(container.log)
-
-
-def said(container: Container) -> str:
-    return container.node.run(["cat", log(container)]).stdout
+    goes_on_through_moves(hosts, container)
 
 
 @pytest.mark.parametrize("way", ["--bind /dev/shm", "--bind /dev/shm/sub"])

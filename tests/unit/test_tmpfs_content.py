@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import stat
 import subprocess
@@ -81,17 +82,24 @@ def test_what_is_gone_or_another_takes_none(
     assert content_bytes(os.getpid(), elsewhere) == 0
 
 
-def test_tar_that_is_ready_only_waits(
-    mounted: Path, tmp_path_factory: pytest.TempPathFactory
-) -> None:
-    (mounted / "file").write_text("content")
-    target = tmp_path_factory.mktemp("target")
+@contextlib.contextmanager
+def tars(mounted: Path, target: Path) -> Iterator[tuple[Packing, Unpacking]]:
+    """The tar that packs a tmpfs of this process, and the one that unpacks into a directory."""
     with (
         TreeRoot(mounted) as source,
         TreeRoot(target) as root,
         Path("/proc/self/ns/mnt").open() as namespace,
     ):
         packing, unpacking = Packing(source, namespace.fileno()), Unpacking(root)
+        yield packing, unpacking
+
+
+def test_tar_that_is_ready_only_waits(
+    mounted: Path, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    (mounted / "file").write_text("content")
+    target = tmp_path_factory.mktemp("target")
+    with tars(mounted, target) as (packing, unpacking):
         packing.wait_ready()
         unpacking.wait_ready()
         names = [Path(f"/proc/{pid}/comm").read_text().strip() for pid in tree_of(os.getpid())[1:]]
@@ -125,12 +133,7 @@ def test_very_many_complaints_stop_nobody(
         (mounted / names[-1]).touch()
         os.utime(mounted / names[-1], (4e9, 4e9))
     target = tmp_path_factory.mktemp("target")
-    with (
-        TreeRoot(mounted) as source,
-        TreeRoot(target) as root,
-        Path("/proc/self/ns/mnt").open() as ns,
-    ):
-        packing, unpacking = Packing(source, ns.fileno()), Unpacking(root)
+    with tars(mounted, target) as (packing, unpacking):
         for piece in packing.archive(["", *names], complete=True):
             unpacking.write(piece)
         unpacking.finish()
