@@ -8,7 +8,9 @@ from pathlib import Path
 
 from checkpoint.host.inotify import ClosedFiles
 from checkpoint.host.ready import ready
+from checkpoint.images.mappings import may_be_lazy
 from checkpoint.images.repair import repaired
+from checkpoint.memory.ranges import Range
 from migrate import protocol
 from migrate.context import Context
 from migrate.values import ImagePiece
@@ -21,7 +23,8 @@ class ImageStream:
 
     `finish` ends the thread and sends the rest. Nothing else may be sent to the agent while the
     thread runs. `files` and `bytes` count what was sent; the target compares them with what it
-    received.
+    received. The thread also reads the mappings of each process (`may_be_lazy`), because that takes
+    a millisecond or more, and CRIU is still busy with the dump meanwhile.
     """
 
     def __init__(self, move: Context) -> None:
@@ -30,6 +33,8 @@ class ImageStream:
         self._names: set[str] = set()
         self._pieces: list[ImagePiece] = []
         self._parts: list[memoryview] = []
+        #: By the name of an mm image file.
+        self._lazy: dict[str, list[Range]] = {}
         self._failure: Exception | None = None
         self._end = os.eventfd(0)
         self.files = self.bytes = 0
@@ -47,6 +52,17 @@ class ImageStream:
         for path in sorted(self._move.images.glob("*.img")):
             self._add_file(path.name)
         self._pass_on()
+
+    def may_be_lazy(self, process: int) -> list[Range]:
+        """Return the ranges of a process that CRIU can restore lazily (images/mappings.py).
+
+        `process` is the pid in the process's own pid namespace. `finish` must have returned. Raises
+        ImageError if the process's mm image is damaged, and OSError.
+        """
+        name = f"mm-{process}.img"
+        if name not in self._lazy:
+            self._lazy[name] = may_be_lazy(self._move.images / name)
+        return self._lazy[name]
 
     def close(self) -> None:
         """End the thread and close the descriptors, whether everything was sent or not."""
@@ -67,10 +83,13 @@ class ImageStream:
             return
         try:
             while self._end not in ready(self._closed.descriptor, self._end):
-                for name in self._closed.names():
-                    if name.endswith(".img"):
-                        self._add_file(name)
+                names = [name for name in self._closed.names() if name.endswith(".img")]
+                for name in names:
+                    self._add_file(name)
                 self._pass_on()
+                for name in names:
+                    if name.startswith("mm-") and self._move.target.lazy_pages:
+                        self._lazy[name] = may_be_lazy(self._move.images / name)
         except Exception as error:  # noqa: BLE001  (told by `finish`)
             self._failure = error
 

@@ -69,7 +69,7 @@ class PageBatches:
         kept. The next batch carries the order, at the latest the one of `flush`.
         """
         if self._extents:
-            self._pass_on()
+            self.pass_on()
         self._forget.append(dst_id)
 
     def extent(self, dst_id: int, vaddr: int, pages: int, flags: int, data: memoryview) -> None:
@@ -85,7 +85,7 @@ class PageBatches:
         for first, count, zero in batch.split_zeros(data):
             piece = data[first * PAGE_SIZE : (first + count) * PAGE_SIZE]
             if not zero and self._used + len(piece) > len(self._buffer):
-                self._pass_on()
+                self.pass_on()
             self._add(dst_id, vaddr + first * PAGE_SIZE, count, flags, zero=zero)
             if zero:
                 self.pages_zero += count
@@ -95,10 +95,11 @@ class PageBatches:
 
     def flush(self) -> None:
         """Send what is gathered, and wait until everything was handed to SSH."""
-        self._pass_on()
+        self.pass_on()
         self._carrier.drain()
 
-    def _pass_on(self) -> None:
+    def pass_on(self) -> None:
+        """Pass on what is gathered, without waiting until it is sent."""
         if self._extents or self._forget:
             self.data_bytes += self._used
             self._carrier.submit(
@@ -111,6 +112,6 @@ class PageBatches:
     def _add(self, dst_id: int, vaddr: int, pages: int, flags: int, *, zero: bool) -> None:
         there = pages if flags & PE_PRESENT else 0
         if len(self._extents) == MAX_EXTENTS or self._pages_gathered + there > MAX_PAGES:
-            self._pass_on()
+            self.pass_on()
         self._extents.append(PageExtent(dst_id, vaddr, pages, flags, zero))
         self._pages_gathered += there

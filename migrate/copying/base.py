@@ -42,7 +42,8 @@ class Copying(Protocol):
     def send_last(self, pids: list[int]) -> None:
         """Send the pages that the target lacks, and those it has in an old version.
 
-        `pids` are the container's processes, which `dump` has frozen and dumped.
+        `pids` are the container's processes, which `dump` has frozen and dumped. The last batch of
+        pages may still be on its way when this returns (PageBatches.flush).
         """
 
     def images(self) -> dict[int, list[Range]]:

@@ -9,7 +9,6 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from checkpoint.criu.page_wire import PAGE_SIZE, PE_PARENT, PE_PRESENT, TYPE_PROCESS
-from checkpoint.images.mappings import may_be_lazy
 from checkpoint.memory import ranges
 from checkpoint.memory.ranges import Range
 from migrate import protocol
@@ -96,4 +95,5 @@ def send_page_maps(move: Context, images: dict[int, list[Range]]) -> None:
 def _may_be_lazy(move: Context, dst_id: int) -> list[Range]:
     if dst_id & 0xFF != TYPE_PROCESS or not move.target.lazy_pages:
         return []
-    return may_be_lazy(move.images / f"mm-{dst_id >> 8}.img")
+    assert move.image_stream is not None
+    return move.image_stream.may_be_lazy(dst_id >> 8)

@@ -99,16 +99,16 @@ class SoftDirtyCopy:
         report.notes.append(f"{last.sent_pages} pages were left for the freeze")
 
     def send_last(self, pids: list[int]) -> None:
-        """Send the pages that CRIU may have left out wrongly, then the page maps.
+        """Send the page maps, then the pages that CRIU may have left out wrongly.
 
         Raises ImageError if a page cannot be read.
         """
         assert self._last is not None
+        send_page_maps(self._move, self.images())
         for pid in pids:
             image = virtual_pid(pid)
             send_all_pages(self.batches, pid, image, self._doubtful(pid, process_id(image)))
-        self.batches.flush()
-        send_page_maps(self._move, self.images())
+        self.batches.pass_on()
 
     def _doubtful(self, pid: int, dst_id: int) -> list[Range]:
         """Return the pages of a frozen process that CRIU took for unchanged, perhaps wrongly.

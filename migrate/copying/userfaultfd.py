@@ -112,11 +112,12 @@ class UserfaultfdCopy:
             run_dump(dump, self._move)
 
     def send_last(self, pids: list[int]) -> None:
-        """Send the pages that were written since the last round or never sent, then the page maps.
+        """Send the page maps, then the pages that were written since the last round or never sent.
 
         Raises ImageError if a page that CRIU found cannot be read.
         """
         assert self._last is not None
+        send_page_maps(self._move, self.images())
         pages = self._last.sent_pages
         self._let_go()
         for pid in pids:
@@ -129,8 +130,7 @@ class UserfaultfdCopy:
             last = ranges.union(stale, unknown)
             pages += ranges.size(last) // PAGE_SIZE
             send_all_pages(self.batches, pid, image, last)
-        self.batches.flush()
-        send_page_maps(self._move, self.images())
+        self.batches.pass_on()
         report = self._move.report
         report.pages_skipped_parent = self._last.hole_pages()
         report.notes.append(f"{pages} pages were left for the freeze")

@@ -62,6 +62,7 @@ def transfer(move: Context, copying: Copying) -> None:
             move.report.add_bytes("output", move.output.copy_rest(move.container.pid))
         assert move.tmpfs is not None
         move.report.add_bytes("tmpfs", move.tmpfs.copy_changes(mapped))
+        copying.batches.flush()
 
 
 def restore(move: Context, copying: Copying) -> None:
