@@ -132,11 +132,14 @@ class Pager:
                             self._filler.bring_first(self._store.hot())
                     elif self._restore is None:
                         self._restore, _ = self._listener.accept()
-                        # The keeper is forked before there are descriptors to lose, and while CRIU
-                        # is busy.
+                        self._filler.watch_other(self._restore.fileno())
+                    elif keeper is None:
+                        # The first task's descriptor has come, and is still in the socket. A fork
+                        # takes a millisecond or two, and nothing else of this process runs
+                        # meanwhile. CRIU makes the tasks now, and expects no answers; it expected
+                        # several shortly after it had connected.
                         keeper = Keeper(self._spaces, self._store, self._directory)
                         self._filler.witness = keeper
-                        self._filler.watch_other(self._restore.fileno())
                     elif not self._from_restore(self._restore, keeper):
                         self._filler.forget_other(self._restore.fileno())
             self._filler.served.finished_ns = time.monotonic_ns()
