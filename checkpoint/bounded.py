@@ -96,7 +96,8 @@ NamespacePath = Annotated[str, Length(255), Pattern(r"(/[A-Za-z0-9_@:+-][A-Za-z0
 #: An address that is a multiple of the size of a page.
 PageAddress = Annotated[int, Range(0, 1 << ADDRESS_BITS, PAGE_SIZE)]
 PageCount = Annotated[int, Range(1, (1 << ADDRESS_BITS) // PAGE_SIZE)]
-#: The dst_id of an address space, as CRIU's page server numbers it: id << 8 | type (page_wire.py).
+#: The dst_id of an address space, as CRIU's page server numbers it:
+#: id << 8 | type (criu/page_server.py).
 ImageId = Annotated[
     int,
     Range(0, (1 << 64) - 1),

@@ -20,7 +20,7 @@ CheckpointError
 └── NetworkError             a namespace, link or address could not be read or made
 
 Some errors never leave checkpoint.memory, and are no CheckpointError: Ended and NotNow of
-uffd_fill.py, InjectError and its subclass NotHere of inject.py.
+uffd_copy.py, InjectError and its subclass NotHere of inject.py.
 """
 
 from __future__ import annotations

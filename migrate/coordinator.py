@@ -8,10 +8,10 @@ from __future__ import annotations
 import contextlib
 import time
 
-from migrate.config import Options
-from migrate.context import Context
 from migrate.errors import MigrateError
-from migrate.events import Observer, Unfailing
+from migrate.migration import Context
+from migrate.observer import Observer, Unfailing
+from migrate.options import Options
 from migrate.phases import commit, freeze, precopy, prepare
 from migrate.phases.plan import Connect, planned
 from migrate.phases.rollback import rolled_back
@@ -32,7 +32,7 @@ def move_container(
 
     `report` is fresh from Report.begin. `connect` makes the connection to `destination`, the
     target. The `observer` hears of each step; a failure of the observer ends nothing
-    (migrate/events.py).
+    (migrate/observer.py).
 
     Raises Refused (nothing was changed), RolledBack (the container is on the source, as before),
     ContainerEnded (the container ended on the source before the kill), Undecided (the target holds

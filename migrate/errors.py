@@ -20,12 +20,12 @@ MigrateError
 ├── LeftBehind               the migration succeeded; something was not cleaned up
 └── Defect                   an unexpected failure of this program
 
-A user is never told the following errors; migrate/causes.py turns them into those above:
+A user is never told the following errors; migrate/decisions/causes.py turns them into those above:
 
 AgentFailed                  the target answered that it could not do what it was asked
 AgentGone                    the channel to the target's agent ended
-ProtocolError                migrate/message.py
-InvalidMove                  migrate/state.py
+ProtocolError                migrate/wire/message.py
+InvalidMove                  migrate/decisions/state.py
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ class MigrateError(Exception):
     """The base class of the errors that a user is told. `advice` is what to do next.
 
     `cause_kind` is the class name of the first failure, on either host: the error's own, unless
-    migrate/causes.py made the error of another. `defect`: it was a mistake in this program.
+    decisions/causes.py made the error of another. `defect`: it was a mistake in this program.
     """
 
     def __init__(self, what: str, *, where: str, advice: str) -> None:
@@ -390,7 +390,7 @@ class LeftBehind(MigrateError):
 
 
 class Defect(MigrateError):
-    """An unexpected failure of this program. `state` is the migration's last (migrate/state.py)."""
+    """An unexpected failure of this program. `state` is the migration's last (decisions/state.py)."""
 
     def __init__(self, error: BaseException, state: str, host: str) -> None:
         super().__init__(

@@ -1,6 +1,6 @@
 """Removal of what killed migrations left on this host: images in RAM, container images on disk.
 
-A directory is a leftover if nobody holds its lock (checkpoint/images/directory.py), never because
+A directory is a leftover if nobody holds its lock (checkpoint/host/ram_directory.py), never because
 of its age.
 """
 
@@ -10,7 +10,7 @@ import shutil
 from collections.abc import Callable
 from pathlib import Path
 
-from checkpoint.images import directory
+from checkpoint.host import ram_directory
 
 #: Files of container images on their way out, of no use to another migration. They are on disk,
 #: because a container image may be larger than RAM.
@@ -27,7 +27,7 @@ def sweep(tell: Callable[[str], None]) -> None:
 
     `tell` is called with a line for people about each directory that held a container's memory.
     """
-    for line in directory.remove_abandoned():
+    for line in ram_directory.remove_abandoned():
         tell(line)
     for path in _unheld(OUTGOING_IMAGES):
         shutil.rmtree(path, ignore_errors=True)
@@ -47,4 +47,4 @@ def _directories(parent: Path) -> list[Path]:
 
 
 def _unheld(parent: Path) -> list[Path]:
-    return [path for path in _directories(parent) if directory.is_abandoned(path)]
+    return [path for path in _directories(parent) if ram_directory.is_abandoned(path)]

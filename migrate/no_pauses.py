@@ -8,7 +8,7 @@ import sys
 import threading
 from collections.abc import Iterator
 
-from migrate import message
+from migrate.wire import message
 
 #: The time after which a thread that computes lets another one run. By default that is 5 ms, and
 #: CRIU waits for answers while memory is digested.

@@ -84,7 +84,8 @@ class Proof:
 class Report:
     """The account of a migration, whose fields are filled in as it goes on.
 
-    `outcome` is "refused", or the migration's last state (migrate/state.py); "done" is success.
+    `outcome` is "refused", or the migration's last state (migrate/decisions/state.py); "done" is
+    success.
     """
 
     migration_id: str

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from checkpoint import bounded, schema
 from checkpoint.errors import DataInvalid
 from checkpoint.schema import Check, FreeForm, Harmless, Length, Pattern, Range
-from migrate.message import PAYLOAD, Message
+from migrate.wire.message import PAYLOAD, Message
 
 #: Any JSON.
 JSON: st.SearchStrategy[Any] = st.recursive(

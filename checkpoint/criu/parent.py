@@ -6,7 +6,7 @@ only notes that a page is in the parent, unless the page was written since.
 
 CRIU accepts `track_mem` only where the kernel tracks soft-dirty pages (criu/config.c,
 check_options): without them it cannot know which pages the parent lacks. The tool does not need
-CRIU for that, because its own tracker says which pages were written (memory/tracker.py).
+CRIU for that, because its own tracker says which pages were written (memory/tracking/tracker.py).
 
 CRIU keeps its findings about the kernel in a file, /run/criu.kdat (criu/kerndat.c). The shim
 (shim.py) gives the tool's CRIU a copy in which this one finding is changed, bound over that file in

@@ -19,7 +19,7 @@ from pathlib import Path
 
 from checkpoint.criu import log as criu_log
 from checkpoint.criu import rpc
-from checkpoint.criu.session import widen
+from checkpoint.criu.roles import widen
 from checkpoint.errors import ConversationLost, CriuFailed
 from checkpoint.host.ready import ready
 from checkpoint.host.run import find_program, start

@@ -14,7 +14,7 @@ import socket
 from collections.abc import Iterable, Iterator
 
 from checkpoint.host.run import find_program, run
-from checkpoint.memory.inject import SYS_PIDFD_GETFD, libc
+from checkpoint.memory.tracking.inject import SYS_PIDFD_GETFD, libc
 
 TCP_REPAIR = 19  # include/uapi/linux/tcp.h
 TABLE_PREFIX = "CRIU-"

@@ -26,7 +26,7 @@ from urllib.parse import quote
 
 from checkpoint.errors import ContainerLocked
 from checkpoint.host import proc
-from checkpoint.images.directory import MODE, RUN
+from checkpoint.host.ram_directory import MODE, RUN
 
 DIRECTORY = RUN / "locks"
 #: A file name has at most 255 bytes (NAME_MAX, limits.h).

@@ -7,7 +7,8 @@ module returns only when all bytes are moved.
 
 Two kinds of code do without this module. Messages on SEQPACKET, datagram and netlink sockets are
 always whole, so the modules with these sockets call them directly. The programs that run as a
-single file of their own (such as memory/inject.py) can import nothing, and have their own loops.
+single file of their own (such as memory/tracking/inject.py) can import nothing, and have their own
+loops.
 """
 
 from __future__ import annotations

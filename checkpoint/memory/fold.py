@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from checkpoint.criu.page_wire import PAGE_SIZE, PE_LAZY, PE_PRESENT
-from checkpoint.images.pagemap import PageImages
+from checkpoint.criu.images.pagemap import PageImages
+from checkpoint.criu.page_server import PAGE_SIZE, PE_LAZY, PE_PRESENT
 from checkpoint.memory import ranges
 from checkpoint.memory.ranges import Range
 from checkpoint.memory.store import PageStore

@@ -7,10 +7,10 @@ import functools
 import os
 from collections.abc import Iterable, Iterator, Mapping
 
-from checkpoint.criu.page_wire import TYPE_PROCESS
+from checkpoint.criu.page_server import TYPE_PROCESS
 from checkpoint.errors import IncompleteIO
 from checkpoint.host import proc, whole
-from checkpoint.memory.tracker import virtual_pid
+from checkpoint.memory.tracking.tracker import virtual_pid
 
 
 def by_virtual_pid(pids: Iterable[int]) -> dict[int, int]:

@@ -14,7 +14,7 @@ import os
 from collections.abc import Iterator
 
 from checkpoint.memory.ranges import Range
-from checkpoint.memory.uffd import PAGE_SIZE
+from checkpoint.memory.tracking.write_protection import PAGE_SIZE
 
 READ_BYTES = 1 << 20
 #: (start address, content of whole pages).

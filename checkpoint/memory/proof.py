@@ -17,7 +17,7 @@ from typing import NamedTuple
 
 from checkpoint.memory import ranges
 from checkpoint.memory.ranges import Range
-from checkpoint.memory.uffd import PAGE_SIZE
+from checkpoint.memory.tracking.write_protection import PAGE_SIZE
 
 DIGEST_BYTES = 16
 #: Each page of a sample is drawn as the remainder of a 64-bit number. It favours some pages by too

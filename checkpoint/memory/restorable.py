@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import bisect
 
-from checkpoint.criu.page_wire import PAGE_SIZE, PE_PRESENT
+from checkpoint.criu.images.pagemap import PageImages
+from checkpoint.criu.page_server import PAGE_SIZE, PE_PRESENT
 from checkpoint.errors import ImageError
 from checkpoint.host import whole
-from checkpoint.images.pagemap import PageImages
 from checkpoint.memory import ranges
 from checkpoint.memory.ranges import Range
 from checkpoint.memory.store import PageStore

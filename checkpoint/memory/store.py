@@ -15,7 +15,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from checkpoint.criu.page_wire import PAGE_SIZE, check_extent
+from checkpoint.criu.page_server import PAGE_SIZE, check_extent
 from checkpoint.errors import ImageError
 from checkpoint.host import whole
 from checkpoint.host.hole import punch
@@ -68,7 +68,7 @@ class _Image:
 
 
 class PageStore:
-    """The store of pages by image (a dst_id of checkpoint/criu/page_wire.py) and address.
+    """The store of pages by image (a dst_id of checkpoint/criu/page_server.py) and address.
 
     A context manager: leaving the block frees all pages. `directory` must be in RAM and the
     caller's own. The size of its file system bounds the store.

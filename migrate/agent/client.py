@@ -9,11 +9,11 @@ from collections.abc import Callable, Generator, Sequence
 from typing import TypeVar, cast
 
 from checkpoint.schema import harmless
-from migrate import protocol
 from migrate.agent import zipapp
-from migrate.clock import Offset, Sample, estimate
+from migrate.decisions.clock import Offset, Sample, estimate
 from migrate.errors import AgentFailed, AgentGone
-from migrate.protocol import Answer, Command, ProtocolError, Request
+from migrate.wire import protocol
+from migrate.wire.protocol import Answer, Command, ProtocolError, Request
 from transport.connection import Connection, Process
 from transport.errors import FrameInvalid, StreamError
 from transport.framing import FrameStream

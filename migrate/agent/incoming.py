@@ -10,31 +10,31 @@ from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
+from checkpoint.engines.base import Arrival
+from checkpoint.engines.occupied import is_taken
+from checkpoint.engines.registry import runtime_named
 from checkpoint.errors import ContainerLocked
+from checkpoint.files.beneath import TreeRoot, remove_tree
 from checkpoint.host import lock
 from checkpoint.host.identity import PathIdentity
 from checkpoint.host.ownership import private_directory
+from checkpoint.host.ram_directory import RUN, claim, claim_alone
 from checkpoint.host.wakeful import wakeful
-from checkpoint.images.directory import RUN, claim, claim_alone
 from checkpoint.network import link
-from checkpoint.rootfs.beneath import TreeRoot, remove_tree
-from checkpoint.runtimes.base import Arrival
-from checkpoint.runtimes.occupied import is_taken
-from checkpoint.runtimes.registry import runtime_named
 from checkpoint.schema import harmless
-from migrate import protocol
-from migrate.agent.attachment import Attachment
-from migrate.agent.collect import collect
+from migrate.agent.control import control_path
+from migrate.agent.network import Attachment
+from migrate.agent.plug_command import IMAGE
 from migrate.agent.received import Received
-from migrate.agent.recover import control_path
 from migrate.agent.restore import ArmedRestore, Prepared
 from migrate.agent.state import REVERSIBLE, State, check_move
-from migrate.agent.tree_door import TreeDoor, socket_path
+from migrate.files.tree_door import TreeDoor, socket_path
+from migrate.host_facts import collect
 from migrate.leftovers import INCOMING_IMAGES, sweep
 from migrate.limits import Limits
-from migrate.plugs import IMAGE
-from migrate.protocol import Answer, Command
-from migrate.values import Station
+from migrate.wire import protocol
+from migrate.wire.protocol import Answer, Command
+from migrate.wire.values import Station
 
 
 class Incoming:

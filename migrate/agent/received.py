@@ -10,24 +10,24 @@ import os
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
-from checkpoint.criu.page_wire import PAGE_SIZE
+from checkpoint.criu.images.pagemap import PageImages
+from checkpoint.criu.page_server import PAGE_SIZE
 from checkpoint.errors import CommandFailed, ImageError
+from checkpoint.files.beneath import TreeRoot, gone_is_well
+from checkpoint.files.changes import MOUNT_POINT, FileState, signature, snapshot
+from checkpoint.files.tmpfs import PreparedTmpfs
 from checkpoint.host import whole
-from checkpoint.images.batch import Extent
-from checkpoint.images.directory import ram_directory
-from checkpoint.images.pagemap import PageImages
+from checkpoint.host.ram_directory import ram_directory
 from checkpoint.memory import proof
 from checkpoint.memory.fold import fold
 from checkpoint.memory.restorable import Restorable
 from checkpoint.memory.store import LazyRanges, PageStore
-from checkpoint.rootfs.beneath import TreeRoot, gone_is_well
-from checkpoint.rootfs.changes import MOUNT_POINT, FileState, signature, snapshot
-from checkpoint.rootfs.tmpfs import PreparedTmpfs
-from migrate import protocol
-from migrate.agent.page_receiver import PageReceiver, socket_path
-from migrate.agent.tree_door import TreeDoor
-from migrate.protocol import Answer, Command
-from migrate.values import Area, in_pieces
+from migrate.files.tree_door import TreeDoor
+from migrate.memory.batch import Extent
+from migrate.memory.receiver import PageReceiver, socket_path
+from migrate.wire import protocol
+from migrate.wire.protocol import Answer, Command
+from migrate.wire.values import Area, in_pieces
 
 #: The source may name so many ranges of pages of any container. Of a larger one it may name as
 #: many as there is room for pages (`room_bytes`).
@@ -136,7 +136,7 @@ class Received:
         """Wait for the pages of all batches, and complete CRIU's memory images with them.
 
         Returns the ranges that stay in the page store for the pager, by address space (dst_id of
-        page_wire.py). Raises ImageError if an image file, a batch or a page is missing that the
+        page_server.py). Raises ImageError if an image file, a batch or a page is missing that the
         source has announced.
         """
         arrived, announced = (

@@ -12,18 +12,18 @@ from pathlib import Path
 
 from checkpoint.criu import log as criu_log
 from checkpoint.criu.interposer import Interposer
-from checkpoint.criu.session import Edits, RestoreRole
+from checkpoint.criu.roles import Edits, RestoreRole
 from checkpoint.criu.shim_install import install_shim, rpc_socket
+from checkpoint.engines.base import Arrival
 from checkpoint.errors import CheckpointError, ConversationLost, CriuFailed
-from checkpoint.memory.pager import Pager
+from checkpoint.memory.pager.pager import Pager
 from checkpoint.network.guard import silenced
-from checkpoint.runtimes.base import Arrival
-from migrate import protocol
-from migrate.agent.attachment import Attachment
+from migrate.agent.network import Attachment
 from migrate.agent.received import Received
 from migrate.limits import Limits
 from migrate.no_pauses import no_pauses
-from migrate.values import Stamp, Waits
+from migrate.wire import protocol
+from migrate.wire.values import Stamp, Waits
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -16,13 +16,15 @@ from checkpoint.errors import CriuFailed
 from checkpoint.host.ready import ready
 from checkpoint.host.secrecy import keep_to_itself
 from checkpoint.schema import harmless
-from migrate import causes, logs, protocol
+from migrate import logs
+from migrate.agent.control import ControlSocket
 from migrate.agent.incoming import Incoming
-from migrate.agent.recover import ControlSocket
 from migrate.agent.state import State, check_command
+from migrate.decisions import causes
 from migrate.limits import Limits
-from migrate.protocol import Answer, Command, Request, Streamed
-from migrate.values import LogFile
+from migrate.wire import protocol
+from migrate.wire.protocol import Answer, Command, Request, Streamed
+from migrate.wire.values import LogFile
 from transport.descriptors import Descriptors
 from transport.errors import StreamError
 from transport.framing import FrameStream
@@ -46,7 +48,7 @@ class Server:
     def serve(self) -> None:
         """Serve until the channel ends, then undo or finish what the migration began.
 
-        A held container is kept first, until an operator has ended the hold (recover.py).
+        A held container is kept first, until an operator has ended the hold (control.py).
         """
         try:
             while self._serve_one():

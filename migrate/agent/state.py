@@ -7,9 +7,9 @@ from __future__ import annotations
 
 import enum
 
-from migrate import protocol
-from migrate.protocol import Command, ProtocolError
-from migrate.state import InvalidMove
+from migrate.decisions.state import InvalidMove
+from migrate.wire import protocol
+from migrate.wire.protocol import Command, ProtocolError
 
 
 class State(enum.Enum):

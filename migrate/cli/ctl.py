@@ -13,16 +13,17 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from checkpoint import schema
+from checkpoint.engines.docker import install
 from checkpoint.errors import DataInvalid
-from checkpoint.images.directory import RUN, abandoned
-from checkpoint.runtimes import docker_runtime
-from migrate import VERSION, causes, logs
-from migrate.agent import recover
+from checkpoint.host.ram_directory import RUN, abandoned
+from migrate import VERSION, logs
+from migrate.agent import control
 from migrate.cli.console import Parser, open_standard_streams, put, say
 from migrate.cli.exit_codes import CODES, CTL_CODES, exit_code
+from migrate.decisions import causes
 from migrate.errors import BadRequest, Defect, MigrateError, NotRoot
 from migrate.reach import by_ssh
-from migrate.values import MigrationId
+from migrate.wire.values import MigrationId
 from transport.destination import Destination
 from transport.errors import TransportError
 
@@ -31,11 +32,11 @@ from transport.errors import TransportError
 ASK = f"""
 import socket, sys
 agent = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-agent.settimeout({recover.ANSWER_S})
+agent.settimeout({control.ANSWER_S})
 try:
     agent.connect(sys.argv[1])
     agent.send(sys.argv[2].encode())
-    print(agent.recv({recover.MAX_ANSWER}).decode())
+    print(agent.recv({control.MAX_ANSWER}).decode())
 except OSError as error:
     sys.exit(error.strerror or str(error))
 """
@@ -79,10 +80,10 @@ def _check_root() -> None:
 
 def _status(_: argparse.Namespace) -> int:
     _check_root()
-    for path in sorted(RUN.glob(f"*{recover.SUFFIX}")):
+    for path in sorted(RUN.glob(f"*{control.SUFFIX}")):
         try:
-            answer = recover.ask(path, recover.STATUS, STATUS_S)
-            put(f"{path.name.removesuffix(recover.SUFFIX)}: {answer.text}")
+            answer = control.ask(path, control.STATUS, STATUS_S)
+            put(f"{path.name.removesuffix(control.SUFFIX)}: {answer.text}")
         except TimeoutError:
             say(f"migratectl: {path}: its agent does not answer within {STATUS_S:g} s")
         except OSError as error:
@@ -106,15 +107,15 @@ def _migration_id(text: str) -> str:
 
 
 def _recover(arguments: argparse.Namespace) -> int:
-    word = recover.STATUS
+    word = control.STATUS
     if arguments.go:
-        word = recover.GO_FENCED if arguments.source_is_dead else recover.GO
+        word = control.GO_FENCED if arguments.source_is_dead else control.GO
     elif arguments.abort:
-        word = recover.ABORT
+        word = control.ABORT
     try:
         if arguments.on is None:
             _check_root()
-            answer = recover.ask(recover.control_path(arguments.id), word)
+            answer = control.ask(control.control_path(arguments.id), word)
         else:
             answer = _ask_on(arguments.on, arguments.id, word)
     except OSError as error:
@@ -125,10 +126,10 @@ def _recover(arguments: argparse.Namespace) -> int:
         )
         return CTL_CODES["NothingHeld"]
     put(f"migratectl: {answer.outcome.value}: {answer.text}")
-    return 0 if answer.outcome is recover.Outcome.OK else CTL_CODES["NotRecovered"]
+    return 0 if answer.outcome is control.Outcome.OK else CTL_CODES["NotRecovered"]
 
 
-def _ask_on(host: str, migration_id: str, word: str) -> recover.Reply:
+def _ask_on(host: str, migration_id: str, word: str) -> control.Reply:
     """Send a word to the agent of a migration on another host by SSH, and return its reply.
 
     That host needs only python3. Raises BadRequest for a host that cannot be parsed, Refused for
@@ -138,7 +139,7 @@ def _ask_on(host: str, migration_id: str, word: str) -> recover.Reply:
         destination = Destination.parse(host)
     except ValueError as error:
         raise BadRequest(str(error), "see 'migratectl recover --help'") from error
-    words = ["python3", "-Ic", ASK, str(recover.control_path(migration_id)), word]
+    words = ["python3", "-Ic", ASK, str(control.control_path(migration_id)), word]
     said, errors = b"", b""
     try:
         with by_ssh(destination) as connection:
@@ -150,15 +151,15 @@ def _ask_on(host: str, migration_id: str, word: str) -> recover.Reply:
         raise causes.refused(error, host) from error
     if not said:
         raise ConnectionError(errors.decode(errors="replace").strip() or "it says nothing")
-    return recover.reply_in(said)
+    return control.reply_in(said)
 
 
 def _docker_runtime(arguments: argparse.Namespace) -> int:
     _check_root()
     try:
-        told = docker_runtime.remove() if arguments.remove else docker_runtime.install()
+        told = install.remove() if arguments.remove else install.install()
     except (OSError, ValueError) as error:
-        say(f"migratectl: {docker_runtime.SETTINGS} and docker stay as they are: {error}")
+        say(f"migratectl: {install.SETTINGS} and docker stay as they are: {error}")
         return CTL_CODES["NoDockerRuntime"]
     for line in told or ["nothing to do"]:
         put(f"migratectl: {line}")

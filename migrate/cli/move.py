@@ -9,22 +9,22 @@ import signal
 import sys
 from collections.abc import Sequence
 
+from checkpoint.engines.registry import RUNTIMES
 from checkpoint.host.secrecy import keep_to_itself
-from checkpoint.runtimes.registry import RUNTIMES
 from migrate import VERSION, logs
 from migrate.cli.console import Parser, Verbose, open_standard_streams, put, say
 from migrate.cli.exit_codes import exit_code
 from migrate.cli.progress import observer_for
-from migrate.config import Options
-from migrate.convergence import OnNoConverge, Policy
 from migrate.coordinator import move_container
+from migrate.decisions.convergence import OnNoConverge, Policy
+from migrate.decisions.state import State
+from migrate.decisions.write_tracking import Mode
 from migrate.errors import BadRequest, Defect, Interrupted, MigrateError
 from migrate.limits import Limits
+from migrate.options import Options
 from migrate.phases.plan import Connect
 from migrate.reach import by_ssh
 from migrate.report import Report, summary
-from migrate.state import State
-from migrate.tracking import Mode
 from transport.destination import Destination
 
 SCALES = {"": 1, "K": 10**3, "M": 10**6, "G": 10**9}

@@ -10,8 +10,8 @@ from typing import TextIO, cast
 from rich.console import Console
 
 from migrate.cli.console import one_line
-from migrate.events import Observer
-from migrate.state import State
+from migrate.decisions.state import State
+from migrate.observer import Observer
 
 
 class Lenient(io.TextIOBase):

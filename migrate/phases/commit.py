@@ -13,16 +13,17 @@ from concurrent.futures import ThreadPoolExecutor
 
 from checkpoint.errors import NetworkError
 from checkpoint.network import link
-from migrate import causes, protocol
-from migrate.context import Context
+from migrate.decisions import causes
+from migrate.decisions.state import State
 from migrate.errors import AgentFailed, AgentGone, LeftBehind, MigrateError, ResumeFailed, Undecided
+from migrate.migration import Context
 from migrate.phases.evidence import keep_logs
 from migrate.report import Fill
-from migrate.state import State
-from migrate.values import LateFrame
+from migrate.wire import protocol
+from migrate.wire.values import LateFrame
 from transport.framing import MAX_PAYLOAD
 
-#: The most that one Go message carries (LateFrame of migrate/values.py, MAX_HEADER of
+#: The most that one Go message carries (LateFrame of migrate/wire/values.py, MAX_HEADER of
 #: transport/framing.py).
 MOST_INTERFACES, MOST_FRAMES = 64, 16384
 

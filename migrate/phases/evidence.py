@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from migrate import logs, protocol
-from migrate.context import Context
+from migrate import logs
+from migrate.migration import Context
+from migrate.wire import protocol
 
 
 def keep_logs(move: Context) -> None:

@@ -4,18 +4,18 @@ from __future__ import annotations
 
 import contextlib
 
+from checkpoint.criu.images import rseq
 from checkpoint.errors import ContainerNotRunning
+from checkpoint.files.changes import written_through_mappings
 from checkpoint.host import memory, processes
 from checkpoint.host.wakeful import wakeful
-from checkpoint.images import rseq
-from checkpoint.rootfs.changes import written_through_mappings
-from migrate import protocol
-from migrate.context import Context
-from migrate.copying.base import Copying
-from migrate.image_stream import ImageStream
-from migrate.memory_proof import MemoryProof
-from migrate.state import State
-from migrate.values import Area
+from migrate.decisions.state import State
+from migrate.files.criu_images import ImageStream
+from migrate.memory.copying import Copying
+from migrate.memory.proof import MemoryProof
+from migrate.migration import Context
+from migrate.wire import protocol
+from migrate.wire.values import Area
 
 #: The memory that a lazy dump takes: so many bytes, and one part in so many of the container's
 #: memory. A pipe needs 10 KiB of kernel memory for each MiB of the container; the rest is a margin.

@@ -8,24 +8,25 @@ from collections.abc import Callable, Iterator
 from dataclasses import asdict
 from functools import partial
 
-from checkpoint.criu.session import Edits
+from checkpoint.criu.roles import Edits
+from checkpoint.engines.base import Container, ContainerRuntime
 from checkpoint.errors import ContainerLocked, ContainerNotFound
 from checkpoint.host import lock, memory, processes
 from checkpoint.host.cgroups import in_one_cgroup
 from checkpoint.network import netns
 from checkpoint.network.model import Network
-from checkpoint.runtimes.base import Container, ContainerRuntime
-from migrate import causes, protocol
 from migrate.agent.client import AgentClient
-from migrate.config import Options
-from migrate.context import Context
+from migrate.decisions import causes
+from migrate.decisions.compatibility import Facts, room
+from migrate.decisions.write_tracking import choose
 from migrate.errors import AgentFailed, AgentGone, MigrateError, MissingOnHost, NameTaken, Where
-from migrate.events import Observer
-from migrate.facts import Facts, room
 from migrate.leftovers import sweep
+from migrate.migration import Context
+from migrate.observer import Observer
+from migrate.options import Options
 from migrate.phases import preflight
 from migrate.report import Report
-from migrate.tracking import choose
+from migrate.wire import protocol
 from transport.connection import Connection
 from transport.destination import Destination
 from transport.throttle import RateLimit

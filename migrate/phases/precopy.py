@@ -6,15 +6,15 @@ import time
 
 from checkpoint.errors import CgroupUnavailable
 from checkpoint.host.cpu_limit import CpuLimit
-from migrate import protocol
-from migrate.context import Context
-from migrate.convergence import History, Round, Verdict, decide
-from migrate.copying.base import Ahead, Copying, Reach
-from migrate.copying.soft_dirty import SoftDirtyCopy
-from migrate.copying.stop_copy import StopCopy
-from migrate.copying.userfaultfd import UserfaultfdCopy
+from migrate.decisions.convergence import History, Round, Verdict, decide
+from migrate.decisions.write_tracking import Mode, Tracking
 from migrate.errors import CannotTrack, NotConverging
-from migrate.tracking import Mode, Tracking
+from migrate.memory.copying import Ahead, Copying, Reach
+from migrate.memory.soft_dirty import SoftDirtyCopy
+from migrate.memory.stop_copy import StopCopy
+from migrate.memory.userfaultfd import UserfaultfdCopy
+from migrate.migration import Context
+from migrate.wire import protocol
 
 WAYS: dict[Tracking, type[UserfaultfdCopy | SoftDirtyCopy]] = {
     Tracking.USERFAULTFD: UserfaultfdCopy,

@@ -10,19 +10,16 @@ import secrets
 from collections.abc import Iterator
 from pathlib import Path
 
+from checkpoint.engines.base import Container, ContainerRuntime
+from checkpoint.engines.belongings import SHM
+from checkpoint.engines.registry import RUNTIMES, owners_of, runtime_named
+from checkpoint.files.beneath import TreeRoot
+from checkpoint.files.tmpfs import bytes_in, content_bytes
 from checkpoint.host import lock, processes
 from checkpoint.network import netns
 from checkpoint.network.model import Network
-from checkpoint.rootfs.beneath import TreeRoot
-from checkpoint.rootfs.tmpfs import bytes_in, content_bytes
-from checkpoint.runtimes.base import Container, ContainerRuntime
-from checkpoint.runtimes.belongings import SHM
-from checkpoint.runtimes.registry import RUNTIMES, owners_of, runtime_named
-from migrate import protocol
 from migrate.agent.client import AgentClient
-from migrate.agent.collect import collect
-from migrate.answers import check_asked, check_known
-from migrate.context import Context
+from migrate.decisions.compatibility import Facts, check_host, check_pair
 from migrate.errors import (
     AddressTaken,
     AlreadyMoving,
@@ -35,10 +32,13 @@ from migrate.errors import (
     SeveralContainers,
     Where,
 )
-from migrate.facts import Facts, check_host, check_pair
-from migrate.protocol import ProtocolError
-from migrate.tmpfs_sync import own_mounts
-from migrate.values import PROBE_PREFIX, OwnAddress, Probe
+from migrate.files.tmpfs import own_mounts
+from migrate.host_facts import collect
+from migrate.migration import Context
+from migrate.wire import protocol
+from migrate.wire.answers import check_asked, check_known
+from migrate.wire.protocol import ProtocolError
+from migrate.wire.values import PROBE_PREFIX, OwnAddress, Probe
 
 #: A process that `exec` started is reported if it is older than this many seconds.
 PASSING_S = 1.0
@@ -141,7 +141,7 @@ def check_target(target: Facts, source: Facts, container: Container, memory_byte
     """Raise the error for the first thing that keeps the container from running on the target.
 
     `memory_bytes` is what the container's processes will take after the restore. The errors are
-    those of check_host and check_pair (migrate/facts.py).
+    those of check_host and check_pair (migrate/decisions/compatibility.py).
     """
     check_host(target, Where.TARGET)
     found = _tmpfs_bytes(container)

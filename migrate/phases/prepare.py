@@ -10,27 +10,28 @@ from functools import partial
 
 from checkpoint.criu.interposer import Interposer
 from checkpoint.criu.parent import kerndat_with_tracking
-from checkpoint.criu.session import DumpRole
+from checkpoint.criu.roles import DumpRole
 from checkpoint.criu.shim_install import install_shim, rpc_socket
+from checkpoint.files.changes import written_through_mappings
 from checkpoint.host import processes
-from checkpoint.images.directory import ram_directory
+from checkpoint.host.ram_directory import ram_directory
 from checkpoint.network.frames import HeldFrames
-from checkpoint.rootfs.changes import written_through_mappings
-from migrate import page_channels, protocol
-from migrate.agent import tree_door
-from migrate.agent.page_receiver import socket_path
-from migrate.bridge import Bridge
-from migrate.context import Context
-from migrate.encoding_choice import EncodingChoice
-from migrate.image_sync import send_image
+from migrate.decisions.compression import EncodingChoice
+from migrate.decisions.state import State
+from migrate.decisions.write_tracking import Tracking
+from migrate.files import tree_door
+from migrate.files.container_image import send_image
+from migrate.files.engine_log import OutputSync
+from migrate.files.rsync_tunnel import Bridge
+from migrate.files.tmpfs import TmpfsSync, own_mounts
+from migrate.files.trees import TreeSync
+from migrate.memory import channels as page_channels
+from migrate.memory.channels import PageChannels
+from migrate.memory.receiver import socket_path
+from migrate.migration import Context
 from migrate.no_pauses import no_pauses
-from migrate.output_sync import OutputSync
-from migrate.page_channels import PageChannels
 from migrate.phases.preflight import note_exec_processes
-from migrate.state import State
-from migrate.tmpfs_sync import TmpfsSync, own_mounts
-from migrate.tracking import Tracking
-from migrate.tree_sync import TreeSync
+from migrate.wire import protocol
 
 
 def prepare(move: Context) -> None:

@@ -9,11 +9,12 @@ from collections.abc import Iterator
 from checkpoint.criu import rescue
 from checkpoint.errors import CheckpointError, ContainerNotFound, ContainerNotRunning
 from checkpoint.host import processes
-from migrate import causes, protocol
-from migrate.context import Context
+from migrate.decisions import causes
+from migrate.decisions.state import State
 from migrate.errors import CannotTrack, ContainerEnded, Interrupted, MigrateError, NotConverging
+from migrate.migration import Context
 from migrate.phases.evidence import keep_logs
-from migrate.state import State
+from migrate.wire import protocol
 
 LOOK_AGAIN_S = 0.01
 #: Errors by which a choice of the user ends a migration: no logs are kept for them.

@@ -18,12 +18,12 @@ sys.path.insert(0, str(Path(__file__).parents[2]))
 
 from checkpoint.criu import rpc
 from checkpoint.criu.interposer import Conversation, Interposer, Stamp
-from checkpoint.criu.session import DumpRole, Edits, RestoreRole
+from checkpoint.criu.roles import DumpRole, Edits, RestoreRole
 from checkpoint.criu.shim_install import install_shim, rpc_socket
+from checkpoint.engines.oci import stdio
+from checkpoint.engines.oci.runc import Runc
+from checkpoint.host.ram_directory import ram_directory
 from checkpoint.host.wakeful import wakeful
-from checkpoint.images.directory import ram_directory
-from checkpoint.runtimes import stdio
-from checkpoint.runtimes.runc import Runc
 
 EDITS = Edits(nftables=True, one_cgroup=True)
 ROOM_BYTES = 12 << 30

@@ -18,11 +18,11 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from checkpoint.criu import page_wire
+from checkpoint.criu import page_server
+from checkpoint.criu.images.pagemap import PageImages
 from checkpoint.criu.interposer import Conversation, Interposer
-from checkpoint.criu.session import DumpRole, Edits, RestoreRole
+from checkpoint.criu.roles import DumpRole, Edits, RestoreRole
 from checkpoint.criu.shim_install import install_shim, rpc_socket
-from checkpoint.images.pagemap import PageImages
 from tests.fakes import task as task_program
 
 FAKES = Path(__file__).parent.parent / "fakes"
@@ -207,9 +207,9 @@ class Dump(Ended, DumpRole):
         try:
             with PageImages(self._images) as images:
                 sink = Tee(images, self.received)
-                page_wire.serve(
+                page_server.serve(
                     self.pages,
-                    page_wire.wire_struct(40201),
+                    page_server.wire_struct(40201),
                     sink,
                     before_close=images.write_pagemaps,
                     has_parent=lambda _: self.parent is not None,
@@ -234,9 +234,9 @@ class Tee:
 
     def extent(self, dst_id: int, vaddr: int, pages: int, flags: int, data: memoryview) -> None:
         self._images.extent(dst_id, vaddr, pages, flags, data)
-        for offset in range(0, len(data), page_wire.PAGE_SIZE):
+        for offset in range(0, len(data), page_server.PAGE_SIZE):
             self._pages[dst_id >> 8, vaddr + offset] = bytes(
-                data[offset : offset + page_wire.PAGE_SIZE]
+                data[offset : offset + page_server.PAGE_SIZE]
             )
 
 

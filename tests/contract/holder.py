@@ -9,9 +9,9 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parents[2]))
 
-from checkpoint.criu import page_wire
+from checkpoint.criu import page_server
 from checkpoint.criu.interposer import Interposer
-from checkpoint.criu.session import DumpRole, Edits, RestoreRole
+from checkpoint.criu.roles import DumpRole, Edits, RestoreRole
 
 EDITS = Edits(nftables=True, one_cgroup=True)
 LIMIT_S = 60.0
@@ -27,8 +27,8 @@ def role_of(kind: str, images: Path) -> DumpRole | RestoreRole:
     if kind == "restore":
         return RestoreRole(EDITS, images)
     role = DumpRole(EDITS)
-    served = (role.pages, page_wire.wire_struct(40201), Nowhere())
-    threading.Thread(target=page_wire.serve, args=served, daemon=True).start()
+    served = (role.pages, page_server.wire_struct(40201), Nowhere())
+    threading.Thread(target=page_server.serve, args=served, daemon=True).start()
     return role
 
 

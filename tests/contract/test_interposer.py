@@ -16,9 +16,9 @@ import pytest
 from pycriu import images as image_files
 
 from checkpoint.criu.interposer import Interposer
-from checkpoint.criu.page_wire import PE_PARENT
+from checkpoint.criu.page_server import PE_PARENT
 from checkpoint.criu.parent import make_parent
-from checkpoint.criu.session import Edits
+from checkpoint.criu.roles import Edits
 from checkpoint.errors import ConversationLost
 from tests import pagemaps
 from tests.contract.harness import LIMIT_S, Dump, Peer, Restore, Scene, Task, state_of, until

@@ -17,18 +17,18 @@ from pathlib import Path
 from types import FrameType, SimpleNamespace
 from typing import Any
 
+from checkpoint.host import ram_directory
 from checkpoint.host.run import start
-from checkpoint.images import directory, encoding
-from migrate import protocol
-from migrate.agent import page_receiver
+from migrate.agent.plug_command import PAGES, plug_command
 from migrate.agent.received import Received
-from migrate.agent.tree_door import TreeDoor
-from migrate.context import Context
-from migrate.copying.userfaultfd import UserfaultfdCopy
-from migrate.encoding_choice import EncodingChoice
-from migrate.page_channels import PageChannels
-from migrate.plugs import PAGES, plug_command
-from migrate.state import State
+from migrate.decisions.compression import EncodingChoice
+from migrate.decisions.state import State
+from migrate.files.tree_door import TreeDoor
+from migrate.memory import encoding, receiver
+from migrate.memory.channels import PageChannels
+from migrate.memory.userfaultfd import UserfaultfdCopy
+from migrate.migration import Context
+from migrate.wire import protocol
 from tests.figures.source import PACKAGES, ROOT
 from tests.unit.obedient import Child
 from transport.openssh import SshProcess
@@ -63,7 +63,7 @@ class Watch:
 @contextlib.contextmanager
 def received(room: Path) -> Iterator[Received]:
     """The target's end, in a directory of its own."""
-    for module in (directory, page_receiver):
+    for module in (ram_directory, receiver):
         module.RUN = room  # type: ignore[attr-defined]
     request = protocol.Prepare(shared=False, network=None, room_bytes=64 << 20, page_channels=1)
     with contextlib.ExitStack() as tidy:
@@ -75,7 +75,7 @@ def page_path() -> list[str]:
     watch = Watch()
     with tempfile.TemporaryDirectory() as name, received(Path(name)):
         threading.setprofile(watch)
-        command = plug_command(page_receiver.socket_path(MIGRATION), PAGES)
+        command = plug_command(receiver.socket_path(MIGRATION), PAGES)
         pipe = subprocess.PIPE
         stream = SshProcess(start(["sh", "-c", command], stdin=pipe, stdout=pipe))
         stream.read_into(memoryview(bytearray(1)))

@@ -14,30 +14,26 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, cast
 
+from checkpoint.engines import archives, belongings, shape
+from checkpoint.engines.base import Container, read_config
+from checkpoint.engines.docker import engine as docker
+from checkpoint.engines.docker import store as docker_store
+from checkpoint.engines.docker.incoming import DockerArrival, endpoint_of, entries
+from checkpoint.engines.docker.oci_wrapper import command_of, option
+from checkpoint.engines.oci.bundle import BundleArrival
+from checkpoint.engines.oci.crun import Crun
+from checkpoint.engines.oci.runc import Runc
+from checkpoint.engines.oci.runtime import STATE
+from checkpoint.engines.podman import engine as podman
+from checkpoint.engines.podman import store as podman_store
+from checkpoint.engines.podman.engine import without_contents
+from checkpoint.engines.podman.incoming import PodmanArrival, with_output
 from checkpoint.errors import DataInvalid, ImageError
-from checkpoint.runtimes import (
-    archives,
-    belongings,
-    docker,
-    docker_store,
-    podman,
-    podman_store,
-    shape,
-)
-from checkpoint.runtimes.base import Container, read_config
-from checkpoint.runtimes.bundle import BundleArrival
-from checkpoint.runtimes.crun import Crun
-from checkpoint.runtimes.docker_arrival import DockerArrival, endpoint_of, entries
-from checkpoint.runtimes.oci import STATE
-from checkpoint.runtimes.oci_wrapper import command_of, option
-from checkpoint.runtimes.podman import without_contents
-from checkpoint.runtimes.podman_arrival import PodmanArrival, with_output
-from checkpoint.runtimes.runc import Runc
-from migrate.agent import recover
+from migrate.agent import control
 from migrate.agent.client import AgentClient
 from migrate.cli.move import MOST_COUNT, count, rate
-from migrate.output_sync import MOST_LINE_BYTES, PIECE_BYTES, OutputSync
-from migrate.protocol import Message
+from migrate.files.engine_log import MOST_LINE_BYTES, PIECE_BYTES, OutputSync
+from migrate.wire.protocol import Message
 from tests.fuzz.host import file_of
 from tests.fuzz.parser import Parser
 from transport.destination import Destination
@@ -200,15 +196,15 @@ class Held:
 
 def control_word(data: bytes) -> None:
     for alive in (True, False):
-        reply = recover._obey(Held(), data[:64].decode(errors="replace"), alive)
-        assert reply.outcome is not recover.Outcome.FAILED
+        reply = control._obey(Held(), data[:64].decode(errors="replace"), alive)
+        assert reply.outcome is not control.Outcome.FAILED
         sent = reply.encode()
-        assert len(sent) <= recover.MAX_ANSWER
-        assert recover.reply_in(sent) == reply
+        assert len(sent) <= control.MAX_ANSWER
+        assert control.reply_in(sent) == reply
 
 
 def control_answer(data: bytes) -> None:
-    assert isinstance(recover.reply_in(data).text, str)
+    assert isinstance(control.reply_in(data).text, str)
 
 
 def destination(data: bytes) -> None:

@@ -12,14 +12,15 @@ from typing import Any
 
 from pycriu.images import fdinfo_pb2, mm_pb2, vma_pb2
 
-from checkpoint.criu import log, page_wire, rpc
-from checkpoint.criu.page_wire import PAGE_SIZE, process_id
+from checkpoint.criu import log, rpc
+from checkpoint.criu import page_server as page_wire
+from checkpoint.criu.images.mm import may_be_lazy
+from checkpoint.criu.images.repair import with_expired_timers_armed
+from checkpoint.criu.page_server import PAGE_SIZE, process_id
 from checkpoint.errors import ConversationLost, ImageError, NetworkError, ProcError
 from checkpoint.host import inotify, proc
-from checkpoint.images.mappings import may_be_lazy
-from checkpoint.images.repair import with_expired_timers_armed
-from checkpoint.memory.missing import Missing
-from checkpoint.memory.uffd_fill import MESSAGE, REMAP, REMOVE, UNMAP, Event
+from checkpoint.memory.pager.missing import Missing
+from checkpoint.memory.pager.uffd_copy import MESSAGE, REMAP, REMOVE, UNMAP, Event
 from checkpoint.network import conntrack
 from tests.fuzz.parser import MOST_BYTES, Parser
 

@@ -15,15 +15,16 @@ from typing import Any, ClassVar
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, rule
 
-from checkpoint.criu.page_wire import PE_PRESENT
+from checkpoint.criu.page_server import PE_PRESENT
 from checkpoint.host.ready import ready
-from checkpoint.images import batch
-from migrate import logs, protocol
-from migrate.agent import recover
-from migrate.agent.page_receiver import socket_path
+from migrate import logs
+from migrate.agent import control
 from migrate.agent.server import Server
 from migrate.limits import Limits
-from migrate.message import Answer, Command, Message, Request, concrete
+from migrate.memory import batch
+from migrate.memory.receiver import socket_path
+from migrate.wire import protocol
+from migrate.wire.message import Answer, Command, Message, Request, concrete
 from tests.fakes import task
 from tests.fuzz.watch import Opened, bounded
 from tests.unit.story.engine import NAME, World
@@ -82,7 +83,7 @@ class Agent:
             deadline = time.monotonic() + ANSWER_S
             while not ready(self.socket.fileno(), timeout_s=0.1):
                 assert time.monotonic() < deadline, "the agent neither answers nor hangs up"
-                if "the coordinator is gone" in self.told(recover.STATUS):
+                if "the coordinator is gone" in self.told(control.STATUS):
                     return None  # it holds a container, and listens to nobody else any more
             try:
                 header, payload = self._frames.receive()
@@ -96,7 +97,7 @@ class Agent:
         """What a held container's agent answers to an operator."""
         with contextlib.suppress(OSError):
             return self._stage.target.do(
-                lambda: recover.ask(recover.control_path(MIGRATION), word)
+                lambda: control.ask(control.control_path(MIGRATION), word)
             ).text
         return ""
 
@@ -253,7 +254,7 @@ class HostileSource(RuleBasedStateMachine):
 
     def _dropped(self) -> bool:
         """A held container is dropped by whoever looks after the host."""
-        self.agent.told(recover.ABORT)
+        self.agent.told(control.ABORT)
         return False
 
 

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from migrate import logs
 from migrate.cli.exit_codes import CODES
 from migrate.errors import ContainerEnded, Defect, LeftBehind, ResumeFailed, Undecided
-from migrate.message import Answer, concrete
+from migrate.wire.message import Answer, concrete
 from tests.fuzz.hostile_source import WILD
 from tests.fuzz.watch import Opened, bounded
 from tests.unit.story.channel import Frame, Link, Straight

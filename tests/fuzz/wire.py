@@ -10,16 +10,16 @@ import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
-from checkpoint.criu.page_wire import PAGE_SIZE, PE_LAZY, PE_PRESENT, process_id
+from checkpoint.criu.images.pagemap import PageImages
+from checkpoint.criu.page_server import PAGE_SIZE, PE_LAZY, PE_PRESENT, process_id
 from checkpoint.errors import ImageError
-from checkpoint.images import batch, encoding
-from checkpoint.images.pagemap import PageImages
+from checkpoint.files.rsync import _sent_bytes
 from checkpoint.memory.store import PageStore
 from checkpoint.network.frames import ETHERNET_HEADER_BYTES, VIRTIO_HEADER_BYTES, is_for
 from checkpoint.network.link import ARP_FRAME_BYTES, answered
-from checkpoint.rootfs.rsync import _sent_bytes
-from migrate import protocol
-from migrate.message import Message
+from migrate.memory import batch, encoding
+from migrate.wire import protocol
+from migrate.wire.message import Message
 from tests.fuzz.parser import Parser
 from transport.errors import EndOfStream, StreamError
 from transport.framing import PREFIX, FrameStream

@@ -11,7 +11,7 @@ import pytest
 
 from migrate import errors
 from migrate.cli.exit_codes import CODES
-from migrate.state import State
+from migrate.decisions.state import State
 from tests.clients import REDIS_PORT, RedisClient, ask
 from tests.integration.conftest import (
     REDIS,

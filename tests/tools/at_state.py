@@ -15,10 +15,10 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from checkpoint.runtimes import docker_api
+from checkpoint.engines.docker import api
 from migrate.cli.move import main as migrate
-from migrate.context import Context
-from migrate.state import State
+from migrate.decisions.state import State
+from migrate.migration import Context
 
 #: A migration that waits does so as long as this file is there.
 WAITS = Path("/run/waits")
@@ -60,7 +60,7 @@ def on_target_and_fail(migration: Context, command: str) -> None:
 
 def lose_docker_and_fail(_: Context) -> None:
     """Have docker on the source be gone; then the source fails."""
-    docker_api.SOCKET = "/nowhere"
+    api.SOCKET = "/nowhere"
     raise RuntimeError("a failure")
 
 

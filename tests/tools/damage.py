@@ -25,8 +25,8 @@ def install(place: str, seed: str) -> None:
 
 
 def damage_store(drawn: random.Random) -> None:
-    from migrate import protocol
     from migrate.agent.received import Received
+    from migrate.wire import protocol
 
     complete = Received.complete
 
@@ -45,8 +45,8 @@ def damage_store(drawn: random.Random) -> None:
 
 
 def damage_image(drawn: random.Random) -> None:
-    from migrate import protocol
     from migrate.agent.received import Received
+    from migrate.wire import protocol
 
     complete = Received.complete
 

@@ -45,7 +45,7 @@ LIES: dict[str, tuple[str, Callable[[Any], Any]]] = {
 
 def send_zeros() -> None:
     """In the tool: the first batch has one extent more."""
-    from migrate.page_channels import PageChannels
+    from migrate.memory.channels import PageChannels
 
     submit = PageChannels.submit
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 import time
 
-from checkpoint.memory.tracker import Tracker
+from checkpoint.memory.tracking.tracker import Tracker
 
 if __name__ == "__main__":
     watching = Tracker(int(sys.argv[1]))

@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import sys
 
-from checkpoint.memory import uffd
+from checkpoint.memory.tracking import write_protection
 from tests.tools import faulty_pages
 
 if __name__ == "__main__":
-    uffd.available = lambda: False
+    write_protection.available = lambda: False
     sys.exit(faulty_pages.main())

@@ -10,10 +10,10 @@ import threading
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+from checkpoint.files.beneath import TreeRoot
+from checkpoint.files.enclosure import start_enclosed
+from checkpoint.files.rsync import Ending, Rsync, served
 from checkpoint.host import whole
-from checkpoint.rootfs.beneath import TreeRoot
-from checkpoint.rootfs.enclosure import start_enclosed
-from checkpoint.rootfs.rsync import Ending, Rsync, served
 
 PIECE_BYTES = 1 << 16
 #: An ACL as the kernel takes it (include/uapi/linux/posix_acl_xattr.h): user 7 may read and enter.

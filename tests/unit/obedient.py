@@ -10,7 +10,7 @@ from typing import Any
 
 from checkpoint.memory import ranges
 from checkpoint.memory.ranges import Range
-from checkpoint.memory.uffd import PAGE_SIZE
+from checkpoint.memory.tracking.write_protection import PAGE_SIZE
 
 PAGES = 300
 

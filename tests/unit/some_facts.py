@@ -2,7 +2,7 @@
 
 import dataclasses
 
-from migrate.facts import Facts
+from migrate.decisions.compatibility import Facts
 
 
 def facts(**changes: object) -> Facts:

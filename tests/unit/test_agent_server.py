@@ -12,13 +12,13 @@ from pathlib import Path
 import pytest
 
 from checkpoint.errors import CriuFailed
-from migrate import protocol
 from migrate.agent import server
-from migrate.agent.recover import GO, Outcome, Reply, ask
+from migrate.agent.control import GO, Outcome, Reply, ask
 from migrate.agent.server import Server
 from migrate.agent.state import State
 from migrate.limits import Limits
-from migrate.protocol import Answer, Command, Message, decode, encode
+from migrate.wire import protocol
+from migrate.wire.protocol import Answer, Command, Message, decode, encode
 from tests.unit.some_facts import facts
 from transport.descriptors import Descriptors
 from transport.errors import EndOfStream

@@ -6,11 +6,11 @@ import itertools
 
 import pytest
 
-from migrate import protocol
 from migrate.agent.state import COMMANDS, REVERSIBLE, State, check_command, check_move
-from migrate.message import concrete
-from migrate.protocol import Command, ProtocolError
-from migrate.state import InvalidMove
+from migrate.decisions.state import InvalidMove
+from migrate.wire import protocol
+from migrate.wire.message import concrete
+from migrate.wire.protocol import Command, ProtocolError
 
 #: The commands of a move that goes well and has all there is, and the state that each leaves.
 STORY: list[tuple[Command, State]] = [

@@ -1,4 +1,4 @@
-"""What a hostile target may answer: migrate/answers.py, migrate/agent/client.py, and where its answers are used."""
+"""What a hostile target may answer: wire/answers.py, agent/client.py, and where its answers are used."""
 
 from __future__ import annotations
 
@@ -15,21 +15,21 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from checkpoint.engines.base import ROOTFS, Container, ContainerRuntime, Tree
+from checkpoint.engines.podman import store
 from checkpoint.errors import DataInvalid
+from checkpoint.files.changes import FileState
+from checkpoint.files.tmpfs import Tmpfs
 from checkpoint.network.model import Interface, Network
-from checkpoint.rootfs.changes import FileState
-from checkpoint.rootfs.tmpfs import Tmpfs
-from checkpoint.runtimes import podman_store
-from checkpoint.runtimes.base import ROOTFS, Container, ContainerRuntime, Tree
-from migrate import protocol
 from migrate.agent import client
 from migrate.agent.client import MOST_LOGGED, AgentClient
-from migrate.answers import check_asked, check_known
 from migrate.errors import AgentFailed
+from migrate.files.tmpfs import TmpfsSync
 from migrate.phases import preflight
-from migrate.protocol import Answer, Command, ProtocolError, Request, decode, encode
-from migrate.tmpfs_sync import TmpfsSync
-from migrate.values import Station
+from migrate.wire import protocol
+from migrate.wire.answers import check_asked, check_known
+from migrate.wire.protocol import Answer, Command, ProtocolError, Request, decode, encode
+from migrate.wire.values import Station
 from transport.connection import Connection
 from transport.descriptors import Descriptors
 from transport.framing import FrameStream
@@ -337,7 +337,7 @@ def test_no_file_is_deleted_but_a_layers(tmp_path: Path, name: str) -> None:
     victim = tmp_path / "victim"
     victim.touch()
     with pytest.raises(DataInvalid):
-        podman_store.leave_out(
+        store.leave_out(
             image, [name.replace("/victim", str(victim)) if name == "/victim" else name]
         )
     assert victim.exists()
@@ -346,5 +346,5 @@ def test_no_file_is_deleted_but_a_layers(tmp_path: Path, name: str) -> None:
 def test_layers_that_are_there_are_left_out(tmp_path: Path) -> None:
     for name in ("a" * 64, "c" * 64):
         (tmp_path / name).touch()
-    podman_store.leave_out(tmp_path, [DIGEST, "sha256:" + "b" * 64])
+    store.leave_out(tmp_path, [DIGEST, "sha256:" + "b" * 64])
     assert [path.name for path in tmp_path.iterdir()] == ["c" * 64]

@@ -1,4 +1,4 @@
-"""Pages on the wire: migrate/page_batches.py packs, checkpoint/images/batch.py unpacks."""
+"""Pages on the wire: migrate/memory/batches.py packs, migrate/memory/batch.py unpacks."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from checkpoint import schema
-from checkpoint.criu.page_wire import PAGE_SIZE, PE_LAZY, PE_PARENT, PE_PRESENT, PIECE_BYTES
+from checkpoint.criu.page_server import PAGE_SIZE, PE_LAZY, PE_PARENT, PE_PRESENT, PIECE_BYTES
 from checkpoint.errors import DataInvalid, ImageError
-from checkpoint.images import batch, encoding
-from checkpoint.images.batch import MAX_PAGES, PageExtent
-from migrate import page_batches
-from migrate.page_batches import MAX_EXTENTS, PageBatches
+from migrate.memory import batch, encoding
+from migrate.memory import batches as page_batches
+from migrate.memory.batch import MAX_PAGES, PageExtent
+from migrate.memory.batches import MAX_EXTENTS, PageBatches
 
 ZERO, BASE = bytes(PAGE_SIZE), 0x7F00_0000_0000
 #: (process, first page, content byte of each page); 0 is a zero page.

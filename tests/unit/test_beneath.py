@@ -1,4 +1,4 @@
-"""checkpoint/rootfs/beneath.py: what a tree's own symlinks lead to stays as it is."""
+"""checkpoint/files/beneath.py: what a tree's own symlinks lead to stays as it is."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ from pathlib import Path
 
 import pytest
 
+from checkpoint.files.beneath import TreeRoot, attributes, empty_tree, remove_tree
+from checkpoint.files.overlay import _is_whiteout as is_whiteout
 from checkpoint.host.identity import PathIdentity
-from checkpoint.rootfs.beneath import TreeRoot, attributes, empty_tree, remove_tree
-from checkpoint.rootfs.overlay import _is_whiteout as is_whiteout
 
 
 @pytest.fixture

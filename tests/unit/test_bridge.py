@@ -1,4 +1,4 @@
-"""migrate/bridge.py: how a channel ends, whatever the other host does with it."""
+"""migrate/files/rsync_tunnel.py: how a channel ends, whatever the other host does with it."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ from typing import Any
 import pytest
 
 from checkpoint.errors import ReceiverFailed
-from checkpoint.rootfs.beneath import TreeRoot
-from migrate.bridge import Bridge
-from migrate.plugs import PLUGGED
+from checkpoint.files.beneath import TreeRoot
+from migrate.agent.plug_command import PLUGGED
+from migrate.files.rsync_tunnel import Bridge
 from transport.errors import StreamError
 from transport.throttle import RateLimit
 

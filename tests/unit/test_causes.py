@@ -1,4 +1,4 @@
-"""migrate/causes.py: every error of the three packages has its place, and is told as that."""
+"""migrate/decisions/causes.py: every error of the three packages has its place, and is told as that."""
 
 from __future__ import annotations
 
@@ -16,18 +16,19 @@ import migrate
 import transport
 from checkpoint import errors as checkpoint_errors
 from checkpoint.criu.known_errors import KNOWN
-from migrate import causes, errors
+from migrate import errors
 from migrate.cli.exit_codes import CODES, exit_code
-from migrate.message import ProtocolError
-from migrate.state import InvalidMove
+from migrate.decisions import causes
+from migrate.decisions.state import InvalidMove
+from migrate.wire.message import ProtocolError
 from transport import errors as transport_errors
 
 #: They are caught in the module that raises them, or in the one that called it.
 INTERNAL = {
-    "checkpoint.memory.inject.InjectError",
-    "checkpoint.memory.inject.NotHere",
-    "checkpoint.memory.uffd_fill.Ended",
-    "checkpoint.memory.uffd_fill.NotNow",
+    "checkpoint.memory.tracking.inject.InjectError",
+    "checkpoint.memory.tracking.inject.NotHere",
+    "checkpoint.memory.pager.uffd_copy.Ended",
+    "checkpoint.memory.pager.uffd_copy.NotNow",
 }
 HOST = "beta"
 

@@ -1,4 +1,4 @@
-"""checkpoint/rootfs/changes.py on real files."""
+"""checkpoint/files/changes.py on real files."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ from pathlib import Path
 
 import pytest
 
-from checkpoint.rootfs.beneath import TreeRoot
-from checkpoint.rootfs.changes import (
+from checkpoint.files.beneath import TreeRoot
+from checkpoint.files.changes import (
     TICK_NS,
     Changes,
     FileState,
@@ -24,7 +24,7 @@ from checkpoint.rootfs.changes import (
     snapshot,
     written_through_mappings,
 )
-from checkpoint.rootfs.rsync import PRESERVE
+from checkpoint.files.rsync import PRESERVE
 
 
 @pytest.fixture
@@ -306,7 +306,7 @@ def test_directories_exchanged_while_they_were_copied_and_back(tmp_path: Path) -
     assert wrong.keys() == {"new/d", "old/d", "new/d/inner"}
     (
         target / "old/d/inner"
-    ).unlink()  # what came and went is removed by its name (migrate/tree_sync.py)
+    ).unlink()  # what came and went is removed by its name (migrate/files/trees.py)
     copied(source, target, found)
     assert content(source) == content(target)
 

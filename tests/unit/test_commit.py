@@ -11,16 +11,17 @@ import pytest
 
 from checkpoint.errors import CommandFailed, EngineRefused, NetworkError
 from checkpoint.network import link
-from migrate import errors, protocol
-from migrate.config import Options
-from migrate.context import Context
+from migrate import errors
+from migrate.decisions.state import State
 from migrate.errors import AgentFailed, AgentGone, LeftBehind, ResumeFailed, Undecided
-from migrate.events import Unfailing
-from migrate.message import ProtocolError
+from migrate.migration import Context
+from migrate.observer import Unfailing
+from migrate.options import Options
 from migrate.phases import commit
 from migrate.report import Report
-from migrate.state import State
-from migrate.values import Stamp, Waits
+from migrate.wire import protocol
+from migrate.wire.message import ProtocolError
+from migrate.wire.values import Stamp, Waits
 from transport.destination import Destination
 from transport.errors import FrameInvalid
 from transport.framing import MAX_PAYLOAD

@@ -1,4 +1,4 @@
-"""migrate/agent/recover.py: what an operator can say to an agent that holds a container."""
+"""migrate/agent/control.py: what an operator can say to an agent that holds a container."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from checkpoint.errors import ConversationLost
-from migrate.agent.recover import (
+from migrate.agent.control import (
     ABORT,
     GO,
     GO_FENCED,

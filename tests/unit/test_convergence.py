@@ -1,4 +1,4 @@
-"""migrate/convergence.py and migrate/tracking.py: what is decided, table by table."""
+"""migrate/decisions/convergence.py and migrate/decisions/write_tracking.py: what is decided, table by table."""
 
 from __future__ import annotations
 
@@ -10,7 +10,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from migrate.convergence import (
+from migrate.decisions.compatibility import Facts
+from migrate.decisions.convergence import (
     FLOOR_US,
     SLOWEST,
     SMALL_BYTES,
@@ -22,9 +23,8 @@ from migrate.convergence import (
     decide,
     predict_us,
 )
+from migrate.decisions.write_tracking import Mode, Tracking, choose
 from migrate.errors import CannotPreCopy
-from migrate.facts import Facts
-from migrate.tracking import Mode, Tracking, choose
 from tests.unit.some_facts import facts
 
 MIB = 1 << 20

@@ -7,10 +7,17 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from migrate import errors
-from migrate.clock import Sample, estimate
+from migrate.decisions.clock import Sample, estimate
+from migrate.decisions.compatibility import (
+    Facts,
+    check_host,
+    check_pair,
+    kernel_tuple,
+    memory_needed,
+    version_text,
+)
+from migrate.decisions.state import InvalidMove, State, check_move
 from migrate.errors import Where
-from migrate.facts import Facts, check_host, check_pair, kernel_tuple, memory_needed, version_text
-from migrate.state import InvalidMove, State, check_move
 from tests.unit.some_facts import facts
 
 MIB = 1 << 20

@@ -1,4 +1,4 @@
-"""checkpoint/runtimes/docker_api.py with something on docker's socket that answers what it likes."""
+"""checkpoint/engines/docker/api.py with something on docker's socket that answers what it likes."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
+from checkpoint.engines.docker import api
 from checkpoint.errors import EngineRefused
-from checkpoint.runtimes import docker_api
 
 JSON = b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\n"
 Docker = Callable[[bytes], None]
@@ -19,9 +19,9 @@ Docker = Callable[[bytes], None]
 @pytest.fixture
 def docker(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Docker]:
     """Has the next request answered by these bytes."""
-    monkeypatch.setattr(docker_api, "SOCKET", str(tmp_path / "docker.sock"))
+    monkeypatch.setattr(api, "SOCKET", str(tmp_path / "docker.sock"))
     listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-    listener.bind(docker_api.SOCKET)
+    listener.bind(api.SOCKET)
     listener.listen()
     threads: list[threading.Thread] = []
 
@@ -49,7 +49,7 @@ def whole(body: bytes, head: bytes = JSON) -> bytes:
 
 def test_an_answer(docker: Docker) -> None:
     docker(whole(b'{"Id": "x"}'))
-    assert docker_api.call("GET", "/x") == {"Id": "x"}
+    assert api.call("GET", "/x") == {"Id": "x"}
 
 
 @pytest.mark.parametrize(
@@ -73,21 +73,21 @@ def test_an_answer(docker: Docker) -> None:
 def test_an_answer_that_is_none(docker: Docker, data: bytes) -> None:
     docker(data)
     with pytest.raises(EngineRefused, match="docker"):
-        docker_api.call("GET", "/x")
+        api.call("GET", "/x")
 
 
 def test_an_answer_without_end(docker: Docker, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(docker_api, "MOST_BYTES", 1 << 16)
+    monkeypatch.setattr(api, "MOST_BYTES", 1 << 16)
     for head in (JSON, JSON.replace(b"200", b"500")):
         docker(head + b"\r\n" + b" " * (1 << 20))
         with pytest.raises(EngineRefused, match="more than"):
-            docker_api.call("GET", "/x")
+            api.call("GET", "/x")
 
 
 def test_a_download_that_is_refused(docker: Docker) -> None:
     docker(whole(b"no", b"HTTP/1.1 500 Oops\r\n"))
-    with pytest.raises(EngineRefused, match="docker: no"), docker_api.download("/x"):
+    with pytest.raises(EngineRefused, match="docker: no"), api.download("/x"):
         pass
     docker(b"garbage\r\n")
-    with pytest.raises(EngineRefused), docker_api.download("/x"):
+    with pytest.raises(EngineRefused), api.download("/x"):
         pass

@@ -1,4 +1,4 @@
-"""checkpoint/runtimes/docker_runtime.py on files of a test's own."""
+"""checkpoint/engines/docker/install.py on files of a test's own."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from checkpoint.runtimes import docker_runtime, oci_wrapper
+from checkpoint.engines.docker import install, oci_wrapper
 from tests.rig import until
 
 NO_DOCKER = "docker does not run; it will know when it does"
@@ -20,9 +20,9 @@ NO_DOCKER = "docker does not run; it will know when it does"
 @pytest.fixture(autouse=True)
 def root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """Where the program, docker's settings and its pid file are."""
-    monkeypatch.setattr(docker_runtime, "PROGRAM", tmp_path / "sbin/wrapper")
-    monkeypatch.setattr(docker_runtime, "SETTINGS", tmp_path / "docker/daemon.json")
-    monkeypatch.setattr(docker_runtime, "PID_FILE", tmp_path / "docker.pid")
+    monkeypatch.setattr(install, "PROGRAM", tmp_path / "sbin/wrapper")
+    monkeypatch.setattr(install, "SETTINGS", tmp_path / "docker/daemon.json")
+    monkeypatch.setattr(install, "PID_FILE", tmp_path / "docker.pid")
     return tmp_path
 
 
@@ -36,7 +36,7 @@ def settings(root: Path) -> Path:
 @pytest.fixture
 def dockerd(root: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[subprocess.Popen[bytes]]:
     """A process that a SIGHUP ends."""
-    monkeypatch.setattr(docker_runtime, "DAEMON", "sleep")
+    monkeypatch.setattr(install, "DAEMON", "sleep")
     with subprocess.Popen(["sleep", "60"]) as process:
         until(
             lambda: Path(f"/proc/{process.pid}/comm").read_text() == "sleep\n",
@@ -49,7 +49,7 @@ def dockerd(root: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[subprocess.
 
 def test_install_where_there_is_nothing(root: Path) -> None:
     program, settings = root / "sbin/wrapper", root / "docker/daemon.json"
-    assert docker_runtime.install() == [
+    assert install.install() == [
         f"{program}: written",
         f'{settings}: runtimes.migrate = {{"path": "{program}"}}',
         NO_DOCKER,
@@ -86,16 +86,16 @@ def test_what_is_installed_is_on_the_disk_before_it_has_its_name(
 
     monkeypatch.setattr(os, "fsync", fsync)
     monkeypatch.setattr(os, "rename", rename)
-    docker_runtime.install()
+    install.install()
     assert named == [root / "sbin/wrapper", settings]
     assert synced == [(path.stat().st_ino, path.read_bytes()) for path in named]
 
 
 def test_install_twice(root: Path, settings: Path, dockerd: subprocess.Popen[bytes]) -> None:
-    docker_runtime.install()
+    install.install()
     dockerd.wait()
     before = settings.stat()
-    assert docker_runtime.install() == []
+    assert install.install() == []
     after = settings.stat()
     assert (after.st_ino, after.st_mtime_ns, after.st_ctime_ns) == (
         before.st_ino,
@@ -105,18 +105,18 @@ def test_install_twice(root: Path, settings: Path, dockerd: subprocess.Popen[byt
 
 
 def test_an_older_program_is_replaced(root: Path, settings: Path) -> None:
-    docker_runtime.install()
+    install.install()
     program = root / "sbin/wrapper"
     program.write_text("old")
     program.chmod(0o600)
-    assert docker_runtime.install() == [f"{program}: written"]
+    assert install.install() == [f"{program}: written"]
     assert program.read_bytes() == Path(oci_wrapper.__file__).read_bytes()
     assert program.stat().st_mode & 0o7777 == 0o755
 
 
 def test_a_runtime_of_that_name_elsewhere(root: Path, settings: Path) -> None:
     settings.write_text('{"runtimes": {"migrate": {"path": "/old"}}}')
-    assert len(docker_runtime.install()) == 3
+    assert len(install.install()) == 3
     assert json.loads(settings.read_text()) == {
         "runtimes": {"migrate": {"path": str(root / "sbin/wrapper")}}
     }
@@ -131,7 +131,7 @@ def test_other_settings_and_the_mode_stay(settings: Path, mode: int) -> None:
     }
     settings.write_text(json.dumps(others))
     settings.chmod(mode)
-    docker_runtime.install()
+    install.install()
     found = json.loads(settings.read_text())
     assert set(found["runtimes"]) == {"gvisor", "migrate"}
     del found["runtimes"]["migrate"]
@@ -141,11 +141,11 @@ def test_other_settings_and_the_mode_stay(settings: Path, mode: int) -> None:
 
 def test_an_empty_file_of_settings(settings: Path) -> None:
     settings.touch()
-    docker_runtime.install()
+    install.install()
     assert set(json.loads(settings.read_text())) == {"runtimes"}
 
 
-@pytest.mark.parametrize("change", [docker_runtime.install, docker_runtime.remove])
+@pytest.mark.parametrize("change", [install.install, install.remove])
 @pytest.mark.parametrize("text", ['{"runtimes": {', "no JSON"])
 def test_broken_settings_are_left_alone(
     root: Path, settings: Path, change: Callable[[], list[str]], text: str
@@ -165,9 +165,9 @@ def test_remove_takes_back_what_was_installed(
 ) -> None:
     settings.write_text(json.dumps(before))
     settings.chmod(0o600)
-    docker_runtime.install()
+    install.install()
     program = root / "sbin/wrapper"
-    assert docker_runtime.remove() == [
+    assert install.remove() == [
         f"{settings}: runtimes.migrate removed",
         NO_DOCKER,
         f"{program}: removed",
@@ -175,27 +175,27 @@ def test_remove_takes_back_what_was_installed(
     assert json.loads(settings.read_text()) == before
     assert settings.stat().st_mode & 0o7777 == 0o600
     assert not program.exists()
-    assert docker_runtime.remove() == []
+    assert install.remove() == []
 
 
 def test_remove_where_there_is_nothing(root: Path) -> None:
-    assert docker_runtime.remove() == []
+    assert install.remove() == []
     assert list(root.iterdir()) == []
 
 
 def test_another_program_with_dockerds_number_is_left_alone(
     root: Path, settings: Path, dockerd: subprocess.Popen[bytes], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(docker_runtime, "DAEMON", "dockerd")
-    assert NO_DOCKER in docker_runtime.install()
+    monkeypatch.setattr(install, "DAEMON", "dockerd")
+    assert NO_DOCKER in install.install()
     assert dockerd.poll() is None
 
 
-@pytest.mark.parametrize("change", [docker_runtime.install, docker_runtime.remove])
+@pytest.mark.parametrize("change", [install.install, install.remove])
 def test_dockerd_is_told(
     root: Path, settings: Path, dockerd: subprocess.Popen[bytes], change: Callable[[], list[str]]
 ) -> None:
-    if change is docker_runtime.remove:
+    if change is install.remove:
         settings.write_text('{"runtimes": {"migrate": {"path": "/old"}}}')
     assert f"dockerd (process {dockerd.pid}): told to read its settings again" in change()
     assert dockerd.wait(timeout=10) == -signal.SIGHUP
@@ -207,4 +207,4 @@ def test_a_pid_file_that_was_left_behind(root: Path, pid: str) -> None:
         with subprocess.Popen(["true"]) as process:
             pid = str(process.pid)
     (root / "docker.pid").write_text(pid)
-    assert docker_runtime.install()[-1] == NO_DOCKER
+    assert install.install()[-1] == NO_DOCKER

@@ -1,12 +1,12 @@
-"""migrate/copying/dumped.py: what CRIU says is there, what it brings, and what it leaves to the parent."""
+"""migrate/memory/page_map.py: what CRIU says is there, what it brings, and what it leaves to the parent."""
 
 from __future__ import annotations
 
 import pytest
 
-from checkpoint.criu.page_wire import PAGE_SIZE, PE_PARENT, PE_PRESENT, TYPE_SHMEM, process_id
-from migrate.copying.dumped import Dumped
-from migrate.page_batches import PageBatches
+from checkpoint.criu.page_server import PAGE_SIZE, PE_PARENT, PE_PRESENT, TYPE_SHMEM, process_id
+from migrate.memory.batches import PageBatches
+from migrate.memory.page_map import Dumped
 from tests.unit.test_batches import Carrier
 
 NOTHING = memoryview(b"")

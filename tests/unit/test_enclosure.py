@@ -1,4 +1,4 @@
-"""checkpoint/rootfs/enclosure.py with real programs: what they see of the host, and what they can do to it."""
+"""checkpoint/files/enclosure.py with real programs: what they see of the host, and what they can do to it."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ from pathlib import Path
 import pytest
 
 from checkpoint.errors import CommandFailed
+from checkpoint.files.beneath import TreeRoot
+from checkpoint.files.enclose import KEPT_CAPABILITIES
+from checkpoint.files.enclosure import Gate, start_enclosed
 from checkpoint.host.ready import ready
-from checkpoint.rootfs.beneath import TreeRoot
-from checkpoint.rootfs.enclose import KEPT_CAPABILITIES
-from checkpoint.rootfs.enclosure import Gate, start_enclosed
 
 
 @pytest.fixture

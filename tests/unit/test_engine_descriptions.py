@@ -13,11 +13,14 @@ from typing import Any
 
 import pytest
 
+from checkpoint.engines import archives, belongings
+from checkpoint.engines.docker import api
+from checkpoint.engines.docker import engine as docker
+from checkpoint.engines.docker.incoming import endpoint_of, entries
+from checkpoint.engines.podman import engine as podman
+from checkpoint.engines.podman.engine import MOST_PACKED_BYTES, without_contents
+from checkpoint.engines.podman.incoming import with_output
 from checkpoint.errors import EngineRefused, ImageError, NotMovable
-from checkpoint.runtimes import archives, belongings, docker, docker_api, podman
-from checkpoint.runtimes.docker_arrival import endpoint_of, entries
-from checkpoint.runtimes.podman import MOST_PACKED_BYTES, without_contents
-from checkpoint.runtimes.podman_arrival import with_output
 from tests.fuzz.parser import bounded_memory
 
 PODMAN: dict[str, Any] = {
@@ -223,7 +226,7 @@ def test_a_restart_policy_that_cannot_be_given_back_is_told_with_its_cure(
         if len(asked) > 1:
             raise EngineRefused("docker does not answer: Connection refused")
 
-    monkeypatch.setattr(docker_api, "call", call)
+    monkeypatch.setattr(api, "call", call)
     policy = {"Name": "on-failure", "MaximumRetryCount": 3}
     container: Any = SimpleNamespace(
         id="1f", name="web", engine_state={"HostConfig": {"RestartPolicy": policy}}
@@ -365,7 +368,7 @@ def test_a_volume_of_two_containers_stays() -> None:
 
 def test_a_network_that_another_container_uses_stays(monkeypatch: pytest.MonkeyPatch) -> None:
     listed = [{"Id": "1f", "HostConfig": {"NetworkMode": "net"}}]
-    monkeypatch.setattr(docker_api, "call", lambda *_: listed)
+    monkeypatch.setattr(api, "call", lambda *_: listed)
     docker._check_not_joined({"Id": "1f", "Name": "/web"})
     listed.append({"Id": "2e" * 32, "HostConfig": {"NetworkMode": "container:1f"}})
     with pytest.raises(NotMovable, match="2e2e2e2e2e2e uses the network of 'web'"):

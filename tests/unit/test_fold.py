@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from checkpoint.criu.page_wire import PAGE_SIZE, PE_LAZY, PE_PRESENT, TYPE_SHMEM, process_id
+from checkpoint.criu.images.pagemap import PageImages
+from checkpoint.criu.page_server import PAGE_SIZE, PE_LAZY, PE_PRESENT, TYPE_SHMEM, process_id
 from checkpoint.errors import ImageError
-from checkpoint.images.pagemap import PageImages
 from checkpoint.memory.fold import fold
 from checkpoint.memory.store import PageStore
 from tests import pagemaps

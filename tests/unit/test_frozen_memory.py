@@ -8,7 +8,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from checkpoint.criu.page_wire import PAGE_SIZE, TYPE_SHMEM, process_id
+from checkpoint.criu.page_server import PAGE_SIZE, TYPE_SHMEM, process_id
 from checkpoint.memory.frozen import FrozenMemory
 from tests.unit.obedient import Child
 

@@ -13,13 +13,13 @@ from typing import Any
 
 import pytest
 
-from checkpoint.criu.page_wire import PAGE_SIZE, process_id
+from checkpoint.criu.page_server import PAGE_SIZE, process_id
 from checkpoint.errors import ImageError
-from checkpoint.memory.pager import INTEGER, SOCKET
+from checkpoint.memory.pager.pager import INTEGER, SOCKET
 from checkpoint.memory.store import PageStore
-from migrate import protocol
 from migrate.agent.restore import ArmedRestore
 from migrate.limits import Limits
+from migrate.wire import protocol
 
 PID, START = 7, 0x1000_0000_0000
 ARM = protocol.Arm(nftables=True, one_cgroup=True, macs=())

@@ -7,10 +7,10 @@ from pathlib import Path
 
 import pytest
 
+from checkpoint.files.beneath import remove_tree
 from checkpoint.host import cgroups
 from checkpoint.host.identity import LinkIdentity, PathIdentity, RecordIdentity
 from checkpoint.host.run import run
-from checkpoint.rootfs.beneath import remove_tree
 
 
 def test_a_path_is_what_it_was(tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""migrate/image_sync.py: who sends which files of an image."""
+"""migrate/files/container_image.py: who sends which files of an image."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from checkpoint.rootfs.rsync import Rsync
-from migrate.image_sync import _send, dealt
+from checkpoint.files.rsync import Rsync
+from migrate.files.container_image import _send, dealt
 from tests.unit.joined import Joined
 
 

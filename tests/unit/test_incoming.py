@@ -9,10 +9,10 @@ from typing import Any
 import pytest
 
 from checkpoint.host import lock
-from migrate import protocol
 from migrate.agent import incoming
 from migrate.agent.incoming import Incoming
 from migrate.limits import Limits
+from migrate.wire import protocol
 
 
 class Engine:

@@ -1,4 +1,4 @@
-"""checkpoint/memory/inject.py at the wrong moment: what happens to a process whose thread has foreign registers."""
+"""The injector at the wrong moment: what happens to a process whose thread has foreign registers."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ import pytest
 
 from checkpoint.errors import TrackingUnavailable
 from checkpoint.host.ready import ready
-from checkpoint.memory import inject, tracker
-from checkpoint.memory.tracker import Tracker
+from checkpoint.memory.tracking import inject, tracker
+from checkpoint.memory.tracking.tracker import Tracker
 from tests.unit.obedient import Child
 
 #: Turns what would hang into a failure.

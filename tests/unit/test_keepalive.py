@@ -35,7 +35,7 @@ def test_a_silent_peer_is_given_up_on(ends: tuple[HeardSocket, socket.socket]) -
     watch = Keepalive(ours, lambda: asked.append(time.monotonic()))
     begun = time.monotonic()
     assert ours.recv(1) == b"", "whoever waits for it is told"
-    assert 3 * INTERVAL_S <= time.monotonic() - begun + INTERVAL_S / 10
+    assert time.monotonic() - begun + INTERVAL_S / 10 >= 3 * INTERVAL_S
     assert watch.silent_s is not None
     assert 1 <= len(asked) <= 3
 

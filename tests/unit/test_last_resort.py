@@ -16,9 +16,9 @@ from pathlib import Path
 
 import pytest
 
-from checkpoint.runtimes import docker_runtime
+from checkpoint.engines.docker import install
 from migrate import errors, logs
-from migrate.agent import recover
+from migrate.agent import control as recover
 from migrate.cli import ctl, move
 from migrate.cli.exit_codes import CODES, CTL_CODES
 from migrate.report import Report
@@ -320,7 +320,7 @@ def test_a_docker_that_cannot_be_prepared_has_a_code_of_its_own(
     def fail() -> list[str]:
         raise OSError(errno.EROFS, os.strerror(errno.EROFS))
 
-    monkeypatch.setattr(docker_runtime, "install", fail)
+    monkeypatch.setattr(install, "install", fail)
     assert ctl.main(["docker-runtime"]) == CTL_CODES["NoDockerRuntime"]
     assert "stay as they are" in capsys.readouterr().err
 

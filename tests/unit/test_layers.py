@@ -1,4 +1,4 @@
-"""checkpoint/runtimes/layers.py."""
+"""checkpoint/engines/layers.py."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from checkpoint.runtimes.layers import common
+from checkpoint.engines.layers import common
 
 LAYERS = st.lists(st.sampled_from("abc"), max_size=5)
 

@@ -13,9 +13,8 @@ from pathlib import Path
 import pytest
 
 from checkpoint.errors import CommandFailed
-from checkpoint.host import run
+from checkpoint.host import ram_directory, run
 from checkpoint.host.listener import Listener, has_listener
-from checkpoint.images import directory
 from migrate import leftovers
 
 NAME, OTHER = "0123456789ab", "ba9876543210"
@@ -24,9 +23,9 @@ ROOT = Path(__file__).resolve().parent.parent.parent
 OWNER = """
 import sys, time
 from pathlib import Path
-from checkpoint.images import directory
-directory.RUN = Path(sys.argv[1])
-with directory.ram_directory(sys.argv[2], 1 << 20, print) as path:
+from checkpoint.host import ram_directory
+ram_directory.RUN = Path(sys.argv[1])
+with ram_directory.ram_directory(sys.argv[2], 1 << 20, print) as path:
     (path / "pages").write_bytes(bytes(300_000))
     print("ready", flush=True)
     time.sleep(60)
@@ -35,7 +34,7 @@ with directory.ram_directory(sys.argv[2], 1 << 20, print) as path:
 
 @pytest.fixture(autouse=True)
 def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
-    monkeypatch.setattr(directory, "RUN", tmp_path / "run")
+    monkeypatch.setattr(ram_directory, "RUN", tmp_path / "run")
     monkeypatch.setattr(leftovers, "OUTGOING_IMAGES", tmp_path / "outgoing")
     monkeypatch.setattr(leftovers, "INCOMING_IMAGES", tmp_path / "images")
     yield tmp_path
@@ -67,7 +66,7 @@ def kill(process: subprocess.Popen[str]) -> None:
 
 def test_it_is_kept_out_of_swap(here: Path) -> None:
     told: list[str] = []
-    with directory.ram_directory(NAME, 1 << 20, told.append) as path:
+    with ram_directory.ram_directory(NAME, 1 << 20, told.append) as path:
         options = [
             line.split()[3]
             for line in Path("/proc/mounts").read_text().splitlines()
@@ -80,16 +79,16 @@ def test_it_is_kept_out_of_swap(here: Path) -> None:
 
 
 def test_a_directory_has_one_owner_that_is_alone(tmp_path: Path) -> None:
-    alone = directory.claim_alone(tmp_path)
+    alone = ram_directory.claim_alone(tmp_path)
     assert alone is not None
-    assert directory.claim_alone(tmp_path) is None
-    assert not directory.is_abandoned(tmp_path)
+    assert ram_directory.claim_alone(tmp_path) is None
+    assert not ram_directory.is_abandoned(tmp_path)
     os.close(alone)
-    shared = directory.claim(tmp_path)
-    assert directory.claim_alone(tmp_path) is None
+    shared = ram_directory.claim(tmp_path)
+    assert ram_directory.claim_alone(tmp_path) is None
     os.close(shared)
-    assert directory.claim_alone(tmp_path / "gone") is None
-    assert directory.is_abandoned(tmp_path)
+    assert ram_directory.claim_alone(tmp_path / "gone") is None
+    assert ram_directory.is_abandoned(tmp_path)
 
 
 @pytest.mark.parametrize("swaps", [True, False])
@@ -101,19 +100,19 @@ def test_a_kernel_that_cannot(here: Path, monkeypatch: pytest.MonkeyPatch, swaps
             raise CommandFailed(argv, 32, "bad option")
         return run.run(argv)
 
-    monkeypatch.setattr(directory, "run", without_noswap)
-    monkeypatch.setattr(directory, "_swaps", lambda: swaps)
+    monkeypatch.setattr(ram_directory, "run", without_noswap)
+    monkeypatch.setattr(ram_directory, "_swaps", lambda: swaps)
     told: list[str] = []
-    with directory.ram_directory(NAME, 1 << 20, told.append) as path:
+    with ram_directory.ram_directory(NAME, 1 << 20, told.append) as path:
         assert os.path.ismount(path)
     assert ["swapped out" in line for line in told] == [True] * swaps
 
 
 def test_what_a_killed_run_left_goes(here: Path) -> None:
     process = owner(here, NAME)
-    assert directory.abandoned() == {}
+    assert ram_directory.abandoned() == {}
     kill(process)
-    assert directory.abandoned() == {NAME: 300_000 // 4096 * 4096 + 4096}
+    assert ram_directory.abandoned() == {NAME: 300_000 // 4096 * 4096 + 4096}
     (here / "run" / "something").mkdir()
     said = sweep()
     assert len(said) == 1
@@ -132,9 +131,9 @@ def test_what_lives_stays(here: Path) -> None:
 
 
 def test_who_took_over_holds_it(here: Path) -> None:
-    """As the keeper does of an agent that was killed (checkpoint/memory/keeper.py)."""
+    """As the keeper does of an agent that was killed (checkpoint/memory/pager/keeper.py)."""
     process = owner(here, NAME)
-    held = directory.claim(here / "run" / NAME)
+    held = ram_directory.claim(here / "run" / NAME)
     kill(process)
     assert sweep() == []
     os.close(held)
@@ -170,7 +169,7 @@ def test_sockets_go_with_their_owner(here: Path) -> None:
 
 def test_killed_between_mkdir_and_mount(here: Path) -> None:
     (here / "run" / NAME).mkdir(parents=True)
-    assert directory.abandoned() == {NAME: 0}
+    assert ram_directory.abandoned() == {NAME: 0}
     sweep()
     assert not (here / "run" / NAME).exists()
 
@@ -184,7 +183,7 @@ def test_images_on_disk(here: Path) -> None:
         os.utime(here / name, ns=(stamp, stamp))
     for name in ("0.tar", "6.tar", "gone.tar"):
         (here / "images" / name).touch()
-    held = [directory.claim(here / name) for name in ("outgoing/live", "images/0")]
+    held = [ram_directory.claim(here / name) for name in ("outgoing/live", "images/0")]
     assert sweep() == []
     assert [path.name for path in (here / "outgoing").iterdir()] == ["live"]
     assert sorted(path.name for path in (here / "images").iterdir()) == [
@@ -202,7 +201,7 @@ def test_images_on_disk(here: Path) -> None:
 
 def test_nothing_to_sweep(here: Path) -> None:
     assert sweep() == []
-    assert directory.abandoned() == {}
+    assert ram_directory.abandoned() == {}
     assert list(here.iterdir()) == []
 
 

@@ -1,4 +1,4 @@
-"""checkpoint/runtimes/runc.py, limits(): runc's own settings as OCI resources."""
+"""checkpoint/engines/oci/runc.py, limits(): runc's own settings as OCI resources."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from checkpoint.runtimes.runc import limits
+from checkpoint.engines.oci.runc import limits
 
 
 @pytest.mark.parametrize(

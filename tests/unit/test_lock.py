@@ -108,7 +108,7 @@ def test_a_stopped_owner_still_holds_however_old_its_file_is(directory: Path) ->
 
 
 def test_a_child_does_not_keep_it(directory: Path) -> None:
-    """Neither a program that was started, nor a process that was only forked (checkpoint/memory/keeper.py)."""
+    """Neither a program that was started, nor a process that was only forked (checkpoint/memory/pager/keeper.py)."""
     with lock.locked(["runc-web"], "one"):
         child = subprocess.Popen(["sleep", "100"])
     with lock.locked(["runc-web"], "one"):

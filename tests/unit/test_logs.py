@@ -133,15 +133,15 @@ def test_what_our_packages_log_is_recorded_and_nothing_of_others() -> None:
     with logs.recorded() as recorder:
         logging.getLogger("checkpoint.host.run").debug("ran %s: status %d", ("true",), 0)
         logging.getLogger("paramiko.transport").debug("secret")
-        logging.getLogger("migrate.context").info("%s", "\udcff")
-    logging.getLogger("migrate.context").info("after the block")
+        logging.getLogger("migrate.migration").info("%s", "\udcff")
+    logging.getLogger("migrate.migration").info("after the block")
     name, text = recorder.log("move.log")
     first, second = text.decode().splitlines()
     assert name == "move.log"
     assert re.fullmatch(
         r"\d\d:\d\d:\d\d\.\d{3} MainThread checkpoint.host.run: ran \('true',\): status 0", first
     )
-    assert second.endswith("migrate.context: \\udcff")
+    assert second.endswith("migrate.migration: \\udcff")
 
 
 def test_the_record_is_bounded() -> None:

@@ -1,4 +1,4 @@
-"""checkpoint/images/mappings.py on images as CRIU writes them."""
+"""checkpoint/criu/images/mm.py on images as CRIU writes them."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 from pycriu.images import mm_pb2, vma_pb2
 
-from checkpoint.criu.page_wire import PAGE_SIZE
+from checkpoint.criu.images.mm import may_be_lazy
+from checkpoint.criu.page_server import PAGE_SIZE
 from checkpoint.errors import ImageError
-from checkpoint.images.mappings import may_be_lazy
 
 ANONYMOUS, FILE, LOCKED, HUGE, SHARED = 0x22, 0x02, 0x2022, 0x40022, 0x21
 REGULAR, VDSO = 1 | 1 << 9, 1 | 1 << 3

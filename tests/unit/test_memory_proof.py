@@ -1,4 +1,4 @@
-"""migrate/memory_proof.py: what is told of memory that is not what was frozen."""
+"""migrate/memory/proof.py: what is told of memory that is not what was frozen."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ from collections.abc import Iterator
 
 import pytest
 
-from checkpoint.criu.page_wire import process_id
+from checkpoint.criu.page_server import process_id
 from checkpoint.memory import proof
-from checkpoint.memory.uffd import PAGE_SIZE
-from migrate import protocol
+from checkpoint.memory.tracking.write_protection import PAGE_SIZE
 from migrate.errors import MemoryDiffers
-from migrate.memory_proof import MemoryProof
+from migrate.memory.proof import MemoryProof
+from migrate.wire import protocol
 
 PAGES = 4
 

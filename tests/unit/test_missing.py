@@ -1,4 +1,4 @@
-"""checkpoint/memory/missing.py against a dict: of each missing page, where its content was when it was dumped."""
+"""checkpoint/memory/pager/missing.py against a dict: of each missing page, where its content was when it was dumped."""
 
 from __future__ import annotations
 
@@ -7,9 +7,9 @@ from hypothesis import assume, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
-from checkpoint.memory.missing import Missing, Piece
+from checkpoint.memory.pager.missing import Missing, Piece
 from checkpoint.memory.ranges import Range
-from checkpoint.memory.uffd import PAGE_SIZE
+from checkpoint.memory.tracking.write_protection import PAGE_SIZE
 
 BASE, PAGES = 0x7F00_0000_0000, 48
 Origins = dict[int, int]

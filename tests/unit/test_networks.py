@@ -1,4 +1,4 @@
-"""Whether a network of another host's engine is the same: difference() of podman_store.py and docker_store.py."""
+"""Whether a network of another host's engine is the same: difference() of podman/store.py and docker/store.py."""
 
 from __future__ import annotations
 
@@ -7,7 +7,8 @@ from typing import Any
 
 import pytest
 
-from checkpoint.runtimes import docker_store, podman_store
+from checkpoint.engines.docker import store as docker_store
+from checkpoint.engines.podman import store as podman_store
 
 PODMAN: dict[str, Any] = {
     "name": "net",

@@ -1,4 +1,4 @@
-"""checkpoint/runtimes/occupied.py, and what a bundle's arrival undoes (checkpoint/runtimes/bundle.py)."""
+"""checkpoint/engines/occupied.py, and what a bundle's arrival undoes (checkpoint/engines/oci/bundle.py)."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ from pathlib import Path
 
 import pytest
 
-from checkpoint.rootfs.beneath import is_somebodys_root
-from checkpoint.runtimes.base import MARKER
-from checkpoint.runtimes.bundle import BundleArrival
-from checkpoint.runtimes.occupied import is_taken
-from checkpoint.runtimes.runc import Runc
+from checkpoint.engines.base import MARKER
+from checkpoint.engines.occupied import is_taken
+from checkpoint.engines.oci.bundle import BundleArrival
+from checkpoint.engines.oci.runc import Runc
+from checkpoint.files.beneath import is_somebodys_root
 
 #: Has a directory for its root until its input ends.
 CHROOTED = "import os, sys; os.chroot(sys.argv[1]); print(flush=True); sys.stdin.read()"

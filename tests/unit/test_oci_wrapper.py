@@ -1,4 +1,4 @@
-"""checkpoint/runtimes/oci_wrapper.py: its words, and the file as the program that docker runs."""
+"""checkpoint/engines/docker/oci_wrapper.py: its words, and the file as the program that docker runs."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ from typing import Any
 
 import pytest
 
+from checkpoint.engines.docker import incoming, oci_wrapper
+from checkpoint.engines.docker.incoming import DockerArrival
+from checkpoint.engines.docker.oci_wrapper import command_of, enter, option
 from checkpoint.host.listener import Listener
 from checkpoint.host.ready import ready
-from checkpoint.runtimes import docker_arrival, oci_wrapper
-from checkpoint.runtimes.docker_arrival import DockerArrival
-from checkpoint.runtimes.oci_wrapper import command_of, enter, option
 from tests.rig import until
 
 Program = Callable[..., subprocess.CompletedProcess[bytes]]
@@ -184,8 +184,8 @@ mv "$file.new" "$file"
 @pytest.fixture
 def arrival(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[DockerArrival]:
     """Brings a container "box" to a docker that runs the program as `runtime` is told to."""
-    monkeypatch.setattr(docker_arrival, "DIRECTORY", str(tmp_path / "sockets"))
-    monkeypatch.setattr(docker_arrival, "start_logged", lambda *_: None)
+    monkeypatch.setattr(incoming, "DIRECTORY", str(tmp_path / "sockets"))
+    monkeypatch.setattr(incoming, "start_logged", lambda *_: None)
     config = {"linux": {"cgroupsPath": "", "namespaces": [{"type": "network"}]}}
     (tmp_path / "config.json").write_text(json.dumps(config))
     (tmp_path / "cgroups").mkdir()

@@ -1,4 +1,4 @@
-"""checkpoint/rootfs/openings.py on a tmpfs: stores through mappings that are gone when it is asked."""
+"""checkpoint/files/openings.py on a tmpfs: stores through mappings that are gone when it is asked."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ from pathlib import Path
 
 import pytest
 
-from checkpoint.rootfs.beneath import TreeRoot
-from checkpoint.rootfs.changes import snapshot
-from checkpoint.rootfs.openings import Openings
+from checkpoint.files.beneath import TreeRoot
+from checkpoint.files.changes import snapshot
+from checkpoint.files.openings import Openings
 
 
 @pytest.fixture

@@ -7,11 +7,11 @@ import argparse
 import pytest
 
 from migrate.cli import move
-from migrate.config import Options
-from migrate.convergence import OnNoConverge, Policy
+from migrate.decisions.convergence import OnNoConverge, Policy
+from migrate.decisions.write_tracking import Mode
 from migrate.errors import BadRequest
 from migrate.limits import Limits
-from migrate.tracking import Mode
+from migrate.options import Options
 
 
 def options(*words: str) -> Options:

@@ -8,7 +8,7 @@ import sys
 from functools import partial
 from pathlib import Path
 
-from checkpoint.runtimes import output_log
+from checkpoint.engines import output_log
 from tests.rig import until
 
 MOST = 100_000

@@ -1,4 +1,4 @@
-"""migrate/output_sync.py, copy(): the engine's log in whole lines."""
+"""migrate/files/engine_log.py, copy(): the engine's log in whole lines."""
 
 from __future__ import annotations
 
@@ -10,10 +10,11 @@ from typing import cast
 
 import pytest
 
-from migrate import output_sync, protocol
 from migrate.agent.client import AgentClient
-from migrate.output_sync import OutputSync
-from migrate.protocol import Message
+from migrate.files import engine_log
+from migrate.files.engine_log import OutputSync
+from migrate.wire import protocol
+from migrate.wire.protocol import Message
 
 
 class Agent:
@@ -80,7 +81,7 @@ def test_an_empty_log(agent: Agent, log: Path) -> None:
 
 
 def test_in_pieces_of_whole_lines(agent: Agent, log: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(output_sync, "PIECE_BYTES", 16)
+    monkeypatch.setattr(engine_log, "PIECE_BYTES", 16)
     lines = [b"line %d\n" % number for number in range(40)] + [b"x" * 100 + b"\n"]
     append(log, b"".join(lines) + b"not yet")
     with output(agent, log) as sync:
@@ -91,7 +92,7 @@ def test_in_pieces_of_whole_lines(agent: Agent, log: Path, monkeypatch: pytest.M
 
 
 def test_the_end_of_a_long_log(agent: Agent, log: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(output_sync, "MOST_OUTPUT_BYTES", 20)
+    monkeypatch.setattr(engine_log, "MOST_OUTPUT_BYTES", 20)
     append(log, b"".join(b"line %d\n" % number for number in range(9)))
     with output(agent, log) as sync:
         assert (sync.copy(), agent.take()) == (14, b"line 7\nline 8\n")
@@ -104,7 +105,7 @@ def test_a_log_that_is_just_not_too_long(
     agent: Agent, log: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     append(log, b"0123\n5678\n")
-    monkeypatch.setattr(output_sync, "MOST_OUTPUT_BYTES", 10)
+    monkeypatch.setattr(engine_log, "MOST_OUTPUT_BYTES", 10)
     with output(agent, log) as sync:
         sync.copy()
     assert agent.take() == b"0123\n5678\n"
@@ -118,7 +119,7 @@ def test_no_log(agent: Agent, tmp_path: Path) -> None:
 def test_a_line_that_does_not_end_is_left_out_and_not_kept(
     agent: Agent, log: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(output_sync, "MOST_LINE_BYTES", 1 << 19)
+    monkeypatch.setattr(engine_log, "MOST_LINE_BYTES", 1 << 19)
     append(log, b"before\n")
     with output(agent, log) as sync:
         tracemalloc.start()

@@ -1,4 +1,4 @@
-"""checkpoint/rootfs/overlay.py on layers made by hand, and on what the kernel makes of changes through an overlay."""
+"""checkpoint/files/overlay.py on layers made by hand, and on what the kernel makes of changes through an overlay."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ from pathlib import Path
 
 import pytest
 
-from checkpoint.rootfs.beneath import TreeRoot
-from checkpoint.rootfs.changes import TICK_NS, Changes, changes, snapshot
-from checkpoint.rootfs.overlay import content, translated
-from checkpoint.rootfs.rsync import PRESERVE
+from checkpoint.files.beneath import TreeRoot
+from checkpoint.files.changes import TICK_NS, Changes, changes, snapshot
+from checkpoint.files.overlay import content, translated
+from checkpoint.files.rsync import PRESERVE
 
 #: A time of modification that a change changes.
 OLD_NS = 1_000_000_000 * 10**9

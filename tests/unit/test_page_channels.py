@@ -1,4 +1,4 @@
-"""migrate/page_channels.py to migrate/agent/page_receiver.py, over real pipes and the real plug, but without SSH."""
+"""migrate/memory/channels.py to migrate/memory/receiver.py, over real pipes and the real plug, but without SSH."""
 
 from __future__ import annotations
 
@@ -16,16 +16,16 @@ from typing import Any, TypeVar
 
 import pytest
 
-from checkpoint.criu.page_wire import PAGE_SIZE, PE_PRESENT
+from checkpoint.criu.page_server import PAGE_SIZE, PE_PRESENT
 from checkpoint.errors import ImageError
-from checkpoint.images import batch, encoding
-from checkpoint.images.batch import Extent, PageExtent
-from migrate import protocol
-from migrate.agent.page_receiver import PageReceiver
-from migrate.encoding_choice import EncodingChoice
+from migrate.agent.plug_command import plug_command
+from migrate.decisions.compression import EncodingChoice
 from migrate.errors import AgentGone
-from migrate.page_channels import MAX_CHANNELS, PageChannels, channels_for
-from migrate.plugs import plug_command
+from migrate.memory import batch, encoding
+from migrate.memory.batch import Extent, PageExtent
+from migrate.memory.channels import MAX_CHANNELS, PageChannels, channels_for
+from migrate.memory.receiver import PageReceiver
+from migrate.wire import protocol
 from transport.descriptors import Descriptors
 from transport.errors import IncompleteFrame
 from transport.framing import ByteStream, FrameStream

@@ -1,4 +1,4 @@
-"""checkpoint/criu/page_wire.py as a page server, over a real socket, in both layouts of the command."""
+"""checkpoint/criu/page_server.py as a page server, over a real socket, in both layouts of the command."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ from dataclasses import dataclass, field
 
 import pytest
 
-from checkpoint.criu import page_wire
-from checkpoint.criu.page_wire import PAGE_SIZE, PE_LAZY, PE_PARENT, PE_PRESENT, PIECE_BYTES
+from checkpoint.criu import page_server
+from checkpoint.criu.page_server import PAGE_SIZE, PE_LAZY, PE_PARENT, PE_PRESENT, PIECE_BYTES
 from checkpoint.errors import ImageError
 
 # Written out here from criu/page-xfer.c, not taken from the module under test.
@@ -56,8 +56,8 @@ def session(request: pytest.FixtureRequest) -> Iterator[Session]:
 
     def serve() -> None:
         try:
-            served = page_wire.wire_struct(version)
-            page_wire.serve(
+            served = page_server.wire_struct(version)
+            page_server.serve(
                 ours,
                 served,
                 found,
@@ -79,7 +79,7 @@ def session(request: pytest.FixtureRequest) -> Iterator[Session]:
     ("version", "layout"), [(31600, OLD), (40199, OLD), (40200, NEW), (40201, NEW), (50000, NEW)]
 )
 def test_the_layout_of_a_version(version: int, layout: struct.Struct) -> None:
-    assert page_wire.wire_struct(version).format == layout.format
+    assert page_server.wire_struct(version).format == layout.format
 
 
 def test_a_session(session: Session) -> None:

@@ -1,4 +1,4 @@
-"""checkpoint/images/pagemap.py against the classes that CRIU's own protobuf description makes."""
+"""checkpoint/criu/images/pagemap.py against the classes that CRIU's own protobuf description makes."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ from hypothesis import strategies as st
 from pycriu import images as image_files
 from pycriu.images import pagemap_pb2
 
-from checkpoint.criu.page_wire import PAGE_SIZE, PE_LAZY, PE_PRESENT
+from checkpoint.criu.images import pagemap
+from checkpoint.criu.images.pagemap import PageImages
+from checkpoint.criu.page_server import PAGE_SIZE, PE_LAZY, PE_PRESENT
 from checkpoint.errors import ImageError
-from checkpoint.images import pagemap
-from checkpoint.images.pagemap import PageImages
 from tests import pagemaps
 
 BASE = 0x7F00_0000_0000

@@ -1,4 +1,4 @@
-"""checkpoint/memory/pager.py and keeper.py on real memory: whatever happens, a task finds what it had, or zeros.
+"""checkpoint/memory/pager/pager.py and keeper.py on real memory: whatever happens, a task finds what it had, or zeros.
 
 A task is a process of its own, as its faults block it; the test itself is CRIU, and mostly the pager.
 """
@@ -25,15 +25,15 @@ from typing import Any
 import psutil
 import pytest
 
-from checkpoint.criu.page_wire import process_id
+from checkpoint.criu.page_server import process_id
 from checkpoint.errors import ImageError
-from checkpoint.memory.address_spaces import AddressSpaces
-from checkpoint.memory.filler import AROUND_BYTES, LEAST_CHUNK_BYTES, MOST_CHUNK_BYTES, Filler
-from checkpoint.memory.pager import INTEGER, RESTORED, SOCKET, Pager
+from checkpoint.memory.pager.address_spaces import AddressSpaces
+from checkpoint.memory.pager.filler import AROUND_BYTES, LEAST_CHUNK_BYTES, MOST_CHUNK_BYTES, Filler
+from checkpoint.memory.pager.pager import INTEGER, RESTORED, SOCKET, Pager
+from checkpoint.memory.pager.uffd_copy import Buffer, NotNow
 from checkpoint.memory.ranges import Range
 from checkpoint.memory.store import PageStore
-from checkpoint.memory.uffd import PAGE_SIZE, UFFDIO_API, UFFDIO_REGISTER
-from checkpoint.memory.uffd_fill import Buffer, NotNow
+from checkpoint.memory.tracking.write_protection import PAGE_SIZE, UFFDIO_API, UFFDIO_REGISTER
 
 ROOT = Path(__file__).resolve().parents[2]
 #: Turns what would hang into a failure.
@@ -133,7 +133,7 @@ PAGER = (
     OBEDIENT
     + """
 from pathlib import Path
-from checkpoint.memory import keeper, pager as pager_module, uffd_fill
+from checkpoint.memory.pager import keeper, pager as pager_module, uffd_copy
 from checkpoint.memory.store import PageStore
 directory, image, pages, descriptors = Path(sys.argv[1]), *map(int, sys.argv[2:])
 resource.setrlimit(resource.RLIMIT_NOFILE, (descriptors, resource.getrlimit(resource.RLIMIT_NOFILE)[1]))
@@ -901,7 +901,7 @@ def test_all_that_happened_is_known_even_when_it_was_not_followed_yet(target: Ta
 def test_the_pager_is_killed_while_it_fills(target: Target, copy: int, when: str) -> None:
     task, pager = target.task(MANY_PAGES), target.mortal_pager(MANY_PAGES)
     target.restore(task)
-    pager.do(f"uffd_fill.Buffer.copy = dies(uffd_fill.Buffer.copy, {copy}, {when!r})")
+    pager.do(f"uffd_copy.Buffer.copy = dies(uffd_copy.Buffer.copy, {copy}, {when!r})")
     pager.tell("pager.fill()")
     pager.process.wait()
     assert exit_code(target.keeper()) == 0
@@ -919,7 +919,7 @@ def test_what_changed_while_it_filled_is_known(target: Target) -> None:
     fork = task.fork()
     task.do("dontneed(START + 1000 * PAGE, 5000)")
     task.do("remap(START + 5000 * PAGE, ELSEWHERE, 8000)")
-    pager.do("uffd_fill.Buffer.copy = dies(uffd_fill.Buffer.copy, 50, 'after')")
+    pager.do("uffd_copy.Buffer.copy = dies(uffd_copy.Buffer.copy, 50, 'after')")
     pager.tell("pager.fill()")
     pager.process.wait()
     assert exit_code(target.keeper()) == 0
@@ -946,7 +946,7 @@ def test_who_waits_when_the_pager_is_killed_goes_on(
     task, pager = target.task(PAGES + 1), target.mortal_pager()
     target.restore(task)
     assert task.touch(100) == 101
-    pager.do(f"uffd_fill.{function} = dies(uffd_fill.{function}, 1, {when!r})")
+    pager.do(f"uffd_copy.{function} = dies(uffd_copy.{function}, 1, {when!r})")
     task.tell(f"answer = stamp(START + {page} * PAGE)")
     pager.process.wait()
     keeper = target.keeper()

@@ -10,13 +10,13 @@ from typing import Any, cast
 
 import pytest
 
+from checkpoint.engines.podman import incoming
+from checkpoint.engines.podman.incoming import PodmanArrival
 from checkpoint.errors import DataInvalid
-from checkpoint.runtimes import podman_arrival
-from checkpoint.runtimes.podman_arrival import PodmanArrival
-from migrate import output_sync
 from migrate.agent.client import AgentClient
-from migrate.output_sync import OutputSync
-from migrate.protocol import Message
+from migrate.files import engine_log
+from migrate.files.engine_log import OutputSync
+from migrate.wire.protocol import Message
 
 ID = "1f" * 32
 #: Has no container, tells of its storage, and restores no more than a log.
@@ -124,7 +124,7 @@ def test_of_much_output_the_last_lines_are_kept(
     lines: list[bytes],
     kept: bytes,
 ) -> None:
-    monkeypatch.setattr(podman_arrival, "MOST_OUTPUT_BYTES", 10)
+    monkeypatch.setattr(incoming, "MOST_OUTPUT_BYTES", 10)
     for each in lines:
         arrival.take_output(each)
     restore(arrival, tmp_path)
@@ -156,9 +156,9 @@ def test_a_long_log_of_a_container_that_prints_meanwhile(
     monkeypatch: pytest.MonkeyPatch,
     times: int,
 ) -> None:
-    for module in (podman_arrival, output_sync):
+    for module in (incoming, engine_log):
         monkeypatch.setattr(module, "MOST_OUTPUT_BYTES", 1000)
-    monkeypatch.setattr(output_sync, "PIECE_BYTES", 100)
+    monkeypatch.setattr(engine_log, "PIECE_BYTES", 100)
     source = tmp_path / "source.log"
     source.write_bytes(b"".join(b"line %d\n" % number for number in range(500)))
     agent = Printing(arrival, source, times)

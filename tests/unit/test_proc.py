@@ -13,13 +13,13 @@ from pathlib import Path
 import pytest
 
 from checkpoint.errors import ProcError
+from checkpoint.files.changes import written_through_mappings
+from checkpoint.files.tmpfs import tmpfs_mounts
 from checkpoint.host import cgroups, proc
 from checkpoint.host.processes import Init, open_outside
-from checkpoint.memory.inject import find_syscall, has_seccomp
-from checkpoint.memory.tracker import Tracker, reads_directly, virtual_pid
-from checkpoint.memory.uffd import private_mappings
-from checkpoint.rootfs.changes import written_through_mappings
-from checkpoint.rootfs.tmpfs import tmpfs_mounts
+from checkpoint.memory.tracking.inject import find_syscall, has_seccomp
+from checkpoint.memory.tracking.tracker import Tracker, reads_directly, virtual_pid
+from checkpoint.memory.tracking.write_protection import private_mappings
 
 #: What a file system takes for a name, and parsers of lines and blanks take for something else.
 HOSTILE = [b"a b", b"new\nline", b"back\\012slash", b"both\\012and\n", b"form\x0cfeed", b"return\r", b"\xff\xfe",

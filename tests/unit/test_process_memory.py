@@ -14,7 +14,7 @@ import pytest
 
 from checkpoint.memory.process_memory import READ_BYTES, read_pages
 from checkpoint.memory.ranges import Range
-from checkpoint.memory.uffd import PAGE_SIZE
+from checkpoint.memory.tracking.write_protection import PAGE_SIZE
 from tests.unit.obedient import PAGES, Child
 
 

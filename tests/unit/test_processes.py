@@ -21,7 +21,7 @@ from checkpoint.host.processes import (
     open_outside,
     tree_of,
 )
-from checkpoint.memory.tracker import virtual_pid
+from checkpoint.memory.tracking.tracker import virtual_pid
 
 #: Two children of its own; each says so by a line.
 FAMILY = """if True:

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from checkpoint.memory import proof
 from checkpoint.memory.proof import CHUNK_BYTES, Piece
 from checkpoint.memory.ranges import Range, union
-from checkpoint.memory.uffd import PAGE_SIZE
+from checkpoint.memory.tracking.write_protection import PAGE_SIZE
 
 page_ranges = st.lists(st.tuples(st.integers(0, 300), st.integers(1, 400)), max_size=5).map(
     lambda found: union(

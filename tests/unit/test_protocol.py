@@ -1,4 +1,4 @@
-"""migrate/protocol.py: every message survives the wire; nothing that is not one does."""
+"""migrate/wire/protocol.py: every message survives the wire; nothing that is not one does."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from checkpoint import schema
-from migrate import protocol
-from migrate.message import PAYLOAD, concrete
-from migrate.plugs import ServeRsync
-from migrate.protocol import (
+from migrate.agent.plug_command import ServeRsync
+from migrate.wire import protocol
+from migrate.wire.message import PAYLOAD, concrete
+from migrate.wire.protocol import (
     Answer,
     Command,
     Message,
@@ -25,7 +25,7 @@ from migrate.protocol import (
     decode,
     encode,
 )
-from migrate.values import in_pieces
+from migrate.wire.values import in_pieces
 from tests.wire import JSON, payload_of, values
 from transport.framing import MAX_HEADER
 

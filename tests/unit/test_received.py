@@ -8,12 +8,12 @@ from pathlib import Path
 import pytest
 
 from checkpoint.errors import ImageError
-from checkpoint.images import directory
-from migrate import protocol
-from migrate.agent import page_receiver
+from checkpoint.host import ram_directory
 from migrate.agent.received import LEAST_EXTENTS, Received
-from migrate.agent.tree_door import TreeDoor
-from migrate.values import MapExtent
+from migrate.files.tree_door import TreeDoor
+from migrate.memory import receiver
+from migrate.wire import protocol
+from migrate.wire.values import MapExtent
 
 MIGRATION = "0123456789ab"
 EXTENTS = tuple(MapExtent(page << 13, 1, True) for page in range(1023))
@@ -24,7 +24,7 @@ PAGE_MAP = protocol.PageMap(dst_id=0x101, extents=EXTENTS)
 def test_so_many_page_maps_are_kept_as_pages_have_room(
     room_bytes: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    for module in (directory, page_receiver):
+    for module in (ram_directory, receiver):
         monkeypatch.setattr(module, "RUN", tmp_path / "run")
     (tmp_path / "run").mkdir()
     request = protocol.Prepare(shared=False, network=None, room_bytes=room_bytes, page_channels=1)

@@ -1,4 +1,4 @@
-"""checkpoint/images/repair.py: periodic timers of files.img, everything else as it was."""
+"""checkpoint/criu/images/repair.py: periodic timers of files.img, everything else as it was."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 from pycriu.images import fdinfo_pb2
 
+from checkpoint.criu.images.repair import repaired, with_expired_timers_armed
 from checkpoint.errors import ImageError
-from checkpoint.images.repair import repaired, with_expired_timers_armed
 
 MAGICS = struct.pack("=II", 0x54564319, 0x56303138)
 

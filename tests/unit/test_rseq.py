@@ -1,4 +1,4 @@
-"""checkpoint/images/rseq.py on images that CRIU's own library writes, and what the proof of memory makes of it."""
+"""checkpoint/criu/images/rseq.py on images that CRIU's own library writes, and what the proof of memory makes of it."""
 
 from __future__ import annotations
 
@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 from pycriu import images as image_files
 
-from checkpoint.criu.page_wire import process_id
+from checkpoint.criu.images import rseq
+from checkpoint.criu.page_server import process_id
 from checkpoint.errors import ImageError
-from checkpoint.images import rseq
 from checkpoint.memory import proof
 
 THREADS = {7: (0x7F00_0000_1020, 32), 8: (0x7F00_0000_5040, 28), 9: None, 12: (0x5000_0000, 32)}

@@ -1,4 +1,4 @@
-"""checkpoint/rootfs/rsync.py: both ends in enclosures, joined by pipes."""
+"""checkpoint/files/rsync.py: both ends in enclosures, joined by pipes."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ from typing import Any
 import pytest
 
 from checkpoint.errors import CommandFailed, ReceiverFailed
+from checkpoint.files.beneath import TreeRoot
+from checkpoint.files.rsync import Carry, Ending, Rsync, served
 from checkpoint.host.processes import tree_of
-from checkpoint.rootfs.beneath import TreeRoot
-from checkpoint.rootfs.rsync import Carry, Ending, Rsync, served
 from tests.unit.joined import Joined, change_root, root_state
 
 

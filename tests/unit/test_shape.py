@@ -1,4 +1,4 @@
-"""checkpoint/runtimes/shape.py, and bundles whose config.json is damaged."""
+"""checkpoint/engines/shape.py, and bundles whose config.json is damaged."""
 
 from __future__ import annotations
 
@@ -8,9 +8,9 @@ from typing import Any
 
 import pytest
 
+from checkpoint.engines.base import read_config
+from checkpoint.engines.shape import Each, Maybe, check, parse, read
 from checkpoint.errors import DataInvalid
-from checkpoint.runtimes.base import read_config
-from checkpoint.runtimes.shape import Each, Maybe, check, parse, read
 
 SHAPE = {"name": str, "pid": int, "streams": [str], "config": {"root": Maybe({"path": str})}}
 GOOD: dict[str, Any] = {

@@ -12,10 +12,13 @@ from typing import Any
 
 import pytest
 
+from checkpoint.engines import belongings, registry
+from checkpoint.engines.docker import api
+from checkpoint.engines.docker.engine import Docker
+from checkpoint.engines.podman import engine as podman
+from checkpoint.engines.podman import store
+from checkpoint.engines.podman.engine import Podman
 from checkpoint.errors import CommandFailed, ContainerNotFound, EngineRefused
-from checkpoint.runtimes import belongings, docker_api, podman, podman_store, registry
-from checkpoint.runtimes.docker import Docker
-from checkpoint.runtimes.podman import Podman
 from migrate.errors import NoSuchContainer
 from migrate.phases import preflight
 
@@ -23,8 +26,8 @@ from migrate.phases import preflight
 @pytest.fixture(autouse=True)
 def alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A host without engines and without locks."""
-    monkeypatch.setattr(docker_api, "SOCKET", str(tmp_path / "docker.sock"))
-    monkeypatch.setattr(docker_api, "find_program", lambda _: None)
+    monkeypatch.setattr(api, "SOCKET", str(tmp_path / "docker.sock"))
+    monkeypatch.setattr(api, "find_program", lambda _: None)
     monkeypatch.setattr(podman, "TRACES", (tmp_path,))
     monkeypatch.setenv("PATH", str(tmp_path / "bin"))
     monkeypatch.setattr("checkpoint.host.lock.DIRECTORY", tmp_path / "locks")
@@ -42,7 +45,7 @@ def podman_that(tmp_path: Path, *lines: str) -> None:
 def stopped_docker() -> None:
     """Leave the socket of a dockerd that is not there any more."""
     with socket.socket(socket.AF_UNIX) as listener:
-        listener.bind(docker_api.SOCKET)
+        listener.bind(api.SOCKET)
 
 
 def test_a_docker_that_is_not_there_has_no_container() -> None:
@@ -59,14 +62,14 @@ def test_a_docker_that_does_not_answer() -> None:
 
 
 def test_a_docker_without_its_socket(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(docker_api, "find_program", lambda _: Path("/usr/sbin/dockerd"))
+    monkeypatch.setattr(api, "find_program", lambda _: Path("/usr/sbin/dockerd"))
     with pytest.raises(EngineRefused, match=r"does not answer on .*No such file"):
         Docker().exists("web")
 
 
 def test_a_docker_that_hangs_up() -> None:
     with socket.socket(socket.AF_UNIX) as listener:
-        listener.bind(docker_api.SOCKET)
+        listener.bind(api.SOCKET)
         listener.listen()
 
         def hang_up() -> None:
@@ -76,7 +79,7 @@ def test_a_docker_that_hangs_up() -> None:
         thread = threading.Thread(target=hang_up)
         thread.start()
         with pytest.raises(EngineRefused, match="docker"):
-            docker_api.call("GET", "/x")
+            api.call("GET", "/x")
         thread.join(20)
 
 
@@ -94,7 +97,7 @@ def test_a_podman_that_is_gone_and_has_left_its_files() -> None:
 def test_a_podman_that_is_broken(tmp_path: Path) -> None:
     podman_that(tmp_path, "echo 'Error: database is locked' >&2", "exit 125")
     with pytest.raises(EngineRefused, match="database is locked"):
-        podman_store.has_container("web")
+        store.has_container("web")
     with pytest.raises(EngineRefused, match="database is locked"):
         Podman().inspect("web")
 
@@ -107,7 +110,7 @@ def test_a_podman_that_cannot_describe_what_it_has(tmp_path: Path) -> None:
         Podman().inspect("web")
 
 
-@pytest.mark.parametrize("find", [podman_store.network, podman_store.volume, podman_store.image])
+@pytest.mark.parametrize("find", [store.network, store.volume, store.image])
 def test_a_podman_that_cannot_be_asked_is_not_one_that_lacks_it(
     tmp_path: Path, find: Callable[[str], object]
 ) -> None:
@@ -118,7 +121,7 @@ def test_a_podman_that_cannot_be_asked_is_not_one_that_lacks_it(
         find("web")
 
 
-@pytest.mark.parametrize("find", [podman_store.network, podman_store.volume, podman_store.image])
+@pytest.mark.parametrize("find", [store.network, store.volume, store.image])
 def test_what_podman_lacks(tmp_path: Path, find: Callable[[str], object]) -> None:
     podman_that(tmp_path, "exit 1")
     assert find("web") is None
@@ -128,7 +131,7 @@ def test_volumes_that_cannot_be_recorded_are_told_of(tmp_path: Path) -> None:
     podman_that(tmp_path, "echo 'Error: database is locked' >&2", "exit 125")
     mount = {"Type": "volume", "Name": "data", "Destination": "/data"}
     with pytest.raises(EngineRefused, match="database is locked"):
-        belongings.left("podman", podman_store, {"Mounts": [mount]})
+        belongings.left("podman", store, {"Mounts": [mount]})
 
 
 def container_with(*, volume: bool) -> Any:
@@ -149,7 +152,7 @@ def test_what_the_container_uses_and_the_engine_has_no_more_is_named(
 ) -> None:
     podman_that(tmp_path, "exit 1")
     lists: dict[str, Any] = {"/containers/json": []}
-    monkeypatch.setattr(docker_api, "call", lambda _, path, **__: lists.get(path))
+    monkeypatch.setattr(api, "call", lambda _, path, **__: lists.get(path))
     with pytest.raises(EngineRefused, match="has no volume 'data' any more"):
         engine().describe(container_with(volume=True))
     with pytest.raises(EngineRefused, match="has no network 'net' any more"):
@@ -163,15 +166,15 @@ VOLUME = {"Name": "data", "Driver": "local"}
 @pytest.mark.parametrize(
     "ask",
     [
-        lambda at: podman_store.remove_container("1f"),
-        lambda at: podman_store.users("data"),
-        lambda at: podman_store.create_network(NETWORK),
-        lambda at: podman_store.remove_network("1f"),
-        lambda at: podman_store.create_volume(VOLUME),
-        lambda at: podman_store.remove_volume("data"),
-        lambda at: podman_store.layers_of_all_images(),
-        lambda at: podman_store.export_image("1f", frozenset(), at),
-        lambda at: podman_store.load_image(at, "1f", "name"),
+        lambda at: store.remove_container("1f"),
+        lambda at: store.users("data"),
+        lambda at: store.create_network(NETWORK),
+        lambda at: store.remove_network("1f"),
+        lambda at: store.create_volume(VOLUME),
+        lambda at: store.remove_volume("data"),
+        lambda at: store.layers_of_all_images(),
+        lambda at: store.export_image("1f", frozenset(), at),
+        lambda at: store.load_image(at, "1f", "name"),
     ],
 )
 def test_both_engines_refuse_with_the_same_error(

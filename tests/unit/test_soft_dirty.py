@@ -1,4 +1,4 @@
-"""migrate/copying/soft_dirty.py: what of CRIU's "unchanged" is not taken on trust."""
+"""migrate/memory/soft_dirty.py: what of CRIU's "unchanged" is not taken on trust."""
 
 from __future__ import annotations
 
@@ -8,9 +8,9 @@ import os
 
 import pytest
 
-from checkpoint.criu.page_wire import PAGE_SIZE
-from migrate.copying import soft_dirty
-from migrate.copying.soft_dirty import HUGE_PAGE
+from checkpoint.criu.page_server import PAGE_SIZE
+from migrate.memory import soft_dirty
+from migrate.memory.soft_dirty import HUGE_PAGE
 
 Ranges = list[tuple[int, int]]
 

@@ -13,7 +13,7 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
-from checkpoint.criu.page_wire import PAGE_SIZE, process_id
+from checkpoint.criu.page_server import PAGE_SIZE, process_id
 from checkpoint.errors import ImageError
 from checkpoint.memory.store import PageStore
 

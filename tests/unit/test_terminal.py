@@ -26,7 +26,7 @@ PROGRAM = """
 import sys, time
 from migrate.cli import console
 from migrate.cli.progress import observer_for
-from migrate.state import State
+from migrate.decisions.state import State
 evil = sys.argv[1].encode().decode("unicode_escape")
 with observer_for(sys.stderr) as observer:
     observer.phase("prepare")

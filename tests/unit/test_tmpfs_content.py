@@ -13,13 +13,13 @@ from typing import Any
 
 import pytest
 
+from checkpoint.engines.base import Tree
+from checkpoint.engines.belongings import SHM
 from checkpoint.errors import CommandFailed
+from checkpoint.files import tmpfs
+from checkpoint.files.beneath import TreeRoot
+from checkpoint.files.tmpfs import Packing, Tmpfs, Unpacking, content_bytes
 from checkpoint.host.processes import tree_of
-from checkpoint.rootfs import tmpfs
-from checkpoint.rootfs.beneath import TreeRoot
-from checkpoint.rootfs.tmpfs import Packing, Tmpfs, Unpacking, content_bytes
-from checkpoint.runtimes.base import Tree
-from checkpoint.runtimes.belongings import SHM
 from migrate.phases import preflight
 
 MIB = 1 << 20

@@ -15,11 +15,12 @@ from typing import Any
 import pytest
 
 from checkpoint import errors as checkpoint_errors
-from migrate import errors, events
+from migrate import errors
+from migrate import observer as events
 from migrate.cli import exit_codes, progress
+from migrate.decisions.state import State
 from migrate.errors import MigrateError, Where
 from migrate.report import Phase, Report, Stage, summary
-from migrate.state import State
 from transport import errors as transport_errors
 
 DOCS = Path(__file__).parents[2] / "docs"

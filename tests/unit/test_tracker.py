@@ -1,4 +1,4 @@
-"""checkpoint/memory/tracker.py and inject.py on real processes: what was written, and that nobody notices."""
+"""checkpoint/memory/tracking/tracker.py and inject.py on real processes: what was written, and that nobody notices."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ from checkpoint.errors import TrackingUnavailable
 from checkpoint.memory import ranges
 from checkpoint.memory.process_memory import read_pages
 from checkpoint.memory.ranges import Range
-from checkpoint.memory.tracker import Tracker, reads_directly, written_at_last
-from checkpoint.memory.uffd import PAGE_SIZE
+from checkpoint.memory.tracking.tracker import Tracker, reads_directly, written_at_last
+from checkpoint.memory.tracking.write_protection import PAGE_SIZE
 from tests.unit.obedient import PAGES, Child
 
 ATTACHMENTS = 100

@@ -1,4 +1,4 @@
-"""migrate/tree_sync.py and migrate/tmpfs_sync.py with both ends on this host, by real programs."""
+"""migrate/files/trees.py and migrate/files/tmpfs.py with both ends on this host, by real programs."""
 
 from __future__ import annotations
 
@@ -12,19 +12,18 @@ from typing import Any
 
 import pytest
 
+from checkpoint.engines.base import Tree
 from checkpoint.errors import NotMovable, ReceiverFailed
-from checkpoint.host import proc
-from checkpoint.images import directory
-from checkpoint.rootfs.changes import TICK_NS
-from checkpoint.rootfs.rsync import PARTIAL, Ending, Rsync
-from checkpoint.rootfs.tmpfs import Tmpfs
-from checkpoint.runtimes.base import Tree
-from migrate import message, protocol
-from migrate.agent import page_receiver
+from checkpoint.files.changes import TICK_NS
+from checkpoint.files.rsync import PARTIAL, Ending, Rsync
+from checkpoint.files.tmpfs import Tmpfs
+from checkpoint.host import proc, ram_directory
 from migrate.agent.received import Received
-from migrate.agent.tree_door import TreeDoor
-from migrate.tmpfs_sync import TmpfsSync
-from migrate.tree_sync import TRIES, TreeSync
+from migrate.files.tmpfs import TmpfsSync
+from migrate.files.tree_door import TreeDoor
+from migrate.files.trees import TRIES, TreeSync
+from migrate.memory import receiver
+from migrate.wire import message, protocol
 from tests.unit.joined import Joined, change_root, root_state
 
 VOLUME = "/data"
@@ -96,7 +95,7 @@ class Hosts:
 
 @pytest.fixture
 def hosts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Hosts]:
-    for module in (directory, page_receiver):
+    for module in (ram_directory, receiver):
         monkeypatch.setattr(module, "RUN", tmp_path / "run")
     (tmp_path / "run").mkdir()
     with contextlib.ExitStack() as tidy:

@@ -1,4 +1,4 @@
-"""migrate/copying/userfaultfd.py and soft_dirty.py: processes that end, or cannot be looked at, during a round."""
+"""migrate/memory/userfaultfd.py and soft_dirty.py: processes that end, or cannot be looked at, during a round."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ from typing import Any
 
 import pytest
 
-from checkpoint.criu.page_wire import process_id
+from checkpoint.criu.page_server import process_id
 from checkpoint.errors import ProcError
-from checkpoint.memory import tracker, uffd
-from migrate.copying.base import Reach
-from migrate.copying.soft_dirty import SoftDirtyCopy
-from migrate.copying.userfaultfd import UserfaultfdCopy
-from migrate.state import State
+from checkpoint.memory.tracking import tracker, write_protection
+from migrate.decisions.state import State
+from migrate.memory.copying import Reach
+from migrate.memory.soft_dirty import SoftDirtyCopy
+from migrate.memory.userfaultfd import UserfaultfdCopy
 from tests.unit.obedient import Child
 from tests.unit.test_batches import Carrier
 
@@ -63,7 +63,7 @@ def test_a_process_that_cannot_be_looked_at_is_taken_for_unsent(
 ) -> None:
     assert copying._known[child.pid]
     with monkeypatch.context() as patched:
-        patched.setattr(uffd, "private_mappings", failing(error))
+        patched.setattr(write_protection, "private_mappings", failing(error))
         assert copying.send_round() == 0
     assert child.pid not in copying._known
     child.do("fill(3, 9)")
@@ -95,6 +95,6 @@ def test_with_soft_dirty_pages_it_is_sent_whole(
     copying._images = {process_id(child.pid): [(0, 4096)]}
     copying._let_go()
     assert copying._images
-    monkeypatch.setattr("migrate.copying.soft_dirty.private_mappings", failing(error))
+    monkeypatch.setattr("migrate.memory.soft_dirty.private_mappings", failing(error))
     copying._let_go()
     assert not copying._images

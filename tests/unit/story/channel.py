@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import ClassVar, Protocol
 
 from migrate.agent import zipapp
-from migrate.plugs import plug_command
+from migrate.agent.plug_command import plug_command
 from tests.unit.story.processes import Host
 from transport.destination import Destination
 from transport.errors import IncompleteFrame

@@ -18,8 +18,8 @@ from pathlib import Path
 from typing import Any, cast
 
 from checkpoint.criu.shim_install import rpc_socket
+from checkpoint.engines.base import ROOTFS, Container, Tree
 from checkpoint.errors import CommandFailed, ContainerNotFound, ImageError
-from checkpoint.runtimes.base import ROOTFS, Container, Tree
 from tests.unit.story.processes import Child, Host
 
 NAME = "box"

@@ -20,13 +20,13 @@ import pytest
 
 from checkpoint.criu import features
 from checkpoint.criu.parent import kerndat_with_tracking
-from checkpoint.images.directory import RUN
-from checkpoint.runtimes.registry import RUNTIMES
-from migrate.agent import recover
+from checkpoint.engines.registry import RUNTIMES
+from checkpoint.host.ram_directory import RUN
+from migrate.agent import control
 from migrate.agent.server import Server
 from migrate.cli import ctl, move
+from migrate.decisions.state import State
 from migrate.limits import Limits
-from migrate.state import State
 from tests.fakes import task
 from tests.unit.story.channel import Agent, Link, Straight, Wire
 from tests.unit.story.engine import NAME, Engine, World
@@ -141,13 +141,13 @@ class Play:
         return any(agent.lives() for agent in agents)
 
     def _is_at_rest(self, agent: Agent) -> bool:
-        return not agent.lives() or "the coordinator is gone" in self.ask(recover.STATUS).text
+        return not agent.lives() or "the coordinator is gone" in self.ask(control.STATUS).text
 
-    def ask(self, word: str) -> recover.Reply:
+    def ask(self, word: str) -> control.Reply:
         """What the agent answers to an operator on the target; without text if none listens."""
         with contextlib.suppress(OSError):
-            return self._world.target.do(lambda: recover.ask(recover.control_path(self.id), word))
-        return recover.Reply(outcome=recover.Outcome.FAILED, text="")
+            return self._world.target.do(lambda: control.ask(control.control_path(self.id), word))
+        return control.Reply(outcome=control.Outcome.FAILED, text="")
 
     def recover(self, *how: str) -> int:
         """`migratectl recover` on the target, and its exit code."""
@@ -271,7 +271,7 @@ class Stage:
         try:
             yield play
         finally:
-            play.ask(recover.ABORT)
+            play.ask(control.ABORT)
 
 
 def end(world: World) -> None:

@@ -1,0 +1,53 @@
+"""Repair of image files that CRIU would restore wrong, before they are sent to the target."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from checkpoint.criu.images.format import LENGTH, MAGICS_BYTES, messages
+from checkpoint.criu.rpc import DECODE_ERRORS, fdinfo
+from checkpoint.errors import ImageError
+
+FILES = "files.img"
+
+
+def repaired(path: Path) -> bytes:
+    """Return the content of an image file, repaired if it needs that.
+
+    Raises ImageError when a file that may need repair is damaged, and OSError.
+    """
+    data = path.read_bytes()
+    return with_expired_timers_armed(data) if path.name == FILES else data
+
+
+def with_expired_timers_armed(files_image: bytes) -> bytes:
+    """Return files.img, changed so that every periodic timerfd that has expired fires again.
+
+    A timerfd that has expired and was not read since shows no time left in /proc/PID/fdinfo, and is
+    armed again by the read (fs/timerfd.c). CRIU saves it as it_value 0, which disarms the timer
+    when it is restored, and the timer never fires again (criu issue 3162). With one nanosecond left
+    the restored timer fires at once. A timer that the program has disarmed has no time left either,
+    but no ticks, and stays as it is. Raises ImageError when the file is damaged.
+    """
+    out = [files_image[:MAGICS_BYTES]]
+    try:
+        out += map(_with_expired_timer_armed, messages(FILES, files_image))
+    except DECODE_ERRORS as error:
+        raise ImageError(f"{FILES} has a timer that is damaged") from error
+    return b"".join(out)
+
+
+def _with_expired_timer_armed(message: bytes) -> bytes:
+    # The type is the first field. Entries of other types need no repair and are not parsed.
+    if message[:2] == bytes((0x08, fdinfo().TIMERFD)):
+        entry = fdinfo().file_entry.FromString(message)
+        if not entry.IsInitialized():
+            raise ImageError(
+                f"{FILES} has a timer that lacks {', '.join(entry.FindInitializationErrors())}"
+            )
+        timer = entry.tfd
+        expired = timer.ticks and not (timer.vsec or timer.vnsec)
+        if expired and (timer.isec or timer.insec):
+            timer.vnsec = 1
+            message = entry.SerializeToString()
+    return LENGTH.pack(len(message)) + message

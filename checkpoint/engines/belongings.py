@@ -1,0 +1,218 @@
+"""The networks and volumes that a container of podman or docker needs from its engine.
+
+Both engines describe mounts and volumes alike. Where they differ, the code is in podman/store.py
+and docker/store.py.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import subprocess
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Protocol
+
+from checkpoint.engines import left_behind
+from checkpoint.engines.base import Container, Tree
+from checkpoint.engines.shape import Each, Maybe, Shape
+from checkpoint.errors import EngineRefused, NotMovable
+from checkpoint.host.identity import Identity, PathIdentity, RecordIdentity
+from checkpoint.host.run import start
+
+#: The members that are read of a mount, in an engine's description of a container.
+MOUNT: Shape = {
+    "Type": str,
+    "Destination": str,
+    "Source": Maybe(str),
+    "Name": Maybe(str),
+    "Driver": Maybe(str),
+}
+#: The members that are read of a volume, in the description of either engine.
+VOLUME: Shape = {
+    "Name": str,
+    "Driver": str,
+    "Options": Maybe(Each(str)),
+    "Labels": Maybe(Each(str)),
+}
+SHM = "/dev/shm"  # noqa: S108  (of the container)
+
+
+class Store(Protocol):
+    """An engine's networks, volumes and container images on this host.
+
+    podman/store.py and docker/store.py are the two stores, and describe the functions. A function
+    that asks the engine raises EngineRefused when the engine fails or cannot be asked.
+    """
+
+    def network(self, name: str) -> dict[str, Any] | None: ...
+    def difference(self, ours: Mapping[str, Any], theirs: Mapping[str, Any]) -> str | None: ...
+    def create_network(self, wanted: Mapping[str, Any]) -> str: ...
+    def remove_network(self, network_id: str) -> None: ...
+    def volume(self, name: str) -> dict[str, Any] | None: ...
+    def users(self, name: str) -> set[str]: ...
+    def create_volume(self, wanted: Mapping[str, Any]) -> Path: ...
+    def remove_volume(self, name: str) -> None: ...
+    def image(self, name: str) -> dict[str, Any] | None: ...
+
+
+def volumes_of(found: Mapping[str, Any]) -> dict[str, str]:
+    """Return {destination: name} of a container's volumes.
+
+    `found` is the container as its engine describes it.
+    """
+    return {mount["Destination"]: mount["Name"] for mount in found["Mounts"] if _is_volume(mount)}
+
+
+def trees_of(found: Mapping[str, Any], beneath: Container) -> list[Tree]:
+    """Return the trees that are a container's local volumes, and its /dev/shm.
+
+    `found` is the container as its engine describes it, `beneath` as its OCI runtime does. /dev/shm
+    is a tree only if the engine has bind-mounted it.
+    """
+    trees = [
+        Tree(destination=mount["Destination"], root=Path(mount["Source"]))
+        for mount in found["Mounts"]
+        if _is_volume(mount) and mount.get("Source") and mount.get("Driver") == "local"
+    ]
+    if SHM in beneath.bind_mounts:
+        trees.append(Tree(destination=SHM, root=Path(beneath.bind_mounts[SHM]["source"])))
+    return trees
+
+
+def described(
+    engine: str, store: Store, found: Mapping[str, Any], networks: Iterable[str]
+) -> dict[str, Any]:
+    """Return the part of a container's description that Belongings takes on the target.
+
+    `found` is the container as its engine describes it, `networks` has the names of its networks.
+    Raises EngineRefused, also when the engine has a network or volume of the container no longer.
+    Raises NotMovable when another container has one of the volumes: afterwards each of the two would
+    write to a copy of its own.
+    """
+    volumes = volumes_of(found)
+    parts = {
+        "networks": {name: store.network(name) for name in networks},
+        "volumes": {at: store.volume(name) for at, name in volumes.items()},
+    }
+    for name, network in parts["networks"].items():
+        if network is None:
+            raise EngineRefused(f"{engine} has no network {name!r} any more, which it uses")
+    for at, volume in parts["volumes"].items():
+        if volume is None:
+            raise EngineRefused(f"{engine} has no volume {volumes[at]!r} any more, which it uses")
+        if others := store.users(volumes[at]) - {found["Id"]}:
+            raise NotMovable(
+                f"volume {volumes[at]!r} is also used by container {min(others)[:12]}; give each of"
+                " them a volume of its own, or remove that container"
+            )
+    return parts
+
+
+def _is_volume(mount: Mapping[str, Any]) -> bool:
+    return mount["Type"] == "volume" and bool(mount.get("Name"))
+
+
+def layers_of(store: Store, image: str) -> list[str]:
+    """Return the DiffIDs of a container image, lowest first; [] if this host does not have it."""
+    found = store.image(image)
+    return list(found["RootFS"]["Layers"] or []) if found else []
+
+
+def left(engine: str, store: Store, found: Mapping[str, Any]) -> None:
+    """Record that a container's volumes on this host are out of date, because the target has them.
+
+    `found` is the container as its engine described it.
+    """
+    for name in volumes_of(found).values():
+        if (volume := store.volume(name)) is not None:
+            left_behind.note(engine, name, volume["CreatedAt"])
+
+
+def start_logged(
+    argv: Sequence[str], images: Path, env: Mapping[str, str] | None = None
+) -> subprocess.Popen[bytes]:
+    """Start an engine's command, with its standard error appended to `images`/engine.log.
+
+    Raises CommandFailed when the command cannot be started, and OSError.
+    """
+    output = os.open(
+        images / "engine.log", os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600
+    )
+    try:
+        return start(argv, env=env, stderr=output)
+    finally:
+        os.close(output)
+
+
+class Belongings:
+    """The networks and volumes of an incoming container, on the target.
+
+    `networks` has the networks by name, and `volumes` the volumes by destination, as the engine on
+    the source describes them. `store` is the engine on the target.
+    """
+
+    def __init__(
+        self, engine: str, store: Store, networks: Mapping[str, Any], volumes: Mapping[str, Any]
+    ) -> None:
+        self._engine, self._store = engine, store
+        self._networks, self._volumes = networks, volumes
+
+    def volumes(self) -> list[str]:
+        """Return the names of the volumes, sorted."""
+        return sorted({volume["Name"] for volume in self._volumes.values()})
+
+    def objections(self) -> Iterator[str]:
+        """Yield why the target cannot provide networks or volumes, for people. Changes nothing."""
+        for name, network in self._networks.items():
+            there = self._store.network(name)
+            if there is not None and (what := self._store.difference(network, there)):
+                yield (
+                    f"{self._engine}'s network {name!r} is another one there:"
+                    f" its {what} is {there.get(what)!r}"
+                )
+        for volume in self._volumes.values():
+            name = volume["Name"]
+            if (there := self._store.volume(name)) is None:
+                continue
+            if self._store.users(name):
+                yield f"{self._engine}'s volume {name!r} is used there by another container"
+            elif not left_behind.is_noted(self._engine, name, there["CreatedAt"]):
+                yield f"{self._engine}'s volume {name!r} is there already, and no move has left it"
+
+    def make(self, undo: contextlib.ExitStack) -> dict[str, Path]:
+        """Make the networks and volumes that the target lacks, and enter their removal in `undo`.
+
+        Returns {destination: directory of the content} of all volumes. Raises EngineRefused if
+        `objections` has any now: another network or volume of the name may have been made since the
+        last call.
+        """
+        for objection in self.objections():
+            raise EngineRefused(objection)
+        for name, network in self._networks.items():
+            if self._store.network(name) is None:
+                undo.callback(self._store.remove_network, self._store.create_network(network))
+        return {at: self._volume(volume, undo) for at, volume in self._volumes.items()}
+
+    def settle(self) -> None:
+        """Forget that the volumes were left behind, because the container uses them again."""
+        for volume in self._volumes.values():
+            left_behind.forget(self._engine, volume["Name"])
+
+    def _volume(self, wanted: Mapping[str, Any], undo: contextlib.ExitStack) -> Path:
+        name = wanted["Name"]
+        there = self._store.volume(name)
+        if there is not None:
+            return Path(there["Mountpoint"])
+        root = self._store.create_volume(wanted)
+        created = RecordIdentity(lambda: (self._store.volume(name) or {}).get("CreatedAt"))
+        # docker gives the creation time in seconds only, so the directory counts, too. A volume of
+        # a driver other than "local" need not have a directory on this host.
+        undo.callback(
+            self._remove_volume, name, [created, *([PathIdentity(root)] if root.is_dir() else [])]
+        )
+        return root
+
+    def _remove_volume(self, name: str, made: Sequence[Identity]) -> None:
+        if all(identity.is_same() for identity in made):
+            self._store.remove_volume(name)

@@ -1,0 +1,267 @@
+"""The arrival of a container in docker, which creates and starts the container like any other.
+
+The container's OCI runtime is oci_wrapper.py, which asks DockerArrival what to do. The wrapper's
+`create` leaves a process behind that docker takes for the container's init. docker then furnishes
+the network namespace of that process. The wrapper's `start` has the process restore the container
+into that namespace, and ends when the container runs.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import pkgutil
+import socket
+import subprocess
+from collections.abc import Iterator, Mapping
+from functools import partial
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from checkpoint.engines import layers, shape
+from checkpoint.engines.belongings import VOLUME, Belongings, start_logged
+from checkpoint.engines.docker import api, store
+from checkpoint.engines.docker.oci_wrapper import DIRECTORY, MAX_MESSAGE
+from checkpoint.engines.oci.runc import Runc
+from checkpoint.engines.shape import Each, Shape
+from checkpoint.host import whole
+from checkpoint.host.listener import Listener, peer_pid
+from checkpoint.host.ownership import private_directory
+from checkpoint.host.ready import ready
+
+#: The name by which docker knows oci_wrapper.py.
+RUNTIME = "migrate"
+LOOK_AGAIN_S = 0.005
+#: Descriptors of the standard streams, by their names in a json-file log.
+STREAMS = {"stdout": 1, "stderr": 2}
+
+
+#: What DockerArrival reads of what Docker.describe returns.
+DESCRIPTION: Shape = {
+    "container": {
+        "Config": {"Image": str},
+        "HostConfig": {"LogConfig": {"Type": str}},
+        "Image": str,
+        "Name": str,
+    },
+    "endpoints": Each({"IPAddress": str, "GlobalIPv6Address": str, "MacAddress": str}),
+    "networks": Each(store.NETWORK),
+    "volumes": Each(VOLUME),
+    "layers": [str],
+    "descriptors": [str],
+}
+
+
+class Waiting(NamedTuple):
+    """The process that the wrapper's `create` has left for docker, as the container's init.
+
+    `agent` is the connection to it, and reaches its end when the process ends. `root` and `bundle`
+    are where runc keeps the container.
+    """
+
+    agent: socket.socket
+    pid: int
+    root: Path
+    bundle: Path
+
+
+class DockerArrival:
+    """An Arrival by docker's `create` and `start`."""
+
+    def __init__(self, name: str, fields: Mapping[str, Any], undo: contextlib.ExitStack) -> None:
+        shape.check(fields, DESCRIPTION, "what the source told of the container")
+        self._name, self._fields, self._undo = name, fields, undo
+        self._belongings = Belongings("docker", store, fields["networks"], fields["volumes"])
+        self._id = ""
+        self._log: Path | None = None
+        self._listener: Listener | None = None
+        self._waiting: Waiting | None = None
+
+    def objections(self) -> list[str]:
+        return list(self._objections())
+
+    def volumes(self) -> list[str]:
+        return self._belongings.volumes()
+
+    def layers_there(self) -> list[str] | None:
+        if store.image(self._fields["container"]["Image"]) is not None:
+            return None
+        return layers.common(self._fields["layers"], store.layers_of_all_images())
+
+    def load_image(self, directory: Path) -> None:
+        store.load_image(directory, self._fields["container"]["Image"])
+
+    def prepare(self, packed: bytes, *, shared: bool) -> dict[str, Path]:
+        volumes = self._belongings.make(self._undo)
+        created = api.call("POST", "/containers/create", body_of(self._fields), name=self._name)
+        self._id = created["Id"]
+        self._undo.callback(store.remove_container, self._id)
+        root = api.call("GET", "/info")["DockerRootDir"]
+        if self._fields["container"]["HostConfig"]["LogConfig"]["Type"] == "json-file":
+            self._log = Path(root) / "containers" / self._id / f"{self._id}-json.log"
+        return volumes
+
+    def take_output(self, lines: bytes) -> None:
+        """Append lines of the source's json-file log to the log of docker on the target.
+
+        docker does not see what others append once it has the log open. From then on the lines are
+        written to the standard streams of the process that `create` left, and docker logs them.
+        Ignored when docker's log driver for the container is not json-file.
+        """
+        if self._log is None:
+            return
+        if self._waiting is None:
+            fd = os.open(self._log, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o640)
+            with open(fd, "ab") as log:
+                os.fchmod(fd, 0o640)  # docker gives its logs this mode
+                log.write(lines)
+            return
+        for number, text in entries(lines):
+            with open(f"/proc/{self._waiting.pid}/fd/{number}", "wb", buffering=0) as stream:
+                whole.write(stream.fileno(), text)
+
+    def start_restore(
+        self, directory: Path, images: Path, env: Mapping[str, str]
+    ) -> subprocess.Popen[bytes]:
+        (images / "descriptors.json").write_text(json.dumps(self._fields["descriptors"]))
+        private_directory(Path(DIRECTORY))
+        serve = partial(self._serve, images, env)
+        self._listener = Listener(Path(DIRECTORY) / self._id, serve, "docker's runtime")
+        self._undo.callback(self._stop_listening)
+        return start_logged(["docker", "start", self._id], images)
+
+    def restore_held(self) -> None:
+        """Do nothing: docker has had the container, and its name, since `prepare`."""
+
+    def discard(self) -> None:
+        """Do nothing: what `prepare` has made is undone with the rest of the migration."""
+
+    def settle(self) -> None:
+        policy = self._fields["container"]["HostConfig"]["RestartPolicy"]
+        api.call("POST", f"/containers/{self._id}/update", {"RestartPolicy": policy})
+        self._stop_listening()
+        self._belongings.settle()
+
+    def _objections(self) -> Iterator[str]:
+        program = store.runtime_program(RUNTIME)
+        if program is None or not program.exists():
+            yield (
+                f"docker has no runtime {RUNTIME!r} there ('migratectl docker-runtime' installs it)"
+            )
+        elif program.read_bytes() != pkgutil.get_data(__package__, "oci_wrapper.py"):
+            yield (
+                f"docker's runtime {RUNTIME!r} there is of another version"
+                " ('migratectl docker-runtime' renews it)"
+            )
+        yield from self._belongings.objections()
+
+    def _stop_listening(self) -> None:
+        assert self._listener is not None
+        self._listener.close()
+        with contextlib.suppress(OSError):  # other arrivals have sockets in it
+            Path(DIRECTORY).rmdir()
+
+    def _serve(self, images: Path, env: Mapping[str, str], peer: socket.socket) -> None:
+        said = json.loads(peer.recv(MAX_MESSAGE))
+        if said["command"] == "create":
+            root, bundle = Path(said["root"]), Path(said["bundle"])
+            self._waiting = Waiting(peer, peer_pid(peer), root, bundle)
+            return
+        with peer:
+            failure = self._become_container(images, env)
+            with contextlib.suppress(OSError):
+                peer.send(json.dumps({"failure": failure}).encode())
+
+    def _become_container(self, images: Path, env: Mapping[str, str]) -> str:
+        """Have the process that `create` left restore the container; wait until the container runs.
+
+        Returns why it does not run, or "".
+        """
+        assert self._waiting is not None
+        agent, pid, root, bundle = self._waiting
+        use_network(bundle, pid)
+        pid_file = images / "pid"
+        argv = Runc(root).restore_command(self._id, bundle, images, "--pid-file", str(pid_file))
+        order = {"argv": argv, "env": dict(env), "pid_file": str(pid_file)}
+        try:
+            with agent:
+                agent.send(json.dumps(order).encode())
+                while not pid_file.exists():
+                    if ready(agent.fileno(), timeout_s=LOOK_AGAIN_S):
+                        why = agent.recv(MAX_MESSAGE).decode(errors="replace")
+                        return f"runc could not restore it{f' ({why})' if why else ''}"
+        except OSError as error:
+            return f"the process that was to become it has ended ({error.strerror})"
+        return ""
+
+
+def use_network(bundle: Path, pid: int) -> None:
+    """Enter the network namespace that docker has furnished into the bundle's config.json.
+
+    The spec in that file asks for a new one, but that of the waiting process `pid` is to be used.
+    """
+    path = bundle / "config.json"
+    config = json.loads(path.read_text())
+    for namespace in config["linux"]["namespaces"]:
+        if namespace["type"] == "network":
+            namespace.setdefault("path", f"/proc/{pid}/ns/net")
+    path.write_text(json.dumps(config))
+
+
+def entries(lines: bytes) -> Iterator[tuple[int, bytes]]:
+    """Yield (descriptor, bytes written to it) of each entry in lines of a json-file log.
+
+    Lines that are no entries of such a log are ignored.
+    """
+    for line in lines.split(b"\n"):
+        with contextlib.suppress(ValueError, RecursionError):
+            entry = json.loads(line)
+            if isinstance(entry, dict):
+                number, text = STREAMS.get(str(entry.get("stream"))), entry.get("log")
+                if number is not None and isinstance(text, str):
+                    # JSON may hold half a surrogate pair, which UTF-8 cannot encode.
+                    yield number, text.encode(errors="replace")
+
+
+def body_of(fields: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the body of the API's ContainerCreate: the source's container, with its addresses.
+
+    `fields` is what Docker.describe returned on the source. The restart policy is "no" until
+    `settle`, because docker must not restart a container that is not its own yet. Raises
+    EngineRefused.
+    """
+    container = fields["container"]
+    config = dict(container["Config"])
+    named = api.call("GET", f"/images/{config['Image']}/json")
+    # On the target the image's name may mean another image, or nothing. Then its id is used.
+    if named is None or named["Id"] != container["Image"]:
+        config["Image"] = container["Image"]
+    return {
+        **config,
+        "HostConfig": {
+            **container["HostConfig"],
+            "Runtime": RUNTIME,
+            "RestartPolicy": {"Name": "no"},
+        },
+        "NetworkingConfig": {
+            "EndpointsConfig": {n: endpoint_of(found) for n, found in fields["endpoints"].items()}
+        },
+    }
+
+
+def endpoint_of(found: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the API's EndpointSettings that give the container the addresses it has on the source.
+
+    `found` is the endpoint as the source's docker describes it.
+    """
+    ipam = {"IPv4Address": found["IPAddress"], "IPv6Address": found["GlobalIPv6Address"]}
+    return {
+        **{
+            name: found[name]
+            for name in ("Links", "Aliases", "DriverOpts", "GwPriority")
+            if found.get(name)
+        },
+        "MacAddress": found["MacAddress"],
+        "IPAMConfig": {name: address for name, address in ipam.items() if address},
+    }

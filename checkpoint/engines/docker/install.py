@@ -1,0 +1,100 @@
+"""The installation of the OCI runtime `migrate` (oci_wrapper.py) in the docker of this host.
+
+On SIGHUP docker reads the `runtimes` in its settings again (dockerd(8), live reload). Running
+containers are not touched.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import pkgutil
+import signal
+from pathlib import Path
+from typing import Any
+
+from checkpoint.engines.docker.incoming import RUNTIME
+
+PROGRAM = Path("/usr/local/sbin/migrate-oci-runtime")
+SETTINGS = Path("/etc/docker/daemon.json")
+PID_FILE, DAEMON = Path("/var/run/docker.pid"), "dockerd"
+
+
+def install() -> list[str]:
+    """Install the runtime, or renew it, and return what was changed, in lines for people.
+
+    Returns [] if all of it was there. Raises OSError, and ValueError if docker's settings are not
+    JSON.
+    """
+    told = []
+    source = pkgutil.get_data(__package__, "oci_wrapper.py")
+    assert source is not None
+    settings = _settings()
+    if not PROGRAM.exists() or PROGRAM.read_bytes() != source:
+        PROGRAM.parent.mkdir(parents=True, exist_ok=True)
+        _replace(PROGRAM, source, 0o755)
+        told.append(f"{PROGRAM}: written")
+    wanted = {"path": str(PROGRAM)}
+    if settings.get("runtimes", {}).get(RUNTIME) != wanted:
+        settings.setdefault("runtimes", {})[RUNTIME] = wanted
+        told += [_write(settings, f"runtimes.{RUNTIME} = {json.dumps(wanted)}"), *_reload()]
+    return told
+
+
+def remove() -> list[str]:
+    """Remove the runtime, and return what was changed, in lines for people; [] if it was not there.
+
+    Containers that migrated to this host can be started again only while the runtime is installed.
+    Raises as `install` does.
+    """
+    told = []
+    settings = _settings()
+    if RUNTIME in settings.get("runtimes", {}):
+        del settings["runtimes"][RUNTIME]
+        if not settings["runtimes"]:
+            del settings["runtimes"]
+        told += [_write(settings, f"runtimes.{RUNTIME} removed"), *_reload()]
+    if PROGRAM.exists():
+        PROGRAM.unlink()
+        told.append(f"{PROGRAM}: removed")
+    return told
+
+
+def _settings() -> dict[str, Any]:
+    with contextlib.suppress(FileNotFoundError):
+        settings = json.loads(SETTINGS.read_text().strip() or "{}")
+        if not isinstance(settings, dict):
+            raise ValueError(f"{SETTINGS} holds no JSON object")  # noqa: TRY004  (as json.loads)
+        return settings
+    return {}
+
+
+def _write(settings: dict[str, Any], what: str) -> str:
+    SETTINGS.parent.mkdir(parents=True, exist_ok=True)
+    mode = SETTINGS.stat().st_mode & 0o777 if SETTINGS.exists() else 0o644
+    _replace(SETTINGS, (json.dumps(settings, indent=2) + "\n").encode(), mode)
+    return f"{SETTINGS}: {what}"
+
+
+def _reload() -> list[str]:
+    try:
+        pid = int(PID_FILE.read_text())
+        if Path(f"/proc/{pid}/comm").read_text().strip() != DAEMON:
+            raise ProcessLookupError(pid)
+        os.kill(pid, signal.SIGHUP)
+    except (OSError, ValueError):
+        return ["docker does not run; it will know when it does"]
+    return [f"dockerd (process {pid}): told to read its settings again"]
+
+
+def _replace(path: Path, content: bytes, mode: int) -> None:
+    """Write a file, or replace it, whole or not at all, whenever the power fails."""
+    new = path.with_name(f".{path.name}.new")
+    fd = os.open(new, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
+    with open(fd, "wb") as file:
+        file.write(content)
+        file.flush()
+        os.fchmod(fd, mode)
+        os.fsync(fd)  # before the rename: a file system may write names before contents
+    new.rename(path)

@@ -1,0 +1,1 @@
+"""runc and crun where they are used alone, and the OCI bundles that they run."""

@@ -1,0 +1,203 @@
+"""The common part of runc and crun: the commands of OCI runtimes that checkpoint and restore."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import subprocess
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, ClassVar
+
+from checkpoint.engines import shape
+from checkpoint.engines.base import MARKER, ROOTFS, Arrival, Container, Tree, read_config
+from checkpoint.engines.belongings import start_logged
+from checkpoint.engines.oci import bundle
+from checkpoint.engines.shape import Shape
+from checkpoint.errors import CommandFailed, ContainerNotFound, ContainerNotRunning
+from checkpoint.files.beneath import is_somebodys_root
+from checkpoint.host import ownership
+from checkpoint.host.identity import PathIdentity
+from checkpoint.host.run import run, start
+
+#: The members that are read of a container's state (OCI runtime spec, runtime.md).
+STATE: Shape = {"status": str, "pid": int, "bundle": str}
+#: The key in Container.engine_state of the container's state directory, a PathIdentity.
+STATE_DIRECTORY = "state directory"
+DUMP_OPTIONS = ("--tcp-established", "--file-locks")
+
+
+class OciRuntime(ABC):
+    """A ContainerRuntime: an OCI runtime that is a program on PATH.
+
+    What the program's commands do not print is read from its state directory. `root` is that
+    directory, as the program's --root option takes it: an engine keeps one of its own.
+    """
+
+    name: str
+    #: A file in `root`/ID that exists as long as the container ID does.
+    state_file: str
+    #: The members that are read of that file.
+    internal: ClassVar[Shape]
+
+    def __init__(self, root: Path) -> None:
+        self._root = root
+
+    def exists(self, container_id: str) -> bool:
+        # Path.exists, in Python 3.11 to 3.13, raises OSError for a name too long for a file name.
+        return os.path.exists(self._root / container_id / self.state_file)
+
+    def inspect(self, container_id: str) -> Container:
+        if "/" in container_id or not self.exists(container_id):
+            raise ContainerNotFound(f"{self.name} knows no container named {container_id!r}")
+        try:
+            told = run([*self._program, "state", container_id])
+        except CommandFailed as error:
+            raise ContainerNotFound(
+                f"{self.name} has no usable state of {container_id!r}: {error.stderr}"
+            ) from error
+        state = shape.parse(told, STATE, f"{self.name}'s state of {container_id!r}")
+        if state["status"] != "running":
+            raise ContainerNotRunning(f"container {container_id!r} is {state['status']}")
+        internal = shape.read(self._root / container_id / self.state_file, self.internal)
+        directory = Path(state["bundle"])
+        config = read_config(directory)
+        rootfs = directory / config["root"]["path"]
+        return Container(
+            id=container_id,
+            name=container_id,
+            pid=state["pid"],
+            bundle=directory,
+            rootfs=rootfs,
+            config=config,
+            resources=self._limits(state["pid"], internal),
+            descriptors=self._descriptors(internal),
+            network_namespace=_network_namespace(config),
+            trees=(Tree(destination=ROOTFS, root=rootfs),),
+            engine_state={STATE_DIRECTORY: self.identity(container_id)},
+        )
+
+    def checkpoint(
+        self, container: Container, images: Path, env: Mapping[str, str]
+    ) -> subprocess.Popen[bytes]:
+        argv = [
+            *self._program,
+            "checkpoint",
+            "--image-path",
+            str(images),
+            "--work-path",
+            str(images),
+            *DUMP_OPTIONS,
+        ]
+        return start_logged([*argv, container.id], images, env)
+
+    def restore(
+        self,
+        container_id: str,
+        bundle: Path,
+        images: Path,
+        env: Mapping[str, str],
+        stdio: tuple[int, int, int],
+    ) -> subprocess.Popen[bytes]:
+        """Start `restore_command` with the container's standard streams, as descriptors.
+
+        Raises CommandFailed when the command cannot be started.
+        """
+        argv = self.restore_command(container_id, bundle, images)
+        return start(argv, env=env, stdin=stdio[0], stdout=stdio[1], stderr=stdio[2])
+
+    def restore_command(
+        self, container_id: str, bundle: Path, images: Path, *options: str
+    ) -> list[str]:
+        """Return the command that restores a container, and ends when the container runs.
+
+        The runtime's own messages go to `images`/runtime.log, because its standard error belongs to
+        the container.
+        """
+        log = ["--log", str(images / "runtime.log"), "--log-format", "json"]
+        argv = [*self._program, *log, "restore", "--detach", "--bundle", str(bundle)]
+        return [
+            *argv,
+            "--image-path",
+            str(images),
+            "--work-path",
+            str(images),
+            *options,
+            *DUMP_OPTIONS,
+            container_id,
+        ]
+
+    def describe(self, container: Container) -> dict[str, Any]:
+        return bundle.describe(container)
+
+    def layers(self, container: Container) -> list[str]:
+        return []
+
+    def pack(self, container: Container, directory: Path) -> bytes:
+        return b""
+
+    def export_image(self, container: Container, there: frozenset[str], directory: Path) -> None:
+        return  # the container has no image: its root directory is a tree like others
+
+    def hold_back(self, container: Container) -> Callable[[], None]:
+        return lambda: None
+
+    def let_go(self, container: Container) -> None:
+        return  # no process of the runtime looks after a container
+
+    def keep(self, container: Container) -> None:
+        return  # the runtime restarts nothing by itself
+
+    def leave(self, container: Container, *, shared: bool) -> None:
+        self.delete(container.engine_state[STATE_DIRECTORY])
+        # A bundle without MARKER is never overwritten. A shared one is the target's now, and one in
+        # whose rootfs another container runs must not be changed by a migration back.
+        if not shared and not is_somebodys_root(container.rootfs):
+            ownership.mark(container.bundle / MARKER)
+
+    def identity(self, container_id: str) -> PathIdentity:
+        """Return the identity of a container: its state directory, which the runtime makes with it.
+
+        Raises OSError when there is no such container.
+        """
+        return PathIdentity(self._root / container_id)
+
+    def delete(self, identity: PathIdentity) -> None:
+        """Kill and remove a container.
+
+        Does nothing if the container is gone, even if another one has its name now. Raises
+        CommandFailed.
+        """
+        if identity.is_same():
+            run([*self._program, "delete", "--force", identity.path.name])
+
+    def arrival(
+        self, name: str, description: Mapping[str, Any], undo: contextlib.ExitStack
+    ) -> Arrival:
+        return bundle.BundleArrival(self, name, description, undo)
+
+    @property
+    def _program(self) -> list[str]:
+        return [self.name, "--root", str(self._root)]
+
+    @abstractmethod
+    def _limits(self, pid: int, internal: dict[str, Any]) -> dict[str, Any]:
+        """Return the limits in force that the runtime's `update` can have changed.
+
+        `internal` is the content of the state file. The result has the form of `linux.resources`.
+        """
+
+    @abstractmethod
+    def _descriptors(self, internal: dict[str, Any]) -> tuple[str, ...]:
+        """Return what the standard streams were open on when the container was started.
+
+        `internal` is the content of the state file. The result is as Container.descriptors.
+        """
+
+
+def _network_namespace(config: Mapping[str, Any]) -> str | None:
+    for namespace in config["linux"].get("namespaces", []):
+        if namespace["type"] == "network" and namespace.get("path"):
+            return str(namespace["path"])
+    return None

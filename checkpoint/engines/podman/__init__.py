@@ -1,0 +1,1 @@
+"""podman: the engine itself, its half of an incoming container, its images and volumes."""

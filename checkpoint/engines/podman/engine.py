@@ -1,0 +1,258 @@
+"""podman, driven by its command line; a container belongs to an OCI runtime beneath podman.
+
+podman on the target makes the container from podman's own checkpoint archive
+(podman-container-checkpoint(1), --export), which brings everything but memory and files.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import os
+import signal
+import subprocess
+import tarfile
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from checkpoint.criu.interposer import Interposer
+from checkpoint.criu.roles import UndumpedRole
+from checkpoint.criu.shim_install import install_shim, rpc_socket
+from checkpoint.engines import archives, belongings, shape
+from checkpoint.engines.base import ROOTFS, Arrival, Container, Tree
+from checkpoint.engines.belongings import MOUNT
+from checkpoint.engines.oci.crun import Crun
+from checkpoint.engines.oci.runc import Runc
+from checkpoint.engines.oci.runtime import DUMP_OPTIONS, OciRuntime
+from checkpoint.engines.podman import store
+from checkpoint.engines.podman.incoming import LOG, PodmanArrival
+from checkpoint.engines.shape import Each, Maybe, Shape
+from checkpoint.errors import CommandFailed, ContainerNotFound, ContainerNotRunning, NotMovable
+from checkpoint.host.run import run
+
+#: The OCI runtimes beneath podman whose containers can migrate, by the name of their program.
+BENEATH: dict[str, Callable[[], OciRuntime]] = {"crun": Crun, "runc": Runc}
+#: Destinations of the bind mounts that podman makes for every container, from its own settings and
+#: what it knows of the network.
+OWN_MOUNTS = (
+    "/etc/hosts",
+    "/etc/hostname",
+    "/etc/resolv.conf",
+    "/run/.containerenv",
+    "/run/secrets",
+    "/etc/passwd",
+)
+#: The entry that podman wants in an archive, besides its own descriptions, to begin a restore.
+INVENTORY = "checkpoint/inventory.img"
+#: Entries of podman's archive whose files reach the target by other ways, and newer.
+LEFT_OUT = (LOG, "devshm-checkpoint.tar", "rootfs-diff.tar", "deleted.files")
+#: A bound of the archive's other entries. podman's descriptions take some 10 KiB.
+MOST_PACKED_BYTES = 8 << 20
+#: The members that are read of `podman container inspect`, for a running container.
+RUNNING: Shape = {
+    **dict.fromkeys(("Id", "Name", "Pod", "OCIRuntime", "Image", "ImageName"), str),
+    "Config": {"Tty": bool, "Labels": Maybe(Each(str))},
+    "HostConfig": {"NetworkMode": str, "LogConfig": {"Path": Maybe(str)}},
+    "State": {"ConmonPid": int, "CgroupPath": str},
+    "Mounts": [MOUNT],
+    "GraphDriver": {"Name": str},
+    "NetworkSettings": {"Networks": Maybe(dict)},
+}
+OVERLAY = "overlay"
+OVERLAY_FILES: Shape = {"GraphDriver": {"Data": {"UpperDir": str, "MergedDir": str}}}
+#: On a host with none of these podman has never run. Any podman command would make them.
+TRACES = (Path("/run/libpod"), Path("/var/lib/containers/storage"))
+#: The label by which podman knows the unit that starts a container (podman-systemd.unit(5)).
+UNIT_LABEL = "PODMAN_SYSTEMD_UNIT"
+
+
+class Podman:
+    """A ContainerRuntime: the `podman` on PATH, for containers of root."""
+
+    name = "podman"
+
+    def exists(self, name: str) -> bool:
+        return any(path.exists() for path in TRACES) and store.has_container(name)
+
+    def inspect(self, name: str) -> Container:
+        try:
+            told = run(["podman", "container", "inspect", name])
+        except CommandFailed as error:
+            if store.has_container(name):
+                raise
+            raise ContainerNotFound(f"podman knows no container named {name!r}") from error
+        what = f"podman's description of {name!r}"
+        # The list is not empty: podman fails if there is no such container.
+        found = shape.parse(told, [{"State": {"Status": str}}], what)[0]
+        if found["State"]["Status"] != "running":
+            raise ContainerNotRunning(f"container {name!r} is {found['State']['Status']}")
+        shape.check(found, RUNNING, what)
+        if why := unmovable(found):
+            raise NotMovable(why)
+        if found["GraphDriver"]["Name"] == OVERLAY:
+            shape.check(found, OVERLAY_FILES, what)
+        beneath = self._beneath(found).inspect(found["Id"])
+        return replace(
+            beneath,
+            name=found["Name"],
+            trees=tuple(_trees(found, beneath)),
+            log=_log(found),
+            engine_mounts=frozenset(OWN_MOUNTS),
+            engine_network=True,
+            engine_state=found,
+        )
+
+    def checkpoint(
+        self, container: Container, images: Path, env: Mapping[str, str]
+    ) -> subprocess.Popen[bytes]:
+        return self._beneath(container.engine_state).checkpoint(container, images, env)
+
+    def describe(self, container: Container) -> dict[str, Any]:
+        found = container.engine_state
+        image, name = found["Image"], found["ImageName"]
+        return {
+            "id": container.id,
+            "image": {"id": image, "name": name, "layers": self.layers(container)},
+            "runtime": Path(found["OCIRuntime"]).name,
+            "cgroup": found["State"]["CgroupPath"],
+            "log": str(container.log) if container.log else None,
+            **belongings.described(self.name, store, found, _networks(found)),
+        }
+
+    def layers(self, container: Container) -> list[str]:
+        return belongings.layers_of(store, container.engine_state["Image"])
+
+    def pack(self, container: Container, directory: Path) -> bytes:
+        archive = directory / "podman.tar"
+        env = install_shim(directory)
+        argv = [
+            "podman",
+            "container",
+            "checkpoint",
+            "--leave-running",
+            "--compress=none",
+            "--ignore-rootfs",
+        ]
+        argv += ["--ignore-volumes", f"--export={archive}", *DUMP_OPTIONS, container.id]
+        with Interposer(rpc_socket(directory), UndumpedRole()):
+            run(argv, env=env)
+        try:
+            return without_contents(archive)
+        finally:
+            archive.unlink()
+
+    def export_image(self, container: Container, there: frozenset[str], directory: Path) -> None:
+        store.export_image(container.engine_state["Image"], there, directory)
+
+    def hold_back(self, container: Container) -> Callable[[], None]:
+        return lambda: None  # conmon has podman restart a container, and `let_go` ends conmon
+
+    def let_go(self, container: Container) -> None:
+        """End the container's conmon.
+
+        At the container's death conmon would have podman clean up, and perhaps restart it.
+        """
+        pid = container.engine_state["State"]["ConmonPid"]
+        with contextlib.suppress(FileNotFoundError, ProcessLookupError):
+            if Path(f"/proc/{pid}/comm").read_bytes().strip() == b"conmon":
+                os.kill(pid, signal.SIGKILL)
+
+    def keep(self, container: Container) -> None:
+        """Have podman notice that the container ended, and not start it again.
+
+        podman does not learn of the end by itself, because `let_go` ended conmon before. Raises
+        CommandFailed.
+        """
+        run(
+            ["podman", "update", "--restart=no", container.id],
+            timeout_s=store.REMOVE_TIMEOUT_S,
+        )
+        # `podman stop` fails because conmon is gone, but records the end all the same.
+        with contextlib.suppress(CommandFailed):
+            run(
+                ["podman", "stop", "--time=0", container.id],
+                timeout_s=store.REMOVE_TIMEOUT_S,
+            )
+
+    def leave(self, container: Container, *, shared: bool) -> None:
+        store.remove_container(container.id)
+        belongings.left(self.name, store, container.engine_state)
+
+    def arrival(
+        self, name: str, description: Mapping[str, Any], undo: contextlib.ExitStack
+    ) -> Arrival:
+        return PodmanArrival(name, description, undo)
+
+    def _beneath(self, found: Mapping[str, Any]) -> OciRuntime:
+        return BENEATH[Path(found["OCIRuntime"]).name]()
+
+
+def _networks(found: Mapping[str, Any]) -> list[str]:
+    """Return the names of the container's networks.
+
+    For a container without a network, podman names one all the same: that one is left out.
+    """
+    return (
+        []
+        if found["HostConfig"]["NetworkMode"] == "none"
+        else [*(found["NetworkSettings"].get("Networks") or ())]
+    )
+
+
+def unmovable(found: Mapping[str, Any]) -> str | None:
+    """Return why a container cannot migrate, for people; None if it can.
+
+    `found` is the container as `podman container inspect` describes it.
+    """
+    if found["Pod"]:
+        return f"container {found['Name']!r} is in a pod, and pods cannot be moved yet"
+    if found["Config"]["Tty"]:
+        return f"container {found['Name']!r} has a terminal (-t), which cannot be moved"
+    if found["HostConfig"]["NetworkMode"] not in ("bridge", "none"):
+        mode = found["HostConfig"]["NetworkMode"]
+        return (
+            f"container {found['Name']!r} has the network mode {mode!r};"
+            " only podman's networks can be moved"
+        )
+    if unit := (found["Config"].get("Labels") or {}).get(UNIT_LABEL):
+        return (
+            f"container {found['Name']!r} belongs to the systemd unit {unit!r}, which would start it"
+            " again on the source; start it without the unit"
+        )
+    if Path(found["OCIRuntime"]).name not in BENEATH:
+        return (
+            f"container {found['Name']!r} is run by {found['OCIRuntime']};"
+            f" only {' and '.join(BENEATH)} can move it"
+        )
+    return None
+
+
+def without_contents(archive: Path) -> bytes:
+    """Return the part of podman's checkpoint archive that podman needs to begin a restore.
+
+    The entries LEFT_OUT are left out: their content reaches the target by other ways. An empty
+    INVENTORY is added as the last entry. Raises ImageError when the archive is damaged, or
+    has more than MOST_PACKED_BYTES in its other entries.
+    """
+    written = io.BytesIO()
+    with tarfile.open(fileobj=written, mode="w") as new:
+        archives.copied(archive, LEFT_OUT, new, MOST_PACKED_BYTES)
+        new.addfile(tarfile.TarInfo(INVENTORY))
+    return written.getvalue()
+
+
+def _trees(found: Mapping[str, Any], beneath: Container) -> list[Tree]:
+    rootfs = Tree(destination=ROOTFS, root=beneath.rootfs)
+    if found["GraphDriver"]["Name"] == OVERLAY:
+        data = found["GraphDriver"]["Data"]
+        rootfs = Tree(
+            destination=ROOTFS, root=Path(data["MergedDir"]), layer=Path(data["UpperDir"])
+        )
+    return [rootfs, *belongings.trees_of(found, beneath)]
+
+
+def _log(found: Mapping[str, Any]) -> Path | None:
+    path = found["HostConfig"]["LogConfig"].get("Path")
+    return Path(path) if path else None

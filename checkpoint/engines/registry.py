@@ -1,0 +1,41 @@
+"""The engines that the tool drives, by name."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from checkpoint.engines.base import ContainerRuntime
+from checkpoint.engines.docker.engine import Docker
+from checkpoint.engines.oci.crun import Crun
+from checkpoint.engines.oci.runc import Runc
+from checkpoint.engines.podman.engine import Podman
+from checkpoint.errors import ContainerNotFound, EngineRefused
+
+RUNTIMES: dict[str, Callable[[], ContainerRuntime]] = {
+    "podman": Podman,
+    "docker": Docker,
+    "runc": Runc,
+    "crun": Crun,
+}
+
+
+def runtime_named(name: str) -> ContainerRuntime:
+    """Return the engine of that name. Raises ContainerNotFound if the tool drives none."""
+    if name not in RUNTIMES:
+        raise ContainerNotFound(f"no runtime named {name!r} is supported")
+    return RUNTIMES[name]()
+
+
+def owners_of(container_id: str) -> tuple[list[ContainerRuntime], list[str]]:
+    """Return the engines of this host that have a container of that name.
+
+    The second result has the errors, for people, of the engines that could not be asked.
+    """
+    owners, silent = [], []
+    for make in RUNTIMES.values():
+        try:
+            if (runtime := make()).exists(container_id):
+                owners.append(runtime)
+        except EngineRefused as error:
+            silent.append(str(error))
+    return owners, silent

@@ -1,0 +1,168 @@
+"""The control socket of an agent that holds a container, and the way to ask it.
+
+`migratectl recover` ends a hold by it; `migratectl status` asks about one.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import enum
+import json
+import os
+import socket
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+from checkpoint.host.ram_directory import RUN
+from checkpoint.host.ready import ready
+
+SUFFIX = ".control"
+GO, ABORT, STATUS = "go", "abort", "status"
+GO_FENCED = "go --source-is-dead"
+MAX_ANSWER = 1 << 14
+#: The limit to an agent's answer; GO and ABORT take as long as the engine does.
+ANSWER_S = 120.0
+#: The most characters of a reply's text. A character takes up to 12 bytes of JSON (\\uXXXX twice).
+MAX_TEXT = 1000
+
+
+class Outcome(enum.Enum):
+    """The outcome of a request at the control socket."""
+
+    OK = "ok"
+    REFUSED = "refused"
+    FAILED = "failed"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Reply:
+    """The agent's answer at the control socket; `text` is for people."""
+
+    outcome: Outcome
+    text: str
+
+    def encode(self) -> bytes:
+        """Return the reply as one datagram: JSON of at most MAX_ANSWER bytes."""
+        return json.dumps({"outcome": self.outcome.value, "text": self.text[:MAX_TEXT]}).encode()
+
+    @classmethod
+    def decode(cls, data: bytes) -> Reply:
+        """Return the reply in a datagram.
+
+        Raises ValueError for anything else, or RecursionError for JSON that is nested too deeply.
+        """
+        found = json.loads(data)
+        if not isinstance(found, dict) or not isinstance(text := found.get("text"), str):
+            raise ValueError("not an answer of an agent")  # noqa: TRY004  (as json's errors are)
+        return cls(outcome=Outcome(found.get("outcome")), text=text)
+
+
+class Held(Protocol):
+    """A held container, as the control socket needs it.
+
+    `go` and `abort` may raise any error. Then `holds_container` says whether the hold has ended.
+    """
+
+    @property
+    def holds_container(self) -> bool:
+        """Return whether the container is still held."""
+
+    def go(self) -> object:
+        """Resume the container."""
+
+    def abort(self) -> None:
+        """Drop the container."""
+
+    def describe(self) -> str:
+        """Return one line about the container, for people."""
+
+
+def control_path(migration_id: str) -> Path:
+    """Return the path of the control socket of a migration's agent."""
+    return RUN / f"{migration_id}{SUFFIX}"
+
+
+class ControlSocket:
+    """A unix socket for root alone that takes one word and gives one Reply.
+
+    Use it as a context. The socket listens from entry to exit.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._listener = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+
+    def __enter__(self) -> ControlSocket:
+        self._path.unlink(missing_ok=True)
+        self._listener.bind(str(self._path))
+        self._path.chmod(0o600)
+        self._listener.listen(1)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._listener.close()
+        self._path.unlink(missing_ok=True)
+
+    def fileno(self) -> int:
+        return self._listener.fileno()
+
+    def answer(self, held: Held, *, link_alive: bool) -> bool:
+        """Take one word from a peer and obey it. Return whether the hold has ended.
+
+        If `link_alive`, the coordinator is still connected: then only STATUS and GO_FENCED are
+        obeyed. A peer that sends nothing within 5 s is left without an answer.
+        """
+        peer, _ = self._listener.accept()
+        with peer:
+            if not ready(peer.fileno(), timeout_s=5):
+                return False
+            # The peer may have closed its end.
+            with contextlib.suppress(OSError):
+                word = peer.recv(64).decode(errors="replace")
+                peer.send(_obey(held, word, link_alive).encode())
+            return not held.holds_container
+
+
+def _obey(held: Held, word: str, link_alive: bool) -> Reply:
+    try:
+        if word == STATUS:
+            link = "the coordinator is still connected" if link_alive else "the coordinator is gone"
+            return Reply(outcome=Outcome.OK, text=f"{held.describe()}; {link}")
+        if link_alive and word != GO_FENCED:
+            return Reply(
+                outcome=Outcome.REFUSED,
+                text="the coordinator is still connected and decides (or say --source-is-dead)",
+            )
+        if word in (GO, GO_FENCED):
+            held.go()
+            return Reply(outcome=Outcome.OK, text="the container runs on this host")
+        if word == ABORT:
+            held.abort()
+            return Reply(outcome=Outcome.OK, text="the container was dropped on this host")
+    except Exception as error:  # noqa: BLE001  (reported; the agent must live to be asked again)
+        return Reply(outcome=Outcome.FAILED, text=str(error) or type(error).__name__)
+    return Reply(outcome=Outcome.REFUSED, text=f"{word!r} is not a request")
+
+
+def ask(path: Path, word: str, timeout_s: float = ANSWER_S) -> Reply:
+    """Send one word to the agent that listens at `path`, and return its reply.
+
+    Raises OSError if no agent listens there, or if none answers within `timeout_s`.
+    """
+    with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as peer:
+        peer.settimeout(timeout_s)
+        peer.connect(os.fspath(path))
+        peer.send(word.encode())
+        return reply_in(peer.recv(MAX_ANSWER))
+
+
+def reply_in(data: bytes) -> Reply:
+    """Return the reply in what an agent sent.
+
+    Raises ConnectionError if `data` holds no reply, for example because it is empty.
+    """
+    try:
+        return Reply.decode(data)
+    except (ValueError, RecursionError) as error:
+        raise ConnectionError("the agent ended before it answered") from error

@@ -1,0 +1,43 @@
+"""Extra channels to the agent: the command that attaches one, and what the channel is for."""
+
+from __future__ import annotations
+
+import functools
+import shlex
+from pathlib import Path
+from typing import Annotated
+
+from checkpoint.bounded import ContainerPath
+from checkpoint.schema import Length
+from migrate.wire.message import Message
+
+#: The first byte on a channel, sent by the agent when the channel has reached it.
+PLUGGED = b"+"
+#: The message that a channel brings batches of pages.
+PAGES = "pages"
+#: The key of the tree with the container image's files; the other trees go by their destinations.
+IMAGE = None
+
+
+class ServeRsync(Message):
+    """The message that the other end of a channel is an rsync that wants to fill a tree.
+
+    `tree` is a destination in the container, or IMAGE. `words` is the command line with which rsync
+    wants its other end started.
+    """
+
+    tree: ContainerPath | None
+    words: Annotated[tuple[Annotated[str, Length(256)], ...], Length(64)]
+
+
+def plug_command(socket_path: Path, message: str) -> str:
+    """Return the command, for the target's login shell, that attaches its channel (agent/plug.py).
+
+    `socket_path` is where the agent listens; `message` tells the agent what the channel is for.
+    """
+    return shlex.join(["exec", "python3", "-Ic", _source(), str(socket_path), message])
+
+
+@functools.cache
+def _source() -> str:
+    return Path(__file__).with_name("plug.py").read_text()

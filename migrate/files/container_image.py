@@ -1,0 +1,65 @@
+"""The transfer of the container image to a target whose engine does not have it.
+
+Only layers that the target does not have are sent, several files at once.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import tempfile
+from collections.abc import Iterable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+from checkpoint.files.beneath import TreeRoot
+from checkpoint.host.ownership import private_directory
+from checkpoint.host.ram_directory import claim
+from migrate.agent.plug_command import IMAGE
+from migrate.leftovers import OUTGOING_IMAGES
+from migrate.migration import Context
+from migrate.wire import protocol
+
+AT_ONCE = 4
+TIMEOUT_S = 3600.0
+
+
+def send_image(move: Context, there: frozenset[str]) -> int:
+    """Send the container image and have the target's engine load it. Returns the bytes sent.
+
+    `there` are the layers that the target has. Files that an interrupted transfer has brought to
+    the target are not sent again. Raises CommandFailed, EngineRefused, AgentFailed or AgentGone.
+    """
+    private_directory(OUTGOING_IMAGES)
+    with tempfile.TemporaryDirectory(dir=OUTGOING_IMAGES) as name, contextlib.ExitStack() as stack:
+        directory = Path(name)
+        stack.callback(os.close, claim(directory))
+        move.runtime.export_image(move.container, there, directory)
+        key = str(move.container.engine_state["Image"]).removeprefix("sha256:")
+        move.agent.request(protocol.AwaitImage(key=key))
+        sent = _send(move, directory)
+    move.agent.request(protocol.LoadImage())
+    return sent
+
+
+def _send(move: Context, directory: Path) -> int:
+    assert move.bridge is not None
+    shares = dealt((path for path in directory.rglob("*") if path.is_file()), AT_ONCE)
+
+    def send(share: list[Path]) -> int:
+        names = (str(path.relative_to(directory)) for path in share)
+        return rsync.resumed().finish(TIMEOUT_S, names)
+
+    with TreeRoot(directory) as root, ThreadPoolExecutor(AT_ONCE) as threads:
+        rsync = move.bridge.rsync(root.fd, IMAGE)
+        return sum(threads.map(send, shares))
+
+
+def dealt(files: Iterable[Path], shares: int) -> list[list[Path]]:
+    """Divide files among at most `shares` groups of about the same size, none of them empty."""
+    groups: list[tuple[int, list[Path]]] = [(0, []) for _ in range(shares)]
+    for size, file in sorted(((file.stat().st_size, file) for file in files), reverse=True):
+        total, group = min(groups, key=lambda each: each[0])
+        groups.remove((total, group))
+        groups.append((total + size, [*group, file]))
+    return [group for _, group in groups if group]

@@ -1,0 +1,127 @@
+"""The stream of CRIU's image files to the agent, each sent as soon as it is written."""
+
+from __future__ import annotations
+
+import os
+import threading
+from pathlib import Path
+
+from checkpoint.criu.images.mm import may_be_lazy
+from checkpoint.criu.images.repair import repaired
+from checkpoint.host.inotify import ClosedFiles
+from checkpoint.host.ready import ready
+from checkpoint.memory.ranges import Range
+from migrate.migration import Context
+from migrate.wire import protocol
+from migrate.wire.values import ImagePiece
+
+CHUNK_BYTES = 1 << 20
+
+
+class ImageStream:
+    """A thread that sends each file of the directory of images when CRIU closes it.
+
+    `finish` ends the thread and sends the rest. Nothing else may be sent to the agent while the
+    thread runs. `files` and `bytes` count what was sent; the target compares them with what it
+    received. The thread also reads the mappings of each process (`may_be_lazy`), because that takes
+    a millisecond or more, and CRIU is still busy with the dump meanwhile.
+    """
+
+    def __init__(self, move: Context) -> None:
+        self._move = move
+        self._closed = _closed_files(move.images)
+        self._names: set[str] = set()
+        self._pieces: list[ImagePiece] = []
+        self._parts: list[memoryview] = []
+        #: By the name of an mm image file.
+        self._lazy: dict[str, list[Range]] = {}
+        self._failure: Exception | None = None
+        self._end = os.eventfd(0)
+        self.files = self.bytes = 0
+        self._thread = threading.Thread(target=self._follow, name="images", daemon=True)
+        self._thread.start()
+
+    def finish(self) -> None:
+        """End the thread and send the image files that it has not sent; the dump must be done.
+
+        Raises the error with which the thread failed, and what AgentClient.stream raises.
+        """
+        self._join()
+        if self._failure is not None:
+            raise self._failure
+        for path in sorted(self._move.images.glob("*.img")):
+            self._add_file(path.name)
+        self._pass_on()
+
+    def may_be_lazy(self, process: int) -> list[Range]:
+        """Return the ranges of a process that CRIU can restore lazily (criu/images/mm.py).
+
+        `process` is the pid in the process's own pid namespace. `finish` must have returned. Raises
+        ImageError if the process's mm image is damaged, and OSError.
+        """
+        name = f"mm-{process}.img"
+        if name not in self._lazy:
+            self._lazy[name] = may_be_lazy(self._move.images / name)
+        return self._lazy[name]
+
+    def close(self) -> None:
+        """End the thread and close the descriptors, whether everything was sent or not."""
+        self._join()
+        if self._end >= 0:
+            if self._closed is not None:
+                self._closed.close()
+            os.close(self._end)
+            self._end = -1
+
+    def _join(self) -> None:
+        if self._thread.is_alive():
+            os.eventfd_write(self._end, 1)
+            self._thread.join()
+
+    def _follow(self) -> None:
+        if self._closed is None:
+            return
+        try:
+            while self._end not in ready(self._closed.descriptor, self._end):
+                names = [name for name in self._closed.names() if name.endswith(".img")]
+                for name in names:
+                    self._add_file(name)
+                self._pass_on()
+                for name in names:
+                    if name.startswith("mm-") and self._move.target.lazy_pages:
+                        self._lazy[name] = may_be_lazy(self._move.images / name)
+        except Exception as error:  # noqa: BLE001  (told by `finish`)
+            self._failure = error
+
+    def _add_file(self, name: str) -> None:
+        if name not in self._names:
+            self._names.add(name)
+            self._add(name, memoryview(repaired(self._move.images / name)))
+
+    def _add(self, name: str, data: memoryview) -> None:
+        self.files += 1
+        self.bytes += len(data)
+        self._move.report.add_bytes("images", len(data))
+        for start in range(0, max(len(data), 1), CHUNK_BYTES):
+            piece = data[start : start + CHUNK_BYTES]
+            self._pieces.append(ImagePiece(name, len(piece)))
+            self._parts.append(piece)
+            if sum(map(len, self._parts)) >= CHUNK_BYTES:
+                self._pass_on()
+
+    def _pass_on(self) -> None:
+        if self._pieces:
+            self._move.agent.stream(protocol.Images(pieces=tuple(self._pieces)), self._parts)
+            self._pieces, self._parts = [], []
+
+
+def _closed_files(directory: Path) -> ClosedFiles | None:
+    """Return a watch for files that are closed in `directory`; None if it cannot be had.
+
+    Root may have a limited number of them (inotify(7)). Without one, `finish` sends all image
+    files.
+    """
+    try:
+        return ClosedFiles(directory)
+    except OSError:
+        return None

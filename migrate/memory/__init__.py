@@ -1,0 +1,25 @@
+"""The way of a page of memory from the source to the target, both ends of it.
+
+Source, while the container runs:
+
+    userfaultfd.py     a round: asks each tracker (checkpoint/memory/tracking) which pages were
+                       written. soft_dirty.py and stop_copy.py are the other ways; copying.py is
+                       what the three have in common.
+    batches.py         gathers pages into batches without zero pages
+    batch.py           the form of a batch: extents, bytes, digest; encoding.py compresses it
+    channels.py        sends batches over SSH channels, several at once
+
+Target:
+
+    receiver.py        takes batches from the channels, and checks them
+    (agent/received.py puts their pages into the page store, checkpoint/memory/store.py)
+
+Source, in the freeze:
+
+    relayed.py         has CRIU's page server served while it dumps; page_relay.py is the thread
+    page_map.py        lists the pages that CRIU found, and tells the target of them
+    proof.py           compares digests of the frozen memory with the target's
+
+On the target, checkpoint/memory/fold.py makes CRIU's memory images from the store, and the pager
+(checkpoint/memory/pager) fills in the rest.
+"""

@@ -1,0 +1,218 @@
+"""The SSH channels that carry batches of pages to the agent.
+
+sshd lets 2 MiB be under way on a channel, so it takes several channels to fill a long link. Each
+channel has a thread, which encodes and sends one batch while the next is gathered. The agent puts
+the batches in order again.
+
+Where ssh(1) gets in without a question, a channel is an ssh(1) of its own, which is faster
+(docs/performance.md). Otherwise it is a session of the connection that the coordinator has.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import queue
+import subprocess
+import threading
+import time
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+from checkpoint.criu.page_server import PIECE_BYTES
+from checkpoint.host.ready import ready
+from checkpoint.host.run import find_program, start
+from migrate.agent.plug_command import PAGES, plug_command
+from migrate.decisions.compression import EncodingChoice
+from migrate.errors import AgentGone
+from migrate.memory import batch, encoding
+from migrate.memory.batch import PageExtent
+from migrate.wire import protocol
+from transport import openssh
+from transport.connection import Connection
+from transport.framing import ByteStream, FrameStream
+from transport.openssh import SshProcess
+from transport.throttle import RateLimit
+
+#: The receive window of sshd for each channel.
+WINDOW_BYTES = 2 << 20
+#: The fastest link that `channels_for` counts on. sshd allows ten sessions on a connection
+#: (MaxSessions).
+FASTEST_BYTES_PER_S = 400e6
+MAX_CHANNELS = 6
+PLUG_TIMEOUT_S = 10.0
+
+
+class Job(NamedTuple):
+    """A gathered batch, whose bytes are the first `used` of `buffer`."""
+
+    number: int
+    extents: tuple[PageExtent, ...]
+    buffer: memoryview
+    used: int
+    digest: str
+    final: bool
+    forget: tuple[int, ...]
+
+
+class PageChannels:
+    """The channels, their threads and their buffers, for one producer at a time.
+
+    The producer takes a `buffer`, fills it and passes it to `submit`; `drain` waits until every
+    batch was handed to SSH.
+
+    A signal may interrupt the producer anywhere (migrate/signals.py), and `close` must end the
+    threads all the same. Producer and threads therefore share no condition, of which a notification
+    could be lost, but queues of which each operation is whole.
+    """
+
+    def __init__(
+        self, streams: Sequence[ByteStream], choice: EncodingChoice, limit: RateLimit
+    ) -> None:
+        self.count = 0
+        self._limit = limit
+        self._choice = choice
+        self._failure: Exception | None = None
+        self._jobs: queue.SimpleQueue[Job | None] = queue.SimpleQueue()
+        self._free: queue.SimpleQueue[memoryview] = queue.SimpleQueue()
+        #: The numbers of jobs that a thread is done with; `_drained` counts those taken from this
+        #: queue.
+        self._done: queue.SimpleQueue[int] = queue.SimpleQueue()
+        self._drained = 0
+        self._channels = [FrameStream(stream) for stream in streams]
+        self._threads = []
+        for channel in self._channels:
+            for _ in range(2):
+                self._free.put(memoryview(bytearray(PIECE_BYTES)))
+            thread = threading.Thread(target=self._work, args=(channel,), name="pages", daemon=True)
+            thread.start()
+            self._threads.append(thread)
+
+    @property
+    def channels(self) -> int:
+        return len(self._channels)
+
+    @property
+    def sent_bytes(self) -> int:
+        """Bytes of frames sent so far, before encryption."""
+        return sum(channel.sent_bytes for channel in self._channels)
+
+    def buffer(self) -> memoryview:
+        """Wait for an unused buffer of PIECE_BYTES and return it."""
+        return self._free.get()
+
+    def submit(
+        self,
+        extents: Sequence[PageExtent],
+        buffer: memoryview,
+        used: int,
+        *,
+        final: bool = False,
+        forget: Sequence[int] = (),
+    ) -> None:
+        """Queue a batch to be sent; protocol.Pages has the meaning of the arguments.
+
+        Raises AgentGone if an earlier batch could not be sent.
+        """
+        self._check()
+        # The producer makes the digest, because the threads that send are the slowest part.
+        digest = batch.digest_of(buffer[:used])
+        self._jobs.put(Job(self.count, tuple(extents), buffer, used, digest, final, tuple(forget)))
+        self.count += 1
+
+    def drain(self) -> None:
+        """Wait until every batch was handed to SSH. Raises AgentGone if one could not be."""
+        while self._drained < self.count:
+            self._done.get()
+            self._drained += 1
+        self._check()
+
+    def close(self) -> None:
+        """End the channels and their threads, without sending what still waits."""
+        self._limit.lift()
+        for _ in self._threads:
+            self._jobs.put(None)
+        for channel in self._channels:
+            channel.close()
+        for thread in self._threads:
+            thread.join()
+
+    def _check(self) -> None:
+        if self._failure is not None:
+            raise AgentGone(str(self._failure), "", None) from self._failure
+
+    def _work(self, channel: FrameStream) -> None:
+        while (job := self._jobs.get()) is not None:
+            try:
+                if self._failure is None:
+                    self._send(channel, job)
+            except Exception as error:  # noqa: BLE001 (the producer must not wait for this thread)
+                self._failure = error
+            finally:
+                self._free.put(job.buffer)
+                self._done.put(job.number)
+
+    def _send(self, channel: FrameStream, job: Job) -> None:
+        data = job.buffer[: job.used]
+        encoded = self._choice.next() if job.used else encoding.RAW
+        started = time.perf_counter()
+        payload = encoding.encode(data, encoded)
+        message = protocol.Pages(
+            number=job.number,
+            extents=job.extents,
+            encoding=encoded,
+            digest=job.digest,
+            final=job.final,
+            forget=job.forget,
+        )
+        header = protocol.encode(message)
+        self._limit.take(len(header) + len(payload))
+        channel.send(header, [payload])
+        if job.used:
+            self._choice.took(encoded, job.used, time.perf_counter() - started)
+
+
+def channels_for(round_trip_s: float) -> int:
+    """Return how many channels keep the fastest link busy, for a round trip in seconds.
+
+    There are at least two: while one waits for its window the other sends.
+    """
+    return min(MAX_CHANNELS, 2 + int(round_trip_s * FASTEST_BYTES_PER_S / WINDOW_BYTES))
+
+
+def open_streams(connection: Connection, socket_path: Path, count: int) -> list[ByteStream]:
+    """Open `count` SSH channels whose other ends the agent reads. Raises StreamError.
+
+    `socket_path` is where the agent listens. ssh(1) is tried first; the existing `connection` opens
+    the channels that are still missing.
+    """
+    command = plug_command(socket_path, PAGES)
+    with contextlib.ExitStack() as undo:
+        streams: list[ByteStream] = []
+        if find_program("ssh") is not None:
+            streams += _open_by_ssh(connection, command, count, undo)
+        while len(streams) < count:
+            streams.append(connection.run(command))
+        undo.pop_all()
+    return streams
+
+
+def _open_by_ssh(
+    connection: Connection, command: str, count: int, undo: contextlib.ExitStack
+) -> Iterator[SshProcess]:
+    """Start `count` ssh(1) processes side by side, and yield those that reach the agent in time."""
+    argv = openssh.command_line(connection.destination, command)
+    started = []
+    for _ in range(count):
+        process = SshProcess(start(argv, stdin=subprocess.PIPE, stdout=subprocess.PIPE))
+        undo.callback(process.close)
+        started.append(process)
+    deadline = time.monotonic() + PLUG_TIMEOUT_S
+    for process in started:
+        # The migration's id is in the path of the agent's socket, and no other host has that path.
+        # A channel that the agent answers leads to the target.
+        said = ready(process.output, timeout_s=max(0.0, deadline - time.monotonic()))
+        if said and process.read_into(memoryview(bytearray(1))):
+            yield process
+        else:
+            process.close()

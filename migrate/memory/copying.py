@@ -1,0 +1,121 @@
+"""The common interface of the ways in which memory gets to the target, and their helpers."""
+
+from __future__ import annotations
+
+import enum
+from typing import Protocol
+
+from checkpoint.criu import log as criu_log
+from checkpoint.criu.roles import DumpRole
+from checkpoint.errors import ConversationLost, CriuFailed, ImageError
+from checkpoint.memory import ranges
+from checkpoint.memory.process_memory import read_pages
+from checkpoint.memory.ranges import Range
+from migrate.decisions.state import State
+from migrate.memory.batches import PageBatches
+from migrate.migration import Context
+
+
+class Reach(enum.Enum):
+    """The processes whose memory can be sent while the container runs."""
+
+    ALL = "all processes'"
+    SOME = "some processes'"
+    NONE = "no process's"
+
+
+class Copying(Protocol):
+    """One way to send memory: after `dump` and `send_last` the target has all of it."""
+
+    #: The batches of all pages, with counts of what was sent so far.
+    batches: PageBatches
+    #: Whether the target gets memory as CRIU read it. CRIU lets the processes run for a moment
+    #: after it has read, so that the frozen memory may differ (checkpoint/criu/images/rseq.py).
+    by_criu: bool
+
+    def dump(self, dump: DumpRole) -> None:
+        """Have CRIU freeze the container and write its image files (run_dump).
+
+        Raises CheckpointError or AgentGone.
+        """
+
+    def send_last(self, pids: list[int]) -> None:
+        """Send the pages that the target lacks, and those it has in an old version.
+
+        `pids` are the container's processes, which `dump` has frozen and dumped. The last batch of
+        pages may still be on its way when this returns (PageBatches.flush).
+        """
+
+    def images(self) -> dict[int, list[Range]]:
+        """Return all pages that CRIU found in `dump`, in rising order.
+
+        They are listed by address space (a dst_id of page_server.py).
+        """
+
+
+class Ahead(Copying, Protocol):
+    """A way to send memory that can send rounds of it before `dump`, while the container runs."""
+
+    def attach(self) -> Reach:
+        """Begin to track writes, and return whose memory that reaches."""
+
+    def send_round(self) -> int:
+        """Send the pages written since the last round, at first all; return their size in bytes."""
+
+    def close(self) -> None:
+        """Stop tracking, and leave every process as it was before."""
+
+
+def run_dump(dump: DumpRole, move: Context) -> None:
+    """Release the held dump, and wait until the container is frozen and dumped.
+
+    Raises CriuFailed with what CRIU or the engine has logged, or ConversationLost if that is
+    nothing.
+    """
+    dump.request_gate.open()
+    try:
+        dump.done_gate.wait_reached(move.options.limits.dump_s)
+    except ConversationLost as error:
+        log = criu_log.errors(move.images / "dump.log") or criu_log.last_words(
+            move.images / "engine.log"
+        )
+        raise (CriuFailed("dump", log) if log else error) from error
+
+
+def send_pages(batches: PageBatches, pid: int, image: int, wanted: list[Range]) -> list[Range]:
+    """Send the pages `wanted` of a process, running or frozen; return those that cannot be read.
+
+    `image` is the process's pid in its own pid namespace, which names its address space.
+    """
+    read: list[Range] = []
+    for vaddr, data in read_pages(pid, wanted):
+        batches.add(image, vaddr, data)
+        read.append((vaddr, vaddr + len(data)))
+    return (
+        ranges.difference(wanted, ranges.union(read, []))
+        if ranges.size(read) < ranges.size(wanted)
+        else []
+    )
+
+
+def send_all_pages(batches: PageBatches, pid: int, image: int, wanted: list[Range]) -> None:
+    """Send the pages `wanted` of a frozen process, as `send_pages` does.
+
+    Raises ImageError if one of them cannot be read.
+    """
+    if unread := send_pages(batches, pid, image, wanted):
+        raise ImageError(f"process {pid}: its page at {unread[0][0]:#x} cannot be read")
+
+
+def progress_of(move: Context) -> PageBatches:
+    """Return new batches that report their progress while the container runs.
+
+    In the freeze nothing is reported.
+    """
+
+    def show(sent_bytes: int) -> None:
+        if move.state is State.ARMED:
+            move.observer.sent(sent_bytes, move.report.memory_bytes)
+
+    assert move.pages is not None
+    return PageBatches(move.pages, progress=show)

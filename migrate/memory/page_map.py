@@ -1,0 +1,99 @@
+"""The page list of a CRIU dump: pages that CRIU sends, and pages that it leaves to a parent.
+
+For a page that the parent image has already, CRIU sends only an entry with PE_PARENT, a hole. For
+other pages it sends the bytes too, which go on to the target.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from checkpoint.criu.page_server import PAGE_SIZE, PE_PARENT, PE_PRESENT, TYPE_PROCESS
+from checkpoint.memory import ranges
+from checkpoint.memory.ranges import Range
+from migrate.memory.batches import PageBatches
+from migrate.migration import Context
+from migrate.wire import protocol
+from migrate.wire.values import MapExtent
+
+#: The most extents of one message: its header is then well under the frame's bound.
+MAX_EXTENTS = 1024
+
+
+class Dumped:
+    """The pages of one pre-dump, or of the dump at the end, as CRIU sends them (page_wire.Sink).
+
+    Their bytes go into `batches`. `in_parent` returns whether the parent has an address space,
+    given as its dst_id. `last` says that this is the dump. In a pre-dump, memory that processes
+    share is ignored.
+    """
+
+    def __init__(
+        self, batches: PageBatches, in_parent: Callable[[int], bool], *, last: bool
+    ) -> None:
+        self._batches, self._in_parent, self._last = batches, in_parent, last
+        self._images: dict[int, list[Range]] = {}
+        self._holes: dict[int, list[Range]] = {}
+        self.sent_pages = self._extents = 0
+
+    def has_parent(self, dst_id: int) -> bool:
+        """Return whether the parent has an address space; CRIU asks when it begins to send one."""
+        if self._wanted(dst_id):
+            self._images.setdefault(dst_id, [])
+        return self._in_parent(dst_id)
+
+    def extent(self, dst_id: int, vaddr: int, pages: int, flags: int, data: memoryview) -> None:
+        self._extents += 1
+        if not self._wanted(dst_id):
+            return
+        found = (vaddr, vaddr + pages * PAGE_SIZE)
+        self._images.setdefault(dst_id, []).append(found)
+        if data:
+            self._batches.extent(dst_id, vaddr, pages, PE_PRESENT, data)
+            self.sent_pages += pages
+        elif flags & PE_PARENT:
+            self._holes.setdefault(dst_id, []).append(found)
+
+    def extents(self) -> int:
+        """Return how many extents have come so far, with those that are ignored."""
+        return self._extents
+
+    def images(self) -> dict[int, list[Range]]:
+        """Return all pages that CRIU found, by address space."""
+        return {image: ranges.union(found, []) for image, found in self._images.items()}
+
+    def holes(self, dst_id: int) -> list[Range]:
+        """Return the pages of an address space that CRIU leaves to the parent."""
+        return ranges.union(self._holes.get(dst_id, []), [])
+
+    def hole_pages(self) -> int:
+        return sum(map(ranges.size, self._holes.values())) // PAGE_SIZE
+
+    def _wanted(self, dst_id: int) -> bool:
+        return self._last or dst_id & 0xFF == TYPE_PROCESS
+
+
+def send_page_maps(move: Context, images: dict[int, list[Range]]) -> None:
+    """Send the page maps: which pages of the target's store make up each address space.
+
+    They say of each page whether CRIU can restore it lazily. An address space without a page has a
+    page map, too: CRIU asks for the image of every shared mapping, also of one that nobody has
+    written to. Raises ImageError if a process's mm image is damaged.
+    """
+    for dst_id, present in images.items():
+        lazy = ranges.intersection(present, _may_be_lazy(move, dst_id))
+        extents = [MapExtent(start, (end - start) // PAGE_SIZE, True) for start, end in lazy]
+        eager = ranges.difference(present, lazy)
+        extents += [MapExtent(start, (end - start) // PAGE_SIZE, False) for start, end in eager]
+        extents.sort()
+        for first in range(0, max(1, len(extents)), MAX_EXTENTS):
+            move.agent.stream(
+                protocol.PageMap(dst_id=dst_id, extents=tuple(extents[first : first + MAX_EXTENTS]))
+            )
+
+
+def _may_be_lazy(move: Context, dst_id: int) -> list[Range]:
+    if dst_id & 0xFF != TYPE_PROCESS or not move.target.lazy_pages:
+        return []
+    assert move.image_stream is not None
+    return move.image_stream.may_be_lazy(dst_id >> 8)

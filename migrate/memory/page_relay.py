@@ -1,0 +1,54 @@
+"""The relay of pages from CRIU to the agent: a page server whose store is on the target."""
+
+from __future__ import annotations
+
+import socket
+import struct
+import threading
+from collections.abc import Callable
+
+from checkpoint.criu import page_server
+
+
+class PageRelay:
+    """A page server for one CRIU session, which runs in a thread from `start` to `join`."""
+
+    def __init__(
+        self,
+        sock: socket.socket,
+        layout: struct.Struct,
+        sink: page_server.Sink,
+        flush: Callable[[], None],
+        has_parent: Callable[[int], bool] = page_server.no_parent,
+    ) -> None:
+        """Take CRIU's pages from `sock` to `sink`; page_wire.serve has the other arguments.
+
+        `flush` runs before CRIU is told that all pages are safe; it returns when SSH has them all.
+        """
+        self._sock, self._layout = sock, layout
+        self._sink, self._flush, self._has_parent = sink, flush, has_parent
+        self.failure: Exception | None = None
+        self._thread = threading.Thread(target=self._serve, name="page relay", daemon=True)
+
+    def start(self) -> None:
+        self._thread.start()
+
+    def join(self) -> None:
+        """Wait until CRIU closes the session. Raises the error with which the thread failed."""
+        self._thread.join()
+        if self.failure is not None:
+            raise self.failure
+
+    def _serve(self) -> None:
+        try:
+            page_server.serve(
+                self._sock,
+                self._layout,
+                self._sink,
+                before_close=self._flush,
+                has_parent=self._has_parent,
+            )
+        except Exception as error:  # noqa: BLE001  (re-raised by join)
+            self.failure = error
+            # CRIU must not wait for an answer that will never come.
+            self._sock.close()

@@ -1,0 +1,183 @@
+"""The target's end of the page channels.
+
+Each channel has a thread, which checks and unpacks its batches in parallel with the others. The
+batches then take effect one after the other, in the order of their numbers.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import socket
+import threading
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+from checkpoint.errors import ImageError
+from checkpoint.host.listener import Listener
+from checkpoint.host.ram_directory import RUN
+from migrate.agent.plug_command import PLUGGED
+from migrate.memory import batch
+from migrate.memory.batch import Extent
+from migrate.wire import protocol
+from migrate.wire.protocol import ProtocolError
+from transport.descriptors import Descriptors, widen_pipe
+from transport.errors import EndOfStream, StreamError
+from transport.framing import FrameStream
+
+DRAIN_BYTES = 1 << 20
+
+#: A function that puts one batch in place: its message, and its extents, unpacked.
+Put = Callable[[protocol.Pages, Iterator[Extent]], None]
+
+
+def socket_path(migration_id: str) -> Path:
+    """Return the path of the unix socket at which a migration's agent takes page channels."""
+    return RUN / migration_id / "pages.sock"
+
+
+class PageReceiver:
+    """The receiver of `channels` page channels, which come to the unix socket `path`.
+
+    Use it as a context. agent/plug.py hands each channel to the socket. `put` is called with one
+    batch at a time, in the order of their numbers. A batch that is waited for longer than
+    `patience_s` is lost. The first failure is kept for `check` and `wait`. After it the channels
+    are still read, and what they bring is dropped, so that the source never blocks.
+    """
+
+    def __init__(self, path: Path, channels: int, put: Put, patience_s: float) -> None:
+        self._path, self._channels, self._put = path, channels, put
+        self._patience_s = patience_s
+        self._plugs: list[socket.socket] = []
+        self._turn = threading.Condition()
+        self._next = self._ended = 0
+        self._waiting: set[int] = set()
+        self._failure: Exception | None = None
+        self._closed = False
+
+    def __enter__(self) -> PageReceiver:
+        self._listener = Listener(self._path, self._serve, "pages")
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        with self._turn:  # no batch is put in place any more: its place is removed next
+            self._failure = self._failure or ImageError("the channels were closed")
+            self._closed = True
+            self._turn.notify_all()
+        self._listener.close()
+        for plug in self._plugs:
+            plug.close()
+
+    def check(self) -> None:
+        """Raise the first failure of a channel or batch, if there was one."""
+        with self._turn:
+            if self._failure is not None:
+                raise self._failure
+
+    def wait(self, batches: int) -> None:
+        """Wait until `batches` batches are in place.
+
+        Raises the first failure of a channel or batch, and ImageError if a batch is lost or if
+        more of them came.
+        """
+        with self._turn:
+            while self._next < batches and self._failure is None:
+                before = self._next
+                came = self._turn.wait_for(
+                    lambda: self._next > before or self._hopeless(),  # noqa: B023
+                    self._patience_s,
+                )
+                if self._next == before and self._failure is None:
+                    why = (
+                        "their channels ended"
+                        if came
+                        else f"nothing came for {self._patience_s:g} s"
+                    )
+                    raise ImageError(
+                        f"batch {self._next} of {batches} with pages never came: {why}"
+                    )
+            if self._failure is not None:
+                raise self._failure
+            if self._next > batches:
+                raise ImageError(f"{self._next} batches of pages came instead of {batches}")
+
+    def _serve(self, plug: socket.socket) -> None:
+        with self._turn:
+            if self._closed:  # the channel came while `__exit__` ran
+                plug.close()
+                return
+            self._plugs.append(plug)
+        fds: list[int] = []
+        with contextlib.suppress(OSError):  # closed at once: the source needs no channels any more
+            _, fds, _, _ = socket.recv_fds(plug, 16, 2)
+        try:
+            if len(fds) == 2:
+                # The channel may have ended already.
+                with (
+                    open(fds[1], "wb", buffering=0) as answers,
+                    contextlib.suppress(OSError),
+                ):
+                    answers.write(PLUGGED)
+                self._read(fds[0])
+        finally:
+            with self._turn:
+                self._ended += 1
+                self._turn.notify_all()
+
+    def _hopeless(self) -> bool:
+        """Return whether no further batch can take effect: one failed, or all channels ended."""
+        return self._failure is not None or self._ended == len(self._plugs) >= self._channels
+
+    def _read(self, fd: int) -> None:
+        widen_pipe(fd)
+        channel = FrameStream(Descriptors(fd, fd))
+        try:
+            while True:
+                self._take(protocol.decode(*channel.receive(), protocol.Pages))
+        except EndOfStream:
+            pass
+        except (StreamError, ProtocolError, ImageError, OSError) as error:
+            with self._turn:
+                self._failure = self._failure or error
+                self._turn.notify_all()
+            with contextlib.suppress(OSError):
+                while os.read(fd, DRAIN_BYTES):  # short result: it is thrown away
+                    pass
+        finally:
+            channel.close()
+
+    def _take(self, message: protocol.Pages) -> None:
+        extents = batch.unpack(message.extents, message.payload, message.encoding, message.digest)
+        with self._turn:
+            self._wait_turn(message.number)
+            if self._failure is not None:
+                raise ImageError("a batch of pages came after one that failed")
+            if message.number != self._next:
+                raise ImageError(f"batch {message.number} with pages came twice")
+            self._put(message, extents)
+            self._next += 1
+            self._turn.notify_all()
+
+    def _wait_turn(self, number: int) -> None:
+        """Wait until batch `number` is the next one, or a batch has failed.
+
+        Each channel brings its batches in rising order. If every channel waits with a later batch,
+        batch `_next` can no longer come. Raises ImageError then, and if no batch takes effect for
+        `_patience_s`.
+        """
+        self._waiting.add(number)
+        try:
+            lost = len(self._waiting) == self._channels and self._next not in self._waiting
+            if number > self._next and lost:
+                raise ImageError(f"batch {self._next} with pages never came")
+            while self._next < number and self._failure is None:
+                before = self._next
+                if not self._turn.wait_for(
+                    lambda: self._next > before or self._failure is not None,  # noqa: B023
+                    self._patience_s,
+                ):
+                    raise ImageError(
+                        f"batch {self._next} with pages never came in {self._patience_s:g} s"
+                    )
+        finally:
+            self._waiting.discard(number)

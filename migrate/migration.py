@@ -1,0 +1,158 @@
+"""The state of one migration, handed from phase to phase."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from checkpoint.criu.roles import DumpRole, Edits
+from checkpoint.engines.base import Container, ContainerRuntime
+from checkpoint.host.cpu_limit import CpuLimit
+from checkpoint.host.processes import Init
+from checkpoint.network import netns
+from checkpoint.network.frames import HeldFrames
+from checkpoint.network.model import Network
+from migrate.agent.client import AgentClient
+from migrate.decisions.clock import Offset
+from migrate.decisions.compatibility import Facts
+from migrate.decisions.state import State, check_move
+from migrate.decisions.write_tracking import Tracking
+from migrate.files.engine_log import OutputSync
+from migrate.files.rsync_tunnel import Bridge
+from migrate.files.tmpfs import TmpfsSync
+from migrate.files.trees import TreeSync
+from migrate.memory.batches import PageBatches
+from migrate.memory.channels import PageChannels
+from migrate.observer import Observer
+from migrate.options import Options
+from migrate.report import Phase, Report, Stage
+from transport.connection import Connection
+from transport.throttle import RateLimit
+
+log = logging.getLogger(__name__)
+
+if TYPE_CHECKING:
+    from migrate.files.criu_images import ImageStream
+
+
+@dataclass(kw_only=True)
+class Context:
+    """One migration: what is known of both hosts, and what was made on them so far.
+
+    `undo` is closed when the migration is rolled back, `tidy` however it ends.
+
+    `source` and `target` are the facts of the two hosts; `clock` is the offset of the target's
+    clock.
+    `tracking` has the ways to track writes that these hosts have, best first.
+    `room_bytes` bounds the RAM that image files and the page store may take on a host.
+    `shared_rootfs`: both hosts see the same rootfs.
+    `layers_there` are the layers of the container image that the target has; None if the target has
+    the whole image, or needs none.
+    `started_ns` is CLOCK_MONOTONIC of the source.
+    """
+
+    migration_id: str
+    runtime: ContainerRuntime
+    container: Container
+    init: Init
+    network: Network | None
+    observer: Observer
+    report: Report
+    connection: Connection
+    agent: AgentClient
+    source: Facts
+    target: Facts
+    edits: Edits
+    options: Options
+    tracking: tuple[Tracking, ...]
+    room_bytes: int
+    limit: RateLimit
+    shared_rootfs: bool
+    layers_there: frozenset[str] | None
+    clock: Offset
+    started_ns: int
+    #: The parts of `network` that this tool removes from the source once the container has left;
+    #: None if the engine does that.
+    network_parts: netns.Parts | None = None
+    state: State = State.PLANNED
+    undo: contextlib.ExitStack = field(default_factory=contextlib.ExitStack)
+    tidy: contextlib.ExitStack = field(default_factory=contextlib.ExitStack)
+    #: Keeps the source's processors awake (checkpoint/host/wakeful.py) until the container runs
+    #: again, on either host.
+    awake: contextlib.ExitStack = field(default_factory=contextlib.ExitStack)
+    # Set by the phases `prepare`, `arm_source`, `pre_copy` and `arm_target`.
+    directory: Path = Path()
+    bridge: Bridge | None = None
+    trees: dict[str, TreeSync] = field(default_factory=dict)  # by destination
+    tmpfs: TmpfsSync | None = None
+    output: OutputSync | None = None
+    frames: list[HeldFrames] = field(default_factory=list)
+    dump: DumpRole | None = None
+    pages: PageChannels | None = None
+    cpu_limit: CpuLimit | None = None
+    # Set by the phase `freeze`.
+    sent_before_freeze: int = 0
+    image_stream: ImageStream | None = None
+
+    @property
+    def images(self) -> Path:
+        """The directory, in RAM, in which CRIU on the source writes its image files."""
+        return self.directory / "images"
+
+    @property
+    def sent_bytes(self) -> int:
+        """Bytes of all frames sent so far, before encryption; rsync's bytes are not among them."""
+        return self.agent.sent_bytes + (self.pages.sent_bytes if self.pages else 0)
+
+    def account_pages(self, batches: PageBatches) -> None:
+        """Enter into the report how much memory was sent so far."""
+        self.report.pages, self.report.pages_zero = batches.pages, batches.pages_zero
+        self.report.page_bytes = batches.data_bytes
+        self.report.bytes_sent["pages"] = self.pages.sent_bytes if self.pages else 0
+
+    def advance(self, state: State) -> None:
+        """Enter `state` and tell the observer. Raises InvalidMove if that is no transition."""
+        check_move(self.state, state)
+        self.state = state
+        log.info("%s", state.value)
+        self.observer.state(state)
+
+    @contextlib.contextmanager
+    def phase(self, name: str) -> Iterator[None]:
+        """Time a step of the migration for the report, and tell the observer that it begins."""
+        start = time.monotonic_ns()
+        self.observer.phase(name)
+        try:
+            yield
+        finally:
+            length = time.monotonic_ns() - start
+            self.report.phases.append(
+                Phase(
+                    name=name,
+                    host="source",
+                    start_us=self._since_start(start),
+                    length_us=length // 1000,
+                )
+            )
+
+    def note(self, text: str) -> None:
+        """Tell the observer a line for people, and keep it for the report."""
+        log.info("%s", text)
+        self.observer.note(text)
+        self.report.notes.append(text)
+
+    def stage(self, name: str, host: str, at_ns: int) -> None:
+        """Enter an instant of the freeze into the report.
+
+        `host` is "source" or "target"; `at_ns` is CLOCK_MONOTONIC of that host.
+        """
+        ours = at_ns if host == "source" else self.clock.to_ours(at_ns)
+        self.report.freeze.append(Stage(name=name, host=host, at_us=self._since_start(ours)))
+
+    def _since_start(self, at_ns: int) -> int:
+        return (at_ns - self.started_ns) // 1000
