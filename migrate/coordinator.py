@@ -9,7 +9,7 @@ import contextlib
 import time
 
 from migrate.errors import MigrateError
-from migrate.migration import Context
+from migrate.migration import Migration
 from migrate.observer import Observer, Unfailing
 from migrate.options import Options
 from migrate.phases import commit, freeze, precopy, prepare
@@ -45,13 +45,13 @@ def move_container(
     try:
         with Signals() as signals, contextlib.ExitStack() as stack:
             with signals.heard():
-                move = stack.enter_context(
+                migration = stack.enter_context(
                     planned(report, destination, Unfailing(observer), options, connect)
                 )
             try:
-                _go_through(move, signals)
+                _go_through(migration, signals)
             finally:
-                report.outcome = move.state.value
+                report.outcome = migration.state.value
     except MigrateError as error:
         report.enter(error)
         raise
@@ -59,23 +59,23 @@ def move_container(
         report.total_us = (time.monotonic_ns() - started_ns) // 1000
 
 
-def _go_through(move: Context, signals: Signals) -> None:
+def _go_through(migration: Migration, signals: Signals) -> None:
     try:
         with signals.heard():
-            prepare.prepare(move)
-            prepare.arm_source(move)
-            copying = precopy.pre_copy(move)
-            prepare.arm_target(move)
-            precopy.catch_up(move, copying)
-            freeze.freeze(move, copying)
-            freeze.transfer(move, copying)
-            freeze.restore(move, copying)
-        commit.let_go(move)
+            prepare.prepare(migration)
+            prepare.arm_source(migration)
+            copying = precopy.pre_copy(migration)
+            prepare.arm_target(migration)
+            precopy.catch_up(migration, copying)
+            freeze.freeze(migration, copying)
+            freeze.transfer(migration, copying)
+            freeze.restore(migration, copying)
+        commit.let_go(migration)
     except BaseException as error:
-        raise rolled_back(move, error) from error
+        raise rolled_back(migration, error) from error
     try:
         # The point of no return: kill the source's init, then send GO to the target.
-        commit.commit(move)
+        commit.commit(migration)
     except BaseException as error:
-        raise commit.stranded(move, error) from error
-    commit.clean_up(move)
+        raise commit.stranded(migration, error) from error
+    commit.clean_up(migration)

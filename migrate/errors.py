@@ -8,7 +8,7 @@ MigrateError
 │   ├── AlreadyMoving        another task has locked the container, on either host
 │   ├── TargetUnreachable, AuthenticationFailed, UnknownHostKey, ChangedHostKey, RefusedHostKey
 │   ├── NotRoot, MissingOnHost, CriuTooOld, CriuWireMismatch, MachineMismatch
-│   └── NameTaken, PathTaken, NotEnoughMemory, AddressTaken, EngineObjects
+│   └── NameTaken, PathTaken, NotEnoughMemory, AddressTaken, RefusedByEngine
 ├── RolledBack               the migration failed; the container is on the source as before
 │   ├── Interrupted          ... because of Ctrl-C, SIGTERM or SIGHUP
 │   ├── MemoryDiffers        ... because memory on the target was not the frozen container's
@@ -25,7 +25,7 @@ A user is never told the following errors; migrate/decisions/causes.py turns the
 AgentFailed                  the target answered that it could not do what it was asked
 AgentGone                    the channel to the target's agent ended
 ProtocolError                migrate/wire/message.py
-InvalidMove                  migrate/decisions/state.py
+InvalidTransition                  migrate/decisions/state.py
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ import enum
 from collections.abc import Sequence
 
 
-class Where(enum.Enum):
+class Side(enum.Enum):
     """The role of a host in a migration."""
 
     SOURCE = "source"
@@ -184,12 +184,12 @@ class RefusedHostKey(Refused):
 class NotRoot(Refused):
     """CRIU needs root on both hosts. `where` is None for migratectl, which needs root by itself."""
 
-    def __init__(self, where: Where | None, host: str) -> None:
+    def __init__(self, where: Side | None, host: str) -> None:
         self.side = where
         super().__init__(
             f"not root on {f'the {where.value} ' if where else ''}{host}",
             "run as root"
-            if where is not Where.TARGET
+            if where is not Side.TARGET
             else "log in there as root (user@host, or User in ssh_config)",
         )
 
@@ -197,7 +197,7 @@ class NotRoot(Refused):
 class MissingOnHost(Refused):
     """A program or module that the migration needs is missing on a host."""
 
-    def __init__(self, where: Where, host: str, program: str, reason: str = "not found") -> None:
+    def __init__(self, where: Side, host: str, program: str, reason: str = "not found") -> None:
         self.side, self.program = where, program
         super().__init__(
             f"no usable {program} on the {where.value} {host} ({reason})",
@@ -209,7 +209,7 @@ class CriuTooOld(Refused):
     """The CRIU of a host is too old for the kernel of that host."""
 
     def __init__(
-        self, where: Where, host: str, found: str, kernel: str, needed: str, why: str
+        self, where: Side, host: str, found: str, kernel: str, needed: str, why: str
     ) -> None:
         self.side = where
         super().__init__(
@@ -282,7 +282,7 @@ class AddressTaken(Refused):
         )
 
 
-class EngineObjects(Refused):
+class RefusedByEngine(Refused):
     """The target's engine cannot take the container in: an object is missing or in the way."""
 
     def __init__(self, host: str, reason: str) -> None:

@@ -8,7 +8,7 @@ import re
 
 from checkpoint.criu import features, rpc
 from checkpoint.criu.parent import kerndat_with_tracking
-from checkpoint.engines.base import ContainerRuntime
+from checkpoint.engines.base import Engine
 from checkpoint.errors import CommandFailed
 from checkpoint.host import memory
 from checkpoint.host.run import find_program, run
@@ -17,7 +17,7 @@ from migrate.decisions.compatibility import Facts
 from migrate.memory import encoding
 
 
-def collect(runtime: ContainerRuntime, container_id: str) -> Facts:
+def collect(runtime: Engine, container_id: str) -> Facts:
     """Return the facts of this host, and whether its engine has a container of that name."""
     return Facts(
         hostname=platform.node(),

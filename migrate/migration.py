@@ -11,19 +11,19 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from checkpoint.criu.roles import DumpRole, Edits
-from checkpoint.engines.base import Container, ContainerRuntime
+from checkpoint.engines.base import Container, Engine
 from checkpoint.host.cpu_limit import CpuLimit
 from checkpoint.host.processes import Init
 from checkpoint.network import netns
-from checkpoint.network.frames import HeldFrames
+from checkpoint.network.frames import FrameBuffer
 from checkpoint.network.model import Network
 from migrate.agent.client import AgentClient
 from migrate.decisions.clock import Offset
 from migrate.decisions.compatibility import Facts
-from migrate.decisions.state import State, check_move
+from migrate.decisions.state import State, check_transition
 from migrate.decisions.write_tracking import Tracking
 from migrate.files.engine_log import OutputSync
-from migrate.files.rsync_tunnel import Bridge
+from migrate.files.rsync_tunnel import RsyncTunnel
 from migrate.files.tmpfs import TmpfsSync
 from migrate.files.trees import TreeSync
 from migrate.memory.batches import PageBatches
@@ -41,7 +41,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(kw_only=True)
-class Context:
+class Migration:
     """One migration: what is known of both hosts, and what was made on them so far.
 
     `undo` is closed when the migration is rolled back, `tidy` however it ends.
@@ -57,7 +57,7 @@ class Context:
     """
 
     migration_id: str
-    runtime: ContainerRuntime
+    runtime: Engine
     container: Container
     init: Init
     network: Network | None
@@ -87,11 +87,11 @@ class Context:
     awake: contextlib.ExitStack = field(default_factory=contextlib.ExitStack)
     # Set by the phases `prepare`, `arm_source`, `pre_copy` and `arm_target`.
     directory: Path = Path()
-    bridge: Bridge | None = None
+    bridge: RsyncTunnel | None = None
     trees: dict[str, TreeSync] = field(default_factory=dict)  # by destination
     tmpfs: TmpfsSync | None = None
     output: OutputSync | None = None
-    frames: list[HeldFrames] = field(default_factory=list)
+    frames: list[FrameBuffer] = field(default_factory=list)
     dump: DumpRole | None = None
     pages: PageChannels | None = None
     cpu_limit: CpuLimit | None = None
@@ -116,8 +116,8 @@ class Context:
         self.report.bytes_sent["pages"] = self.pages.sent_bytes if self.pages else 0
 
     def advance(self, state: State) -> None:
-        """Enter `state` and tell the observer. Raises InvalidMove if that is no transition."""
-        check_move(self.state, state)
+        """Enter `state` and tell the observer. Raises InvalidTransition."""
+        check_transition(self.state, state)
         self.state = state
         log.info("%s", state.value)
         self.observer.state(state)

@@ -13,7 +13,7 @@ from typing import Any
 
 from migrate.errors import MigrateError
 
-SCHEMA = 1
+SCHEMA = 2
 
 
 @dataclass(frozen=True, kw_only=True)

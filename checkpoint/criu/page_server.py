@@ -35,20 +35,20 @@ PE_PRESENT = 4
 
 PE_KNOWN = PE_PARENT | PE_LAZY | PE_PRESENT
 
-TYPE_PROCESS = 1
-TYPE_SHMEM = 2
+PS_TYPE_PID = 1
+PS_TYPE_SHMEM = 2
 #: The end of addresses in processes, and of offsets in shared memory.
 END = 1 << ADDRESS_BITS
 
 
-def process_id(pid: int) -> int:
+def dst_id_of_process(pid: int) -> int:
     """Return the dst_id of a process's memory. `pid` is the one in its own pid namespace."""
-    return pid << 8 | TYPE_PROCESS
+    return pid << 8 | PS_TYPE_PID
 
 
 def check_extent(dst_id: int, vaddr: int, pages: int) -> None:
     """Raise ImageError unless these numbers can be those of an extent of an address space."""
-    if dst_id & 0xFF not in (TYPE_PROCESS, TYPE_SHMEM) or not 0 < dst_id < 1 << 64:
+    if dst_id & 0xFF not in (PS_TYPE_PID, PS_TYPE_SHMEM) or not 0 < dst_id < 1 << 64:
         raise ImageError(f"pages of an image of unknown kind, {dst_id:#x}")
     if vaddr % PAGE_SIZE or pages <= 0 or not 0 <= vaddr <= END - pages * PAGE_SIZE:
         raise ImageError(f"{pages} pages at {vaddr:#x} are in nobody's memory")

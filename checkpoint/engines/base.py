@@ -1,6 +1,6 @@
 """The interface of a container engine: podman, docker, or an OCI runtime used alone.
 
-`ContainerRuntime` is the interface on either host, `Arrival` that of one incoming container on the
+`Engine` is the interface on either host, `Arrival` that of one incoming container on the
 target.
 """
 
@@ -136,7 +136,7 @@ def _without_nulls(members: dict[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in members.items() if value is not None}
 
 
-class ContainerRuntime(Protocol):
+class Engine(Protocol):
     """One engine on this host.
 
     Every directory that a method is given belongs to the caller, who makes and removes it.
@@ -220,7 +220,7 @@ class ContainerRuntime(Protocol):
 
     def arrival(
         self, name: str, description: Mapping[str, Any], undo: contextlib.ExitStack
-    ) -> Arrival:
+    ) -> IncomingContainer:
         """Return the arrival by which this engine, on the target, takes in a container as `name`.
 
         `description` is from `describe` on the source. What the arrival makes is entered in `undo`.
@@ -228,7 +228,7 @@ class ContainerRuntime(Protocol):
         """
 
 
-class Arrival(Protocol):
+class IncomingContainer(Protocol):
     """An incoming container, on its way into an engine on the target."""
 
     def objections(self) -> list[str]:

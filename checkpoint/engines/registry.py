@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from checkpoint.engines.base import ContainerRuntime
+from checkpoint.engines.base import Engine
 from checkpoint.engines.docker.engine import Docker
 from checkpoint.engines.oci.crun import Crun
 from checkpoint.engines.oci.runc import Runc
 from checkpoint.engines.podman.engine import Podman
 from checkpoint.errors import ContainerNotFound, EngineRefused
 
-RUNTIMES: dict[str, Callable[[], ContainerRuntime]] = {
+RUNTIMES: dict[str, Callable[[], Engine]] = {
     "podman": Podman,
     "docker": Docker,
     "runc": Runc,
@@ -19,14 +19,14 @@ RUNTIMES: dict[str, Callable[[], ContainerRuntime]] = {
 }
 
 
-def runtime_named(name: str) -> ContainerRuntime:
+def runtime_named(name: str) -> Engine:
     """Return the engine of that name. Raises ContainerNotFound if the tool drives none."""
     if name not in RUNTIMES:
         raise ContainerNotFound(f"no runtime named {name!r} is supported")
     return RUNTIMES[name]()
 
 
-def owners_of(container_id: str) -> tuple[list[ContainerRuntime], list[str]]:
+def owners_of(container_id: str) -> tuple[list[Engine], list[str]]:
     """Return the engines of this host that have a container of that name.
 
     The second result has the errors, for people, of the engines that could not be asked.

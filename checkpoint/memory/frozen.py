@@ -7,7 +7,7 @@ import functools
 import os
 from collections.abc import Iterable, Iterator, Mapping
 
-from checkpoint.criu.page_server import TYPE_PROCESS
+from checkpoint.criu.page_server import PS_TYPE_PID
 from checkpoint.errors import IncompleteIO
 from checkpoint.host import proc, whole
 from checkpoint.memory.tracking.tracker import virtual_pid
@@ -62,7 +62,7 @@ class FrozenMemory:
     def _find(self, image: int) -> int | None:
         number = image >> 8
         with contextlib.suppress(OSError):
-            if image & 0xFF == TYPE_PROCESS:
+            if image & 0xFF == PS_TYPE_PID:
                 pid = self._pids.get(number)
                 return (
                     None if pid is None else os.open(f"/proc/{pid}/mem", os.O_RDONLY | os.O_CLOEXEC)

@@ -28,7 +28,7 @@ MAX_BYTES = 1 << 20
 MAX_FRAMES = 2048
 
 
-class HeldFrames:
+class FrameBuffer:
     """The frames that leave the host's end of an interface for the container's MAC address.
 
     No frame is kept until `keep` is called. To be created before the freeze, because the kernel

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
-from checkpoint.engines.base import Arrival
+from checkpoint.engines.base import IncomingContainer
 from checkpoint.engines.occupied import is_taken
 from checkpoint.engines.registry import runtime_named
 from checkpoint.errors import ContainerLocked
@@ -27,7 +27,7 @@ from migrate.agent.network import Attachment
 from migrate.agent.plug_command import IMAGE
 from migrate.agent.received import Received
 from migrate.agent.restore import ArmedRestore, Prepared
-from migrate.agent.state import REVERSIBLE, State, check_move
+from migrate.agent.state import REVERSIBLE, State, check_transition
 from migrate.files.tree_door import TreeDoor, socket_path
 from migrate.host_facts import collect
 from migrate.leftovers import INCOMING_IMAGES, sweep
@@ -67,8 +67,8 @@ class Incoming:
         self._awake = self._tidy.enter_context(contextlib.ExitStack())
         self.control_path = control_path(self._id)
         self.state = State.GREETED
-        #: Set by Examine; the next three by AwaitImage, Prepare and Arm.
-        self._arrival: Arrival | None = None
+        #: Set by Examine; the next three by AwaitContainerImage, Prepare and Arm.
+        self._arrival: IncomingContainer | None = None
         self._image_directory: PathIdentity | None = None
         self._prepared: Prepared | None = None
         self._restore: ArmedRestore | None = None
@@ -92,8 +92,8 @@ class Incoming:
             protocol.CheckAddresses: self._check_addresses,
             protocol.CheckPaths: self._check_paths,
             protocol.Examine: self._examine,
-            protocol.AwaitImage: self._await_image,
-            protocol.LoadImage: self._load_image,
+            protocol.AwaitContainerImage: self._await_image,
+            protocol.LoadContainerImage: self._load_image,
             protocol.Prepare: self._prepare,
             protocol.Output: self._output,
             protocol.Arm: self._arm,
@@ -156,7 +156,7 @@ class Incoming:
             objections=objections, layers=None if layers is None else tuple(layers)
         )
 
-    def _take_volumes(self, arrival: Arrival) -> Iterator[str]:
+    def _take_volumes(self, arrival: IncomingContainer) -> Iterator[str]:
         """Lock the engine's volumes that the container brings, until the migration ends.
 
         Yields an objection, for people, for each volume that another migration has locked.
@@ -169,7 +169,7 @@ class Incoming:
             except ContainerLocked as error:
                 yield f"volume {name!r} is brought by another move: {error.holder}"
 
-    def _await_image(self, request: protocol.AwaitImage) -> Answer:
+    def _await_image(self, request: protocol.AwaitContainerImage) -> Answer:
         directory = INCOMING_IMAGES / request.key
         private_directory(directory)
         # The same image may be arriving for another container.
@@ -184,7 +184,7 @@ class Incoming:
         self._trees.show([(IMAGE, directory)])
         return protocol.Done()
 
-    def _load_image(self, _: protocol.LoadImage) -> Answer:
+    def _load_image(self, _: protocol.LoadContainerImage) -> Answer:
         assert self._arrival is not None and self._image_directory is not None
         self._arrival.load_image(self._image_directory.path)
         # Only now: after a failure the next migration goes on from the files that are there.
@@ -240,11 +240,11 @@ class Incoming:
 
         A failure of the links, the announcement or the engine's records is only logged: it must
         not keep the container from running. Raises ConversationLost if CRIU does not report the
-        resume or if the engine's restore fails, and InvalidMove if no container is held.
+        resume or if the engine's restore fails, and InvalidTransition if no container is held.
         """
         assert self._restore is not None
         go_ns = time.monotonic_ns()
-        check_move(self.state, State.RESUMED)
+        check_transition(self.state, State.RESUMED)
         self._undo.pop_all()
         self._restore.release()
         self._advance(State.RESUMED)
@@ -255,7 +255,7 @@ class Incoming:
     def abort(self) -> None:
         """Undo everything that this migration made on the target, and drop a held container.
 
-        Raises InvalidMove after GO.
+        Raises InvalidTransition after GO.
         """
         self._advance(State.ABORTED)
         self._trees.close()
@@ -295,8 +295,8 @@ class Incoming:
                 self._tidy.close()
 
     def _advance(self, state: State) -> None:
-        """Enter `state`. Raises InvalidMove if the present state does not lead to it."""
-        check_move(self.state, state)
+        """Enter `state`. Raises InvalidTransition if the present state does not lead to it."""
+        check_transition(self.state, state)
         self.state = state
 
 

@@ -8,7 +8,7 @@ from collections.abc import Callable
 
 from checkpoint.errors import NetworkError
 from checkpoint.network import conntrack, link, netns
-from checkpoint.network.frames import HeldFrames
+from checkpoint.network.frames import FrameBuffer
 from checkpoint.network.model import Interface, Network
 
 
@@ -31,7 +31,7 @@ class Attachment:
         self._interfaces: tuple[Interface, ...] = ()
         self._tidy, self._log = tidy, log
         self._announcer: link.Announcer | None = None
-        self._held: list[HeldFrames] = []
+        self._held: list[FrameBuffer] = []
         self._late: defaultdict[int, list[bytes | memoryview]] = defaultdict(list)
         if network is not None:
             undo.callback(netns.create(network).remove)
@@ -58,7 +58,7 @@ class Attachment:
         )
         self._announcer = self._tidy.enter_context(contextlib.closing(link.Announcer(network)))
         for interface in network.interfaces:
-            self._held.append(self._tidy.enter_context(contextlib.closing(HeldFrames(interface))))
+            self._held.append(self._tidy.enter_context(contextlib.closing(FrameBuffer(interface))))
 
     def bring(self, interface: int, frame: memoryview) -> None:
         """Take a frame that came for the container on the source.

@@ -7,7 +7,7 @@ other host has a socket of that name. The program stays until the agent reports 
 use ended, as "STATUS\\nTEXT", or closes the connection. An agent that closes it without a report has
 not done what the channel is for, unless that was to bring pages, whose digests tell.
 
-A lone program: it imports the standard library only, and is sent as text (migrate/agent/plug_command.py).
+A lone program: it imports the standard library only, and is sent as text (plug_command.py).
 """
 
 import os

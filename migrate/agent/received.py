@@ -78,7 +78,7 @@ class Received:
         if isinstance(request, protocol.ListTmpfs):
             return _listed(_all(self.tmpfs.root(request.index)))
         handlers: dict[type[Command], Callable[[Any], Answer]] = {
-            protocol.Images: self._take_images,
+            protocol.CriuImages: self._take_images,
             protocol.PageMap: self._page_map,
             protocol.Remove: self._remove,
             protocol.SetTimes: self._set_times,
@@ -89,7 +89,7 @@ class Received:
         }
         return [handlers[type(request)](request)]
 
-    def _take_images(self, request: protocol.Images) -> Answer:
+    def _take_images(self, request: protocol.CriuImages) -> Answer:
         data = memoryview(request.payload)
         for name, size in request.pieces:
             self._append(name, data[:size])

@@ -14,7 +14,7 @@ from checkpoint.criu import log as criu_log
 from checkpoint.criu.interposer import Interposer
 from checkpoint.criu.roles import Edits, RestoreRole
 from checkpoint.criu.shim_install import install_shim, rpc_socket
-from checkpoint.engines.base import Arrival
+from checkpoint.engines.base import IncomingContainer
 from checkpoint.errors import CheckpointError, ConversationLost, CriuFailed
 from checkpoint.memory.pager.pager import Pager
 from checkpoint.network.guard import silenced
@@ -30,7 +30,7 @@ from migrate.wire.values import Stamp, Waits
 class Prepared:
     """The parts of the target's half that a restore needs, complete once Prepare is answered."""
 
-    arrival: Arrival
+    arrival: IncomingContainer
     received: Received
     network: Attachment
 

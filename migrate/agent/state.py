@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import enum
 
-from migrate.decisions.state import InvalidMove
+from migrate.decisions.state import InvalidTransition
 from migrate.wire import protocol
 from migrate.wire.protocol import Command, ProtocolError
 
@@ -61,8 +61,8 @@ COMMANDS: dict[type[Command], frozenset[State]] = {
     protocol.CheckPaths: frozenset({State.GREETED, State.EXAMINED}),
     protocol.CheckAddresses: frozenset({State.GREETED, State.EXAMINED}),
     protocol.Examine: frozenset({State.GREETED}),
-    protocol.AwaitImage: frozenset({State.EXAMINED}),
-    protocol.LoadImage: frozenset({State.AWAITING_IMAGE}),
+    protocol.AwaitContainerImage: frozenset({State.EXAMINED}),
+    protocol.LoadContainerImage: frozenset({State.AWAITING_IMAGE}),
     protocol.Prepare: frozenset({State.EXAMINED}),
     protocol.MakeTmpfs: frozenset({State.PREPARED}),
     protocol.RemoveInTmpfs: FILLING,
@@ -76,7 +76,7 @@ COMMANDS: dict[type[Command], frozenset[State]] = {
     protocol.Output: FILLING | {State.RESUMED},
     protocol.Arm: frozenset({State.PREPARED}),
     protocol.Freezing: frozenset({State.ARMED}),
-    protocol.Images: frozenset({State.FROZEN}),
+    protocol.CriuImages: frozenset({State.FROZEN}),
     protocol.PageMap: frozenset({State.FROZEN}),
     protocol.Restore: frozenset({State.FROZEN}),
     protocol.Go: frozenset({State.HELD}),
@@ -91,8 +91,10 @@ def check_command(state: State, command: Command) -> None:
         raise ProtocolError(f"{type(command).__name__} may not come in the state {state.value!r}")
 
 
-def check_move(old: State, new: State) -> None:
-    """Raise InvalidMove unless the target's half of a migration may go from `old` to `new`."""
+def check_transition(old: State, new: State) -> None:
+    """Raise InvalidTransition unless the target's half may go from `old` to `new`."""
     back = old in REVERSIBLE and new is State.ABORTED
     if new not in _FORWARD.get(old, ()) and not back:
-        raise InvalidMove(f"a container on its way in cannot go from {old.value} to {new.value}")
+        raise InvalidTransition(
+            f"a container on its way in cannot go from {old.value} to {new.value}"
+        )

@@ -29,7 +29,7 @@ CODES: dict[type[errors.MigrateError], int] = {
     errors.PathTaken: 41,
     errors.NotEnoughMemory: 42,
     errors.AddressTaken: 43,
-    errors.EngineObjects: 44,
+    errors.RefusedByEngine: 44,
     errors.Refused: 49,
     errors.RolledBack: 50,
     errors.LeftBehind: 51,

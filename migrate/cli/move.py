@@ -57,7 +57,7 @@ def main(
     error: MigrateError | None
     with logs.recorded(*[Verbose()] * ("--verbose" in words)) as recorder:
         try:
-            _move(report, words, connect, limits or Limits())
+            _migration(report, words, connect, limits or Limits())
             error = None
         except MigrateError as raised:
             error = raised
@@ -74,7 +74,7 @@ def main(
     return _tell(report, error, as_json="--json" in words)
 
 
-def _move(report: Report, words: Sequence[str], connect: Connect, limits: Limits) -> None:
+def _migration(report: Report, words: Sequence[str], connect: Connect, limits: Limits) -> None:
     arguments = _parser().parse_args(words)
     report.container, report.target = arguments.container, arguments.host
     destination = _destination(arguments.host)

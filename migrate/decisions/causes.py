@@ -16,25 +16,25 @@ from typing import TypeVar
 
 from checkpoint import errors as checkpoint
 from checkpoint.criu import known_errors
-from migrate.decisions.state import InvalidMove
+from migrate.decisions.state import InvalidTransition
 from migrate.errors import (
     AgentFailed,
     AgentGone,
     AlreadyMoving,
     AuthenticationFailed,
     ChangedHostKey,
-    EngineObjects,
     MigrateError,
     NoSuchContainer,
     NotMovableError,
     NotRunning,
     Refused,
+    RefusedByEngine,
     RefusedHostKey,
     ResumeFailed,
     RolledBack,
+    Side,
     TargetUnreachable,
     UnknownHostKey,
-    Where,
 )
 from migrate.wire.message import ProtocolError
 from transport import errors as transport
@@ -61,7 +61,7 @@ class Cause:
 
     kind: str
     text: str
-    side: Where | None
+    side: Side | None
     advice: str
     defect: bool
 
@@ -84,7 +84,7 @@ def _refused(cause: Cause, host: str) -> Refused:
 
 
 def _by_engine(cause: Cause, host: str) -> Refused:
-    return EngineObjects(host, cause.text) if cause.side is Where.TARGET else _refused(cause, host)
+    return RefusedByEngine(host, cause.text) if cause.side is Side.TARGET else _refused(cause, host)
 
 
 def _by(kind: Callable[[str], Refused]) -> Callable[[Cause, str], Refused]:
@@ -93,12 +93,12 @@ def _by(kind: Callable[[str], Refused]) -> Callable[[Cause, str], Refused]:
     A failure on the target itself is reported as Refused.
     """
     return lambda cause, host: (
-        _refused(cause, host) if cause.side is Where.TARGET else kind(cause.text)
+        _refused(cause, host) if cause.side is Side.TARGET else kind(cause.text)
     )
 
 
 def _moving(cause: Cause, host: str) -> Refused:
-    return AlreadyMoving(host if cause.side is Where.TARGET else "the source", cause.text)
+    return AlreadyMoving(host if cause.side is Side.TARGET else "the source", cause.text)
 
 
 def _no_agent(cause: Cause, host: str) -> Refused:
@@ -164,7 +164,7 @@ TABLE: dict[type[BaseException], Telling] = {
     ),
     AgentGone: _telling(_BROKEN_LINK.advice, _no_agent),
     ProtocolError: _NOT_OURS,
-    InvalidMove: DEFECT,
+    InvalidTransition: DEFECT,
     OSError: _telling(LOOK),
     MemoryError: _telling(FREE_MEMORY),
 }
@@ -221,7 +221,7 @@ def cause_of(error: BaseException) -> Cause:
     kind = kind_of(error)
     if isinstance(error, MigrateError):
         return Cause(
-            kind=kind, text=error.what, side=Where.SOURCE, advice=error.advice, defect=error.defect
+            kind=kind, text=error.what, side=Side.SOURCE, advice=error.advice, defect=error.defect
         )
     telling = telling_of(kind)
     text, advice = str(error) or kind, telling.advice
@@ -272,8 +272,8 @@ def failure(error: BaseException) -> str:
     if isinstance(error, MigrateError):
         return cause.text
     who = {
-        Where.SOURCE: "the source failed",
-        Where.TARGET: "the target failed",
+        Side.SOURCE: "the source failed",
+        Side.TARGET: "the target failed",
         None: "the link failed",
     }[cause.side]
     return f"{who}: {cause.text}"
@@ -289,16 +289,16 @@ def _marked(told: E, cause: Cause) -> E:
     return told
 
 
-def _side(error: BaseException) -> Where | None:
+def _side(error: BaseException) -> Side | None:
     # A ProtocolError is raised for what the target said.
     if isinstance(error, AgentFailed | checkpoint.ReceiverFailed | ProtocolError):
-        return Where.TARGET
-    return None if isinstance(error, AgentGone | transport.TransportError) else Where.SOURCE
+        return Side.TARGET
+    return None if isinstance(error, AgentGone | transport.TransportError) else Side.SOURCE
 
 
 def _on(cause: Cause, host: str) -> str:
     return {
-        Where.SOURCE: "on the source",
-        Where.TARGET: f"on {host}",
+        Side.SOURCE: "on the source",
+        Side.TARGET: f"on {host}",
         None: f"on the way to {host}",
     }[cause.side]

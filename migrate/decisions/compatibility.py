@@ -16,7 +16,7 @@ from migrate.errors import (
     NameTaken,
     NotEnoughMemory,
     NotRoot,
-    Where,
+    Side,
 )
 
 #: A version of CRIU as CRIU numbers it, with two digits each of major, minor and sublevel: 40201 is
@@ -78,7 +78,7 @@ def kernel_tuple(release: str) -> tuple[int, int]:
     return (int(numbers[1]), int(numbers[2] or 0)) if numbers else (0, 0)
 
 
-def check_host(facts: Facts, where: Where) -> None:
+def check_host(facts: Facts, where: Side) -> None:
     """Raise the error for the first thing that the host needs and does not have."""
     if facts.uid != 0:
         raise NotRoot(where, facts.hostname)

@@ -41,12 +41,12 @@ _FORWARD = {
 REVERSIBLE = frozenset({State.PLANNED, State.PREPARED, State.ARMED, State.FROZEN, State.HELD})
 
 
-class InvalidMove(Exception):
+class InvalidTransition(Exception):
     """A transition that no migration makes: a defect in this program, never a user's doing."""
 
 
-def check_move(old: State, new: State) -> None:
-    """Raise InvalidMove unless a migration may go from `old` to `new`."""
+def check_transition(old: State, new: State) -> None:
+    """Raise InvalidTransition unless a migration may go from `old` to `new`."""
     back = old in REVERSIBLE and new is State.ROLLING_BACK
     if _FORWARD.get(old) is not new and not back:
-        raise InvalidMove(f"a move cannot go from {old.value} to {new.value}")
+        raise InvalidTransition(f"a move cannot go from {old.value} to {new.value}")

@@ -17,14 +17,14 @@ from checkpoint.host.ownership import private_directory
 from checkpoint.host.ram_directory import claim
 from migrate.agent.plug_command import IMAGE
 from migrate.leftovers import OUTGOING_IMAGES
-from migrate.migration import Context
+from migrate.migration import Migration
 from migrate.wire import protocol
 
 AT_ONCE = 4
 TIMEOUT_S = 3600.0
 
 
-def send_image(move: Context, there: frozenset[str]) -> int:
+def send_image(migration: Migration, there: frozenset[str]) -> int:
     """Send the container image and have the target's engine load it. Returns the bytes sent.
 
     `there` are the layers that the target has. Files that an interrupted transfer has brought to
@@ -34,16 +34,16 @@ def send_image(move: Context, there: frozenset[str]) -> int:
     with tempfile.TemporaryDirectory(dir=OUTGOING_IMAGES) as name, contextlib.ExitStack() as stack:
         directory = Path(name)
         stack.callback(os.close, claim(directory))
-        move.runtime.export_image(move.container, there, directory)
-        key = str(move.container.engine_state["Image"]).removeprefix("sha256:")
-        move.agent.request(protocol.AwaitImage(key=key))
-        sent = _send(move, directory)
-    move.agent.request(protocol.LoadImage())
+        migration.runtime.export_image(migration.container, there, directory)
+        key = str(migration.container.engine_state["Image"]).removeprefix("sha256:")
+        migration.agent.request(protocol.AwaitContainerImage(key=key))
+        sent = _send(migration, directory)
+    migration.agent.request(protocol.LoadContainerImage())
     return sent
 
 
-def _send(move: Context, directory: Path) -> int:
-    assert move.bridge is not None
+def _send(migration: Migration, directory: Path) -> int:
+    assert migration.bridge is not None
     shares = dealt((path for path in directory.rglob("*") if path.is_file()), AT_ONCE)
 
     def send(share: list[Path]) -> int:
@@ -51,7 +51,7 @@ def _send(move: Context, directory: Path) -> int:
         return rsync.resumed().finish(TIMEOUT_S, names)
 
     with TreeRoot(directory) as root, ThreadPoolExecutor(AT_ONCE) as threads:
-        rsync = move.bridge.rsync(root.fd, IMAGE)
+        rsync = migration.bridge.rsync(root.fd, IMAGE)
         return sum(threads.map(send, shares))
 
 

@@ -11,7 +11,7 @@ from checkpoint.criu.images.repair import repaired
 from checkpoint.host.inotify import ClosedFiles
 from checkpoint.host.ready import ready
 from checkpoint.memory.ranges import Range
-from migrate.migration import Context
+from migrate.migration import Migration
 from migrate.wire import protocol
 from migrate.wire.values import ImagePiece
 
@@ -27,9 +27,9 @@ class ImageStream:
     a millisecond or more, and CRIU is still busy with the dump meanwhile.
     """
 
-    def __init__(self, move: Context) -> None:
-        self._move = move
-        self._closed = _closed_files(move.images)
+    def __init__(self, migration: Migration) -> None:
+        self._migration = migration
+        self._closed = _closed_files(migration.images)
         self._names: set[str] = set()
         self._pieces: list[ImagePiece] = []
         self._parts: list[memoryview] = []
@@ -49,7 +49,7 @@ class ImageStream:
         self._join()
         if self._failure is not None:
             raise self._failure
-        for path in sorted(self._move.images.glob("*.img")):
+        for path in sorted(self._migration.images.glob("*.img")):
             self._add_file(path.name)
         self._pass_on()
 
@@ -61,7 +61,7 @@ class ImageStream:
         """
         name = f"mm-{process}.img"
         if name not in self._lazy:
-            self._lazy[name] = may_be_lazy(self._move.images / name)
+            self._lazy[name] = may_be_lazy(self._migration.images / name)
         return self._lazy[name]
 
     def close(self) -> None:
@@ -88,20 +88,20 @@ class ImageStream:
                     self._add_file(name)
                 self._pass_on()
                 for name in names:
-                    if name.startswith("mm-") and self._move.target.lazy_pages:
-                        self._lazy[name] = may_be_lazy(self._move.images / name)
+                    if name.startswith("mm-") and self._migration.target.lazy_pages:
+                        self._lazy[name] = may_be_lazy(self._migration.images / name)
         except Exception as error:  # noqa: BLE001  (told by `finish`)
             self._failure = error
 
     def _add_file(self, name: str) -> None:
         if name not in self._names:
             self._names.add(name)
-            self._add(name, memoryview(repaired(self._move.images / name)))
+            self._add(name, memoryview(repaired(self._migration.images / name)))
 
     def _add(self, name: str, data: memoryview) -> None:
         self.files += 1
         self.bytes += len(data)
-        self._move.report.add_bytes("images", len(data))
+        self._migration.report.add_bytes("images", len(data))
         for start in range(0, max(len(data), 1), CHUNK_BYTES):
             piece = data[start : start + CHUNK_BYTES]
             self._pieces.append(ImagePiece(name, len(piece)))
@@ -111,7 +111,9 @@ class ImageStream:
 
     def _pass_on(self) -> None:
         if self._pieces:
-            self._move.agent.stream(protocol.Images(pieces=tuple(self._pieces)), self._parts)
+            self._migration.agent.stream(
+                protocol.CriuImages(pieces=tuple(self._pieces)), self._parts
+            )
             self._pieces, self._parts = [], []
 
 

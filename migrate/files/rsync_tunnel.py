@@ -25,7 +25,7 @@ PIECE_BYTES = 1 << 18
 MAX_COMPLAINT_BYTES = 4096
 
 
-class Bridge:
+class RsyncTunnel:
     """A carrier between the rsyncs of both hosts, with an SSH channel for each pair.
 
     `socket_path` is where the agent takes the channels; `limit` holds what is sent to a rate.

@@ -20,7 +20,7 @@ from checkpoint.files.changes import (
 )
 from checkpoint.files.rsync import PARTIAL, Running
 from migrate.agent.client import AgentClient
-from migrate.files.rsync_tunnel import Bridge
+from migrate.files.rsync_tunnel import RsyncTunnel
 from migrate.wire import protocol
 from migrate.wire.values import DirectoryTime, in_pieces
 
@@ -43,7 +43,11 @@ class TreeSync:
     """
 
     def __init__(
-        self, tree: Tree, bridge: Bridge, agent: AgentClient, mapped: Callable[[], Iterable[str]]
+        self,
+        tree: Tree,
+        bridge: RsyncTunnel,
+        agent: AgentClient,
+        mapped: Callable[[], Iterable[str]],
     ) -> None:
         """Take the first snapshot of `tree`.
 

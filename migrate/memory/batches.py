@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Protocol
 
-from checkpoint.criu.page_server import PAGE_SIZE, PE_PRESENT, process_id
+from checkpoint.criu.page_server import PAGE_SIZE, PE_PRESENT, dst_id_of_process
 from migrate.memory import batch
 from migrate.memory.batch import MAX_PAGES, PageExtent
 
@@ -60,7 +60,7 @@ class PageBatches:
 
     def add(self, process: int, vaddr: int, data: memoryview) -> None:
         """Add pages of a process. `process` is the pid in the process's own pid namespace."""
-        self.extent(process_id(process), vaddr, len(data) // PAGE_SIZE, PE_PRESENT, data)
+        self.extent(dst_id_of_process(process), vaddr, len(data) // PAGE_SIZE, PE_PRESENT, data)
 
     def forget(self, dst_id: int) -> None:
         """Have the target drop all pages of an address space that ended, by its dst_id.

@@ -13,7 +13,7 @@ from checkpoint.memory.process_memory import read_pages
 from checkpoint.memory.ranges import Range
 from migrate.decisions.state import State
 from migrate.memory.batches import PageBatches
-from migrate.migration import Context
+from migrate.migration import Migration
 
 
 class Reach(enum.Enum):
@@ -66,7 +66,7 @@ class Ahead(Copying, Protocol):
         """Stop tracking, and leave every process as it was before."""
 
 
-def run_dump(dump: DumpRole, move: Context) -> None:
+def run_dump(dump: DumpRole, migration: Migration) -> None:
     """Release the held dump, and wait until the container is frozen and dumped.
 
     Raises CriuFailed with what CRIU or the engine has logged, or ConversationLost if that is
@@ -74,10 +74,10 @@ def run_dump(dump: DumpRole, move: Context) -> None:
     """
     dump.request_gate.open()
     try:
-        dump.done_gate.wait_reached(move.options.limits.dump_s)
+        dump.done_gate.wait_reached(migration.options.limits.dump_s)
     except ConversationLost as error:
-        log = criu_log.errors(move.images / "dump.log") or criu_log.last_words(
-            move.images / "engine.log"
+        log = criu_log.errors(migration.images / "dump.log") or criu_log.last_words(
+            migration.images / "engine.log"
         )
         raise (CriuFailed("dump", log) if log else error) from error
 
@@ -107,15 +107,15 @@ def send_all_pages(batches: PageBatches, pid: int, image: int, wanted: list[Rang
         raise ImageError(f"process {pid}: its page at {unread[0][0]:#x} cannot be read")
 
 
-def progress_of(move: Context) -> PageBatches:
+def progress_of(migration: Migration) -> PageBatches:
     """Return new batches that report their progress while the container runs.
 
     In the freeze nothing is reported.
     """
 
     def show(sent_bytes: int) -> None:
-        if move.state is State.ARMED:
-            move.observer.sent(sent_bytes, move.report.memory_bytes)
+        if migration.state is State.ARMED:
+            migration.observer.sent(sent_bytes, migration.report.memory_bytes)
 
-    assert move.pages is not None
-    return PageBatches(move.pages, progress=show)
+    assert migration.pages is not None
+    return PageBatches(migration.pages, progress=show)

@@ -15,7 +15,7 @@ from collections.abc import Callable, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 
-from checkpoint.criu.page_server import PAGE_SIZE, TYPE_PROCESS
+from checkpoint.criu.page_server import PAGE_SIZE, PS_TYPE_PID
 from checkpoint.errors import ProcError
 from checkpoint.host import proc
 from checkpoint.host.processes import tree_of
@@ -120,7 +120,7 @@ class MemoryProof:
         with contextlib.suppress(OSError, ProcError):  # the difference is reported anyway
             pids = by_virtual_pid(tree_of(self._init))
             if (
-                piece.image & 0xFF == TYPE_PROCESS
+                piece.image & 0xFF == PS_TYPE_PID
                 and (pid := pids.get(piece.image >> 8)) is not None
             ):
                 of_it = [
@@ -155,5 +155,5 @@ class MemoryProof:
 
 
 def _place(piece: Piece) -> str:
-    kind = "process" if piece.image & 0xFF == TYPE_PROCESS else "shared memory"
+    kind = "process" if piece.image & 0xFF == PS_TYPE_PID else "shared memory"
     return f"memory of {kind} {piece.image >> 8} at {piece.start:#x}"

@@ -10,13 +10,13 @@ from checkpoint.criu import page_server
 from checkpoint.errors import CheckpointError
 from migrate.errors import AgentGone
 from migrate.memory.page_relay import PageRelay
-from migrate.migration import Context
+from migrate.migration import Migration
 
 
 @contextlib.contextmanager
 def relayed(
     pages: socket.socket,
-    move: Context,
+    migration: Migration,
     sink: page_server.Sink,
     flush: Callable[[], None],
     has_parent: Callable[[int], bool] = page_server.no_parent,
@@ -27,9 +27,9 @@ def relayed(
     PageRelay. If CRIU fails because the link to the agent is lost, AgentGone is raised in place
     of CRIU's error.
     """
-    assert move.source.criu_version is not None
+    assert migration.source.criu_version is not None
     relay = PageRelay(
-        pages, page_server.wire_struct(move.source.criu_version), sink, flush, has_parent
+        pages, page_server.wire_struct(migration.source.criu_version), sink, flush, has_parent
     )
     relay.start()
     try:

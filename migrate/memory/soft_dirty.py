@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import contextlib
 
-from checkpoint.criu.page_server import PAGE_SIZE, process_id
+from checkpoint.criu.page_server import PAGE_SIZE, dst_id_of_process
 from checkpoint.criu.predump import PreDumps
 from checkpoint.criu.roles import DumpRole
 from checkpoint.errors import CheckpointError
@@ -23,7 +23,7 @@ from migrate.memory.batch import ZERO_PAGE
 from migrate.memory.copying import Reach, progress_of, run_dump, send_all_pages
 from migrate.memory.page_map import Dumped, send_page_maps
 from migrate.memory.relayed import relayed
-from migrate.migration import Context
+from migrate.migration import Migration
 
 HUGE_PAGE = 2 << 20
 
@@ -33,11 +33,11 @@ class SoftDirtyCopy:
 
     by_criu = True
 
-    def __init__(self, move: Context) -> None:
-        assert move.dump is not None
-        self._move = move
-        self.batches = progress_of(move)
-        self._predumps = PreDumps(move.dump.options, move.directory)
+    def __init__(self, migration: Migration) -> None:
+        assert migration.dump is not None
+        self._migration = migration
+        self.batches = progress_of(migration)
+        self._predumps = PreDumps(migration.dump.options, migration.directory)
         self._images: dict[int, list[Range]] = {}
         self._mappings: dict[int, list[Range]] = {}
         self._last: Dumped | None = None
@@ -52,10 +52,10 @@ class SoftDirtyCopy:
         predump = self._predumps.begin()
         try:
             with relayed(
-                predump.pages, self._move, session, self.batches.flush, session.has_parent
+                predump.pages, self._migration, session, self.batches.flush, session.has_parent
             ):
                 predump.ask()
-                predump.wait(self._move.options.limits.dump_s, session.extents)
+                predump.wait(self._migration.options.limits.dump_s, session.extents)
         finally:
             predump.close()
         self._predumps.keep()
@@ -80,10 +80,10 @@ class SoftDirtyCopy:
         This also notes each process's mappings before the pre-dump, for `_doubtful`.
         """
         self._mappings = {}
-        for pid in processes.tree_of(self._move.container.pid):
+        for pid in processes.tree_of(self._migration.container.pid):
             # Most likely the process is ending. If not, its memory is sent whole.
             with contextlib.suppress(CheckpointError, OSError):
-                self._mappings[process_id(virtual_pid(pid))] = private_mappings(pid)
+                self._mappings[dst_id_of_process(virtual_pid(pid))] = private_mappings(pid)
         for gone in self._images.keys() - self._mappings.keys():
             self.batches.forget(gone)
             del self._images[gone]
@@ -92,9 +92,9 @@ class SoftDirtyCopy:
         """Have CRIU dump, and send the pages that were written since the last pre-dump."""
         dump.parent = self._predumps.parent
         last = self._last = Dumped(self.batches, self._images.__contains__, last=True)
-        with relayed(dump.pages, self._move, last, self.batches.flush, last.has_parent):
-            run_dump(dump, self._move)
-        report = self._move.report
+        with relayed(dump.pages, self._migration, last, self.batches.flush, last.has_parent):
+            run_dump(dump, self._migration)
+        report = self._migration.report
         report.pages_skipped_parent = last.hole_pages()
         report.notes.append(f"{last.sent_pages} pages were left for the freeze")
 
@@ -104,10 +104,10 @@ class SoftDirtyCopy:
         Raises ImageError if a page cannot be read.
         """
         assert self._last is not None
-        send_page_maps(self._move, self.images())
+        send_page_maps(self._migration, self.images())
         for pid in pids:
             image = virtual_pid(pid)
-            send_all_pages(self.batches, pid, image, self._doubtful(pid, process_id(image)))
+            send_all_pages(self.batches, pid, image, self._doubtful(pid, dst_id_of_process(image)))
         self.batches.pass_on()
 
     def _doubtful(self, pid: int, dst_id: int) -> list[Range]:

@@ -9,7 +9,7 @@ from migrate.memory.batches import PageBatches
 from migrate.memory.copying import run_dump
 from migrate.memory.page_map import Dumped
 from migrate.memory.relayed import relayed
-from migrate.migration import Context
+from migrate.migration import Migration
 from migrate.wire import protocol
 
 
@@ -18,16 +18,16 @@ class StopCopy:
 
     by_criu = True
 
-    def __init__(self, move: Context) -> None:
-        assert move.pages is not None
-        self._move = move
-        self.batches = PageBatches(move.pages, final=True)
+    def __init__(self, migration: Migration) -> None:
+        assert migration.pages is not None
+        self._migration = migration
+        self.batches = PageBatches(migration.pages, final=True)
         self._dumped = Dumped(self.batches, no_parent, last=True)
 
     def dump(self, dump: DumpRole) -> None:
         dumped = self._dumped
-        with relayed(dump.pages, self._move, dumped, self.batches.flush, dumped.has_parent):
-            run_dump(dump, self._move)
+        with relayed(dump.pages, self._migration, dumped, self.batches.flush, dumped.has_parent):
+            run_dump(dump, self._migration)
 
     def send_last(self, pids: list[int]) -> None:
         """Send a page map for each address space without a page; `dump` has sent all pages.
@@ -36,7 +36,7 @@ class StopCopy:
         """
         for image, pages in self._dumped.images().items():
             if not pages:
-                self._move.agent.stream(protocol.PageMap(dst_id=image, extents=()))
+                self._migration.agent.stream(protocol.PageMap(dst_id=image, extents=()))
 
     def images(self) -> dict[int, list[Range]]:
         return self._dumped.images()

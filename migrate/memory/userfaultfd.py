@@ -5,7 +5,7 @@ Memory that cannot be tracked is sent in the freeze.
 
 from __future__ import annotations
 
-from checkpoint.criu.page_server import PAGE_SIZE, TYPE_PROCESS, process_id
+from checkpoint.criu.page_server import PAGE_SIZE, PS_TYPE_PID, dst_id_of_process
 from checkpoint.criu.parent import forget_writes, kerndat_with_tracking, make_parent
 from checkpoint.criu.roles import DumpRole
 from checkpoint.errors import CheckpointError
@@ -17,7 +17,7 @@ from checkpoint.memory.tracking.tracker import Tracker
 from migrate.memory.copying import Reach, progress_of, run_dump, send_all_pages, send_pages
 from migrate.memory.page_map import Dumped, send_page_maps
 from migrate.memory.relayed import relayed
-from migrate.migration import Context
+from migrate.migration import Migration
 
 
 class UserfaultfdCopy:
@@ -26,8 +26,8 @@ class UserfaultfdCopy:
     `_known` lists by pid the pages that the target has, as they were at the last round.
     """
 
-    def __init__(self, move: Context) -> None:
-        self._move = move
+    def __init__(self, migration: Migration) -> None:
+        self._migration = migration
         #: Where the kernel tracks soft-dirty pages, CRIU sends those written after `dump` has
         #: cleared their bits, shortly before it freezes.
         self.by_criu = kerndat_with_tracking() == b""
@@ -35,11 +35,11 @@ class UserfaultfdCopy:
         self._refused: set[int] = set()
         self._known: dict[int, list[Range]] = {}
         self._last: Dumped | None = None
-        self.batches = progress_of(move)
+        self.batches = progress_of(migration)
 
     def attach(self) -> Reach:
         """Track every process that can be tracked, and return whose memory that reaches."""
-        pids = processes.tree_of(self._move.container.pid)
+        pids = processes.tree_of(self._migration.container.pid)
         self._refused &= set(pids)
         for pid in pids:
             if pid not in self._trackers and pid not in self._refused:
@@ -49,7 +49,7 @@ class UserfaultfdCopy:
                     if processes.has_ended(pid):
                         continue
                     self._refused.add(pid)
-                    self._move.note(f"not tracked, copied while frozen: {error}")
+                    self._migration.note(f"not tracked, copied while frozen: {error}")
         if not self._trackers:
             return Reach.NONE
         return Reach.SOME if self._refused else Reach.ALL
@@ -86,10 +86,10 @@ class UserfaultfdCopy:
                 self._known.pop(pid, None)
                 self._trackers.pop(pid).close()
                 if ended:
-                    self.batches.forget(process_id(watched.virtual_pid))
+                    self.batches.forget(dst_id_of_process(watched.virtual_pid))
                 else:
                     self._refused.add(pid)
-                    self._move.note(
+                    self._migration.note(
                         f"process {pid} may have a file open for direct I/O:"
                         " its memory is copied while frozen"
                     )
@@ -105,12 +105,12 @@ class UserfaultfdCopy:
 
         CRIU then lists the pages, and sends none that it takes for unchanged.
         """
-        dump.parent = make_parent(self._move.directory)
+        dump.parent = make_parent(self._migration.directory)
         if self.by_criu:
             forget_writes(list(self._trackers))
         last = self._last = Dumped(self.batches, _of_a_process, last=True)
-        with relayed(dump.pages, self._move, last, self.batches.flush, last.has_parent):
-            run_dump(dump, self._move)
+        with relayed(dump.pages, self._migration, last, self.batches.flush, last.has_parent):
+            run_dump(dump, self._migration)
 
     def send_last(self, pids: list[int]) -> None:
         """Send the page maps, then the pages that were written since the last round or never sent.
@@ -118,12 +118,12 @@ class UserfaultfdCopy:
         Raises ImageError if a page that CRIU found cannot be read.
         """
         assert self._last is not None
-        send_page_maps(self._move, self.images())
+        send_page_maps(self._migration, self.images())
         pages = self._last.sent_pages
         self._let_go()
         for pid in pids:
             image = tracker.virtual_pid(pid)
-            wanted = self._last.holes(process_id(image))
+            wanted = self._last.holes(dst_id_of_process(image))
             if not wanted:
                 continue  # a zombie has no memory
             stale = ranges.intersection(tracker.written_at_last(pid), wanted)
@@ -132,7 +132,7 @@ class UserfaultfdCopy:
             pages += ranges.size(last) // PAGE_SIZE
             send_all_pages(self.batches, pid, image, last)
         self.batches.pass_on()
-        report = self._move.report
+        report = self._migration.report
         report.pages_skipped_parent = self._last.hole_pages()
         report.notes.append(f"{pages} pages were left for the freeze")
 
@@ -148,4 +148,4 @@ class UserfaultfdCopy:
 
 def _of_a_process(dst_id: int) -> bool:
     """Return whether a dst_id is that of a process's memory: CRIU need not send such pages."""
-    return dst_id & 0xFF == TYPE_PROCESS
+    return dst_id & 0xFF == PS_TYPE_PID

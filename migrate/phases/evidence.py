@@ -3,28 +3,28 @@
 from __future__ import annotations
 
 from migrate import logs
-from migrate.migration import Context
+from migrate.migration import Migration
 from migrate.wire import protocol
 
 
-def keep_logs(move: Context) -> None:
+def keep_logs(migration: Migration) -> None:
     """Keep the logs of both hosts on the source, and enter their directory into the report.
 
     Failures are noted and not raised: a migration that failed has more to do.
     """
     try:
         # The directory is not made yet if the migration failed early.
-        found = logs.gather(move.directory) if move.directory.is_absolute() else []
-        if kept := logs.keep(move.migration_id, "source", found):
-            move.report.log_directory = str(kept)
+        found = logs.gather(migration.directory) if migration.directory.is_absolute() else []
+        if kept := logs.keep(migration.migration_id, "source", found):
+            migration.report.log_directory = str(kept)
     except Exception as error:  # noqa: BLE001
-        move.note(f"the source's logs could not be kept: {error or type(error).__name__}")
+        migration.note(f"the source's logs could not be kept: {error or type(error).__name__}")
     try:
-        answer = move.agent.request(protocol.Logs(), timeout_s=move.options.limits.ask_s)
-        if kept := logs.keep(move.migration_id, "target", _split(answer)):
-            move.report.log_directory = str(kept)
+        answer = migration.agent.request(protocol.Logs(), timeout_s=migration.options.limits.ask_s)
+        if kept := logs.keep(migration.migration_id, "target", _split(answer)):
+            migration.report.log_directory = str(kept)
     except Exception as error:  # noqa: BLE001
-        move.note(f"the target's logs could not be had: {error or type(error).__name__}")
+        migration.note(f"the target's logs could not be had: {error or type(error).__name__}")
 
 
 def _split(found: protocol.LogsFound) -> list[logs.Log]:

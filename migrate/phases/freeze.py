@@ -13,7 +13,7 @@ from migrate.decisions.state import State
 from migrate.files.criu_images import ImageStream
 from migrate.memory.copying import Copying
 from migrate.memory.proof import MemoryProof
-from migrate.migration import Context
+from migrate.migration import Migration
 from migrate.wire import protocol
 from migrate.wire.values import Area
 
@@ -22,50 +22,52 @@ from migrate.wire.values import Area
 DUMP_BYTES, DUMP_SHARE = 16 << 20, 64
 
 
-def freeze(move: Context, copying: Copying) -> None:
+def freeze(migration: Migration, copying: Copying) -> None:
     """Have CRIU freeze the container and dump it. At the end the migration's state is FROZEN.
 
     Before that, the memory for the dump is made ready, processors are kept awake, and the limits of
     bandwidth and of the container's speed are lifted.
     """
-    assert move.dump is not None
-    move.sent_before_freeze = move.sent_bytes
+    assert migration.dump is not None
+    migration.sent_before_freeze = migration.sent_bytes
     with contextlib.suppress(OSError):
-        memory.bring_to_hand(DUMP_BYTES + move.report.memory_bytes // DUMP_SHARE)
-    move.awake.enter_context(wakeful())
-    move.agent.stream(protocol.Freezing())
-    move.limit.lift()
-    if move.cpu_limit is not None:
-        move.cpu_limit.restore()  # the limit must neither be dumped nor slow CRIU down
-    images = move.image_stream = ImageStream(move)
-    move.tidy.callback(images.close)
-    with move.phase("dump"):
-        copying.dump(move.dump)
-    move.advance(State.FROZEN)
+        memory.bring_to_hand(DUMP_BYTES + migration.report.memory_bytes // DUMP_SHARE)
+    migration.awake.enter_context(wakeful())
+    migration.agent.stream(protocol.Freezing())
+    migration.limit.lift()
+    if migration.cpu_limit is not None:
+        migration.cpu_limit.restore()  # the limit must neither be dumped nor slow CRIU down
+    images = migration.image_stream = ImageStream(migration)
+    migration.tidy.callback(images.close)
+    with migration.phase("dump"):
+        copying.dump(migration.dump)
+    migration.advance(State.FROZEN)
 
 
-def transfer(move: Context, copying: Copying) -> None:
+def transfer(migration: Migration, copying: Copying) -> None:
     """Send the rest: image files, the pages written last, and changed files.
 
     Changed files are those of trees, of the container's log and of tmpfs mounts.
     """
-    assert move.image_stream is not None
-    with move.phase("transfer"):
-        move.image_stream.finish()
-        pids = processes.tree_of(move.container.pid)
+    assert migration.image_stream is not None
+    with migration.phase("transfer"):
+        migration.image_stream.finish()
+        pids = processes.tree_of(migration.container.pid)
         copying.send_last(pids)
-        move.account_pages(copying.batches)
+        migration.account_pages(copying.batches)
         mapped = written_through_mappings(pids)
-        for tree in move.trees.values():
-            move.report.add_bytes(tree.kind, tree.copy_changes(mapped))
-        if move.output is not None:
-            move.report.add_bytes("output", move.output.copy_rest(move.container.pid))
-        assert move.tmpfs is not None
-        move.report.add_bytes("tmpfs", move.tmpfs.copy_changes(mapped))
+        for tree in migration.trees.values():
+            migration.report.add_bytes(tree.kind, tree.copy_changes(mapped))
+        if migration.output is not None:
+            migration.report.add_bytes(
+                "output", migration.output.copy_rest(migration.container.pid)
+            )
+        assert migration.tmpfs is not None
+        migration.report.add_bytes("tmpfs", migration.tmpfs.copy_changes(mapped))
         copying.batches.flush()
 
 
-def restore(move: Context, copying: Copying) -> None:
+def restore(migration: Migration, copying: Copying) -> None:
     """Release the armed restore, and wait until the target holds the restored container.
 
     The target's container is then restored and stopped, and its network is locked; the migration's
@@ -76,40 +78,40 @@ def restore(move: Context, copying: Copying) -> None:
     run on, so that the restored copy is out of date. Raises ContainerNotRunning if somebody else
     ended the container.
     """
-    assert move.dump is not None
-    with move.phase("restore"):
-        assert move.pages is not None and move.image_stream is not None
-        images = move.image_stream
-        left_out = rseq.areas(move.images) if copying.by_criu else {}
-        whole = move.options.verify_memory
+    assert migration.dump is not None
+    with migration.phase("restore"):
+        assert migration.pages is not None and migration.image_stream is not None
+        images = migration.image_stream
+        left_out = rseq.areas(migration.images) if copying.by_criu else {}
+        whole = migration.options.verify_memory
         with MemoryProof(
-            copying.images, move.container.pid, whole=whole, left_out=left_out
+            copying.images, migration.container.pid, whole=whole, left_out=left_out
         ) as proof:
             question = protocol.Restore(
                 image_files=images.files,
                 image_bytes=images.bytes,
-                batches=move.pages.count,
+                batches=migration.pages.count,
                 proof_seed=None if proof.whole else proof.seed.hex(),
                 left_out=tuple(
                     Area(image, *area) for image, areas in left_out.items() for area in areas
                 ),
             )
-            move.agent.ask(question)
+            migration.agent.ask(question)
             proof.begin()
-            held = move.agent.answer(question, timeout_s=move.options.limits.held_s)
+            held = migration.agent.answer(question, timeout_s=migration.options.limits.held_s)
             try:
-                move.report.proof = proof.compare(held)
+                migration.report.proof = proof.compare(held)
             finally:  # if the container ran on, that is why its memory differs
-                _check_held(move)
+                _check_held(migration)
         for name, at_ns in held.stamps:
-            move.stage(name, "target", at_ns)
-    move.report.frozen_bytes_sent = move.sent_bytes - move.sent_before_freeze
-    move.advance(State.HELD)
+            migration.stage(name, "target", at_ns)
+    migration.report.frozen_bytes_sent = migration.sent_bytes - migration.sent_before_freeze
+    migration.advance(State.HELD)
 
 
-def _check_held(move: Context) -> None:
+def _check_held(migration: Migration) -> None:
     """Raise ConversationLost or ContainerNotRunning unless CRIU holds the frozen container."""
-    assert move.dump is not None
-    move.dump.check_frozen()
-    if move.init.is_dead():
-        raise ContainerNotRunning(f"process {move.init.pid} was killed by somebody else")
+    assert migration.dump is not None
+    migration.dump.check_frozen()
+    if migration.init.is_dead():
+        raise ContainerNotRunning(f"process {migration.init.pid} was killed by somebody else")

@@ -9,7 +9,7 @@ from dataclasses import asdict
 from functools import partial
 
 from checkpoint.criu.roles import Edits
-from checkpoint.engines.base import Container, ContainerRuntime
+from checkpoint.engines.base import Container, Engine
 from checkpoint.errors import ContainerLocked, ContainerNotFound
 from checkpoint.host import lock, memory, processes
 from checkpoint.host.cgroups import in_one_cgroup
@@ -19,9 +19,9 @@ from migrate.agent.client import AgentClient
 from migrate.decisions import causes
 from migrate.decisions.compatibility import Facts, room
 from migrate.decisions.write_tracking import choose
-from migrate.errors import AgentFailed, AgentGone, MigrateError, MissingOnHost, NameTaken, Where
+from migrate.errors import AgentFailed, AgentGone, MigrateError, MissingOnHost, NameTaken, Side
 from migrate.leftovers import sweep
-from migrate.migration import Context
+from migrate.migration import Migration
 from migrate.observer import Observer
 from migrate.options import Options
 from migrate.phases import preflight
@@ -42,7 +42,7 @@ Connect = Callable[[Destination], contextlib.AbstractContextManager[Connection]]
 @contextlib.contextmanager
 def planned(
     report: Report, destination: Destination, observer: Observer, options: Options, connect: Connect
-) -> Iterator[Context]:
+) -> Iterator[Migration]:
     """Check everything and change nothing; yield the migration, connected and ready to begin.
 
     The container is locked on each host before that host is checked. The lock on the source is held
@@ -51,13 +51,13 @@ def planned(
     """
     with contextlib.ExitStack() as stack:
         try:
-            move = _plan(stack, report, connect(destination), observer, options)
-            preflight.note_exec_processes(move)
+            migration = _plan(stack, report, connect(destination), observer, options)
+            preflight.note_exec_processes(migration)
         except MigrateError:
             raise
         except Exception as error:
             raise causes.refused(error, report.target) from error
-        yield move
+        yield migration
 
 
 def _plan(
@@ -66,7 +66,7 @@ def _plan(
     connected: contextlib.AbstractContextManager[Connection],
     observer: Observer,
     options: Options,
-) -> Context:
+) -> Migration:
     started_ns = time.monotonic_ns()
     note = _noting(observer, report)
     runtime, container = stack.enter_context(_taken(options.engine, report))
@@ -93,7 +93,7 @@ def _plan(
         clock = agent.clock_offset()
     report.clock_error_us = clock.error_ns // 1000
     note(why)
-    return Context(
+    return Migration(
         migration_id=report.migration_id,
         runtime=runtime,
         container=container,
@@ -133,7 +133,7 @@ def _noting(observer: Observer, report: Report) -> Callable[[str], None]:
 
 
 @contextlib.contextmanager
-def _taken(engine: str | None, report: Report) -> Iterator[tuple[ContainerRuntime, Container]]:
+def _taken(engine: str | None, report: Report) -> Iterator[tuple[Engine, Container]]:
     """Find the container and its engine, and lock the container on the source for the block.
 
     The locks are of the container's name and of its init. Raises Refused, also if the engine is not
@@ -196,7 +196,7 @@ def _greet(
         raise
     except AgentGone as error:
         if error.status == COMMAND_NOT_FOUND:
-            raise MissingOnHost(Where.TARGET, report.target, "python3") from error
+            raise MissingOnHost(Side.TARGET, report.target, "python3") from error
         raise
 
 

@@ -13,7 +13,7 @@ from migrate.memory.copying import Ahead, Copying, Reach
 from migrate.memory.soft_dirty import SoftDirtyCopy
 from migrate.memory.stop_copy import StopCopy
 from migrate.memory.userfaultfd import UserfaultfdCopy
-from migrate.migration import Context
+from migrate.migration import Migration
 from migrate.wire import protocol
 
 WAYS: dict[Tracking, type[UserfaultfdCopy | SoftDirtyCopy]] = {
@@ -22,107 +22,112 @@ WAYS: dict[Tracking, type[UserfaultfdCopy | SoftDirtyCopy]] = {
 }
 
 
-def pre_copy(move: Context) -> Copying:
+def pre_copy(migration: Migration) -> Copying:
     """Send memory ahead until the decision is to freeze; return the way that sends the rest.
 
     That way is the one that sent the rounds, or a stop-copy if no writes can be tracked. Raises
     NotConverging if the container writes too fast and the policy is to abort then, and CannotTrack
     if the user asked for pre-copy and no process can be tracked.
     """
-    move.report.mode = Mode.STOP_COPY.value
-    if not move.tracking:
-        return StopCopy(move)
-    with move.phase("pre-copy"):
-        copying = _attached(move)
+    migration.report.mode = Mode.STOP_COPY.value
+    if not migration.tracking:
+        return StopCopy(migration)
+    with migration.phase("pre-copy"):
+        copying = _attached(migration)
         if copying is None:
-            if move.options.mode is Mode.PRE_COPY:
+            if migration.options.mode is Mode.PRE_COPY:
                 raise CannotTrack
-            move.note("stop-copy: no process's writes can be tracked")
-            return StopCopy(move)
-        move.report.mode = Mode.PRE_COPY.value
-        _converge(move, copying)
+            migration.note("stop-copy: no process's writes can be tracked")
+            return StopCopy(migration)
+        migration.report.mode = Mode.PRE_COPY.value
+        _converge(migration, copying)
     return copying
 
 
-def catch_up(move: Context, copying: Copying) -> None:
+def catch_up(migration: Migration, copying: Copying) -> None:
     """Send one more round: what was written between the decision to freeze and the freeze."""
     if isinstance(copying, UserfaultfdCopy | SoftDirtyCopy):
-        with move.phase("catch up"):
-            done = _round(move, copying)
-            move.account_pages(copying.batches)
-            move.report.rounds += 1
-            move.report.round_bytes.append(done.bytes)
+        with migration.phase("catch up"):
+            done = _round(migration, copying)
+            migration.account_pages(copying.batches)
+            migration.report.rounds += 1
+            migration.report.round_bytes.append(done.bytes)
 
 
-def _attached(move: Context) -> Ahead | None:
+def _attached(migration: Migration) -> Ahead | None:
     """Attach to the container's processes, and return the way of tracking that works.
 
     The first way that reaches all processes is taken, or else the last way if that reaches some.
     Returns None if no way is taken.
     """
-    for tracking in move.tracking:
-        copying = WAYS[tracking](move)
+    for tracking in migration.tracking:
+        copying = WAYS[tracking](migration)
         reach = copying.attach()
-        if reach is Reach.ALL or (reach is Reach.SOME and tracking is move.tracking[-1]):
-            move.tidy.callback(copying.close)
-            if tracking is not move.tracking[0]:
-                move.note(f"pre-copy by {tracking.value}: it reaches every process")
+        if reach is Reach.ALL or (reach is Reach.SOME and tracking is migration.tracking[-1]):
+            migration.tidy.callback(copying.close)
+            if tracking is not migration.tracking[0]:
+                migration.note(f"pre-copy by {tracking.value}: it reaches every process")
             return copying
         copying.close()
     return None
 
 
-def _converge(move: Context, copying: Ahead) -> None:
+def _converge(migration: Migration, copying: Ahead) -> None:
     """Send rounds until the decision is to freeze. Raises NotConverging if it is to give up."""
     rounds: list[Round] = []
     slowed_to, started_ns = 1.0, time.monotonic_ns()
     while True:
-        rounds.append(_round(move, copying))
-        move.account_pages(copying.batches)
-        move.agent.request(protocol.Ping())  # a failure of the target must show before the freeze
+        rounds.append(_round(migration, copying))
+        migration.account_pages(copying.batches)
+        migration.agent.request(
+            protocol.Ping()
+        )  # a failure of the target must show before the freeze
         elapsed_us = (time.monotonic_ns() - started_ns) // 1000
         history = History(
             rounds=rounds,
-            memory_bytes=move.report.memory_bytes,
+            memory_bytes=migration.report.memory_bytes,
             elapsed_us=elapsed_us,
             slowed_to=slowed_to,
         )
-        decision = decide(history, move.options.policy)
-        move.note(decision.reason)
-        move.report.rounds, move.report.round_bytes = len(rounds), [done.bytes for done in rounds]
-        move.report.predicted_downtime_us = decision.predicted_us
+        decision = decide(history, migration.options.policy)
+        migration.note(decision.reason)
+        migration.report.rounds, migration.report.round_bytes = (
+            len(rounds),
+            [done.bytes for done in rounds],
+        )
+        migration.report.predicted_downtime_us = decision.predicted_us
         if decision.verdict is Verdict.FREEZE:
             return
         if decision.verdict is Verdict.GIVE_UP:
             raise NotConverging(decision.reason)
         if decision.verdict is Verdict.SLOW_DOWN:
-            slowed_to = _slow_down(move, slowed_to / 2)
+            slowed_to = _slow_down(migration, slowed_to / 2)
 
 
-def _round(move: Context, copying: Ahead) -> Round:
+def _round(migration: Migration, copying: Ahead) -> Round:
     """Send one round, and return its bytes and its times."""
-    assert move.pages is not None
-    began_ns, held_us = time.monotonic_ns(), move.limit.held_us
+    assert migration.pages is not None
+    began_ns, held_us = time.monotonic_ns(), migration.limit.held_us
     sent_bytes = copying.send_round()
     return Round(
         bytes=sent_bytes,
         length_us=(time.monotonic_ns() - began_ns) // 1000,
-        held_us=(move.limit.held_us - held_us) // move.pages.channels,
+        held_us=(migration.limit.held_us - held_us) // migration.pages.channels,
     )
 
 
-def _slow_down(move: Context, share: float) -> float:
+def _slow_down(migration: Migration, share: float) -> float:
     """Slow the container down to `share` of its speed, until the freeze.
 
     Returns the share, or 0 if the container cannot be slowed down (any further).
     """
     try:
-        if move.cpu_limit is None:
-            move.cpu_limit = CpuLimit(move.container.pid)
-            move.tidy.callback(move.cpu_limit.restore)
-        move.cpu_limit.to(share)
+        if migration.cpu_limit is None:
+            migration.cpu_limit = CpuLimit(migration.container.pid)
+            migration.tidy.callback(migration.cpu_limit.restore)
+        migration.cpu_limit.to(share)
     except (CgroupUnavailable, OSError) as error:
-        move.note(f"cannot be slowed down: {error}")
+        migration.note(f"cannot be slowed down: {error}")
         return 0.0
-    move.note(f"slowed down to {share:.0%} of its speed until the freeze")
+    migration.note(f"slowed down to {share:.0%} of its speed until the freeze")
     return share

@@ -10,7 +10,7 @@ import secrets
 from collections.abc import Iterator
 from pathlib import Path
 
-from checkpoint.engines.base import Container, ContainerRuntime
+from checkpoint.engines.base import Container, Engine
 from checkpoint.engines.belongings import SHM
 from checkpoint.engines.registry import RUNTIMES, owners_of, runtime_named
 from checkpoint.files.beneath import TreeRoot
@@ -23,18 +23,18 @@ from migrate.decisions.compatibility import Facts, check_host, check_pair
 from migrate.errors import (
     AddressTaken,
     AlreadyMoving,
-    EngineObjects,
     NoSuchContainer,
     NotMovableError,
     NotRoot,
     OpenFileOutside,
     PathTaken,
+    RefusedByEngine,
     SeveralContainers,
-    Where,
+    Side,
 )
 from migrate.files.tmpfs import own_mounts
 from migrate.host_facts import collect
-from migrate.migration import Context
+from migrate.migration import Migration
 from migrate.wire import protocol
 from migrate.wire.answers import check_asked, check_known
 from migrate.wire.protocol import ProtocolError
@@ -44,14 +44,14 @@ from migrate.wire.values import PROBE_PREFIX, OwnAddress, Probe
 PASSING_S = 1.0
 
 
-def choose_runtime(engine: str | None, container_id: str) -> ContainerRuntime:
+def choose_runtime(engine: str | None, container_id: str) -> Engine:
     """Return the engine that the user named, or else the one that has a container of that name.
 
     Raises NotRoot, since engines list containers to root only, AlreadyMoving if another task has
     the container, NoSuchContainer or SeveralContainers.
     """
     if os.geteuid() != 0:
-        raise NotRoot(Where.SOURCE, platform.node())
+        raise NotRoot(Side.SOURCE, platform.node())
     nobody = f"{' and '.join(RUNTIMES)} have no container named {container_id!r} on this host"
     # No engine has such a name, and some cannot be asked for it.
     if not container_id.isprintable():
@@ -71,14 +71,14 @@ def choose_runtime(engine: str | None, container_id: str) -> ContainerRuntime:
     return found[0]
 
 
-def check_source(runtime: ContainerRuntime, container_id: str) -> Facts:
+def check_source(runtime: Engine, container_id: str) -> Facts:
     """Return the facts of the source, on which this runs.
 
     Raises NotRoot, MissingOnHost or CriuTooOld for the first requirement that the source does not
     meet.
     """
     facts = collect(runtime, container_id)
-    check_host(facts, Where.SOURCE)
+    check_host(facts, Side.SOURCE)
     return facts
 
 
@@ -91,14 +91,14 @@ def check_open_files(container: Container, pids: list[int]) -> None:
         raise OpenFileOutside(outside.pid, outside.fd, outside.path)
 
 
-def note_exec_processes(move: Context) -> None:
+def note_exec_processes(migration: Migration) -> None:
     """Note the processes that the engine's `exec` has started inside the container.
 
     CRIU does not dump them, since they do not descend from the container's init. Processes younger
     than PASSING_S are not noted: they are likely to be health checks, which end soon by
     themselves. Each process is noted once.
     """
-    container = move.container
+    container = migration.container
     tree = processes.tree_of(container.pid)
     for pid in processes.in_pid_namespace_of(container.pid):
         with contextlib.suppress(OSError):
@@ -109,8 +109,8 @@ def note_exec_processes(move: Context) -> None:
                 f"process {pid} ({name!r}) was started inside the container by 'exec'"
                 " and does not come along"
             )
-            if note not in move.report.notes:
-                move.note(note)
+            if note not in migration.report.notes:
+                migration.note(note)
 
 
 def check_limits(pids: list[int]) -> None:
@@ -143,7 +143,7 @@ def check_target(target: Facts, source: Facts, container: Container, memory_byte
     `memory_bytes` is what the container's processes will take after the restore. The errors are
     those of check_host and check_pair (migrate/decisions/compatibility.py).
     """
-    check_host(target, Where.TARGET)
+    check_host(target, Side.TARGET)
     found = _tmpfs_bytes(container)
     check_pair(
         source, target, container=container.name, memory_bytes=memory_bytes, tmpfs_bytes=found
@@ -217,16 +217,16 @@ def check_paths(agent: AgentClient, container: Container, host: str) -> bool:
 
 
 def check_engine(
-    agent: AgentClient, runtime: ContainerRuntime, container: Container, host: str
+    agent: AgentClient, runtime: Engine, container: Container, host: str
 ) -> frozenset[str] | None:
     """Return those layers of the container's image that the target's engine has.
 
-    Returns None if the engine has the whole image or needs none. Raises EngineObjects if the engine
+    Returns None if the engine has the whole image or needs none. Raises RefusedByEngine if the engine
     cannot take the container in, and ProtocolError for layers that are not the image's.
     """
     examined = agent.request(protocol.Examine(description=runtime.describe(container)))
     for objection in examined.objections:
-        raise EngineObjects(host, objection)
+        raise RefusedByEngine(host, objection)
     if examined.layers is None:
         return None
     check_asked("Examine", examined.layers, runtime.layers(container))

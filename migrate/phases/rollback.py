@@ -12,7 +12,7 @@ from checkpoint.host import processes
 from migrate.decisions import causes
 from migrate.decisions.state import State
 from migrate.errors import CannotTrack, ContainerEnded, Interrupted, MigrateError, NotConverging
-from migrate.migration import Context
+from migrate.migration import Migration
 from migrate.phases.evidence import keep_logs
 from migrate.wire import protocol
 
@@ -21,51 +21,51 @@ LOOK_AGAIN_S = 0.01
 WANTED = (Interrupted, NotConverging, CannotTrack)
 
 
-def rolled_back(move: Context, error: BaseException) -> MigrateError:
+def rolled_back(migration: Migration, error: BaseException) -> MigrateError:
     """Undo what the migration has done, look at the container, and return the error to report.
 
     `error` is what ended the migration. The error to report says where the container is now, and
     what could not be undone; ContainerEnded if the container has ended.
     """
-    left = roll_back(move, failed=not isinstance(error, WANTED))
-    where = _where(move)
+    left = roll_back(migration, failed=not isinstance(error, WANTED))
+    where = _where(migration)
     if where is None:
         return causes.marked(ContainerEnded(causes.failure(error)), error)
     return causes.rolled_back(error, left, where)
 
 
-def roll_back(move: Context, *, failed: bool) -> list[str]:
+def roll_back(migration: Migration, *, failed: bool) -> list[str]:
     """Thaw the container, then clean up the target and the source.
 
     Returns what could not be undone, as lines for people. No failure of a step is raised. `failed`
     means that this end is not the user's choice, so that logs are kept.
     """
     left: list[str] = []
-    may_be_held = move.state in (State.FROZEN, State.HELD)
-    move.advance(State.ROLLING_BACK)
-    thawed_by_criu = move.dump is None or move.dump.criu_lives()
-    if move.dump is not None:
-        move.dump.refuse()  # makes CRIU thaw the container and unlock its connections
-        if not move.dump.end(move.options.limits.end_s):
+    may_be_held = migration.state in (State.FROZEN, State.HELD)
+    migration.advance(State.ROLLING_BACK)
+    thawed_by_criu = migration.dump is None or migration.dump.criu_lives()
+    if migration.dump is not None:
+        migration.dump.refuse()  # makes CRIU thaw the container and unlock its connections
+        if not migration.dump.end(migration.options.limits.end_s):
             left.append("CRIU did not end, and was killed")
             thawed_by_criu = False
     with _noted(left, "not undone on the source"):
-        move.undo.close()
+        migration.undo.close()
     with _noted(left, "not undone on the source"):
-        move.awake.close()
+        migration.awake.close()
     with _noted(left, "not undone on the source"):
-        if move.image_stream is not None:
-            move.image_stream.close()  # its thread must not send to the agent any more
+        if migration.image_stream is not None:
+            migration.image_stream.close()  # its thread must not send to the agent any more
     if not thawed_by_criu:
-        left += _unlock(move)
+        left += _unlock(migration)
     if failed:
-        keep_logs(move)
-    left += _abort(move, may_be_held=may_be_held)
+        keep_logs(migration)
+    left += _abort(migration, may_be_held=may_be_held)
     with _noted(left, "not cleaned up on the source"):
-        move.tidy.close()
+        migration.tidy.close()
     for line in left:
-        move.note(line)
-    move.advance(State.ROLLED_BACK)
+        migration.note(line)
+    migration.advance(State.ROLLED_BACK)
     return left
 
 
@@ -81,65 +81,65 @@ def _noted(left: list[str], what: str) -> Iterator[None]:
         left.append(f"{what}: {error or type(error).__name__}")
 
 
-def _abort(move: Context, *, may_be_held: bool) -> list[str]:
+def _abort(migration: Migration, *, may_be_held: bool) -> list[str]:
     """Have the target drop the container and all that was made for it.
 
     Returns what may be left on the target, as lines for people. `may_be_held`: the target may hold
     a restored container.
     """
-    host = move.target.hostname
+    host = migration.target.hostname
     try:
-        move.agent.request(protocol.Abort(), timeout_s=move.options.limits.abort_s)
+        migration.agent.request(protocol.Abort(), timeout_s=migration.options.limits.abort_s)
     except Exception as error:  # noqa: BLE001  (as in _noted)
         if may_be_held:
             return [
                 f"{host} did not confirm that it dropped what it may have restored ({error}): "
-                f"'migratectl recover {move.migration_id} --abort "
-                f"--on {move.connection.destination}' drops that"
+                f"'migratectl recover {migration.migration_id} --abort "
+                f"--on {migration.connection.destination}' drops that"
             ]
         # An agent that holds no container undoes everything by itself when its channel ends.
-        move.note(f"{host} undoes by itself what it made; it did not confirm that ({error})")
+        migration.note(f"{host} undoes by itself what it made; it did not confirm that ({error})")
     return []
 
 
-def _unlock(move: Context) -> list[str]:
+def _unlock(migration: Migration) -> list[str]:
     """Unlock the container's network after a CRIU that failed or was killed.
 
     If CRIU failed, it has unlocked the network by itself; if it was killed, its locks are still in
     place. They are removed only if this migration's CRIU came to lock the network: otherwise a lock
     is somebody else's. Returns what may be wrong with connections, as lines for people.
     """
-    if move.dump is None or not move.dump.locked_network:
+    if migration.dump is None or not migration.dump.locked_network:
         return []
     try:
-        found = rescue.unlock(processes.in_pid_namespace_of(move.container.pid))
+        found = rescue.unlock(processes.in_pid_namespace_of(migration.container.pid))
     except (CheckpointError, OSError) as error:
         return [f"CRIU died, and its lock of the container's network may still be there ({error})"]
-    if found and not move.edits.nftables:
+    if found and not migration.edits.nftables:
         return [
             "CRIU died; its rules (iptables, chain CRIU) may still lock the container's network"
         ]
     return ["connections that were in use when CRIU died may have been cut"] if found else []
 
 
-def _where(move: Context) -> str | None:
+def _where(migration: Migration) -> str | None:
     """Look at the container on the source, and return in words for people where it is.
 
     Returns None if the container has ended. A stopped init gets `thaw_s` to run again.
     """
-    deadline = time.monotonic() + move.options.limits.thaw_s
-    while (state := move.init.state()) in processes.STOPPED and time.monotonic() < deadline:
+    deadline = time.monotonic() + migration.options.limits.thaw_s
+    while (state := migration.init.state()) in processes.STOPPED and time.monotonic() < deadline:
         time.sleep(LOOK_AGAIN_S)
     if state in processes.ENDED:
         return None
     if state in processes.STOPPED:
-        return f"the container is on the source, but its process {move.init.pid} is stopped"
+        return f"the container is on the source, but its process {migration.init.pid} is stopped"
     try:
-        move.runtime.inspect(move.container.name)
+        migration.runtime.inspect(migration.container.name)
     except (ContainerNotFound, ContainerNotRunning) as error:
         return f"the container's processes run on the source, but its engine says: {error}"
     except Exception as error:  # noqa: BLE001  (its process runs: that was seen)
-        move.note(
+        migration.note(
             f"the engine could not be asked about the container: {error or type(error).__name__}"
         )
     return "the container runs on the source, as before"

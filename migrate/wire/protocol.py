@@ -172,13 +172,13 @@ class Examine(Request[Examined]):
 # --- while the container runs -------------------------------------------------------------------
 
 
-class AwaitImage(Request[Done]):
+class AwaitContainerImage(Request[Done]):
     """The request to take a container image as tree plugs.IMAGE; an equal `key` resumes it."""
 
     key: Annotated[str, Pattern(r"[0-9a-f]{64}")]
 
 
-class LoadImage(Request[Done]):
+class LoadContainerImage(Request[Done]):
     """The request to load the container image, whose files have come, and to remove the files."""
 
 
@@ -319,7 +319,7 @@ class Freezing(Streamed):
     """The notice that the freeze begins."""
 
 
-class Images(Streamed):
+class CriuImages(Streamed):
     """Pieces of image files, each to be appended to its file. The payload is the pieces, joined."""
 
     pieces: tuple[ImagePiece, ...]

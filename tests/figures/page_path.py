@@ -27,7 +27,7 @@ from migrate.files.tree_door import TreeDoor
 from migrate.memory import encoding, receiver
 from migrate.memory.channels import PageChannels
 from migrate.memory.userfaultfd import UserfaultfdCopy
-from migrate.migration import Context
+from migrate.migration import Migration
 from migrate.wire import protocol
 from tests.figures.source import PACKAGES, ROOT
 from tests.unit.obedient import Child
@@ -100,7 +100,7 @@ def page_path() -> list[str]:
     return list(dict.fromkeys([*source, PLUG, *target]))
 
 
-def _migration(pid: int, channels: PageChannels) -> Context:
+def _migration(pid: int, channels: PageChannels) -> Migration:
     """As much of a migration as a round needs."""
     silent: Any = lambda *_: None  # noqa: E731
     return SimpleNamespace(  # type: ignore[return-value]

@@ -18,7 +18,7 @@ from checkpoint.engines import archives, belongings, shape
 from checkpoint.engines.base import Container, read_config
 from checkpoint.engines.docker import engine as docker
 from checkpoint.engines.docker import store as docker_store
-from checkpoint.engines.docker.incoming import DockerArrival, endpoint_of, entries
+from checkpoint.engines.docker.incoming import IncomingDockerContainer, endpoint_of, entries
 from checkpoint.engines.docker.oci_wrapper import command_of, option
 from checkpoint.engines.oci.bundle import BundleArrival
 from checkpoint.engines.oci.crun import Crun
@@ -27,7 +27,7 @@ from checkpoint.engines.oci.runtime import STATE
 from checkpoint.engines.podman import engine as podman
 from checkpoint.engines.podman import store as podman_store
 from checkpoint.engines.podman.engine import without_contents
-from checkpoint.engines.podman.incoming import PodmanArrival, with_output
+from checkpoint.engines.podman.incoming import IncomingPodmanContainer, with_output
 from checkpoint.errors import DataInvalid, ImageError
 from migrate.agent import control
 from migrate.agent.client import AgentClient
@@ -113,11 +113,11 @@ def description(data: bytes) -> None:
         if data[:1] == b"b":
             BundleArrival(Runc(), "x", fields, undo)
         elif data[:1] == b"p":
-            PodmanArrival("x", fields, undo)
+            IncomingPodmanContainer("x", fields, undo)
             for network in fields["networks"].values():
                 podman_store.difference(network, network)
         else:
-            DockerArrival("x", fields, undo)
+            IncomingDockerContainer("x", fields, undo)
             for endpoint in fields["endpoints"].values():
                 endpoint_of(endpoint)
             for network in fields["networks"].values():

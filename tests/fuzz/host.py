@@ -16,7 +16,7 @@ from checkpoint.criu import log, rpc
 from checkpoint.criu import page_server as page_wire
 from checkpoint.criu.images.mm import may_be_lazy
 from checkpoint.criu.images.repair import with_expired_timers_armed
-from checkpoint.criu.page_server import PAGE_SIZE, process_id
+from checkpoint.criu.page_server import PAGE_SIZE, dst_id_of_process
 from checkpoint.errors import ConversationLost, ImageError, NetworkError, ProcError
 from checkpoint.host import inotify, proc
 from checkpoint.memory.pager.missing import Missing
@@ -199,7 +199,7 @@ _MM = mm_pb2.mm_entry(
 
 
 def _session(criu_version: int) -> bytes:
-    layout, image = page_wire.wire_struct(criu_version), process_id(7)
+    layout, image = page_wire.wire_struct(criu_version), dst_id_of_process(7)
     return b"".join(
         (
             layout.pack(page_wire.OPEN2, 0, 0, image),

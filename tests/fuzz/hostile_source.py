@@ -284,7 +284,7 @@ def proper(world: World) -> Iterator[tuple[type[Command], dict[str, Any], bytes]
     yield protocol.Arm, {"macs": [], "nftables": True, "one_cgroup": True}, b""
     yield protocol.Freezing, {}, b""
     yield (
-        protocol.Images,
+        protocol.CriuImages,
         {"pieces": [list(piece.values()) for piece in pieces]},
         b"".join(images.values()),
     )

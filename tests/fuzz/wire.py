@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from checkpoint.criu.images.pagemap import PageImages
-from checkpoint.criu.page_server import PAGE_SIZE, PE_LAZY, PE_PRESENT, process_id
+from checkpoint.criu.page_server import PAGE_SIZE, PE_LAZY, PE_PRESENT, dst_id_of_process
 from checkpoint.errors import ImageError
 from checkpoint.files.rsync import _sent_bytes
 from checkpoint.memory.store import PageStore
@@ -134,7 +134,7 @@ def _frame(header: bytes, payload: bytes = b"") -> bytes:
 
 
 def _operation(
-    vaddr: int, count: int, came: int, flags: int = PE_PRESENT, image: int = process_id(7)
+    vaddr: int, count: int, came: int, flags: int = PE_PRESENT, image: int = dst_id_of_process(7)
 ) -> bytes:
     return OPERATION.pack(flags, image, vaddr, count, came)
 
@@ -167,7 +167,7 @@ def _pages(*extents: batch.PageExtent, payload: bytes, kind: str = encoding.RAW)
     return protocol.encode(found) + b"\0" + sent
 
 
-_IMAGE = process_id(7)
+_IMAGE = dst_id_of_process(7)
 _EXTENTS = (
     batch.PageExtent(_IMAGE, 4096, 1, PE_PRESENT, False),
     batch.PageExtent(_IMAGE, 8192, 9, PE_PRESENT, True),

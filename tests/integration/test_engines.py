@@ -176,7 +176,7 @@ def test_of_an_image_that_lacks_the_layers_that_lack_are_sent(
 def refused(
     hosts: Hosts,
     container: EngineContainer,
-    kind: type[errors.MigrateError] = errors.EngineObjects,
+    kind: type[errors.MigrateError] = errors.RefusedByEngine,
 ) -> str:
     done = hosts.migrate(container.node, container.name, "beta")
     assert done.returncode == CODES[kind], done.stderr

@@ -211,14 +211,14 @@ def test_output_is_for_people_or_for_programs(
     assert done.returncode == 0, done.stderr
     if flag:
         report = json.loads(done.stdout)
-        assert report["schema"] == 1
+        assert report["schema"] == 2
         assert report["downtime_us"] > 0
         phases = {phase["name"] for phase in report["phases"]}
         assert phases >= {
             "prepare",
-            "arm here",
+            "arm source",
             "pre-copy",
-            "arm there",
+            "arm target",
             "dump",
             "restore",
             "commit",

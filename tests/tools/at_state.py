@@ -18,60 +18,60 @@ from pathlib import Path
 from checkpoint.engines.docker import api
 from migrate.cli.move import main as migrate
 from migrate.decisions.state import State
-from migrate.migration import Context
+from migrate.migration import Migration
 
 #: A migration that waits does so as long as this file is there.
 WAITS = Path("/run/waits")
 
 
-def crash(migration: Context) -> None:
+def crash(migration: Migration) -> None:
     """Kill the coordinator, which has told the migration's id."""
     print(migration.migration_id, flush=True)
     os.kill(os.getpid(), signal.SIGKILL)
 
 
-def lose_link(migration: Context) -> None:
+def lose_link(migration: Migration) -> None:
     """Close the connection to the target."""
     migration.connection._client.close()  # type: ignore[attr-defined]
 
 
-def kill_criu(migration: Context) -> None:
+def kill_criu(migration: Migration) -> None:
     """Kill the source's CRIU, which holds the frozen container."""
     assert migration.dump is not None
     assert migration.dump._conversation is not None
     migration.dump._conversation.kill_criu()
 
 
-def kill_container(migration: Context) -> None:
+def kill_container(migration: Migration) -> None:
     """Kill the container, as somebody else may do."""
     os.kill(migration.init.pid, signal.SIGKILL)
 
 
-def on_target(_: Context, command: str) -> None:
+def on_target(_: Migration, command: str) -> None:
     """Run a command on the target."""
     subprocess.run(["ssh", "beta", command], check=True, stdout=2, timeout=60)
 
 
-def on_target_and_fail(migration: Context, command: str) -> None:
+def on_target_and_fail(migration: Migration, command: str) -> None:
     """Run a command on the target; then the source fails."""
     on_target(migration, command)
     raise RuntimeError("a failure")
 
 
-def lose_docker_and_fail(_: Context) -> None:
+def lose_docker_and_fail(_: Migration) -> None:
     """Have docker on the source be gone; then the source fails."""
     api.SOCKET = "/nowhere"
     raise RuntimeError("a failure")
 
 
-def wait(_: Context) -> None:
+def wait(_: Migration) -> None:
     """Wait until somebody removes WAITS."""
     WAITS.touch()
     while WAITS.exists():
         time.sleep(0.01)
 
 
-def migrate_again(migration: Context, target: str) -> None:
+def migrate_again(migration: Migration, target: str) -> None:
     """Start another migration of the container; tell how it ended, and the container's nftables before and after."""
 
     def tables() -> str:
@@ -105,14 +105,14 @@ ACTS: dict[str, Callable[..., None]] = {
 def main() -> int:
     """On the source: the tool, whose states are watched."""
     act, state, *words = sys.argv[1:]
-    advance = Context.advance
+    advance = Migration.advance
 
-    def advance_and_act(migration: Context, reached: State) -> None:
+    def advance_and_act(migration: Migration, reached: State) -> None:
         advance(migration, reached)
         if reached is State[state]:
             ACTS[act](migration, *words)
 
-    Context.advance = advance_and_act  # type: ignore[method-assign,assignment]
+    Migration.advance = advance_and_act  # type: ignore[method-assign,assignment]
     return migrate(["redis", "beta"])
 
 

@@ -159,7 +159,12 @@ def test_nothing_goes_before_hello(coordinator: Coordinator) -> None:
 
 def test_what_may_not_come_now_is_refused_and_changes_nothing(coordinator: Coordinator) -> None:
     coordinator.ask(HELLO)
-    for command in (HELLO, protocol.Go(frames=()), protocol.Finish(), protocol.LoadImage()):
+    for command in (
+        HELLO,
+        protocol.Go(frames=()),
+        protocol.Finish(),
+        protocol.LoadContainerImage(),
+    ):
         answer = coordinator.ask(command)
         assert isinstance(answer, protocol.Failed)
         assert (answer.kind, answer.text) == (

@@ -6,8 +6,8 @@ import itertools
 
 import pytest
 
-from migrate.agent.state import COMMANDS, REVERSIBLE, State, check_command, check_move
-from migrate.decisions.state import InvalidMove
+from migrate.agent.state import COMMANDS, REVERSIBLE, State, check_command, check_transition
+from migrate.decisions.state import InvalidTransition
 from migrate.wire import protocol
 from migrate.wire.message import concrete
 from migrate.wire.protocol import Command, ProtocolError
@@ -24,8 +24,8 @@ STORY: list[tuple[Command, State]] = [
     (protocol.Examine(description={}), State.EXAMINED),
     (protocol.CheckAddresses(addresses=()), State.EXAMINED),
     (protocol.Ping(), State.EXAMINED),
-    (protocol.AwaitImage(key="0" * 64), State.AWAITING_IMAGE),
-    (protocol.LoadImage(), State.EXAMINED),
+    (protocol.AwaitContainerImage(key="0" * 64), State.AWAITING_IMAGE),
+    (protocol.LoadContainerImage(), State.EXAMINED),
     (protocol.Prepare(shared=False, network=None, room_bytes=0, page_channels=1), State.PREPARED),
     (protocol.Remove(tree="/", paths=()), State.PREPARED),
     (protocol.MakeTmpfs(mounts=()), State.PREPARED),
@@ -39,7 +39,7 @@ STORY: list[tuple[Command, State]] = [
     (protocol.ListTmpfs(index=0), State.ARMED),
     (protocol.ArmTmpfs(), State.ARMED),
     (protocol.Freezing(), State.FROZEN),
-    (protocol.Images(pieces=()), State.FROZEN),
+    (protocol.CriuImages(pieces=()), State.FROZEN),
     (protocol.PageMap(dst_id=0x101, extents=()), State.FROZEN),
     (protocol.Remove(tree="/", paths=()), State.FROZEN),
     (protocol.RemoveInTmpfs(index=0, paths=()), State.FROZEN),
@@ -64,7 +64,7 @@ def test_a_move_that_goes_well() -> None:
     for command, left in STORY:
         check_command(state, command)
         if left is not state:
-            check_move(state, left)
+            check_transition(state, left)
         state = left
 
 
@@ -79,7 +79,7 @@ def test_a_move_that_goes_well() -> None:
             protocol.Restore(image_files=0, image_bytes=0, batches=0, proof_seed=None, left_out=()),
             {State.FROZEN},
         ),
-        (protocol.Images(pieces=()), {State.FROZEN}),
+        (protocol.CriuImages(pieces=()), {State.FROZEN}),
     ],
     ids=lambda value: type(value).__name__,
 )
@@ -107,10 +107,10 @@ def test_the_steps_that_exist(old: State, new: State) -> None:
         (State.EXAMINED, State.PREPARED)
     }
     if (old, new) in forward or (old in REVERSIBLE and new is State.ABORTED):
-        check_move(old, new)
+        check_transition(old, new)
     else:
-        with pytest.raises(InvalidMove, match=f"from {old.value} to {new.value}"):
-            check_move(old, new)
+        with pytest.raises(InvalidTransition, match=f"from {old.value} to {new.value}"):
+            check_transition(old, new)
 
 
 def test_after_go_there_is_no_way_back() -> None:

@@ -15,7 +15,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from checkpoint.engines.base import ROOTFS, Container, ContainerRuntime, Tree
+from checkpoint.engines.base import ROOTFS, Container, Engine, Tree
 from checkpoint.engines.podman import store
 from checkpoint.errors import DataInvalid
 from checkpoint.files.changes import FileState
@@ -260,7 +260,7 @@ def test_those_that_could_be_made(target: Target) -> None:
         assert sync.paths == ("/dev", "/tmp")  # noqa: S108
 
 
-class Engine:
+class OfOneLayer:
     """Of a container whose image has one layer."""
 
     def describe(self, container: Container) -> dict[str, Any]:
@@ -290,7 +290,7 @@ def test_a_layer_that_the_image_has_not(target: Target, tmp_path: Path) -> None:
     target.will_say(protocol.Examined(objections=(), layers=(DIGEST, "sha256:" + "b" * 64)))
     with pytest.raises(ProtocolError, match="answered Examine by 'sha256:bbb"):
         preflight.check_engine(
-            target.agent, cast(ContainerRuntime, Engine()), container(tmp_path), "beta"
+            target.agent, cast(Engine, OfOneLayer()), container(tmp_path), "beta"
         )
 
 

@@ -12,7 +12,7 @@ import pytest
 from checkpoint.errors import ReceiverFailed
 from checkpoint.files.beneath import TreeRoot
 from migrate.agent.plug_command import PLUGGED
-from migrate.files.rsync_tunnel import Bridge
+from migrate.files.rsync_tunnel import RsyncTunnel
 from transport.errors import StreamError
 from transport.throttle import RateLimit
 
@@ -74,7 +74,7 @@ def test_each_channel_is_closed(tmp_path: Path, plugged: Callable[[], bytes], to
             return remote
 
     connection: Any = Connected()
-    bridge = Bridge(connection, Path("/run/trees"), RateLimit(None))
+    bridge = RsyncTunnel(connection, Path("/run/trees"), RateLimit(None))
     with TreeRoot(tmp_path) as root, pytest.raises(ReceiverFailed, match=told):
         bridge.rsync(root.fd, None).whole().finish(60)
     assert remote.closed

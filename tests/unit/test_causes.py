@@ -19,7 +19,7 @@ from checkpoint.criu.known_errors import KNOWN
 from migrate import errors
 from migrate.cli.exit_codes import CODES, exit_code
 from migrate.decisions import causes
-from migrate.decisions.state import InvalidMove
+from migrate.decisions.state import InvalidTransition
 from migrate.wire.message import ProtocolError
 from transport import errors as transport_errors
 
@@ -90,7 +90,7 @@ def test_no_two_have_the_same_name() -> None:
         (checkpoint_errors.ContainerNotFound("podman knows no 'web'"), errors.NoSuchContainer),
         (checkpoint_errors.ContainerNotRunning("'web' is paused"), errors.NotRunning),
         (checkpoint_errors.EngineRefused("docker: too old"), errors.Refused),
-        (errors.AgentFailed("EngineRefused", "docker: too old", ()), errors.EngineObjects),
+        (errors.AgentFailed("EngineRefused", "docker: too old", ()), errors.RefusedByEngine),
         (errors.AgentFailed("ContainerNotFound", "no such container", ()), errors.Refused),
         (transport_errors.Unreachable("no route"), errors.TargetUnreachable),
         (transport_errors.AuthenticationRefused("no key"), errors.AuthenticationFailed),
@@ -180,7 +180,7 @@ def test_kinds(error: Exception, kind: str) -> None:
     [
         (KeyError("x"), True),
         (AssertionError(), True),
-        (InvalidMove("from here to there"), True),
+        (InvalidTransition("from here to there"), True),
         (ProtocolError("no such field"), True),
         (errors.AgentFailed("TypeError", "'NoneType' object is not subscriptable", ()), True),
         (errors.AgentFailed("NeverHeardOf", "what?", ()), True),

@@ -14,7 +14,7 @@ from checkpoint.network import link
 from migrate import errors
 from migrate.decisions.state import State
 from migrate.errors import AgentFailed, AgentGone, LeftBehind, ResumeFailed, Undecided
-from migrate.migration import Context
+from migrate.migration import Migration
 from migrate.observer import Unfailing
 from migrate.options import Options
 from migrate.phases import commit
@@ -88,7 +88,7 @@ def a_move(*answers: Any, **parts: Any) -> tuple[Any, list[str]]:
     observer = SimpleNamespace(
         state=lambda state: done.append(state.value), note=does("note"), sent=does("sent")
     )
-    make: Callable[..., Context] = Context
+    make: Callable[..., Migration] = Migration
     move = make(
         migration_id="0123456789ab",
         runtime=runtime,

@@ -16,8 +16,8 @@ from migrate.decisions.compatibility import (
     memory_needed,
     version_text,
 )
-from migrate.decisions.state import InvalidMove, State, check_move
-from migrate.errors import Where
+from migrate.decisions.state import InvalidTransition, State, check_transition
+from migrate.errors import Side
 from tests.unit.some_facts import facts
 
 MIB = 1 << 20
@@ -34,10 +34,10 @@ ALLOWED = {
 @pytest.mark.parametrize("new", State)
 def test_the_steps_of_a_move(old: State, new: State) -> None:
     if (old, new) in ALLOWED:
-        check_move(old, new)
+        check_transition(old, new)
     else:
-        with pytest.raises(InvalidMove):
-            check_move(old, new)
+        with pytest.raises(InvalidTransition):
+            check_transition(old, new)
 
 
 @given(
@@ -58,7 +58,7 @@ def test_the_true_offset_is_within_the_error(
     assert abs(found.to_ours(offset + 5) - 5) <= found.error_ns
 
 
-@pytest.mark.parametrize("where", Where)
+@pytest.mark.parametrize("where", Side)
 @pytest.mark.parametrize(
     ("changes", "error", "said"),
     [
@@ -76,7 +76,7 @@ def test_the_true_offset_is_within_the_error(
     ],
 )
 def test_what_a_host_may_lack(
-    changes: dict[str, object], error: type[errors.MigrateError], said: str, where: Where
+    changes: dict[str, object], error: type[errors.MigrateError], said: str, where: Side
 ) -> None:
     with pytest.raises(error) as raised:
         check_host(facts(**changes), where)
@@ -89,7 +89,7 @@ def test_what_a_host_may_lack(
     [("6.18.1", 40201), ("6.16", 40200), ("6.15.9", 40100), ("6.12", 31600), ("5.4.0-9", 40201)],
 )
 def test_a_host_that_will_do(kernel: str, criu: int) -> None:
-    check_host(facts(kernel=kernel, criu_version=criu), Where.TARGET)
+    check_host(facts(kernel=kernel, criu_version=criu), Side.TARGET)
 
 
 def test_what_keeps_two_hosts_apart() -> None:

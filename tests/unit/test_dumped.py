@@ -4,13 +4,19 @@ from __future__ import annotations
 
 import pytest
 
-from checkpoint.criu.page_server import PAGE_SIZE, PE_PARENT, PE_PRESENT, TYPE_SHMEM, process_id
+from checkpoint.criu.page_server import (
+    PAGE_SIZE,
+    PE_PARENT,
+    PE_PRESENT,
+    PS_TYPE_SHMEM,
+    dst_id_of_process,
+)
 from migrate.memory.batches import PageBatches
 from migrate.memory.page_map import Dumped
 from tests.unit.test_batches import Carrier
 
 NOTHING = memoryview(b"")
-PROCESS, SHARED = process_id(1), 7 << 8 | TYPE_SHMEM
+PROCESS, SHARED = dst_id_of_process(1), 7 << 8 | PS_TYPE_SHMEM
 
 
 def at(page: int) -> int:
@@ -27,7 +33,7 @@ def test_pages_that_are_there_and_pages_of_the_parent() -> None:
     assert dumped.images() == {PROCESS: [(at(2), at(5)), (at(9), at(10))]}
     assert dumped.holes(PROCESS) == [(at(2), at(4)), (at(9), at(10))]
     assert (dumped.hole_pages(), dumped.sent_pages, batches.pages) == (3, 1, 1)
-    assert dumped.holes(process_id(2)) == []
+    assert dumped.holes(dst_id_of_process(2)) == []
 
 
 def test_an_image_without_a_page_is_one() -> None:

@@ -7,7 +7,13 @@ from pathlib import Path
 import pytest
 
 from checkpoint.criu.images.pagemap import PageImages
-from checkpoint.criu.page_server import PAGE_SIZE, PE_LAZY, PE_PRESENT, TYPE_SHMEM, process_id
+from checkpoint.criu.page_server import (
+    PAGE_SIZE,
+    PE_LAZY,
+    PE_PRESENT,
+    PS_TYPE_SHMEM,
+    dst_id_of_process,
+)
 from checkpoint.errors import ImageError
 from checkpoint.memory.fold import fold
 from checkpoint.memory.store import PageStore
@@ -30,11 +36,14 @@ def at(number: int) -> int:
 
 def test_the_newest_of_each_page_makes_the_image(tmp_path: Path) -> None:
     with PageStore(tmp_path) as store, PageImages(tmp_path) as images:
-        put(store, process_id(1), 0, "abcdef")
-        put(store, process_id(1), 2, "XY")
-        put(store, process_id(1), 20, "z")
+        put(store, dst_id_of_process(1), 0, "abcdef")
+        put(store, dst_id_of_process(1), 2, "XY")
+        put(store, dst_id_of_process(1), 20, "z")
         left = fold(
-            store, images, process_id(1), [(at(1), 3, False), (at(4), 1, True), (at(20), 1, False)]
+            store,
+            images,
+            dst_id_of_process(1),
+            [(at(1), 3, False), (at(4), 1, True), (at(20), 1, False)],
         )
         images.write_pagemaps()
     assert left == [(at(4), at(5))], "one page is left to the store"
@@ -47,9 +56,9 @@ def test_the_newest_of_each_page_makes_the_image(tmp_path: Path) -> None:
 
 
 def test_shared_memory_is_an_image_of_its_own(tmp_path: Path) -> None:
-    shared = 1 << 8 | TYPE_SHMEM
+    shared = 1 << 8 | PS_TYPE_SHMEM
     with PageStore(tmp_path) as store, PageImages(tmp_path) as images:
-        put(store, process_id(1), 0, "a")
+        put(store, dst_id_of_process(1), 0, "a")
         put(store, shared, 0, "s")
         assert fold(store, images, shared, [(at(0), 1, False)]) == []
         images.write_pagemaps()
@@ -64,5 +73,5 @@ def test_what_never_came_and_what_is_out_of_order(
     tmp_path: Path, extents: list[tuple[int, int, bool]]
 ) -> None:
     with PageStore(tmp_path) as store, PageImages(tmp_path) as images, pytest.raises(ImageError):
-        put(store, process_id(1), 0, "abcd")
-        fold(store, images, process_id(1), extents)
+        put(store, dst_id_of_process(1), 0, "abcd")
+        fold(store, images, dst_id_of_process(1), extents)

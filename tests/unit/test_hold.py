@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from checkpoint.criu.page_server import PAGE_SIZE, process_id
+from checkpoint.criu.page_server import PAGE_SIZE, dst_id_of_process
 from checkpoint.errors import ImageError
 from checkpoint.memory.pager.pager import INTEGER, SOCKET
 from checkpoint.memory.store import PageStore
@@ -32,13 +32,13 @@ def no_more_processes() -> int:
 
 def restore_in(directory: Path, store: PageStore) -> ArmedRestore:
     """One whose request is held; one task has a page in the store."""
-    store.put(process_id(PID), START, memoryview(bytes(PAGE_SIZE)))
+    store.put(dst_id_of_process(PID), START, memoryview(bytes(PAGE_SIZE)))
     received: Any = SimpleNamespace(
         tmpfs=SimpleNamespace(external_mounts=tuple),
         trees=SimpleNamespace(complete=lambda: None),
         images=directory / "images",
         store=store,
-        complete=lambda _: {process_id(PID): [(START, START + PAGE_SIZE)]},
+        complete=lambda _: {dst_id_of_process(PID): [(START, START + PAGE_SIZE)]},
         prove=lambda *_: (b"", 1),
     )
     received.images.mkdir()

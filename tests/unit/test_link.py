@@ -17,7 +17,7 @@ from typing import TypeVar
 import pytest
 
 from checkpoint.errors import NetworkError
-from checkpoint.network.frames import HeldFrames, is_for
+from checkpoint.network.frames import FrameBuffer, is_for
 from checkpoint.network.link import (
     ARP_FRAME_BYTES,
     MOST_STATIONS,
@@ -176,7 +176,7 @@ def test_what_is_for_others_does_not_get_on_the_link() -> None:
     destinations = [b"\xff" * 6, bytes.fromhex(mac.replace(":", "")), bytes.fromhex("0200000000cc")]
 
     def body() -> list[bytes]:
-        held = HeldFrames(
+        held = FrameBuffer(
             Interface(name="far", mac=mac, mtu=1500, addresses=(), host_name="near", bridge=None)
         )
         with socket.socket(socket.AF_PACKET, socket.SOCK_RAW, socket.htons(ETH_P_ALL)) as far:

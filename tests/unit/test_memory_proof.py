@@ -9,7 +9,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from checkpoint.criu.page_server import process_id
+from checkpoint.criu.page_server import dst_id_of_process
 from checkpoint.memory import proof
 from checkpoint.memory.tracking.write_protection import PAGE_SIZE
 from migrate.errors import MemoryDiffers
@@ -32,7 +32,7 @@ def made(memory: mmap.mmap) -> tuple[MemoryProof, int]:
     anchor = ctypes.c_char.from_buffer(memory)
     start = ctypes.addressof(anchor)
     del anchor
-    images = {process_id(os.getpid()): [(start, start + len(memory))]}
+    images = {dst_id_of_process(os.getpid()): [(start, start + len(memory))]}
     return MemoryProof(lambda: images, os.getpid(), whole=True, left_out={}), start
 
 

@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 
 from checkpoint.engines.docker import incoming, oci_wrapper
-from checkpoint.engines.docker.incoming import DockerArrival
+from checkpoint.engines.docker.incoming import IncomingDockerContainer
 from checkpoint.engines.docker.oci_wrapper import command_of, enter, option
 from checkpoint.host.listener import Listener
 from checkpoint.host.ready import ready
@@ -182,7 +182,7 @@ mv "$file.new" "$file"
 
 
 @pytest.fixture
-def arrival(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[DockerArrival]:
+def arrival(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[IncomingDockerContainer]:
     """Brings a container "box" to a docker that runs the program as `runtime` is told to."""
     monkeypatch.setattr(incoming, "DIRECTORY", str(tmp_path / "sockets"))
     monkeypatch.setattr(incoming, "start_logged", lambda *_: None)
@@ -200,7 +200,7 @@ def arrival(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[DockerA
         **{name: [] for name in ("layers", "descriptors")},
     }
     with contextlib.ExitStack() as undo:
-        made = DockerArrival("box", fields, undo)
+        made = IncomingDockerContainer("box", fields, undo)
         monkeypatch.setattr(made, "_id", "box")
         env = {**os.environ, "PATH": f"{tmp_path / 'bin'}:{os.environ['PATH']}"}
         made.start_restore(tmp_path, tmp_path, env)

@@ -25,7 +25,7 @@ from typing import Any
 import psutil
 import pytest
 
-from checkpoint.criu.page_server import process_id
+from checkpoint.criu.page_server import dst_id_of_process
 from checkpoint.errors import ImageError
 from checkpoint.memory.pager.address_spaces import AddressSpaces
 from checkpoint.memory.pager.filler import AROUND_BYTES, LEAST_CHUNK_BYTES, MOST_CHUNK_BYTES, Filler
@@ -261,7 +261,7 @@ class MortalPager(Obedient):
     """One in a process of its own, with a store of its own. It has that many descriptors at first."""
 
     def __init__(self, directory: Path, pages: int, descriptors: int) -> None:
-        self.process = Process(PAGER, directory, process_id(PID), pages, descriptors)
+        self.process = Process(PAGER, directory, dst_id_of_process(PID), pages, descriptors)
         super().__init__(self.process.channel)
         assert self.do("answer = 'ready'") == "ready"
 
@@ -333,7 +333,9 @@ class Target:
         self.directory.mkdir(parents=True)
         self.store = GatedStore(move)
         for pid in (PID, OTHER_PID):
-            self.store.put(process_id(pid), START, memoryview(b"".join(map(content, range(PAGES)))))
+            self.store.put(
+                dst_id_of_process(pid), START, memoryview(b"".join(map(content, range(PAGES))))
+            )
         self._processes: list[Task | MortalPager] = []
         self._pagers: list[Pager] = []
         self._children = children()
@@ -347,7 +349,7 @@ class Target:
         ranges = {PID: addresses((0, PAGES))} if lazy is None else lazy
         self._pagers.append(
             pager := Pager(
-                self.directory, self.store, {process_id(pid): ranges[pid] for pid in ranges}
+                self.directory, self.store, {dst_id_of_process(pid): ranges[pid] for pid in ranges}
             )
         )
         return pager
@@ -484,7 +486,9 @@ def test_a_fill_brings_everything(target: Target) -> None:
 
 def test_what_was_written_again_and_again_comes_before_it_is_touched(target: Target) -> None:
     for page in (40, 41, 200):
-        target.store.put(process_id(PID), START + page * PAGE_SIZE, memoryview(content(page)))
+        target.store.put(
+            dst_id_of_process(PID), START + page * PAGE_SIZE, memoryview(content(page))
+        )
     task, pager = target.task(), target.pager()
     target.restore(task)
     assert task.touch(100) == 101
@@ -498,7 +502,7 @@ def test_what_was_written_again_comes_in_chunks_between_which_faults_are_served(
     target: Target,
 ) -> None:
     """All of it may be one piece."""
-    task, all_pages = target.task(), {process_id(PID): addresses((0, PAGES))}
+    task, all_pages = target.task(), {dst_id_of_process(PID): addresses((0, PAGES))}
     spaces = AddressSpaces(all_pages)
     with contextlib.ExitStack() as stack:
         stack.callback(spaces.close_all)

@@ -11,7 +11,7 @@ from typing import Any, cast
 import pytest
 
 from checkpoint.engines.podman import incoming
-from checkpoint.engines.podman.incoming import PodmanArrival
+from checkpoint.engines.podman.incoming import IncomingPodmanContainer
 from checkpoint.errors import DataInvalid
 from migrate.agent.client import AgentClient
 from migrate.files import engine_log
@@ -59,19 +59,19 @@ def named(tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-def arrival(log: Path, named: Path) -> Iterator[PodmanArrival]:
+def arrival(log: Path, named: Path) -> Iterator[IncomingPodmanContainer]:
     with contextlib.ExitStack() as undo:
-        made = PodmanArrival("x", {**DESCRIPTION, "log": str(named)}, undo)
+        made = IncomingPodmanContainer("x", {**DESCRIPTION, "log": str(named)}, undo)
         made.prepare(b"", shared=False)
         yield made
 
 
-def restore(arrival: PodmanArrival, directory: Path) -> None:
+def restore(arrival: IncomingPodmanContainer, directory: Path) -> None:
     assert arrival.start_restore(directory, directory, os.environ).wait() == 0
 
 
 def test_late_output_goes_to_the_log_of_this_podman(
-    arrival: PodmanArrival, log: Path, named: Path, tmp_path: Path
+    arrival: IncomingPodmanContainer, log: Path, named: Path, tmp_path: Path
 ) -> None:
     arrival.take_output(b"1\n2\n")
     restore(arrival, tmp_path)
@@ -81,7 +81,7 @@ def test_late_output_goes_to_the_log_of_this_podman(
 
 
 def test_late_output_without_a_log(
-    arrival: PodmanArrival, log: Path, named: Path, tmp_path: Path
+    arrival: IncomingPodmanContainer, log: Path, named: Path, tmp_path: Path
 ) -> None:
     restore(arrival, tmp_path)
     log.unlink()
@@ -92,7 +92,7 @@ def test_late_output_without_a_log(
 
 def test_output_that_the_source_has_not_announced(log: Path, tmp_path: Path) -> None:
     with contextlib.ExitStack() as undo:
-        arrival = PodmanArrival("x", DESCRIPTION, undo)
+        arrival = IncomingPodmanContainer("x", DESCRIPTION, undo)
         arrival.prepare(b"", shared=False)
         restore(arrival, tmp_path)
         arrival.take_output(b"3\n")
@@ -102,7 +102,7 @@ def test_output_that_the_source_has_not_announced(log: Path, tmp_path: Path) -> 
 @pytest.mark.parametrize("name", ["../../../x", "--all", "", "a/b"])
 def test_an_id_that_is_none(name: str) -> None:
     with contextlib.ExitStack() as undo, pytest.raises(DataInvalid):
-        PodmanArrival("x", {**DESCRIPTION, "id": name}, undo)
+        IncomingPodmanContainer("x", {**DESCRIPTION, "id": name}, undo)
 
 
 @pytest.mark.parametrize(
@@ -117,7 +117,7 @@ def test_an_id_that_is_none(name: str) -> None:
     ],
 )
 def test_of_much_output_the_last_lines_are_kept(
-    arrival: PodmanArrival,
+    arrival: IncomingPodmanContainer,
     log: Path,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
@@ -134,7 +134,7 @@ def test_of_much_output_the_last_lines_are_kept(
 class Printing:
     """An agent with this arrival, and a container on the source that prints whatever is sent."""
 
-    def __init__(self, arrival: PodmanArrival, log: Path, times: int) -> None:
+    def __init__(self, arrival: IncomingPodmanContainer, log: Path, times: int) -> None:
         self._arrival, self._log, self._times = arrival, log, times
         self.asked = 0
 
@@ -150,7 +150,7 @@ class Printing:
 
 @pytest.mark.parametrize("times", [3, 1_000_000], ids=["a while", "without end"])
 def test_a_long_log_of_a_container_that_prints_meanwhile(
-    arrival: PodmanArrival,
+    arrival: IncomingPodmanContainer,
     log: Path,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,

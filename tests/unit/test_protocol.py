@@ -176,7 +176,7 @@ def test_a_payload_that_does_not_belong_there_is_refused(
     _, fields = data.draw(messages(kind))
     payload = payload_of(kind, fields)
     if PAYLOAD not in schema.fields_of(kind) or kind in (
-        protocol.Images,
+        protocol.CriuImages,
         protocol.Go,
         protocol.LogsFound,
     ):
@@ -235,8 +235,8 @@ HELLO = {"version": 2, "migration_id": "0123456789ab", "runtime": "runc", "conta
         (protocol.Hello, {**HELLO, "container_id": "../web"}, "container_id"),
         (protocol.Hello, {**HELLO, "container_id": "--all"}, "container_id"),
         (protocol.Hello, {**HELLO, "container_id": "web\n"}, "container_id"),
-        (protocol.AwaitImage, {"key": ""}, "key"),
-        (protocol.AwaitImage, {"key": "a" * 63 + "/"}, "key"),
+        (protocol.AwaitContainerImage, {"key": ""}, "key"),
+        (protocol.AwaitContainerImage, {"key": "a" * 63 + "/"}, "key"),
         (protocol.Armed, {"trees": ["/", "/var/../etc"]}, r"trees\[1\]"),
         (ServeRsync, {"tree": "/../etc", "words": []}, "tree"),
         (ServeRsync, {"tree": None, "words": ["x" * 257]}, r"words\[0\]"),
@@ -259,9 +259,9 @@ HELLO = {"version": 2, "migration_id": "0123456789ab", "runtime": "runc", "conta
             {"macs": ["0} drop; }"], "nftables": True, "one_cgroup": True},
             r"macs\[0\]",
         ),
-        (protocol.Images, {"pieces": [["core-1.img", -1]]}, r"pieces\[0\]\.bytes"),
-        (protocol.Images, {"pieces": [["../core-1.img", 0]]}, r"pieces\[0\]\.name"),
-        (protocol.Images, {"pieces": [["core-1.img", 7]]}, "its parts are 7 bytes"),
+        (protocol.CriuImages, {"pieces": [["core-1.img", -1]]}, r"pieces\[0\]\.bytes"),
+        (protocol.CriuImages, {"pieces": [["../core-1.img", 0]]}, r"pieces\[0\]\.name"),
+        (protocol.CriuImages, {"pieces": [["core-1.img", 7]]}, "its parts are 7 bytes"),
         (protocol.Go, {"frames": [[0, 60], [1, 60]]}, "its parts are 120 bytes"),
         (
             protocol.PageMap,

@@ -7,13 +7,13 @@ from pathlib import Path
 import pytest
 
 from checkpoint.criu.images.pagemap import PageImages
-from checkpoint.criu.page_server import PAGE_SIZE, TYPE_SHMEM, process_id
+from checkpoint.criu.page_server import PAGE_SIZE, PS_TYPE_SHMEM, dst_id_of_process
 from checkpoint.errors import CheckpointError, ImageError
 from checkpoint.memory.fold import fold
 from checkpoint.memory.restorable import Restorable
 from checkpoint.memory.store import PageStore
 
-SHARED = 7 << 8 | TYPE_SHMEM
+SHARED = 7 << 8 | PS_TYPE_SHMEM
 
 
 def page(letter: str) -> bytes:
@@ -26,10 +26,10 @@ def at(number: int) -> int:
 
 def restorable(directory: Path, store: PageStore, images: PageImages) -> Restorable:
     """A process with pages 1-5 of which 3 and 4 are lazy, 9 by itself; an empty piece of shared memory."""
-    store.put(process_id(1), 0, memoryview(b"".join(map(page, "abcdef"))))
-    store.put(process_id(1), at(9), memoryview(page("z")))
+    store.put(dst_id_of_process(1), 0, memoryview(b"".join(map(page, "abcdef"))))
+    store.put(dst_id_of_process(1), at(9), memoryview(page("z")))
     extents = [(at(1), 2, False), (at(3), 2, True), (at(5), 1, False), (at(9), 1, False)]
-    assert fold(store, images, process_id(1), extents) == [(at(3), at(5))]
+    assert fold(store, images, dst_id_of_process(1), extents) == [(at(3), at(5))]
     assert fold(store, images, SHARED, []) == []
     return Restorable(images, store)
 
@@ -37,11 +37,14 @@ def restorable(directory: Path, store: PageStore, images: PageImages) -> Restora
 def test_pages_come_from_where_the_restore_takes_them(tmp_path: Path) -> None:
     with PageStore(tmp_path) as store, PageImages(tmp_path) as images:
         found = restorable(tmp_path, store, images)
-        assert found.pages() == {process_id(1): [(at(1), at(6)), (at(9), at(10))], SHARED: []}
+        assert found.pages() == {
+            dst_id_of_process(1): [(at(1), at(6)), (at(9), at(10))],
+            SHARED: [],
+        }
         view = memoryview(bytearray(5 * PAGE_SIZE))
-        assert found.read(process_id(1), at(1), view)
+        assert found.read(dst_id_of_process(1), at(1), view)
         assert view == b"".join(map(page, "bcdef"))
-        assert found.read(process_id(1), at(9), view[:PAGE_SIZE])
+        assert found.read(dst_id_of_process(1), at(9), view[:PAGE_SIZE])
         assert view[:PAGE_SIZE] == page("z")
 
 
@@ -49,7 +52,7 @@ def test_pages_come_from_where_the_restore_takes_them(tmp_path: Path) -> None:
 def test_a_page_that_is_in_no_image(tmp_path: Path, first: int, count: int) -> None:
     with PageStore(tmp_path) as store, PageImages(tmp_path) as images, pytest.raises(ImageError):
         found = restorable(tmp_path, store, images)
-        found.read(process_id(1), at(first), memoryview(bytearray(count * PAGE_SIZE)))
+        found.read(dst_id_of_process(1), at(first), memoryview(bytearray(count * PAGE_SIZE)))
 
 
 def test_an_image_that_was_cut_off(tmp_path: Path) -> None:
@@ -60,7 +63,7 @@ def test_an_image_that_was_cut_off(tmp_path: Path) -> None:
     ):
         found = restorable(tmp_path, store, images)
         (tmp_path / "pages-1.img").write_bytes(page("b") * 3)
-        found.read(process_id(1), at(9), memoryview(bytearray(PAGE_SIZE)))
+        found.read(dst_id_of_process(1), at(9), memoryview(bytearray(PAGE_SIZE)))
 
 
 def test_a_shared_mapping_that_nobody_wrote_to_has_an_image(tmp_path: Path) -> None:

@@ -9,7 +9,7 @@ import pytest
 from pycriu import images as image_files
 
 from checkpoint.criu.images import rseq
-from checkpoint.criu.page_server import process_id
+from checkpoint.criu.page_server import dst_id_of_process
 from checkpoint.errors import ImageError
 from checkpoint.memory import proof
 
@@ -52,8 +52,8 @@ def images(tmp_path: Path) -> Path:
 
 def test_the_areas_of_all_threads(images: Path) -> None:
     assert rseq.areas(images) == {
-        process_id(7): [(0x7F00_0000_1020, 32), (0x7F00_0000_5040, 28)],
-        process_id(12): [(0x5000_0000, 32)],
+        dst_id_of_process(7): [(0x7F00_0000_1020, 32), (0x7F00_0000_5040, 28)],
+        dst_id_of_process(12): [(0x5000_0000, 32)],
     }
 
 

@@ -13,7 +13,7 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
-from checkpoint.criu.page_server import PAGE_SIZE, process_id
+from checkpoint.criu.page_server import PAGE_SIZE, dst_id_of_process
 from checkpoint.errors import ImageError
 from checkpoint.memory.store import PageStore
 
@@ -47,17 +47,23 @@ class Model(RuleBasedStateMachine):
             self.stamp += 1
             pages.append(content(self.stamp))
             self.model[pid, page] = pages[-1]
-        self.store.put(process_id(pid), BASE + first * PAGE_SIZE, memoryview(b"".join(pages)))
+        self.store.put(
+            dst_id_of_process(pid), BASE + first * PAGE_SIZE, memoryview(b"".join(pages))
+        )
 
     @rule(pid=pids)
     def forget(self, pid: int) -> None:
-        self.store.forget(process_id(pid))
+        self.store.forget(dst_id_of_process(pid))
         self.model = {key: page for key, page in self.model.items() if key[0] != pid}
 
     @rule(pid=pids, first=page_numbers, count=counts)
     def give_back(self, pid: int, first: int, count: int) -> None:
         pages = range(first, first + count)
-        given = (process_id(pid), BASE + first * PAGE_SIZE, BASE + (first + count) * PAGE_SIZE)
+        given = (
+            dst_id_of_process(pid),
+            BASE + first * PAGE_SIZE,
+            BASE + (first + count) * PAGE_SIZE,
+        )
         if any((pid, page) not in self.model for page in pages):
             with pytest.raises(ImageError):
                 self.store.give_back(*given)
@@ -71,14 +77,14 @@ class Model(RuleBasedStateMachine):
         found = bytearray(count * PAGE_SIZE)
         if None in wanted:
             with pytest.raises(ImageError):
-                self.store.read(process_id(pid), BASE + first * PAGE_SIZE, memoryview(found))
+                self.store.read(dst_id_of_process(pid), BASE + first * PAGE_SIZE, memoryview(found))
         else:
-            self.store.read(process_id(pid), BASE + first * PAGE_SIZE, memoryview(found))
+            self.store.read(dst_id_of_process(pid), BASE + first * PAGE_SIZE, memoryview(found))
             assert found == b"".join(page for page in wanted if page)
 
     @rule(pid=pids, first=page_numbers, count=counts)
     def check(self, pid: int, first: int, count: int) -> None:
-        pages = process_id(pid), BASE + first * PAGE_SIZE, BASE + (first + count) * PAGE_SIZE
+        pages = dst_id_of_process(pid), BASE + first * PAGE_SIZE, BASE + (first + count) * PAGE_SIZE
         if all((pid, page) in self.model for page in range(first, first + count)):
             self.store.check(*pages)
         else:
@@ -94,7 +100,7 @@ class Model(RuleBasedStateMachine):
     def every_page_is_the_newest(self) -> None:
         for (pid, page), expected in self.model.items():
             found = bytearray(PAGE_SIZE)
-            self.store.read(process_id(pid), BASE + page * PAGE_SIZE, memoryview(found))
+            self.store.read(dst_id_of_process(pid), BASE + page * PAGE_SIZE, memoryview(found))
             assert found == expected
 
 

@@ -19,13 +19,13 @@ from migrate import errors
 from migrate import observer as events
 from migrate.cli import exit_codes, progress
 from migrate.decisions.state import State
-from migrate.errors import MigrateError, Where
+from migrate.errors import MigrateError, Side
 from migrate.report import Phase, Report, Stage, summary
 from transport import errors as transport_errors
 
 DOCS = Path(__file__).parents[2] / "docs"
 SAMPLES: dict[str, Any] = {
-    "where": Where.TARGET,
+    "where": Side.TARGET,
     "engines": ["<engines>"],
     "pid": 7,
     "fd": 3,
@@ -137,7 +137,7 @@ def test_the_codes_are_frozen() -> None:
         "PathTaken": 41,
         "NotEnoughMemory": 42,
         "AddressTaken": 43,
-        "EngineObjects": 44,
+        "RefusedByEngine": 44,
         "Refused": 49,
         "RolledBack": 50,
         "LeftBehind": 51,
@@ -203,7 +203,7 @@ def full_report() -> Report:
 
 def test_the_keys_of_the_report_are_frozen() -> None:
     printed = json.loads(json.dumps(full_report().to_json()))
-    assert printed["schema"] == 1
+    assert printed["schema"] == 2
     assert set(printed) == KEYS_1
     assert printed["bytes_sent"] == {"pages": 2 << 20, "images": 7}
     assert printed["phases"] == [

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from checkpoint.criu.page_server import process_id
+from checkpoint.criu.page_server import dst_id_of_process
 from checkpoint.errors import ProcError
 from checkpoint.memory.tracking import tracker, write_protection
 from migrate.decisions.state import State
@@ -84,7 +84,7 @@ def test_one_that_ended_is_forgotten(child: Child, copying: UserfaultfdCopy) -> 
     child.end()
     assert copying.send_round() == 0
     assert copying.attach() is Reach.NONE
-    assert copying.batches._carrier.forgotten[-1] == [process_id(child.pid)]  # type: ignore[attr-defined]
+    assert copying.batches._carrier.forgotten[-1] == [dst_id_of_process(child.pid)]  # type: ignore[attr-defined]
 
 
 @pytest.mark.parametrize("error", ERRORS)
@@ -92,7 +92,7 @@ def test_with_soft_dirty_pages_it_is_sent_whole(
     child: Child, monkeypatch: pytest.MonkeyPatch, error: Exception
 ) -> None:
     copying = SoftDirtyCopy(migration(child.pid))
-    copying._images = {process_id(child.pid): [(0, 4096)]}
+    copying._images = {dst_id_of_process(child.pid): [(0, 4096)]}
     copying._let_go()
     assert copying._images
     monkeypatch.setattr("migrate.memory.soft_dirty.private_mappings", failing(error))

@@ -17,8 +17,8 @@ from pathlib import Path
 from checkpoint.criu.page_server import (
     PAGE_SIZE,
     PE_PRESENT,
-    TYPE_PROCESS,
-    TYPE_SHMEM,
+    PS_TYPE_PID,
+    PS_TYPE_SHMEM,
     check_extent,
 )
 from checkpoint.errors import ImageError
@@ -27,7 +27,7 @@ from checkpoint.host import whole
 #: IMG_COMMON_MAGIC and PAGEMAP_MAGIC of CRIU criu/include/magic.h.
 MAGICS = struct.pack("=II", 0x54564319, 0x56084025)
 U32_MAX = (1 << 32) - 1
-NAMES = {TYPE_PROCESS: "pagemap-{}.img", TYPE_SHMEM: "pagemap-shmem-{}.img"}
+NAMES = {PS_TYPE_PID: "pagemap-{}.img", PS_TYPE_SHMEM: "pagemap-shmem-{}.img"}
 
 
 def varint(value: int) -> bytes:

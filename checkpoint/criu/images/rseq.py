@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from checkpoint.criu.images.format import messages
-from checkpoint.criu.page_server import process_id
+from checkpoint.criu.page_server import dst_id_of_process
 from checkpoint.criu.rpc import DECODE_ERRORS, process_tree, thread
 from checkpoint.errors import ImageError
 from checkpoint.memory.proof import Areas
@@ -33,7 +33,7 @@ def areas(images: Path) -> Areas:
             for core in _parsed(images / f"core-{number}.img", thread()):
                 area = core.thread_core.rseq_entry
                 if area.rseq_abi_pointer:
-                    of_process = found.setdefault(process_id(process.pid), [])
+                    of_process = found.setdefault(dst_id_of_process(process.pid), [])
                     of_process.append((area.rseq_abi_pointer, area.rseq_abi_size))
     return {image: sorted(of_process) for image, of_process in found.items()}
 

@@ -15,10 +15,10 @@ from pathlib import Path
 from typing import Any
 
 from checkpoint.engines import belongings, shape
-from checkpoint.engines.base import ROOTFS, Arrival, Container, Tree
+from checkpoint.engines.base import ROOTFS, Container, IncomingContainer, Tree
 from checkpoint.engines.belongings import MOUNT
 from checkpoint.engines.docker import api, store
-from checkpoint.engines.docker.incoming import RUNTIME, DockerArrival
+from checkpoint.engines.docker.incoming import RUNTIME, IncomingDockerContainer
 from checkpoint.engines.oci.runc import Runc
 from checkpoint.engines.shape import Maybe, Shape
 from checkpoint.errors import ContainerNotFound, ContainerNotRunning, EngineRefused, NotMovable
@@ -48,7 +48,7 @@ FILES: Shape = {"GraphDriver": {"Data": {"MergedDir": str, "UpperDir": str}}}
 
 
 class Docker:
-    """A ContainerRuntime: the docker that listens on its usual socket."""
+    """A Engine: the docker that listens on its usual socket."""
 
     name = "docker"
 
@@ -141,8 +141,8 @@ class Docker:
 
     def arrival(
         self, name: str, description: Mapping[str, Any], undo: contextlib.ExitStack
-    ) -> Arrival:
-        return DockerArrival(name, description, undo)
+    ) -> IncomingContainer:
+        return IncomingDockerContainer(name, description, undo)
 
 
 def policy_text(policy: Mapping[str, Any]) -> str:

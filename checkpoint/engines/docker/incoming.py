@@ -1,9 +1,9 @@
 """The arrival of a container in docker, which creates and starts the container like any other.
 
-The container's OCI runtime is oci_wrapper.py, which asks DockerArrival what to do. The wrapper's
-`create` leaves a process behind that docker takes for the container's init. docker then furnishes
-the network namespace of that process. The wrapper's `start` has the process restore the container
-into that namespace, and ends when the container runs.
+The container's OCI runtime is oci_wrapper.py, which asks IncomingDockerContainer what to do. The
+wrapper's `create` leaves a process behind that docker takes for the container's init. docker then
+furnishes the network namespace of that process. The wrapper's `start` has the process restore the
+container into that namespace, and ends when the container runs.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ LOOK_AGAIN_S = 0.005
 STREAMS = {"stdout": 1, "stderr": 2}
 
 
-#: What DockerArrival reads of what Docker.describe returns.
+#: What IncomingDockerContainer reads of what Docker.describe returns.
 DESCRIPTION: Shape = {
     "container": {
         "Config": {"Image": str},
@@ -66,7 +66,7 @@ class Waiting(NamedTuple):
     bundle: Path
 
 
-class DockerArrival:
+class IncomingDockerContainer:
     """An Arrival by docker's `create` and `start`."""
 
     def __init__(self, name: str, fields: Mapping[str, Any], undo: contextlib.ExitStack) -> None:

@@ -12,7 +12,7 @@ from checkpoint.host import cgroups
 
 
 class Crun(OciRuntime):
-    """A ContainerRuntime: the `crun` on PATH."""
+    """A Engine: the `crun` on PATH."""
 
     name = "crun"
     state_file = "status"

@@ -10,7 +10,7 @@ from checkpoint.engines.shape import Maybe, Shape
 
 
 class Runc(OciRuntime):
-    """A ContainerRuntime: the `runc` on PATH."""
+    """A Engine: the `runc` on PATH."""
 
     name = "runc"
     state_file = "state.json"

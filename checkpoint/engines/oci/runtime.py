@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 from checkpoint.engines import shape
-from checkpoint.engines.base import MARKER, ROOTFS, Arrival, Container, Tree, read_config
+from checkpoint.engines.base import MARKER, ROOTFS, Container, IncomingContainer, Tree, read_config
 from checkpoint.engines.belongings import start_logged
 from checkpoint.engines.oci import bundle
 from checkpoint.engines.shape import Shape
@@ -29,7 +29,7 @@ DUMP_OPTIONS = ("--tcp-established", "--file-locks")
 
 
 class OciRuntime(ABC):
-    """A ContainerRuntime: an OCI runtime that is a program on PATH.
+    """A Engine: an OCI runtime that is a program on PATH.
 
     What the program's commands do not print is read from its state directory. `root` is that
     directory, as the program's --root option takes it: an engine keeps one of its own.
@@ -174,7 +174,7 @@ class OciRuntime(ABC):
 
     def arrival(
         self, name: str, description: Mapping[str, Any], undo: contextlib.ExitStack
-    ) -> Arrival:
+    ) -> IncomingContainer:
         return bundle.BundleArrival(self, name, description, undo)
 
     @property

@@ -21,13 +21,13 @@ from checkpoint.criu.interposer import Interposer
 from checkpoint.criu.roles import UndumpedRole
 from checkpoint.criu.shim_install import install_shim, rpc_socket
 from checkpoint.engines import archives, belongings, shape
-from checkpoint.engines.base import ROOTFS, Arrival, Container, Tree
+from checkpoint.engines.base import ROOTFS, Container, IncomingContainer, Tree
 from checkpoint.engines.belongings import MOUNT
 from checkpoint.engines.oci.crun import Crun
 from checkpoint.engines.oci.runc import Runc
 from checkpoint.engines.oci.runtime import DUMP_OPTIONS, OciRuntime
 from checkpoint.engines.podman import store
-from checkpoint.engines.podman.incoming import LOG, PodmanArrival
+from checkpoint.engines.podman.incoming import LOG, IncomingPodmanContainer
 from checkpoint.engines.shape import Each, Maybe, Shape
 from checkpoint.errors import CommandFailed, ContainerNotFound, ContainerNotRunning, NotMovable
 from checkpoint.host.run import run
@@ -69,7 +69,7 @@ UNIT_LABEL = "PODMAN_SYSTEMD_UNIT"
 
 
 class Podman:
-    """A ContainerRuntime: the `podman` on PATH, for containers of root."""
+    """A Engine: the `podman` on PATH, for containers of root."""
 
     name = "podman"
 
@@ -182,8 +182,8 @@ class Podman:
 
     def arrival(
         self, name: str, description: Mapping[str, Any], undo: contextlib.ExitStack
-    ) -> Arrival:
-        return PodmanArrival(name, description, undo)
+    ) -> IncomingContainer:
+        return IncomingPodmanContainer(name, description, undo)
 
     def _beneath(self, found: Mapping[str, Any]) -> OciRuntime:
         return BENEATH[Path(found["OCIRuntime"]).name]()

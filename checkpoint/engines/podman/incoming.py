@@ -30,7 +30,7 @@ from checkpoint.host.run import find_program
 LOG = "ctr.log"
 
 
-#: What PodmanArrival reads of what Podman.describe returns.
+#: What IncomingPodmanContainer reads of what Podman.describe returns.
 DESCRIPTION: Shape = {
     "id": str,
     "runtime": str,
@@ -42,7 +42,7 @@ DESCRIPTION: Shape = {
 }
 
 
-class PodmanArrival:
+class IncomingPodmanContainer:
     """An Arrival. `description` is what Podman.describe returned on the source."""
 
     def __init__(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from dataclasses import dataclass
 
-from checkpoint.criu.page_server import process_id
+from checkpoint.criu.page_server import dst_id_of_process
 from checkpoint.memory.pager.missing import Missing
 from checkpoint.memory.pager.uffd_copy import FORK, REMAP, REMOVE, UNMAP, Event
 from checkpoint.memory.ranges import Range
@@ -41,7 +41,7 @@ class AddressSpaces:
 
         `pid` is the task's in its own pid namespace, which names its image.
         """
-        image = process_id(pid)
+        image = dst_id_of_process(pid)
         return self._add(Space(uffd, image, Missing.of(self._lazy.get(image, []))))
 
     def change(self, number: int, event: Event, uffd: int) -> int:

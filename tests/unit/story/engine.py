@@ -1,4 +1,4 @@
-"""An engine whose containers are warm.py's: the ContainerRuntime of both hosts, as a test sets it up.
+"""An engine whose containers are warm.py's: the Engine of both hosts, as a test sets it up.
 
 Everything that it does is a line of the journal. What it does that a roll-back must undo has an undoing
 of its own in `UNDONE_BY`.
@@ -121,7 +121,7 @@ class World:
 
 
 class Engine:
-    """ContainerRuntime of the host that it is made on."""
+    """Engine of the host that it is made on."""
 
     name = "runc"
 

@@ -31,7 +31,7 @@ STORY: tuple[tuple[str, str], ...] = (
     ("tell", "Freezing"),
     ("source", "frozen"),
     ("state", "frozen"),
-    ("tell", "Images"),
+    ("tell", "CriuImages"),
     ("ask", "Restore"),
     ("target", "restored"),
     ("state", "held"),

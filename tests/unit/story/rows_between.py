@@ -111,7 +111,7 @@ def interruptions() -> Iterator[Row]:
 
 def streams() -> Iterator[Row]:
     """What is not answered: the next question's answer tells."""
-    freezing, images, restore = ("tell", "Freezing"), ("tell", "Images"), ("ask", "Restore")
+    freezing, images, restore = ("tell", "Freezing"), ("tell", "CriuImages"), ("ask", "Restore")
 
     def row(
         name: str, where: str, kind: str, act: faults.Act, expected: Expected, **more: Any
@@ -124,15 +124,15 @@ def streams() -> Iterator[Row]:
     yield row(
         "Images are lost",
         "request",
-        "Images",
+        "CriuImages",
         faults.lost,
         rolled_back(images),
         also=(rolled_back(("state", "frozen")),),
     )
-    yield row("Images are swallowed", "request", "Images", faults.dropped, rolled_back(restore))
-    yield row("Images come twice", "request", "Images", faults.twice, rolled_back(restore))
-    yield row("Images are short", "request", "Images", faults.shorter, rolled_back(restore))
-    yield row("Images are late", "request", "Images", faults.late, MOVED)
+    yield row("Images are swallowed", "request", "CriuImages", faults.dropped, rolled_back(restore))
+    yield row("Images come twice", "request", "CriuImages", faults.twice, rolled_back(restore))
+    yield row("Images are short", "request", "CriuImages", faults.shorter, rolled_back(restore))
+    yield row("Images are late", "request", "CriuImages", faults.late, MOVED)
     yield row("Pages are damaged", "pages", "Pages", faults.damaged, rolled_back(restore))
     yield row("Pages are short", "pages", "Pages", faults.shorter, rolled_back(restore))
     yield row("Pages come twice", "pages", "Pages", faults.twice, rolled_back(restore))

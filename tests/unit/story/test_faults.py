@@ -24,7 +24,7 @@ def test_the_table_asks_all_that_a_move_asks(theatre: Stage) -> None:
         assert play.run().code == 0
     asked = list(dict.fromkeys(wire.asked))
     assert [name for name in asked if name in QUESTIONS] == QUESTIONS
-    assert set(asked) - set(QUESTIONS) == {"Freezing", "Images"}, (
+    assert set(asked) - set(QUESTIONS) == {"Freezing", "CriuImages"}, (
         "what is streamed is in the table by hand"
     )
 
