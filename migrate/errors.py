@@ -25,7 +25,7 @@ A user is never told the following errors; migrate/decisions/causes.py turns the
 AgentFailed                  the target answered that it could not do what it was asked
 AgentGone                    the channel to the target's agent ended
 ProtocolError                migrate/wire/message.py
-InvalidTransition                  migrate/decisions/state.py
+InvalidTransition            migrate/decisions/state.py
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """The interface of a container engine: podman, docker, or an OCI runtime used alone.
 
-`Engine` is the interface on either host, `Arrival` that of one incoming container on the
-target.
+`Engine` is the interface on either host, `IncomingContainer` that of one container that arrives on
+the target.
 """
 
 from __future__ import annotations
@@ -215,7 +215,7 @@ class Engine(Protocol):
     def leave(self, container: Container, *, shared: bool) -> None:
         """Remove the killed container from the engine, because it runs on the target.
 
-        `shared` is that of Arrival.prepare. Raises CommandFailed, EngineRefused or OSError.
+        `shared` is that of IncomingContainer.prepare. Raises CommandFailed, EngineRefused or OSError.
         """
 
     def arrival(

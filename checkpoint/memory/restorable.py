@@ -23,10 +23,6 @@ class Restorable:
         self._store = store
         self._images = images.by_id()
         self._offsets = {dst_id: image.offsets() for dst_id, image in self._images.items()}
-        self._starts = {
-            dst_id: [vaddr for vaddr, _, _ in image.entries]
-            for dst_id, image in self._images.items()
-        }
 
     def pages(self) -> dict[int, list[Range]]:
         """Return by image (a dst_id) the ranges of all its pages, in rising order."""
@@ -43,7 +39,7 @@ class Restorable:
         Raises ImageError for a page that the image does not have, and IncompleteIO.
         """
         image = self._images[dst_id]
-        index = bisect.bisect_right(self._starts[dst_id], address) - 1
+        index = bisect.bisect_right(image.entries, address, key=lambda entry: entry[0]) - 1
         while view:
             vaddr, pages, flags = (
                 image.entries[index] if 0 <= index < len(image.entries) else (0, 0, 0)

@@ -59,10 +59,7 @@ class ImageStream:
         `process` is the pid in the process's own pid namespace. `finish` must have returned. Raises
         ImageError if the process's mm image is damaged, and OSError.
         """
-        name = f"mm-{process}.img"
-        if name not in self._lazy:
-            self._lazy[name] = may_be_lazy(self._migration.images / name)
-        return self._lazy[name]
+        return self._lazy_in(f"mm-{process}.img")
 
     def close(self) -> None:
         """End the thread and close the descriptors, whether everything was sent or not."""
@@ -89,9 +86,14 @@ class ImageStream:
                 self._pass_on()
                 for name in names:
                     if name.startswith("mm-") and self._migration.target.lazy_pages:
-                        self._lazy[name] = may_be_lazy(self._migration.images / name)
+                        self._lazy_in(name)
         except Exception as error:  # noqa: BLE001  (told by `finish`)
             self._failure = error
+
+    def _lazy_in(self, name: str) -> list[Range]:
+        if name not in self._lazy:
+            self._lazy[name] = may_be_lazy(self._migration.images / name)
+        return self._lazy[name]
 
     def _add_file(self, name: str) -> None:
         if name not in self._names:

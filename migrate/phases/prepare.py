@@ -25,8 +25,7 @@ from migrate.files.engine_log import OutputSync
 from migrate.files.rsync_tunnel import RsyncTunnel
 from migrate.files.tmpfs import TmpfsSync, own_mounts
 from migrate.files.trees import TreeSync
-from migrate.memory import channels as page_channels
-from migrate.memory.channels import PageChannels
+from migrate.memory.channels import PageChannels, channels_for, open_streams
 from migrate.memory.receiver import socket_path
 from migrate.migration import Migration
 from migrate.no_pauses import no_pauses
@@ -58,7 +57,7 @@ def prepare(migration: Migration) -> None:
         scratch = migration.directory / "engine"
         scratch.mkdir(mode=0o700)
         packed = migration.runtime.pack(container, scratch)
-        channels = page_channels.channels_for(2 * migration.clock.error_ns / 1e9)
+        channels = channels_for(2 * migration.clock.error_ns / 1e9)
         question = protocol.Prepare(
             shared=migration.shared_rootfs,
             network=None if container.engine_network else migration.network,
@@ -179,9 +178,7 @@ def _keep_frames(migration: Migration) -> None:
 
 
 def _open_page_channels(migration: Migration, count: int) -> PageChannels:
-    streams = page_channels.open_streams(
-        migration.connection, socket_path(migration.migration_id), count
-    )
+    streams = open_streams(migration.connection, socket_path(migration.migration_id), count)
     common = [
         encoding
         for encoding in migration.source.encodings

@@ -20,7 +20,7 @@ from checkpoint.engines.docker import engine as docker
 from checkpoint.engines.docker import store as docker_store
 from checkpoint.engines.docker.incoming import IncomingDockerContainer, endpoint_of, entries
 from checkpoint.engines.docker.oci_wrapper import command_of, option
-from checkpoint.engines.oci.bundle import BundleArrival
+from checkpoint.engines.oci.bundle import IncomingBundle
 from checkpoint.engines.oci.crun import Crun
 from checkpoint.engines.oci.runc import Runc
 from checkpoint.engines.oci.runtime import STATE
@@ -111,7 +111,7 @@ def description(data: bytes) -> None:
     fields = json.loads(data[1:])
     with contextlib.ExitStack() as undo:
         if data[:1] == b"b":
-            BundleArrival(Runc(), "x", fields, undo)
+            IncomingBundle(Runc(), "x", fields, undo)
         elif data[:1] == b"p":
             IncomingPodmanContainer("x", fields, undo)
             for network in fields["networks"].values():

@@ -12,7 +12,7 @@ import pytest
 
 from checkpoint.engines.base import MARKER
 from checkpoint.engines.occupied import is_taken
-from checkpoint.engines.oci.bundle import BundleArrival
+from checkpoint.engines.oci.bundle import IncomingBundle
 from checkpoint.engines.oci.runc import Runc
 from checkpoint.files.beneath import is_somebodys_root
 
@@ -90,7 +90,7 @@ def arrive(bundle: Path) -> None:
         "owned": {},
     }
     with contextlib.ExitStack() as undo:
-        BundleArrival(Runc(), "x", fields, undo).prepare(b"", shared=False)
+        IncomingBundle(Runc(), "x", fields, undo).prepare(b"", shared=False)
         assert (bundle / MARKER).exists()
         assert "cgroupsPath" in (bundle / "config.json").read_text()
         (bundle / "rootfs/data").mkdir(exist_ok=True)

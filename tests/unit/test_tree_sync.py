@@ -66,7 +66,7 @@ class Hosts:
         self.partial = 0
 
     def rsync(self, tree: int, key: str | None) -> Rsync:
-        """Serve as the Bridge."""
+        """Serve as the RsyncTunnel."""
         assert key == VOLUME
         joined = self.tidy.enter_context(contextlib.closing(Joined(self.source, self.place)))
 

@@ -132,8 +132,7 @@ class PageImages:
             raise ImageError(f"{pages} pages at {vaddr:#x} came with {len(data)} bytes")
         image = self.open(dst_id)
         image.append(vaddr, pages, flags)
-        if data:
-            whole.write(image.fd, data)
+        whole.write(image.fd, data)
 
     def write_pagemaps(self) -> None:
         """Write the pagemap file of every image. The pages files are complete already."""

@@ -48,7 +48,7 @@ FILES: Shape = {"GraphDriver": {"Data": {"MergedDir": str, "UpperDir": str}}}
 
 
 class Docker:
-    """A Engine: the docker that listens on its usual socket."""
+    """An Engine: the docker that listens on its usual socket."""
 
     name = "docker"
 

@@ -67,7 +67,7 @@ class Waiting(NamedTuple):
 
 
 class IncomingDockerContainer:
-    """An Arrival by docker's `create` and `start`."""
+    """An IncomingContainer by docker's `create` and `start`."""
 
     def __init__(self, name: str, fields: Mapping[str, Any], undo: contextlib.ExitStack) -> None:
         shape.check(fields, DESCRIPTION, "what the source told of the container")

@@ -29,7 +29,7 @@ CONFIG = "config.json"
 
 
 class Restores(Protocol):
-    """An OCI runtime, as far as BundleArrival needs it (see OciRuntime)."""
+    """An OCI runtime, as far as IncomingBundle needs it (see OciRuntime)."""
 
     name: str
 
@@ -65,7 +65,7 @@ def describe(container: Container) -> dict[str, Any]:
     }
 
 
-#: What BundleArrival reads of what `describe` returns.
+#: What IncomingBundle reads of what `describe` returns.
 DESCRIPTION: Shape = {
     "bundle": str,
     "rootfs": str,
@@ -75,8 +75,8 @@ DESCRIPTION: Shape = {
 }
 
 
-class BundleArrival:
-    """An Arrival of a container that is a bundle.
+class IncomingBundle:
+    """An IncomingContainer of a container that is a bundle.
 
     What the container prints on the target goes to a log of this tool's (stdio.py), because it is
     unknown where the output went on the source.

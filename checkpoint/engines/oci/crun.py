@@ -12,7 +12,7 @@ from checkpoint.host import cgroups
 
 
 class Crun(OciRuntime):
-    """A Engine: the `crun` on PATH."""
+    """An Engine: the `crun` on PATH."""
 
     name = "crun"
     state_file = "status"

@@ -10,7 +10,7 @@ from checkpoint.engines.shape import Maybe, Shape
 
 
 class Runc(OciRuntime):
-    """A Engine: the `runc` on PATH."""
+    """An Engine: the `runc` on PATH."""
 
     name = "runc"
     state_file = "state.json"

@@ -29,7 +29,7 @@ DUMP_OPTIONS = ("--tcp-established", "--file-locks")
 
 
 class OciRuntime(ABC):
-    """A Engine: an OCI runtime that is a program on PATH.
+    """An Engine: an OCI runtime that is a program on PATH.
 
     What the program's commands do not print is read from its state directory. `root` is that
     directory, as the program's --root option takes it: an engine keeps one of its own.
@@ -175,7 +175,7 @@ class OciRuntime(ABC):
     def arrival(
         self, name: str, description: Mapping[str, Any], undo: contextlib.ExitStack
     ) -> IncomingContainer:
-        return bundle.BundleArrival(self, name, description, undo)
+        return bundle.IncomingBundle(self, name, description, undo)
 
     @property
     def _program(self) -> list[str]:

@@ -69,7 +69,7 @@ UNIT_LABEL = "PODMAN_SYSTEMD_UNIT"
 
 
 class Podman:
-    """A Engine: the `podman` on PATH, for containers of root."""
+    """An Engine: the `podman` on PATH, for containers of root."""
 
     name = "podman"
 

@@ -43,7 +43,7 @@ DESCRIPTION: Shape = {
 
 
 class IncomingPodmanContainer:
-    """An Arrival. `description` is what Podman.describe returned on the source."""
+    """An IncomingContainer. `description` is what Podman.describe returned on the source."""
 
     def __init__(
         self, name: str, description: Mapping[str, Any], undo: contextlib.ExitStack

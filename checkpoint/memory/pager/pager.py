@@ -158,7 +158,7 @@ class Pager:
                 self._ended = True
                 os.close(self._wake)
 
-    def _from_restore(self, restore: socket.socket, keeper: Keeper | None) -> bool:
+    def _from_restore(self, restore: socket.socket, keeper: Keeper) -> bool:
         """Read one message of CRIU: a task's userfaultfd, or that all tasks are restored.
 
         Returns False at the end of the connection. If CRIU ends it before all tasks are restored,
@@ -177,8 +177,7 @@ class Pager:
                 for fd in fds:
                     os.close(fd)
                 raise ImageError(f"CRIU sent no userfaultfd of task {number}, or more than one")
-            if keeper is not None:
-                keeper.opened(number, fds[0])
+            keeper.opened(number, fds[0])
             self._filler.watch(self._spaces.open(fds[0], number))
         return True
 

@@ -196,7 +196,7 @@ class Engine:
 
 
 class Arriving:
-    """Arrival of a container."""
+    """An IncomingContainer."""
 
     def __init__(self, world: World, name: str, undo: contextlib.ExitStack) -> None:
         self._world, self._name, self._undo = world, name, undo
