@@ -37,6 +37,9 @@ SUCCESS = (0, VANISHED)
 #: rsync ends with 23 when it could not copy a file: permanently, or because directories were
 #: exchanged during the copy.
 PARTIAL = 23
+#: rsync ends with 12 when the stream to its other end broke (RERR_STREAMIO, errcode.h). If the other
+#: end has a reason of its own, the broken stream is a consequence of that reason.
+STREAM_BROKE = 12
 #: Most of rsync's error messages name the failed process at the start of a line. A file name cannot
 #: imitate that, because rsync escapes the newline in a name.
 WHICH_PROCESS = re.compile(r"^rsync: \[(\w+)\] ", re.MULTILINE)
@@ -190,12 +193,7 @@ class Running:
         if failed:
             lines = (errors + other.complaint).splitlines()
             told = "\n".join([line for line in lines if not line.startswith(SUMMARY)] or lines)
-            first = WHICH_PROCESS.search(told)
-            there = (
-                first[1] in RECEIVING
-                if first
-                else self._process.returncode in SUCCESS or other.complaint
-            )
+            there = receiver_is_to_blame(self._process.returncode, told, other)
             raise (ReceiverFailed if there else CommandFailed)(self._argv, failed[0], told)
 
     def kill(self) -> None:
@@ -244,6 +242,18 @@ def _words(from_rsync: int) -> list[str]:
             return []
         line += byte
     return line.decode(errors="replace").split()
+
+
+def receiver_is_to_blame(status: int, told: str, other: Ending) -> bool:
+    """Return whether rsync's end on the target is the one whose failure ended the pass.
+
+    `status` is that of rsync on the source; `told` is what both ends wrote.
+    """
+    if status == STREAM_BROKE and other.complaint:
+        return True
+    if first := WHICH_PROCESS.search(told):
+        return first[1] in RECEIVING
+    return status in SUCCESS or bool(other.complaint)
 
 
 def _sent_bytes(stats: str) -> int:

@@ -14,7 +14,7 @@ import pytest
 
 from checkpoint.errors import CommandFailed, ReceiverFailed
 from checkpoint.files.beneath import TreeRoot
-from checkpoint.files.rsync import Carry, Ending, Rsync, served
+from checkpoint.files.rsync import Carry, Ending, Rsync, receiver_is_to_blame, served
 from checkpoint.host.processes import tree_of
 from tests.unit.joined import Joined, change_root, root_state
 
@@ -145,6 +145,33 @@ def test_the_targets_reason_is_told(tmp_path: Path) -> None:
 def test_the_targets_reason_is_told_when_the_list_is_not_read_to_its_end(tmp_path: Path) -> None:
     with TreeRoot(tmp_path) as root, pytest.raises(CommandFailed, match="no such tree"):
         Rsync(root.fd, refusing("no such tree\n")).listed().finish(60, ["x" * 200] * 10_000)
+
+
+@pytest.mark.parametrize(
+    ("status", "told", "complaint", "blamed"),
+    [
+        (
+            12,
+            "rsync: [sender] safe_write failed to write 4 bytes to socket: Broken pipe (32)\n"
+            "the link broke",
+            "the link broke",
+            True,
+        ),
+        (12, "rsync: connection unexpectedly closed\nno such tree", "no such tree", True),
+        (
+            12,
+            "rsync: [sender] safe_write failed to write 4 bytes to socket: Broken pipe (32)",
+            "",
+            False,
+        ),
+        (11, "rsync: [receiver] write failed: No space left on device (28)", "", True),
+        (23, "rsync: [sender] read errors mapping: Input/output error (5)", "", False),
+        (0, "", "", True),
+        (14, "rsync: fork failed\n", "", False),
+    ],
+)
+def test_whose_failure_ended_a_pass(status: int, told: str, complaint: str, blamed: bool) -> None:
+    assert receiver_is_to_blame(status, told, Ending(status=1, complaint=complaint)) is blamed
 
 
 def test_a_pass_of_which_nobody_knows_how_the_target_ended_has_failed(
