@@ -74,11 +74,18 @@ def snapshot(root: TreeRoot, *, attributes: bool = True) -> Snapshot:
         if attributes:
             directories[directory] = beneath.attributes(fd)
         for path, found in entries:
-            # The device tells a mount point only of directories: on an overlay, files have other
-            # devices than the overlay itself.
-            mounted = found.st_dev != state.st_dev and stat.S_ISDIR(found.st_mode)
+            mounted = _is_mount_point(found, state.st_dev)
             files[path] = MOUNT_POINT if mounted else signature(found)
     return Snapshot(root=root, taken_ns=taken_ns, files=files, attributes=directories)
+
+
+def _is_mount_point(found: os.stat_result, device: int) -> bool:
+    """Return whether something is mounted on an entry of a tree whose root has this st_dev.
+
+    The device tells that only of directories: on an overlay, files have other devices than the
+    overlay itself.
+    """
+    return found.st_dev != device and stat.S_ISDIR(found.st_mode)
 
 
 class FileState(NamedTuple):
@@ -99,6 +106,19 @@ class FileState(NamedTuple):
         mode, size, mtime_ns = signature[:3]
         sized = stat.S_ISREG(mode) or stat.S_ISLNK(mode)
         return cls(path, mode, size if sized else 0, 0 if stat.S_ISDIR(mode) else mtime_ns // 10**9)
+
+
+def listing(root: TreeRoot) -> Iterator[FileState]:
+    """Yield the state of each file of a copy, the root's first, while the walk goes on.
+
+    Mount points are left out. Raises OSError.
+    """
+    state = os.fstat(root.fd)
+    yield FileState.of("", signature(state))
+    for _, _, entries in root.walk():
+        for path, found in entries:
+            if not _is_mount_point(found, state.st_dev):
+                yield FileState.of(path, signature(found))
 
 
 def differing(

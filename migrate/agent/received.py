@@ -14,7 +14,7 @@ from checkpoint.criu.images.pagemap import PageImages
 from checkpoint.criu.page_server import PAGE_SIZE
 from checkpoint.errors import CommandFailed, ImageError
 from checkpoint.files.beneath import TreeRoot, gone_is_well
-from checkpoint.files.changes import MOUNT_POINT, FileState, signature, snapshot
+from checkpoint.files.changes import FileState, listing, signature
 from checkpoint.files.tmpfs import PreparedTmpfs
 from checkpoint.host import whole
 from checkpoint.host.ram_directory import ram_directory
@@ -74,9 +74,9 @@ class Received:
         """Carry out one command that brings, removes or lists data, and return its answers."""
         if isinstance(request, protocol.ListTree):
             root = self.trees.root(request.tree)
-            return _listed(_all(root) if request.paths is None else _those(root, request.paths))
+            return _listed(listing(root) if request.paths is None else _those(root, request.paths))
         if isinstance(request, protocol.ListTmpfs):
-            return _listed(_all(self.tmpfs.root(request.index)))
+            return _listed(listing(self.tmpfs.root(request.index)))
         handlers: dict[type[Command], Callable[[Any], Answer]] = {
             protocol.CriuImages: self._take_images,
             protocol.PageMap: self._page_map,
@@ -190,15 +190,6 @@ class Received:
                 self._page_images.extent(dst_id, vaddr, pages, flags, data)
             else:
                 self.store.put(dst_id, vaddr, data)
-
-
-def _all(root: TreeRoot) -> Iterator[FileState]:
-    found = snapshot(root, attributes=False).files
-    return (
-        FileState.of(path, signature)
-        for path, signature in found.items()
-        if signature != MOUNT_POINT
-    )
 
 
 def _those(root: TreeRoot, paths: Iterable[str]) -> Iterator[FileState]:

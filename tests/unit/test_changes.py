@@ -17,10 +17,10 @@ from checkpoint.files.beneath import TreeRoot
 from checkpoint.files.changes import (
     TICK_NS,
     Changes,
-    FileState,
     Snapshot,
     changes,
     differing,
+    listing,
     snapshot,
     written_through_mappings,
 )
@@ -246,11 +246,6 @@ def test_files_written_through_shared_mappings(tmp_path: Path) -> None:
     assert written_through_mappings([child.pid]) == set()
 
 
-def states(tree: TreeRoot) -> list[FileState]:
-    """What a target that has just this would answer."""
-    return [FileState.of(path, found) for path, found in snapshot(tree).files.items()]
-
-
 def exchange(root: Path, one: str, other: str) -> None:
     (root / one).rename(root / "aside")
     (root / other).rename(root / one)
@@ -299,7 +294,7 @@ def test_directories_exchanged_while_they_were_copied_and_back(tmp_path: Path) -
         exchange(source, "new", "old")
         assert content(source) != content(target)
         with TreeRoot(target) as copy:
-            wrong = differing(before, before.files, states(copy))
+            wrong = differing(before, before.files, listing(copy))
         now = snapshot(tree)
         found = changes(before, now, sent=before.files, wrong=wrong)
     assert {"new/deep/file", "old/deep/file", "new/d", "old/d", "new/d/inner"} <= {*found.changed}
@@ -316,7 +311,7 @@ def test_nothing_differs_of_an_equal_copy(root: Path) -> None:
     (root / "no text").write_bytes(b"\xff" * 10)
     with TreeRoot(root) as tree:
         looked_at = snapshot(tree)
-        assert differing(looked_at, looked_at.files, states(tree)) == {}
+        assert differing(looked_at, looked_at.files, listing(tree)) == {}
         assert differing(looked_at, [*looked_at.files, "of another look"], []) == dict.fromkeys(
             looked_at.files, 0
         )
