@@ -3,12 +3,8 @@
 from __future__ import annotations
 
 import contextlib
-import logging
-import time
-from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from checkpoint.criu.roles import DumpRole, Edits
 from checkpoint.engines.base import Container, Engine
@@ -20,24 +16,20 @@ from checkpoint.network.model import Network
 from migrate.agent.client import AgentClient
 from migrate.decisions.clock import Offset
 from migrate.decisions.compatibility import Facts
-from migrate.decisions.state import State, check_transition
+from migrate.decisions.state import State
 from migrate.decisions.write_tracking import Tracking
+from migrate.files.criu_images import ImageStream
 from migrate.files.engine_log import OutputSync
 from migrate.files.rsync_tunnel import RsyncTunnel
 from migrate.files.tmpfs import TmpfsSync
 from migrate.files.trees import TreeSync
 from migrate.memory.batches import PageBatches
 from migrate.memory.channels import PageChannels
-from migrate.observer import Observer
 from migrate.options import Options
-from migrate.report import Phase, Report, Stage
+from migrate.progress import Progress
+from migrate.report import Report
 from transport.connection import Connection
 from transport.throttle import RateLimit
-
-log = logging.getLogger(__name__)
-
-if TYPE_CHECKING:
-    from migrate.files.criu_images import ImageStream
 
 
 @dataclass(kw_only=True)
@@ -53,7 +45,6 @@ class Migration:
     `shared_rootfs`: both hosts see the same rootfs.
     `layers_there` are the layers of the container image that the target has; None if the target has
     the whole image, or needs none.
-    `started_ns` is CLOCK_MONOTONIC of the source.
     """
 
     migration_id: str
@@ -61,8 +52,7 @@ class Migration:
     container: Container
     init: Init
     network: Network | None
-    observer: Observer
-    report: Report
+    progress: Progress
     connection: Connection
     agent: AgentClient
     source: Facts
@@ -75,11 +65,9 @@ class Migration:
     shared_rootfs: bool
     layers_there: frozenset[str] | None
     clock: Offset
-    started_ns: int
     #: The parts of `network` that this tool removes from the source once the container has left;
     #: None if the engine does that.
     network_parts: netns.Parts | None = None
-    state: State = State.PLANNED
     undo: contextlib.ExitStack = field(default_factory=contextlib.ExitStack)
     tidy: contextlib.ExitStack = field(default_factory=contextlib.ExitStack)
     #: Keeps the source's processors awake (checkpoint/host/wakeful.py) until the container runs
@@ -117,42 +105,20 @@ class Migration:
 
     def advance(self, state: State) -> None:
         """Enter `state` and tell the observer. Raises InvalidTransition."""
-        check_transition(self.state, state)
-        self.state = state
-        log.info("%s", state.value)
-        self.observer.state(state)
-
-    @contextlib.contextmanager
-    def phase(self, name: str) -> Iterator[None]:
-        """Time a step of the migration for the report, and tell the observer that it begins."""
-        start = time.monotonic_ns()
-        self.observer.phase(name)
-        try:
-            yield
-        finally:
-            length = time.monotonic_ns() - start
-            self.report.phases.append(
-                Phase(
-                    name=name,
-                    host="source",
-                    start_us=self._since_start(start),
-                    length_us=length // 1000,
-                )
-            )
+        self.progress.advance(state)
 
     def note(self, text: str) -> None:
         """Tell the observer a line for people, and keep it for the report."""
-        log.info("%s", text)
-        self.observer.note(text)
-        self.report.notes.append(text)
+        self.progress.note(text)
 
-    def stage(self, name: str, host: str, at_ns: int) -> None:
-        """Enter an instant of the freeze into the report.
+    def target_stage(self, name: str, at_ns: int) -> None:
+        """Enter an instant of the freeze into the report; `at_ns` is the target's CLOCK_MONOTONIC."""
+        self.progress.stage(name, "target", self.clock.to_ours(at_ns))
 
-        `host` is "source" or "target"; `at_ns` is CLOCK_MONOTONIC of that host.
-        """
-        ours = at_ns if host == "source" else self.clock.to_ours(at_ns)
-        self.report.freeze.append(Stage(name=name, host=host, at_us=self._since_start(ours)))
+    @property
+    def state(self) -> State:
+        return self.progress.state
 
-    def _since_start(self, at_ns: int) -> int:
-        return (at_ns - self.started_ns) // 1000
+    @property
+    def report(self) -> Report:
+        return self.progress.report

@@ -12,19 +12,27 @@ from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+from checkpoint.engines.base import Container, Engine
 from checkpoint.files.beneath import TreeRoot
 from checkpoint.host.ownership import private_directory
 from checkpoint.host.ram_directory import claim
+from migrate.agent.client import AgentClient
 from migrate.agent.plug_command import IMAGE
+from migrate.files.rsync_tunnel import RsyncTunnel
 from migrate.leftovers import OUTGOING_IMAGES
-from migrate.migration import Migration
 from migrate.wire import protocol
 
 AT_ONCE = 4
 TIMEOUT_S = 3600.0
 
 
-def send_image(migration: Migration, there: frozenset[str]) -> int:
+def send_image(
+    engine: Engine,
+    container: Container,
+    there: frozenset[str],
+    agent: AgentClient,
+    tunnel: RsyncTunnel,
+) -> int:
     """Send the container image and have the target's engine load it. Returns the bytes sent.
 
     `there` are the layers that the target has. Files that an interrupted transfer has brought to
@@ -34,16 +42,15 @@ def send_image(migration: Migration, there: frozenset[str]) -> int:
     with tempfile.TemporaryDirectory(dir=OUTGOING_IMAGES) as name, contextlib.ExitStack() as stack:
         directory = Path(name)
         stack.callback(os.close, claim(directory))
-        migration.runtime.export_image(migration.container, there, directory)
-        key = str(migration.container.engine_state["Image"]).removeprefix("sha256:")
-        migration.agent.request(protocol.AwaitContainerImage(key=key))
-        sent = _send(migration, directory)
-    migration.agent.request(protocol.LoadContainerImage())
+        engine.export_image(container, there, directory)
+        key = str(container.engine_state["Image"]).removeprefix("sha256:")
+        agent.request(protocol.AwaitContainerImage(key=key))
+        sent = _send(tunnel, directory)
+    agent.request(protocol.LoadContainerImage())
     return sent
 
 
-def _send(migration: Migration, directory: Path) -> int:
-    assert migration.bridge is not None
+def _send(tunnel: RsyncTunnel, directory: Path) -> int:
     shares = dealt((path for path in directory.rglob("*") if path.is_file()), AT_ONCE)
 
     def send(share: list[Path]) -> int:
@@ -51,7 +58,7 @@ def _send(migration: Migration, directory: Path) -> int:
         return rsync.resumed().finish(TIMEOUT_S, names)
 
     with TreeRoot(directory) as root, ThreadPoolExecutor(AT_ONCE) as threads:
-        rsync = migration.bridge.rsync(root.fd, IMAGE)
+        rsync = tunnel.rsync(root.fd, IMAGE)
         return sum(threads.map(send, shares))
 
 

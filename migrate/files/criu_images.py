@@ -11,7 +11,7 @@ from checkpoint.criu.images.repair import repaired
 from checkpoint.host.inotify import ClosedFiles
 from checkpoint.host.ready import ready
 from checkpoint.memory.ranges import Range
-from migrate.migration import Migration
+from migrate.agent.client import AgentClient
 from migrate.wire import protocol
 from migrate.wire.values import ImagePiece
 
@@ -25,11 +25,12 @@ class ImageStream:
     thread runs. `files` and `bytes` count what was sent; the target compares them with what it
     received. The thread also reads the mappings of each process (`may_be_lazy`), because that takes
     a millisecond or more, and CRIU is still busy with the dump meanwhile.
+    `directory` is the directory of images. `lazy` says that the target can restore pages lazily.
     """
 
-    def __init__(self, migration: Migration) -> None:
-        self._migration = migration
-        self._closed = _closed_files(migration.images)
+    def __init__(self, directory: Path, agent: AgentClient, *, lazy: bool) -> None:
+        self._directory, self._agent, self._restores_lazily = directory, agent, lazy
+        self._closed = _closed_files(directory)
         self._names: set[str] = set()
         self._pieces: list[ImagePiece] = []
         self._parts: list[memoryview] = []
@@ -49,17 +50,18 @@ class ImageStream:
         self._join()
         if self._failure is not None:
             raise self._failure
-        for path in sorted(self._migration.images.glob("*.img")):
+        for path in sorted(self._directory.glob("*.img")):
             self._add_file(path.name)
         self._pass_on()
 
     def may_be_lazy(self, process: int) -> list[Range]:
         """Return the ranges of a process that CRIU can restore lazily (criu/images/mm.py).
 
-        `process` is the pid in the process's own pid namespace. `finish` must have returned. Raises
-        ImageError if the process's mm image is damaged, and OSError.
+        There are none if the target restores no pages lazily. `process` is the pid in the process's
+        own pid namespace. `finish` must have returned. Raises ImageError if the process's mm image
+        is damaged, and OSError.
         """
-        return self._lazy_in(f"mm-{process}.img")
+        return self._lazy_in(f"mm-{process}.img") if self._restores_lazily else []
 
     def close(self) -> None:
         """End the thread and close the descriptors, whether everything was sent or not."""
@@ -85,25 +87,24 @@ class ImageStream:
                     self._add_file(name)
                 self._pass_on()
                 for name in names:
-                    if name.startswith("mm-") and self._migration.target.lazy_pages:
+                    if name.startswith("mm-") and self._restores_lazily:
                         self._lazy_in(name)
         except Exception as error:  # noqa: BLE001  (told by `finish`)
             self._failure = error
 
     def _lazy_in(self, name: str) -> list[Range]:
         if name not in self._lazy:
-            self._lazy[name] = may_be_lazy(self._migration.images / name)
+            self._lazy[name] = may_be_lazy(self._directory / name)
         return self._lazy[name]
 
     def _add_file(self, name: str) -> None:
         if name not in self._names:
             self._names.add(name)
-            self._add(name, memoryview(repaired(self._migration.images / name)))
+            self._add(name, memoryview(repaired(self._directory / name)))
 
     def _add(self, name: str, data: memoryview) -> None:
         self.files += 1
         self.bytes += len(data)
-        self._migration.report.add_bytes("images", len(data))
         for start in range(0, max(len(data), 1), CHUNK_BYTES):
             piece = data[start : start + CHUNK_BYTES]
             self._pieces.append(ImagePiece(name, len(piece)))
@@ -113,9 +114,7 @@ class ImageStream:
 
     def _pass_on(self) -> None:
         if self._pieces:
-            self._migration.agent.stream(
-                protocol.CriuImages(pieces=tuple(self._pieces)), self._parts
-            )
+            self._agent.stream(protocol.CriuImages(pieces=tuple(self._pieces)), self._parts)
             self._pieces, self._parts = [], []
 
 

@@ -16,7 +16,7 @@ Target:
 
 Source, in the freeze:
 
-    relayed.py         has CRIU's page server served while it dumps; page_relay.py is the thread
+    page_relay.py      serves CRIU's page server while it dumps
     page_map.py        lists the pages that CRIU found, and tells the target of them
     proof.py           compares digests of the frozen memory with the target's
 

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import enum
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
 from typing import Protocol
 
 from checkpoint.criu import log as criu_log
@@ -11,9 +14,34 @@ from checkpoint.errors import ConversationLost, CriuFailed, ImageError
 from checkpoint.memory import ranges
 from checkpoint.memory.process_memory import read_pages
 from checkpoint.memory.ranges import Range
-from migrate.decisions.state import State
+from migrate.agent.client import AgentClient
 from migrate.memory.batches import PageBatches
-from migrate.migration import Migration
+from migrate.memory.channels import PageChannels
+from migrate.progress import Progress
+
+#: A function that returns the ranges of a process that CRIU can restore lazily, by the process's
+#: pid in its own pid namespace.
+MayBeLazy = Callable[[int], list[Range]]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Ends:
+    """Both ends of a way to send memory: a container on the source, and the target's agent.
+
+    `pid` is the container's init. `dump` is the source's role in CRIU's dump, `criu_version` the
+    version of CRIU there, and `dump_s` the longest that a dump may take, in seconds. CRIU writes its
+    image files into `images`; `directory`, above it, is this migration's own, in RAM.
+    """
+
+    pid: int
+    dump: DumpRole
+    criu_version: int
+    dump_s: float
+    directory: Path
+    images: Path
+    agent: AgentClient
+    pages: PageChannels
+    progress: Progress
 
 
 class Reach(enum.Enum):
@@ -33,13 +61,13 @@ class Copying(Protocol):
     #: after it has read, so that the frozen memory may differ (checkpoint/criu/images/rseq.py).
     by_criu: bool
 
-    def dump(self, dump: DumpRole) -> None:
+    def dump(self) -> None:
         """Have CRIU freeze the container and write its image files (run_dump).
 
         Raises CheckpointError or AgentGone.
         """
 
-    def send_last(self, pids: list[int]) -> None:
+    def send_last(self, pids: list[int], may_be_lazy: MayBeLazy) -> None:
         """Send the pages that the target lacks, and those it has in an old version.
 
         `pids` are the container's processes, which `dump` has frozen and dumped. The last batch of
@@ -66,18 +94,18 @@ class Ahead(Copying, Protocol):
         """Stop tracking, and leave every process as it was before."""
 
 
-def run_dump(dump: DumpRole, migration: Migration) -> None:
+def run_dump(ends: Ends) -> None:
     """Release the held dump, and wait until the container is frozen and dumped.
 
     Raises CriuFailed with what CRIU or the engine has logged, or ConversationLost if that is
     nothing.
     """
-    dump.request_gate.open()
+    ends.dump.request_gate.open()
     try:
-        dump.done_gate.wait_reached(migration.options.limits.dump_s)
+        ends.dump.done_gate.wait_reached(ends.dump_s)
     except ConversationLost as error:
-        log = criu_log.errors(migration.images / "dump.log") or criu_log.last_words(
-            migration.images / "engine.log"
+        log = criu_log.errors(ends.images / "dump.log") or criu_log.last_words(
+            ends.images / "engine.log"
         )
         raise (CriuFailed("dump", log) if log else error) from error
 
@@ -105,17 +133,3 @@ def send_all_pages(batches: PageBatches, pid: int, image: int, wanted: list[Rang
     """
     if unread := send_pages(batches, pid, image, wanted):
         raise ImageError(f"process {pid}: its page at {unread[0][0]:#x} cannot be read")
-
-
-def progress_of(migration: Migration) -> PageBatches:
-    """Return new batches that report their progress while the container runs.
-
-    In the freeze nothing is reported.
-    """
-
-    def show(sent_bytes: int) -> None:
-        if migration.state is State.ARMED:
-            migration.observer.sent(sent_bytes, migration.report.memory_bytes)
-
-    assert migration.pages is not None
-    return PageBatches(migration.pages, progress=show)

@@ -11,8 +11,9 @@ from collections.abc import Callable
 from checkpoint.criu.page_server import PAGE_SIZE, PE_PARENT, PE_PRESENT, PS_TYPE_PID
 from checkpoint.memory import ranges
 from checkpoint.memory.ranges import Range
+from migrate.agent.client import AgentClient
 from migrate.memory.batches import PageBatches
-from migrate.migration import Migration
+from migrate.memory.copying import MayBeLazy
 from migrate.wire import protocol
 from migrate.wire.values import MapExtent
 
@@ -73,7 +74,9 @@ class Dumped:
         return self._last or dst_id & 0xFF == PS_TYPE_PID
 
 
-def send_page_maps(migration: Migration, images: dict[int, list[Range]]) -> None:
+def send_page_maps(
+    agent: AgentClient, images: dict[int, list[Range]], may_be_lazy: MayBeLazy
+) -> None:
     """Send the page maps: which pages of the target's store make up each address space.
 
     They say of each page whether CRIU can restore it lazily. An address space without a page has a
@@ -81,19 +84,13 @@ def send_page_maps(migration: Migration, images: dict[int, list[Range]]) -> None
     written to. Raises ImageError if a process's mm image is damaged.
     """
     for dst_id, present in images.items():
-        lazy = ranges.intersection(present, _may_be_lazy(migration, dst_id))
+        is_process = dst_id & 0xFF == PS_TYPE_PID
+        lazy = ranges.intersection(present, may_be_lazy(dst_id >> 8)) if is_process else []
         extents = [MapExtent(start, (end - start) // PAGE_SIZE, True) for start, end in lazy]
         eager = ranges.difference(present, lazy)
         extents += [MapExtent(start, (end - start) // PAGE_SIZE, False) for start, end in eager]
         extents.sort()
         for first in range(0, max(1, len(extents)), MAX_EXTENTS):
-            migration.agent.stream(
+            agent.stream(
                 protocol.PageMap(dst_id=dst_id, extents=tuple(extents[first : first + MAX_EXTENTS]))
             )
-
-
-def _may_be_lazy(migration: Migration, dst_id: int) -> list[Range]:
-    if dst_id & 0xFF != PS_TYPE_PID or not migration.target.lazy_pages:
-        return []
-    assert migration.image_stream is not None
-    return migration.image_stream.may_be_lazy(dst_id >> 8)

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
 import socket
 import struct
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 from checkpoint.criu import page_server
+from checkpoint.errors import CheckpointError
+from migrate.errors import AgentGone
 
 
 class PageRelay:
@@ -52,3 +55,28 @@ class PageRelay:
             self.failure = error
             # CRIU must not wait for an answer that will never come.
             self._sock.close()
+
+
+@contextlib.contextmanager
+def relayed(
+    pages: socket.socket,
+    criu_version: int,
+    sink: page_server.Sink,
+    flush: Callable[[], None],
+    has_parent: Callable[[int], bool] = page_server.no_parent,
+) -> Iterator[None]:
+    """Serve CRIU's page-server socket while the block runs the session, then until CRIU closes it.
+
+    `pages` is the source's end of that socket; `sink`, `flush` and `has_parent` are as in
+    PageRelay. If CRIU fails because the link to the agent is lost, AgentGone is raised in place
+    of CRIU's error.
+    """
+    relay = PageRelay(pages, page_server.wire_struct(criu_version), sink, flush, has_parent)
+    relay.start()
+    try:
+        yield
+    except CheckpointError as error:
+        if isinstance(relay.failure, AgentGone):
+            raise relay.failure from error
+        raise
+    relay.join()

@@ -11,7 +11,6 @@ import contextlib
 
 from checkpoint.criu.page_server import PAGE_SIZE, dst_id_of_process
 from checkpoint.criu.predump import PreDumps
-from checkpoint.criu.roles import DumpRole
 from checkpoint.errors import CheckpointError
 from checkpoint.host import processes
 from checkpoint.memory import ranges
@@ -20,10 +19,10 @@ from checkpoint.memory.ranges import Range
 from checkpoint.memory.tracking.tracker import reads_directly, virtual_pid
 from checkpoint.memory.tracking.write_protection import private_mappings
 from migrate.memory.batch import ZERO_PAGE
-from migrate.memory.copying import Reach, progress_of, run_dump, send_all_pages
+from migrate.memory.batches import PageBatches
+from migrate.memory.copying import Ends, MayBeLazy, Reach, run_dump, send_all_pages
 from migrate.memory.page_map import Dumped, send_page_maps
-from migrate.memory.relayed import relayed
-from migrate.migration import Migration
+from migrate.memory.page_relay import relayed
 
 HUGE_PAGE = 2 << 20
 
@@ -33,11 +32,10 @@ class SoftDirtyCopy:
 
     by_criu = True
 
-    def __init__(self, migration: Migration) -> None:
-        assert migration.dump is not None
-        self._migration = migration
-        self.batches = progress_of(migration)
-        self._predumps = PreDumps(migration.dump.options, migration.directory)
+    def __init__(self, ends: Ends) -> None:
+        self._ends = ends
+        self.batches = PageBatches(ends.pages, progress=ends.progress.sent)
+        self._predumps = PreDumps(ends.dump.options, ends.directory)
         self._images: dict[int, list[Range]] = {}
         self._mappings: dict[int, list[Range]] = {}
         self._last: Dumped | None = None
@@ -52,10 +50,14 @@ class SoftDirtyCopy:
         predump = self._predumps.begin()
         try:
             with relayed(
-                predump.pages, self._migration, session, self.batches.flush, session.has_parent
+                predump.pages,
+                self._ends.criu_version,
+                session,
+                self.batches.flush,
+                session.has_parent,
             ):
                 predump.ask()
-                predump.wait(self._migration.options.limits.dump_s, session.extents)
+                predump.wait(self._ends.dump_s, session.extents)
         finally:
             predump.close()
         self._predumps.keep()
@@ -80,7 +82,7 @@ class SoftDirtyCopy:
         This also notes each process's mappings before the pre-dump, for `_doubtful`.
         """
         self._mappings = {}
-        for pid in processes.tree_of(self._migration.container.pid):
+        for pid in processes.tree_of(self._ends.pid):
             # Most likely the process is ending. If not, its memory is sent whole.
             with contextlib.suppress(CheckpointError, OSError):
                 self._mappings[dst_id_of_process(virtual_pid(pid))] = private_mappings(pid)
@@ -88,23 +90,24 @@ class SoftDirtyCopy:
             self.batches.forget(gone)
             del self._images[gone]
 
-    def dump(self, dump: DumpRole) -> None:
+    def dump(self) -> None:
         """Have CRIU dump, and send the pages that were written since the last pre-dump."""
-        dump.parent = self._predumps.parent
+        ends = self._ends
+        ends.dump.parent = self._predumps.parent
         last = self._last = Dumped(self.batches, self._images.__contains__, last=True)
-        with relayed(dump.pages, self._migration, last, self.batches.flush, last.has_parent):
-            run_dump(dump, self._migration)
-        report = self._migration.report
+        with relayed(ends.dump.pages, ends.criu_version, last, self.batches.flush, last.has_parent):
+            run_dump(ends)
+        report = self._ends.progress.report
         report.pages_skipped_parent = last.hole_pages()
         report.notes.append(f"{last.sent_pages} pages were left for the freeze")
 
-    def send_last(self, pids: list[int]) -> None:
+    def send_last(self, pids: list[int], may_be_lazy: MayBeLazy) -> None:
         """Send the page maps, then the pages that CRIU may have left out wrongly.
 
         Raises ImageError if a page cannot be read.
         """
         assert self._last is not None
-        send_page_maps(self._migration, self.images())
+        send_page_maps(self._ends.agent, self.images(), may_be_lazy)
         for pid in pids:
             image = virtual_pid(pid)
             send_all_pages(self.batches, pid, image, self._doubtful(pid, dst_id_of_process(image)))

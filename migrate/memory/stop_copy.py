@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 from checkpoint.criu.page_server import no_parent
-from checkpoint.criu.roles import DumpRole
 from checkpoint.memory.ranges import Range
 from migrate.memory.batches import PageBatches
-from migrate.memory.copying import run_dump
+from migrate.memory.copying import Ends, MayBeLazy, run_dump
 from migrate.memory.page_map import Dumped
-from migrate.memory.relayed import relayed
-from migrate.migration import Migration
+from migrate.memory.page_relay import relayed
 from migrate.wire import protocol
 
 
@@ -18,25 +16,26 @@ class StopCopy:
 
     by_criu = True
 
-    def __init__(self, migration: Migration) -> None:
-        assert migration.pages is not None
-        self._migration = migration
-        self.batches = PageBatches(migration.pages, final=True)
+    def __init__(self, ends: Ends) -> None:
+        self._ends = ends
+        self.batches = PageBatches(ends.pages, final=True)
         self._dumped = Dumped(self.batches, no_parent, last=True)
 
-    def dump(self, dump: DumpRole) -> None:
-        dumped = self._dumped
-        with relayed(dump.pages, self._migration, dumped, self.batches.flush, dumped.has_parent):
-            run_dump(dump, self._migration)
+    def dump(self) -> None:
+        ends, dumped = self._ends, self._dumped
+        with relayed(
+            ends.dump.pages, ends.criu_version, dumped, self.batches.flush, dumped.has_parent
+        ):
+            run_dump(ends)
 
-    def send_last(self, pids: list[int]) -> None:
+    def send_last(self, pids: list[int], may_be_lazy: MayBeLazy) -> None:
         """Send a page map for each address space without a page; `dump` has sent all pages.
 
         CRIU needs an image of these on the target, too.
         """
         for image, pages in self._dumped.images().items():
             if not pages:
-                self._migration.agent.stream(protocol.PageMap(dst_id=image, extents=()))
+                self._ends.agent.stream(protocol.PageMap(dst_id=image, extents=()))
 
     def images(self) -> dict[int, list[Range]]:
         return self._dumped.images()

@@ -7,17 +7,23 @@ from __future__ import annotations
 
 from checkpoint.criu.page_server import PAGE_SIZE, PS_TYPE_PID, dst_id_of_process
 from checkpoint.criu.parent import forget_writes, kerndat_with_tracking, make_parent
-from checkpoint.criu.roles import DumpRole
 from checkpoint.errors import CheckpointError
 from checkpoint.host import processes
 from checkpoint.memory import ranges
 from checkpoint.memory.ranges import Range
 from checkpoint.memory.tracking import tracker
 from checkpoint.memory.tracking.tracker import Tracker
-from migrate.memory.copying import Reach, progress_of, run_dump, send_all_pages, send_pages
+from migrate.memory.batches import PageBatches
+from migrate.memory.copying import (
+    Ends,
+    MayBeLazy,
+    Reach,
+    run_dump,
+    send_all_pages,
+    send_pages,
+)
 from migrate.memory.page_map import Dumped, send_page_maps
-from migrate.memory.relayed import relayed
-from migrate.migration import Migration
+from migrate.memory.page_relay import relayed
 
 
 class UserfaultfdCopy:
@@ -26,8 +32,8 @@ class UserfaultfdCopy:
     `_known` lists by pid the pages that the target has, as they were at the last round.
     """
 
-    def __init__(self, migration: Migration) -> None:
-        self._migration = migration
+    def __init__(self, ends: Ends) -> None:
+        self._ends = ends
         #: Where the kernel tracks soft-dirty pages, CRIU sends those written after `dump` has
         #: cleared their bits, shortly before it freezes.
         self.by_criu = kerndat_with_tracking() == b""
@@ -35,11 +41,11 @@ class UserfaultfdCopy:
         self._refused: set[int] = set()
         self._known: dict[int, list[Range]] = {}
         self._last: Dumped | None = None
-        self.batches = progress_of(migration)
+        self.batches = PageBatches(ends.pages, progress=ends.progress.sent)
 
     def attach(self) -> Reach:
         """Track every process that can be tracked, and return whose memory that reaches."""
-        pids = processes.tree_of(self._migration.container.pid)
+        pids = processes.tree_of(self._ends.pid)
         self._refused &= set(pids)
         for pid in pids:
             if pid not in self._trackers and pid not in self._refused:
@@ -49,7 +55,7 @@ class UserfaultfdCopy:
                     if processes.has_ended(pid):
                         continue
                     self._refused.add(pid)
-                    self._migration.note(f"not tracked, copied while frozen: {error}")
+                    self._ends.progress.note(f"not tracked, copied while frozen: {error}")
         if not self._trackers:
             return Reach.NONE
         return Reach.SOME if self._refused else Reach.ALL
@@ -89,7 +95,7 @@ class UserfaultfdCopy:
                     self.batches.forget(dst_id_of_process(watched.virtual_pid))
                 else:
                     self._refused.add(pid)
-                    self._migration.note(
+                    self._ends.progress.note(
                         f"process {pid} may have a file open for direct I/O:"
                         " its memory is copied while frozen"
                     )
@@ -100,25 +106,26 @@ class UserfaultfdCopy:
         except (CheckpointError, OSError):  # most likely the process is ending
             return not processes.has_ended(watched.pid)
 
-    def dump(self, dump: DumpRole) -> None:
+    def dump(self) -> None:
         """Have CRIU dump with a parent that is said to have all memory (checkpoint/criu/parent.py).
 
         CRIU then lists the pages, and sends none that it takes for unchanged.
         """
-        dump.parent = make_parent(self._migration.directory)
+        ends = self._ends
+        ends.dump.parent = make_parent(ends.directory)
         if self.by_criu:
             forget_writes(list(self._trackers))
         last = self._last = Dumped(self.batches, _of_a_process, last=True)
-        with relayed(dump.pages, self._migration, last, self.batches.flush, last.has_parent):
-            run_dump(dump, self._migration)
+        with relayed(ends.dump.pages, ends.criu_version, last, self.batches.flush, last.has_parent):
+            run_dump(ends)
 
-    def send_last(self, pids: list[int]) -> None:
+    def send_last(self, pids: list[int], may_be_lazy: MayBeLazy) -> None:
         """Send the page maps, then the pages that were written since the last round or never sent.
 
         Raises ImageError if a page that CRIU found cannot be read.
         """
         assert self._last is not None
-        send_page_maps(self._migration, self.images())
+        send_page_maps(self._ends.agent, self.images(), may_be_lazy)
         pages = self._last.sent_pages
         self._let_go()
         for pid in pids:
@@ -132,7 +139,7 @@ class UserfaultfdCopy:
             pages += ranges.size(last) // PAGE_SIZE
             send_all_pages(self.batches, pid, image, last)
         self.batches.pass_on()
-        report = self._migration.report
+        report = self._ends.progress.report
         report.pages_skipped_parent = self._last.hole_pages()
         report.notes.append(f"{pages} pages were left for the freeze")
 

@@ -43,7 +43,7 @@ def commit(migration: Migration) -> None:
     Raises Undecided or ResumeFailed. If it raises anything else, the source may have been killed,
     too: `stranded` ends the migration then.
     """
-    with migration.phase("commit"):
+    with migration.progress.phase("commit"):
         _kill(migration)
         answer = _go(migration)
     migration.advance(State.RESUMED)
@@ -98,7 +98,7 @@ def _kill(migration: Migration) -> None:
         raise _not_dead(migration, f"was sent SIGKILL {limit_s:g} s ago and is not dead yet")
     migration.advance(State.KILLED)
     with _optional(migration, "the report lacks the instant of the kill"):
-        migration.stage("source killed", "source", killed_ns)
+        migration.progress.stage("source killed", "source", killed_ns)
 
 
 def _go(migration: Migration) -> protocol.Resumed | None:
@@ -191,11 +191,11 @@ def _settle(migration: Migration, answer: protocol.Resumed | None) -> None:
     """
     assert migration.dump is not None
     for stamp in migration.dump.stamps:
-        migration.stage(stamp.name, "source", stamp.at_ns)
+        migration.progress.stage(stamp.name, "source", stamp.at_ns)
     if answer is None:
         return
     for name, at_ns in (("go", answer.go_ns), ("resumed", answer.resumed_ns), *answer.stamps):
-        migration.stage(name, "target", at_ns)
+        migration.target_stage(name, at_ns)
     at_us = {(stage.host, stage.name): stage.at_us for stage in reversed(migration.report.freeze)}
     migration.report.downtime_us = at_us["target", "resumed"] - at_us["source", "request DUMP"]
 
@@ -207,7 +207,7 @@ def clean_up(migration: Migration) -> None:
     failure keeps nothing else from being removed; LeftBehind is raised at the end.
     """
     failed: list[Exception] = []
-    with migration.phase("clean up"):
+    with migration.progress.phase("clean up"):
         with _collected(failed):
             if migration.output is not None:
                 migration.report.add_bytes(
@@ -230,7 +230,7 @@ def _finish(migration: Migration) -> None:
     """Have the target fill in all memory and clean up, and enter its figures into the report."""
     finished = migration.agent.request(protocol.Finish())
     for name, at_ns in finished.stamps:
-        migration.stage(name, "target", at_ns)
+        migration.target_stage(name, at_ns)
     migration.report.fill = Fill.of(finished.filled_bytes, *finished.waits)
 
 

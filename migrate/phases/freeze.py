@@ -37,10 +37,12 @@ def freeze(migration: Migration, copying: Copying) -> None:
     migration.limit.lift()
     if migration.cpu_limit is not None:
         migration.cpu_limit.restore()  # the limit must neither be dumped nor slow CRIU down
-    images = migration.image_stream = ImageStream(migration)
+    images = migration.image_stream = ImageStream(
+        migration.images, migration.agent, lazy=migration.target.lazy_pages
+    )
     migration.tidy.callback(images.close)
-    with migration.phase("dump"):
-        copying.dump(migration.dump)
+    with migration.progress.phase("dump"):
+        copying.dump()
     migration.advance(State.FROZEN)
 
 
@@ -50,10 +52,11 @@ def transfer(migration: Migration, copying: Copying) -> None:
     Changed files are those of trees, of the container's log and of tmpfs mounts.
     """
     assert migration.image_stream is not None
-    with migration.phase("transfer"):
+    with migration.progress.phase("transfer"):
         migration.image_stream.finish()
+        migration.report.add_bytes("images", migration.image_stream.bytes)
         pids = processes.tree_of(migration.container.pid)
-        copying.send_last(pids)
+        copying.send_last(pids, migration.image_stream.may_be_lazy)
         migration.account_pages(copying.batches)
         mapped = written_through_mappings(pids)
         for tree in migration.trees.values():
@@ -79,7 +82,7 @@ def restore(migration: Migration, copying: Copying) -> None:
     ended the container.
     """
     assert migration.dump is not None
-    with migration.phase("restore"):
+    with migration.progress.phase("restore"):
         assert migration.pages is not None and migration.image_stream is not None
         images = migration.image_stream
         left_out = rseq.areas(migration.images) if copying.by_criu else {}
@@ -104,7 +107,7 @@ def restore(migration: Migration, copying: Copying) -> None:
             finally:  # if the container ran on, that is why its memory differs
                 _check_held(migration)
         for name, at_ns in held.stamps:
-            migration.stage(name, "target", at_ns)
+            migration.target_stage(name, at_ns)
     migration.report.frozen_bytes_sent = migration.sent_bytes - migration.sent_before_freeze
     migration.advance(State.HELD)
 

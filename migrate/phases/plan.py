@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import time
 from collections.abc import Callable, Iterator
 from dataclasses import asdict
 from functools import partial
@@ -25,6 +24,7 @@ from migrate.migration import Migration
 from migrate.observer import Observer
 from migrate.options import Options
 from migrate.phases import preflight
+from migrate.progress import Progress
 from migrate.report import Report
 from migrate.wire import protocol
 from transport.connection import Connection
@@ -51,7 +51,7 @@ def planned(
     """
     with contextlib.ExitStack() as stack:
         try:
-            migration = _plan(stack, report, connect(destination), observer, options)
+            migration = _plan(stack, Progress(report, observer), connect(destination), options)
             preflight.note_exec_processes(migration)
         except MigrateError:
             raise
@@ -62,15 +62,13 @@ def planned(
 
 def _plan(
     stack: contextlib.ExitStack,
-    report: Report,
+    progress: Progress,
     connected: contextlib.AbstractContextManager[Connection],
-    observer: Observer,
     options: Options,
 ) -> Migration:
-    started_ns = time.monotonic_ns()
-    note = _noting(observer, report)
+    report = progress.report
     runtime, container = stack.enter_context(_taken(options.engine, report))
-    sweep(note)
+    sweep(progress.note)
     source = preflight.check_source(runtime, report.container)
     report.source, report.versions["source"] = source.hostname, asdict(source)
     pids = processes.tree_of(container.pid)
@@ -81,7 +79,7 @@ def _plan(
     report.memory_bytes = use.resident_bytes
 
     connection = stack.enter_context(connected)
-    agent, target = _greet(connection, report, runtime.name, container, note)
+    agent, target = _greet(connection, report, runtime.name, container, progress.note)
     stack.callback(agent.close)
     report.target, report.versions["target"] = target.hostname, asdict(target)
     with _dismissed_when_refused(agent, options.limits.abort_s):
@@ -92,7 +90,7 @@ def _plan(
         preflight.check_addresses(agent, network, target.hostname)
         clock = agent.clock_offset()
     report.clock_error_us = clock.error_ns // 1000
-    note(why)
+    progress.note(why)
     return Migration(
         migration_id=report.migration_id,
         runtime=runtime,
@@ -100,8 +98,7 @@ def _plan(
         init=stack.enter_context(contextlib.closing(processes.Init(container.pid))),
         network=network,
         network_parts=stack.enter_context(_parts(network, container)),
-        observer=observer,
-        report=report,
+        progress=progress,
         connection=connection,
         agent=agent,
         source=source,
@@ -109,7 +106,6 @@ def _plan(
         shared_rootfs=shared,
         layers_there=layers_there,
         clock=clock,
-        started_ns=started_ns,
         edits=Edits(
             nftables=source.nftables and target.nftables,
             one_cgroup=in_one_cgroup(container.pid, pids),
@@ -120,16 +116,6 @@ def _plan(
         room_bytes=room(use.restored_bytes, target.available_bytes),
         limit=RateLimit(options.bandwidth_limit),
     )
-
-
-def _noting(observer: Observer, report: Report) -> Callable[[str], None]:
-    """Return a function that shows a line to the observer and enters it into the report."""
-
-    def note(text: str) -> None:
-        observer.note(text)
-        report.notes.append(text)
-
-    return note
 
 
 @contextlib.contextmanager

@@ -9,7 +9,7 @@ from checkpoint.host.cpu_limit import CpuLimit
 from migrate.decisions.convergence import History, Round, Verdict, decide
 from migrate.decisions.write_tracking import Mode, Tracking
 from migrate.errors import CannotTrack, NotConverging
-from migrate.memory.copying import Ahead, Copying, Reach
+from migrate.memory.copying import Ahead, Copying, Ends, Reach
 from migrate.memory.soft_dirty import SoftDirtyCopy
 from migrate.memory.stop_copy import StopCopy
 from migrate.memory.userfaultfd import UserfaultfdCopy
@@ -31,14 +31,14 @@ def pre_copy(migration: Migration) -> Copying:
     """
     migration.report.mode = Mode.STOP_COPY.value
     if not migration.tracking:
-        return StopCopy(migration)
-    with migration.phase("pre-copy"):
+        return StopCopy(_ends(migration))
+    with migration.progress.phase("pre-copy"):
         copying = _attached(migration)
         if copying is None:
             if migration.options.mode is Mode.PRE_COPY:
                 raise CannotTrack
             migration.note("stop-copy: no process's writes can be tracked")
-            return StopCopy(migration)
+            return StopCopy(_ends(migration))
         migration.report.mode = Mode.PRE_COPY.value
         _converge(migration, copying)
     return copying
@@ -47,7 +47,7 @@ def pre_copy(migration: Migration) -> Copying:
 def catch_up(migration: Migration, copying: Copying) -> None:
     """Send one more round: what was written between the decision to freeze and the freeze."""
     if isinstance(copying, UserfaultfdCopy | SoftDirtyCopy):
-        with migration.phase("catch up"):
+        with migration.progress.phase("catch up"):
             done = _round(migration, copying)
             migration.account_pages(copying.batches)
             migration.report.rounds += 1
@@ -61,7 +61,7 @@ def _attached(migration: Migration) -> Ahead | None:
     Returns None if no way is taken.
     """
     for tracking in migration.tracking:
-        copying = WAYS[tracking](migration)
+        copying = WAYS[tracking](_ends(migration))
         reach = copying.attach()
         if reach is Reach.ALL or (reach is Reach.SOME and tracking is migration.tracking[-1]):
             migration.tidy.callback(copying.close)
@@ -70,6 +70,22 @@ def _attached(migration: Migration) -> Ahead | None:
             return copying
         copying.close()
     return None
+
+
+def _ends(migration: Migration) -> Ends:
+    assert migration.dump is not None and migration.pages is not None
+    assert migration.source.criu_version is not None
+    return Ends(
+        pid=migration.container.pid,
+        dump=migration.dump,
+        criu_version=migration.source.criu_version,
+        dump_s=migration.options.limits.dump_s,
+        directory=migration.directory,
+        images=migration.images,
+        agent=migration.agent,
+        pages=migration.pages,
+        progress=migration.progress,
+    )
 
 
 def _converge(migration: Migration, copying: Ahead) -> None:

@@ -40,7 +40,7 @@ def prepare(migration: Migration) -> None:
     page channels are opened, and file trees and tmpfs mounts are copied. At the end the migration's
     state is PREPARED.
     """
-    with migration.phase("prepare"):
+    with migration.progress.phase("prepare"):
         container = migration.container
         migration.directory = migration.tidy.enter_context(
             ram_directory(migration.migration_id, migration.room_bytes, migration.note)
@@ -53,7 +53,14 @@ def prepare(migration: Migration) -> None:
             migration.note(
                 f"the target lacks the image; {there} of its layers are there, the rest is sent"
             )
-            migration.report.add_bytes("image", send_image(migration, migration.layers_there))
+            sent = send_image(
+                migration.runtime,
+                container,
+                migration.layers_there,
+                migration.agent,
+                migration.bridge,
+            )
+            migration.report.add_bytes("image", sent)
         scratch = migration.directory / "engine"
         scratch.mkdir(mode=0o700)
         packed = migration.runtime.pack(container, scratch)
@@ -117,7 +124,7 @@ def arm_source(migration: Migration) -> None:
     which makes the checkpoint fail. At the end the migration's state is ARMED. Raises
     ConversationLost if the request does not come.
     """
-    with migration.phase("arm source"):
+    with migration.progress.phase("arm source"):
         images = migration.images
         images.mkdir(mode=0o700)
         dump = migration.dump = DumpRole(migration.edits)
@@ -143,7 +150,7 @@ def arm_target(migration: Migration) -> None:
     restores a container.
     """
     assert migration.dump is not None
-    with migration.phase("arm target"):
+    with migration.progress.phase("arm target"):
         interfaces = migration.network.interfaces if migration.network else ()
         macs = (
             tuple(interface.mac for interface in interfaces)

@@ -22,12 +22,11 @@ from checkpoint.host.run import start
 from migrate.agent.plug_command import PAGES, plug_command
 from migrate.agent.received import Received
 from migrate.decisions.compression import EncodingChoice
-from migrate.decisions.state import State
 from migrate.files.tree_door import TreeDoor
 from migrate.memory import encoding, receiver
 from migrate.memory.channels import PageChannels
+from migrate.memory.copying import Ends
 from migrate.memory.userfaultfd import UserfaultfdCopy
-from migrate.migration import Migration
 from migrate.wire import protocol
 from tests.figures.source import PACKAGES, ROOT
 from tests.unit.obedient import Child
@@ -82,7 +81,7 @@ def page_path() -> list[str]:
         child = Child()
         channels = PageChannels([stream], EncodingChoice(encoding.AVAILABLE), RateLimit(None))
         try:
-            copy = UserfaultfdCopy(_migration(child.pid, channels))
+            copy = UserfaultfdCopy(_ends(child.pid, channels))
             copy.attach()
             sys.setprofile(watch)
             copy.send_round()
@@ -100,17 +99,14 @@ def page_path() -> list[str]:
     return list(dict.fromkeys([*source, PLUG, *target]))
 
 
-def _migration(pid: int, channels: PageChannels) -> Migration:
-    """As much of a migration as a round needs."""
+def _ends(pid: int, channels: PageChannels) -> Ends:
+    """Both ends of a copy, as far as a round needs them."""
     silent: Any = lambda *_: None  # noqa: E731
-    return SimpleNamespace(  # type: ignore[return-value]
-        container=SimpleNamespace(pid=pid),
-        pages=channels,
-        note=silent,
-        state=State.ARMED,
-        observer=SimpleNamespace(sent=silent),
-        report=SimpleNamespace(memory_bytes=0),
+    ends: Any = SimpleNamespace(
+        pid=pid, pages=channels, progress=SimpleNamespace(note=silent, sent=silent)
     )
+    found: Ends = ends
+    return found
 
 
 def packages_crossed(path: list[str]) -> int:

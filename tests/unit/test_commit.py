@@ -5,7 +5,7 @@ from __future__ import annotations
 import errno
 from collections.abc import Callable
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, cast
 
 import pytest
 
@@ -18,6 +18,7 @@ from migrate.migration import Migration
 from migrate.observer import Unfailing
 from migrate.options import Options
 from migrate.phases import commit
+from migrate.progress import Progress
 from migrate.report import Report
 from migrate.wire import protocol
 from migrate.wire.message import ProtocolError
@@ -88,6 +89,8 @@ def a_move(*answers: Any, **parts: Any) -> tuple[Any, list[str]]:
     observer = SimpleNamespace(
         state=lambda state: done.append(state.value), note=does("note"), sent=does("sent")
     )
+    progress = Progress(Report.begin("web", "beta"), Unfailing(observer))
+    progress.state = State.HELD
     make: Callable[..., Migration] = Migration
     move = make(
         migration_id="0123456789ab",
@@ -95,8 +98,7 @@ def a_move(*answers: Any, **parts: Any) -> tuple[Any, list[str]]:
         container=SimpleNamespace(engine_network=False),
         init=init,
         network=None,
-        observer=Unfailing(observer),
-        report=Report.begin("web", "beta"),
+        progress=progress,
         connection=SimpleNamespace(destination=Destination.parse("root@beta")),
         agent=Agent(done, *answers),
         source=None,
@@ -109,8 +111,6 @@ def a_move(*answers: Any, **parts: Any) -> tuple[Any, list[str]]:
         shared_rootfs=False,
         layers_there=None,
         clock=SimpleNamespace(to_ours=lambda at_ns: at_ns),
-        started_ns=0,
-        state=State.HELD,
         dump=dump,
         **parts.pop("context", {}),
     )
@@ -186,9 +186,14 @@ def broken(error: Exception) -> Any:
         {"context": {"frames": [broken(OSError(errno.ENODEV, "No such device"))]}},
         {"context": {"frames": [broken(KeyError("a defect"))]}},
         {
-            "observer___observer": SimpleNamespace(
-                state=failing(ValueError("closed")), note=failing(ValueError("x"))
-            )
+            "progress___observer": Unfailing(
+                cast(
+                    Any,
+                    SimpleNamespace(
+                        state=failing(ValueError("closed")), note=failing(ValueError("x"))
+                    ),
+                )
+            ),
         },
         {"tidy__callback": failing(RuntimeError("can't start new thread"))},
     ],

@@ -14,7 +14,6 @@ import pytest
 from checkpoint.criu.page_server import dst_id_of_process
 from checkpoint.errors import ProcError
 from checkpoint.memory.tracking import tracker, write_protection
-from migrate.decisions.state import State
 from migrate.memory.copying import Reach
 from migrate.memory.soft_dirty import SoftDirtyCopy
 from migrate.memory.userfaultfd import UserfaultfdCopy
@@ -22,26 +21,22 @@ from tests.unit.obedient import Child
 from tests.unit.test_batches import Carrier
 
 
-def migration(pid: int) -> Any:
-    """As much of one as a round needs."""
-    silent: Any = lambda *_: None  # noqa: E731
+def ends(pid: int) -> Any:
+    """Both ends of a copy, as far as a round needs them."""
     notes: list[str] = []
+    progress = SimpleNamespace(note=notes.append, notes=notes, sent=lambda _: None)
     return SimpleNamespace(
-        container=SimpleNamespace(pid=pid),
-        pages=Carrier(),
-        note=notes.append,
-        notes=notes,
-        state=State.ARMED,
-        observer=SimpleNamespace(sent=silent),
-        report=SimpleNamespace(memory_bytes=0),
+        pid=pid,
         dump=SimpleNamespace(options=None),
         directory=None,
+        pages=Carrier(),
+        progress=progress,
     )
 
 
 @pytest.fixture
 def copying(child: Child) -> Iterator[UserfaultfdCopy]:
-    with contextlib.closing(UserfaultfdCopy(migration(child.pid))) as copying:
+    with contextlib.closing(UserfaultfdCopy(ends(child.pid))) as copying:
         assert copying.attach() is Reach.ALL
         copying.send_round()
         yield copying
@@ -91,7 +86,7 @@ def test_one_that_ended_is_forgotten(child: Child, copying: UserfaultfdCopy) -> 
 def test_with_soft_dirty_pages_it_is_sent_whole(
     child: Child, monkeypatch: pytest.MonkeyPatch, error: Exception
 ) -> None:
-    copying = SoftDirtyCopy(migration(child.pid))
+    copying = SoftDirtyCopy(ends(child.pid))
     copying._images = {dst_id_of_process(child.pid): [(0, 4096)]}
     copying._let_go()
     assert copying._images
