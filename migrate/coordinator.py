@@ -12,8 +12,14 @@ from migrate.errors import MigrateError
 from migrate.migration import Migration
 from migrate.observer import Observer, Unfailing
 from migrate.options import Options
-from migrate.phases import commit, freeze, precopy, prepare
+from migrate.phases.arm import arm_source, arm_target
+from migrate.phases.cleanup import clean_up
+from migrate.phases.commit import commit, let_go, stranded
+from migrate.phases.freeze import freeze, transfer
 from migrate.phases.plan import Connect, planned
+from migrate.phases.precopy import catch_up, pre_copy
+from migrate.phases.prepare import prepare
+from migrate.phases.restore import restore
 from migrate.phases.rollback import rolled_back
 from migrate.reach import by_ssh
 from migrate.report import Report
@@ -62,20 +68,21 @@ def move_container(
 def _go_through(migration: Migration, signals: Signals) -> None:
     try:
         with signals.heard():
-            prepare.prepare(migration)
-            prepare.arm_source(migration)
-            copying = precopy.pre_copy(migration)
-            prepare.arm_target(migration)
-            precopy.catch_up(migration, copying)
-            freeze.freeze(migration, copying)
-            freeze.transfer(migration, copying)
-            freeze.restore(migration, copying)
-        commit.let_go(migration)
+            prepared = prepare(migration)
+            arm_source(migration, prepared)
+            pre_copied = pre_copy(migration, prepared)
+            copying = pre_copied.copying
+            armed = arm_target(migration, prepared)
+            catch_up(migration, prepared, copying)
+            frozen = freeze(migration, prepared, pre_copied)
+            transfer(migration, prepared, armed, frozen, copying)
+            restore(migration, prepared, frozen, copying)
+        let_go(migration)
     except BaseException as error:
         raise rolled_back(migration, error) from error
     try:
         # The point of no return: kill the source's init, then send GO to the target.
-        commit.commit(migration)
+        commit(migration, armed)
     except BaseException as error:
-        raise commit.stranded(migration, error) from error
-    commit.clean_up(migration)
+        raise stranded(migration, error) from error
+    clean_up(migration, armed)

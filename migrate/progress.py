@@ -1,4 +1,4 @@
-"""How far one migration has come: its state, told to the observer and entered into the report."""
+"""The progress of one migration: its state, told to the observer and entered into the report."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ import time
 from collections.abc import Iterator
 
 from migrate.decisions.state import State, check_transition
+from migrate.memory.batches import PageBatches
 from migrate.observer import Observer
 from migrate.report import Phase, Report, Stage
 
@@ -68,6 +69,15 @@ class Progress:
         """
         if self.state is State.ARMED:
             self._observer.sent(memory_bytes, self.report.memory_bytes)
+
+    def account_pages(self, batches: PageBatches, frame_bytes: int) -> None:
+        """Enter into the report how much memory was sent so far.
+
+        `frame_bytes` are the bytes of all frames of pages, before encryption.
+        """
+        self.report.pages, self.report.pages_zero = batches.pages, batches.pages_zero
+        self.report.page_bytes = batches.data_bytes
+        self.report.bytes_sent["pages"] = frame_bytes
 
     def _since_start(self, at_ns: int) -> int:
         return (at_ns - self._started_ns) // 1000

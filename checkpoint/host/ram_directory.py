@@ -27,6 +27,11 @@ RUN = Path("/run/migrate")
 NAME = re.compile(r"[0-9a-f]{12}")
 
 
+def directory_of(name: str) -> Path:
+    """Return the path of a migration's directory, which need not exist."""
+    return RUN / name
+
+
 @contextlib.contextmanager
 def ram_directory(name: str, size_bytes: int, tell: Callable[[str], None]) -> Iterator[Path]:
     """Mount a tmpfs of `size_bytes` at /run/migrate/NAME for the block, and remove it afterwards.
@@ -35,7 +40,7 @@ def ram_directory(name: str, size_bytes: int, tell: Callable[[str], None]) -> It
     called with a line about that. Raises ImageError when the directory exists, CommandFailed when
     the tmpfs cannot be mounted or unmounted, and OSError.
     """
-    path = RUN / name
+    path = directory_of(name)
     with _nobody_else():
         try:
             path.mkdir(mode=MODE)

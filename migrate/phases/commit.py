@@ -8,17 +8,18 @@ from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 
 from checkpoint.errors import NetworkError
 from checkpoint.network import link
+from checkpoint.network.frames import FrameBuffer
 from migrate.decisions import causes
 from migrate.decisions.state import State
-from migrate.errors import AgentFailed, AgentGone, LeftBehind, MigrateError, ResumeFailed, Undecided
+from migrate.errors import AgentFailed, AgentGone, MigrateError, ResumeFailed, Undecided
 from migrate.migration import Migration
+from migrate.phases.arm import Armed
 from migrate.phases.evidence import keep_logs
-from migrate.report import Fill
 from migrate.wire import protocol
 from migrate.wire.values import LateFrame
 from transport.framing import MAX_PAYLOAD
@@ -34,10 +35,10 @@ def let_go(migration: Migration) -> None:
     Raises what the engine raises; the migration can still be rolled back then. No later step can be
     followed by a roll-back.
     """
-    migration.runtime.let_go(migration.container)
+    migration.source.engine.let_go(migration.source.container)
 
 
-def commit(migration: Migration) -> None:
+def commit(migration: Migration, armed: Armed) -> None:
     """Kill the source's init, see it dead, and then give the target its GO; never in another order.
 
     Raises Undecided or ResumeFailed. If it raises anything else, the source may have been killed,
@@ -45,7 +46,7 @@ def commit(migration: Migration) -> None:
     """
     with migration.progress.phase("commit"):
         _kill(migration)
-        answer = _go(migration)
+        answer = _go(migration, armed.frames)
     migration.advance(State.RESUMED)
     with _optional(migration, "the resume could not be entered into the report"):
         migration.awake.close()
@@ -60,7 +61,6 @@ def stranded(migration: Migration, error: BaseException) -> MigrateError:
     itself. Returns the error to report to the user, which is `error` itself if that is Undecided or
     ResumeFailed.
     """
-    assert migration.dump is not None
     with _optional(migration, "the source's processors are kept awake until this program ends"):
         migration.awake.close()
     with _optional(migration, "CRIU on the source was not ended"):
@@ -71,7 +71,7 @@ def stranded(migration: Migration, error: BaseException) -> MigrateError:
     with _optional(
         migration, "the source's engine may show the container as running, or start it again"
     ):
-        migration.runtime.keep(migration.container)
+        migration.source.engine.keep(migration.source.container)
     if isinstance(error, Undecided | ResumeFailed):
         return error
     told_go = migration.state is not State.KILLING
@@ -86,7 +86,7 @@ def _kill(migration: Migration) -> None:
     migration.advance(State.KILLING)
     killed_ns = time.monotonic_ns()
     try:
-        migration.init.kill()
+        migration.source.init.kill()
     except OSError as error:
         raise _not_dead(migration, f"could not be sent SIGKILL ({error})") from error
     # The links go down at once: if this program died now, CRIU would close the dead container's
@@ -94,23 +94,23 @@ def _kill(migration: Migration) -> None:
     # them down, because that takes the kernel milliseconds.
     with _optional(migration, "the container's links on the source were not taken down"):
         _begin_links_down(migration)
-    if not migration.init.wait_dead(limit_s := migration.options.limits.death_s):
+    if not migration.source.init.wait_dead(limit_s := migration.options.limits.death_s):
         raise _not_dead(migration, f"was sent SIGKILL {limit_s:g} s ago and is not dead yet")
     migration.advance(State.KILLED)
     with _optional(migration, "the report lacks the instant of the kill"):
         migration.progress.stage("source killed", "source", killed_ns)
 
 
-def _go(migration: Migration) -> protocol.Resumed | None:
+def _go(migration: Migration, frames: Sequence[FrameBuffer]) -> protocol.Resumed | None:
     """Give the target its GO, and return its answer.
 
     Returns None if the target obeyed, but its answer could not be read.
     Raises Undecided if the target does not say whether it obeyed, ResumeFailed if it could not
     resume the container.
     """
-    go = _say_go(migration)
+    go = _say_go(migration, frames)
     try:
-        return migration.agent.answer(go, timeout_s=migration.options.limits.go_s)
+        return migration.target.agent.answer(go, timeout_s=migration.options.limits.go_s)
     except AgentFailed as error:
         raise causes.resume_failed(error, migration.target.hostname) from error
     except Exception as error:  # noqa: BLE001  (what matters is whether it obeyed)
@@ -125,7 +125,7 @@ def _ask_again(migration: Migration, unread: Exception) -> None:
     has obeyed GO.
     """
     try:
-        migration.agent.request(protocol.Ping(), timeout_s=migration.options.limits.ask_s)
+        migration.target.agent.request(protocol.Ping(), timeout_s=migration.options.limits.ask_s)
     except AgentFailed as error:
         raise causes.resume_failed(error, migration.target.hostname) from error
     except Exception as error:
@@ -139,14 +139,14 @@ def _ask_again(migration: Migration, unread: Exception) -> None:
     )
 
 
-def _say_go(migration: Migration) -> protocol.Go:
+def _say_go(migration: Migration, buffers: Sequence[FrameBuffer]) -> protocol.Go:
     """Send GO, with the frames that came for the container in the freeze if they can be sent.
 
     Raises Undecided if the link is lost.
     """
     frames: list[tuple[int, bytes]] = []
     with _optional(migration, "frames that came in the freeze were lost; their senders try again"):
-        frames = _frames(migration)
+        frames = _frames(buffers)
     try:
         try:
             return _ask_to_go(migration, frames)
@@ -164,18 +164,18 @@ def _say_go(migration: Migration) -> protocol.Go:
 
 def _ask_to_go(migration: Migration, frames: list[tuple[int, bytes]]) -> protocol.Go:
     go = protocol.Go(frames=tuple(LateFrame(index, len(frame)) for index, frame in frames))
-    migration.agent.ask(go, [frame for _, frame in frames])
+    migration.target.agent.ask(go, [frame for _, frame in frames])
     return go
 
 
-def _frames(migration: Migration) -> list[tuple[int, bytes]]:
+def _frames(buffers: Sequence[FrameBuffer]) -> list[tuple[int, bytes]]:
     """Return the frames that came for the container in the freeze, as (interface's index, frame).
 
     Frames that do not fit into one message are dropped; their senders send them again.
     """
     found: list[tuple[int, bytes]] = []
     room = MAX_PAYLOAD
-    for index, frames in enumerate(migration.frames[:MOST_INTERFACES]):
+    for index, frames in enumerate(buffers[:MOST_INTERFACES]):
         for frame in frames.take():
             if len(frame) <= room and len(found) < MOST_FRAMES:
                 room -= len(frame)
@@ -189,7 +189,6 @@ def _settle(migration: Migration, answer: protocol.Resumed | None) -> None:
     The downtime runs from the release of the dump to the resume. Without the target's answer only
     the source's stages are entered.
     """
-    assert migration.dump is not None
     for stamp in migration.dump.stamps:
         migration.progress.stage(stamp.name, "source", stamp.at_ns)
     if answer is None:
@@ -198,54 +197,6 @@ def _settle(migration: Migration, answer: protocol.Resumed | None) -> None:
         migration.target_stage(name, at_ns)
     at_us = {(stage.host, stage.name): stage.at_us for stage in reversed(migration.report.freeze)}
     migration.report.downtime_us = at_us["target", "resumed"] - at_us["source", "request DUMP"]
-
-
-def clean_up(migration: Migration) -> None:
-    """Finish on the target, and remove from both hosts all that is not needed any more.
-
-    On the source that is what the container has left, and what only the migration needed. One
-    failure keeps nothing else from being removed; LeftBehind is raised at the end.
-    """
-    failed: list[Exception] = []
-    with migration.progress.phase("clean up"):
-        with _collected(failed):
-            if migration.output is not None:
-                migration.report.add_bytes(
-                    "output", migration.output.copy()
-                )  # what the engine logged late
-        # The target's part comes first: clean-up on the source takes processor time, which the
-        # resumed container may want if both hosts share processors.
-        with _collected(failed):
-            _finish(migration)
-        _leave_source(migration, failed)
-    if failed:
-        reasons = "; ".join(causes.failure(error) for error in failed)
-        raise causes.marked(LeftBehind(migration.target.hostname, reasons), failed[0]) from failed[
-            0
-        ]
-    migration.advance(State.DONE)
-
-
-def _finish(migration: Migration) -> None:
-    """Have the target fill in all memory and clean up, and enter its figures into the report."""
-    finished = migration.agent.request(protocol.Finish())
-    for name, at_ns in finished.stamps:
-        migration.target_stage(name, at_ns)
-    migration.report.fill = Fill.of(finished.filled_bytes, *finished.waits)
-
-
-def _leave_source(migration: Migration, failed: list[Exception]) -> None:
-    """Remove the dead container and its network from the source; append errors to `failed`."""
-    with _collected(failed):
-        assert migration.dump is not None
-        migration.dump.bury()
-    with _collected(failed):
-        migration.tidy.close()
-    with _collected(failed):
-        migration.runtime.leave(migration.container, shared=migration.shared_rootfs)
-    with _collected(failed):
-        if migration.network_parts is not None:
-            migration.network_parts.remove()
 
 
 def _begin_links_down(migration: Migration) -> None:
@@ -262,20 +213,21 @@ def _begin_links_down(migration: Migration) -> None:
 
 
 def _links_down(migration: Migration) -> None:
-    for interface in migration.network.interfaces if migration.network else ():
+    for interface in migration.source.network.interfaces if migration.source.network else ():
         with contextlib.suppress(NetworkError):  # the link went with the namespace
             link.set_link(interface.host_name, up=False)
 
 
 def _not_dead(migration: Migration, why: str) -> Undecided:
-    what = f"process {migration.init.pid} on the source {why}"
+    what = f"process {migration.source.init.pid} on the source {why}"
     return _undecided(migration, what, told_go=False, more=" --source-is-dead, when it is")
 
 
 def _undecided(
     migration: Migration, what: str, *, told_go: bool = True, more: str = ""
 ) -> Undecided:
-    command = f"migratectl recover {migration.migration_id} --on {migration.connection.destination}"
+    destination = migration.target.connection.destination
+    command = f"migratectl recover {migration.migration_id} --on {destination}"
     advice = f"ask it by '{command}', and have it go by --go{more}"
     return Undecided(
         migration.migration_id, migration.target.hostname, what, advice, told_go=told_go
@@ -289,11 +241,3 @@ def _optional(migration: Migration, what: str) -> Iterator[None]:
         yield
     except Exception as error:  # noqa: BLE001  (the target is about to get its GO, or has)
         migration.note(f"{what}: {error or type(error).__name__}")
-
-
-@contextlib.contextmanager
-def _collected(failed: list[Exception]) -> Iterator[None]:
-    try:
-        yield
-    except Exception as error:  # noqa: BLE001  (reported by LeftBehind)
-        failed.append(error)

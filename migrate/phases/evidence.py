@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from checkpoint.host.ram_directory import directory_of
 from migrate import logs
 from migrate.migration import Migration
 from migrate.wire import protocol
@@ -13,14 +14,15 @@ def keep_logs(migration: Migration) -> None:
     Failures are noted and not raised: a migration that failed has more to do.
     """
     try:
-        # The directory is not made yet if the migration failed early.
-        found = logs.gather(migration.directory) if migration.directory.is_absolute() else []
+        found = logs.gather(directory_of(migration.migration_id))
         if kept := logs.keep(migration.migration_id, "source", found):
             migration.report.log_directory = str(kept)
     except Exception as error:  # noqa: BLE001
         migration.note(f"the source's logs could not be kept: {error or type(error).__name__}")
     try:
-        answer = migration.agent.request(protocol.Logs(), timeout_s=migration.options.limits.ask_s)
+        answer = migration.target.agent.request(
+            protocol.Logs(), timeout_s=migration.options.limits.ask_s
+        )
         if kept := logs.keep(migration.migration_id, "target", _split(answer)):
             migration.report.log_directory = str(kept)
     except Exception as error:  # noqa: BLE001

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import asdict
 from functools import partial
 
-from checkpoint.criu.roles import Edits
+from checkpoint.criu.roles import DumpRole, Edits
 from checkpoint.engines.base import Container, Engine
 from checkpoint.errors import ContainerLocked, ContainerNotFound
 from checkpoint.host import lock, memory, processes
@@ -20,7 +20,7 @@ from migrate.decisions.compatibility import Facts, room
 from migrate.decisions.write_tracking import choose
 from migrate.errors import AgentFailed, AgentGone, MigrateError, MissingOnHost, NameTaken, Side
 from migrate.leftovers import sweep
-from migrate.migration import Migration
+from migrate.migration import Migration, Source, Target
 from migrate.observer import Observer
 from migrate.options import Options
 from migrate.phases import preflight
@@ -67,54 +67,73 @@ def _plan(
     options: Options,
 ) -> Migration:
     report = progress.report
-    runtime, container = stack.enter_context(_taken(options.engine, report))
+    engine, container = stack.enter_context(_taken(options.engine, report))
     sweep(progress.note)
-    source = preflight.check_source(runtime, report.container)
-    report.source, report.versions["source"] = source.hostname, asdict(source)
-    pids = processes.tree_of(container.pid)
-    preflight.check_open_files(container, pids)
-    preflight.check_limits(pids)
-    network = preflight.read_network(container)
+    source = _source(stack, engine, container, report)
     use = memory.use_of(partial(processes.tree_of, container.pid))
     report.memory_bytes = use.resident_bytes
 
     connection = stack.enter_context(connected)
-    agent, target = _greet(connection, report, runtime.name, container, progress.note)
+    agent, facts = _greet(connection, report, engine.name, container, progress.note)
     stack.callback(agent.close)
-    report.target, report.versions["target"] = target.hostname, asdict(target)
+    report.target, report.versions["target"] = facts.hostname, asdict(facts)
     with _dismissed_when_refused(agent, options.limits.abort_s):
-        preflight.check_target(target, source, container, use.restored_bytes)
-        tracking, why = choose(options.mode, source, target)
-        shared = preflight.check_paths(agent, container, target.hostname)
-        layers_there = preflight.check_engine(agent, runtime, container, target.hostname)
-        preflight.check_addresses(agent, network, target.hostname)
-        clock = agent.clock_offset()
-    report.clock_error_us = clock.error_ns // 1000
+        preflight.check_target(facts, source.facts, container, use.restored_bytes)
+        tracking, why = choose(options.mode, source.facts, facts)
+        target = _target(connection, agent, facts, source)
+    report.clock_error_us = target.clock.error_ns // 1000
     progress.note(why)
+    edits = Edits(
+        nftables=source.facts.nftables and facts.nftables,
+        one_cgroup=in_one_cgroup(container.pid, processes.tree_of(container.pid)),
+        network_namespace=container.network_namespace,
+    )
     return Migration(
         migration_id=report.migration_id,
-        runtime=runtime,
+        options=options,
+        source=source,
+        target=target,
+        tracking=tracking,
+        room_bytes=room(use.restored_bytes, facts.available_bytes),
+        limit=RateLimit(options.bandwidth_limit),
+        dump=stack.enter_context(contextlib.closing(DumpRole(edits))),
+        progress=progress,
+    )
+
+
+def _source(
+    stack: contextlib.ExitStack, engine: Engine, container: Container, report: Report
+) -> Source:
+    """Check this host and the container; open the container's init, and the network to remove."""
+    facts = preflight.check_source(engine, report.container)
+    report.source, report.versions["source"] = facts.hostname, asdict(facts)
+    pids = processes.tree_of(container.pid)
+    preflight.check_open_files(container, pids)
+    preflight.check_limits(pids)
+    network = preflight.read_network(container)
+    return Source(
+        engine=engine,
         container=container,
         init=stack.enter_context(contextlib.closing(processes.Init(container.pid))),
         network=network,
         network_parts=stack.enter_context(_parts(network, container)),
-        progress=progress,
+        facts=facts,
+    )
+
+
+def _target(connection: Connection, agent: AgentClient, facts: Facts, source: Source) -> Target:
+    """Have the agent check what the container needs on the target, and read the target's clock."""
+    engine, container = source.engine, source.container
+    shared = preflight.check_paths(agent, container, facts.hostname)
+    layers_there = preflight.check_engine(agent, engine, container, facts.hostname)
+    preflight.check_addresses(agent, source.network, facts.hostname)
+    return Target(
         connection=connection,
         agent=agent,
-        source=source,
-        target=target,
+        facts=facts,
+        clock=agent.clock_offset(),
         shared_rootfs=shared,
         layers_there=layers_there,
-        clock=clock,
-        edits=Edits(
-            nftables=source.nftables and target.nftables,
-            one_cgroup=in_one_cgroup(container.pid, pids),
-            network_namespace=container.network_namespace,
-        ),
-        options=options,
-        tracking=tracking,
-        room_bytes=room(use.restored_bytes, target.available_bytes),
-        limit=RateLimit(options.bandwidth_limit),
     )
 
 

@@ -98,7 +98,7 @@ def note_exec_processes(migration: Migration) -> None:
     than PASSING_S are not noted: they are likely to be health checks, which end soon by
     themselves. Each process is noted once.
     """
-    container = migration.container
+    container = migration.source.container
     tree = processes.tree_of(container.pid)
     for pid in processes.in_pid_namespace_of(container.pid):
         with contextlib.suppress(OSError):

@@ -43,19 +43,15 @@ def roll_back(migration: Migration, *, failed: bool) -> list[str]:
     left: list[str] = []
     may_be_held = migration.state in (State.FROZEN, State.HELD)
     migration.advance(State.ROLLING_BACK)
-    thawed_by_criu = migration.dump is None or migration.dump.criu_lives()
-    if migration.dump is not None:
-        migration.dump.refuse()  # makes CRIU thaw the container and unlock its connections
-        if not migration.dump.end(migration.options.limits.end_s):
-            left.append("CRIU did not end, and was killed")
-            thawed_by_criu = False
+    thawed_by_criu = migration.dump.criu_lives()
+    migration.dump.refuse()  # makes CRIU thaw the container and unlock its connections
+    if not migration.dump.end(migration.options.limits.end_s):
+        left.append("CRIU did not end, and was killed")
+        thawed_by_criu = False
     with _noted(left, "not undone on the source"):
         migration.undo.close()
     with _noted(left, "not undone on the source"):
         migration.awake.close()
-    with _noted(left, "not undone on the source"):
-        if migration.image_stream is not None:
-            migration.image_stream.close()  # its thread must not send to the agent any more
     if not thawed_by_criu:
         left += _unlock(migration)
     if failed:
@@ -89,13 +85,13 @@ def _abort(migration: Migration, *, may_be_held: bool) -> list[str]:
     """
     host = migration.target.hostname
     try:
-        migration.agent.request(protocol.Abort(), timeout_s=migration.options.limits.abort_s)
+        migration.target.agent.request(protocol.Abort(), timeout_s=migration.options.limits.abort_s)
     except Exception as error:  # noqa: BLE001  (as in _noted)
         if may_be_held:
             return [
                 f"{host} did not confirm that it dropped what it may have restored ({error}): "
                 f"'migratectl recover {migration.migration_id} --abort "
-                f"--on {migration.connection.destination}' drops that"
+                f"--on {migration.target.connection.destination}' drops that"
             ]
         # An agent that holds no container undoes everything by itself when its channel ends.
         migration.note(f"{host} undoes by itself what it made; it did not confirm that ({error})")
@@ -109,13 +105,13 @@ def _unlock(migration: Migration) -> list[str]:
     place. They are removed only if this migration's CRIU came to lock the network: otherwise a lock
     is somebody else's. Returns what may be wrong with connections, as lines for people.
     """
-    if migration.dump is None or not migration.dump.locked_network:
+    if not migration.dump.locked_network:
         return []
     try:
-        found = rescue.unlock(processes.in_pid_namespace_of(migration.container.pid))
+        found = rescue.unlock(processes.in_pid_namespace_of(migration.source.container.pid))
     except (CheckpointError, OSError) as error:
         return [f"CRIU died, and its lock of the container's network may still be there ({error})"]
-    if found and not migration.edits.nftables:
+    if found and not migration.dump.edits.nftables:
         return [
             "CRIU died; its rules (iptables, chain CRIU) may still lock the container's network"
         ]
@@ -128,14 +124,16 @@ def _where(migration: Migration) -> str | None:
     Returns None if the container has ended. A stopped init gets `thaw_s` to run again.
     """
     deadline = time.monotonic() + migration.options.limits.thaw_s
-    while (state := migration.init.state()) in processes.STOPPED and time.monotonic() < deadline:
+    while (
+        state := migration.source.init.state()
+    ) in processes.STOPPED and time.monotonic() < deadline:
         time.sleep(LOOK_AGAIN_S)
     if state in processes.ENDED:
         return None
     if state in processes.STOPPED:
-        return f"the container is on the source, but its process {migration.init.pid} is stopped"
+        return f"the container is on the source, but its process {migration.source.init.pid} is stopped"
     try:
-        migration.runtime.inspect(migration.container.name)
+        migration.source.engine.inspect(migration.source.container.name)
     except (ContainerNotFound, ContainerNotRunning) as error:
         return f"the container's processes run on the source, but its engine says: {error}"
     except Exception as error:  # noqa: BLE001  (its process runs: that was seen)

@@ -32,19 +32,18 @@ def crash(migration: Migration) -> None:
 
 def lose_link(migration: Migration) -> None:
     """Close the connection to the target."""
-    migration.connection._client.close()  # type: ignore[attr-defined]
+    migration.target.connection._client.close()  # type: ignore[attr-defined]
 
 
 def kill_criu(migration: Migration) -> None:
     """Kill the source's CRIU, which holds the frozen container."""
-    assert migration.dump is not None
     assert migration.dump._conversation is not None
     migration.dump._conversation.kill_criu()
 
 
 def kill_container(migration: Migration) -> None:
     """Kill the container, as somebody else may do."""
-    os.kill(migration.init.pid, signal.SIGKILL)
+    os.kill(migration.source.init.pid, signal.SIGKILL)
 
 
 def on_target(_: Migration, command: str) -> None:
@@ -75,7 +74,7 @@ def migrate_again(migration: Migration, target: str) -> None:
     """Start another migration of the container; tell how it ended, and the container's nftables before and after."""
 
     def tables() -> str:
-        netns = f"--net=/proc/{migration.container.pid}/ns/net"
+        netns = f"--net=/proc/{migration.source.container.pid}/ns/net"
         argv = ["nsenter", netns, "nft", "list", "tables"]
         return subprocess.run(argv, capture_output=True, text=True, check=True).stdout
 

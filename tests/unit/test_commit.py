@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import errno
-from collections.abc import Callable
+import functools
+from collections.abc import Callable, Sequence
 from types import SimpleNamespace
 from typing import Any, cast
 
@@ -17,7 +18,7 @@ from migrate.errors import AgentFailed, AgentGone, LeftBehind, ResumeFailed, Und
 from migrate.migration import Migration
 from migrate.observer import Unfailing
 from migrate.options import Options
-from migrate.phases import commit
+from migrate.phases import cleanup, commit
 from migrate.progress import Progress
 from migrate.report import Report
 from migrate.wire import protocol
@@ -85,7 +86,7 @@ def a_move(*answers: Any, **parts: Any) -> tuple[Any, list[str]]:
     dump = SimpleNamespace(
         bury=does("bury"), stamps=[SimpleNamespace(name="request DUMP", at_ns=1_000_000)]
     )
-    runtime = SimpleNamespace(leave=does("leave"), keep=does("keep"), let_go=does("let go"))
+    engine = SimpleNamespace(leave=does("leave"), keep=does("keep"), let_go=does("let go"))
     observer = SimpleNamespace(
         state=lambda state: done.append(state.value), note=does("note"), sent=does("sent")
     )
@@ -94,41 +95,43 @@ def a_move(*answers: Any, **parts: Any) -> tuple[Any, list[str]]:
     make: Callable[..., Migration] = Migration
     move = make(
         migration_id="0123456789ab",
-        runtime=runtime,
-        container=SimpleNamespace(engine_network=False),
-        init=init,
-        network=None,
-        progress=progress,
-        connection=SimpleNamespace(destination=Destination.parse("root@beta")),
-        agent=Agent(done, *answers),
-        source=None,
-        target=SimpleNamespace(hostname="beta"),
-        edits=None,
         options=Options(),
+        source=SimpleNamespace(
+            engine=engine,
+            container=SimpleNamespace(engine_network=False),
+            init=init,
+            network=None,
+            network_parts=None,
+        ),
+        target=SimpleNamespace(
+            hostname="beta",
+            connection=SimpleNamespace(destination=Destination.parse("root@beta")),
+            agent=Agent(done, *answers),
+            shared_rootfs=False,
+            clock=SimpleNamespace(to_ours=lambda at_ns: at_ns),
+        ),
         tracking=(),
         room_bytes=0,
         limit=None,
-        shared_rootfs=False,
-        layers_there=None,
-        clock=SimpleNamespace(to_ours=lambda at_ns: at_ns),
         dump=dump,
-        **parts.pop("context", {}),
+        progress=progress,
     )
     move.tidy.callback(does("tidy"))
     for path, value in parts.items():
-        owner, _, name = path.partition("__")
-        setattr(getattr(move, owner), name, value)
+        *owners, name = path.split("__")
+        setattr(functools.reduce(getattr, owners, move), name, value)
     return move, done
 
 
-def ended(move: Any) -> errors.MigrateError | None:
+def ended(move: Any, frames: Sequence[Any] = ()) -> errors.MigrateError | None:
     """What a move is told as, from the kill on, as coordinator._go_through has it."""
+    armed: Any = SimpleNamespace(frames=frames, output=None)
     try:
-        commit.commit(move)
+        commit.commit(move, armed)
     except BaseException as error:  # noqa: BLE001
         return commit.stranded(move, error)
     try:
-        commit.clean_up(move)
+        cleanup.clean_up(move, armed)
     except errors.MigrateError as error:
         return error
     return None
@@ -149,8 +152,8 @@ def test_a_move_that_goes_well() -> None:
 @pytest.mark.parametrize(
     "parts",
     [
-        {"init__wait_dead": lambda _: False},
-        {"init__kill": failing(PermissionError(errno.EPERM, "Operation not permitted"))},
+        {"source__init__wait_dead": lambda _: False},
+        {"source__init__kill": failing(PermissionError(errno.EPERM, "Operation not permitted"))},
     ],
     ids=["it does not die", "it cannot be killed"],
 )
@@ -183,8 +186,8 @@ def broken(error: Exception) -> Any:
 @pytest.mark.parametrize(
     "parts",
     [
-        {"context": {"frames": [broken(OSError(errno.ENODEV, "No such device"))]}},
-        {"context": {"frames": [broken(KeyError("a defect"))]}},
+        {"frames": [broken(OSError(errno.ENODEV, "No such device"))]},
+        {"frames": [broken(KeyError("a defect"))]},
         {
             "progress___observer": Unfailing(
                 cast(
@@ -200,8 +203,10 @@ def broken(error: Exception) -> Any:
     ids=["no frames", "frames defect", "observer", "links thread"],
 )
 def test_what_could_be_left_out_keeps_no_container_from_its_go(parts: dict[str, Any]) -> None:
+    parts = dict(parts)
+    frames = parts.pop("frames", ())
     move, done = a_move(RESUMED, FINISHED, **parts)
-    assert ended(move) is None
+    assert ended(move, frames) is None
     assert "Go" in done
     assert move.state is State.DONE
 
@@ -223,24 +228,24 @@ def test_links_that_cannot_be_taken_down_are_noted(monkeypatch: pytest.MonkeyPat
     ):
         monkeypatch.setattr(link, "set_link", failing(error))
         move, _ = a_move(RESUMED, FINISHED)
-        move.network = network
+        move.source.network = network
         assert ended(move) is None
         assert any("Too many open files" in note for note in move.report.notes) is noted
 
 
 def test_more_frames_than_a_message_carries_are_cut_not_refused() -> None:
     frames = [Frames(b"x" * (MAX_PAYLOAD - 10)), Frames(b"y" * 20, b"z" * 10)]
-    move, _ = a_move(RESUMED, FINISHED, context={"frames": frames})
-    assert ended(move) is None
-    assert [len(part) for part in move.agent.go_parts] == [MAX_PAYLOAD - 10, 10]
+    move, _ = a_move(RESUMED, FINISHED)
+    assert ended(move, frames) is None
+    assert [len(part) for part in move.target.agent.go_parts] == [MAX_PAYLOAD - 10, 10]
 
 
 def test_a_go_with_frames_that_cannot_be_sent_is_sent_without() -> None:
-    move, done = a_move(RESUMED, FINISHED, context={"frames": [Frames(b"x")]})
-    move.agent.fails_to_ask = [FrameInvalid("over the bound")]
-    assert ended(move) is None
+    move, done = a_move(RESUMED, FINISHED)
+    move.target.agent.fails_to_ask = [FrameInvalid("over the bound")]
+    assert ended(move, [Frames(b"x")]) is None
     assert done.count("Go") == 1
-    assert move.agent.go_parts == []
+    assert move.target.agent.go_parts == []
 
 
 # --- GO and its answer -----------------------------------------------------------------------------------------
@@ -248,7 +253,7 @@ def test_a_go_with_frames_that_cannot_be_sent_is_sent_without() -> None:
 
 def test_a_link_that_was_lost_before_go_was_sent() -> None:
     move, done = a_move()
-    move.agent.fails_to_ask = [AgentGone("it broke", "", None)]
+    move.target.agent.fails_to_ask = [AgentGone("it broke", "", None)]
     error = ended(move)
     assert isinstance(error, Undecided)
     assert error.where == "the container is held on beta, restored but not running"
@@ -304,7 +309,7 @@ def test_a_target_that_could_not_resume_it(answers: list[Exception]) -> None:
 
 
 def test_an_interruption_or_a_defect_in_between_is_undecided_and_not_a_traceback() -> None:
-    move, done = a_move(init__wait_dead=failing(MemoryError()))
+    move, done = a_move(source__init__wait_dead=failing(MemoryError()))
     error = ended(move)
     assert isinstance(error, Undecided)
     assert error.cause_kind == "MemoryError"
@@ -320,16 +325,20 @@ def test_an_interruption_or_a_defect_in_between_is_undecided_and_not_a_traceback
         ([AgentGone("it broke", "", None)], {}, "it broke"),
         ([AgentFailed("OSError", "umount: busy", [])], {}, "the target failed: umount: busy"),
         ([ProtocolError("Finished.waits: not four")], {}, "Finished.waits: not four"),
-        ([FINISHED], {"clock__to_ours": failing(TypeError("no number"))}, "TypeError: no number"),
+        (
+            [FINISHED],
+            {"target__clock__to_ours": failing(TypeError("no number"))},
+            "TypeError: no number",
+        ),
         ([FINISHED], {"dump__bury": failing(KeyError("x"))}, "KeyError"),
         (
             [FINISHED],
-            {"runtime__leave": failing(EngineRefused("docker: already in progress"))},
+            {"source__engine__leave": failing(EngineRefused("docker: already in progress"))},
             "already in progress",
         ),
         (
             [FINISHED],
-            {"runtime__leave": failing(CommandFailed(["podman"], 125, "no"))},
+            {"source__engine__leave": failing(CommandFailed(["podman"], 125, "no"))},
             "podman ended with status 125",
         ),
     ],
@@ -357,7 +366,7 @@ def test_a_tidy_up_that_fails_keeps_nothing_else() -> None:
 
 
 def test_stranded_twice_over_still_tells_the_first() -> None:
-    parts = {"init__wait_dead": lambda _: False, "dump__bury": failing(KeyError("x"))}
+    parts = {"source__init__wait_dead": lambda _: False, "dump__bury": failing(KeyError("x"))}
     move, _ = a_move(AgentGone("it broke", "", None), **parts)
     move.tidy.callback(failing(CommandFailed(["umount"], 32, "busy")))
     error = ended(move)

@@ -1,0 +1,143 @@
+"""The arming of both engines: each has its request to CRIU held, shortly before the freeze."""
+
+from __future__ import annotations
+
+import contextlib
+import subprocess
+import threading
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
+from functools import partial
+
+from checkpoint.criu.interposer import Interposer
+from checkpoint.criu.parent import kerndat_with_tracking
+from checkpoint.criu.roles import DumpRole
+from checkpoint.criu.shim_install import install_shim, rpc_socket
+from checkpoint.network.frames import FrameBuffer
+from migrate.decisions.state import State
+from migrate.decisions.write_tracking import Tracking
+from migrate.files.engine_log import OutputSync
+from migrate.files.trees import TreeSync
+from migrate.migration import Migration
+from migrate.no_pauses import no_pauses
+from migrate.phases.preflight import note_exec_processes
+from migrate.phases.prepare import Prepared, copy_trees
+from migrate.wire import protocol
+
+
+@dataclass(frozen=True, kw_only=True)
+class Armed:
+    """What waits for the freeze: passes over file trees, the container's log, sockets for frames.
+
+    `output` is None if the container has no log that can be read. `frames` has one buffer for each
+    interface of the container.
+    """
+
+    trees: tuple[TreeSync, ...]
+    output: OutputSync | None
+    frames: tuple[FrameBuffer, ...]
+
+
+def arm_source(migration: Migration, prepared: Prepared) -> None:
+    """Start the engine's checkpoint, and wait until its DUMP request to CRIU is held.
+
+    The checkpoint's start-up then costs nothing in the freeze. A roll-back refuses the request,
+    which makes the checkpoint fail. At the end the migration's state is ARMED. Raises
+    ConversationLost if the request does not come.
+    """
+    dump, directory = migration.dump, prepared.directory
+    with migration.progress.phase("arm source"):
+        prepared.images.mkdir(mode=0o700)
+        dump.edits = replace(
+            dump.edits, external_mounts=tuple((path, path) for path in prepared.tmpfs.paths)
+        )
+        migration.undo.callback(dump.refuse)
+        kerndat = kerndat_with_tracking() if Tracking.USERFAULTFD in migration.tracking else None
+        env = install_shim(directory, kerndat or b"")
+        migration.tidy.enter_context(Interposer(rpc_socket(directory), dump))
+        checkpoint = migration.source.engine.checkpoint(
+            migration.source.container, prepared.images, env
+        )
+        migration.tidy.callback(_reap, checkpoint, dump, migration.options.limits.end_s)
+        threading.Thread(target=_watch, args=(checkpoint, dump), daemon=True).start()
+        dump.request_gate.wait_reached(migration.options.limits.arm_s)
+    migration.advance(State.ARMED)
+
+
+def arm_target(migration: Migration, prepared: Prepared) -> Armed:
+    """Have the target start its engine's restore, and get both hosts ready for the freeze.
+
+    The restore is held at its RESTORE request to CRIU. The container's log is copied, and files
+    catch up. The last passes over trees and tmpfs mounts are started and wait. Sockets are opened
+    for frames that come in the freeze, and the source's engine is kept from starting the container
+    again. All this is done shortly before the freeze: podman, for one, answers no question while it
+    restores a container.
+    """
+    source, edits = migration.source, migration.dump.edits
+    with migration.progress.phase("arm target"):
+        interfaces = source.network.interfaces if source.network else ()
+        output = _copy_output(migration)
+        question = protocol.Arm(
+            macs=tuple(interface.mac for interface in interfaces)
+            if source.container.engine_network
+            else (),
+            nftables=edits.nftables,
+            one_cgroup=edits.one_cgroup,
+        )
+        there = migration.target.agent.request(question).trees
+        late = copy_trees(migration, prepared.tunnel, set(there) - prepared.trees.keys())
+        trees = (*prepared.trees.values(), *late.values())
+        for tree in trees:
+            migration.report.add_bytes(tree.kind, tree.catch_up())
+            tree.arm()
+        prepared.tmpfs.arm()
+        for tree in trees:
+            tree.wait_armed()
+        frames = tuple(
+            migration.tidy.enter_context(contextlib.closing(FrameBuffer(interface)))
+            for interface in interfaces
+        )
+        migration.undo.callback(source.engine.hold_back(source.container))
+        note_exec_processes(migration)
+        migration.dump.at["network-lock"] = partial(_keep_frames, frames)
+        migration.tidy.enter_context(no_pauses())
+    return Armed(trees=trees, output=output, frames=frames)
+
+
+def _copy_output(migration: Migration) -> OutputSync | None:
+    log = migration.source.container.log
+    if log is None:
+        return None
+    try:
+        output = OutputSync(migration.target.agent, log)
+    except OSError as error:
+        migration.note(f"the container's log cannot be read and is not moved: {error}")
+        return None
+    migration.tidy.callback(output.close)
+    migration.report.add_bytes("output", output.copy())
+    return output
+
+
+def _keep_frames(buffers: Iterable[FrameBuffer]) -> None:
+    for frames in buffers:
+        frames.keep()
+
+
+def _watch(checkpoint: subprocess.Popen[bytes], dump: DumpRole) -> None:
+    status = checkpoint.wait()
+    dump.lose(f"the runtime's checkpoint ended with status {status}")
+
+
+def _reap(checkpoint: subprocess.Popen[bytes], dump: DumpRole, limit_s: float) -> None:
+    """Refuse what the engine's checkpoint waits for, and wait for its end; kill it after `limit_s`.
+
+    The checkpoint must have ended when the migration has, however that ended.
+    """
+    dump.refuse()
+    try:
+        checkpoint.wait(limit_s)
+    except subprocess.TimeoutExpired:
+        checkpoint.kill()
+        checkpoint.wait()
+    if checkpoint.stderr is not None:
+        checkpoint.stderr.close()

@@ -1,0 +1,61 @@
+"""The restore on the target, where the container is then held: restored, but not running."""
+
+from __future__ import annotations
+
+from checkpoint.criu.images import rseq
+from checkpoint.errors import ContainerNotRunning
+from migrate.decisions.state import State
+from migrate.memory.copying import Copying
+from migrate.memory.proof import MemoryProof
+from migrate.migration import Migration
+from migrate.phases.freeze import Frozen, sent_bytes
+from migrate.phases.prepare import Prepared
+from migrate.wire import protocol
+from migrate.wire.values import Area
+
+
+def restore(migration: Migration, prepared: Prepared, frozen: Frozen, copying: Copying) -> None:
+    """Release the armed restore, and wait until the target holds the restored container.
+
+    The target's container is then restored and stopped, and its network is locked; the migration's
+    state is HELD. Both hosts make digests of memory during the restore, which are compared then.
+
+    Raises MemoryDiffers if the target's memory is not the frozen container's. Raises
+    ConversationLost if CRIU on the source ended while it held the container: the container may have
+    run on, so that the restored copy is out of date. Raises ContainerNotRunning if somebody else
+    ended the container.
+    """
+    with migration.progress.phase("restore"):
+        left_out = rseq.areas(prepared.images) if copying.by_criu else {}
+        pid, whole = migration.source.container.pid, migration.options.verify_memory
+        with MemoryProof(copying.images, pid, whole=whole, left_out=left_out) as proof:
+            question = protocol.Restore(
+                image_files=frozen.images.files,
+                image_bytes=frozen.images.bytes,
+                batches=prepared.pages.count,
+                proof_seed=None if proof.whole else proof.seed.hex(),
+                left_out=tuple(
+                    Area(image, *area) for image, areas in left_out.items() for area in areas
+                ),
+            )
+            agent = migration.target.agent
+            agent.ask(question)
+            proof.begin()
+            held = agent.answer(question, timeout_s=migration.options.limits.held_s)
+            try:
+                migration.report.proof = proof.compare(held)
+            finally:  # if the container ran on, that is why its memory differs
+                _check_held(migration)
+        for name, at_ns in held.stamps:
+            migration.target_stage(name, at_ns)
+    migration.report.frozen_bytes_sent = sent_bytes(migration, prepared) - frozen.sent_before
+    migration.advance(State.HELD)
+
+
+def _check_held(migration: Migration) -> None:
+    """Raise ConversationLost or ContainerNotRunning unless CRIU holds the frozen container."""
+    migration.dump.check_frozen()
+    if migration.source.init.is_dead():
+        raise ContainerNotRunning(
+            f"process {migration.source.init.pid} was killed by somebody else"
+        )
