@@ -6,6 +6,9 @@ payload. This module does not look at what is in either. The stream must keep by
 
 from __future__ import annotations
 
+import contextlib
+import fcntl
+import os
 import struct
 import threading
 from collections.abc import Sequence
@@ -16,6 +19,7 @@ from transport.errors import EndOfStream, FrameInvalid, IncompleteFrame
 PREFIX = struct.Struct("!II")
 MAX_HEADER = 1 << 20
 MAX_PAYLOAD = 16 << 20
+PIPE_BYTES = 1 << 20
 
 
 class ByteStream(Protocol):
@@ -29,6 +33,48 @@ class ByteStream(Protocol):
 
     def close(self) -> None:
         """End both directions."""
+
+
+def widen_pipe(fd: int) -> None:
+    """Let a pipe hold up to PIPE_BYTES instead of 64 KiB (pipe(7)).
+
+    Does nothing if the kernel does not allow that, or `fd` is no pipe.
+    """
+    with contextlib.suppress(OSError):
+        fcntl.fcntl(fd, fcntl.F_SETPIPE_SZ, PIPE_BYTES)
+
+
+class Descriptors:
+    """A ByteStream over two descriptors, which it owns: pipes of sshd to a command, or a socket.
+
+    Both may be the same descriptor.
+    """
+
+    def __init__(self, reader: int, writer: int) -> None:
+        self.reader, self._writer = reader, writer
+
+    def read_into(self, view: memoryview) -> int:
+        return os.readv(self.reader, [view])  # short result: callers expect it (ByteStream)
+
+    def write(self, data: bytes | memoryview) -> None:
+        view = memoryview(data)
+        while view:
+            view = view[os.write(self._writer, view) :]  # short result: the loop writes the rest
+
+    def hang_up(self) -> None:
+        """End the stream for the peer.
+
+        Both descriptors stay open, but lead to /dev/null: reads find the end of the stream, and
+        bytes written are lost.
+        """
+        null = os.open(os.devnull, os.O_RDWR | os.O_CLOEXEC)
+        for fd in {self.reader, self._writer}:
+            os.dup2(null, fd, inheritable=False)
+        os.close(null)
+
+    def close(self) -> None:
+        for fd in {self.reader, self._writer}:
+            os.close(fd)
 
 
 class FrameStream:

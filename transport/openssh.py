@@ -10,9 +10,9 @@ import contextlib
 import subprocess
 from collections.abc import Sequence
 
-from transport.descriptors import Descriptors, widen_pipe
 from transport.destination import Destination
 from transport.errors import IncompleteFrame
+from transport.framing import Descriptors, widen_pipe
 
 #: Options of ssh_config(5). ssh(1) never asks a question, never accepts an unknown key, and has a
 #: connection of its own, which it ends after a silence of the peer as keepalive.py does.

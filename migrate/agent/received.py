@@ -23,8 +23,7 @@ from checkpoint.memory.fold import fold
 from checkpoint.memory.restorable import Restorable
 from checkpoint.memory.store import LazyRanges, PageStore
 from migrate.files.tree_door import TreeDoor
-from migrate.memory.batch import Extent
-from migrate.memory.receiver import PageReceiver, socket_path
+from migrate.memory.receiver import PageReceiver, put_into, socket_path
 from migrate.wire import protocol
 from migrate.wire.protocol import Answer, Command
 from migrate.wire.values import Area, in_pieces
@@ -59,7 +58,10 @@ class Received:
         self.tmpfs = tidy.enter_context(PreparedTmpfs(self.directory))
         self._page_images = tidy.enter_context(PageImages(self.images))
         receiver = PageReceiver(
-            socket_path(migration_id), request.page_channels, self._put_pages, batch_s
+            socket_path(migration_id),
+            request.page_channels,
+            put_into(self.store, self._page_images),
+            batch_s,
         )
         self._pages = tidy.enter_context(receiver)
         self._page_maps: list[protocol.PageMap] = []
@@ -181,15 +183,6 @@ class Received:
             whole.write(fd, data)
         finally:
             os.close(fd)
-
-    def _put_pages(self, message: protocol.Pages, extents: Iterable[Extent]) -> None:
-        for dst_id in message.forget:
-            self.store.forget(dst_id)
-        for dst_id, vaddr, pages, flags, data in extents:
-            if message.final:
-                self._page_images.extent(dst_id, vaddr, pages, flags, data)
-            else:
-                self.store.put(dst_id, vaddr, data)
 
 
 def _those(root: TreeRoot, paths: Iterable[str]) -> Iterator[FileState]:

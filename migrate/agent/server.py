@@ -25,9 +25,8 @@ from migrate.limits import Limits
 from migrate.wire import protocol
 from migrate.wire.protocol import Answer, Command, Request, Streamed
 from migrate.wire.values import LogFile
-from transport.descriptors import Descriptors
 from transport.errors import StreamError
-from transport.framing import FrameStream
+from transport.framing import Descriptors, FrameStream
 
 #: A Failed answer has at most so many lines of CRIU's log.
 MOST_DETAIL = 64

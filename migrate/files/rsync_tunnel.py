@@ -17,8 +17,8 @@ from checkpoint.host import whole
 from migrate.agent.plug_command import PLUGGED, ServeRsync, plug_command
 from migrate.wire.message import encode
 from transport.connection import Connection, Process
-from transport.descriptors import widen_pipe
 from transport.errors import StreamError
+from transport.framing import widen_pipe
 from transport.throttle import RateLimit
 
 PIECE_BYTES = 1 << 18

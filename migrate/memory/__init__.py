@@ -5,14 +5,14 @@ Source, while the container runs:
     userfaultfd.py     a round: asks each tracker (checkpoint/memory/tracking) which pages were
                        written. soft_dirty.py and stop_copy.py are the other ways; copying.py is
                        what the three have in common.
-    batches.py         gathers pages into batches without zero pages
-    batch.py           the form of a batch: extents, bytes, digest; encoding.py compresses it
-    channels.py        sends batches over SSH channels, several at once
+    batches.py         reads pages, and gathers them into batches without zero pages; the form of a
+                       batch: extents, bytes, digest
+    channels.py        sends batches over SSH channels, several at once; encoding.py compresses them
 
 Target:
 
-    receiver.py        takes batches from the channels, and checks them
-    (agent/received.py puts their pages into the page store, checkpoint/memory/store.py)
+    receiver.py        takes batches from the channels, checks them, and puts their pages into the
+                       page store (checkpoint/memory/store.py)
 
 Source, in the freeze:
 

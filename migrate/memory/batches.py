@@ -1,13 +1,131 @@
-"""Pages on their way to the agent, gathered into batches of about 1 MiB without zero pages."""
+"""Batches of pages between the hosts: the form of a batch, its gathering, and its unpacking.
+
+A batch has extents, and the bytes of their pages. Pages of zeros are sent without their bytes, and
+a digest covers the bytes of the others. The source gathers batches of about 1 MiB (PageBatches).
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from typing import Protocol
+import zlib
+from collections.abc import Callable, Iterator, Sequence
+from typing import Annotated, NamedTuple, Protocol
 
-from checkpoint.criu.page_server import PAGE_SIZE, PE_PRESENT, dst_id_of_process
-from migrate.memory import batch
-from migrate.memory.batch import MAX_PAGES, PageExtent
+from checkpoint.bounded import ADDRESS_BITS, ImageId, PageAddress, PageCount
+from checkpoint.criu.page_server import (
+    PAGE_SIZE,
+    PE_LAZY,
+    PE_PARENT,
+    PE_PRESENT,
+    dst_id_of_process,
+)
+from checkpoint.errors import DataInvalid, ImageError
+from checkpoint.memory import ranges
+from checkpoint.memory.process_memory import read_pages
+from checkpoint.memory.ranges import Range
+from checkpoint.schema import Range as Between
+from migrate.memory import encoding
+
+#: (dst_id, vaddr, pages, flags, bytes of the pages). There are no bytes without PE_PRESENT.
+Extent = tuple[int, int, int, int, memoryview]
+ZERO_PAGE = bytes(PAGE_SIZE)
+ZEROS = memoryview(bytes(256 * PAGE_SIZE))
+#: Bounds of one batch: bytes of pages that are sent, and pages with those of zeros. They keep the
+#: source from making the target unpack more.
+MAX_BYTES, MAX_PAGES = 4 << 20, (1 << 30) // PAGE_SIZE
+
+
+class PageExtent(NamedTuple):
+    """Consecutive pages of one address space, with the flags of CRIU's pagemap entry.
+
+    `vaddr` is the address of the first page in bytes. If `zero` is true, all bytes of the pages are
+    zeros and are not sent.
+    """
+
+    dst_id: ImageId
+    vaddr: PageAddress
+    pages: PageCount
+    flags: Annotated[int, Between(0, PE_PARENT | PE_LAZY | PE_PRESENT)]
+    zero: bool
+
+    def check(self) -> None:
+        """Raise DataInvalid for pages beyond the last address, or zeros without PE_PRESENT."""
+        if self.vaddr + self.pages * PAGE_SIZE > 1 << ADDRESS_BITS:
+            raise DataInvalid(f"{self.pages} pages at {self.vaddr:#x} are beyond the last address")
+        if self.zero and not self.flags & PE_PRESENT:
+            raise DataInvalid(f"pages at {self.vaddr:#x} are said to be zeros and not to be there")
+
+
+def digest_of(data: bytes | memoryview) -> str:
+    """Return the CRC-32 of some bytes as eight hexadecimal digits.
+
+    SSH authenticates the bytes that it carries. This digest is against defects in the programs at
+    either end, for which a CRC is enough and costs next to nothing.
+    """
+    return f"{zlib.crc32(data):08x}"
+
+
+def unpack(
+    extents: Sequence[PageExtent],
+    payload: bytes | bytearray | memoryview,
+    encoded: str,
+    digest: str,
+) -> Iterator[Extent]:
+    """Return an iterator over the extents of a batch with their bytes.
+
+    `payload` has the bytes of all pages but those of zeros, in the encoding `encoded`. `digest` is
+    `digest_of` these bytes before they were encoded. Pages of zeros come in pieces, none of which
+    takes memory of its own.
+    Raises ImageError at the call, and so before the first extent, when the payload is damaged, does
+    not fit the extents or is over the bounds.
+    """
+    there = [extent for extent in extents if extent.flags & PE_PRESENT]
+    size = sum(extent.pages for extent in there if not extent.zero) * PAGE_SIZE
+    if size > MAX_BYTES or sum(extent.pages for extent in there) > MAX_PAGES:
+        raise ImageError(
+            f"a batch of {len(there)} extents with {size} bytes of pages is over the bound"
+        )
+    data = encoding.decode(payload, encoded, size)
+    if digest_of(data) != digest:
+        raise ImageError("a batch of pages was damaged on the way")
+    return _with_bytes(extents, data)
+
+
+def _with_bytes(extents: Sequence[PageExtent], data: memoryview) -> Iterator[Extent]:
+    for dst_id, vaddr, pages, flags, zero in extents:
+        if zero:
+            yield from _zeros(dst_id, vaddr, pages, flags)
+        else:
+            taken = pages * PAGE_SIZE if flags & PE_PRESENT else 0
+            yield dst_id, vaddr, pages, flags, data[:taken]
+            data = data[taken:]
+
+
+def _zeros(dst_id: int, vaddr: int, pages: int, flags: int) -> Iterator[Extent]:
+    while pages:
+        count = min(pages, len(ZEROS) // PAGE_SIZE)
+        yield dst_id, vaddr, count, flags, ZEROS[: count * PAGE_SIZE]
+        vaddr += count * PAGE_SIZE
+        pages -= count
+
+
+def split_zeros(data: memoryview) -> Iterator[tuple[int, int, bool]]:
+    """Yield runs of pages that are all zeros or all not, as (first page, pages, zero).
+
+    `data` has whole pages. The runs alternate, and together cover all of them in order.
+    """
+    # bytes.startswith is a memcmp; memoryviews are compared element by element.
+    content = bytes(data)
+    start, zero = 0, False
+    for index in range(len(content) // PAGE_SIZE):
+        offset = index * PAGE_SIZE
+        is_zero = content[offset] == 0 and content.startswith(ZERO_PAGE, offset)
+        if is_zero != zero:
+            if index > start:
+                yield start, index - start, zero
+            start, zero = index, is_zero
+    if len(content) // PAGE_SIZE > start:
+        yield start, len(content) // PAGE_SIZE - start, zero
+
 
 #: The most extents of one batch, whose header is then well under the bound of a frame.
 MAX_EXTENTS = 1024
@@ -62,6 +180,28 @@ class PageBatches:
         """Add pages of a process. `process` is the pid in the process's own pid namespace."""
         self.extent(dst_id_of_process(process), vaddr, len(data) // PAGE_SIZE, PE_PRESENT, data)
 
+    def add_memory(self, pid: int, process: int, wanted: list[Range]) -> list[Range]:
+        """Read the pages `wanted` of a process, running or frozen, and add them.
+
+        `pid` is the process's pid on this host; `process` is its pid in its own pid namespace.
+        Returns the pages that cannot be read.
+        """
+        read: list[Range] = []
+        for vaddr, data in read_pages(pid, wanted):
+            self.add(process, vaddr, data)
+            read.append((vaddr, vaddr + len(data)))
+        if ranges.size(read) == ranges.size(wanted):
+            return []
+        return ranges.difference(wanted, ranges.union(read, []))
+
+    def add_all_memory(self, pid: int, process: int, wanted: list[Range]) -> None:
+        """Read the pages `wanted` of a frozen process, and add them, as `add_memory` does.
+
+        Raises ImageError if one of them cannot be read.
+        """
+        if unread := self.add_memory(pid, process, wanted):
+            raise ImageError(f"process {pid}: its page at {unread[0][0]:#x} cannot be read")
+
     def forget(self, dst_id: int) -> None:
         """Have the target drop all pages of an address space that ended, by its dst_id.
 
@@ -82,7 +222,7 @@ class PageBatches:
             self._add(dst_id, vaddr, pages, flags, zero=False)
             return
         self.pages += pages
-        for first, count, zero in batch.split_zeros(data):
+        for first, count, zero in split_zeros(data):
             piece = data[first * PAGE_SIZE : (first + count) * PAGE_SIZE]
             if not zero and self._used + len(piece) > len(self._buffer):
                 self.pass_on()

@@ -23,10 +23,10 @@ from checkpoint.criu.page_server import PIECE_BYTES
 from checkpoint.host.ready import ready
 from checkpoint.host.run import find_program, start
 from migrate.agent.plug_command import PAGES, plug_command
-from migrate.decisions.compression import EncodingChoice
 from migrate.errors import AgentGone
-from migrate.memory import batch, encoding
-from migrate.memory.batch import PageExtent
+from migrate.memory import batches, encoding
+from migrate.memory.batches import PageExtent
+from migrate.memory.encoding import EncodingChoice
 from migrate.wire import protocol
 from transport import openssh
 from transport.connection import Connection
@@ -116,7 +116,7 @@ class PageChannels:
         """
         self._check()
         # The producer makes the digest, because the threads that send are the slowest part.
-        digest = batch.digest_of(buffer[:used])
+        digest = batches.digest_of(buffer[:used])
         self._jobs.put(Job(self.count, tuple(extents), buffer, used, digest, final, tuple(forget)))
         self.count += 1
 

@@ -10,9 +10,7 @@ from typing import Protocol
 
 from checkpoint.criu import log as criu_log
 from checkpoint.criu.roles import DumpRole
-from checkpoint.errors import ConversationLost, CriuFailed, ImageError
-from checkpoint.memory import ranges
-from checkpoint.memory.process_memory import read_pages
+from checkpoint.errors import ConversationLost, CriuFailed
 from checkpoint.memory.ranges import Range
 from migrate.agent.client import AgentClient
 from migrate.memory.batches import PageBatches
@@ -108,28 +106,3 @@ def run_dump(ends: Ends) -> None:
             ends.images / "engine.log"
         )
         raise (CriuFailed("dump", log) if log else error) from error
-
-
-def send_pages(batches: PageBatches, pid: int, image: int, wanted: list[Range]) -> list[Range]:
-    """Send the pages `wanted` of a process, running or frozen; return those that cannot be read.
-
-    `image` is the process's pid in its own pid namespace, which names its address space.
-    """
-    read: list[Range] = []
-    for vaddr, data in read_pages(pid, wanted):
-        batches.add(image, vaddr, data)
-        read.append((vaddr, vaddr + len(data)))
-    return (
-        ranges.difference(wanted, ranges.union(read, []))
-        if ranges.size(read) < ranges.size(wanted)
-        else []
-    )
-
-
-def send_all_pages(batches: PageBatches, pid: int, image: int, wanted: list[Range]) -> None:
-    """Send the pages `wanted` of a frozen process, as `send_pages` does.
-
-    Raises ImageError if one of them cannot be read.
-    """
-    if unread := send_pages(batches, pid, image, wanted):
-        raise ImageError(f"process {pid}: its page at {unread[0][0]:#x} cannot be read")

@@ -10,20 +10,21 @@ import contextlib
 import os
 import socket
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
+from checkpoint.criu.images.pagemap import PageImages
 from checkpoint.errors import ImageError
 from checkpoint.host.listener import Listener
 from checkpoint.host.ram_directory import RUN
+from checkpoint.memory.store import PageStore
 from migrate.agent.plug_command import PLUGGED
-from migrate.memory import batch
-from migrate.memory.batch import Extent
+from migrate.memory import batches
+from migrate.memory.batches import Extent
 from migrate.wire import protocol
 from migrate.wire.protocol import ProtocolError
-from transport.descriptors import Descriptors, widen_pipe
 from transport.errors import EndOfStream, StreamError
-from transport.framing import FrameStream
+from transport.framing import Descriptors, FrameStream, widen_pipe
 
 DRAIN_BYTES = 1 << 20
 
@@ -34,6 +35,24 @@ Put = Callable[[protocol.Pages, Iterator[Extent]], None]
 def socket_path(migration_id: str) -> Path:
     """Return the path of the unix socket at which a migration's agent takes page channels."""
     return RUN / migration_id / "pages.sock"
+
+
+def put_into(store: PageStore, page_images: PageImages) -> Put:
+    """Return the function that puts a batch's pages in place.
+
+    Pages that may be sent again go to the page store; final ones go to CRIU's image files.
+    """
+
+    def put(message: protocol.Pages, extents: Iterable[Extent]) -> None:
+        for dst_id in message.forget:
+            store.forget(dst_id)
+        for dst_id, vaddr, pages, flags, data in extents:
+            if message.final:
+                page_images.extent(dst_id, vaddr, pages, flags, data)
+            else:
+                store.put(dst_id, vaddr, data)
+
+    return put
 
 
 class PageReceiver:
@@ -147,7 +166,7 @@ class PageReceiver:
             channel.close()
 
     def _take(self, message: protocol.Pages) -> None:
-        extents = batch.unpack(message.extents, message.payload, message.encoding, message.digest)
+        extents = batches.unpack(message.extents, message.payload, message.encoding, message.digest)
         with self._turn:
             self._wait_turn(message.number)
             if self._failure is not None:

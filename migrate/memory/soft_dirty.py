@@ -18,9 +18,8 @@ from checkpoint.memory.process_memory import read_pages
 from checkpoint.memory.ranges import Range
 from checkpoint.memory.tracking.tracker import reads_directly, virtual_pid
 from checkpoint.memory.tracking.write_protection import private_mappings
-from migrate.memory.batch import ZERO_PAGE
-from migrate.memory.batches import PageBatches
-from migrate.memory.copying import Ends, MayBeLazy, Reach, run_dump, send_all_pages
+from migrate.memory.batches import ZERO_PAGE, PageBatches
+from migrate.memory.copying import Ends, MayBeLazy, Reach, run_dump
 from migrate.memory.page_map import Dumped, send_page_maps
 from migrate.memory.page_relay import relayed
 
@@ -110,7 +109,7 @@ class SoftDirtyCopy:
         send_page_maps(self._ends.agent, self.images(), may_be_lazy)
         for pid in pids:
             image = virtual_pid(pid)
-            send_all_pages(self.batches, pid, image, self._doubtful(pid, dst_id_of_process(image)))
+            self.batches.add_all_memory(pid, image, self._doubtful(pid, dst_id_of_process(image)))
         self.batches.pass_on()
 
     def _doubtful(self, pid: int, dst_id: int) -> list[Range]:

@@ -19,8 +19,6 @@ from migrate.memory.copying import (
     MayBeLazy,
     Reach,
     run_dump,
-    send_all_pages,
-    send_pages,
 )
 from migrate.memory.page_map import Dumped, send_page_maps
 from migrate.memory.page_relay import relayed
@@ -68,7 +66,7 @@ class UserfaultfdCopy:
         for pid, watched in list(self._trackers.items()):
             try:
                 written = watched.written()
-                unread = send_pages(self.batches, pid, watched.virtual_pid, written)
+                unread = self.batches.add_memory(pid, watched.virtual_pid, written)
                 known = ranges.union(self._known.get(pid, []), written)
                 self._known[pid] = ranges.difference(known, unread) if unread else known
                 sent += ranges.size(written)
@@ -137,7 +135,7 @@ class UserfaultfdCopy:
             unknown = ranges.difference(wanted, self._known.get(pid, []))
             last = ranges.union(stale, unknown)
             pages += ranges.size(last) // PAGE_SIZE
-            send_all_pages(self.batches, pid, image, last)
+            self.batches.add_all_memory(pid, image, last)
         self.batches.pass_on()
         report = self._ends.progress.report
         report.pages_skipped_parent = self._last.hole_pages()

@@ -9,7 +9,6 @@ from pathlib import Path
 from checkpoint.files.changes import written_through_mappings
 from checkpoint.host import processes
 from checkpoint.host.ram_directory import ram_directory
-from migrate.decisions.compression import EncodingChoice
 from migrate.decisions.state import State
 from migrate.files import tree_door
 from migrate.files.container_image import send_image
@@ -17,6 +16,7 @@ from migrate.files.rsync_tunnel import RsyncTunnel
 from migrate.files.tmpfs import TmpfsSync, own_mounts
 from migrate.files.trees import TreeSync
 from migrate.memory.channels import PageChannels, channels_for, open_streams
+from migrate.memory.encoding import EncodingChoice
 from migrate.memory.receiver import socket_path
 from migrate.migration import Migration
 from migrate.wire import protocol

@@ -29,7 +29,7 @@ from checkpoint.files.tmpfs import Tmpfs, TmpfsIndex
 from checkpoint.network.model import Network
 from checkpoint.schema import JsonObject, Length, Pattern
 from migrate.decisions.compatibility import Facts
-from migrate.memory.batch import PageExtent
+from migrate.memory.batches import PageExtent
 from migrate.wire.message import (
     Answer,
     Command,
@@ -299,7 +299,7 @@ class Output(Streamed):
 
 
 class Pages(Message):
-    """A batch of pages, on a page channel. Its payload is defined in migrate/memory/batch.py.
+    """A batch of pages, on a page channel. Its payload is defined in migrate/memory/batches.py.
 
     `number` counts the batches of all channels from 0; they take effect in that order.
     `final` pages come from CRIU's dump and go into image files; others go to the page store.

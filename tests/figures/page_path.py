@@ -21,11 +21,11 @@ from checkpoint.host import ram_directory
 from checkpoint.host.run import start
 from migrate.agent.plug_command import PAGES, plug_command
 from migrate.agent.received import Received
-from migrate.decisions.compression import EncodingChoice
 from migrate.files.tree_door import TreeDoor
 from migrate.memory import encoding, receiver
 from migrate.memory.channels import PageChannels
 from migrate.memory.copying import Ends
+from migrate.memory.encoding import EncodingChoice
 from migrate.memory.userfaultfd import UserfaultfdCopy
 from migrate.wire import protocol
 from tests.figures.source import PACKAGES, ROOT
@@ -36,6 +36,17 @@ from transport.throttle import RateLimit
 MIGRATION = "0123456789ab"
 #: What a round does besides: looking for processes that came or went.
 BESIDES = {"attach", "_let_go"}
+#: Files of general use that know nothing of pages: they are given numbers, addresses or descriptors.
+GENERAL = frozenset(
+    (
+        "checkpoint/bounded.py",
+        "checkpoint/criu/page_server.py",
+        "checkpoint/host/proc.py",
+        "checkpoint/host/whole.py",
+        "checkpoint/memory/ranges.py",
+        "checkpoint/schema.py",
+    )
+)
 #: A program of its own, which cannot be watched.
 PLUG = "migrate/agent/plug.py"
 

@@ -21,7 +21,7 @@ from migrate import logs
 from migrate.agent import control
 from migrate.agent.server import Server
 from migrate.limits import Limits
-from migrate.memory import batch
+from migrate.memory import batches
 from migrate.memory.receiver import socket_path
 from migrate.wire import protocol
 from migrate.wire.message import Answer, Command, Message, Request, concrete
@@ -31,9 +31,8 @@ from tests.unit.story.engine import NAME, World
 from tests.unit.story.processes import until
 from tests.unit.story.stage import Stage, descriptors, files
 from tests.wire import JSON, payload_of, values
-from transport.descriptors import Descriptors
 from transport.errors import StreamError
-from transport.framing import PREFIX, FrameStream
+from transport.framing import PREFIX, Descriptors, FrameStream
 
 #: Nothing that must come is waited for long: most of it never does.
 SHORT = Limits(arm_s=2, batch_s=0.05, restore_s=2, end_s=2, resume_s=2, fill_s=2)
@@ -304,7 +303,7 @@ def pages_of(number: int) -> dict[str, Any]:
         "number": number,
         "extents": [[IMAGE, task.REGION, task.PAGES, PE_PRESENT, False]],
         "encoding": "raw",
-        "digest": batch.digest_of(memoryview(CONTENT)),
+        "digest": batches.digest_of(memoryview(CONTENT)),
         "final": True,
         "forget": [],
     }

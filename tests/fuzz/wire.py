@@ -17,7 +17,7 @@ from checkpoint.files.rsync import _sent_bytes
 from checkpoint.memory.store import PageStore
 from checkpoint.network.frames import ETHERNET_HEADER_BYTES, VIRTIO_HEADER_BYTES, is_for
 from checkpoint.network.link import ARP_FRAME_BYTES, answered
-from migrate.memory import batch, encoding
+from migrate.memory import batches, encoding
 from migrate.wire import protocol
 from migrate.wire.message import Message
 from tests.fuzz.parser import Parser
@@ -65,12 +65,12 @@ def pages(data: bytes) -> None:
     header, _, payload = data.partition(b"\0")
     found = protocol.decode(header, payload, protocol.Pages)
     size = 0
-    for _, _, count, flags, piece in batch.unpack(
+    for _, _, count, flags, piece in batches.unpack(
         found.extents, found.payload, found.encoding, found.digest
     ):
         assert len(piece) == (count * PAGE_SIZE if flags & PE_PRESENT else 0)
         size += len(piece)
-    assert size <= batch.MAX_PAGES * PAGE_SIZE
+    assert size <= batches.MAX_PAGES * PAGE_SIZE
 
 
 def decompress(data: bytes) -> None:
@@ -153,14 +153,14 @@ _MESSAGES: tuple[Message, ...] = (
 )
 
 
-def _pages(*extents: batch.PageExtent, payload: bytes, kind: str = encoding.RAW) -> bytes:
+def _pages(*extents: batches.PageExtent, payload: bytes, kind: str = encoding.RAW) -> bytes:
     sent = bytes(encoding.encode(memoryview(payload), kind))
     found = protocol.Pages(
         number=0,
         final=False,
         extents=extents,
         encoding=kind,
-        digest=batch.digest_of(payload),
+        digest=batches.digest_of(payload),
         forget=(),
         payload=sent,
     )
@@ -169,8 +169,8 @@ def _pages(*extents: batch.PageExtent, payload: bytes, kind: str = encoding.RAW)
 
 _IMAGE = dst_id_of_process(7)
 _EXTENTS = (
-    batch.PageExtent(_IMAGE, 4096, 1, PE_PRESENT, False),
-    batch.PageExtent(_IMAGE, 8192, 9, PE_PRESENT, True),
+    batches.PageExtent(_IMAGE, 4096, 1, PE_PRESENT, False),
+    batches.PageExtent(_IMAGE, 8192, 9, PE_PRESENT, True),
 )
 PARSERS = {
     "framing": Parser(

@@ -10,8 +10,8 @@ import sys
 from collections.abc import Sequence
 
 from migrate.cli.move import main as migrate
-from migrate.decisions.compression import EncodingChoice
 from migrate.memory.channels import Job, PageChannels
+from migrate.memory.encoding import EncodingChoice
 from transport.framing import FrameStream
 
 

@@ -20,9 +20,8 @@ from migrate.limits import Limits
 from migrate.wire import protocol
 from migrate.wire.protocol import Answer, Command, Message, decode, encode
 from tests.unit.some_facts import facts
-from transport.descriptors import Descriptors
 from transport.errors import EndOfStream
-from transport.framing import PREFIX, FrameStream
+from transport.framing import PREFIX, Descriptors, FrameStream
 
 
 class Incoming:

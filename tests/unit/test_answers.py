@@ -31,8 +31,7 @@ from migrate.wire.answers import check_asked, check_known
 from migrate.wire.protocol import Answer, Command, ProtocolError, Request, decode, encode
 from migrate.wire.values import Station
 from transport.connection import Connection
-from transport.descriptors import Descriptors
-from transport.framing import FrameStream
+from transport.framing import Descriptors, FrameStream
 
 DIGEST = "sha256:" + "a" * 64
 

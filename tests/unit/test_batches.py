@@ -1,4 +1,4 @@
-"""Pages on the wire: migrate/memory/batches.py packs, migrate/memory/batch.py unpacks."""
+"""Pages on the wire: migrate/memory/batches.py packs, migrate/memory/batches.py unpacks."""
 
 from __future__ import annotations
 
@@ -15,10 +15,9 @@ from hypothesis import strategies as st
 from checkpoint import schema
 from checkpoint.criu.page_server import PAGE_SIZE, PE_LAZY, PE_PARENT, PE_PRESENT, PIECE_BYTES
 from checkpoint.errors import DataInvalid, ImageError
-from migrate.memory import batch, encoding
+from migrate.memory import batches, encoding
 from migrate.memory import batches as page_batches
-from migrate.memory.batch import MAX_PAGES, PageExtent
-from migrate.memory.batches import MAX_EXTENTS, PageBatches
+from migrate.memory.batches import MAX_EXTENTS, MAX_PAGES, PageBatches, PageExtent
 
 ZERO, BASE = bytes(PAGE_SIZE), 0x7F00_0000_0000
 #: (process, first page, content byte of each page); 0 is a zero page.
@@ -63,7 +62,7 @@ class Carrier:
         return [
             (*extent[:4], bytes(extent[4]))
             for extents, data in self.batches
-            for extent in batch.unpack(extents, data, encoding.RAW, batch.digest_of(data))
+            for extent in batches.unpack(extents, data, encoding.RAW, batches.digest_of(data))
         ]
 
     def pages(self) -> list[tuple[int, int, bytes]]:
@@ -192,13 +191,13 @@ def unpack(
 ) -> list[Any]:
     """As they come off the wire."""
     read = schema.read(tuple[PageExtent, ...], extents)
-    return list(batch.unpack(read, payload, encoded, digest or batch.digest_of(payload)))
+    return list(batches.unpack(read, payload, encoded, digest or batches.digest_of(payload)))
 
 
 @given(st.integers(0, 2 * PAGE_SIZE - 1), st.integers(0, 7))
 def test_one_changed_bit_is_noticed(position: int, bit: int) -> None:
     payload = bytearray(b"a" * 2 * PAGE_SIZE)
-    digest = batch.digest_of(bytes(payload))
+    digest = batches.digest_of(bytes(payload))
     payload[position] ^= 1 << bit
     with pytest.raises(ImageError, match="damaged"):
         unpack([[0x101, BASE, 2, PE_PRESENT, False]], bytes(payload), digest=digest)
@@ -221,7 +220,7 @@ def test_every_encoding_gives_back_what_it_was_given(encoded: str, pages: list[i
     data = b"".join(bytes([page]) * PAGE_SIZE for page in pages)
     payload = bytes(encoding.encode(memoryview(data), encoded))
     extents = [[0x101, BASE, len(pages), PE_PRESENT, False]]
-    found = unpack(extents, payload, encoded=encoded, digest=batch.digest_of(data))
+    found = unpack(extents, payload, encoded=encoded, digest=batches.digest_of(data))
     assert b"".join(bytes(extent[4]) for extent in found) == data
 
 
@@ -297,7 +296,9 @@ def test_zeros_are_made_as_they_are_taken() -> None:
     try:
         taken = sum(
             pages
-            for _, _, pages, _, _ in batch.unpack(extents, b"", encoding.RAW, batch.digest_of(b""))
+            for _, _, pages, _, _ in batches.unpack(
+                extents, b"", encoding.RAW, batches.digest_of(b"")
+            )
         )
         peak = tracemalloc.get_traced_memory()[1]
     finally:
@@ -335,7 +336,7 @@ def test_long_runs_of_zeros_come_in_pieces(size: int) -> None:
 @given(st.lists(st.booleans(), max_size=20))
 def test_split_zeros_is_a_partition(zero: list[bool]) -> None:
     data = memoryview(b"".join(bytes(PAGE_SIZE) if z else b"x" * PAGE_SIZE for z in zero))
-    found = list(batch.split_zeros(data))
+    found = list(batches.split_zeros(data))
     assert [is_zero for _, count, is_zero in found for _ in range(count)] == zero
     assert [first for first, _, _ in found] == [
         sum(count for _, count, _ in found[:n]) for n in range(len(found))

@@ -1,4 +1,4 @@
-"""migrate/decisions/compression.py: it follows the faster way, and is not shaken by noise."""
+"""migrate/memory/encoding.py: it follows the faster way, and is not shaken by noise."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 import pytest
 
-from migrate.decisions.compression import PROBE_EVERY, EncodingChoice
+from migrate.memory.encoding import PROBE_EVERY, EncodingChoice
 
 MIB = 1 << 20
 

@@ -19,16 +19,15 @@ import pytest
 from checkpoint.criu.page_server import PAGE_SIZE, PE_PRESENT
 from checkpoint.errors import ImageError
 from migrate.agent.plug_command import plug_command
-from migrate.decisions.compression import EncodingChoice
 from migrate.errors import AgentGone
-from migrate.memory import batch, encoding
-from migrate.memory.batch import Extent, PageExtent
+from migrate.memory import batches, encoding
+from migrate.memory.batches import Extent, PageExtent
 from migrate.memory.channels import MAX_CHANNELS, PageChannels, channels_for
+from migrate.memory.encoding import EncodingChoice
 from migrate.memory.receiver import PageReceiver
 from migrate.wire import protocol
-from transport.descriptors import Descriptors
 from transport.errors import IncompleteFrame
-from transport.framing import ByteStream, FrameStream
+from transport.framing import ByteStream, Descriptors, FrameStream
 from transport.throttle import RateLimit
 
 BASE = 0x7F00_0000_0000
@@ -204,7 +203,7 @@ def pages_message(number: int, data: bytes, **changed: Any) -> protocol.Pages:
     fields = {
         "extents": extents,
         "encoding": "raw",
-        "digest": batch.digest_of(data),
+        "digest": batches.digest_of(data),
         "final": False,
         "forget": (),
     }

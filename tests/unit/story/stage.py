@@ -40,8 +40,8 @@ from tests.unit.story.processes import (
     state_of,
     until,
 )
-from transport.descriptors import Descriptors
 from transport.destination import Destination
+from transport.framing import Descriptors
 
 PR_SET_CHILD_SUBREAPER = 36
 #: What is waited for at most. Nothing of a move on the stage takes a tenth of that.
