@@ -390,7 +390,7 @@ class LeftBehind(MigrateError):
 
 
 class Defect(MigrateError):
-    """An unexpected failure of this program. `state` is the migration's last (decisions/state.py)."""
+    """An unexpected failure of this program; `state` is the last one (decisions/state.py)."""
 
     def __init__(self, error: BaseException, state: str, host: str) -> None:
         super().__init__(

@@ -18,8 +18,8 @@ log = logging.getLogger(__name__)
 class Progress:
     """The state of one migration, and the two that hear of each step: the observer and the report.
 
-    All instants are CLOCK_MONOTONIC of the source in ns; the report counts from the instant at which
-    this object is made.
+    All instants are CLOCK_MONOTONIC of the source in ns. The report counts from the instant at
+    which this object is made.
     """
 
     def __init__(self, report: Report, observer: Observer) -> None:

@@ -215,7 +215,8 @@ class Engine(Protocol):
     def leave(self, container: Container, *, shared: bool) -> None:
         """Remove the killed container from the engine, because it runs on the target.
 
-        `shared` is that of IncomingContainer.prepare. Raises CommandFailed, EngineRefused or OSError.
+        `shared` is that of IncomingContainer.prepare. Raises CommandFailed, EngineRefused or
+        OSError.
         """
 
     def arrival(

@@ -87,8 +87,8 @@ def described(
 
     `found` is the container as its engine describes it, `networks` has the names of its networks.
     Raises EngineRefused, also when the engine has a network or volume of the container no longer.
-    Raises NotMovable when another container has one of the volumes: afterwards each of the two would
-    write to a copy of its own.
+    Raises NotMovable when another container has one of the volumes: afterwards each of the two
+    would write to a copy of its own.
     """
     volumes = volumes_of(found)
     parts = {

@@ -37,8 +37,8 @@ SUCCESS = (0, VANISHED)
 #: rsync ends with 23 when it could not copy a file: permanently, or because directories were
 #: exchanged during the copy.
 PARTIAL = 23
-#: rsync ends with 12 when the stream to its other end broke (RERR_STREAMIO, errcode.h). If the other
-#: end has a reason of its own, the broken stream is a consequence of that reason.
+#: rsync ends with 12 when the stream to its other end broke (RERR_STREAMIO, errcode.h). If the
+#: other end has a reason of its own, the broken stream is a consequence of that reason.
 STREAM_BROKE = 12
 #: Most of rsync's error messages name the failed process at the start of a line. A file name cannot
 #: imitate that, because rsync escapes the newline in a name.

@@ -120,8 +120,9 @@ def _cgroup_bounds() -> list[int]:
 def _reclaimable(level: Path) -> int:
     """Return the bytes of page cache in a cgroup's memory.stat that the kernel frees on demand.
 
-    They count as usage, but can be allocated. In cgroup v1 `inactive_file` is of the cgroup alone, and
-    `total_inactive_file` of its children, too; in v2 there is only the former, with the children.
+    They count as usage, but can be allocated. In cgroup v1 `inactive_file` is of the cgroup alone,
+    and `total_inactive_file` of its children, too; in v2 there is only the former, with the
+    children.
     """
     lines = (line.split() for line in (level / "memory.stat").read_text().splitlines())
     found = {name: int(value) for name, value in lines}

@@ -27,8 +27,8 @@ class Ends:
     """Both ends of a way to send memory: a container on the source, and the target's agent.
 
     `pid` is the container's init. `dump` is the source's role in CRIU's dump, `criu_version` the
-    version of CRIU there, and `dump_s` the longest that a dump may take, in seconds. CRIU writes its
-    image files into `images`; `directory`, above it, is this migration's own, in RAM.
+    version of CRIU there, and `dump_s` the longest that a dump may take, in seconds. CRIU writes
+    its image files into `images`; `directory`, above it, is this migration's own, in RAM.
     """
 
     pid: int

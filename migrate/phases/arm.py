@@ -27,7 +27,7 @@ from migrate.wire import protocol
 
 @dataclass(frozen=True, kw_only=True)
 class Armed:
-    """What waits for the freeze: passes over file trees, the container's log, sockets for frames.
+    """The things that wait for the freeze: passes over trees, the container's log, frame buffers.
 
     `output` is None if the container has no log that can be read. `frames` has one buffer for each
     interface of the container.

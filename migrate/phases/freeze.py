@@ -24,7 +24,7 @@ DUMP_BYTES, DUMP_SHARE = 16 << 20, 64
 
 @dataclass(frozen=True, kw_only=True)
 class Frozen:
-    """The image files on their way, and the bytes of all frames that were sent before the freeze."""
+    """The image files on their way, and the bytes of all frames sent before the freeze."""
 
     images: ImageStream
     sent_before: int

@@ -221,8 +221,8 @@ def check_engine(
 ) -> frozenset[str] | None:
     """Return those layers of the container's image that the target's engine has.
 
-    Returns None if the engine has the whole image or needs none. Raises RefusedByEngine if the engine
-    cannot take the container in, and ProtocolError for layers that are not the image's.
+    Returns None if the engine has the whole image or needs none. Raises RefusedByEngine if the
+    engine cannot take the container in, and ProtocolError for layers that are not the image's.
     """
     examined = agent.request(protocol.Examine(description=runtime.describe(container)))
     for objection in examined.objections:

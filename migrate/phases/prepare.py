@@ -24,7 +24,7 @@ from migrate.wire import protocol
 
 @dataclass(frozen=True, kw_only=True)
 class Prepared:
-    """What the preparations have made for the phases that follow.
+    """The things that the preparations have made for the phases that follow.
 
     `directory` is the migration's own, in RAM. CRIU on the source writes its image files into
     `images`.

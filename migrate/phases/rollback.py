@@ -131,7 +131,8 @@ def _where(migration: Migration) -> str | None:
     if state in processes.ENDED:
         return None
     if state in processes.STOPPED:
-        return f"the container is on the source, but its process {migration.source.init.pid} is stopped"
+        pid = migration.source.init.pid
+        return f"the container is on the source, but its process {pid} is stopped"
     try:
         migration.source.engine.inspect(migration.source.container.name)
     except (ContainerNotFound, ContainerNotRunning) as error:

@@ -1,11 +1,11 @@
 """Messages between coordinator and agent: their base classes and their form as frames. No I/O here.
 
 A message is one frame. The header is a JSON object {"type": ..., fields...}; messages that declare
-a `payload` have bytes besides. A class in protocol.py declares a message. Its fields have types that
-checkpoint/schema.py knows, with their bounds; its base says who sends it:
+a `payload` have bytes besides. A class in protocol.py declares a message. Its fields have types
+that checkpoint/schema.py knows, with their bounds; its base says who sends it:
 
     class Prepare(Request[Prepared])    the coordinator; the agent answers by Prepared, or by Failed
-    class Images(Streamed)              the coordinator, and there is no answer
+    class PageMap(Streamed)             the coordinator, and there is no answer
     class Prepared(Answer)              the agent
     class Pages(Message)                the source, on channels of its own
 

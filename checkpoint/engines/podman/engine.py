@@ -218,7 +218,8 @@ def unmovable(found: Mapping[str, Any]) -> str | None:
         )
     if unit := (found["Config"].get("Labels") or {}).get(UNIT_LABEL):
         return (
-            f"container {found['Name']!r} belongs to the systemd unit {unit!r}, which would start it"
+            f"container {found['Name']!r} belongs to the systemd unit {unit!r}, "
+            "which would start it"
             " again on the source; start it without the unit"
         )
     if Path(found["OCIRuntime"]).name not in BENEATH:
