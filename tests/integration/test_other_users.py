@@ -57,7 +57,7 @@ def private(hosts: Hosts, redis: Container) -> Iterator[Container]:
         node.run(["rm", "-rf", BASE])
 
 
-@pytest.fixture(params=["0000", "0077"])
+@pytest.fixture(params=["0000", "0022", "0077"])
 def umask(hosts: Hosts, request: pytest.FixtureRequest) -> Iterator[str]:
     """What sshd's sessions on beta begin with."""
     hosts.beta.run(["sh", "-c", f"echo 'umask {request.param}' > /root/.bashrc"])
