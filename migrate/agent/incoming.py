@@ -18,7 +18,7 @@ from checkpoint.files.beneath import TreeRoot, remove_tree
 from checkpoint.host import lock
 from checkpoint.host.identity import PathIdentity
 from checkpoint.host.ownership import private_directory
-from checkpoint.host.ram_directory import RUN, claim, claim_alone
+from checkpoint.host.ram_directory import claim, claim_alone, directory_of
 from checkpoint.host.wakeful import wakeful
 from checkpoint.network import link
 from checkpoint.schema import harmless
@@ -112,7 +112,7 @@ class Incoming:
     @property
     def directory(self) -> Path:
         """The directory of image files and logs, in RAM; Prepare makes it."""
-        return RUN / self._id
+        return directory_of(self._id)
 
     def check_pages(self) -> None:
         """Raise the first failure of a page channel, if there was one."""

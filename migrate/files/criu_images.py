@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import threading
+from collections.abc import Callable
 from pathlib import Path
 
 from checkpoint.criu.images.mm import may_be_lazy
@@ -25,11 +26,15 @@ class ImageStream:
     thread runs. `files` and `bytes` count what was sent; the target compares them with what it
     received. The thread also reads the mappings of each process (`may_be_lazy`), because that takes
     a millisecond or more, and CRIU is still busy with the dump meanwhile.
-    `directory` is the directory of images. `lazy` says that the target can restore pages lazily.
+    `directory` is the directory of images. `account` is called with the size of each file that is
+    sent. `lazy` says that the target can restore pages lazily.
     """
 
-    def __init__(self, directory: Path, agent: AgentClient, *, lazy: bool) -> None:
-        self._directory, self._agent, self._restores_lazily = directory, agent, lazy
+    def __init__(
+        self, directory: Path, agent: AgentClient, account: Callable[[int], None], *, lazy: bool
+    ) -> None:
+        self._directory, self._agent, self._account = directory, agent, account
+        self._restores_lazily = lazy
         self._closed = _closed_files(directory)
         self._names: set[str] = set()
         self._pieces: list[ImagePiece] = []
@@ -105,6 +110,7 @@ class ImageStream:
     def _add(self, name: str, data: memoryview) -> None:
         self.files += 1
         self.bytes += len(data)
+        self._account(len(data))
         for start in range(0, max(len(data), 1), CHUNK_BYTES):
             piece = data[start : start + CHUNK_BYTES]
             self._pieces.append(ImagePiece(name, len(piece)))

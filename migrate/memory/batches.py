@@ -8,22 +8,19 @@ from __future__ import annotations
 
 import zlib
 from collections.abc import Callable, Iterator, Sequence
-from typing import Annotated, NamedTuple, Protocol
+from typing import Protocol
 
-from checkpoint.bounded import ADDRESS_BITS, ImageId, PageAddress, PageCount
 from checkpoint.criu.page_server import (
     PAGE_SIZE,
-    PE_LAZY,
-    PE_PARENT,
     PE_PRESENT,
     dst_id_of_process,
 )
-from checkpoint.errors import DataInvalid, ImageError
+from checkpoint.errors import ImageError
 from checkpoint.memory import ranges
 from checkpoint.memory.process_memory import read_pages
 from checkpoint.memory.ranges import Range
-from checkpoint.schema import Range as Between
 from migrate.memory import encoding
+from migrate.wire.values import PageExtent
 
 #: (dst_id, vaddr, pages, flags, bytes of the pages). There are no bytes without PE_PRESENT.
 Extent = tuple[int, int, int, int, memoryview]
@@ -32,27 +29,6 @@ ZEROS = memoryview(bytes(256 * PAGE_SIZE))
 #: Bounds of one batch: bytes of pages that are sent, and pages with those of zeros. They keep the
 #: source from making the target unpack more.
 MAX_BYTES, MAX_PAGES = 4 << 20, (1 << 30) // PAGE_SIZE
-
-
-class PageExtent(NamedTuple):
-    """Consecutive pages of one address space, with the flags of CRIU's pagemap entry.
-
-    `vaddr` is the address of the first page in bytes. If `zero` is true, all bytes of the pages are
-    zeros and are not sent.
-    """
-
-    dst_id: ImageId
-    vaddr: PageAddress
-    pages: PageCount
-    flags: Annotated[int, Between(0, PE_PARENT | PE_LAZY | PE_PRESENT)]
-    zero: bool
-
-    def check(self) -> None:
-        """Raise DataInvalid for pages beyond the last address, or zeros without PE_PRESENT."""
-        if self.vaddr + self.pages * PAGE_SIZE > 1 << ADDRESS_BITS:
-            raise DataInvalid(f"{self.pages} pages at {self.vaddr:#x} are beyond the last address")
-        if self.zero and not self.flags & PE_PRESENT:
-            raise DataInvalid(f"pages at {self.vaddr:#x} are said to be zeros and not to be there")
 
 
 def digest_of(data: bytes | memoryview) -> str:

@@ -25,9 +25,9 @@ from checkpoint.host.run import find_program, start
 from migrate.agent.plug_command import PAGES, plug_command
 from migrate.errors import AgentGone
 from migrate.memory import batches, encoding
-from migrate.memory.batches import PageExtent
 from migrate.memory.encoding import EncodingChoice
 from migrate.wire import protocol
+from migrate.wire.values import PageExtent
 from transport import openssh
 from transport.connection import Connection
 from transport.framing import ByteStream, FrameStream

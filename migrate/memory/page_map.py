@@ -55,6 +55,10 @@ class Dumped:
         elif flags & PE_PARENT:
             self._holes.setdefault(dst_id, []).append(found)
 
+    def flush(self) -> None:
+        """Send what has come so far, and wait until everything was handed to SSH."""
+        self._batches.flush()
+
     def extents(self) -> int:
         """Return how many extents have come so far, with those that are ignored."""
         return self._extents

@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator
 from checkpoint.criu import page_server
 from checkpoint.errors import CheckpointError
 from migrate.errors import AgentGone
+from migrate.memory.page_map import Dumped
 
 
 class PageRelay:
@@ -58,20 +59,15 @@ class PageRelay:
 
 
 @contextlib.contextmanager
-def relayed(
-    pages: socket.socket,
-    criu_version: int,
-    sink: page_server.Sink,
-    flush: Callable[[], None],
-    has_parent: Callable[[int], bool] = page_server.no_parent,
-) -> Iterator[None]:
+def relayed(pages: socket.socket, criu_version: int, dumped: Dumped) -> Iterator[None]:
     """Serve CRIU's page-server socket while the block runs the session, then until CRIU closes it.
 
-    `pages` is the source's end of that socket; `sink`, `flush` and `has_parent` are as in
-    PageRelay. If CRIU fails because the link to the agent is lost, AgentGone is raised in place
-    of CRIU's error.
+    `pages` is the source's end of that socket; what comes goes to `dumped`. If CRIU fails because
+    the link to the agent is lost, AgentGone is raised in place of CRIU's error.
     """
-    relay = PageRelay(pages, page_server.wire_struct(criu_version), sink, flush, has_parent)
+    relay = PageRelay(
+        pages, page_server.wire_struct(criu_version), dumped, dumped.flush, dumped.has_parent
+    )
     relay.start()
     try:
         yield

@@ -16,7 +16,7 @@ from pathlib import Path
 from checkpoint.criu.images.pagemap import PageImages
 from checkpoint.errors import ImageError
 from checkpoint.host.listener import Listener
-from checkpoint.host.ram_directory import RUN
+from checkpoint.host.ram_directory import directory_of
 from checkpoint.memory.store import PageStore
 from migrate.agent.plug_command import PLUGGED
 from migrate.memory import batches
@@ -34,7 +34,7 @@ Put = Callable[[protocol.Pages, Iterator[Extent]], None]
 
 def socket_path(migration_id: str) -> Path:
     """Return the path of the unix socket at which a migration's agent takes page channels."""
-    return RUN / migration_id / "pages.sock"
+    return directory_of(migration_id) / "pages.sock"
 
 
 def put_into(store: PageStore, page_images: PageImages) -> Put:

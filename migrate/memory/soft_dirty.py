@@ -48,13 +48,7 @@ class SoftDirtyCopy:
         session = Dumped(self.batches, self._images.__contains__, last=False)
         predump = self._predumps.begin()
         try:
-            with relayed(
-                predump.pages,
-                self._ends.criu_version,
-                session,
-                self.batches.flush,
-                session.has_parent,
-            ):
+            with relayed(predump.pages, self._ends.criu_version, session):
                 predump.ask()
                 predump.wait(self._ends.dump_s, session.extents)
         finally:
@@ -94,7 +88,7 @@ class SoftDirtyCopy:
         ends = self._ends
         ends.dump.parent = self._predumps.parent
         last = self._last = Dumped(self.batches, self._images.__contains__, last=True)
-        with relayed(ends.dump.pages, ends.criu_version, last, self.batches.flush, last.has_parent):
+        with relayed(ends.dump.pages, ends.criu_version, last):
             run_dump(ends)
         report = self._ends.progress.report
         report.pages_skipped_parent = last.hole_pages()

@@ -22,10 +22,8 @@ class StopCopy:
         self._dumped = Dumped(self.batches, no_parent, last=True)
 
     def dump(self) -> None:
-        ends, dumped = self._ends, self._dumped
-        with relayed(
-            ends.dump.pages, ends.criu_version, dumped, self.batches.flush, dumped.has_parent
-        ):
+        ends = self._ends
+        with relayed(ends.dump.pages, ends.criu_version, self._dumped):
             run_dump(ends)
 
     def send_last(self, pids: list[int], may_be_lazy: MayBeLazy) -> None:

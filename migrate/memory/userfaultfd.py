@@ -14,12 +14,7 @@ from checkpoint.memory.ranges import Range
 from checkpoint.memory.tracking import tracker
 from checkpoint.memory.tracking.tracker import Tracker
 from migrate.memory.batches import PageBatches
-from migrate.memory.copying import (
-    Ends,
-    MayBeLazy,
-    Reach,
-    run_dump,
-)
+from migrate.memory.copying import Ends, MayBeLazy, Reach, run_dump
 from migrate.memory.page_map import Dumped, send_page_maps
 from migrate.memory.page_relay import relayed
 
@@ -114,7 +109,7 @@ class UserfaultfdCopy:
         if self.by_criu:
             forget_writes(list(self._trackers))
         last = self._last = Dumped(self.batches, _of_a_process, last=True)
-        with relayed(ends.dump.pages, ends.criu_version, last, self.batches.flush, last.has_parent):
+        with relayed(ends.dump.pages, ends.criu_version, last):
             run_dump(ends)
 
     def send_last(self, pids: list[int], may_be_lazy: MayBeLazy) -> None:

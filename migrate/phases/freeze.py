@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from dataclasses import dataclass
+from functools import partial
 
 from checkpoint.files.changes import written_through_mappings
 from checkpoint.host import memory, processes
@@ -46,7 +47,10 @@ def freeze(migration: Migration, prepared: Prepared, pre_copied: PreCopied) -> F
         # The limit must neither be dumped nor slow CRIU down.
         pre_copied.cpu_limit.restore()
     images = ImageStream(
-        prepared.images, migration.target.agent, lazy=migration.target.facts.lazy_pages
+        prepared.images,
+        migration.target.agent,
+        partial(migration.report.add_bytes, "images"),
+        lazy=migration.target.facts.lazy_pages,
     )
     migration.tidy.callback(images.close)
     # A roll-back talks to the agent: the thread of `images` must not send to it any more then.
@@ -67,7 +71,6 @@ def transfer(
     report, pid = migration.report, migration.source.container.pid
     with migration.progress.phase("transfer"):
         frozen.images.finish()
-        report.add_bytes("images", frozen.images.bytes)
         pids = processes.tree_of(pid)
         copying.send_last(pids, frozen.images.may_be_lazy)
         migration.progress.account_pages(copying.batches, prepared.pages.sent_bytes)

@@ -69,23 +69,26 @@ def _plan(
     report = progress.report
     engine, container = stack.enter_context(_taken(options.engine, report))
     sweep(progress.note)
-    source = _source(stack, engine, container, report)
+    facts = preflight.check_source(engine, report.container)
+    report.source, report.versions["source"] = facts.hostname, asdict(facts)
+    pids = processes.tree_of(container.pid)
+    source = _source(stack, engine, container, facts, pids)
     use = memory.use_of(partial(processes.tree_of, container.pid))
     report.memory_bytes = use.resident_bytes
 
     connection = stack.enter_context(connected)
-    agent, facts = _greet(connection, report, engine.name, container, progress.note)
+    agent, there = _greet(connection, report, engine.name, container, progress.note)
     stack.callback(agent.close)
-    report.target, report.versions["target"] = facts.hostname, asdict(facts)
+    report.target, report.versions["target"] = there.hostname, asdict(there)
     with _dismissed_when_refused(agent, options.limits.abort_s):
-        preflight.check_target(facts, source.facts, container, use.restored_bytes)
-        tracking, why = choose(options.mode, source.facts, facts)
-        target = _target(connection, agent, facts, source)
+        preflight.check_target(there, facts, container, use.restored_bytes)
+        tracking, why = choose(options.mode, facts, there)
+        target = _target(connection, agent, there, source)
     report.clock_error_us = target.clock.error_ns // 1000
     progress.note(why)
     edits = Edits(
-        nftables=source.facts.nftables and facts.nftables,
-        one_cgroup=in_one_cgroup(container.pid, processes.tree_of(container.pid)),
+        nftables=facts.nftables and there.nftables,
+        one_cgroup=in_one_cgroup(container.pid, pids),
         network_namespace=container.network_namespace,
     )
     return Migration(
@@ -94,7 +97,7 @@ def _plan(
         source=source,
         target=target,
         tracking=tracking,
-        room_bytes=room(use.restored_bytes, facts.available_bytes),
+        room_bytes=room(use.restored_bytes, there.available_bytes),
         limit=RateLimit(options.bandwidth_limit),
         dump=stack.enter_context(contextlib.closing(DumpRole(edits))),
         progress=progress,
@@ -102,12 +105,16 @@ def _plan(
 
 
 def _source(
-    stack: contextlib.ExitStack, engine: Engine, container: Container, report: Report
+    stack: contextlib.ExitStack,
+    engine: Engine,
+    container: Container,
+    facts: Facts,
+    pids: list[int],
 ) -> Source:
-    """Check this host and the container; open the container's init, and the network to remove."""
-    facts = preflight.check_source(engine, report.container)
-    report.source, report.versions["source"] = facts.hostname, asdict(facts)
-    pids = processes.tree_of(container.pid)
+    """Check the container; open its init, and the parts of its network that are to be removed.
+
+    `facts` are those of this host, and `pids` are the container's processes.
+    """
     preflight.check_open_files(container, pids)
     preflight.check_limits(pids)
     network = preflight.read_network(container)

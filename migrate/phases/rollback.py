@@ -124,15 +124,13 @@ def _where(migration: Migration) -> str | None:
     Returns None if the container has ended. A stopped init gets `thaw_s` to run again.
     """
     deadline = time.monotonic() + migration.options.limits.thaw_s
-    while (
-        state := migration.source.init.state()
-    ) in processes.STOPPED and time.monotonic() < deadline:
+    init = migration.source.init
+    while (state := init.state()) in processes.STOPPED and time.monotonic() < deadline:
         time.sleep(LOOK_AGAIN_S)
     if state in processes.ENDED:
         return None
     if state in processes.STOPPED:
-        pid = migration.source.init.pid
-        return f"the container is on the source, but its process {pid} is stopped"
+        return f"the container is on the source, but its process {init.pid} is stopped"
     try:
         migration.source.engine.inspect(migration.source.container.name)
     except (ContainerNotFound, ContainerNotRunning) as error:

@@ -29,7 +29,6 @@ from checkpoint.files.tmpfs import Tmpfs, TmpfsIndex
 from checkpoint.network.model import Network
 from checkpoint.schema import JsonObject, Length, Pattern
 from migrate.decisions.compatibility import Facts
-from migrate.memory.batches import PageExtent
 from migrate.wire.message import (
     Answer,
     Command,
@@ -53,6 +52,7 @@ from migrate.wire.values import (
     MapExtent,
     MigrationId,
     OwnAddress,
+    PageExtent,
     Probe,
     Stamps,
     Station,

@@ -24,6 +24,8 @@ from checkpoint.bounded import (
     PageCount,
     TreePath,
 )
+from checkpoint.criu.page_server import PE_LAZY, PE_PARENT, PE_PRESENT
+from checkpoint.errors import DataInvalid
 from checkpoint.schema import MOST_ITEMS, Length, Pattern, Range
 
 #: The id of a migration, made by migrate/report.py. Directories and files are named by it.
@@ -100,6 +102,27 @@ class MapExtent(NamedTuple):
     vaddr: PageAddress
     pages: PageCount
     lazy: bool
+
+
+class PageExtent(NamedTuple):
+    """Consecutive pages of one address space, with the flags of CRIU's pagemap entry.
+
+    `vaddr` is the address of the first page in bytes. If `zero` is true, all bytes of the pages are
+    zeros and are not sent.
+    """
+
+    dst_id: ImageId
+    vaddr: PageAddress
+    pages: PageCount
+    flags: Annotated[int, Range(0, PE_PARENT | PE_LAZY | PE_PRESENT)]
+    zero: bool
+
+    def check(self) -> None:
+        """Raise DataInvalid for pages beyond the last address, or zeros without PE_PRESENT."""
+        if self.vaddr + self.pages * PAGE_SIZE > 1 << ADDRESS_BITS:
+            raise DataInvalid(f"{self.pages} pages at {self.vaddr:#x} are beyond the last address")
+        if self.zero and not self.flags & PE_PRESENT:
+            raise DataInvalid(f"pages at {self.vaddr:#x} are said to be zeros and not to be there")
 
 
 class Area(NamedTuple):

@@ -14,8 +14,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="scripts/figures", description=__doc__)
     parser.add_argument("--list", action="store_true", help="say where, too")
     arguments = parser.parse_args()
-    found, called = figures(), page_path()
-    path = [file for file in called if file not in GENERAL]
+    found, path = figures(), page_path()
     print(f"{found.files} files, {found.lines} lines, {found.docstrings} docstrings")
     for what, places in (
         (f"files of more than {LONG_FILE} lines", found.long_files),
@@ -23,7 +22,7 @@ def main() -> int:
         ("docstrings that open with a pronoun or a fragment", found.fragments),
         (f"classes with more than {MANY_ATTRIBUTES} attributes that change", found.bags),
         (f"files on a page's way, {packages_crossed(path)} changes of directory", path),
-        ("files of general use that are called on the way", sorted(GENERAL & set(called))),
+        ("of these are of general use", [file for file in path if file in GENERAL]),
     ):
         print(f"{len(places):5} {what}")
         if arguments.list:

@@ -15,7 +15,7 @@ import threading
 from collections.abc import Iterator
 from pathlib import Path
 from types import FrameType, SimpleNamespace
-from typing import Any
+from typing import Any, cast
 
 from checkpoint.host import ram_directory
 from checkpoint.host.run import start
@@ -36,7 +36,7 @@ from transport.throttle import RateLimit
 MIGRATION = "0123456789ab"
 #: What a round does besides: looking for processes that came or went.
 BESIDES = {"attach", "_let_go"}
-#: Files of general use that know nothing of pages: they are given numbers, addresses or descriptors.
+#: Files of general use that are called on the way: ranges and numbers, /proc, checks of fields, whole writes.
 GENERAL = frozenset(
     (
         "checkpoint/bounded.py",
@@ -73,8 +73,7 @@ class Watch:
 @contextlib.contextmanager
 def received(room: Path) -> Iterator[Received]:
     """The target's end, in a directory of its own."""
-    for module in (ram_directory, receiver):
-        module.RUN = room  # type: ignore[attr-defined]
+    ram_directory.RUN = room
     request = protocol.Prepare(shared=False, network=None, room_bytes=64 << 20, page_channels=1)
     with contextlib.ExitStack() as tidy:
         yield Received(MIGRATION, request, 30.0, TreeDoor(room / "trees"), tidy, print)
@@ -113,11 +112,8 @@ def page_path() -> list[str]:
 def _ends(pid: int, channels: PageChannels) -> Ends:
     """Both ends of a copy, as far as a round needs them."""
     silent: Any = lambda *_: None  # noqa: E731
-    ends: Any = SimpleNamespace(
-        pid=pid, pages=channels, progress=SimpleNamespace(note=silent, sent=silent)
-    )
-    found: Ends = ends
-    return found
+    progress = SimpleNamespace(note=silent, sent=silent)
+    return cast(Ends, SimpleNamespace(pid=pid, pages=channels, progress=progress))
 
 
 def packages_crossed(path: list[str]) -> int:

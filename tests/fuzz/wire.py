@@ -20,6 +20,7 @@ from checkpoint.network.link import ARP_FRAME_BYTES, answered
 from migrate.memory import batches, encoding
 from migrate.wire import protocol
 from migrate.wire.message import Message
+from migrate.wire.values import PageExtent
 from tests.fuzz.parser import Parser
 from transport.errors import EndOfStream, StreamError
 from transport.framing import PREFIX, FrameStream
@@ -153,7 +154,7 @@ _MESSAGES: tuple[Message, ...] = (
 )
 
 
-def _pages(*extents: batches.PageExtent, payload: bytes, kind: str = encoding.RAW) -> bytes:
+def _pages(*extents: PageExtent, payload: bytes, kind: str = encoding.RAW) -> bytes:
     sent = bytes(encoding.encode(memoryview(payload), kind))
     found = protocol.Pages(
         number=0,
@@ -169,8 +170,8 @@ def _pages(*extents: batches.PageExtent, payload: bytes, kind: str = encoding.RA
 
 _IMAGE = dst_id_of_process(7)
 _EXTENTS = (
-    batches.PageExtent(_IMAGE, 4096, 1, PE_PRESENT, False),
-    batches.PageExtent(_IMAGE, 8192, 9, PE_PRESENT, True),
+    PageExtent(_IMAGE, 4096, 1, PE_PRESENT, False),
+    PageExtent(_IMAGE, 8192, 9, PE_PRESENT, True),
 )
 PARSERS = {
     "framing": Parser(

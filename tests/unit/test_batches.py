@@ -17,7 +17,8 @@ from checkpoint.criu.page_server import PAGE_SIZE, PE_LAZY, PE_PARENT, PE_PRESEN
 from checkpoint.errors import DataInvalid, ImageError
 from migrate.memory import batches, encoding
 from migrate.memory import batches as page_batches
-from migrate.memory.batches import MAX_EXTENTS, MAX_PAGES, PageBatches, PageExtent
+from migrate.memory.batches import MAX_EXTENTS, MAX_PAGES, PageBatches
+from migrate.wire.values import PageExtent
 
 ZERO, BASE = bytes(PAGE_SIZE), 0x7F00_0000_0000
 #: (process, first page, content byte of each page); 0 is a zero page.

@@ -21,11 +21,12 @@ from checkpoint.errors import ImageError
 from migrate.agent.plug_command import plug_command
 from migrate.errors import AgentGone
 from migrate.memory import batches, encoding
-from migrate.memory.batches import Extent, PageExtent
+from migrate.memory.batches import Extent
 from migrate.memory.channels import MAX_CHANNELS, PageChannels, channels_for
 from migrate.memory.encoding import EncodingChoice
 from migrate.memory.receiver import PageReceiver
 from migrate.wire import protocol
+from migrate.wire.values import PageExtent
 from transport.errors import IncompleteFrame
 from transport.framing import ByteStream, Descriptors, FrameStream
 from transport.throttle import RateLimit

@@ -11,7 +11,6 @@ from checkpoint.errors import ImageError
 from checkpoint.host import ram_directory
 from migrate.agent.received import LEAST_EXTENTS, Received
 from migrate.files.tree_door import TreeDoor
-from migrate.memory import receiver
 from migrate.wire import protocol
 from migrate.wire.values import MapExtent
 
@@ -24,8 +23,7 @@ PAGE_MAP = protocol.PageMap(dst_id=0x101, extents=EXTENTS)
 def test_so_many_page_maps_are_kept_as_pages_have_room(
     room_bytes: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    for module in (ram_directory, receiver):
-        monkeypatch.setattr(module, "RUN", tmp_path / "run")
+    monkeypatch.setattr(ram_directory, "RUN", tmp_path / "run")
     (tmp_path / "run").mkdir()
     request = protocol.Prepare(shared=False, network=None, room_bytes=room_bytes, page_channels=1)
     room = max(LEAST_EXTENTS, room_bytes // 4096)

@@ -22,7 +22,6 @@ from migrate.agent.received import Received
 from migrate.files.tmpfs import TmpfsSync
 from migrate.files.tree_door import TreeDoor
 from migrate.files.trees import TRIES, TreeSync
-from migrate.memory import receiver
 from migrate.wire import message, protocol
 from tests.unit.joined import Joined, change_root, root_state
 
@@ -95,8 +94,7 @@ class Hosts:
 
 @pytest.fixture
 def hosts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Hosts]:
-    for module in (ram_directory, receiver):
-        monkeypatch.setattr(module, "RUN", tmp_path / "run")
+    monkeypatch.setattr(ram_directory, "RUN", tmp_path / "run")
     (tmp_path / "run").mkdir()
     with contextlib.ExitStack() as tidy:
         yield Hosts(tmp_path, tidy)
