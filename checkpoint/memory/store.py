@@ -8,10 +8,11 @@ are not copied again in the freeze: the pager serves the restore from the store.
 from __future__ import annotations
 
 import bisect
+import dataclasses
 import errno
 import os
 from collections import defaultdict, deque
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -65,6 +66,10 @@ class _Image:
 
     def _is_last_in_file(self, index: int) -> bool:
         return self.offsets[index] + self.ends[index] - self.starts[index] == self.size
+
+
+#: By dst_id of an image: where its pages are. It can be pickled.
+Index = dict[int, _Image]
 
 
 class PageStore:
@@ -146,6 +151,18 @@ class PageStore:
     def descriptors(self) -> list[int]:
         """Return the descriptors of the files that hold the pages."""
         return [image.fd for image in self._images.values()]
+
+    def index(self) -> Index:
+        """Return where each page is kept, for a store of another process (`share`)."""
+        return self._images
+
+    def share(self, index: Index, descriptors: Sequence[int]) -> None:
+        """Have the pages of another process's store, in this store, which is empty.
+
+        `index` and `descriptors` are copies of that store's. Neither store may change then.
+        """
+        for (dst_id, image), fd in zip(index.items(), descriptors, strict=True):
+            self._images[dst_id] = dataclasses.replace(image, fd=fd)
 
     def check(self, dst_id: int, vaddr: int, end: int) -> None:
         """Raise ImageError unless every page of [vaddr, end) is in the store."""

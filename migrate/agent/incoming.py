@@ -20,6 +20,7 @@ from checkpoint.host.identity import PathIdentity
 from checkpoint.host.ownership import private_directory
 from checkpoint.host.ram_directory import claim, claim_alone, directory_of
 from checkpoint.host.wakeful import wakeful
+from checkpoint.memory.pager.keeper import Keeper
 from checkpoint.network import link
 from checkpoint.schema import harmless
 from migrate.agent.control import control_path
@@ -197,9 +198,13 @@ class Incoming:
         received = Received(
             self._id, request, self._limits.batch_s, self._trees, self._tidy, self._log
         )
+        keeper = Keeper(received.directory)  # now: a fork would take long in the freeze
+        self._undo.callback(keeper.release)
         trees = self._arrival.prepare(bytes(request.payload), shared=request.shared)
         network = Attachment(request.network, self._undo, self._tidy, self._log)
-        self._prepared = Prepared(arrival=self._arrival, received=received, network=network)
+        self._prepared = Prepared(
+            arrival=self._arrival, received=received, keeper=keeper, network=network
+        )
         self._advance(State.PREPARED)
         return protocol.Prepared(trees=self._trees.show(trees.items()))
 

@@ -16,6 +16,7 @@ from checkpoint.criu.roles import Edits, RestoreRole
 from checkpoint.criu.shim_install import install_shim, rpc_socket
 from checkpoint.engines.base import IncomingContainer
 from checkpoint.errors import CheckpointError, ConversationLost, CriuFailed
+from checkpoint.memory.pager.keeper import Keeper
 from checkpoint.memory.pager.pager import Pager
 from checkpoint.network.guard import silenced
 from migrate.agent.network import Attachment
@@ -32,6 +33,7 @@ class Prepared:
 
     arrival: IncomingContainer
     received: Received
+    keeper: Keeper
     network: Attachment
 
 
@@ -105,7 +107,7 @@ class ArmedRestore:
         came, received = time.monotonic_ns(), self._prepared.received
         if lazy := received.complete(request):
             self._role.lazy = True
-            self._pager = Pager(received.images, received.store, lazy)
+            self._pager = Pager(received.images, received.store, lazy, self._prepared.keeper)
             undo.callback(self._pager.stop)
         received.trees.complete()
         released = time.monotonic_ns()
@@ -187,6 +189,7 @@ class ArmedRestore:
         the keeper filled it in.
         """
         if self._pager is None:
+            self._prepared.keeper.release()
             return protocol.Finished(stamps=(), filled_bytes=0, waits=Waits(0, 0, 0, 0))
         self._pager.fill()
         self._pager.wait(self._limits.fill_s)

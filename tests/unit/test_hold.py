@@ -15,6 +15,7 @@ import pytest
 
 from checkpoint.criu.page_server import PAGE_SIZE, dst_id_of_process
 from checkpoint.errors import ImageError
+from checkpoint.memory.pager.keeper import Keeper
 from checkpoint.memory.pager.pager import INTEGER, SOCKET
 from checkpoint.memory.store import PageStore
 from migrate.agent.restore import ArmedRestore
@@ -26,8 +27,8 @@ ARM = protocol.Arm(nftables=True, one_cgroup=True, macs=())
 RESTORE = protocol.Restore(image_files=0, image_bytes=0, batches=0, proof_seed=None, left_out=())
 
 
-def no_more_processes() -> int:
-    raise OSError(errno.EAGAIN, os.strerror(errno.EAGAIN))
+def no_more_descriptors(_: str) -> int:
+    raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
 
 
 def restore_in(directory: Path, store: PageStore) -> ArmedRestore:
@@ -42,7 +43,7 @@ def restore_in(directory: Path, store: PageStore) -> ArmedRestore:
         prove=lambda *_: (b"", 1),
     )
     received.images.mkdir()
-    prepared: Any = SimpleNamespace(received=received)
+    prepared: Any = SimpleNamespace(received=received, keeper=Keeper(directory))
     return ArmedRestore(prepared, ARM, Limits(restore_s=20.0), print)
 
 
@@ -59,24 +60,27 @@ def restores(restore: ArmedRestore, images: Path, *, and_dies: bool) -> None:
         restore._role.done_gate.arrive()
 
 
-@pytest.mark.parametrize("forks", [True, False])
+@pytest.mark.parametrize("hands_over", [True, False])
 def test_a_pager_that_failed_meanwhile(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, forks: bool
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, hands_over: bool
 ) -> None:
-    """Without its keeper it gives up, and tasks would wait for their pages for ever."""
+    """A pager whose keeper cannot follow it gives up, and tasks would wait for their pages for ever."""
     with contextlib.ExitStack() as undo:
         store = undo.enter_context(PageStore(tmp_path))
         restore = restore_in(tmp_path, store)
-        if not forks:
-            monkeypatch.setattr(os, "fork", no_more_processes)
+        undo.callback(restore._prepared.keeper.release)
+        if not hands_over:
+            monkeypatch.setattr(os, "memfd_create", no_more_descriptors)
         criu = threading.Thread(
-            target=restores, args=(restore, tmp_path / "images"), kwargs={"and_dies": not forks}
+            target=restores,
+            args=(restore, tmp_path / "images"),
+            kwargs={"and_dies": not hands_over},
         )
         undo.callback(criu.join)
         undo.callback(restore._role.refuse)
         criu.start()
-        if forks:
+        if hands_over:
             assert restore.hold(RESTORE, undo).pages == 1
         else:
-            with pytest.raises(ImageError, match=r"memory was not in place: .*temporarily"):
+            with pytest.raises(ImageError, match=r"memory was not in place: .*Too many open files"):
                 restore.hold(RESTORE, undo)

@@ -29,6 +29,7 @@ from checkpoint.criu.page_server import dst_id_of_process
 from checkpoint.errors import ImageError
 from checkpoint.memory.pager.address_spaces import AddressSpaces
 from checkpoint.memory.pager.filler import AROUND_BYTES, LEAST_CHUNK_BYTES, MOST_CHUNK_BYTES, Filler
+from checkpoint.memory.pager.keeper import MOST_FDS, Keeper
 from checkpoint.memory.pager.pager import INTEGER, RESTORED, SOCKET, Pager
 from checkpoint.memory.pager.uffd_copy import Buffer, NotNow
 from checkpoint.memory.ranges import Range
@@ -151,7 +152,8 @@ def dies(function, call, when):
             os.kill(own, signal.SIGKILL)
         return result
     return counted
-pager = pager_module.Pager(directory, store, {image: [(START, START + pages * PAGE)]})
+ranges = {image: [(START, START + pages * PAGE)]}
+pager = pager_module.Pager(directory, store, ranges, keeper.Keeper(directory.parent))
 obey(channel)
 """
 )
@@ -349,7 +351,10 @@ class Target:
         ranges = {PID: addresses((0, PAGES))} if lazy is None else lazy
         self._pagers.append(
             pager := Pager(
-                self.directory, self.store, {dst_id_of_process(pid): ranges[pid] for pid in ranges}
+                self.directory,
+                self.store,
+                {dst_id_of_process(pid): ranges[pid] for pid in ranges},
+                Keeper(self.move),
             )
         )
         return pager
@@ -808,6 +813,24 @@ def test_the_keeper_outlives_the_pager(target: Target) -> None:
     assert exit_code(keeper) == 0
     assert task.present() == list(range(PAGES))
     assert not target.move.exists()
+
+
+def test_the_keeper_has_the_pages_of_many_processes(target: Target) -> None:
+    """More descriptors than one message takes, and the task's pages are in the last."""
+    store, last = PageStore(target.move), PID + 2 * MOST_FDS
+    page = memoryview(content(0))
+    with store:
+        for pid in range(PID + 1, last):
+            store.put(dst_id_of_process(pid), START, page)
+        store.put(dst_id_of_process(last), START, memoryview(b"".join(map(content, range(PAGES)))))
+        keeper = Keeper(target.move)
+        keeper.follow(store, {dst_id_of_process(last): addresses((0, PAGES))})
+        task = target.task()
+        keeper.opened(last, task.uffd)
+        os.close(task.uffd)
+        assert keeper.take_over()
+    assert task.present() == list(range(PAGES))
+    assert task.stamps() == EVERY
 
 
 def test_the_keeper_holds_what_it_needs_and_no_more(target: Target) -> None:

@@ -5,6 +5,11 @@ and the container would run on with them. Two processes therefore hold the descr
 tells the keeper of each change of an address space before it acts on the change. As long as the
 pager lives, the keeper only follows.
 
+The keeper is forked before the container is frozen. A fork takes some milliseconds, and it slows
+the process that forks, which must then copy each page of its own before it writes to it. What is
+known only in the freeze comes to the keeper in messages: which pages are lazy, and where the page
+store has them.
+
 The keeper does not know which pages the pager has copied. That is harmless, since UFFDIO_COPY
 leaves existing pages alone. One window remains: an event that the pager has read, and not passed on
 when it is killed some microseconds later, is lost.
@@ -14,6 +19,8 @@ from __future__ import annotations
 
 import contextlib
 import os
+import pickle
+import resource
 import signal
 import socket
 import struct
@@ -21,29 +28,36 @@ import warnings
 from pathlib import Path
 
 from checkpoint.host.ram_directory import claim, remove_ram_directory, remove_sockets
-from checkpoint.host.ready import ready
 from checkpoint.host.secrecy import keep_to_itself
 from checkpoint.memory.pager.address_spaces import AddressSpaces
 from checkpoint.memory.pager.filler import Filler
 from checkpoint.memory.pager.uffd_copy import Event
-from checkpoint.memory.store import PageStore
+from checkpoint.memory.store import LazyRanges, PageStore
 
-#: Messages from the pager: a task's pid in its namespace with its userfaultfd; an event of an
-#: address space, with the child's userfaultfd if it is a fork; an address space has all its pages;
-#: all have; the pager has failed and its process lives.
+#: Messages from the pager, in this order: descriptors of the page store; a file with the store's
+#: index and the lazy ranges; then, as it happens: a task's pid in its namespace with its
+#: userfaultfd; an event of an address space, with the child's userfaultfd if it is a fork; an
+#: address space has all its pages. The last message: all have; the pager has failed and its process
+#: lives.
+STORED, INDEX = b"s", b"i"
 OPENED, CHANGED, FILLED, DONE, FAILED = b"o", b"c", b"f", b"d", b"x"
 NUMBER = struct.Struct("=Q")
 MAX_MESSAGE = 64
-#: The keeper locks its pages in RAM once no message came for so long. Locking walks all of the
-#: memory inherited from the agent, which takes some milliseconds, and the container is frozen when
-#: the keeper is forked.
-QUIET_S = 1.0
+#: The descriptors of one message; the kernel takes at most 253 (SCM_MAX_FD, unix(7)).
+MOST_FDS = 200
+#: The OOM killer must spare pager and keeper as long as it can: the container needs its pages.
+OOM_SCORE_ADJ = "-1000"
 
 
 class Keeper:
-    """The pager's handle of the keeper process, which the constructor forks."""
+    """The pager's handle of the keeper process, which the constructor forks.
 
-    def __init__(self, spaces: AddressSpaces, store: PageStore, directory: Path) -> None:
+    `directory` is the migration's directory in RAM. The keeper claims it, and removes it if the
+    pager's process was killed.
+    """
+
+    def __init__(self, directory: Path) -> None:
+        self._follows = self._ended = False
         self._socket, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         with contextlib.ExitStack() as undo, warnings.catch_warnings():
             undo.callback(self._socket.close)
@@ -55,15 +69,29 @@ class Keeper:
         if self.pid == 0:
             status = 1
             try:
-                killed = _StandBy(theirs, spaces, store, directory.parent).serve()
+                killed = _StandBy(theirs, directory).serve()
                 # An agent that lives still needs its directory, and removes it by itself.
                 if killed:
-                    remove_ram_directory(directory.parent)
-                    remove_sockets(directory.parent)
+                    remove_ram_directory(directory)
+                    remove_sockets(directory)
                 status = 0
             finally:
                 os._exit(status)
         theirs.close()
+
+    def follow(self, store: PageStore, lazy: LazyRanges) -> None:
+        """Hand over what the keeper needs to go on in the pager's place.
+
+        The store must not change any more. `lazy` has the lazy ranges by dst_id.
+        """
+        descriptors = store.descriptors()
+        for first in range(0, len(descriptors), MOST_FDS):
+            self._tell(STORED, *descriptors[first : first + MOST_FDS])
+        with open(os.memfd_create("index"), "wb") as file:
+            pickle.dump((store.index(), lazy), file)
+            file.flush()
+            self._tell(INDEX, file.fileno())
+        self._follows = True
 
     def opened(self, pid: int, uffd: int) -> None:
         """Tell that a task's userfaultfd came. `pid` is the task's in its pid namespace."""
@@ -71,50 +99,55 @@ class Keeper:
 
     def changed(self, number: int, event: Event, uffd: int) -> None:
         """Tell of an event that changes an address space. `uffd` is a fork's child's, or -1."""
-        self._tell(CHANGED + NUMBER.pack(number) + event.pack(), uffd)
+        self._tell(CHANGED + NUMBER.pack(number) + event.pack(), *([uffd] if uffd >= 0 else []))
 
     def filled(self, number: int) -> None:
         """Tell that an address space has all its pages."""
-        self._tell(FILLED + NUMBER.pack(number), -1)
+        self._tell(FILLED + NUMBER.pack(number))
 
     def release(self) -> None:
-        """Tell that all address spaces have all their pages, and wait for the process to end."""
-        self._tell(DONE, -1)
-        self._await_end()
+        """Tell that the keeper is not needed any more, and wait for its end if it has not ended."""
+        if not self._ended:
+            self._tell(DONE)
+            self._await_end()
 
     def take_over(self) -> bool:
         """Have the keeper copy all missing pages, and wait for its end.
 
-        Returns whether the keeper has brought everything.
+        Returns whether the keeper has brought everything. It cannot unless it was told to `follow`.
         """
-        self._tell(FAILED, -1)
-        return self._await_end()
+        self._tell(FAILED)
+        return self._await_end() and self._follows
 
     def _await_end(self) -> bool:
         """Wait for the keeper's end, and return whether it had status 0."""
+        self._ended = True
         self._socket.close()
         _, status = os.waitpid(self.pid, 0)
         return os.waitstatus_to_exitcode(status) == 0
 
-    def _tell(self, message: bytes, uffd: int) -> None:
+    def _tell(self, message: bytes, *fds: int) -> None:
         # If the keeper was killed, the pager is still there.
         with contextlib.suppress(BrokenPipeError, ConnectionResetError):
-            socket.send_fds(self._socket, [message], [uffd] if uffd >= 0 else [])
+            socket.send_fds(self._socket, [message], fds)
 
 
 class _StandBy:
     """The keeper process itself."""
 
-    def __init__(
-        self, pager: socket.socket, spaces: AddressSpaces, store: PageStore, directory: Path
-    ) -> None:
-        self._pager, self._spaces, self._store = pager, spaces, store
+    def __init__(self, pager: socket.socket, directory: Path) -> None:
+        self._pager = pager
+        self._stored: list[int] = []
+        self._store, self._spaces = PageStore(directory), AddressSpaces({})
         # The claim lasts until this process ends; the agent may end before.
         claimed = claim(directory)
         os.setsid()  # signals for the agent's process group are not for the keeper
         for number in (signal.SIGHUP, signal.SIGINT, signal.SIGTERM):
             signal.signal(number, signal.SIG_IGN)
-        _close_all_but({pager.fileno(), claimed, *store.descriptors()})
+        _close_all_but({pager.fileno(), claimed})
+        protect_from_oom_killer()
+        allow_many_descriptors()
+        keep_to_itself()
 
     def serve(self) -> bool:
         """Follow the pager's messages; if the pager goes without DONE, copy all missing pages.
@@ -123,21 +156,15 @@ class _StandBy:
         status 1, if a descriptor was lost because none was free: the keeper could not follow any
         further.
         """
-        locked = False
         while True:
-            if not locked and not ready(self._pager.fileno(), timeout_s=QUIET_S):
-                keep_to_itself()
-                locked = True
-            message, fds, flags, _ = socket.recv_fds(self._pager, MAX_MESSAGE, 1)
+            message, fds, flags, _ = socket.recv_fds(self._pager, MAX_MESSAGE, MOST_FDS)
             if flags & (socket.MSG_TRUNC | socket.MSG_CTRUNC):
                 os._exit(1)
             if message == DONE:
                 os._exit(0)
             if message in (b"", FAILED):
                 break
-            self._follow(message, fds[0] if fds else -1)
-        if not locked:
-            keep_to_itself()
+            self._follow(message, fds)
         filler = Filler(self._store, self._spaces)
         for number in self._spaces.numbers():
             filler.watch(number)
@@ -145,11 +172,24 @@ class _StandBy:
             filler.turn(fill=True)
         return not message
 
-    def _follow(self, message: bytes, uffd: int) -> None:
+    def _follow(self, message: bytes, fds: list[int]) -> None:
+        kind = message[:1]
+        if kind == STORED:
+            self._stored += fds
+        elif kind == INDEX:
+            with open(fds[0], "rb") as file:
+                file.seek(0)  # pager and keeper share the position in the file
+                index, lazy = pickle.load(file)  # noqa: S301  (this program wrote it)
+            self._store.share(index, self._stored)
+            self._spaces = AddressSpaces(lazy)
+        else:
+            self._change(kind, message, fds[0] if fds else -1)
+
+    def _change(self, kind: bytes, message: bytes, uffd: int) -> None:
         (number,) = NUMBER.unpack_from(message, 1)
-        if message[:1] == OPENED:
+        if kind == OPENED:
             self._spaces.open(uffd, number)
-        elif message[:1] == FILLED:
+        elif kind == FILLED:
             self._spaces.close(number)
         else:
             self._spaces.change(number, Event.unpack(message[1 + NUMBER.size :]), uffd)
@@ -167,3 +207,19 @@ def _close_all_but(kept: set[int]) -> None:
         if int(name) > 2 and int(name) not in kept:
             with contextlib.suppress(OSError):
                 os.close(int(name))
+
+
+def allow_many_descriptors() -> None:
+    """Raise the process's limit of open descriptors to the hard limit.
+
+    Each fork of a restored task brings a descriptor, which stays open until the child has all
+    pages.
+    """
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+
+
+def protect_from_oom_killer() -> None:
+    """Exempt the calling process from the OOM killer, if its privileges allow that."""
+    with contextlib.suppress(OSError):
+        Path("/proc/self/oom_score_adj").write_text(OOM_SCORE_ADJ)

@@ -9,9 +9,7 @@ frozen, memory comes at the speed of RAM, and the descriptors have a second hold
 
 from __future__ import annotations
 
-import contextlib
 import os
-import resource
 import socket
 import struct
 import threading
@@ -21,15 +19,16 @@ from pathlib import Path
 from checkpoint.errors import ImageError
 from checkpoint.memory.pager.address_spaces import AddressSpaces
 from checkpoint.memory.pager.filler import Filler, Served
-from checkpoint.memory.pager.keeper import Keeper
-from checkpoint.memory.ranges import Range
-from checkpoint.memory.store import PageStore
+from checkpoint.memory.pager.keeper import (
+    Keeper,
+    allow_many_descriptors,
+    protect_from_oom_killer,
+)
+from checkpoint.memory.store import LazyRanges, PageStore
 
 #: LAZY_PAGES_SOCK_NAME and LAZY_PAGES_RESTORE_FINISHED of criu/uffd.c.
 SOCKET, RESTORED = "lazy-pages.socket", 0x52535446
 INTEGER = struct.Struct("=i")
-#: The OOM killer must spare this process as long as it can: the container needs its pages.
-OOM_SCORE_ADJ = "-1000"
 
 
 class Pager:
@@ -37,10 +36,11 @@ class Pager:
 
     `lazy` has the lazy ranges by dst_id; the store must have all their pages. `directory` is CRIU's
     work directory for the restore. CRIU's restore must be released only after the pager was made.
+    The pager releases the keeper at its end.
     """
 
-    def __init__(self, directory: Path, store: PageStore, lazy: dict[int, list[Range]]) -> None:
-        self._store, self._directory = store, directory
+    def __init__(self, directory: Path, store: PageStore, lazy: LazyRanges, keeper: Keeper) -> None:
+        self._store, self._lazy, self._keeper = store, lazy, keeper
         self._spaces = AddressSpaces(lazy)
         self._filler = Filler(store, self._spaces)
         self._listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
@@ -119,7 +119,6 @@ class Pager:
     def _run(self) -> None:
         protect_from_oom_killer()
         allow_many_descriptors()
-        keeper: Keeper | None = None
         try:
             self._filler.watch_other(self._listener.fileno())
             self._filler.watch_other(self._wake)
@@ -133,21 +132,19 @@ class Pager:
                     elif self._restore is None:
                         self._restore, _ = self._listener.accept()
                         self._filler.watch_other(self._restore.fileno())
-                    elif keeper is None:
-                        # The first task's descriptor has come, and is still in the socket. A fork
-                        # takes a millisecond or two, and nothing else of this process runs
-                        # meanwhile. CRIU makes the tasks now, and expects no answers; it expected
-                        # several shortly after it had connected.
-                        keeper = Keeper(self._spaces, self._store, self._directory)
-                        self._filler.witness = keeper
-                    elif not self._from_restore(self._restore, keeper):
+                    elif self._filler.witness is None:
+                        # The first task's descriptor has come, and is still in the socket. CRIU
+                        # makes the tasks now, and expects no answers; it expected several shortly
+                        # after it had connected.
+                        self._keeper.follow(self._store, self._lazy)
+                        self._filler.witness = self._keeper
+                    elif not self._from_restore(self._restore):
                         self._filler.forget_other(self._restore.fileno())
             self._filler.served.finished_ns = time.monotonic_ns()
-            if keeper is not None:
-                keeper.release()
+            self._keeper.release()
             self._hang_up()
         except Exception as error:  # noqa: BLE001  (the keeper goes on from here)
-            done = keeper is not None and keeper.take_over()
+            done = self._keeper.take_over()
             self._failure = ImageError(
                 f"{'filled in by the stand-by process' if done else 'not in place'}: {error}"
             )
@@ -158,7 +155,7 @@ class Pager:
                 self._ended = True
                 os.close(self._wake)
 
-    def _from_restore(self, restore: socket.socket, keeper: Keeper) -> bool:
+    def _from_restore(self, restore: socket.socket) -> bool:
         """Read one message of CRIU: a task's userfaultfd, or that all tasks are restored.
 
         Returns False at the end of the connection. If CRIU ends it before all tasks are restored,
@@ -177,22 +174,6 @@ class Pager:
                 for fd in fds:
                     os.close(fd)
                 raise ImageError(f"CRIU sent no userfaultfd of task {number}, or more than one")
-            keeper.opened(number, fds[0])
+            self._keeper.opened(number, fds[0])
             self._filler.watch(self._spaces.open(fds[0], number))
         return True
-
-
-def allow_many_descriptors() -> None:
-    """Raise the process's limit of open descriptors to the hard limit.
-
-    Each fork of a restored task brings a descriptor, which stays open until the child has all
-    pages.
-    """
-    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
-
-
-def protect_from_oom_killer() -> None:
-    """Exempt the calling process from the OOM killer, if its privileges allow that."""
-    with contextlib.suppress(OSError):
-        Path("/proc/self/oom_score_adj").write_text(OOM_SCORE_ADJ)
