@@ -121,7 +121,10 @@ class Conversation:
 
     def stamp(self, name: str) -> None:
         self.stamps.append(Stamp(at_ns=time.monotonic_ns(), name=name))
-        log.debug("CRIU %d: %s", self.criu_pid, name)
+
+    def log_passed(self) -> None:
+        """Log that the last message was passed on: only now, because a container may be frozen."""
+        log.debug("CRIU %d: %s", self.criu_pid, self.stamps[-1].name)
 
     def criu_lives(self) -> bool:
         """Return whether CRIU still runs: it has ended neither by itself nor by a signal."""
@@ -167,6 +170,9 @@ class Role(Protocol):
         False: CRIU is answered that the step failed, and the runtime is not asked. `pid` is 0
         where CRIU gives none.
         """
+
+    def went_on(self) -> None:
+        """Note that CRIU was told to go on after a notification."""
 
     def ended(self, conversation: Conversation, kind: str) -> None:
         """Note that the conversation that began with a request of `kind` is over."""
@@ -283,6 +289,9 @@ class Interposer:
             raise ConversationLost(f"the {kind} request was refused")
         conversation.stamp(f"request {kind}" if kind != "NOTIFY" else "go on")
         socket.send_fds(conversation.criu, [message.SerializeToString()], fds)
+        if kind == "NOTIFY":
+            self._role.went_on()
+        conversation.log_passed()
 
     def _to_runtime(self, conversation: Conversation, data: bytes, fds: list[int]) -> None:
         message = rpc.parse_response(data)
@@ -296,6 +305,7 @@ class Interposer:
         else:
             conversation.stamp(f"response {kind} {'ok' if message.success else 'failed'}")
         socket.send_fds(conversation.runtime, [data], fds)
+        conversation.log_passed()
 
     def _renumber(self, conversation: Conversation, options: rpc.Message) -> None:
         for name in DIRECTORY_FIELDS:
@@ -314,7 +324,10 @@ def receive(sock: socket.socket, size: int, most_fds: int) -> tuple[bytes, list[
     Raises ConversationLost for a message that was cut off to these bounds (recvmsg(2)), and
     OSError.
     """
-    data, fds, flags, _ = socket.recv_fds(sock, size, most_fds)
+    # Python allocates and frees as much as it is asked to receive. For `size` bytes that takes
+    # longer than all else that is done with a message.
+    waiting = sock.recv_into(bytearray(1), 1, socket.MSG_PEEK | socket.MSG_TRUNC)
+    data, fds, flags, _ = socket.recv_fds(sock, min(max(waiting, 1), size), most_fds)
     if flags & (socket.MSG_TRUNC | socket.MSG_CTRUNC):
         _close(fds)
         raise ConversationLost(

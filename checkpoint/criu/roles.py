@@ -115,6 +115,9 @@ class _HeldRole:
             self.at[script]()
         return self.done_gate.arrive() if script == self.held_notification else True
 
+    def went_on(self) -> None:
+        """Do nothing by default."""
+
     def ended(self, conversation: Conversation, kind: str) -> None:
         if kind == self.kind:
             self._conversation = None
@@ -262,6 +265,9 @@ class UndumpedRole:
     def notify(self, script: str, pid: int) -> bool:
         return True
 
+    def went_on(self) -> None:
+        """Do nothing: CRIU sends no notification."""
+
     def ended(self, conversation: Conversation, kind: str) -> None:
         """Do nothing: no thread waits for a gate of this role."""
 
@@ -287,17 +293,23 @@ class RestoreRole(_HeldRole):
         self._images = images
         self._resumed = False
         self._making_tasks, self._over = threading.Event(), threading.Event()
-        self._why_over = ""
+        self._why_over = self._notified = ""
 
     def notify(self, script: str, pid: int) -> bool:
         if script == self.held_notification:
             self.pid = pid
-        if script in (MAKING_TASKS, self.held_notification):
+        self._notified = script
+        if script == self.held_notification:
             self._making_tasks.set()
         if script == "post-resume":
             self._resumed = True
             self._over.set()
         return super().notify(script, pid)
+
+    def went_on(self) -> None:
+        # Not earlier: the computation would keep waiting those who must answer the notification.
+        if self._notified == MAKING_TASKS:
+            self._making_tasks.set()
 
     def edit(self, options: rpc.Message) -> None:
         super().edit(options)

@@ -57,6 +57,8 @@ class WholeDump:
     def notify(self, script: str, pid: int) -> bool:
         return True
 
+    def went_on(self) -> None: ...
+
     def ended(self, conversation: Conversation, kind: str) -> None: ...
 
 

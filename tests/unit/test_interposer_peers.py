@@ -38,6 +38,8 @@ class Role:
     def notify(self, script: str, pid: int) -> bool:
         return True
 
+    def went_on(self) -> None: ...
+
     def ended(self, conversation: Conversation, kind: str) -> None:
         self.kinds.append("end")
 
