@@ -14,7 +14,7 @@ from migrate.observer import Observer, Unfailing
 from migrate.options import Options
 from migrate.phases.arm import arm_source, arm_target
 from migrate.phases.cleanup import clean_up
-from migrate.phases.commit import commit, let_go, stranded
+from migrate.phases.commit import detach_monitor, kill_source, resume_target, stranded
 from migrate.phases.freeze import freeze, transfer
 from migrate.phases.plan import Connect, planned
 from migrate.phases.precopy import catch_up, pre_copy
@@ -77,12 +77,13 @@ def _go_through(migration: Migration, signals: Signals) -> None:
             frozen = freeze(migration, prepared, pre_copied)
             transfer(migration, prepared, armed, frozen, copying)
             restore(migration, prepared, frozen, copying)
-        let_go(migration)
+        detach_monitor(migration)
     except BaseException as error:
         raise rolled_back(migration, error) from error
     try:
-        # The point of no return: kill the source's init, then send GO to the target.
-        commit(migration, armed)
+        with migration.progress.phase("commit"):
+            kill_source(migration)  # ---------------- the point of no return ----------------
+            resume_target(migration, armed)
     except BaseException as error:
         raise stranded(migration, error) from error
     clean_up(migration, armed)

@@ -193,26 +193,26 @@ class Engine(Protocol):
         ImageError, or DataInvalid when one of `there` is no digest.
         """
 
-    def hold_back(self, container: Container) -> Callable[[], None]:
+    def suspend_restart_policy(self, container: Container) -> Callable[[], None]:
         """Keep the engine from starting the container again when the container ends.
 
         Returns a function that undoes this; that function raises EngineRefused when it fails.
         """
 
-    def let_go(self, container: Container) -> None:
+    def detach_monitor(self, container: Container) -> None:
         """Detach the engine from the container, so that the engine does not react to its death.
 
         The caller kills the container right after this.
         """
 
-    def keep(self, container: Container) -> None:
+    def record_ended(self, container: Container) -> None:
         """Have the engine show the killed container as ended, and not start it again.
 
         For a container that was killed on the source while it is unknown whether it runs on the
         target. Raises CommandFailed.
         """
 
-    def leave(self, container: Container, *, shared: bool) -> None:
+    def remove_migrated(self, container: Container, *, shared: bool) -> None:
         """Remove the killed container from the engine, because it runs on the target.
 
         `shared` is that of IncomingContainer.prepare. Raises CommandFailed, EngineRefused or

@@ -66,7 +66,6 @@ class Incoming:
                 lock.locked([lock.name_key(hello.runtime, self._container_id)], self._holder)
             )
         self._awake = self._tidy.enter_context(contextlib.ExitStack())
-        self.control_path = control_path(self._id)
         self.state = State.GREETED
         #: Set by Examine; the next three by AwaitContainerImage, Prepare and Arm.
         self._arrival: IncomingContainer | None = None
@@ -109,6 +108,11 @@ class Incoming:
             return self._restore_and_hold(request)
         assert self._prepared is not None
         return self._prepared.received.handle(request)
+
+    @property
+    def control_path(self) -> Path:
+        """The path of the socket at which an operator can end a hold."""
+        return control_path(self._id)
 
     @property
     def directory(self) -> Path:

@@ -97,7 +97,7 @@ def arm_target(migration: Migration, prepared: Prepared) -> Armed:
             migration.tidy.enter_context(contextlib.closing(FrameBuffer(interface)))
             for interface in interfaces
         )
-        migration.undo.callback(source.engine.hold_back(source.container))
+        migration.undo.callback(source.engine.suspend_restart_policy(source.container))
         note_exec_processes(migration)
         migration.dump.at["network-lock"] = partial(_keep_frames, frames)
         migration.tidy.enter_context(no_pauses())

@@ -1,4 +1,4 @@
-"""The commit: the source's container is killed, then the target's resumes. The point of no return.
+"""The commit: `kill_source`, then `resume_target`, and never in another order.
 
 From the kill on, no failure of anything optional keeps the target from its GO. Nothing of the
 container is removed from the source before the target has said that it runs the container.
@@ -29,24 +29,46 @@ from transport.framing import MAX_PAYLOAD
 MOST_INTERFACES, MOST_FRAMES = 64, 16384
 
 
-def let_go(migration: Migration) -> None:
+def detach_monitor(migration: Migration) -> None:
     """Detach the source's engine from the container (podman: end its conmon).
 
     Raises what the engine raises; the migration can still be rolled back then. No later step can be
     followed by a roll-back.
     """
-    migration.source.engine.let_go(migration.source.container)
+    migration.source.engine.detach_monitor(migration.source.container)
 
 
-def commit(migration: Migration, armed: Armed) -> None:
-    """Kill the source's init, see it dead, and then give the target its GO; never in another order.
+def kill_source(migration: Migration) -> None:
+    """Send the source's init SIGKILL and wait until it is dead: the point of no return.
 
-    Raises Undecided or ResumeFailed. If it raises anything else, the source may have been killed,
-    too: `stranded` ends the migration then.
+    Raises Undecided if the signal could not be sent, or if the init is not dead within `death_s`.
+    If it raises anything else, the source may have been killed, too: `stranded` ends the migration
+    then.
     """
-    with migration.progress.phase("commit"):
-        _kill(migration)
-        answer = _go(migration, armed.frames)
+    migration.advance(State.KILLING)
+    killed_ns = time.monotonic_ns()
+    try:
+        migration.source.init.kill()
+    except OSError as error:
+        raise _not_dead(migration, f"could not be sent SIGKILL ({error})") from error
+    # The links go down at once: if this program died now, CRIU would close the dead container's
+    # sockets, and their FINs must not reach peers that the target is about to serve. A thread takes
+    # them down, because that takes the kernel milliseconds.
+    with _optional(migration, "the container's links on the source were not taken down"):
+        _begin_links_down(migration)
+    if not migration.source.init.wait_dead(limit_s := migration.options.limits.death_s):
+        raise _not_dead(migration, f"was sent SIGKILL {limit_s:g} s ago and is not dead yet")
+    migration.advance(State.KILLED)
+    with _optional(migration, "the report lacks the instant of the kill"):
+        migration.progress.stage("source killed", "source", killed_ns)
+
+
+def resume_target(migration: Migration, armed: Armed) -> None:
+    """Give the target its GO, and return once it runs the container. The source must be dead.
+
+    Raises Undecided or ResumeFailed. After anything else `stranded` ends the migration, too.
+    """
+    answer = _go(migration, armed.frames)
     migration.advance(State.RESUMED)
     with _optional(migration, "the resume could not be entered into the report"):
         migration.awake.close()
@@ -71,34 +93,11 @@ def stranded(migration: Migration, error: BaseException) -> MigrateError:
     with _optional(
         migration, "the source's engine may show the container as running, or start it again"
     ):
-        migration.source.engine.keep(migration.source.container)
+        migration.source.engine.record_ended(migration.source.container)
     if isinstance(error, Undecided | ResumeFailed):
         return error
     told_go = migration.state is not State.KILLING
     return causes.marked(_undecided(migration, causes.failure(error), told_go=told_go), error)
-
-
-def _kill(migration: Migration) -> None:
-    """Send the source's init SIGKILL and wait until it is dead.
-
-    Raises Undecided if the signal could not be sent, or if the init is not dead within `death_s`.
-    """
-    migration.advance(State.KILLING)
-    killed_ns = time.monotonic_ns()
-    try:
-        migration.source.init.kill()
-    except OSError as error:
-        raise _not_dead(migration, f"could not be sent SIGKILL ({error})") from error
-    # The links go down at once: if this program died now, CRIU would close the dead container's
-    # sockets, and their FINs must not reach peers that the target is about to serve. A thread takes
-    # them down, because that takes the kernel milliseconds.
-    with _optional(migration, "the container's links on the source were not taken down"):
-        _begin_links_down(migration)
-    if not migration.source.init.wait_dead(limit_s := migration.options.limits.death_s):
-        raise _not_dead(migration, f"was sent SIGKILL {limit_s:g} s ago and is not dead yet")
-    migration.advance(State.KILLED)
-    with _optional(migration, "the report lacks the instant of the kill"):
-        migration.progress.stage("source killed", "source", killed_ns)
 
 
 def _go(migration: Migration, frames: Sequence[FrameBuffer]) -> protocol.Resumed | None:

@@ -86,7 +86,9 @@ def a_move(*answers: Any, **parts: Any) -> tuple[Any, list[str]]:
     dump = SimpleNamespace(
         bury=does("bury"), stamps=[SimpleNamespace(name="request DUMP", at_ns=1_000_000)]
     )
-    engine = SimpleNamespace(leave=does("leave"), keep=does("keep"), let_go=does("let go"))
+    engine = SimpleNamespace(
+        remove_migrated=does("remove_migrated"), record_ended=does("record_ended")
+    )
     observer = SimpleNamespace(
         state=lambda state: done.append(state.value), note=does("note"), sent=does("sent")
     )
@@ -127,7 +129,8 @@ def ended(move: Any, frames: Sequence[Any] = ()) -> errors.MigrateError | None:
     """What a move is told as, from the kill on, as coordinator._go_through has it."""
     armed: Any = SimpleNamespace(frames=frames, output=None)
     try:
-        commit.commit(move, armed)
+        commit.kill_source(move)
+        commit.resume_target(move, armed)
     except BaseException as error:  # noqa: BLE001
         return commit.stranded(move, error)
     try:
@@ -140,7 +143,7 @@ def ended(move: Any, frames: Sequence[Any] = ()) -> errors.MigrateError | None:
 def test_a_move_that_goes_well() -> None:
     move, done = a_move(RESUMED, FINISHED)
     assert ended(move) is None
-    order = "killing kill dead killed Go resumed Finish bury tidy leave done"
+    order = "killing kill dead killed Go resumed Finish bury tidy remove_migrated done"
     assert done == order.split()
     assert move.report.downtime_us == 8000
     assert move.report.fill is not None
@@ -165,7 +168,7 @@ def test_without_the_death_no_go_and_nothing_removed(parts: dict[str, Any]) -> N
     assert "process 7 on the source" in error.what
     assert "recover 0123456789ab --on root@beta" in error.advice
     assert "--source-is-dead" in error.advice
-    assert not {"Go", "leave"} & set(done)
+    assert not {"Go", "remove_migrated"} & set(done)
     assert move.state is State.KILLING
 
 
@@ -258,7 +261,7 @@ def test_a_link_that_was_lost_before_go_was_sent() -> None:
     assert isinstance(error, Undecided)
     assert error.where == "the container is held on beta, restored but not running"
     assert error.cause_kind == "AgentGone"
-    assert "leave" not in done
+    assert "remove_migrated" not in done
     assert move.report.outcome == "refused"  # the coordinator enters the state
     assert move.state is State.KILLED
 
@@ -273,7 +276,7 @@ def test_an_answer_that_cannot_be_read_is_asked_for_again(unread: Exception) -> 
     assert move.state is State.DONE
     assert move.report.downtime_us is None
     assert any("could not be read" in note for note in move.report.notes)
-    assert done.index("Go") < done.index("Ping") < done.index("leave")
+    assert done.index("Go") < done.index("Ping") < done.index("remove_migrated")
 
 
 @pytest.mark.parametrize(
@@ -290,8 +293,13 @@ def test_if_it_says_nothing_of_use_then_either_nothing_is_claimed(
     assert isinstance(error, Undecided)
     assert "or runs there by now" in error.where
     assert error.cause_kind == type(unread).__name__
-    assert [what for what in done if what != "note"][-4:] == ["bury", "Logs", "tidy", "keep"]
-    assert "leave" not in done
+    assert [what for what in done if what != "note"][-4:] == [
+        "bury",
+        "Logs",
+        "tidy",
+        "record_ended",
+    ]
+    assert "remove_migrated" not in done
 
 
 @pytest.mark.parametrize(
@@ -304,7 +312,7 @@ def test_a_target_that_could_not_resume_it(answers: list[Exception]) -> None:
     assert isinstance(error, ResumeFailed)
     assert "no luck" in error.what
     assert "the source keeps the container, stopped" in error.where
-    assert "leave" not in done
+    assert "remove_migrated" not in done
     assert move.state is State.KILLED
 
 
@@ -313,7 +321,12 @@ def test_an_interruption_or_a_defect_in_between_is_undecided_and_not_a_traceback
     error = ended(move)
     assert isinstance(error, Undecided)
     assert error.cause_kind == "MemoryError"
-    assert [what for what in done if what != "note"][-4:] == ["bury", "Logs", "tidy", "keep"]
+    assert [what for what in done if what != "note"][-4:] == [
+        "bury",
+        "Logs",
+        "tidy",
+        "record_ended",
+    ]
 
 
 # --- afterwards ------------------------------------------------------------------------------------------------
@@ -333,12 +346,16 @@ def test_an_interruption_or_a_defect_in_between_is_undecided_and_not_a_traceback
         ([FINISHED], {"dump__bury": failing(KeyError("x"))}, "KeyError"),
         (
             [FINISHED],
-            {"source__engine__leave": failing(EngineRefused("docker: already in progress"))},
+            {
+                "source__engine__remove_migrated": failing(
+                    EngineRefused("docker: already in progress")
+                )
+            },
             "already in progress",
         ),
         (
             [FINISHED],
-            {"source__engine__leave": failing(CommandFailed(["podman"], 125, "no"))},
+            {"source__engine__remove_migrated": failing(CommandFailed(["podman"], 125, "no"))},
             "podman ended with status 125",
         ),
     ],
@@ -351,7 +368,7 @@ def test_what_fails_afterwards_is_left_behind_and_the_rest_is_done(
     assert isinstance(error, LeftBehind)
     assert words in error.what
     assert error.where == "the container runs on beta"
-    rest = {"bury", "tidy", "leave"} - {name.rpartition("__")[2] for name in parts}
+    rest = {"bury", "tidy", "remove_migrated"} - {name.rpartition("__")[2] for name in parts}
     assert rest <= set(done)
     assert move.state is State.RESUMED
 
@@ -362,7 +379,7 @@ def test_a_tidy_up_that_fails_keeps_nothing_else() -> None:
     error = ended(move)
     assert isinstance(error, LeftBehind)
     assert error.cause_kind == "CommandFailed"
-    assert done[-2:] == ["tidy", "leave"]
+    assert done[-2:] == ["tidy", "remove_migrated"]
 
 
 def test_stranded_twice_over_still_tells_the_first() -> None:

@@ -231,7 +231,7 @@ def test_a_restart_policy_that_cannot_be_given_back_is_told_with_its_cure(
     container: Any = SimpleNamespace(
         id="1f", name="web", engine_state={"HostConfig": {"RestartPolicy": policy}}
     )
-    give_back = docker.Docker().hold_back(container)
+    give_back = docker.Docker().suspend_restart_policy(container)
     with pytest.raises(
         EngineRefused, match=r"docker update --restart on-failure:3 web.*Connection refused"
     ):

@@ -111,7 +111,7 @@ class Docker:
         )
         store.export_image(name, there, directory)
 
-    def hold_back(self, container: Container) -> Callable[[], None]:
+    def suspend_restart_policy(self, container: Container) -> Callable[[], None]:
         policy = container.engine_state["HostConfig"]["RestartPolicy"]
         if policy["Name"] in ("", "no"):
             return lambda: None
@@ -129,13 +129,13 @@ class Docker:
 
         return give_back
 
-    def let_go(self, container: Container) -> None:
-        return  # `hold_back` has kept docker from restarting the container
+    def detach_monitor(self, container: Container) -> None:
+        return  # `suspend_restart_policy` has kept docker from restarting the container
 
-    def keep(self, container: Container) -> None:
-        return  # docker has seen the end itself, and `hold_back` still holds
+    def record_ended(self, container: Container) -> None:
+        return  # docker has seen the end itself, and `suspend_restart_policy` still holds
 
-    def leave(self, container: Container, *, shared: bool) -> None:
+    def remove_migrated(self, container: Container, *, shared: bool) -> None:
         store.remove_container(container.id)
         belongings.left(self.name, store, container.engine_state)
 

@@ -140,16 +140,16 @@ class OciRuntime(ABC):
     def export_image(self, container: Container, there: frozenset[str], directory: Path) -> None:
         return  # the container has no image: its root directory is a tree like others
 
-    def hold_back(self, container: Container) -> Callable[[], None]:
+    def suspend_restart_policy(self, container: Container) -> Callable[[], None]:
         return lambda: None
 
-    def let_go(self, container: Container) -> None:
+    def detach_monitor(self, container: Container) -> None:
         return  # no process of the runtime looks after a container
 
-    def keep(self, container: Container) -> None:
+    def record_ended(self, container: Container) -> None:
         return  # the runtime restarts nothing by itself
 
-    def leave(self, container: Container, *, shared: bool) -> None:
+    def remove_migrated(self, container: Container, *, shared: bool) -> None:
         self.delete(container.engine_state[STATE_DIRECTORY])
         # A bundle without MARKER is never overwritten. A shared one is the target's now, and one in
         # whose rootfs another container runs must not be changed by a migration back.

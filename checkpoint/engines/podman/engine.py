@@ -146,10 +146,12 @@ class Podman:
     def export_image(self, container: Container, there: frozenset[str], directory: Path) -> None:
         store.export_image(container.engine_state["Image"], there, directory)
 
-    def hold_back(self, container: Container) -> Callable[[], None]:
-        return lambda: None  # conmon has podman restart a container, and `let_go` ends conmon
+    def suspend_restart_policy(self, container: Container) -> Callable[[], None]:
+        return lambda: (
+            None
+        )  # conmon has podman restart a container, and `detach_monitor` ends conmon
 
-    def let_go(self, container: Container) -> None:
+    def detach_monitor(self, container: Container) -> None:
         """End the container's conmon.
 
         At the container's death conmon would have podman clean up, and perhaps restart it.
@@ -159,11 +161,11 @@ class Podman:
             if Path(f"/proc/{pid}/comm").read_bytes().strip() == b"conmon":
                 os.kill(pid, signal.SIGKILL)
 
-    def keep(self, container: Container) -> None:
+    def record_ended(self, container: Container) -> None:
         """Have podman notice that the container ended, and not start it again.
 
-        podman does not learn of the end by itself, because `let_go` ended conmon before. Raises
-        CommandFailed.
+        podman does not learn of the end by itself, because `detach_monitor` ended conmon before.
+        Raises CommandFailed.
         """
         run(
             ["podman", "update", "--restart=no", container.id],
@@ -176,7 +178,7 @@ class Podman:
                 timeout_s=store.REMOVE_TIMEOUT_S,
             )
 
-    def leave(self, container: Container, *, shared: bool) -> None:
+    def remove_migrated(self, container: Container, *, shared: bool) -> None:
         store.remove_container(container.id)
         belongings.left(self.name, store, container.engine_state)
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from checkpoint.criu.page_server import dst_id_of_process
 from checkpoint.memory.pager.missing import Missing
 from checkpoint.memory.pager.uffd_copy import FORK, REMAP, REMOVE, UNMAP, Event
-from checkpoint.memory.ranges import Range
+from checkpoint.memory.store import LazyRanges
 
 
 @dataclass
@@ -31,8 +31,8 @@ class AddressSpaces:
     the lazy ranges by dst_id. The descriptors belong to this object, which closes them.
     """
 
-    def __init__(self, lazy: dict[int, list[Range]]) -> None:
-        self._lazy = lazy
+    def __init__(self, lazy: LazyRanges) -> None:
+        self.lazy = lazy
         self._spaces: dict[int, Space] = {}
         self._count = 0
 
@@ -42,7 +42,7 @@ class AddressSpaces:
         `pid` is the task's in its own pid namespace, which names its image.
         """
         image = dst_id_of_process(pid)
-        return self._add(Space(uffd, image, Missing.of(self._lazy.get(image, []))))
+        return self._add(Space(uffd, image, Missing.of(self.lazy.get(image, []))))
 
     def change(self, number: int, event: Event, uffd: int) -> int:
         """Follow an event of an address space, and return its number, or that of a forked child.

@@ -40,7 +40,7 @@ class Pager:
     """
 
     def __init__(self, directory: Path, store: PageStore, lazy: LazyRanges, keeper: Keeper) -> None:
-        self._store, self._lazy, self._keeper = store, lazy, keeper
+        self._store, self._keeper = store, keeper
         self._spaces = AddressSpaces(lazy)
         self._filler = Filler(store, self._spaces)
         self._listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
@@ -136,7 +136,7 @@ class Pager:
                         # The first task's descriptor has come, and is still in the socket. CRIU
                         # makes the tasks now, and expects no answers; it expected several shortly
                         # after it had connected.
-                        self._keeper.follow(self._store, self._lazy)
+                        self._keeper.follow(self._store, self._spaces.lazy)
                         self._filler.witness = self._keeper
                     elif not self._from_restore(self._restore):
                         self._filler.forget_other(self._restore.fileno())

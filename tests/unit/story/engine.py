@@ -173,18 +173,18 @@ class Engine:
             "DUMP", images, env, pid=container.pid, undying=self._world.undying
         )
 
-    def hold_back(self, container: Container) -> Callable[[], None]:
-        self._world.does("hold back")
+    def suspend_restart_policy(self, container: Container) -> Callable[[], None]:
+        self._world.does("suspend restart policy")
         return lambda: self._world.does("no longer held back")
 
-    def let_go(self, container: Container) -> None:
-        self._world.does("let go")
+    def detach_monitor(self, container: Container) -> None:
+        self._world.does("detach monitor")
 
-    def keep(self, container: Container) -> None:
+    def record_ended(self, container: Container) -> None:
         return
 
-    def leave(self, container: Container, *, shared: bool) -> None:
-        self._world.does("leave")
+    def remove_migrated(self, container: Container, *, shared: bool) -> None:
+        self._world.does("remove migrated")
 
     # --- the target's -----------------------------------------------------------------------------
 

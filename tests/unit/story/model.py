@@ -27,7 +27,7 @@ STORY: tuple[tuple[str, str], ...] = (
     ("ask", "Arm"),
     ("target", "start restore"),
     ("ask", "ArmTmpfs"),
-    ("source", "hold back"),
+    ("source", "suspend restart policy"),
     ("tell", "Freezing"),
     ("source", "frozen"),
     ("state", "frozen"),
@@ -35,7 +35,7 @@ STORY: tuple[tuple[str, str], ...] = (
     ("ask", "Restore"),
     ("target", "restored"),
     ("state", "held"),
-    ("source", "let go"),
+    ("source", "detach monitor"),
     ("state", "killing"),
     ("state", "killed"),
     ("ask", "Go"),
@@ -43,12 +43,12 @@ STORY: tuple[tuple[str, str], ...] = (
     ("target", "settle"),
     ("state", "resumed"),
     ("ask", "Finish"),
-    ("source", "leave"),
+    ("source", "remove migrated"),
     ("state", "done"),
 )
 #: How each thing done before the kill is undone. What is not listed leaves nothing.
 UNDONE_BY = {
-    "hold back": "no longer held back",
+    "suspend restart policy": "no longer held back",
     "frozen": "thawed",
     "prepare": "unprepare",
     "start restore": "delete",

@@ -48,8 +48,8 @@ def engines() -> Iterator[Row]:
     before = [
         ("source", "pack"),
         ("source", "checkpoint"),
-        ("source", "hold back"),
-        ("source", "let go"),
+        ("source", "suspend restart policy"),
+        ("source", "detach monitor"),
     ]
     on_target = [("target", "prepare"), ("target", "start restore")]
     for what, error in ERRORS.items():
@@ -68,18 +68,22 @@ def engines() -> Iterator[Row]:
                 cause=KINDS[what],
             )
         left = replace(
-            so_far(("source", "leave")), code=51, error_kind="LeftBehind", running=TARGET
+            so_far(("source", "remove migrated")), code=51, error_kind="LeftBehind", running=TARGET
         )
         yield Row(
-            name=f"source's leave: {what}",
-            world=engine("source leave", error),
+            name=f"source's remove migrated: {what}",
+            world=engine("source remove migrated", error),
             expected=left,
             cause=KINDS[what],
         )
 
 
 def interrupted_engines() -> Iterator[Row]:
-    for place in [("source", "pack"), ("source", "checkpoint"), ("source", "hold back")]:
+    for place in [
+        ("source", "pack"),
+        ("source", "checkpoint"),
+        ("source", "suspend restart policy"),
+    ]:
 
         def arrange(world: World, point: str = " ".join(place)) -> None:
             world.faults[point] = lambda: signal.raise_signal(signal.SIGTERM)
@@ -89,7 +93,7 @@ def interrupted_engines() -> Iterator[Row]:
             world=arrange,
             expected=rolled_back(place, code=143, kind="Interrupted"),
         )
-    for name in ("let go", "leave"):
+    for name in ("detach monitor", "remove migrated"):
 
         def arrange_late(world: World, name: str = name) -> None:
             world.faults[f"source {name}"] = lambda: signal.raise_signal(signal.SIGTERM)

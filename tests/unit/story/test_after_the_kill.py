@@ -53,7 +53,7 @@ def test_a_target_that_obeyed_is_asked_again_when_its_answer_cannot_be_read(
         assert ending.states[-3:] == ["killed", "resumed", "done"]
         assert ending.report["downtime_us"] is None
         assert "could not be read" in ending.said
-        assert world.events("source")[-1] == "leave"
+        assert world.events("source")[-1] == "remove migrated"
         play.check_memory()
         play.check_nothing_left()
 
@@ -73,7 +73,7 @@ def test_without_an_answer_it_is_left_open_whether_it_runs_and_the_source_keeps_
         assert "or runs there by now" in ending.said
         assert "the source keeps the container, stopped" in ending.said
         assert (ending.report["outcome"], ending.report["cause_kind"]) == ("killed", "AgentGone")
-        assert "leave" not in world.events("source")
+        assert "remove migrated" not in world.events("source")
         assert play.recover("--go") == 61, "it is not held"
         play.check_nothing_left()
 
@@ -97,7 +97,7 @@ def test_a_link_lost_before_go_leaves_it_held_for_recover(theatre: Stage) -> Non
         assert "held on" in ending.said
         assert "or runs there" not in ending.said
         assert f"migratectl recover {play.id} --on beta" in ending.said
-        assert "leave" not in world.events("source")
+        assert "remove migrated" not in world.events("source")
         assert play.recover("--go") == 0
         assert play.running() == {"target"}
         play.check_memory()

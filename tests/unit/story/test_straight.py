@@ -22,7 +22,13 @@ def test_a_move(theatre: Stage, tmpfs: bool) -> None:
             "resumed",
             "done",
         ]
-        assert world.events("source") == ["checkpoint", "hold back", "frozen", "let go", "leave"]
+        assert world.events("source") == [
+            "checkpoint",
+            "suspend restart policy",
+            "frozen",
+            "detach monitor",
+            "remove migrated",
+        ]
         assert world.events("target") == [
             "prepare",
             "start restore",
