@@ -17,7 +17,7 @@ from migrate.decisions.compatibility import Facts
 from migrate.memory import encoding
 
 
-def collect(runtime: Engine, container_id: str) -> Facts:
+def collect(runtime: Engine, container_name: str) -> Facts:
     """Return the facts of this host, and whether its engine has a container of that name."""
     return Facts(
         hostname=platform.node(),
@@ -29,7 +29,7 @@ def collect(runtime: Engine, container_id: str) -> Facts:
         pycriu_error=rpc.WHY_MISSING,
         runtime=runtime.name,
         runtime_version=_runtime_version(runtime.name),
-        container_exists=runtime.exists(container_id),
+        container_exists=runtime.exists(container_name),
         nftables=features.has("network_lock_nftables"),
         lazy_pages=features.has("uffd-noncoop"),
         write_tracking=write_protection.available(),

@@ -26,16 +26,16 @@ def runtime_named(name: str) -> Engine:
     return RUNTIMES[name]()
 
 
-def owners_of(container_id: str) -> tuple[list[Engine], list[str]]:
+def owners_of(container_name: str) -> tuple[list[Engine], dict[str, str]]:
     """Return the engines of this host that have a container of that name.
 
-    The second result has the errors, for people, of the engines that could not be asked.
+    The second result has, by name, the errors of the engines that could not be asked, for people.
     """
-    owners, silent = [], []
-    for make in RUNTIMES.values():
+    owners, silent = [], {}
+    for name, make in RUNTIMES.items():
         try:
-            if (runtime := make()).exists(container_id):
+            if (runtime := make()).exists(container_name):
                 owners.append(runtime)
         except EngineRefused as error:
-            silent.append(str(error))
+            silent[name] = str(error)
     return owners, silent

@@ -9,6 +9,7 @@ import contextlib
 import enum
 import json
 import os
+import platform
 import socket
 from dataclasses import dataclass
 from pathlib import Path
@@ -136,10 +137,10 @@ def _obey(held: Held, word: str, link_alive: bool) -> Reply:
             )
         if word in (GO, GO_FENCED):
             held.go()
-            return Reply(outcome=Outcome.OK, text="the container runs on this host")
+            return Reply(outcome=Outcome.OK, text=f"the container runs on {platform.node()}")
         if word == ABORT:
             held.abort()
-            return Reply(outcome=Outcome.OK, text="the container was dropped on this host")
+            return Reply(outcome=Outcome.OK, text=f"the container was dropped on {platform.node()}")
     except Exception as error:  # noqa: BLE001  (reported; the agent must live to be asked again)
         return Reply(outcome=Outcome.FAILED, text=str(error) or type(error).__name__)
     return Reply(outcome=Outcome.REFUSED, text=f"{word!r} is not a request")

@@ -56,14 +56,14 @@ class Incoming:
         self._id = hello.migration_id
         self._log = log
         self._limits = limits
-        self._container_id = hello.container_id
+        self._container_name = hello.container_name
         self._runtime = runtime_named(hello.runtime)
         self._holder = lock.holder_text(f"migration {self._id}", hello.source, platform.node())
         self._undo = contextlib.ExitStack()
         self._tidy = contextlib.ExitStack()
         if os.geteuid() == 0:  # the facts say so of another user, whom the coordinator refuses
             self._tidy.enter_context(
-                lock.locked([lock.name_key(hello.runtime, self._container_id)], self._holder)
+                lock.locked([lock.name_key(hello.runtime, self._container_name)], self._holder)
             )
         self._awake = self._tidy.enter_context(contextlib.ExitStack())
         self.state = State.GREETED
@@ -128,7 +128,7 @@ class Incoming:
         """Return the answer to Hello, and remove what killed runs left on the target."""
         if os.geteuid() == 0:  # the coordinator refuses another user next
             sweep(self._log)
-        facts = collect(self._runtime, self._container_id)
+        facts = collect(self._runtime, self._container_name)
         return protocol.Welcome(version=protocol.PROTOCOL_VERSION, facts=facts)
 
     def _check_addresses(self, request: protocol.CheckAddresses) -> Answer:
@@ -152,7 +152,7 @@ class Incoming:
         return protocol.PathsFound(missing=missing, taken=taken, shared=shared)
 
     def _examine(self, request: protocol.Examine) -> Answer:
-        arrival = self._runtime.arrival(self._container_id, request.description, self._undo)
+        arrival = self._runtime.arrival(self._container_name, request.description, self._undo)
         objections = tuple(map(harmless, [*self._take_volumes(arrival), *arrival.objections()]))
         layers = arrival.layers_there()
         self._arrival = arrival
@@ -274,7 +274,8 @@ class Incoming:
             self._tidy.close()
 
     def describe(self) -> str:
-        return f"container {self._container_id!r} is held here, restored but not running"
+        host = platform.node()
+        return f"container {self._container_name!r} is held on {host}, restored but not running"
 
     def _abort(self, _: protocol.Abort) -> Answer:
         self.abort()

@@ -107,7 +107,13 @@ class ArmedRestore:
         came, received = time.monotonic_ns(), self._prepared.received
         if lazy := received.complete(request):
             self._role.lazy = True
-            self._pager = Pager(received.images, received.store, lazy, self._prepared.keeper)
+            self._pager = Pager(
+                received.images,
+                received.store,
+                lazy,
+                self._prepared.keeper,
+                self._role.done_gate.lose,
+            )
             undo.callback(self._pager.stop)
         received.trees.complete()
         released = time.monotonic_ns()
@@ -119,9 +125,9 @@ class ArmedRestore:
         try:
             self._role.done_gate.wait_reached(self._limits.restore_s - (proving - released) / 1e9)
         except ConversationLost as error:
+            self._check_pager()
             raise self._why(error, "restore") from error
-        if self._pager is not None:
-            self._pager.check()
+        self._check_pager()
         return protocol.Held(
             stamps=(
                 Stamp("images complete", came),
@@ -132,6 +138,11 @@ class ArmedRestore:
             proof_us=(proved - proving) // 1000,
             payload=digests,
         )
+
+    def _check_pager(self) -> None:
+        """Raise ImageError if the pager has failed: tasks would wait for their pages for ever."""
+        if self._pager is not None:
+            self._pager.check()
 
     def warm(self) -> None:
         """Have the pager bring the pages that came more than once: they are needed first."""

@@ -119,10 +119,14 @@ def _recover(arguments: argparse.Namespace) -> int:
         else:
             answer = _ask_on(arguments.on, arguments.id, word)
     except OSError as error:
+        advice = (
+            "look for the container with the engine there"
+            if arguments.on
+            else "name the move's target by '--on', or run this there"
+        )
         say(
-            f"migratectl: no agent on {arguments.on or 'this host'} holds a container for"
-            f" migration {arguments.id} ({error.strerror or error}); nothing was changed;"
-            " name the move's target by '--on', or run this there"
+            f"migratectl: no agent on {arguments.on or platform.node()} holds a container for"
+            f" migration {arguments.id} ({error.strerror or error}); nothing was changed; {advice}"
         )
         return CTL_CODES["NothingHeld"]
     put(f"migratectl: {answer.outcome.value}: {answer.text}")

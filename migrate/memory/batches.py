@@ -119,7 +119,7 @@ class Carrier(Protocol):
         buffer: memoryview,
         used: int,
         *,
-        final: bool,
+        into_images: bool,
         forget: Sequence[int],
     ) -> None:
         """Take a batch and the buffer with its bytes; see PageChannels.submit."""
@@ -131,18 +131,19 @@ class Carrier(Protocol):
 class PageBatches:
     """A gatherer of extents, which passes a batch on to the carrier when it is full.
 
-    `final` pages go into image files, others into the page store. `progress` is called after each
-    batch with the bytes of pages that were passed on so far, zero pages not counted.
+    With `into_images` the pages go into image files, otherwise into the page store. `progress` is
+    called after each batch with the bytes of pages that were passed on so far, zero pages not
+    counted.
     """
 
     def __init__(
         self,
         carrier: Carrier,
         *,
-        final: bool = False,
+        into_images: bool = False,
         progress: Callable[[int], None] = lambda data_bytes: None,
     ) -> None:
-        self._carrier, self._final, self._progress = carrier, final, progress
+        self._carrier, self._into_images, self._progress = carrier, into_images, progress
         self._extents: list[PageExtent] = []
         self._pages_gathered = 0
         self._buffer = carrier.buffer()
@@ -219,7 +220,11 @@ class PageBatches:
         if self._extents or self._forget:
             self.data_bytes += self._used
             self._carrier.submit(
-                self._extents, self._buffer, self._used, final=self._final, forget=self._forget
+                self._extents,
+                self._buffer,
+                self._used,
+                into_images=self._into_images,
+                forget=self._forget,
             )
             self._buffer = self._carrier.buffer()
             self._extents, self._forget, self._used, self._pages_gathered = [], [], 0, 0

@@ -51,7 +51,7 @@ class Job(NamedTuple):
     buffer: memoryview
     used: int
     digest: str
-    final: bool
+    into_images: bool
     forget: tuple[int, ...]
 
 
@@ -107,7 +107,7 @@ class PageChannels:
         buffer: memoryview,
         used: int,
         *,
-        final: bool = False,
+        into_images: bool = False,
         forget: Sequence[int] = (),
     ) -> None:
         """Queue a batch to be sent; protocol.Pages has the meaning of the arguments.
@@ -117,7 +117,9 @@ class PageChannels:
         self._check()
         # The producer makes the digest, because the threads that send are the slowest part.
         digest = batches.digest_of(buffer[:used])
-        self._jobs.put(Job(self.count, tuple(extents), buffer, used, digest, final, tuple(forget)))
+        self._jobs.put(
+            Job(self.count, tuple(extents), buffer, used, digest, into_images, tuple(forget))
+        )
         self.count += 1
 
     def drain(self) -> None:
@@ -162,7 +164,7 @@ class PageChannels:
             extents=job.extents,
             encoding=encoded,
             digest=job.digest,
-            final=job.final,
+            into_images=job.into_images,
             forget=job.forget,
         )
         header = protocol.encode(message)

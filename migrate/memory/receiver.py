@@ -40,14 +40,14 @@ def socket_path(migration_id: str) -> Path:
 def put_into(store: PageStore, page_images: PageImages) -> Put:
     """Return the function that puts a batch's pages in place.
 
-    Pages that may be sent again go to the page store; final ones go to CRIU's image files.
+    Pages of CRIU's dump go to its image files, all others to the page store.
     """
 
     def put(message: protocol.Pages, extents: Iterable[Extent]) -> None:
         for dst_id in message.forget:
             store.forget(dst_id)
         for dst_id, vaddr, pages, flags, data in extents:
-            if message.final:
+            if message.into_images:
                 page_images.extent(dst_id, vaddr, pages, flags, data)
             else:
                 store.put(dst_id, vaddr, data)

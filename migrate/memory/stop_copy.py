@@ -18,7 +18,7 @@ class StopCopy:
 
     def __init__(self, ends: Ends) -> None:
         self._ends = ends
-        self.batches = PageBatches(ends.pages, final=True)
+        self.batches = PageBatches(ends.pages, into_images=True)
         self._dumped = Dumped(self.batches, no_parent, last=True)
 
     def dump(self) -> None:

@@ -196,7 +196,7 @@ def _greet(
         migration_id=report.migration_id,
         source=report.source,
         runtime=engine,
-        container_id=container.name,
+        container_name=container.name,
     )
     try:
         agent = AgentClient(connection, note)

@@ -7,7 +7,7 @@ import os
 import platform
 import resource
 import secrets
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from checkpoint.engines.base import Container, Engine
@@ -44,7 +44,7 @@ from migrate.wire.values import PROBE_PREFIX, OwnAddress, Probe
 PASSING_S = 1.0
 
 
-def choose_runtime(engine: str | None, container_id: str) -> Engine:
+def choose_runtime(engine: str | None, container_name: str) -> Engine:
     """Return the engine that the user named, or else the one that has a container of that name.
 
     Raises NotRoot, since engines list containers to root only, AlreadyMoving if another task has
@@ -52,32 +52,37 @@ def choose_runtime(engine: str | None, container_id: str) -> Engine:
     """
     if os.geteuid() != 0:
         raise NotRoot(Side.SOURCE, platform.node())
-    nobody = f"{' and '.join(RUNTIMES)} have no container named {container_id!r} on this host"
     # No engine has such a name, and some cannot be asked for it.
-    if not container_id.isprintable():
-        raise NoSuchContainer(nobody)
+    if not container_name.isprintable():
+        raise NoSuchContainer(_nobody_has(container_name, RUNTIMES))
     # Locks are looked at before engines are asked: an engine knows nothing, or half, of a container
     # that is being restored on this host, and podman does not answer until that is done.
     for name in [engine] if engine is not None else RUNTIMES:
-        if holder := lock.holder_of(lock.name_key(name, container_id)):
+        if holder := lock.holder_of(lock.name_key(name, container_name)):
             raise AlreadyMoving("the source", holder)
     if engine is not None:
         return runtime_named(engine)
-    found, silent = owners_of(container_id)
+    found, silent = owners_of(container_name)
     if not found:
-        raise NoSuchContainer("; ".join([nobody, *silent]))
+        asked = [name for name in RUNTIMES if name not in silent]
+        raise NoSuchContainer("; ".join([_nobody_has(container_name, asked), *silent.values()]))
     if len(found) > 1:
-        raise SeveralContainers(container_id, [runtime.name for runtime in found])
+        raise SeveralContainers(container_name, [runtime.name for runtime in found])
     return found[0]
 
 
-def check_source(runtime: Engine, container_id: str) -> Facts:
+def _nobody_has(container_name: str, asked: Iterable[str]) -> str:
+    names = " and ".join(asked) or "no engine that could be asked"
+    return f"there is no container named {container_name!r} on this host ({names})"
+
+
+def check_source(runtime: Engine, container_name: str) -> Facts:
     """Return the facts of the source, on which this runs.
 
     Raises NotRoot, MissingOnHost or CriuTooOld for the first requirement that the source does not
     meet.
     """
-    facts = collect(runtime, container_id)
+    facts = collect(runtime, container_name)
     check_host(facts, Side.SOURCE)
     return facts
 

@@ -71,7 +71,7 @@ __all__ = [
     "payload_of",
 ]
 
-PROTOCOL_VERSION = 2
+PROTOCOL_VERSION = 3
 
 
 class Failed(Answer):
@@ -109,7 +109,7 @@ class Hello(Request[Welcome]):
     migration_id: MigrationId
     source: Text
     runtime: Word
-    container_id: ContainerName
+    container_name: ContainerName
 
 
 class Clock(Answer):
@@ -302,7 +302,8 @@ class Pages(Message):
     """A batch of pages, on a page channel. Its payload is defined in migrate/memory/batches.py.
 
     `number` counts the batches of all channels from 0; they take effect in that order.
-    `final` pages come from CRIU's dump and go into image files; others go to the page store.
+    With `into_images` the pages come from CRIU's dump and go into image files; others go to the
+    page store.
     `forget` are dst_ids of address spaces that ended, whose pages are dropped before these come.
     """
 
@@ -310,7 +311,7 @@ class Pages(Message):
     extents: Annotated[tuple[PageExtent, ...], Length(4096)]
     encoding: Word
     digest: Annotated[str, Pattern(r"[0-9a-f]{8}")]
-    final: bool
+    into_images: bool
     forget: tuple[ImageId, ...]
     payload: Payload = b""
 

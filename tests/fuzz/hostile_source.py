@@ -271,7 +271,7 @@ def proper(world: World) -> Iterator[tuple[type[Command], dict[str, Any], bytes]
             "migration_id": MIGRATION,
             "source": "a hostile host",
             "runtime": "runc",
-            "container_id": NAME,
+            "container_name": NAME,
         },
         b"",
     )
@@ -304,6 +304,6 @@ def pages_of(number: int) -> dict[str, Any]:
         "extents": [[IMAGE, task.REGION, task.PAGES, PE_PRESENT, False]],
         "encoding": "raw",
         "digest": batches.digest_of(memoryview(CONTENT)),
-        "final": True,
+        "into_images": True,
         "forget": [],
     }

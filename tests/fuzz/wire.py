@@ -148,7 +148,7 @@ _ARP = (
 _BASE = 0x7F00_0000_0000
 _MESSAGES: tuple[Message, ...] = (
     protocol.Hello(
-        version=1, migration_id="0123456789ab", source="alpha", runtime="runc", container_id="c"
+        version=1, migration_id="0123456789ab", source="alpha", runtime="runc", container_name="c"
     ),
     protocol.Clock(monotonic_ns=1),
 )
@@ -158,7 +158,7 @@ def _pages(*extents: PageExtent, payload: bytes, kind: str = encoding.RAW) -> by
     sent = bytes(encoding.encode(memoryview(payload), kind))
     found = protocol.Pages(
         number=0,
-        final=False,
+        into_images=False,
         extents=extents,
         encoding=kind,
         digest=batches.digest_of(payload),

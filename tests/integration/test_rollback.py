@@ -202,7 +202,7 @@ def test_coordinator_killed_while_the_target_holds(
     still_served(client)
     assert redis.status == "running"
     held = hosts.beta.run(["migratectl", "status"]).stdout
-    assert held.startswith(f"{migration}: container 'redis' is held here")
+    assert held.startswith(f"{migration}: container 'redis' is held on beta")
     assert hosts.beta.run(["migratectl", "recover", migration, "--abort"]).stdout.startswith(
         "migratectl: ok"
     )
@@ -217,7 +217,7 @@ def test_coordinator_killed_right_after_the_kill(
     migration = crash_at(hosts, State.KILLED)
     assert redis.status != "running"
     there = Container(node=hosts.beta, name="redis", address=REDIS_ADDRESS)
-    held = "is held here, restored but not running; the coordinator is gone"
+    held = "is held on beta, restored but not running; the coordinator is gone"
     ask_it = [
         "migratectl",
         "recover",

@@ -110,7 +110,7 @@ HELLO = protocol.Hello(
     migration_id="0123456789ab",
     source="s",
     runtime="runc",
-    container_id="c",
+    container_name="c",
 )
 #: Requests of each sort: one that is answered, one that is streamed.
 ASKED, STREAMED = protocol.Remove(tree="/", paths=()), protocol.Output()

@@ -16,7 +16,7 @@ from migrate.wire.protocol import Command, ProtocolError
 STORY: list[tuple[Command, State]] = [
     (
         protocol.Hello(
-            version=2, migration_id="0" * 12, source="alpha", runtime="podman", container_id="web"
+            version=3, migration_id="0" * 12, source="alpha", runtime="podman", container_name="web"
         ),
         State.GREETED,
     ),

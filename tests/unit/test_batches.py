@@ -35,7 +35,7 @@ class Carrier:
 
     def __init__(self) -> None:
         self.batches: list[tuple[Sequence[PageExtent], bytes]] = []
-        self.finals: set[bool] = set()
+        self.into_images: set[bool] = set()
         self.forgotten: list[list[int]] = []
         self.drained = 0
         self._buffer = memoryview(bytearray(PIECE_BYTES))
@@ -49,11 +49,11 @@ class Carrier:
         buffer: memoryview,
         used: int,
         *,
-        final: bool,
+        into_images: bool,
         forget: Sequence[int],
     ) -> None:
         self.batches.append((extents, bytes(buffer[:used])))
-        self.finals.add(final)
+        self.into_images.add(into_images)
         self.forgotten.append(list(forget))
 
     def drain(self) -> None:
@@ -112,14 +112,14 @@ def test_a_page_of_zeros_but_for_one_byte_is_none() -> None:
 
 def test_large_transfers_are_cut_into_batches() -> None:
     carrier = Carrier()
-    batches = PageBatches(carrier, final=True)
+    batches = PageBatches(carrier, into_images=True)
     piece = bytes(range(256)) * (PIECE_BYTES // 256)
     for index in range(3):
         batches.add(1, BASE + index * PIECE_BYTES, memoryview(piece))
         batches.add(1, BASE + (index + 10) * PIECE_BYTES, memoryview(ZERO))
     batches.flush()
     assert len(carrier.batches) == 3
-    assert carrier.finals == {True}
+    assert carrier.into_images == {True}
     assert len(carrier.pages()) == 3 * (PIECE_BYTES // PAGE_SIZE + 1)
 
 
@@ -130,7 +130,7 @@ def test_many_small_extents_are_cut_into_batches() -> None:
         batches.add(1, BASE + 2 * page * PAGE_SIZE, memoryview(bytes([page % 2]) * PAGE_SIZE))
     batches.flush()
     assert all(len(extents) <= MAX_EXTENTS for extents, _ in carrier.batches)
-    assert carrier.finals == {False}
+    assert carrier.into_images == {False}
     assert [vaddr for _, vaddr, _ in carrier.pages()] == [
         BASE + 2 * n * PAGE_SIZE for n in range(3 * MAX_EXTENTS)
     ]

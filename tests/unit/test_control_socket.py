@@ -66,11 +66,11 @@ def exchange(path: Path, holder: Holder, word: str, *, link_alive: bool) -> tupl
     [
         (STATUS, False, [], Outcome.OK, "held; the coordinator is gone"),
         (STATUS, True, [], Outcome.OK, "held; the coordinator is still connected"),
-        (GO, False, [GO], Outcome.OK, "runs on this host"),
-        (ABORT, False, [ABORT], Outcome.OK, "dropped on this host"),
+        (GO, False, [GO], Outcome.OK, "the container runs on "),
+        (ABORT, False, [ABORT], Outcome.OK, "was dropped on "),
         (GO, True, [], Outcome.REFUSED, "still connected"),
         (ABORT, True, [], Outcome.REFUSED, "still connected"),
-        (GO_FENCED, True, [GO], Outcome.OK, "runs on this host"),
+        (GO_FENCED, True, [GO], Outcome.OK, "the container runs on "),
         ("gone", False, [], Outcome.REFUSED, "'gone'"),
     ],
 )

@@ -52,7 +52,7 @@ def arriving(
         migration_id=f"{name:0>12}",
         source="alpha",
         runtime="docker",
-        container_id=name,
+        container_name=name,
     )
     agent = Incoming(hello, print, Limits())
     [examined] = agent.handle(protocol.Examine(description={}))

@@ -80,7 +80,8 @@ class Scene:
 
     def _put(self, message: protocol.Pages, extents: Iterator[Extent]) -> None:
         self.taken += [
-            (message.final, dst_id, vaddr, bytes(data)) for dst_id, vaddr, _, _, data in extents
+            (message.into_images, dst_id, vaddr, bytes(data))
+            for dst_id, vaddr, _, _, data in extents
         ]
 
     def close(self) -> None:
@@ -104,13 +105,13 @@ def channels(scene: Scene) -> Iterator[PageChannels]:
     channels.close()
 
 
-def submit(channels: PageChannels, page: int, content: bytes, *, final: bool = False) -> None:
+def submit(channels: PageChannels, page: int, content: bytes, *, into_images: bool = False) -> None:
     buffer = channels.buffer()
     buffer[: len(content)] = content
     extent = PageExtent(
         0x101, BASE + page * PAGE_SIZE, len(content) // PAGE_SIZE, PE_PRESENT, False
     )
-    channels.submit([extent], buffer, len(content), final=final)
+    channels.submit([extent], buffer, len(content), into_images=into_images)
 
 
 def content(number: int) -> bytes:
@@ -121,7 +122,7 @@ def content(number: int) -> bytes:
 def test_all_batches_arrive_in_order(scene: Scene, channels: PageChannels) -> None:
     sent = [content(number) for number in range(200)]
     for number, data in enumerate(sent):
-        submit(channels, 100 * number, data, final=number % 2 == 1)
+        submit(channels, 100 * number, data, into_images=number % 2 == 1)
     channels.drain()
     scene.receiver.wait(len(sent))
     assert scene.taken == [
@@ -205,7 +206,7 @@ def pages_message(number: int, data: bytes, **changed: Any) -> protocol.Pages:
         "extents": extents,
         "encoding": "raw",
         "digest": batches.digest_of(data),
-        "final": False,
+        "into_images": False,
         "forget": (),
     }
     return protocol.Pages(number=number, **{**fields, **changed})

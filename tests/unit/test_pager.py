@@ -27,6 +27,7 @@ import pytest
 
 from checkpoint.criu.page_server import dst_id_of_process
 from checkpoint.errors import ImageError
+from checkpoint.memory.pager import keeper as keeper_module
 from checkpoint.memory.pager.address_spaces import AddressSpaces
 from checkpoint.memory.pager.filler import AROUND_BYTES, LEAST_CHUNK_BYTES, MOST_CHUNK_BYTES, Filler
 from checkpoint.memory.pager.keeper import MOST_FDS, Keeper
@@ -153,7 +154,7 @@ def dies(function, call, when):
         return result
     return counted
 ranges = {image: [(START, START + pages * PAGE)]}
-pager = pager_module.Pager(directory, store, ranges, keeper.Keeper(directory.parent))
+pager = pager_module.Pager(directory, store, ranges, keeper.Keeper(directory.parent), print)
 obey(channel)
 """
 )
@@ -340,6 +341,7 @@ class Target:
             )
         self._processes: list[Task | MortalPager] = []
         self._pagers: list[Pager] = []
+        self.lost: list[str] = []
         self._children = children()
 
     def task(self, pages: int = PAGES) -> Task:
@@ -355,6 +357,7 @@ class Target:
                 self.store,
                 {dst_id_of_process(pid): ranges[pid] for pid in ranges},
                 Keeper(self.move),
+                self.lost.append,
             )
         )
         return pager
@@ -370,11 +373,13 @@ class Target:
             restore.send(task, pid)
         restore.restored()
 
+    def processes(self) -> set[int]:
+        """All children of this process but keepers."""
+        return self._children | {process.process.pid for process in self._processes}
+
     def keeper(self) -> int:
         """Of the pager in this process, or of one that was killed."""
-        (keeper,) = (
-            children() - self._children - {process.process.pid for process in self._processes}
-        )
+        (keeper,) = children() - self.processes()
         return keeper
 
     def close(self) -> None:
@@ -785,6 +790,23 @@ def test_without_a_keeper_the_pager_goes_on(target: Target) -> None:
     assert fork.stamps() == [0] * 50 + EVERY[50:]
 
 
+def test_a_keeper_that_was_stopped_keeps_nobody_waiting(
+    target: Target, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """More events than its socket has room for; at the end it is killed."""
+    monkeypatch.setattr(keeper_module, "PATIENCE_S", 0.1)
+    task, pager = target.task(), target.pager()
+    target.restore(task)
+    assert task.touch(100) == 101
+    os.kill(target.keeper(), signal.SIGSTOP)
+    for _ in range(1000):
+        task.do("dontneed(START, 1)")
+    pager.fill()
+    pager.wait(TIMEOUT_S)
+    assert task.stamps() == [0, *EVERY[1:]]
+    assert children() - target.processes() == set()
+
+
 def test_a_pager_that_fails_hands_over(target: Target, monkeypatch: pytest.MonkeyPatch) -> None:
     def fail(*_: object) -> int:
         raise OSError(errno.EIO, "no more")
@@ -796,6 +818,7 @@ def test_a_pager_that_fails_hands_over(target: Target, monkeypatch: pytest.Monke
     assert task.touch(0) == 1
     with pytest.raises(ImageError, match=r"the stand-by process: .*no more"):
         pager.wait(TIMEOUT_S)
+    assert target.lost == ["the pager failed: [Errno 5] no more"]
     assert task.present() == list(range(PAGES))
     assert task.stamps() == EVERY
     assert target.directory.exists(), "the agent lives, and has its logs there"

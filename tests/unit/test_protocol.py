@@ -225,16 +225,16 @@ def test_what_is_no_message_is_refused(header: bytes) -> None:
 
 
 FILE = ["a", 0o100644, 1, 1]
-HELLO = {"version": 2, "migration_id": "0123456789ab", "runtime": "runc", "container_id": "web"}
+HELLO = {"version": 3, "migration_id": "0123456789ab", "runtime": "runc", "container_name": "web"}
 
 
 @pytest.mark.parametrize(
     ("kind", "fields", "said"),
     [
         (protocol.Hello, {**HELLO, "migration_id": "../../etc/x"}, "migration_id"),
-        (protocol.Hello, {**HELLO, "container_id": "../web"}, "container_id"),
-        (protocol.Hello, {**HELLO, "container_id": "--all"}, "container_id"),
-        (protocol.Hello, {**HELLO, "container_id": "web\n"}, "container_id"),
+        (protocol.Hello, {**HELLO, "container_name": "../web"}, "container_name"),
+        (protocol.Hello, {**HELLO, "container_name": "--all"}, "container_name"),
+        (protocol.Hello, {**HELLO, "container_name": "web\n"}, "container_name"),
         (protocol.AwaitContainerImage, {"key": ""}, "key"),
         (protocol.AwaitContainerImage, {"key": "a" * 63 + "/"}, "key"),
         (protocol.Armed, {"trees": ["/", "/var/../etc"]}, r"trees\[1\]"),

@@ -197,6 +197,7 @@ def test_who_could_not_be_asked_is_told(tmp_path: Path, monkeypatch: pytest.Monk
     podman_that(tmp_path, "exit 1")
     monkeypatch.setattr(registry, "RUNTIMES", {"docker": Docker, "podman": Podman})
     with pytest.raises(
-        NoSuchContainer, match="no container named 'web' on this host; docker does not answer"
+        NoSuchContainer,
+        match="no container named 'web' on this host .podman and runc and crun.; docker does not answer",
     ):
         preflight.choose_runtime(None, "web")

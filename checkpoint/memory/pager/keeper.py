@@ -28,6 +28,7 @@ import warnings
 from pathlib import Path
 
 from checkpoint.host.ram_directory import claim, remove_ram_directory, remove_sockets
+from checkpoint.host.ready import ready
 from checkpoint.host.secrecy import keep_to_itself
 from checkpoint.memory.pager.address_spaces import AddressSpaces
 from checkpoint.memory.pager.filler import Filler
@@ -47,6 +48,9 @@ MAX_MESSAGE = 64
 MOST_FDS = 200
 #: The OOM killer must spare pager and keeper as long as it can: the container needs its pages.
 OOM_SCORE_ADJ = "-1000"
+#: The time within which the keeper must take a message, and end when it is not needed any more. A
+#: keeper that takes longer (it was stopped, say) is killed: it may keep nobody waiting.
+PATIENCE_S = 2.0
 
 
 class Keeper:
@@ -78,6 +82,8 @@ class Keeper:
             finally:
                 os._exit(status)
         theirs.close()
+        self._socket.settimeout(PATIENCE_S)
+        self._pidfd = os.pidfd_open(self.pid)
 
     def follow(self, store: PageStore, lazy: LazyRanges) -> None:
         """Hand over what the keeper needs to go on in the pager's place.
@@ -109,7 +115,10 @@ class Keeper:
         """Tell that the keeper is not needed any more, and wait for its end if it has not ended."""
         if not self._ended:
             self._tell(DONE)
-            self._await_end()
+            self._socket.close()
+            if not ready(self._pidfd, timeout_s=PATIENCE_S):
+                self._kill()
+            self._reap()
 
     def take_over(self) -> bool:
         """Have the keeper copy all missing pages, and wait for its end.
@@ -117,19 +126,26 @@ class Keeper:
         Returns whether the keeper has brought everything. It cannot unless it was told to `follow`.
         """
         self._tell(FAILED)
-        return self._await_end() and self._follows
+        self._socket.close()
+        return self._reap() and self._follows
 
-    def _await_end(self) -> bool:
+    def _reap(self) -> bool:
         """Wait for the keeper's end, and return whether it had status 0."""
         self._ended = True
-        self._socket.close()
         _, status = os.waitpid(self.pid, 0)
+        os.close(self._pidfd)
         return os.waitstatus_to_exitcode(status) == 0
+
+    def _kill(self) -> None:
+        signal.pidfd_send_signal(self._pidfd, signal.SIGKILL)
 
     def _tell(self, message: bytes, *fds: int) -> None:
         # If the keeper was killed, the pager is still there.
         with contextlib.suppress(BrokenPipeError, ConnectionResetError):
-            socket.send_fds(self._socket, [message], fds)
+            try:
+                socket.send_fds(self._socket, [message], fds)
+            except TimeoutError:
+                self._kill()
 
 
 class _StandBy:

@@ -14,6 +14,7 @@ import socket
 import struct
 import threading
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 from checkpoint.errors import ImageError
@@ -36,10 +37,18 @@ class Pager:
 
     `lazy` has the lazy ranges by dst_id; the store must have all their pages. `directory` is CRIU's
     work directory for the restore. CRIU's restore must be released only after the pager was made.
-    The pager releases the keeper at its end.
+    The pager releases the keeper at its end. If the pager fails, it calls `lost` at once, with the
+    reason.
     """
 
-    def __init__(self, directory: Path, store: PageStore, lazy: LazyRanges, keeper: Keeper) -> None:
+    def __init__(
+        self,
+        directory: Path,
+        store: PageStore,
+        lazy: LazyRanges,
+        keeper: Keeper,
+        lost: Callable[[str], None],
+    ) -> None:
         self._store, self._keeper = store, keeper
         self._spaces = AddressSpaces(lazy)
         self._filler = Filler(store, self._spaces)
@@ -51,7 +60,7 @@ class Pager:
         self._lock, self._ended = threading.Lock(), False
         self._warming = self._filling = self._restored = self._stopped = False
         self._failure: Exception | None = None
-        self._thread = threading.Thread(target=self._run, name="pager", daemon=True)
+        self._thread = threading.Thread(target=self._run, args=(lost,), name="pager", daemon=True)
         self._thread.start()
 
     @property
@@ -116,7 +125,7 @@ class Pager:
             if not self._ended:
                 os.eventfd_write(self._wake, 1)
 
-    def _run(self) -> None:
+    def _run(self, lost: Callable[[str], None]) -> None:
         protect_from_oom_killer()
         allow_many_descriptors()
         try:
@@ -144,10 +153,10 @@ class Pager:
             self._keeper.release()
             self._hang_up()
         except Exception as error:  # noqa: BLE001  (the keeper goes on from here)
-            done = self._keeper.take_over()
-            self._failure = ImageError(
-                f"{'filled in by the stand-by process' if done else 'not in place'}: {error}"
-            )
+            self._failure = ImageError(f"not in place: {error}")
+            lost(f"the pager failed: {error}")
+            if self._keeper.take_over():
+                self._failure = ImageError(f"filled in by the stand-by process: {error}")
         finally:
             self._spaces.close_all()
             self._listener.close()
