@@ -198,6 +198,6 @@ def test_who_could_not_be_asked_is_told(tmp_path: Path, monkeypatch: pytest.Monk
     monkeypatch.setattr(registry, "RUNTIMES", {"docker": Docker, "podman": Podman})
     with pytest.raises(
         NoSuchContainer,
-        match="no container named 'web' on this host .podman and runc and crun.; docker does not answer",
+        match=r"no container named 'web' on this host .podman and runc and crun.; docker does not answer",
     ):
         preflight.choose_runtime(None, "web")
