@@ -122,8 +122,8 @@ class Conversation:
     def stamp(self, name: str) -> None:
         self.stamps.append(Stamp(at_ns=time.monotonic_ns(), name=name))
 
-    def log_passed(self) -> None:
-        """Log that the last message was passed on: only now, because a container may be frozen."""
+    def log_last(self) -> None:
+        """Log the last stamp. Pass the message on first: a container may be frozen meanwhile."""
         log.debug("CRIU %d: %s", self.criu_pid, self.stamps[-1].name)
 
     def criu_lives(self) -> bool:
@@ -210,6 +210,7 @@ class Interposer:
                 self._relay(conversation)
         finally:
             conversation.stamp("end")
+            conversation.log_last()
             self._role.ended(conversation, kind)
             conversation.close()
 
@@ -291,7 +292,7 @@ class Interposer:
         socket.send_fds(conversation.criu, [message.SerializeToString()], fds)
         if kind == "NOTIFY":
             self._role.went_on()
-        conversation.log_passed()
+        conversation.log_last()
 
     def _to_runtime(self, conversation: Conversation, data: bytes, fds: list[int]) -> None:
         message = rpc.parse_response(data)
@@ -301,11 +302,12 @@ class Interposer:
             if not self._role.notify(message.notify.script, message.notify.pid):
                 answer = rpc.request("NOTIFY", notify_success=False)
                 conversation.criu.send(answer.SerializeToString())
+                conversation.log_last()
                 return
         else:
             conversation.stamp(f"response {kind} {'ok' if message.success else 'failed'}")
         socket.send_fds(conversation.runtime, [data], fds)
-        conversation.log_passed()
+        conversation.log_last()
 
     def _renumber(self, conversation: Conversation, options: rpc.Message) -> None:
         for name in DIRECTORY_FIELDS:
@@ -320,6 +322,8 @@ class Interposer:
 
 def receive(sock: socket.socket, size: int, most_fds: int) -> tuple[bytes, list[int]]:
     """Receive one message of at most `size` bytes, with at most `most_fds` descriptors.
+
+    `sock` is a SEQPACKET socket.
 
     Raises ConversationLost for a message that was cut off to these bounds (recvmsg(2)), and
     OSError.

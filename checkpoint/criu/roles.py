@@ -116,7 +116,7 @@ class _HeldRole:
         return self.done_gate.arrive() if script == self.held_notification else True
 
     def went_on(self) -> None:
-        """Do nothing by default."""
+        """Do nothing: only RestoreRole waits for it."""
 
     def ended(self, conversation: Conversation, kind: str) -> None:
         if kind == self.kind:
@@ -296,10 +296,9 @@ class RestoreRole(_HeldRole):
         self._why_over = self._notified = ""
 
     def notify(self, script: str, pid: int) -> bool:
-        if script == self.held_notification:
-            self.pid = pid
         self._notified = script
         if script == self.held_notification:
+            self.pid = pid
             self._making_tasks.set()
         if script == "post-resume":
             self._resumed = True

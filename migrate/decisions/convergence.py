@@ -156,7 +156,7 @@ def _speed(rounds: Sequence[Round]) -> float:
 
 def _why_no_more(history: History, policy: Policy) -> str:
     if len(history.rounds) >= policy.max_rounds:
-        return f"--max-rounds {policy.max_rounds} are done"
+        return f"--max-rounds {policy.max_rounds} is reached"
     if history.elapsed_us >= policy.timeout_s * 1_000_000:
         return f"{policy.timeout_s} s of rounds are enough"
     return ""

@@ -183,8 +183,6 @@ class Ended:
         super().__init__(edits, *others)  # type: ignore[call-arg]
         self.over = threading.Event()
 
-    def went_on(self) -> None: ...
-
     def ended(self, conversation: Conversation, kind: str) -> None:
         super().ended(conversation, kind)  # type: ignore[misc]
         if kind == self.kind:  # type: ignore[attr-defined]

@@ -4,14 +4,9 @@ import ctypes
 from collections.abc import Iterator
 
 import pytest
-from hypothesis import HealthCheck, settings
 
 from checkpoint.host.secrecy import PR_SET_DUMPABLE
 from tests.unit.obedient import Child
-
-#: No time decides a test: machines are shared.
-settings.register_profile("unhurried", deadline=None, suppress_health_check=list(HealthCheck))
-settings.load_profile("unhurried")
 
 
 @pytest.fixture(autouse=True)

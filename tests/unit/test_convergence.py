@@ -64,7 +64,7 @@ def history(
         ([128, 8, 7], FREEZE, "no longer shrink"),
         ([128, 8, 9], FREEZE, "no longer shrink"),
         ([128, 40, 10, 3, 1], FREEZE, "little is left"),
-        ([2 ** (20 - n) for n in range(6)], FREEZE, "--max-rounds 6 are done"),
+        ([2 ** (20 - n) for n in range(6)], FREEZE, "--max-rounds 6 is reached"),
     ],
 )
 def test_rounds_go_on_while_they_help(

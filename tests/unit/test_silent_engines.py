@@ -195,9 +195,10 @@ def test_the_others_are_asked_all_the_same(tmp_path: Path, monkeypatch: pytest.M
 def test_who_could_not_be_asked_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     stopped_docker()
     podman_that(tmp_path, "exit 1")
-    monkeypatch.setattr(registry, "RUNTIMES", {"docker": Docker, "podman": Podman})
+    for module in (registry, preflight):
+        monkeypatch.setattr(module, "RUNTIMES", {"docker": Docker, "podman": Podman})
     with pytest.raises(
         NoSuchContainer,
-        match=r"no container named 'web' on this host .podman and runc and crun.; docker does not answer",
+        match=r"no container named 'web' on this host \(podman\); docker does not answer",
     ):
         preflight.choose_runtime(None, "web")
