@@ -8,13 +8,12 @@ from dataclasses import dataclass, field
 from checkpoint.criu.roles import DumpRole
 from checkpoint.engines.base import Container, Engine
 from checkpoint.host.processes import Init
-from checkpoint.network import netns
-from checkpoint.network.model import Network
 from migrate.agent.client import AgentClient
 from migrate.decisions.clock import Offset
 from migrate.decisions.compatibility import Facts
 from migrate.decisions.state import State
 from migrate.decisions.write_tracking import Tracking
+from migrate.network.source import SourceNetwork
 from migrate.options import Options
 from migrate.progress import Progress
 from migrate.report import Report
@@ -24,17 +23,12 @@ from transport.throttle import RateLimit
 
 @dataclass(frozen=True, kw_only=True)
 class Source:
-    """The container on this host, and the host's facts.
-
-    `network_parts` are the parts of `network` that this tool removes once the container has left;
-    None if the engine does that.
-    """
+    """The container on this host, and the host's facts."""
 
     engine: Engine
     container: Container
     init: Init
-    network: Network | None
-    network_parts: netns.Parts | None
+    network: SourceNetwork
     facts: Facts
 
 

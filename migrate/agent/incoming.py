@@ -24,7 +24,6 @@ from checkpoint.memory.pager.keeper import Keeper
 from checkpoint.network import link
 from checkpoint.schema import harmless
 from migrate.agent.control import control_path
-from migrate.agent.network import Attachment
 from migrate.agent.plug_command import IMAGE
 from migrate.agent.received import Received
 from migrate.agent.restore import ArmedRestore, Prepared
@@ -33,6 +32,7 @@ from migrate.files.tree_door import TreeDoor, socket_path
 from migrate.host_facts import collect
 from migrate.leftovers import INCOMING_IMAGES, sweep
 from migrate.limits import Limits
+from migrate.network.target import TargetNetwork
 from migrate.wire import protocol
 from migrate.wire.protocol import Answer, Command
 from migrate.wire.values import Station
@@ -205,7 +205,7 @@ class Incoming:
         keeper = Keeper(received.directory)  # now: a fork would take long in the freeze
         self._undo.callback(keeper.release)
         trees = self._arrival.prepare(bytes(request.payload), shared=request.shared)
-        network = Attachment(request.network, self._undo, self._tidy, self._log)
+        network = TargetNetwork(request.network, self._undo, self._tidy, self._log)
         self._prepared = Prepared(
             arrival=self._arrival, received=received, keeper=keeper, network=network
         )

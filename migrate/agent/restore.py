@@ -19,9 +19,9 @@ from checkpoint.errors import CheckpointError, ConversationLost, CriuFailed
 from checkpoint.memory.pager.keeper import Keeper
 from checkpoint.memory.pager.pager import Pager
 from checkpoint.network.guard import silenced
-from migrate.agent.network import Attachment
 from migrate.agent.received import Received
 from migrate.limits import Limits
+from migrate.network.target import TargetNetwork
 from migrate.no_pauses import no_pauses
 from migrate.wire import protocol
 from migrate.wire.values import Stamp, Waits
@@ -34,7 +34,7 @@ class Prepared:
     arrival: IncomingContainer
     received: Received
     keeper: Keeper
-    network: Attachment
+    network: TargetNetwork
 
 
 class ArmedRestore:

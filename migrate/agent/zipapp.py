@@ -28,6 +28,8 @@ CONTENTS = (
     "migrate/memory/batches.py",
     "migrate/memory/encoding.py",
     "migrate/memory/receiver.py",
+    "migrate/network/__init__.py",
+    "migrate/network/target.py",
     "migrate/wire/*.py",
     "checkpoint/**/*.py",
     "transport/__init__.py",

@@ -5,20 +5,18 @@ from __future__ import annotations
 import contextlib
 import subprocess
 import threading
-from collections.abc import Iterable
 from dataclasses import dataclass, replace
-from functools import partial
 
 from checkpoint.criu.interposer import Interposer
 from checkpoint.criu.parent import kerndat_with_tracking
 from checkpoint.criu.roles import DumpRole
 from checkpoint.criu.shim_install import install_shim, rpc_socket
-from checkpoint.network.frames import FrameBuffer
 from migrate.decisions.state import State
 from migrate.decisions.write_tracking import Tracking
 from migrate.files.engine_log import OutputSync
 from migrate.files.trees import TreeSync
 from migrate.migration import Migration
+from migrate.network.source import SourceFrames
 from migrate.no_pauses import no_pauses
 from migrate.phases.preflight import note_exec_processes
 from migrate.phases.prepare import Prepared, copy_trees
@@ -29,13 +27,12 @@ from migrate.wire import protocol
 class Armed:
     """The things that wait for the freeze: passes over trees, the container's log, frame buffers.
 
-    `output` is None if the container has no log that can be read. `frames` has one buffer for each
-    interface of the container.
+    `output` is None if the container has no log that can be read.
     """
 
     trees: tuple[TreeSync, ...]
     output: OutputSync | None
-    frames: tuple[FrameBuffer, ...]
+    frames: SourceFrames
 
 
 def arm_source(migration: Migration, prepared: Prepared) -> None:
@@ -75,12 +72,9 @@ def arm_target(migration: Migration, prepared: Prepared) -> Armed:
     """
     source, edits = migration.source, migration.dump.edits
     with migration.progress.phase("arm target"):
-        interfaces = source.network.interfaces if source.network else ()
         output = _copy_output(migration)
         question = protocol.Arm(
-            macs=tuple(interface.mac for interface in interfaces)
-            if source.container.engine_network
-            else (),
+            macs=source.network.macs_to_silence,
             nftables=edits.nftables,
             one_cgroup=edits.one_cgroup,
         )
@@ -93,13 +87,10 @@ def arm_target(migration: Migration, prepared: Prepared) -> Armed:
         prepared.tmpfs.arm()
         for tree in trees:
             tree.wait_armed()
-        frames = tuple(
-            migration.tidy.enter_context(contextlib.closing(FrameBuffer(interface)))
-            for interface in interfaces
-        )
+        frames = migration.tidy.enter_context(contextlib.closing(SourceFrames(source.network)))
         migration.undo.callback(source.engine.suspend_restart_policy(source.container))
         note_exec_processes(migration)
-        migration.dump.at["network-lock"] = partial(_keep_frames, frames)
+        migration.dump.at["network-lock"] = frames.keep
         migration.tidy.enter_context(no_pauses())
     return Armed(trees=trees, output=output, frames=frames)
 
@@ -116,11 +107,6 @@ def _copy_output(migration: Migration) -> OutputSync | None:
     migration.tidy.callback(output.close)
     migration.report.add_bytes("output", output.copy())
     return output
-
-
-def _keep_frames(buffers: Iterable[FrameBuffer]) -> None:
-    for frames in buffers:
-        frames.keep()
 
 
 def _watch(checkpoint: subprocess.Popen[bytes], dump: DumpRole) -> None:

@@ -56,8 +56,7 @@ def _leave_source(migration: Migration, failed: list[Exception]) -> None:
             migration.source.container, shared=migration.target.shared_rootfs
         )
     with _collected(failed):
-        if migration.source.network_parts is not None:
-            migration.source.network_parts.remove()
+        migration.source.network.remove()
 
 
 @contextlib.contextmanager

@@ -8,25 +8,18 @@ from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 
-from checkpoint.errors import NetworkError
-from checkpoint.network import link
-from checkpoint.network.frames import FrameBuffer
 from migrate.decisions import causes
 from migrate.decisions.state import State
 from migrate.errors import AgentFailed, AgentGone, MigrateError, ResumeFailed, Undecided
 from migrate.migration import Migration
+from migrate.network.source import SourceFrames
 from migrate.phases.arm import Armed
 from migrate.phases.evidence import keep_logs
 from migrate.wire import protocol
 from migrate.wire.values import LateFrame
-from transport.framing import MAX_PAYLOAD
-
-#: The most that one Go message carries (LateFrame of migrate/wire/values.py, MAX_HEADER of
-#: transport/framing.py).
-MOST_INTERFACES, MOST_FRAMES = 64, 16384
 
 
 def detach_monitor(migration: Migration) -> None:
@@ -100,14 +93,14 @@ def stranded(migration: Migration, error: BaseException) -> MigrateError:
     return causes.marked(_undecided(migration, causes.failure(error), told_go=told_go), error)
 
 
-def _go(migration: Migration, frames: Sequence[FrameBuffer]) -> protocol.Resumed | None:
+def _go(migration: Migration, kept: SourceFrames) -> protocol.Resumed | None:
     """Give the target its GO, and return its answer.
 
     Returns None if the target obeyed, but its answer could not be read.
     Raises Undecided if the target does not say whether it obeyed, ResumeFailed if it could not
     resume the container.
     """
-    go = _say_go(migration, frames)
+    go = _say_go(migration, kept)
     try:
         return migration.target.agent.answer(go, timeout_s=migration.options.limits.go_s)
     except AgentFailed as error:
@@ -138,14 +131,14 @@ def _ask_again(migration: Migration, unread: Exception) -> None:
     )
 
 
-def _say_go(migration: Migration, buffers: Sequence[FrameBuffer]) -> protocol.Go:
+def _say_go(migration: Migration, kept: SourceFrames) -> protocol.Go:
     """Send GO, with the frames that came for the container in the freeze if they can be sent.
 
     Raises Undecided if the link is lost.
     """
     frames: list[tuple[int, bytes]] = []
     with _optional(migration, "frames that came in the freeze were lost; their senders try again"):
-        frames = _frames(buffers)
+        frames = kept.take()
     try:
         try:
             return _ask_to_go(migration, frames)
@@ -167,21 +160,6 @@ def _ask_to_go(migration: Migration, frames: list[tuple[int, bytes]]) -> protoco
     return go
 
 
-def _frames(buffers: Sequence[FrameBuffer]) -> list[tuple[int, bytes]]:
-    """Return the frames that came for the container in the freeze, as (interface's index, frame).
-
-    Frames that do not fit into one message are dropped; their senders send them again.
-    """
-    found: list[tuple[int, bytes]] = []
-    room = MAX_PAYLOAD
-    for index, frames in enumerate(buffers[:MOST_INTERFACES]):
-        for frame in frames.take():
-            if len(frame) <= room and len(found) < MOST_FRAMES:
-                room -= len(frame)
-                found.append((index, frame))
-    return found
-
-
 def _settle(migration: Migration, answer: protocol.Resumed | None) -> None:
     """Enter the freeze into the report: its stages, and the downtime.
 
@@ -201,7 +179,7 @@ def _settle(migration: Migration, answer: protocol.Resumed | None) -> None:
 def _begin_links_down(migration: Migration) -> None:
     """Take the dead container's links down in a thread; note a failure at the closing of `tidy`."""
     executor = ThreadPoolExecutor(1)
-    done = executor.submit(_links_down, migration)
+    done = executor.submit(migration.source.network.take_links_down)
     executor.shutdown(wait=False)
 
     def join() -> None:
@@ -209,12 +187,6 @@ def _begin_links_down(migration: Migration) -> None:
             done.result()
 
     migration.tidy.callback(join)
-
-
-def _links_down(migration: Migration) -> None:
-    for interface in migration.source.network.interfaces if migration.source.network else ():
-        with contextlib.suppress(NetworkError):  # the link went with the namespace
-            link.set_link(interface.host_name, up=False)
 
 
 def _not_dead(migration: Migration, why: str) -> Undecided:

@@ -12,8 +12,6 @@ from checkpoint.engines.base import Container, Engine
 from checkpoint.errors import ContainerLocked, ContainerNotFound
 from checkpoint.host import lock, memory, processes
 from checkpoint.host.cgroups import in_one_cgroup
-from checkpoint.network import netns
-from checkpoint.network.model import Network
 from migrate.agent.client import AgentClient
 from migrate.decisions import causes
 from migrate.decisions.compatibility import Facts, room
@@ -21,6 +19,7 @@ from migrate.decisions.write_tracking import choose
 from migrate.errors import AgentFailed, AgentGone, MigrateError, MissingOnHost, NameTaken, Side
 from migrate.leftovers import sweep
 from migrate.migration import Migration, Source, Target
+from migrate.network.source import SourceNetwork
 from migrate.observer import Observer
 from migrate.options import Options
 from migrate.phases import preflight
@@ -111,19 +110,17 @@ def _source(
     facts: Facts,
     pids: list[int],
 ) -> Source:
-    """Check the container; open its init, and the parts of its network that are to be removed.
+    """Check the container, and open its init and its network.
 
     `facts` are those of this host, and `pids` are the container's processes.
     """
     preflight.check_open_files(container, pids)
     preflight.check_limits(pids)
-    network = preflight.read_network(container)
     return Source(
         engine=engine,
         container=container,
         init=stack.enter_context(contextlib.closing(processes.Init(container.pid))),
-        network=network,
-        network_parts=stack.enter_context(_parts(network, container)),
+        network=stack.enter_context(contextlib.closing(SourceNetwork(container))),
         facts=facts,
     )
 
@@ -133,7 +130,7 @@ def _target(connection: Connection, agent: AgentClient, facts: Facts, source: So
     engine, container = source.engine, source.container
     shared = preflight.check_paths(agent, container, facts.hostname)
     layers_there = preflight.check_engine(agent, engine, container, facts.hostname)
-    preflight.check_addresses(agent, source.network, facts.hostname)
+    preflight.check_addresses(agent, source.network.own_addresses(), facts.hostname)
     return Target(
         connection=connection,
         agent=agent,
@@ -163,19 +160,6 @@ def _taken(engine: str | None, report: Report) -> Iterator[tuple[Engine, Contain
         keys, lock.holder_text(f"migration {report.migration_id}", report.source, report.target)
     ):
         yield runtime, container
-
-
-@contextlib.contextmanager
-def _parts(network: Network | None, container: Container) -> Iterator[netns.Parts | None]:
-    """Yield the parts of the container's network that this program removes after the migration.
-
-    Yields None if there is no such network, or if the engine removes it.
-    """
-    if network is None or container.engine_network:
-        yield None
-        return
-    with contextlib.closing(netns.Parts.of(network)) as parts:
-        yield parts
 
 
 def _greet(

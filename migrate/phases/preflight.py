@@ -16,8 +16,6 @@ from checkpoint.engines.registry import RUNTIMES, owners_of, runtime_named
 from checkpoint.files.beneath import TreeRoot
 from checkpoint.files.tmpfs import bytes_in, content_bytes
 from checkpoint.host import lock, processes
-from checkpoint.network import netns
-from checkpoint.network.model import Network
 from migrate.agent.client import AgentClient
 from migrate.decisions.compatibility import Facts, check_host, check_pair
 from migrate.errors import (
@@ -132,16 +130,6 @@ def check_limits(pids: list[int]) -> None:
                 ) from error
 
 
-def read_network(container: Container) -> Network | None:
-    """Return the network in the namespace that the container was given.
-
-    Returns None if the container owns its namespace, which CRIU moves as a whole. Raises NotMovable
-    and NetworkError.
-    """
-    path = container.network_namespace
-    return netns.read(path) if path else None
-
-
 def check_target(target: Facts, source: Facts, container: Container, memory_bytes: int) -> None:
     """Raise the error for the first thing that keeps the container from running on the target.
 
@@ -165,18 +153,12 @@ def _tmpfs_bytes(container: Container) -> int:
     return total
 
 
-def check_addresses(agent: AgentClient, network: Network | None, host: str) -> None:
+def check_addresses(agent: AgentClient, questions: tuple[OwnAddress, ...], host: str) -> None:
     """Raise AddressTaken if another station answers for one of the container's addresses.
 
-    The target asks for each IPv4 address on its bridge of the same name. Raises ProtocolError for
-    an answer about another address.
+    The target asks for each of them on its bridge of the same name. Raises ProtocolError for an
+    answer about another address.
     """
-    questions = tuple(
-        OwnAddress(address.split("/")[0], interface.mac, interface.bridge)
-        for interface in (network.interfaces if network else ())
-        for address in interface.addresses
-        if interface.bridge and ":" not in address
-    )
     if questions:
         answer = agent.request(protocol.CheckAddresses(addresses=questions))
         check_known(

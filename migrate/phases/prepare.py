@@ -63,7 +63,7 @@ def prepare(migration: Migration) -> Prepared:
         channels = channels_for(2 * target.clock.error_ns / 1e9)
         question = protocol.Prepare(
             shared=target.shared_rootfs,
-            network=None if source.container.engine_network else source.network,
+            network=source.network.for_target,
             room_bytes=migration.room_bytes,
             page_channels=channels,
         )

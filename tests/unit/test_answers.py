@@ -20,7 +20,6 @@ from checkpoint.engines.podman import store
 from checkpoint.errors import DataInvalid
 from checkpoint.files.changes import FileState
 from checkpoint.files.tmpfs import Tmpfs
-from checkpoint.network.model import Interface, Network
 from migrate.agent import client
 from migrate.agent.client import MOST_LOGGED, AgentClient
 from migrate.errors import AgentFailed
@@ -29,7 +28,7 @@ from migrate.phases import preflight
 from migrate.wire import protocol
 from migrate.wire.answers import check_asked, check_known
 from migrate.wire.protocol import Answer, Command, ProtocolError, Request, decode, encode
-from migrate.wire.values import Station
+from migrate.wire.values import OwnAddress, Station
 from transport.connection import Connection
 from transport.framing import Descriptors, FrameStream
 
@@ -313,18 +312,10 @@ def test_paths_that_were_not_asked_for(
 
 
 def test_an_address_that_was_not_asked_for(target: Target) -> None:
-    interface = Interface(
-        name="eth0",
-        mac="02:00:00:00:00:01",
-        mtu=1500,
-        addresses=("10.0.0.1/24",),
-        host_name="v",
-        bridge="br0",
-    )
+    asked = (OwnAddress("10.0.0.1", "02:00:00:00:00:01", "br0"),)
     target.will_say(protocol.AddressesFound(taken=(Station("10.0.0.2", "02:00:00:00:00:02"),)))
     with pytest.raises(ProtocolError, match=r"'10\.0\.0\.2'"):
-        network = Network(path="/run/netns/web", interfaces=(interface,), routes=())
-        preflight.check_addresses(target.agent, network, "beta")
+        preflight.check_addresses(target.agent, asked, "beta")
 
 
 @pytest.mark.parametrize(

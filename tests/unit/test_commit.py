@@ -4,18 +4,20 @@ from __future__ import annotations
 
 import errno
 import functools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from types import SimpleNamespace
 from typing import Any, cast
 
 import pytest
 
 from checkpoint.errors import CommandFailed, EngineRefused, NetworkError
-from checkpoint.network import link
+from checkpoint.network import link, netns
+from checkpoint.network.model import Interface, Network
 from migrate import errors
 from migrate.decisions.state import State
 from migrate.errors import AgentFailed, AgentGone, LeftBehind, ResumeFailed, Undecided
 from migrate.migration import Migration
+from migrate.network.source import SourceNetwork, fitting
 from migrate.observer import Unfailing
 from migrate.options import Options
 from migrate.phases import cleanup, commit
@@ -71,6 +73,9 @@ def failing(error: Exception) -> Callable[..., Any]:
     return fail
 
 
+def does_nothing() -> None: ...
+
+
 def a_move(*answers: Any, **parts: Any) -> tuple[Any, list[str]]:
     """A move that holds a restored container, and what is done, in order. `parts` replace attributes of fakes."""
     done: list[str] = []
@@ -102,8 +107,7 @@ def a_move(*answers: Any, **parts: Any) -> tuple[Any, list[str]]:
             engine=engine,
             container=SimpleNamespace(engine_network=False),
             init=init,
-            network=None,
-            network_parts=None,
+            network=SimpleNamespace(take_links_down=does_nothing, remove=does_nothing),
         ),
         target=SimpleNamespace(
             hostname="beta",
@@ -125,9 +129,9 @@ def a_move(*answers: Any, **parts: Any) -> tuple[Any, list[str]]:
     return move, done
 
 
-def ended(move: Any, frames: Sequence[Any] = ()) -> errors.MigrateError | None:
+def ended(move: Any, frames: Any = None) -> errors.MigrateError | None:
     """What a move is told as, from the kill on, as coordinator._go_through has it."""
-    armed: Any = SimpleNamespace(frames=frames, output=None)
+    armed: Any = SimpleNamespace(frames=frames or Frames(), output=None)
     try:
         commit.kill_source(move)
         commit.resume_target(move, armed)
@@ -173,13 +177,13 @@ def test_without_the_death_no_go_and_nothing_removed(parts: dict[str, Any]) -> N
 
 
 class Frames:
-    """Frames kept for one interface."""
+    """The frames kept for the interfaces of a container, a list for each."""
 
-    def __init__(self, *frames: bytes) -> None:
+    def __init__(self, *frames: list[bytes]) -> None:
         self._frames = list(frames)
 
-    def take(self) -> list[bytes]:
-        return self._frames
+    def take(self) -> list[tuple[int, bytes]]:
+        return fitting(self._frames)
 
 
 def broken(error: Exception) -> Any:
@@ -189,8 +193,8 @@ def broken(error: Exception) -> Any:
 @pytest.mark.parametrize(
     "parts",
     [
-        {"frames": [broken(OSError(errno.ENODEV, "No such device"))]},
-        {"frames": [broken(KeyError("a defect"))]},
+        {"frames": broken(OSError(errno.ENODEV, "No such device"))},
+        {"frames": broken(KeyError("a defect"))},
         {
             "progress___observer": Unfailing(
                 cast(
@@ -207,7 +211,7 @@ def broken(error: Exception) -> Any:
 )
 def test_what_could_be_left_out_keeps_no_container_from_its_go(parts: dict[str, Any]) -> None:
     parts = dict(parts)
-    frames = parts.pop("frames", ())
+    frames = parts.pop("frames", None)
     move, done = a_move(RESUMED, FINISHED, **parts)
     assert ended(move, frames) is None
     assert "Go" in done
@@ -222,22 +226,31 @@ def test_a_dump_without_stamps_costs_the_report_its_downtime_and_nothing_else() 
     assert move.state is State.DONE
 
 
+def network_of_one_interface(monkeypatch: pytest.MonkeyPatch) -> SourceNetwork:
+    interface = Interface(
+        name="eth0", mac="02:00:00:00:00:01", mtu=1500, addresses=(), host_name="veth1", bridge=None
+    )
+    network = Network(path="/run/netns/web", interfaces=(interface,), routes=())
+    monkeypatch.setattr(netns, "read", lambda _: network)
+    container: Any = SimpleNamespace(network_namespace=network.path, engine_network=True)
+    return SourceNetwork(container)
+
+
 def test_links_that_cannot_be_taken_down_are_noted(monkeypatch: pytest.MonkeyPatch) -> None:
     """Also by an error that is not the network's: it came from a thread."""
-    network = SimpleNamespace(interfaces=[SimpleNamespace(host_name="veth1")])
     for error, noted in (
         (OSError(errno.EMFILE, "Too many open files"), True),
         (NetworkError("gone"), False),
     ):
         monkeypatch.setattr(link, "set_link", failing(error))
         move, _ = a_move(RESUMED, FINISHED)
-        move.source.network = network
+        move.source.network = network_of_one_interface(monkeypatch)
         assert ended(move) is None
         assert any("Too many open files" in note for note in move.report.notes) is noted
 
 
 def test_more_frames_than_a_message_carries_are_cut_not_refused() -> None:
-    frames = [Frames(b"x" * (MAX_PAYLOAD - 10)), Frames(b"y" * 20, b"z" * 10)]
+    frames = Frames([b"x" * (MAX_PAYLOAD - 10)], [b"y" * 20, b"z" * 10])
     move, _ = a_move(RESUMED, FINISHED)
     assert ended(move, frames) is None
     assert [len(part) for part in move.target.agent.go_parts] == [MAX_PAYLOAD - 10, 10]
@@ -246,7 +259,7 @@ def test_more_frames_than_a_message_carries_are_cut_not_refused() -> None:
 def test_a_go_with_frames_that_cannot_be_sent_is_sent_without() -> None:
     move, done = a_move(RESUMED, FINISHED)
     move.target.agent.fails_to_ask = [FrameInvalid("over the bound")]
-    assert ended(move, [Frames(b"x")]) is None
+    assert ended(move, Frames([b"x"])) is None
     assert done.count("Go") == 1
     assert move.target.agent.go_parts == []
 

@@ -12,7 +12,7 @@ from checkpoint.network.frames import FrameBuffer
 from checkpoint.network.model import Interface, Network
 
 
-class Attachment:
+class TargetNetwork:
     """The network of one container on the target, with its links down until `connect`.
 
     If `network` is given, its namespace and interfaces are made at once. If it is None, the engine
