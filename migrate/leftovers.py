@@ -10,14 +10,14 @@ import shutil
 from collections.abc import Callable
 from pathlib import Path
 
-from checkpoint.host import ram_directory
+from checkpoint.host import paths, ram_directory
 
 #: Files of container images on their way out, of no use to another migration. They are on disk,
 #: because a container image may be larger than RAM.
-OUTGOING_IMAGES = Path("/var/lib/migrate/outgoing")
+OUTGOING_IMAGES = paths.STATE / "outgoing"
 #: Files of container images that have come. They stay until the engine has them, because the next
 #: migration completes them.
-INCOMING_IMAGES = Path("/var/lib/migrate/images")
+INCOMING_IMAGES = paths.STATE / "images"
 #: The number of container images of which files stay: those that received files last.
 MOST_IMAGES = 4
 

@@ -20,10 +20,11 @@ from collections import deque
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
+from checkpoint.host import paths
 from checkpoint.host.ownership import private_directory
 from checkpoint.schema import harmless
 
-DIRECTORY = Path("/var/log/migrate")
+DIRECTORY = paths.LOGS
 MOST_DIRECTORIES = 20
 #: The most files that are kept of one host, and the most bytes of the end of one log.
 MOST_FILES, MOST_BYTES = 16, 1 << 18

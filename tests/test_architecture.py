@@ -1,6 +1,7 @@
 """Who may import whom, and one door to each foreign thing; read from the source, not from what happens to run."""
 
 import ast
+import re
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -78,6 +79,43 @@ def test_one_door_to_other_programs(path: Path) -> None:
                 and node.func.attr in STARTS_PROCESSES
             ):
                 assert name_of(path) == "checkpoint/host/run.py"
+
+
+#: Programs that run by themselves, with the standard library only, or in another process's place.
+LONE_PROGRAMS = {
+    "checkpoint/criu/shim.py",
+    "checkpoint/engines/docker/oci_wrapper.py",
+    "checkpoint/files/enclose.py",
+    "checkpoint/memory/tracking/inject.py",
+    "migrate/agent/plug.py",
+    "migrate/agent/zipapp.py",
+}
+#: What a source line may hold only in one module, by a pattern, and that module.
+SPELLED_ONCE = {
+    r"ctypes\.(CDLL|cdll|PyDLL|pythonapi)": {"checkpoint/host/kernel.py"},
+    r"\bThread\(|start_new_thread": {
+        "checkpoint/host/worker.py",
+        "transport/keepalive.py",  # transport imports nothing of checkpoint
+    },
+    r"""f?["']/proc\b""": {"checkpoint/host/proc.py"},
+    r"""["']/(run|var/lib|var/log)/migrate|sbin/migrate""": {"checkpoint/host/paths.py"},
+}
+
+
+@pytest.mark.parametrize("path", MODULES, ids=name_of)
+def test_one_door_to_the_kernel_threads_proc_and_paths(path: Path) -> None:
+    if name_of(path) in LONE_PROGRAMS:
+        return
+    for number, line in enumerate(path.read_text().splitlines(), 1):
+        for pattern, doors in SPELLED_ONCE.items():
+            if re.search(pattern, line):
+                assert name_of(path) in doors, f"line {number}: see {sorted(doors)[0]}"
+
+
+@pytest.mark.parametrize("path", MODULES, ids=name_of)
+def test_lone_programs_import_nothing_of_this_project(path: Path) -> None:
+    if name_of(path) in LONE_PROGRAMS - {"migrate/agent/zipapp.py"}:
+        assert not {name.split(".")[0] for name in imports(path)} & set(PACKAGES)
 
 
 @pytest.mark.parametrize("path", MODULES, ids=name_of)

@@ -26,6 +26,7 @@ from typing import Protocol
 
 from checkpoint.criu import rpc
 from checkpoint.errors import ConversationLost
+from checkpoint.host import proc
 from checkpoint.host.listener import Listener, peer_pid
 from checkpoint.host.ready import ready
 
@@ -314,7 +315,7 @@ class Interposer:
             number = getattr(options, name) if options.HasField(name) else -1
             if number >= 0:
                 fd = os.open(
-                    f"/proc/{conversation.runtime_pid}/fd/{number}", os.O_RDONLY | os.O_DIRECTORY
+                    proc.path(conversation.runtime_pid, "fd", number), os.O_RDONLY | os.O_DIRECTORY
                 )
                 conversation.opened_fds.append(fd)
                 setattr(options, name, fd)

@@ -26,6 +26,7 @@ from checkpoint.criu import features, rpc
 from checkpoint.criu.shim import KERNDAT
 from checkpoint.criu.shim_install import install_shim
 from checkpoint.errors import CommandFailed
+from checkpoint.host import proc
 from checkpoint.host.run import run
 
 #: The byte offset of `has_dirty_track` in struct kerndat_s (criu/include/kerndat.h) of CRIU 3.x and
@@ -93,4 +94,4 @@ def forget_writes(pids: list[int]) -> None:
     """
     for pid in pids:
         with contextlib.suppress(FileNotFoundError, ProcessLookupError):  # the process ended
-            Path(f"/proc/{pid}/clear_refs").write_text("4")
+            Path(proc.path(pid, "clear_refs")).write_text("4")

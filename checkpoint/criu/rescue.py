@@ -13,9 +13,10 @@ import os
 import socket
 from collections.abc import Iterable, Iterator
 
+from checkpoint.host import kernel, proc
 from checkpoint.host.run import find_program, run
-from checkpoint.memory.tracking.inject import SYS_PIDFD_GETFD, libc
 
+FAMILIES = (socket.AF_INET, socket.AF_INET6)
 TCP_REPAIR = 19  # include/uapi/linux/tcp.h
 TABLE_PREFIX = "CRIU-"
 
@@ -38,7 +39,7 @@ def unlock(pids: Iterable[int]) -> bool:
                     found = True
     if find_program("nft") is None:
         return found
-    in_namespace = ["nsenter", f"--net=/proc/{pids[0]}/ns/net"]
+    in_namespace = ["nsenter", f"--net={proc.path(pids[0], 'ns', 'net')}"]
     for line in run([*in_namespace, "nft", "list", "tables", "inet"]).splitlines():
         name = line.split()[-1]
         if name.startswith(TABLE_PREFIX):
@@ -50,18 +51,14 @@ def unlock(pids: Iterable[int]) -> bool:
 def _tcp_sockets(pid: int) -> Iterator[socket.socket]:
     """Yield a duplicate of each of a process's TCP sockets, and close it before the next."""
     with contextlib.suppress(OSError), _pidfd(pid) as pidfd:
-        for number in os.listdir(f"/proc/{pid}/fd"):
+        for number in proc.descriptors(pid):
             # The process runs, and may have closed a descriptor meanwhile.
             with contextlib.suppress(OSError):
-                if os.readlink(f"/proc/{pid}/fd/{number}").startswith("socket:"):
-                    fd = libc.syscall(SYS_PIDFD_GETFD, pidfd, int(number), 0)
-                    if fd >= 0:
-                        with socket.socket(fileno=fd) as sock:
-                            if (
-                                sock.family in (socket.AF_INET, socket.AF_INET6)
-                                and sock.type == socket.SOCK_STREAM
-                            ):
-                                yield sock
+                if os.readlink(proc.path(pid, "fd", number)).startswith("socket:"):
+                    fd = kernel.pidfd_getfd(pidfd, number)
+                    with socket.socket(fileno=fd) as sock:
+                        if sock.family in FAMILIES and sock.type == socket.SOCK_STREAM:
+                            yield sock
 
 
 @contextlib.contextmanager

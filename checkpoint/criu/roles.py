@@ -18,7 +18,7 @@ from pathlib import Path
 from checkpoint.criu import rpc
 from checkpoint.criu.interposer import MAX_MESSAGE, Conversation, Gate, Stamp
 from checkpoint.errors import ConversationLost
-from checkpoint.host import cgroups
+from checkpoint.host import cgroups, proc
 
 #: CRIU's descriptor of the page-server socket. It is high, so that no descriptor of the runtime's
 #: has its number.
@@ -347,7 +347,7 @@ class RestoreRole(_HeldRole):
         fd = next(
             inherited.fd for inherited in self.options.inherit_fd if inherited.key == OWN_NETWORK
         )
-        return f"/proc/{self._conversation.criu_pid}/fd/{fd}"
+        return proc.path(self._conversation.criu_pid, "fd", fd)
 
     def wait_making_tasks(self, timeout_s: float) -> None:
         """Block until CRIU begins to make the tasks, until it ends, or for `timeout_s` seconds.

@@ -10,9 +10,9 @@ from __future__ import annotations
 import contextlib
 from pathlib import Path
 
-from checkpoint.host import ownership
+from checkpoint.host import ownership, paths
 
-RECORDS = Path("/var/lib/migrate/left-behind")
+RECORDS = paths.STATE / "left-behind"
 
 
 def _record(engine: str, volume: str) -> Path:

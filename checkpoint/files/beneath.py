@@ -8,19 +8,17 @@ which refuses `..` out of the tree, any symlink on the way, and other mounts.
 from __future__ import annotations
 
 import contextlib
-import ctypes
 import errno
 import os
 import stat
-import struct
 from collections.abc import Iterable, Iterator, Set
 from pathlib import Path
 
-from checkpoint.host import whole
+from checkpoint.host import proc, whole
 from checkpoint.host.identity import PathIdentity, remove_empty
+from checkpoint.host.kernel import openat2
 
-#: openat2(2), <linux/openat2.h>; the number is the same on all architectures.
-OPENAT2 = 437
+#: openat2(2), include/uapi/linux/openat2.h
 RESOLVE_NO_XDEV, RESOLVE_NO_MAGICLINKS, RESOLVE_NO_SYMLINKS, RESOLVE_BENEATH, RESOLVE_IN_ROOT = (
     1,
     2,
@@ -42,23 +40,6 @@ NO_ATTRIBUTES = {errno.ENOTSUP, errno.ENODATA}
 Attributes = tuple[tuple[str, bytes], ...]
 #: (path of a directory, its descriptor, [(path of an entry, status of the entry itself)])
 Directory = tuple[str, int, list[tuple[str, os.stat_result]]]
-
-_libc = ctypes.CDLL(None, use_errno=True)
-
-
-def openat2(directory: int, path: str, flags: int, resolve: int, mode: int = 0) -> int:
-    """Open `path` below the descriptor `directory` by openat2(2). Raises OSError.
-
-    `resolve` are RESOLVE_* flags. Returns a descriptor that is closed on exec.
-    """
-    how = struct.pack("QQQ", flags | os.O_CLOEXEC, mode, resolve)
-    fd = _libc.syscall(
-        ctypes.c_long(OPENAT2), directory, os.fsencode(path), how, ctypes.c_size_t(len(how))
-    )
-    if fd < 0:
-        number = ctypes.get_errno()
-        raise OSError(number, os.strerror(number), path)
-    return int(fd)
 
 
 @contextlib.contextmanager
@@ -98,9 +79,9 @@ def is_somebodys_root(directory: Path) -> bool:
     if not directory.exists():
         return False
     here = directory.stat()
-    for name in filter(str.isdigit, os.listdir("/proc")):
+    for pid in proc.pids():
         with contextlib.suppress(OSError):  # the process has ended, or is about to
-            if os.path.samestat(os.stat(f"/proc/{name}/root"), here):
+            if os.path.samestat(os.stat(proc.path(pid, "root")), here):
                 return True
     return False
 
@@ -126,7 +107,7 @@ class TreeRoot:
         could lead out of that root, and is refused. Raises OSError, and FileNotFoundError if the
         tree at `path` is of another device.
         """
-        inside = os.open(f"/proc/{pid}/root", DIRECTORY)
+        inside = os.open(proc.path(pid, "root"), DIRECTORY)
         try:
             tree = cls(openat2(inside, path, DIRECTORY, RESOLVE_IN_ROOT | RESOLVE_NO_MAGICLINKS))
         finally:
@@ -210,7 +191,7 @@ class TreeRoot:
             fd = self.open(path, os.O_PATH | os.O_NOFOLLOW)
             try:
                 # By a path, because flistxattr(2) fails on an O_PATH descriptor (open(2)).
-                return attributes(f"/proc/self/fd/{fd}")
+                return attributes(proc.path("self", "fd", fd))
             finally:
                 os.close(fd)
         return ()

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import subprocess
-import threading
 from typing import IO
+
+from checkpoint.host.worker import Worker
 
 #: How many bytes are kept. A container can make a program complain of each of its files.
 MOST_BYTES = 1 << 16
@@ -23,12 +24,11 @@ class Complaints:
         self._pipe: IO[bytes] = process.stderr
         process.stderr = None
         self._kept = bytearray()
-        self._thread = threading.Thread(target=self._read, name="complaints", daemon=True)
-        self._thread.start()
+        self._reader = Worker("complaints", self._read)
 
     def text(self) -> str:
         """Wait for the end of what the process writes, and return what was kept."""
-        self._thread.join()
+        self._reader.wait()
         self._pipe.close()
         return self._kept.decode(errors="replace")
 

@@ -42,7 +42,7 @@ class Openings:
         for path, fd, _ in root.walk():
             try:
                 self._directories[
-                    self._watches.add(f"/proc/self/fd/{fd}", IN_OPEN | IN_CLOSE_WRITE)
+                    self._watches.add(proc.path("self", "fd", fd), IN_OPEN | IN_CLOSE_WRITE)
                 ] = path
             except OSError:  # there may be no more watches (fs.inotify.max_user_watches)
                 self._all = True
@@ -88,9 +88,9 @@ def _held(pid: int, device: int) -> set[int]:
     """
     found = set()
     with contextlib.suppress(OSError):  # the process has ended
-        for name in os.listdir(f"/proc/{pid}/fd"):
+        for fd in proc.descriptors(pid):
             with contextlib.suppress(OSError):
-                if (file := os.stat(f"/proc/{pid}/fd/{name}")).st_dev == device:
+                if (file := os.stat(proc.path(pid, "fd", fd))).st_dev == device:
                     found.add(file.st_ino)
         text = proc.device_text(device)
         found |= {mapping.inode for mapping in proc.mappings(pid) if mapping.device == text}

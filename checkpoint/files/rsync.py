@@ -14,9 +14,11 @@ import subprocess
 import threading
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 from checkpoint.errors import CommandFailed, ReceiverFailed
 from checkpoint.files.enclosure import TREE, start_enclosed
+from checkpoint.host.worker import Worker
 
 log = logging.getLogger(__name__)
 #: Keep all of a file: hard links, ACLs, xattrs, holes, owners by number. Stay on one file system.
@@ -145,10 +147,7 @@ class Running:
             os.close(shell_writes)
         self._other = Ending(status=UNKNOWN, complaint="")
         self._answered = threading.Event()
-        self._thread = threading.Thread(
-            target=self._serve, args=(carry, from_rsync, to_rsync), name="rsync", daemon=True
-        )
-        self._thread.start()
+        self._carrier = Worker("rsync", partial(self._serve, carry, from_rsync, to_rsync))
 
     def wait_ready(self, timeout_s: float) -> None:
         """Wait until both ends wait for the list, one end has failed, or `timeout_s` is over.
@@ -180,7 +179,7 @@ class Running:
         except subprocess.TimeoutExpired as error:
             self.kill()
             raise CommandFailed(self._argv, 124, f"no end after {timeout_s:g} s") from error
-        self._thread.join()
+        self._carrier.wait()
         self._check(errors.decode(errors="replace"))
         return _sent_bytes(output.decode(errors="replace"))
 

@@ -10,10 +10,10 @@ from __future__ import annotations
 import contextlib
 import os
 import subprocess
-import threading
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import IO, Annotated
 
@@ -24,6 +24,7 @@ from checkpoint.files.complaints import Complaints
 from checkpoint.files.enclosure import TREE, Gate, start_enclosed
 from checkpoint.host import proc
 from checkpoint.host.run import run
+from checkpoint.host.worker import Worker
 from checkpoint.schema import Pattern, Range
 
 #: Options of a tmpfs (tmpfs(5)), separated by commas.
@@ -131,7 +132,7 @@ def make(mount: Tmpfs, at: Path) -> None:
 
 def _namespace(pid: int, kind: str) -> int | None:
     with contextlib.suppress(OSError):  # the process is ending
-        return os.stat(f"/proc/{pid}/ns/{kind}").st_ino
+        return os.stat(proc.path(pid, "ns", kind)).st_ino
     return None
 
 
@@ -184,13 +185,10 @@ class Packing:
                 assert tar.stdin is not None and tar.stdout is not None
                 listed = b"".join(os.fsencode(name or ".") + b"\0" for name in names)
                 # In a thread of its own: tar may write output before it has read all names.
-                writer = threading.Thread(
-                    target=_write_all, args=(tar.stdin, listed), name="tar", daemon=True
-                )
-                writer.start()
+                writer = Worker("tar", partial(_write_all, tar.stdin, listed))
                 while piece := tar.stdout.read(PIECE_BYTES):
                     yield piece
-                writer.join()
+                writer.wait()
         finally:
             told = self._complaints.text()
         if complete and tar.returncode != 0:

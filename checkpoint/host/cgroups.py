@@ -51,12 +51,13 @@ def in_one_cgroup(init: int, pids: list[int]) -> bool:
     The answer is False for a container with a cgroup namespace, whose processes may make cgroups of
     their own. Raises OSError when the process `init` is gone.
     """
-    if not os.path.samestat(os.stat(f"/proc/{init}/ns/cgroup"), os.stat("/proc/self/ns/cgroup")):
+    own = os.stat(proc.path("self", "ns", "cgroup"))
+    if not os.path.samestat(os.stat(proc.path(init, "ns", "cgroup")), own):
         return False
     found = set()
     for pid in pids:
         with contextlib.suppress(OSError):
-            found.add(Path(f"/proc/{pid}/cgroup").read_bytes())
+            found.add(proc.read(pid, "cgroup"))
     return len(found) == 1
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ctypes
 import errno
 import os
 import struct
@@ -10,12 +9,12 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
+from checkpoint.host import kernel
+
 IN_CLOSE_WRITE, IN_OPEN, IN_ONLYDIR = 0x8, 0x20, 0x0100_0000
 #: struct inotify_event without the name at its end: wd, mask, cookie, len.
 HEADER = struct.Struct("=iIII")
 BUFFER = 1 << 16
-
-libc = ctypes.CDLL(None, use_errno=True)
 
 
 class Event(NamedTuple):
@@ -36,22 +35,14 @@ class Watches:
 
     def __init__(self) -> None:
         """Make an inotify instance. Raises OSError, as when root has as many as it may have."""
-        self.descriptor = libc.inotify_init1(os.O_CLOEXEC | os.O_NONBLOCK)
-        if self.descriptor < 0:
-            raise OSError(ctypes.get_errno(), "inotify_init1")
+        self.descriptor = kernel.inotify_init(os.O_CLOEXEC | os.O_NONBLOCK)
 
     def add(self, directory: Path | str, mask: int) -> int:
         """Watch a directory for events of the kinds in `mask` (IN_*).
 
         Returns the number of the watch, which its events carry. Raises OSError.
         """
-        number = int(
-            libc.inotify_add_watch(self.descriptor, os.fsencode(directory), mask | IN_ONLYDIR)
-        )
-        if number < 0:
-            error = ctypes.get_errno()
-            raise OSError(error, os.strerror(error), str(directory))
-        return number
+        return kernel.inotify_add_watch(self.descriptor, str(directory), mask | IN_ONLYDIR)
 
     def events(self) -> Iterator[Event]:
         """Yield the events since the last call. Raises OSError.

@@ -5,9 +5,11 @@ from __future__ import annotations
 import contextlib
 import socket
 import struct
-import threading
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
+
+from checkpoint.host.worker import Worker
 
 
 def has_listener(path: Path) -> bool:
@@ -40,7 +42,7 @@ class Listener:
         self._socket.bind(str(path))
         path.chmod(0o600)
         self._socket.listen(8)
-        self._spawn(self._accept)
+        Worker(name, self._accept)
 
     def close(self) -> None:
         """Accept no further connections and remove the socket. Connections in service go on."""
@@ -56,10 +58,7 @@ class Listener:
                 connection, _ = self._socket.accept()
             except OSError:
                 return
-            self._spawn(self._serve, connection)
-
-    def _spawn(self, target: Callable[..., None], *args: object) -> None:
-        threading.Thread(target=target, args=args, name=self._name, daemon=True).start()
+            Worker(self._name, partial(self._serve, connection))
 
 
 def peer_pid(peer: socket.socket) -> int:

@@ -26,7 +26,8 @@ from urllib.parse import quote
 
 from checkpoint.errors import ContainerLocked
 from checkpoint.host import proc
-from checkpoint.host.ram_directory import MODE, RUN
+from checkpoint.host.paths import RUN
+from checkpoint.host.ram_directory import MODE
 
 DIRECTORY = RUN / "locks"
 #: A file name has at most 255 bytes (NAME_MAX, limits.h).
@@ -58,7 +59,7 @@ def process_key(pid: int) -> str:
     key has the start time of the process, which tells it from an earlier process of the same pid.
     Raises OSError when there is no such process, and ProcError.
     """
-    return f"process-{pid}-{proc.start_ticks(Path(f'/proc/{pid}/stat').read_bytes())}"
+    return f"process-{pid}-{proc.start_ticks(proc.read(pid, 'stat'))}"
 
 
 def holder_text(task: str, source: str, target: str) -> str:

@@ -13,7 +13,7 @@ from checkpoint.host import proc
 #: How often to measure: a container that forks all the time has new processes at every look.
 MOST_LOOKS = 5
 #: madvise(2), Linux 5.14. MAP_POPULATE would do nothing in a process whose pages are locked on
-#: fault (secrecy.py).
+#: fault (own_process.py).
 MADV_POPULATE_WRITE = 23
 
 
@@ -58,7 +58,7 @@ def _rollups(pids: list[int]) -> list[dict[str, int]]:
     found = []
     for pid in pids:
         with contextlib.suppress(OSError):
-            found.append(_fields(Path(f"/proc/{pid}/smaps_rollup")))
+            found.append(_fields(Path(proc.path(pid, "smaps_rollup"))))
     return found
 
 
@@ -79,7 +79,7 @@ def available_bytes() -> int:
     The result is MemAvailable of the host, or what the tightest of the process's memory cgroups
     leaves if that is less.
     """
-    bounds = [_fields(Path("/proc/meminfo")).get("MemAvailable", 0), *_cgroup_bounds()]
+    bounds = [_fields(Path(proc.path("meminfo"))).get("MemAvailable", 0), *_cgroup_bounds()]
     return max(0, min(bounds))
 
 

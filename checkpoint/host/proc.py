@@ -1,4 +1,4 @@
-"""Parsers for files of /proc (proc(5)).
+"""The one door to /proc (proc(5)): paths in it, and parsers for its files.
 
 The container chooses the names of processes, files and mounts in these files, and a name may have
 any bytes but NUL. The kernel escapes only the bytes that separate the records and fields of a file.
@@ -52,26 +52,54 @@ class Mapping(NamedTuple):
     path: str
 
 
-def lines(path: str | Path) -> list[str]:
+def path(*names: int | str) -> str:
+    """Return the path of a file in /proc: path(7, "fd", 3) is "/proc/7/fd/3"."""
+    return "/".join(("/proc", *map(str, names)))
+
+
+def pids() -> list[int]:
+    """Return the pids of all processes that this process can see."""
+    return [int(name) for name in os.listdir("/proc") if name.isdigit()]
+
+
+def descriptors(pid: int | str) -> list[int]:
+    """Return the numbers of a process's open descriptors. Raises OSError."""
+    return [int(name) for name in os.listdir(path(pid, "fd"))]
+
+
+def command_name(pid: int) -> str:
+    """Return the name of a process's program, cut to 15 bytes (proc_pid_comm(5)). Raises OSError.
+
+    The process chooses the name.
+    """
+    return Path(path(pid, "comm")).read_text(errors="replace").removesuffix("\n")
+
+
+def read(*names: int | str) -> bytes:
+    """Return the content of the file path(*names). Raises OSError."""
+    return Path(path(*names)).read_bytes()
+
+
+def lines(file: str | Path) -> list[str]:
     """Return the lines of a file of /proc, without their newlines. Raises OSError."""
-    found = os.fsdecode(Path(path).read_bytes()).split("\n")
+    found = os.fsdecode(Path(file).read_bytes()).split("\n")
     return found if found[-1] else found[:-1]
 
 
-def number(path: str | Path, name: str, base: int = 10) -> int | None:
+def number(file: str | Path, name: str, base: int = 10) -> int | None:
     """Return the last number of the first line "NAME: ..." of a file, or None without such a line.
 
     The file is not read beyond that line, because the fdinfo of an epoll has a line for each
     descriptor that it watches. `base` is the base of the number. Raises OSError and ProcError.
     """
-    with open(path, "rb") as file:
-        for line in file:
+    with open(file, "rb") as opened:
+        for line in opened:
             found, _, value = line.partition(b":")
             if found == name.encode():
                 try:
                     return int(value.split()[-1], base)
                 except (ValueError, IndexError) as error:
-                    raise ProcError(f"{name} of {path} is {value!r}") from error
+                    raise ProcError(f"{name} of {file} is {value!r}") from error
     return None
 
 
@@ -81,7 +109,7 @@ def cgroups(pid: int | str) -> list[tuple[str, str]]:
     `controllers` are separated by commas, and "" for the v2 hierarchy.
     Raises OSError and ProcError.
     """
-    return [_cgroup(line) for line in lines(f"/proc/{pid}/cgroup")]
+    return [_cgroup(line) for line in lines(path(pid, "cgroup"))]
 
 
 def mounts(pid: int | str) -> list[Mount]:
@@ -89,7 +117,7 @@ def mounts(pid: int | str) -> list[Mount]:
 
     Raises OSError and ProcError.
     """
-    return [_mount(line) for line in lines(f"/proc/{pid}/mountinfo")]
+    return [_mount(line) for line in lines(path(pid, "mountinfo"))]
 
 
 def mappings(pid: int | str) -> Iterator[Mapping]:
@@ -98,7 +126,7 @@ def mappings(pid: int | str) -> Iterator[Mapping]:
     The file is read at the call, which raises OSError. A line is parsed when its mapping is taken,
     which raises ProcError.
     """
-    return map(_mapping, lines(f"/proc/{pid}/maps"))
+    return map(_mapping, lines(path(pid, "maps")))
 
 
 def device_text(device: int) -> str:
@@ -113,7 +141,7 @@ def mapped_file(pid: int, mapping: Mapping) -> str:
     """
     if "\\012" not in mapping.path:
         return mapping.path
-    return os.readlink(f"/proc/{pid}/map_files/{mapping.start:x}-{mapping.end:x}")
+    return os.readlink(path(pid, "map_files", f"{mapping.start:x}-{mapping.end:x}"))
 
 
 def unescaped(text: str) -> str:

@@ -7,7 +7,6 @@ import os
 import signal
 import time
 from dataclasses import dataclass
-from pathlib import Path
 
 from checkpoint.host import proc
 from checkpoint.host.ready import ready
@@ -29,8 +28,8 @@ def tree_of(init: int) -> list[int]:
     pending = [init]
     for pid in pending:
         with contextlib.suppress(OSError):
-            for task in os.listdir(f"/proc/{pid}/task"):
-                children = map(int, Path(f"/proc/{pid}/task/{task}/children").read_text().split())
+            for task in os.listdir(proc.path(pid, "task")):
+                children = map(int, proc.read(pid, "task", task, "children").split())
                 new = [child for child in children if child not in found]
                 found.update(dict.fromkeys(new))
                 pending += new
@@ -47,7 +46,7 @@ def has_ended(pid: int) -> bool:
 
 def age_s(pid: int) -> float:
     """Return how many seconds ago a process was started. Raises OSError and ProcError."""
-    started = proc.start_ticks(Path(f"/proc/{pid}/stat").read_bytes())
+    started = proc.start_ticks(proc.read(pid, "stat"))
     return time.clock_gettime(time.CLOCK_BOOTTIME) - started / os.sysconf("SC_CLK_TCK")
 
 
@@ -57,7 +56,7 @@ def _state_of(pid: int) -> str:
     The letter is "X" also for a process that is in do_exit() or gone.
     """
     try:
-        state, flags = proc.state(Path(f"/proc/{pid}/stat").read_bytes())
+        state, flags = proc.state(proc.read(pid, "stat"))
     except (FileNotFoundError, ProcessLookupError):
         return "X"
     return "X" if flags & PF_EXITING else state
@@ -69,19 +68,15 @@ def in_pid_namespace_of(init: int) -> list[int]:
     A container that shares the host's pid namespace cannot be told from the host by namespace: then
     only its init and the descendants of init are returned. Raises OSError when init is gone.
     """
-    namespace = os.stat(f"/proc/{init}/ns/pid_for_children")
-    if os.path.samestat(namespace, os.stat("/proc/self/ns/pid")):
+    namespace = os.stat(proc.path(init, "ns", "pid_for_children"))
+    if os.path.samestat(namespace, os.stat(proc.path("self", "ns", "pid"))):
         return tree_of(init)
     found = [init]
-    for pid in _all_pids():
+    for pid in proc.pids():
         with contextlib.suppress(OSError):
-            if pid != init and os.path.samestat(os.stat(f"/proc/{pid}/ns/pid"), namespace):
+            if pid != init and os.path.samestat(os.stat(proc.path(pid, "ns", "pid")), namespace):
                 found.append(pid)
     return found
-
-
-def _all_pids() -> list[int]:
-    return [int(name) for name in os.listdir("/proc") if name.isdigit()]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -103,13 +98,13 @@ def open_outside(init: int, pids: list[int]) -> list[OutsideFile]:
     found = []
     for pid in pids:
         with contextlib.suppress(FileNotFoundError, ProcessLookupError):
-            for name in os.listdir(f"/proc/{pid}/fd"):
+            for fd in proc.descriptors(pid):
                 with contextlib.suppress(FileNotFoundError, ProcessLookupError):
-                    path = os.readlink(f"/proc/{pid}/fd/{name}")
+                    path = os.readlink(proc.path(pid, "fd", fd))
                     if not path.startswith("/") or path.startswith(("/memfd:", "/dev/zero (")):
                         continue
-                    if proc.number(f"/proc/{pid}/fdinfo/{name}", "mnt_id") not in mounts:
-                        found.append(OutsideFile(pid=pid, fd=int(name), path=path))
+                    if proc.number(proc.path(pid, "fdinfo", fd), "mnt_id") not in mounts:
+                        found.append(OutsideFile(pid=pid, fd=fd, path=path))
     return found
 
 

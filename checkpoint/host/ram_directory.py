@@ -17,12 +17,13 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from checkpoint.errors import CommandFailed, ImageError
+from checkpoint.host import paths, proc
 from checkpoint.host.listener import has_listener
 from checkpoint.host.run import run
 
 #: Image files hold the container's memory: keys, passwords, customer data.
 MODE = 0o700
-RUN = Path("/run/migrate")
+RUN = paths.RUN
 #: The form of a migration's id (migrate/report.py). RUN also holds files that are no migration's.
 NAME = re.compile(r"[0-9a-f]{12}")
 
@@ -204,7 +205,7 @@ def _mount(path: Path, size_bytes: int) -> bool:
 def _swaps() -> bool:
     """Return whether this host has swap space (proc_swaps(5): a heading, and a line for each)."""
     with contextlib.suppress(OSError):
-        return len(Path("/proc/swaps").read_text().splitlines()) > 1
+        return len(Path(proc.path("swaps")).read_text().splitlines()) > 1
     return False
 
 

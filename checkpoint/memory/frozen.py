@@ -64,9 +64,9 @@ class FrozenMemory:
         with contextlib.suppress(OSError):
             if image & 0xFF == PS_TYPE_PID:
                 pid = self._pids.get(number)
-                return (
-                    None if pid is None else os.open(f"/proc/{pid}/mem", os.O_RDONLY | os.O_CLOEXEC)
-                )
+                if pid is None:
+                    return None
+                return os.open(proc.path(pid, "mem"), os.O_RDONLY | os.O_CLOEXEC)
             for path in self._shared_memory(number):
                 return os.open(path, os.O_RDONLY | os.O_CLOEXEC)
         return None
@@ -82,10 +82,10 @@ class FrozenMemory:
         for pid in self._pids.values():
             for mapping in proc.mappings(pid):
                 if mapping.inode == inode and mapping.device == device:
-                    yield f"/proc/{pid}/map_files/{mapping.start:x}-{mapping.end:x}"
+                    yield proc.path(pid, "map_files", f"{mapping.start:x}-{mapping.end:x}")
         for pid in self._pids.values():
-            for name in os.listdir(f"/proc/{pid}/fd"):
-                path = f"/proc/{pid}/fd/{name}"
+            for fd in proc.descriptors(pid):
+                path = proc.path(pid, "fd", fd)
                 with contextlib.suppress(OSError):
                     if (
                         found := os.stat(path)

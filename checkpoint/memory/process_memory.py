@@ -13,6 +13,7 @@ import errno
 import os
 from collections.abc import Iterator
 
+from checkpoint.host import proc
 from checkpoint.memory.ranges import Range
 from checkpoint.memory.tracking.write_protection import PAGE_SIZE
 
@@ -46,7 +47,7 @@ def opened_memory(pid: int) -> Iterator[int]:
 
     Raises OSError.
     """
-    memory = os.open(f"/proc/{pid}/mem", os.O_RDONLY | os.O_CLOEXEC)
+    memory = os.open(proc.path(pid, "mem"), os.O_RDONLY | os.O_CLOEXEC)
     try:
         yield memory
     finally:

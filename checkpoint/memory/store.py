@@ -19,7 +19,7 @@ from pathlib import Path
 from checkpoint.criu.page_server import PAGE_SIZE, check_extent
 from checkpoint.errors import ImageError
 from checkpoint.host import whole
-from checkpoint.host.hole import punch
+from checkpoint.host.kernel import punch_hole
 from checkpoint.memory import ranges
 from checkpoint.memory.ranges import Range
 
@@ -135,7 +135,7 @@ class PageStore:
         """
         self.check(dst_id, vaddr, end)
         for fd, offset, size in self._pieces(dst_id, vaddr, end):
-            punch(fd, offset, size)
+            punch_hole(fd, offset, size)
 
     def hot(self) -> LazyRanges:
         """Return the addresses that were overwritten last: the container writes them all the time.

@@ -7,27 +7,26 @@ takes microseconds. (To take a link down may take the kernel milliseconds.)
 from __future__ import annotations
 
 import contextlib
-import ctypes
 import fcntl
 import os
 import socket
 import struct
-import threading
 import time
 from collections.abc import Callable
 from functools import partial
 from typing import TypeVar
 
 from checkpoint.errors import NetworkError
+from checkpoint.host import kernel
 from checkpoint.host.ready import ready
+from checkpoint.host.worker import Worker
 from checkpoint.network.model import Network
 
 T = TypeVar("T")
 
-#: include/uapi/linux/sockios.h, include/uapi/linux/if.h, include/uapi/linux/if_ether.h, sched.h
+#: include/uapi/linux/sockios.h, include/uapi/linux/if.h, include/uapi/linux/if_ether.h
 SIOCGIFFLAGS, SIOCSIFFLAGS, IFF_UP = 0x8913, 0x8914, 0x1
 ETH_P_ARP, ETH_P_IPV6, ETH_P_ALL = 0x0806, 0x86DD, 0x0003
-CLONE_NEWNET = 0x40000000
 BROADCAST = b"\xff" * 6
 ARP_REQUEST, ARP_REPLY = 1, 2
 #: Ethernet and IPv4: the types and lengths of their addresses (RFC 826).
@@ -129,29 +128,19 @@ def in_netns(path: str, action: Callable[[], T]) -> T:
     Only the thread enters, because setns(2) is per thread. Returns the result of `action`. Raises
     NetworkError for any failure, of `action` or before it.
     """
-    outcome: list[T] = []
-    failure: list[BaseException] = []
 
-    def body() -> None:
+    def entered() -> T:
+        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
         try:
-            fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-            try:
-                libc = ctypes.CDLL(None, use_errno=True)
-                if libc.setns(fd, CLONE_NEWNET) != 0:
-                    error = ctypes.get_errno()
-                    raise OSError(error, os.strerror(error), path)
-            finally:
-                os.close(fd)
-            outcome.append(action())
-        except BaseException as error:  # noqa: BLE001  (re-raised in the caller's thread)
-            failure.append(error)
+            kernel.setns(fd, kernel.CLONE_NEWNET)
+        finally:
+            os.close(fd)
+        return action()
 
-    thread = threading.Thread(target=body, name="netns")
-    thread.start()
-    thread.join()
-    if failure:
-        raise NetworkError(f"in {path}: {failure[0]}") from failure[0]
-    return outcome[0]
+    try:
+        return Worker("netns", entered).result()
+    except Exception as error:
+        raise NetworkError(f"in {path}: {error}") from error
 
 
 def _packet_socket(link: str, protocol: int) -> socket.socket:

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import logging
-import threading
 import time
 from collections.abc import Callable, Generator, Sequence
 from typing import TypeVar, cast
 
+from checkpoint.host.worker import Worker
 from checkpoint.schema import harmless
 from migrate.agent import zipapp
 from migrate.decisions.clock import Offset, Sample, estimate
@@ -42,8 +42,7 @@ class AgentClient:
         self._unanswered = self._asked_ns = 0
         #: The classes of answers that may still come, although another frame was taken for them.
         self._doubted: set[type[Answer]] = set()
-        self._drain = threading.Thread(target=self._read_errors, name="agent stderr", daemon=True)
-        self._drain.start()
+        self._drain = Worker("agent stderr", self._read_errors)
         try:
             self._process.write(zipapp.pack())
         except StreamError as error:
@@ -204,6 +203,6 @@ class AgentClient:
                     self._log(f"agent: {line}")
 
     def _gone(self, reason: str) -> AgentGone:
-        self._drain.join(1.0)
+        self._drain.wait(1.0)
         status = self._process.wait() if self._process.ended() else None
         return AgentGone(reason, self._said[-1] if self._said else "", status)

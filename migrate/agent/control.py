@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
-from checkpoint.host.ram_directory import RUN
+from checkpoint.host.paths import RUN
 from checkpoint.host.ready import ready
 
 SUFFIX = ".control"

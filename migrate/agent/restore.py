@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import contextlib
 import subprocess
-import threading
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from checkpoint.criu import log as criu_log
@@ -16,6 +16,7 @@ from checkpoint.criu.roles import Edits, RestoreRole
 from checkpoint.criu.shim_install import install_shim, rpc_socket
 from checkpoint.engines.base import IncomingContainer
 from checkpoint.errors import CheckpointError, ConversationLost, CriuFailed
+from checkpoint.host.worker import Worker
 from checkpoint.memory.pager.keeper import Keeper
 from checkpoint.memory.pager.pager import Pager
 from checkpoint.network.guard import silenced
@@ -80,7 +81,7 @@ class ArmedRestore:
             )
             undo.callback(self._prepared.arrival.discard)
             undo.callback(self._refuse)
-            threading.Thread(target=self._watch, args=(self._process,), daemon=True).start()
+            Worker("engine's restore", partial(self._watch, self._process))
             try:
                 self._role.request_gate.wait_reached(self._limits.arm_s)
             except ConversationLost as error:

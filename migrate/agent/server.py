@@ -13,8 +13,8 @@ import time
 from collections.abc import Iterable
 
 from checkpoint.errors import CriuFailed
+from checkpoint.host.own_process import keep_to_itself
 from checkpoint.host.ready import ready
-from checkpoint.host.secrecy import keep_to_itself
 from checkpoint.schema import harmless
 from migrate import logs
 from migrate.agent.control import ControlSocket

@@ -15,7 +15,8 @@ from pathlib import Path
 from checkpoint import schema
 from checkpoint.engines.docker import install
 from checkpoint.errors import DataInvalid
-from checkpoint.host.ram_directory import RUN, abandoned
+from checkpoint.host.paths import RUN
+from checkpoint.host.ram_directory import abandoned
 from migrate import VERSION, logs
 from migrate.agent import control
 from migrate.cli.console import Parser, open_standard_streams, put, say

@@ -10,7 +10,7 @@ import sys
 from collections.abc import Sequence
 
 from checkpoint.engines.registry import RUNTIMES
-from checkpoint.host.secrecy import keep_to_itself
+from checkpoint.host.own_process import keep_to_itself
 from migrate import VERSION, logs
 from migrate.cli.console import Parser, Verbose, open_standard_streams, put, say
 from migrate.cli.exit_codes import exit_code

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import threading
 from collections.abc import Callable
 from pathlib import Path
 
@@ -11,6 +10,7 @@ from checkpoint.criu.images.mm import may_be_lazy
 from checkpoint.criu.images.repair import repaired
 from checkpoint.host.inotify import ClosedFiles
 from checkpoint.host.ready import ready
+from checkpoint.host.worker import Worker
 from checkpoint.memory.ranges import Range
 from migrate.agent.client import AgentClient
 from migrate.wire import protocol
@@ -41,20 +41,17 @@ class ImageStream:
         self._parts: list[memoryview] = []
         #: By the name of an mm image file.
         self._lazy: dict[str, list[Range]] = {}
-        self._failure: Exception | None = None
         self._end = os.eventfd(0)
         self.files = self.bytes = 0
-        self._thread = threading.Thread(target=self._follow, name="images", daemon=True)
-        self._thread.start()
+        self._follower = Worker("images", self._follow)
 
     def finish(self) -> None:
         """End the thread and send the image files that it has not sent; the dump must be done.
 
         Raises the error with which the thread failed, and what AgentClient.stream raises.
         """
-        self._join()
-        if self._failure is not None:
-            raise self._failure
+        self._end_follower()
+        self._follower.result()
         for path in sorted(self._directory.glob("*.img")):
             self._add_file(path.name)
         self._pass_on()
@@ -70,32 +67,29 @@ class ImageStream:
 
     def close(self) -> None:
         """End the thread and close the descriptors, whether everything was sent or not."""
-        self._join()
+        self._end_follower()
         if self._end >= 0:
             if self._closed is not None:
                 self._closed.close()
             os.close(self._end)
             self._end = -1
 
-    def _join(self) -> None:
-        if self._thread.is_alive():
+    def _end_follower(self) -> None:
+        if not self._follower.wait(0):
             os.eventfd_write(self._end, 1)
-            self._thread.join()
+            self._follower.wait()
 
     def _follow(self) -> None:
         if self._closed is None:
             return
-        try:
-            while self._end not in ready(self._closed.descriptor, self._end):
-                names = [name for name in self._closed.names() if name.endswith(".img")]
-                for name in names:
-                    self._add_file(name)
-                self._pass_on()
-                for name in names:
-                    if name.startswith("mm-") and self._restores_lazily:
-                        self._lazy_in(name)
-        except Exception as error:  # noqa: BLE001  (told by `finish`)
-            self._failure = error
+        while self._end not in ready(self._closed.descriptor, self._end):
+            names = [name for name in self._closed.names() if name.endswith(".img")]
+            for name in names:
+                self._add_file(name)
+            self._pass_on()
+            for name in names:
+                if name.startswith("mm-") and self._restores_lazily:
+                    self._lazy_in(name)
 
     def _lazy_in(self, name: str) -> list[Range]:
         if name not in self._lazy:

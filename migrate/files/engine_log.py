@@ -15,6 +15,7 @@ import time
 from pathlib import Path
 
 from checkpoint.engines.base import MOST_OUTPUT_BYTES
+from checkpoint.host import proc
 from migrate.agent.client import AgentClient
 from migrate.wire import protocol
 
@@ -97,7 +98,7 @@ class OutputSync:
 def _waiting(pid: int, stream: int) -> int:
     """Return how many bytes wait in the pipe that a process's stream is; 0 if it is no pipe."""
     with contextlib.suppress(OSError):
-        fd = os.open(f"/proc/{pid}/fd/{stream}", os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+        fd = os.open(proc.path(pid, "fd", stream), os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
         try:
             return int(struct.unpack("i", fcntl.ioctl(fd, termios.FIONREAD, b"\0" * 4))[0])
         finally:

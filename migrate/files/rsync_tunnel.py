@@ -7,13 +7,13 @@ from __future__ import annotations
 
 import contextlib
 import os
-import threading
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 
 from checkpoint.files.rsync import UNKNOWN, Ending, Rsync
 from checkpoint.host import whole
+from checkpoint.host.worker import Worker
 from migrate.agent.plug_command import PLUGGED, ServeRsync, plug_command
 from migrate.wire.message import encode
 from transport.connection import Connection, Process
@@ -72,10 +72,10 @@ class RsyncTunnel:
             if remote is not None:
                 remote.close()  # also ends a write of `upstream` that waits for the other host
             if upstream is not None:
-                upstream.join()
+                upstream.wait()
             os.close(from_rsync)
 
-    def _upstream(self, remote: Process, from_rsync: int) -> threading.Thread:
+    def _upstream(self, remote: Process, from_rsync: int) -> Worker[None]:
         widen_pipe(from_rsync)
 
         def carry() -> None:
@@ -85,9 +85,7 @@ class RsyncTunnel:
                     remote.write(data)
                 remote.end_input()
 
-        thread = threading.Thread(target=carry, name="rsync upstream", daemon=True)
-        thread.start()
-        return thread
+        return Worker("rsync upstream", carry)
 
 
 def _downstream(remote: Process, to_rsync: int, answered: Callable[[], None]) -> None:

@@ -13,7 +13,7 @@ from checkpoint.files.beneath import TreeRoot
 from checkpoint.files.changes import MODE, Snapshot, below, changes, differing, snapshot
 from checkpoint.files.openings import Openings
 from checkpoint.files.tmpfs import Packing, Tmpfs, exchanged, tmpfs_mounts
-from checkpoint.host import processes
+from checkpoint.host import proc, processes
 from migrate.agent.client import AgentClient
 from migrate.wire import protocol
 from migrate.wire.answers import check_asked
@@ -58,7 +58,7 @@ class TmpfsSync:
                 stack.enter_context(TreeRoot.mounted(pid, mount.path, mount.device))
                 for mount in there
             ]
-            self._namespace = os.open(f"/proc/{pid}/ns/mnt", os.O_RDONLY | os.O_CLOEXEC)
+            self._namespace = os.open(proc.path(pid, "ns", "mnt"), os.O_RDONLY | os.O_CLOEXEC)
             stack.callback(os.close, self._namespace)
             self._stack = stack.pop_all()
 

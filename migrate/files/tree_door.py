@@ -14,7 +14,8 @@ from checkpoint.files.beneath import TreeRoot
 from checkpoint.files.enclosure import Gate, start_enclosed
 from checkpoint.files.rsync import served
 from checkpoint.host.listener import Listener
-from checkpoint.host.ram_directory import MODE, RUN
+from checkpoint.host.paths import RUN
+from checkpoint.host.ram_directory import MODE
 from migrate.agent.plug_command import PLUGGED, ServeRsync
 from migrate.wire.message import ProtocolError, decode
 

@@ -13,15 +13,16 @@ from __future__ import annotations
 import contextlib
 import queue
 import subprocess
-import threading
 import time
 from collections.abc import Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
 from checkpoint.criu.page_server import PIECE_BYTES
 from checkpoint.host.ready import ready
 from checkpoint.host.run import find_program, start
+from checkpoint.host.worker import Worker
 from migrate.agent.plug_command import PAGES, plug_command
 from migrate.errors import AgentGone
 from migrate.memory import batches, encoding
@@ -80,13 +81,11 @@ class PageChannels:
         self._done: queue.SimpleQueue[int] = queue.SimpleQueue()
         self._drained = 0
         self._channels = [FrameStream(stream) for stream in streams]
-        self._threads = []
+        self._workers = []
         for channel in self._channels:
             for _ in range(2):
                 self._free.put(memoryview(bytearray(PIECE_BYTES)))
-            thread = threading.Thread(target=self._work, args=(channel,), name="pages", daemon=True)
-            thread.start()
-            self._threads.append(thread)
+            self._workers.append(Worker("pages", partial(self._work, channel)))
 
     @property
     def channels(self) -> int:
@@ -132,12 +131,12 @@ class PageChannels:
     def close(self) -> None:
         """End the channels and their threads, without sending what still waits."""
         self._limit.lift()
-        for _ in self._threads:
+        for _ in self._workers:
             self._jobs.put(None)
         for channel in self._channels:
             channel.close()
-        for thread in self._threads:
-            thread.join()
+        for worker in self._workers:
+            worker.wait()
 
     def _check(self) -> None:
         if self._failure is not None:

@@ -5,11 +5,11 @@ from __future__ import annotations
 import contextlib
 import socket
 import struct
-import threading
 from collections.abc import Callable, Iterator
 
 from checkpoint.criu import page_server
 from checkpoint.errors import CheckpointError
+from checkpoint.host.worker import Worker
 from migrate.errors import AgentGone
 from migrate.memory.page_map import Dumped
 
@@ -31,17 +31,15 @@ class PageRelay:
         """
         self._sock, self._layout = sock, layout
         self._sink, self._flush, self._has_parent = sink, flush, has_parent
-        self.failure: Exception | None = None
-        self._thread = threading.Thread(target=self._serve, name="page relay", daemon=True)
+        self._worker = Worker("page relay", self._serve)
 
-    def start(self) -> None:
-        self._thread.start()
+    @property
+    def failure(self) -> Exception | None:
+        return self._worker.failure
 
     def join(self) -> None:
         """Wait until CRIU closes the session. Raises the error with which the thread failed."""
-        self._thread.join()
-        if self.failure is not None:
-            raise self.failure
+        self._worker.result()
 
     def _serve(self) -> None:
         try:
@@ -52,10 +50,10 @@ class PageRelay:
                 before_close=self._flush,
                 has_parent=self._has_parent,
             )
-        except Exception as error:  # noqa: BLE001  (re-raised by join)
-            self.failure = error
+        except BaseException:
             # CRIU must not wait for an answer that will never come.
             self._sock.close()
+            raise
 
 
 @contextlib.contextmanager
@@ -68,7 +66,6 @@ def relayed(pages: socket.socket, criu_version: int, dumped: Dumped) -> Iterator
     relay = PageRelay(
         pages, page_server.wire_struct(criu_version), dumped, dumped.flush, dumped.has_parent
     )
-    relay.start()
     try:
         yield
     except CheckpointError as error:

@@ -12,13 +12,13 @@ import secrets
 import threading
 import time
 from collections.abc import Callable, Mapping
-from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 
 from checkpoint.criu.page_server import PAGE_SIZE, PS_TYPE_PID
 from checkpoint.errors import ProcError
 from checkpoint.host import proc
 from checkpoint.host.processes import tree_of
+from checkpoint.host.worker import Worker
 from checkpoint.memory import proof
 from checkpoint.memory.frozen import FrozenMemory, by_virtual_pid
 from checkpoint.memory.proof import DIGEST_BYTES, Areas, Piece
@@ -65,18 +65,18 @@ class MemoryProof:
         self.seed, self.whole = secrets.token_bytes(SEED_BYTES), whole
         self._left_out = left_out
         self._images, self._init = images, init
-        self._thread = ThreadPoolExecutor(1, "memory proof")
-        self._made: Future[_Made] | None = None
+        self._made: Worker[_Made] | None = None
 
     def __enter__(self) -> MemoryProof:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._thread.shutdown()
+        if self._made is not None:
+            self._made.wait()
 
     def begin(self) -> None:
         """Start to make the source's digests in a thread."""
-        self._made = self._thread.submit(self._make)
+        self._made = Worker("memory proof", self._make)
 
     def compare(self, held: protocol.Held) -> Proof:
         """Compare the source's digests with those that the target made of what it restores from.

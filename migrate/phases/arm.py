@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import contextlib
 import subprocess
-import threading
 from dataclasses import dataclass, replace
+from functools import partial
 
 from checkpoint.criu.interposer import Interposer
 from checkpoint.criu.parent import kerndat_with_tracking
 from checkpoint.criu.roles import DumpRole
 from checkpoint.criu.shim_install import install_shim, rpc_socket
+from checkpoint.host.worker import Worker
 from migrate.decisions.state import State
 from migrate.decisions.write_tracking import Tracking
 from migrate.files.engine_log import OutputSync
@@ -56,7 +57,7 @@ def arm_source(migration: Migration, prepared: Prepared) -> None:
             migration.source.container, prepared.images, env
         )
         migration.tidy.callback(_reap, checkpoint, dump, migration.options.limits.end_s)
-        threading.Thread(target=_watch, args=(checkpoint, dump), daemon=True).start()
+        Worker("engine's checkpoint", partial(_watch, checkpoint, dump))
         dump.request_gate.wait_reached(migration.options.limits.arm_s)
     migration.advance(State.ARMED)
 

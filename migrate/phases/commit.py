@@ -9,8 +9,8 @@ from __future__ import annotations
 import contextlib
 import time
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
 
+from checkpoint.host.worker import Worker
 from migrate.decisions import causes
 from migrate.decisions.state import State
 from migrate.errors import AgentFailed, AgentGone, MigrateError, ResumeFailed, Undecided
@@ -178,13 +178,11 @@ def _settle(migration: Migration, answer: protocol.Resumed | None) -> None:
 
 def _begin_links_down(migration: Migration) -> None:
     """Take the dead container's links down in a thread; note a failure at the closing of `tidy`."""
-    executor = ThreadPoolExecutor(1)
-    done = executor.submit(migration.source.network.take_links_down)
-    executor.shutdown(wait=False)
+    links_down = Worker("links down", migration.source.network.take_links_down)
 
     def join() -> None:
         with _optional(migration, "the container's links on the source were not taken down"):
-            done.result()
+            links_down.result()
 
     migration.tidy.callback(join)
 

@@ -15,7 +15,7 @@ from checkpoint.engines.belongings import SHM
 from checkpoint.engines.registry import RUNTIMES, owners_of, runtime_named
 from checkpoint.files.beneath import TreeRoot
 from checkpoint.files.tmpfs import bytes_in, content_bytes
-from checkpoint.host import lock, processes
+from checkpoint.host import lock, proc, processes
 from migrate.agent.client import AgentClient
 from migrate.decisions.compatibility import Facts, check_host, check_pair
 from migrate.errors import (
@@ -107,7 +107,7 @@ def note_exec_processes(migration: Migration) -> None:
         with contextlib.suppress(OSError):
             if pid in tree or processes.has_ended(pid) or processes.age_s(pid) <= PASSING_S:
                 continue
-            name = Path(f"/proc/{pid}/comm").read_text(errors="replace").strip()
+            name = proc.command_name(pid)
             note = (
                 f"process {pid} ({name!r}) was started inside the container by 'exec'"
                 " and does not come along"

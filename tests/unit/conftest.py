@@ -5,13 +5,13 @@ from collections.abc import Iterator
 
 import pytest
 
-from checkpoint.host.secrecy import PR_SET_DUMPABLE
+from checkpoint.host.kernel import PR_SET_DUMPABLE
 from tests.unit.obedient import Child
 
 
 @pytest.fixture(autouse=True)
 def unlocked() -> Iterator[None]:
-    """Undo what a command does to its own process, which in a test is this one (checkpoint/host/secrecy.py)."""
+    """Undo what a command does to its own process, which in a test is this one (checkpoint/host/own_process.py)."""
     yield
     libc = ctypes.CDLL(None)
     libc.munlockall()

@@ -58,7 +58,8 @@ def restores(restore: ArmedRestore, images: Path, *, and_dies: bool) -> None:
         pages.send(INTEGER.pack(-1))
         assert restore._pager is not None
         if and_dies:
-            restore._pager._thread.join(20)
+            with pytest.raises(ImageError):
+                restore._pager.wait(20)
         restore._role._making_tasks.set()
         if not and_dies:
             restore._role.done_gate.arrive()

@@ -207,10 +207,10 @@ def test_nothing_to_sweep(here: Path) -> None:
 
 ABORTS = """
 import os, resource, sys
-from checkpoint.host import memory, secrecy
+from checkpoint.host import memory, own_process
 resource.setrlimit(resource.RLIMIT_CORE, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
 if sys.argv[1] == "kept":
-    secrecy.keep_to_itself()
+    own_process.keep_to_itself()
 if sys.argv[2] == "forked" and (pid := os.fork()):
     os._exit(os.WCOREDUMP(os.waitpid(pid, 0)[1]) and 77)
 if sys.argv[2] == "executed":
@@ -246,7 +246,7 @@ def test_no_core(here: Path, kept: str, how: str, dumps: bool) -> None:
 def test_pages_are_locked(here: Path) -> None:
     """And what is asked for is brought to hand all the same."""
     code = (
-        "from checkpoint.host import memory, secrecy; secrecy.keep_to_itself(); "
+        "from checkpoint.host import memory, own_process; own_process.keep_to_itself(); "
         "held = bytearray(1 << 20); print(open('/proc/self/status').read().split('VmLck:')[1].split()[0]); "
         "import resource as r; before = r.getrusage(r.RUSAGE_SELF).ru_minflt; memory.bring_to_hand(64 << 20); "
         "print(r.getrusage(r.RUSAGE_SELF).ru_minflt - before)"
@@ -261,7 +261,10 @@ def test_pages_are_locked(here: Path) -> None:
 
 def test_who_may_not_lock_goes_on(here: Path) -> None:
     """Without CAP_IPC_LOCK there is a limit, at which later allocations would fail."""
-    code = "from checkpoint.host import secrecy; secrecy.keep_to_itself(); bytearray(64 << 20); print('went on')"
+    code = (
+        "from checkpoint.host.own_process import keep_to_itself; "
+        "keep_to_itself(); bytearray(64 << 20); print('went on')"
+    )
     limited = ["setpriv", "--bounding-set=-ipc_lock", "--inh-caps=-ipc_lock"]
     argv = [*limited, sys.executable, "-c", code]
     assert (

@@ -25,7 +25,7 @@ from checkpoint.engines.docker import api, store
 from checkpoint.engines.docker.oci_wrapper import DIRECTORY, MAX_MESSAGE
 from checkpoint.engines.oci.runc import Runc
 from checkpoint.engines.shape import Each, Shape
-from checkpoint.host import whole
+from checkpoint.host import proc, whole
 from checkpoint.host.listener import Listener, peer_pid
 from checkpoint.host.ownership import private_directory
 from checkpoint.host.ready import ready
@@ -118,7 +118,7 @@ class IncomingDockerContainer:
                 log.write(lines)
             return
         for number, text in entries(lines):
-            with open(f"/proc/{self._waiting.pid}/fd/{number}", "wb", buffering=0) as stream:
+            with open(proc.path(self._waiting.pid, "fd", number), "wb", buffering=0) as stream:
                 whole.write(stream.fileno(), text)
 
     def start_restore(
@@ -205,7 +205,7 @@ def use_network(bundle: Path, pid: int) -> None:
     config = json.loads(path.read_text())
     for namespace in config["linux"]["namespaces"]:
         if namespace["type"] == "network":
-            namespace.setdefault("path", f"/proc/{pid}/ns/net")
+            namespace.setdefault("path", proc.path(pid, "ns", "net"))
     path.write_text(json.dumps(config))
 
 

@@ -15,8 +15,9 @@ from pathlib import Path
 from typing import Any
 
 from checkpoint.engines.docker.incoming import RUNTIME
+from checkpoint.host import paths, proc
 
-PROGRAM = Path("/usr/local/sbin/migrate-oci-runtime")
+PROGRAM = paths.DOCKER_RUNTIME
 SETTINGS = Path("/etc/docker/daemon.json")
 PID_FILE, DAEMON = Path("/var/run/docker.pid"), "dockerd"
 
@@ -80,7 +81,7 @@ def _write(settings: dict[str, Any], what: str) -> str:
 def _reload() -> list[str]:
     try:
         pid = int(PID_FILE.read_text())
-        if Path(f"/proc/{pid}/comm").read_text().strip() != DAEMON:
+        if proc.command_name(pid) != DAEMON:
             raise ProcessLookupError(pid)
         os.kill(pid, signal.SIGHUP)
     except (OSError, ValueError):

@@ -8,12 +8,12 @@ from __future__ import annotations
 import os
 import pkgutil
 import sys
-from pathlib import Path
 
+from checkpoint.host import paths
 from checkpoint.host.ownership import private_directory
 from checkpoint.host.run import start
 
-LOG_DIRECTORY = Path("/var/log/migrate")
+LOG_DIRECTORY = paths.LOGS
 #: The bound of a container's log, and of the older log that output_log.py keeps.
 MOST_LOG_BYTES = 64 << 20
 #: A program that holds the write end of a pipe open, so that the container's stdin does not end. It

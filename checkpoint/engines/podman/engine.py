@@ -30,6 +30,7 @@ from checkpoint.engines.podman import store
 from checkpoint.engines.podman.incoming import LOG, IncomingPodmanContainer
 from checkpoint.engines.shape import Each, Maybe, Shape
 from checkpoint.errors import CommandFailed, ContainerNotFound, ContainerNotRunning, NotMovable
+from checkpoint.host import proc
 from checkpoint.host.run import run
 
 #: The OCI runtimes beneath podman whose containers can migrate, by the name of their program.
@@ -158,7 +159,7 @@ class Podman:
         """
         pid = container.engine_state["State"]["ConmonPid"]
         with contextlib.suppress(FileNotFoundError, ProcessLookupError):
-            if Path(f"/proc/{pid}/comm").read_bytes().strip() == b"conmon":
+            if proc.command_name(pid) == "conmon":
                 os.kill(pid, signal.SIGKILL)
 
     def record_ended(self, container: Container) -> None:

@@ -20,16 +20,20 @@ from __future__ import annotations
 import contextlib
 import os
 import pickle
-import resource
 import signal
 import socket
 import struct
 import warnings
 from pathlib import Path
 
+from checkpoint.host import proc
+from checkpoint.host.own_process import (
+    allow_many_descriptors,
+    keep_to_itself,
+    protect_from_oom_killer,
+)
 from checkpoint.host.ram_directory import claim, remove_ram_directory, remove_sockets
 from checkpoint.host.ready import ready
-from checkpoint.host.secrecy import keep_to_itself
 from checkpoint.memory.pager.address_spaces import AddressSpaces
 from checkpoint.memory.pager.filler import Filler
 from checkpoint.memory.pager.uffd_copy import Event
@@ -46,8 +50,6 @@ NUMBER = struct.Struct("=Q")
 MAX_MESSAGE = 64
 #: The descriptors of one message; the kernel takes at most 253 (SCM_MAX_FD, unix(7)).
 MOST_FDS = 200
-#: The OOM killer must spare pager and keeper as long as it can: the container needs its pages.
-OOM_SCORE_ADJ = "-1000"
 #: The time within which the keeper must take a message, and end when it is not needed any more. A
 #: keeper that takes longer (it was stopped, say) is killed: it may keep nobody waiting.
 PATIENCE_S = 2.0
@@ -219,23 +221,7 @@ def _close_all_but(kept: set[int]) -> None:
     null = os.open(os.devnull, os.O_RDWR)
     for standard in range(3):
         os.dup2(null, standard)
-    for name in os.listdir("/proc/self/fd"):
-        if int(name) > 2 and int(name) not in kept:
+    for fd in proc.descriptors("self"):
+        if fd > 2 and fd not in kept:
             with contextlib.suppress(OSError):
-                os.close(int(name))
-
-
-def allow_many_descriptors() -> None:
-    """Raise the process's limit of open descriptors to the hard limit.
-
-    Each fork of a restored task brings a descriptor, which stays open until the child has all
-    pages.
-    """
-    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
-
-
-def protect_from_oom_killer() -> None:
-    """Exempt the calling process from the OOM killer, if its privileges allow that."""
-    with contextlib.suppress(OSError):
-        Path("/proc/self/oom_score_adj").write_text(OOM_SCORE_ADJ)
+                os.close(fd)

@@ -15,16 +15,15 @@ import struct
 import threading
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 from checkpoint.errors import ImageError
+from checkpoint.host.own_process import allow_many_descriptors, protect_from_oom_killer
+from checkpoint.host.worker import Worker
 from checkpoint.memory.pager.address_spaces import AddressSpaces
 from checkpoint.memory.pager.filler import Filler, Served
-from checkpoint.memory.pager.keeper import (
-    Keeper,
-    allow_many_descriptors,
-    protect_from_oom_killer,
-)
+from checkpoint.memory.pager.keeper import Keeper
 from checkpoint.memory.store import LazyRanges, PageStore
 
 #: LAZY_PAGES_SOCK_NAME and LAZY_PAGES_RESTORE_FINISHED of criu/uffd.c.
@@ -60,8 +59,7 @@ class Pager:
         self._lock, self._ended = threading.Lock(), False
         self._warming = self._filling = self._restored = self._stopped = False
         self._failure: Exception | None = None
-        self._thread = threading.Thread(target=self._run, args=(lost,), name="pager", daemon=True)
-        self._thread.start()
+        self._worker = Worker("pager", partial(self._run, lost))
 
     @property
     def served(self) -> Served:
@@ -87,8 +85,7 @@ class Pager:
         Raises ImageError if it is not within `timeout_s`, and if the pager failed, even if the
         keeper then brought everything; the text says which.
         """
-        self._thread.join(timeout_s)
-        if self._thread.is_alive():
+        if not self._worker.wait(timeout_s):
             raise ImageError(f"memory was not in place after {timeout_s:g} s")
         self.check()
 
@@ -108,7 +105,7 @@ class Pager:
         """
         self._stopped = True
         self._poke()
-        self._thread.join()
+        self._worker.wait()
         self._hang_up()
 
     def _hang_up(self) -> None:

@@ -8,12 +8,12 @@ import os
 import socket
 import subprocess
 import sys
-import threading
 from pathlib import Path
 
 from checkpoint.errors import ProcError, TrackingUnavailable
 from checkpoint.host import proc, run
 from checkpoint.host.ready import ready
+from checkpoint.host.worker import Worker
 from checkpoint.memory.ranges import Range
 from checkpoint.memory.tracking import inject, write_protection
 
@@ -92,7 +92,7 @@ def reads_directly(pid: int) -> bool:
     writable when the read began. It also writes to a page that was protected meanwhile, without a
     fault that would show the write. Raises OSError and ProcError.
     """
-    directory = f"/proc/{pid}/fdinfo"
+    directory = proc.path(pid, "fdinfo")
     for name in os.listdir(directory):
         with contextlib.suppress(FileNotFoundError):
             if (proc.number(f"{directory}/{name}", "flags", base=8) or 0) & os.O_DIRECT:
@@ -105,7 +105,7 @@ def virtual_pid(pid: int) -> int:
 
     Raises TrackingUnavailable if the kernel does not report it, OSError and ProcError.
     """
-    found = proc.number(f"/proc/{pid}/status", "NSpid")
+    found = proc.number(proc.path(pid, "status"), "NSpid")
     if found is None:
         raise TrackingUnavailable(f"process {pid} has no NSpid")
     return found
@@ -129,14 +129,13 @@ def _inject(pid: int) -> tuple[int, int]:
                 str(theirs.fileno()),
             ]
             child = run.start(argv, pass_fds=[theirs.fileno()], stderr=subprocess.DEVNULL)
-        reaper = threading.Thread(target=child.wait, name="injector", daemon=True)
-        reaper.start()
+        reaper = Worker("injector", child.wait)
         ours.settimeout(INJECT_TIMEOUT_S)
         try:
             text, fds, _, _ = socket.recv_fds(ours, 4096, 1)
         except TimeoutError as error:
             raise TrackingUnavailable(f"process {pid}: its thread does not run") from error
-    reaper.join()
+    reaper.wait()
     answer = json.loads(text or b'{"error": "the injector ended without a word"}')
     if not fds:
         raise TrackingUnavailable(f"process {pid}: {answer.get('error', 'no descriptor came')}")

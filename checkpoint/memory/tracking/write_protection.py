@@ -13,10 +13,9 @@ import os
 import platform
 import struct
 
-from checkpoint.host import proc
+from checkpoint.host import kernel, proc
 from checkpoint.memory import ranges
 from checkpoint.memory.ranges import Range
-from checkpoint.memory.tracking.inject import SYS_USERFAULTFD, UFFD_USER_MODE_ONLY, libc
 
 PAGE_SIZE = 4096
 #: The end of what is scanned: the user half of the address space without its last page.
@@ -57,8 +56,9 @@ def available() -> bool:
     """
     if platform.machine() != "x86_64":
         return False
-    fd = libc.syscall(SYS_USERFAULTFD, os.O_CLOEXEC | os.O_NONBLOCK | UFFD_USER_MODE_ONLY)
-    if fd < 0:
+    try:
+        fd = kernel.userfaultfd(os.O_CLOEXEC | os.O_NONBLOCK)
+    except OSError:
         return False
     try:
         enable(fd)
@@ -141,7 +141,7 @@ def _scan(pid: int, flags: int, inverted: int, mask: int, any_of: int) -> list[R
     found: list[Range] = []
     regions = (ctypes.c_uint64 * (3 * REGIONS))()
     with contextlib.ExitStack() as stack:
-        pagemap = os.open(f"/proc/{pid}/pagemap", os.O_RDONLY | os.O_CLOEXEC)
+        pagemap = os.open(proc.path(pid, "pagemap"), os.O_RDONLY | os.O_CLOEXEC)
         stack.callback(os.close, pagemap)
         start = 0
         while start < TASK_END:

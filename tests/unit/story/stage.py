@@ -21,7 +21,7 @@ import pytest
 from checkpoint.criu import features
 from checkpoint.criu.parent import kerndat_with_tracking
 from checkpoint.engines.registry import RUNTIMES
-from checkpoint.host.ram_directory import RUN
+from checkpoint.host.paths import RUN
 from migrate.agent import control
 from migrate.agent.server import Server
 from migrate.cli import ctl, move
