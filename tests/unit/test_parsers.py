@@ -39,8 +39,6 @@ def test_damaged_input_is_taken_or_refused(name: str) -> None:
 
 def test_a_defect_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
     """Of each kind that is looked for: another error, memory, and no end."""
-    monkeypatch.setattr("tests.fuzz.parser.MOST_S", 0.2)
-
     def no_end(_: bytes) -> None:
         while True:
             pass
@@ -54,5 +52,6 @@ def test_a_defect_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
     # Some of what this process had before may have been given back meanwhile: more than once the bound, then.
     with bounded_memory(), pytest.raises(MemoryError):
         check(parser(lambda data: [bytes(MOST_BYTES) for _ in range(64)]), b"x")
+    monkeypatch.setattr("tests.fuzz.parser.MOST_S", 0.2)
     with pytest.raises(TimeoutError):
         check(parser(no_end), b"x")
