@@ -39,6 +39,7 @@ def test_damaged_input_is_taken_or_refused(name: str) -> None:
 
 def test_a_defect_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
     """Of each kind that is looked for: another error, memory, and no end."""
+
     def no_end(_: bytes) -> None:
         while True:
             pass
