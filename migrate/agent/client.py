@@ -34,7 +34,7 @@ class AgentClient:
     """
 
     def __init__(self, connection: Connection, log: Callable[[str], None]) -> None:
-        self._process: Process = connection.run(zipapp.COMMAND)
+        self._process: Process = connection.run(zipapp.command())
         self._frames = FrameStream(self._process)
         self._log = log
         self._said: list[str] = []

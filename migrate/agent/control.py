@@ -10,6 +10,7 @@ import enum
 import json
 import os
 import platform
+import shlex
 import socket
 from dataclasses import dataclass
 from pathlib import Path
@@ -167,3 +168,13 @@ def reply_in(data: bytes) -> Reply:
         return Reply.decode(data)
     except (ValueError, RecursionError) as error:
         raise ConnectionError("the agent ended before it answered") from error
+
+
+def ask_command(path: Path, word: str) -> str:
+    """Return the command, for another host's login shell, that does there what `ask` does here.
+
+    It prints the reply, or fails with what is wrong on its standard error (ask.py).
+    """
+    source = Path(__file__).with_name("ask.py").read_text()
+    arguments = [str(path), word, str(ANSWER_S), str(MAX_ANSWER)]
+    return shlex.join(["exec", "python3", "-Ic", source, *arguments])

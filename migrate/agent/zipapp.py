@@ -38,34 +38,17 @@ CONTENTS = (
 )
 #: The size bound of a packed agent: about 18 times what it is now.
 MOST_BYTES = 4 << 20
-#: A program that reads {u32 size, zip} from stdin into a memfd, which is a file to zipimport, and
-#: runs the server from it. It reads by bare read(2): a buffer would swallow bytes of the protocol.
-RECEIVER = f"""
-import os, sys
-def take(size):
-    data = memoryview(bytearray(size))
-    left = data
-    while left:
-        got = os.readv(0, [left])
-        if not got:
-            sys.exit("migrate agent: the connection ended while it was sent")
-        left = left[got:]
-    return data
-size = int.from_bytes(take(4), "big")
-if size > {MOST_BYTES}:
-    sys.exit("migrate agent: what was sent begins with no size of it")
-code = os.memfd_create("migrate-agent")
-with open(code, "wb", closefd=False) as file:
-    file.write(take(size))
-sys.path.insert(0, "/proc/self/fd/%d" % code)
-from migrate.agent.server import main
-main()
-"""
-COMMAND = f"exec python3 -Ic {shlex.quote(RECEIVER)}"
+#: The program that receives the agent, as text.
+BOOTSTRAP = Path(__file__).with_name("bootstrap.py").read_text()
+
+
+def command(bootstrap: str = BOOTSTRAP) -> str:
+    """Return the command, for the target's login shell, that receives and starts the agent."""
+    return shlex.join(["exec", "python3", "-Ic", bootstrap, str(MOST_BYTES)])
 
 
 def pack() -> bytes:
-    """Return the zipapp, preceded by its size (u32, big-endian), as RECEIVER reads it."""
+    """Return the zipapp, preceded by its size (u32, big-endian), as bootstrap.py reads it."""
     root = Path(__file__).parent.parent.parent
     data = io.BytesIO()
     with zipfile.ZipFile(data, "w", zipfile.ZIP_DEFLATED) as archive:

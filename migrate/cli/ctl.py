@@ -7,7 +7,6 @@ import contextlib
 import os
 import platform
 import secrets
-import shlex
 import signal
 from collections.abc import Sequence
 from pathlib import Path
@@ -28,19 +27,6 @@ from migrate.wire.values import MigrationId
 from transport.destination import Destination
 from transport.errors import TransportError
 
-#: A program for another host: it sends the word argv[2] to the control socket argv[1], and prints
-#: the reply.
-ASK = f"""
-import socket, sys
-agent = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-agent.settimeout({control.ANSWER_S})
-try:
-    agent.connect(sys.argv[1])
-    agent.send(sys.argv[2].encode())
-    print(agent.recv({control.MAX_ANSWER}).decode())
-except OSError as error:
-    sys.exit(error.strerror or str(error))
-"""
 MAX_OUTPUT = 1 << 16
 #: The limit to the answer of each agent on this host that `status` asks, one after the other.
 STATUS_S = 3.0
@@ -144,11 +130,11 @@ def _ask_on(host: str, migration_id: str, word: str) -> control.Reply:
         destination = Destination.parse(host)
     except ValueError as error:
         raise BadRequest(str(error), "see 'migratectl recover --help'") from error
-    words = ["python3", "-Ic", ASK, str(control.control_path(migration_id)), word]
     said, errors = b"", b""
     try:
         with by_ssh(destination) as connection:
-            process = connection.run(f"exec {shlex.join(words)}")
+            path = control.control_path(migration_id)
+            process = connection.run(control.ask_command(path, word))
             while (piece := process.read(MAX_OUTPUT)) and len(said) < MAX_OUTPUT:
                 said += piece
             errors = process.read_errors(MAX_OUTPUT)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shlex
 import sys
 from collections.abc import Sequence
 
@@ -15,7 +14,8 @@ def migrate(alteration: str, words: Sequence[str]) -> int:
     from migrate.agent import zipapp
     from migrate.cli.move import main
 
-    start = zipapp.RECEIVER.index("from migrate.agent.server import main")
-    receiver = f"{zipapp.RECEIVER[:start]}sys.path.append({CHECKOUT!r})\n{alteration}\n{zipapp.RECEIVER[start:]}"
-    zipapp.COMMAND = f"exec python3 -BIc {shlex.quote(receiver)}"
+    start = zipapp.BOOTSTRAP.index("from migrate.agent.server import main")
+    prelude = f"sys.dont_write_bytecode = True\nsys.path.append({CHECKOUT!r})\n{alteration}\n"
+    altered = zipapp.command(zipapp.BOOTSTRAP[:start] + prelude + zipapp.BOOTSTRAP[start:])
+    zipapp.command = lambda: altered  # type: ignore[misc,assignment]
     return main(words)

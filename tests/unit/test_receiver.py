@@ -1,4 +1,4 @@
-"""The program that receives the agent (migrate/agent/zipapp.py), as the target's sshd starts it."""
+"""The program that receives the agent (migrate/agent/bootstrap.py), as the target's sshd starts it."""
 
 from __future__ import annotations
 
@@ -12,7 +12,8 @@ import pytest
 
 from migrate.agent import zipapp
 
-PROGRAM = shlex.split(zipapp.COMMAND)[-1]
+#: Without `exec python3`.
+PROGRAM = shlex.split(zipapp.command())[2:]
 
 
 def received(data: bytes) -> subprocess.CompletedProcess[bytes]:
@@ -21,7 +22,7 @@ def received(data: bytes) -> subprocess.CompletedProcess[bytes]:
     def bound() -> None:
         resource.setrlimit(resource.RLIMIT_AS, (128 << 20, 128 << 20))
 
-    argv = [sys.executable, "-Ic", PROGRAM]
+    argv = [sys.executable, *PROGRAM]
     return subprocess.run(
         argv, input=data, capture_output=True, timeout=30, check=False, preexec_fn=bound
     )
@@ -49,7 +50,7 @@ def test_an_agent_is_far_from_the_bound() -> None:
 def test_it_comes_in_small_pieces_in_linear_time() -> None:
     """Each read brings a few bytes: nothing may be copied once more for each."""
     size = zipapp.MOST_BYTES
-    argv = [sys.executable, "-Ic", PROGRAM]
+    argv = [sys.executable, *PROGRAM]
     with subprocess.Popen(
         argv, stdin=subprocess.PIPE, stderr=subprocess.PIPE, bufsize=0
     ) as process:

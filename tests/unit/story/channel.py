@@ -90,7 +90,7 @@ class Link:
         return [process for process in self._processes if isinstance(process, Agent)]
 
     def _started(self, command: str) -> Remote:
-        if command == zipapp.COMMAND:
+        if command == zipapp.command():
             return Agent(self._serve, self._wire, self)
         *_, path, message = shlex.split(command)
         if command == plug_command(Path(path), message):
