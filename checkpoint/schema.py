@@ -12,9 +12,8 @@ returns it. A kind is one of
                                 a field that is not declared is refused
     Annotated[X, bounds...]     X within the bounds, which are the classes below
 
-Every kind is bounded: a kind that is declared without bounds has the MOST_... ones below. A
-NamedTuple or dataclass may have a method `check`, which raises DataInvalid if its fields do not fit
-each other. This module does no I/O.
+Every kind is bounded: one that is declared without bounds has the MOST_... ones below. A class may
+have a method `check`, which raises DataInvalid if its fields do not fit each other. No I/O here.
 """
 
 from __future__ import annotations

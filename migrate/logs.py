@@ -4,8 +4,9 @@ CRIU, the runtime and the engine log beside the images, in RAM, and these logs g
 If the migration fails, the end of each log of both hosts is kept on the source in DIRECTORY/ID, for
 root alone. Only those of the newest migrations are kept.
 
-This program logs by the standard library: states, notes, requests to the agent, programs that were
-run, and each message between a runtime and CRIU.
+This program logs by the standard library. Records of level INFO are a migration's states, phases
+and notes. Those of level DEBUG are requests to the agent, programs that were run, and each message
+between a runtime and CRIU. An agent that was asked to sends its records to the source.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
+import platform
 import re
 import shutil
 import traceback
@@ -36,8 +38,14 @@ Log = tuple[str, bytes]
 
 #: The packages whose records are kept, and the form of a line. Times are the wall clock's.
 PACKAGES = ("migrate", "checkpoint", "transport")
-FORMAT = "%(asctime)s.%(msecs)03d %(threadName)s %(name)s: %(message)s"
+FORMAT = "%(asctime)s.%(msecs)03d %(host)s %(threadName)s %(name)s: %(message)s"
+BRIEF_FORMAT = "%(asctime)s.%(msecs)03d %(host)s: %(message)s"
 MOST_RECORDS = 5000
+
+
+def formatter(layout: str = FORMAT) -> logging.Formatter:
+    """Return a formatter of records. A record without a `host` of its own is this host's."""
+    return logging.Formatter(layout, "%H:%M:%S", defaults={"host": platform.node()})
 
 
 class Recorder(logging.Handler):
@@ -48,11 +56,19 @@ class Recorder(logging.Handler):
 
     def __init__(self) -> None:
         super().__init__()
-        self.setFormatter(logging.Formatter(FORMAT, "%H:%M:%S"))
+        self.setFormatter(formatter())
         self._records: deque[logging.LogRecord] = deque(maxlen=MOST_RECORDS)
+        self._count = self._taken = 0
 
     def emit(self, record: logging.LogRecord) -> None:
         self._records.append(record)
+        self._count += 1
+
+    def take_new(self, most: int) -> list[logging.LogRecord]:
+        """Return the records since the last call, at most so many: the newest."""
+        new = min(self._count - self._taken, most)
+        self._taken = self._count
+        return list(self._records)[-new:] if new else []
 
     def log(self, name: str) -> Log:
         """Return all records as a log of that name."""

@@ -17,6 +17,7 @@ class Options:
     `verify_memory`: compare all memory before the resume, not only a sample of pages.
     `bandwidth_limit`: the most bytes per second to send while the container runs, or None. The
     freeze is not limited: there is no time to spare in it.
+    `debug`: have the agent send the records of its log.
     """
 
     engine: str | None = None
@@ -25,3 +26,4 @@ class Options:
     bandwidth_limit: int | None = None
     limits: Limits = field(default_factory=Limits)
     verify_memory: bool = False
+    debug: bool = False

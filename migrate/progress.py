@@ -11,6 +11,7 @@ from migrate.decisions.state import State, check_transition
 from migrate.memory.batches import PageBatches
 from migrate.observer import Observer
 from migrate.report import Phase, Report, Stage
+from migrate.text import duration
 
 log = logging.getLogger(__name__)
 
@@ -43,6 +44,7 @@ class Progress:
             yield
         finally:
             length = time.monotonic_ns() - start
+            log.info("%s took %s", name, duration(length / 1000))
             self.report.phases.append(
                 Phase(
                     name=name,

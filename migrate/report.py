@@ -12,6 +12,7 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from migrate.errors import MigrateError
+from migrate.text import duration, size
 
 SCHEMA = 2
 
@@ -150,12 +151,11 @@ def summary(report: Report) -> list[str]:
     if report.downtime_us is not None:
         sent = sum(report.bytes_sent.values())
         lines.append(
-            f"downtime {report.downtime_us / 1000:.1f} ms"
-            f" (clock error up to {(report.clock_error_us or 0) / 1000:.1f} ms),"
-            f" {report.memory_bytes / (1 << 20):.0f} MiB of memory,"
-            f" {sent / (1 << 20):.1f} MiB sent,"
-            f" {report.frozen_bytes_sent / (1 << 20):.1f} MiB of it while frozen"
+            f"downtime {duration(report.downtime_us)}"
+            f" (clock error up to {duration(report.clock_error_us or 0)}),"
+            f" {size(report.memory_bytes)} of memory, {size(sent)} sent,"
+            f" {size(report.frozen_bytes_sent)} of it while frozen"
         )
     for phase in report.phases:
-        lines.append(f"  {phase.name:<12} {phase.length_us / 1000:>9.1f} ms")
+        lines.append(f"  {phase.name:<12} {duration(phase.length_us):>9}")
     return lines

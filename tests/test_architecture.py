@@ -15,10 +15,12 @@ PURE = [
     *(f"migrate/{room}/" for room in ("decisions", "wire")),
     *(
         f"migrate/{name}.py"
-        for name in ("errors", "observer", "options", "agent/state", "memory/encoding")
+        for name in ("errors", "observer", "options", "text", "agent/state", "memory/encoding")
     ),
 ]
-MOST_LINES = 420
+MOST_LINES = 400
+#: Lists that nobody reads as a whole: one entry of each is looked up.
+LISTS = {"migrate/wire/protocol.py": 450, "migrate/errors.py": 450}
 MOST_FUNCTION_LINES = 60
 #: Foreign module -> the only places that may import it.
 DOORS = {
@@ -280,7 +282,7 @@ def test_decisions_do_no_io(path: Path) -> None:
 @pytest.mark.parametrize("path", MODULES, ids=name_of)
 def test_size(path: Path) -> None:
     source = path.read_text()
-    assert len(source.splitlines()) <= MOST_LINES
+    assert len(source.splitlines()) <= LISTS.get(name_of(path), MOST_LINES)
     for node in ast.walk(ast.parse(source)):
         if isinstance(node, ast.FunctionDef):
             assert (node.end_lineno or 0) - node.lineno < MOST_FUNCTION_LINES, node.name

@@ -29,11 +29,19 @@ MOST_PIECES, MOST_LOGGED = 4096, 256
 class AgentClient:
     """An agent that runs on the target, started over `connection`.
 
-    `log` takes the lines that the agent logs, and those on its standard error once it has
-    answered. Raises AgentGone if the agent could not be sent.
+    `log` takes the agent's lines for people, and those on its standard error once it has answered.
+    `traces_of` is the target's name in records of the agent's own log, if Hello asks for them.
+    Raises AgentGone if the agent could not be sent.
     """
 
-    def __init__(self, connection: Connection, log: Callable[[str], None]) -> None:
+    def __init__(
+        self,
+        connection: Connection,
+        log: Callable[[str], None],
+        *,
+        traces_of: str | None = None,
+    ) -> None:
+        self.traces_of = traces_of
         self._process: Process = connection.run(zipapp.command())
         self._frames = FrameStream(self._process)
         self._log = log
@@ -143,11 +151,11 @@ class AgentClient:
                 self._unanswered -= 1
                 self._doubted.add(wanted)
                 raise
-            if isinstance(answer, protocol.Log):
+            if isinstance(answer, protocol.Log | protocol.Trace):
                 logged += 1
                 if logged > MOST_LOGGED:
                     raise ProtocolError(f"the target sent {logged} lines and no answer")
-                self._log(answer.text)
+                self._pass_on(answer)
                 continue
             if type(answer) is not wanted and type(answer) in self._doubted:
                 if answer.is_last:
@@ -158,6 +166,14 @@ class AgentClient:
                     return answer
             ignored += 1
         raise ProtocolError("the target answered earlier requests without end")
+
+    def _pass_on(self, line: protocol.Log | protocol.Trace) -> None:
+        if isinstance(line, protocol.Log):
+            self._log(line.text)
+        elif self.traces_of is None:
+            raise ProtocolError("the target sent a record of its log, which was not asked for")
+        else:
+            log.handle(_record(line, self.traces_of))
 
     def stream(self, message: Command, parts: Sequence[bytes | memoryview] = ()) -> None:
         """Send a command, with `parts`, joined, as its payload, and wait for no answer.
@@ -206,3 +222,18 @@ class AgentClient:
         self._drain.wait(1.0)
         status = self._process.wait() if self._process.ended() else None
         return AgentGone(reason, self._said[-1] if self._said else "", status)
+
+
+def _record(trace: protocol.Trace, host: str) -> logging.LogRecord:
+    """Return the record that the agent on `host` has logged, with the time of that host's clock."""
+    return logging.makeLogRecord(
+        {
+            "name": trace.logger,
+            "levelno": logging.DEBUG,
+            "threadName": trace.thread,
+            "msg": trace.text,
+            "host": host,
+            "created": trace.at_ms / 1000,
+            "msecs": trace.at_ms % 1000,
+        }
+    )

@@ -30,6 +30,8 @@ from transport.framing import Descriptors, FrameStream
 
 #: A Failed answer has at most so many lines of CRIU's log.
 MOST_DETAIL = 64
+#: So many records of the log go before one answer at most (MOST_LOGGED of client.py).
+MOST_TRACES = 200
 
 
 class Server:
@@ -43,6 +45,7 @@ class Server:
         self._limits = limits
         self._incoming: Incoming | None = None
         self._failure: Exception | None = None
+        self._traces = False
 
     def serve(self) -> None:
         """Serve until the channel ends, then undo or finish what the migration began.
@@ -101,7 +104,20 @@ class Server:
         A streamed command gets none: what went wrong with it is in the next request's answer.
         """
         if isinstance(request, Request):
+            self._send_traces()
             self._stream.send(protocol.encode(answer), [memoryview(protocol.payload_of(answer))])
+
+    def _send_traces(self) -> None:
+        """Send the records that this program has logged since the last answer, if asked to."""
+        if self._traces and self._recorder is not None:
+            for record in self._recorder.take_new(MOST_TRACES):
+                trace = protocol.Trace(
+                    at_ms=int(record.created * 1000),
+                    thread=harmless(record.threadName or ""),
+                    logger=record.name,
+                    text=harmless(record.getMessage()),
+                )
+                self._stream.send(protocol.encode(trace))
 
     def _handle(self, request: Command) -> Iterable[Answer]:
         if isinstance(request, protocol.Logs):
@@ -115,6 +131,7 @@ class Server:
                 raise protocol.ProtocolError(
                     f"agent speaks version {protocol.PROTOCOL_VERSION}, not {request.version}"
                 )
+            self._traces = request.traces
             self._incoming = Incoming(request, self._log, self._limits)
             return [self._incoming.welcome()]
         assert self._incoming is not None

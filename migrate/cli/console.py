@@ -16,7 +16,7 @@ from typing import Any, NoReturn, TextIO
 
 from checkpoint.schema import harmless
 from migrate.errors import BadRequest
-from migrate.logs import FORMAT
+from migrate.logs import BRIEF_FORMAT, FORMAT, formatter
 
 STDOUT, STDERR = 1, 2
 #: In characters: an escape like \U0001f600.
@@ -40,12 +40,15 @@ class Parser(argparse.ArgumentParser):
         _put(message.rstrip("\n"), file or sys.stderr)
 
 
-class Verbose(logging.Handler):
-    """A log handler that prints each record on standard error at once."""
+class Printing(logging.Handler):
+    """A log handler that prints each record on standard error at once.
 
-    def __init__(self) -> None:
-        super().__init__()
-        self.setFormatter(logging.Formatter(FORMAT, "%H:%M:%S"))
+    Without `debug`, it prints those of level INFO only, and leaves out threads and modules.
+    """
+
+    def __init__(self, *, debug: bool) -> None:
+        super().__init__(logging.DEBUG if debug else logging.INFO)
+        self.setFormatter(formatter(FORMAT if debug else BRIEF_FORMAT))
 
     def emit(self, record: logging.LogRecord) -> None:
         say(self.format(record))

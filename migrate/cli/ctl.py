@@ -23,6 +23,7 @@ from migrate.cli.exit_codes import CODES, CTL_CODES, exit_code
 from migrate.decisions import causes
 from migrate.errors import BadRequest, Defect, MigrateError, NotRoot
 from migrate.reach import by_ssh
+from migrate.text import size
 from migrate.wire.values import MigrationId
 from transport.destination import Destination
 from transport.errors import TransportError
@@ -77,7 +78,7 @@ def _status(_: argparse.Namespace) -> int:
             say(f"migratectl: {path}: {error.strerror or error}")
     for name, size_bytes in abandoned().items():
         put(
-            f"{name}: left by a move that was killed, {size_bytes >> 20} MiB of RAM;"
+            f"{name}: left by a move that was killed, {size(size_bytes)} of RAM;"
             " the next move here removes it"
         )
     return 0

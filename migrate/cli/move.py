@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import logging
 import re
 import signal
 import sys
@@ -12,7 +13,7 @@ from collections.abc import Sequence
 from checkpoint.engines.registry import RUNTIMES
 from checkpoint.host.own_process import keep_to_itself
 from migrate import VERSION, logs
-from migrate.cli.console import Parser, Verbose, open_standard_streams, put, say
+from migrate.cli.console import Parser, Printing, open_standard_streams, put, say
 from migrate.cli.exit_codes import exit_code
 from migrate.cli.progress import observer_for
 from migrate.coordinator import move_container
@@ -55,7 +56,7 @@ def main(
     words = sys.argv[1:] if argv is None else argv
     report = Report.begin("", "")
     error: MigrateError | None
-    with logs.recorded(*[Verbose()] * ("--verbose" in words)) as recorder:
+    with logs.recorded(*_printing(words)) as recorder:
         try:
             _migration(report, words, connect, limits or Limits())
             error = None
@@ -74,11 +75,17 @@ def main(
     return _tell(report, error, as_json="--json" in words)
 
 
+def _printing(words: Sequence[str]) -> list[logging.Handler]:
+    """Return the handler that prints the log, if these words of the command line ask for it."""
+    debug = "--debug" in words
+    return [Printing(debug=debug)] if debug or "--verbose" in words else []
+
+
 def _migration(report: Report, words: Sequence[str], connect: Connect, limits: Limits) -> None:
     arguments = _parser().parse_args(words)
     report.container, report.target = arguments.container, arguments.host
     destination = _destination(arguments.host)
-    with observer_for(sys.stderr, plain=arguments.verbose) as observer:
+    with observer_for(sys.stderr, logged=arguments.verbose or arguments.debug) as observer:
         move_container(report, destination, observer, _options(arguments, limits), connect)
 
 
@@ -132,6 +139,7 @@ def _options(arguments: argparse.Namespace, limits: Limits) -> Options:
         bandwidth_limit=arguments.bandwidth_limit,
         limits=limits,
         verify_memory=arguments.verify_memory,
+        debug=arguments.debug,
     )
 
 
@@ -194,7 +202,12 @@ def _parser() -> argparse.ArgumentParser:
         "--json", action="store_true", help="print the report as JSON, and nothing else, on stdout"
     )
     output.add_argument(
-        "--verbose", action="store_true", help="print each step on stderr: requests, programs, CRIU"
+        "--verbose", action="store_true", help="print each step on stderr, with time and host"
+    )
+    output.add_argument(
+        "--debug",
+        action="store_true",
+        help="print besides what both hosts do in each step: requests, programs, CRIU",
     )
     parser.add_argument("--version", action="version", version=f"migrate {VERSION}")
     return parser

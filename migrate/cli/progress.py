@@ -12,6 +12,7 @@ from rich.console import Console
 from migrate.cli.console import one_line
 from migrate.decisions.state import State
 from migrate.observer import Observer
+from migrate.text import size
 
 
 class Lenient(io.TextIOBase):
@@ -41,18 +42,26 @@ class Lenient(io.TextIOBase):
         return self._out.encoding
 
 
-class Lines:
+class Silent:
+    """An observer that prints nothing."""
+
+    def sent(self, total_bytes: int, expected_bytes: int) -> None: ...
+
+    def state(self, state: State) -> None: ...
+
+    def phase(self, name: str) -> None: ...
+
+    def note(self, text: str) -> None: ...
+
+
+class Lines(Silent):
     """An observer that prints a plain line for each state and each note."""
 
     def __init__(self, out: TextIO) -> None:
         self._out = out
 
-    def sent(self, total_bytes: int, expected_bytes: int) -> None: ...
-
     def state(self, state: State) -> None:
         print(f"migrate: {state.value}", file=self._out, flush=True)
-
-    def phase(self, name: str) -> None: ...
 
     def note(self, text: str) -> None:
         print(f"migrate: {one_line(text)}", file=self._out, flush=True)
@@ -80,22 +89,23 @@ class Live(Lines):
         self._status.update(name)
 
     def sent(self, total_bytes: int, expected_bytes: int) -> None:
-        self._status.update(
-            f"copying memory: {total_bytes >> 20} MiB sent of {expected_bytes >> 20}"
-        )
+        self._status.update(f"copying memory: {size(total_bytes)} sent of {size(expected_bytes)}")
 
     def note(self, text: str) -> None:
         self._console.print(one_line(text), highlight=False, markup=False)
 
 
 @contextlib.contextmanager
-def observer_for(out: TextIO, *, plain: bool = False) -> Iterator[Observer]:
+def observer_for(out: TextIO, *, logged: bool = False) -> Iterator[Observer]:
     """Yield the observer that suits `out`: a live display on a terminal, plain lines elsewhere.
 
-    With `plain` there are lines on a terminal, too.
+    If the program's log is printed (`logged`), it has all that an observer hears, and the observer
+    prints nothing.
     """
     lenient = cast(TextIO, Lenient(out))
-    if out.isatty() and not plain:
+    if logged:
+        yield Silent()
+    elif out.isatty():
         with Live(lenient) as live:
             yield live
     else:

@@ -12,6 +12,8 @@ import enum
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from migrate import text
+
 #: The cost of sending this much is nothing against the fixed cost of a freeze.
 SMALL_BYTES = 2 << 20
 #: The size of a round as a share of the previous round's, above which it is no progress.
@@ -95,9 +97,9 @@ SLOWEST = 0.05
 def decide(history: History, policy: Policy) -> Decision:
     """Decide what to do after the rounds so far, of which there is at least one."""
     rounds = history.rounds
-    size = f"{rounds[-1].bytes / (1 << 20):.1f} MiB in round {len(rounds)}"
+    size = f"{text.size(rounds[-1].bytes)} in round {len(rounds)}"
     floor_us, memory_us = predict_us(history)
-    predicted = f"a freeze of {(floor_us + memory_us) / 1000:.0f} ms is predicted"
+    predicted = f"a freeze of {text.duration(floor_us + memory_us)} is predicted"
 
     def decision(verdict: Verdict, reason: str) -> Decision:
         return Decision(

@@ -76,7 +76,15 @@ def _plan(
     report.memory_bytes = use.resident_bytes
 
     connection = stack.enter_context(connected)
-    agent, there = _greet(connection, report, engine.name, container, progress.note)
+    hello = protocol.Hello(
+        version=protocol.PROTOCOL_VERSION,
+        migration_id=report.migration_id,
+        source=report.source,
+        runtime=engine.name,
+        container_name=container.name,
+        traces=options.debug,
+    )
+    agent, there = _greet(connection, report, hello, progress.note)
     stack.callback(agent.close)
     report.target, report.versions["target"] = there.hostname, asdict(there)
     with _dismissed_when_refused(agent, options.limits.abort_s):
@@ -165,8 +173,7 @@ def _taken(engine: str | None, report: Report) -> Iterator[tuple[Engine, Contain
 def _greet(
     connection: Connection,
     report: Report,
-    engine: str,
-    container: Container,
+    hello: protocol.Hello,
     note: Callable[[str], None],
 ) -> tuple[AgentClient, Facts]:
     """Start the agent, and have it lock the container on the target.
@@ -175,20 +182,14 @@ def _greet(
     MissingOnHost if the target has no python3, AgentFailed (ContainerLocked, for one) and
     AgentGone.
     """
-    hello = protocol.Hello(
-        version=protocol.PROTOCOL_VERSION,
-        migration_id=report.migration_id,
-        source=report.source,
-        runtime=engine,
-        container_name=container.name,
-    )
+    traces_of = report.target if hello.traces else None
     try:
-        agent = AgentClient(connection, note)
+        agent = AgentClient(connection, note, traces_of=traces_of)
         return agent, agent.request(hello).facts
     except AgentFailed as error:
         # The lock is this migration's own: the target is the source.
         if error.kind == ContainerLocked.__name__ and report.migration_id in error.text:
-            raise NameTaken(container.name, report.target, engine) from error
+            raise NameTaken(hello.container_name, report.target, hello.runtime) from error
         raise
     except AgentGone as error:
         if error.status == COMMAND_NOT_FOUND:

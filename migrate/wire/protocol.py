@@ -71,7 +71,7 @@ __all__ = [
     "payload_of",
 ]
 
-PROTOCOL_VERSION = 3
+PROTOCOL_VERSION = 4
 
 
 class Failed(Answer):
@@ -85,6 +85,19 @@ class Failed(Answer):
 class Log(Answer):
     """A line of text for the user. The agent may send it before any answer."""
 
+    text: Text
+
+
+class Trace(Answer):
+    """A record of the agent's own log (logging.LogRecord), if Hello asked for records.
+
+    `at_ms` is the target's wall clock in milliseconds since 1970. The agent may send it before any
+    answer.
+    """
+
+    at_ms: Count
+    thread: Text
+    logger: Text
     text: Text
 
 
@@ -103,13 +116,17 @@ class Welcome(Answer):
 
 
 class Hello(Request[Welcome]):
-    """The first message. The agent refuses another version, and a container that is locked."""
+    """The first message. The agent refuses another version, and a container that is locked.
+
+    `traces` asks for the records of the agent's log.
+    """
 
     version: Count
     migration_id: MigrationId
     source: Text
     runtime: Word
     container_name: ContainerName
+    traces: bool
 
 
 class Clock(Answer):

@@ -148,7 +148,12 @@ _ARP = (
 _BASE = 0x7F00_0000_0000
 _MESSAGES: tuple[Message, ...] = (
     protocol.Hello(
-        version=1, migration_id="0123456789ab", source="alpha", runtime="runc", container_name="c"
+        version=1,
+        migration_id="0123456789ab",
+        source="alpha",
+        runtime="runc",
+        container_name="c",
+        traces=False,
     ),
     protocol.Clock(monotonic_ns=1),
 )

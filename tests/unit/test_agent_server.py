@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import logging
 import os
 import socket
 import threading
@@ -12,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from checkpoint.errors import CriuFailed
+from migrate import logs
 from migrate.agent import server
 from migrate.agent.control import GO, Outcome, Reply, ask
 from migrate.agent.server import Server
@@ -77,7 +79,8 @@ class Coordinator:
 
     def _serve(self, fd: int) -> None:
         try:
-            Server(Descriptors(fd, fd), Limits()).serve()
+            with logs.recorded() as recorder:
+                Server(Descriptors(fd, fd), Limits(), recorder).serve()
         finally:
             os.close(fd)
 
@@ -111,6 +114,7 @@ HELLO = protocol.Hello(
     source="s",
     runtime="runc",
     container_name="c",
+    traces=False,
 )
 #: Requests of each sort: one that is answered, one that is streamed.
 ASKED, STREAMED = protocol.Remove(tree="/", paths=()), protocol.Output()
@@ -253,10 +257,13 @@ def test_logs_are_to_be_had_also_after_a_failure(
     assert isinstance(coordinator.ask(ASKED), protocol.Failed)
     found = coordinator.ask(protocol.Logs())
     assert isinstance(found, protocol.LogsFound)
-    (first, size), (second, rest) = found.files
-    assert (first, second, rest) == ("traceback.txt", "images-restore.log", 7)
+    assert [file.name for file in found.files] == [
+        "traceback.txt",
+        "agent.log",
+        "images-restore.log",
+    ]
     text = bytes(found.payload).decode()
-    assert len(text) == size + rest
+    assert len(text) == sum(file.bytes for file in found.files)
     assert "KeyError: 'a defect'" in text
     assert text.endswith("no luck")
     assert isinstance(coordinator.ask(ASKED), protocol.Failed)
@@ -273,6 +280,33 @@ def test_what_the_target_logs_comes_before_the_answer(
     does(monkeypatch, log_and_answer)
     assert coordinator.ask(ASKED) == protocol.Log(text="a line")
     assert isinstance(coordinator.answer(), protocol.Done)
+
+
+def test_records_of_the_agents_log_come_before_the_answer_if_they_are_asked_for(
+    coordinator: Coordinator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def log_and_answer(_: Incoming) -> Answer:
+        logging.getLogger("checkpoint.test").debug("a %s", "step\x1b")
+        return protocol.Done()
+
+    does(monkeypatch, log_and_answer)
+    assert isinstance(coordinator.ask(dataclasses.replace(HELLO, traces=True)), protocol.Welcome)
+    told = coordinator.ask(ASKED)
+    assert isinstance(told, protocol.Trace)
+    assert (told.logger, told.text) == ("checkpoint.test", "a step\\x1b")
+    assert isinstance(coordinator.answer(), protocol.Done)
+
+
+def test_no_records_are_sent_unasked(
+    coordinator: Coordinator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def log_and_answer(_: Incoming) -> Answer:
+        logging.getLogger("checkpoint.test").debug("a step")
+        return protocol.Done()
+
+    does(monkeypatch, log_and_answer)
+    coordinator.ask(HELLO)
+    assert isinstance(coordinator.ask(ASKED), protocol.Done)
 
 
 @pytest.mark.parametrize(

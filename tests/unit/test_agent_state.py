@@ -16,7 +16,12 @@ from migrate.wire.protocol import Command, ProtocolError
 STORY: list[tuple[Command, State]] = [
     (
         protocol.Hello(
-            version=3, migration_id="0" * 12, source="alpha", runtime="podman", container_name="web"
+            version=3,
+            migration_id="0" * 12,
+            source="alpha",
+            runtime="podman",
+            container_name="web",
+            traces=False,
         ),
         State.GREETED,
     ),

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import logging
 import os
+import re
 import socket
 import threading
 from collections.abc import Iterator
@@ -20,6 +22,7 @@ from checkpoint.engines.podman import store
 from checkpoint.errors import DataInvalid
 from checkpoint.files.changes import FileState
 from checkpoint.files.tmpfs import Tmpfs
+from migrate import logs
 from migrate.agent import client
 from migrate.agent.client import MOST_LOGGED, AgentClient
 from migrate.errors import AgentFailed
@@ -145,6 +148,34 @@ def test_lines_without_end_are_not_listened_to(target: Target) -> None:
     with pytest.raises(ProtocolError, match="and no answer"):
         target.agent.request(protocol.Ping())
     assert len(target.notes) == MOST_LOGGED
+
+
+TRACE = protocol.Trace(at_ms=86_400_123, thread="pager", logger="checkpoint.memory", text="filled")
+
+
+def test_records_of_the_targets_log_are_entered_with_its_name_and_its_time(
+    target: Target, caplog: pytest.LogCaptureFixture
+) -> None:
+    target.agent.traces_of = "beta"
+    target.will_say(TRACE, protocol.Clock(monotonic_ns=1))
+    with caplog.at_level(logging.DEBUG, logger="migrate"):
+        target.agent.request(protocol.Ping())
+    line = logs.formatter().format(caplog.records[0])
+    assert re.fullmatch(r"\d\d:00:00\.123 beta pager checkpoint\.memory: filled", line)
+    assert target.notes == []
+
+
+def test_records_that_were_not_asked_for_are_no_answer(target: Target) -> None:
+    target.will_say(TRACE, protocol.Clock(monotonic_ns=1))
+    with pytest.raises(ProtocolError, match="not asked for"):
+        target.agent.request(protocol.Ping())
+
+
+def test_records_without_end_are_not_listened_to(target: Target) -> None:
+    target.agent.traces_of = "beta"
+    target.will_say(*[TRACE] * (MOST_LOGGED + 1))
+    with pytest.raises(ProtocolError, match="and no answer"):
+        target.agent.request(protocol.Ping())
 
 
 def test_what_it_says_is_harmless_to_a_terminal(target: Target) -> None:

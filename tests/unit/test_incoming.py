@@ -53,6 +53,7 @@ def arriving(
         source="alpha",
         runtime="docker",
         container_name=name,
+        traces=False,
     )
     agent = Incoming(hello, print, Limits())
     [examined] = agent.handle(protocol.Examine(description={}))

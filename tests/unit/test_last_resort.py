@@ -7,6 +7,7 @@ import io
 import json
 import logging
 import os
+import platform
 import shlex
 import signal
 import subprocess
@@ -37,7 +38,8 @@ def kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def ends_with(error: BaseException | None, outcome: str = "refused") -> Callable[..., None]:
     def move_container(report: Report, *_: object) -> None:
         report.outcome = outcome
-        logging.getLogger("migrate").debug("a step\x1b[2J")
+        logging.getLogger("migrate").info("a step\x1b[2J")
+        logging.getLogger("migrate").debug("a detail")
         if error is not None:
             raise error
 
@@ -120,7 +122,12 @@ def test_each_step_is_printed_for_who_wants_it(
     monkeypatch.setattr(move, "move_container", ends_with(None, "done"))
     assert move.main(["web", "beta", "--verbose"]) == 0
     said = capsys.readouterr().err
-    assert "migrate: a step" in said
+    assert said.endswith(f" {platform.node()}: a step\\x1b[2J\n")
+    assert "a detail" not in said
+    assert move.main(["web", "beta", "--debug"]) == 0
+    said = capsys.readouterr().err
+    assert f" {platform.node()} MainThread migrate: a step" in said
+    assert f" {platform.node()} MainThread migrate: a detail\n" in said
     assert "\x1b" not in said
     assert move.main(["web", "beta"]) == 0
     assert "a step" not in capsys.readouterr().err

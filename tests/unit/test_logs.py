@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import platform
 import re
 from pathlib import Path
 
@@ -139,7 +140,8 @@ def test_what_our_packages_log_is_recorded_and_nothing_of_others() -> None:
     first, second = text.decode().splitlines()
     assert name == "move.log"
     assert re.fullmatch(
-        r"\d\d:\d\d:\d\d\.\d{3} MainThread checkpoint.host.run: ran \('true',\): status 0", first
+        rf"\d\d:\d\d:\d\d\.\d{{3}} {platform.node()} MainThread checkpoint.host.run: ran \('true',\): status 0",
+        first,
     )
     assert second.endswith("migrate.migration: \\udcff")
 

@@ -230,7 +230,7 @@ def test_the_summary() -> None:
         "web",
         "beta",
         "done",
-        "129.0 ms",
+        "129 ms",
         "0.1 ms",
         "128 MiB",
         "2.0 MiB sent",
