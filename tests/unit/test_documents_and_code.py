@@ -204,7 +204,7 @@ def test_the_sequence_names_every_message() -> None:
     messages = {
         kind.__name__ for kind in concrete(Message) if kind.__module__ == "migrate.wire.protocol"
     }
-    answers_in_general = {"Failed", "Log", "LogsFound"}
+    answers_in_general = {"Failed", "Log", "LogsFound", "Trace"}
     by_other_names = {"AddressesFound", "PathsFound", "Examined", "TmpfsMade", "TreeListed"}
     sentences = {"On", "An"}
     assert words - messages == sentences
