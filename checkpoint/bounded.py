@@ -98,7 +98,7 @@ PageAddress = Annotated[int, Range(0, 1 << ADDRESS_BITS, PAGE_SIZE)]
 PageCount = Annotated[int, Range(1, (1 << ADDRESS_BITS) // PAGE_SIZE)]
 #: The dst_id of an address space, as CRIU's page server numbers it:
 #: id << 8 | type (criu/page_server.py).
-ImageId = Annotated[
+DstId = Annotated[
     int,
     Range(0, (1 << 64) - 1),
     Check("the dst_id of a process's or of shared memory", lambda dst_id: dst_id & 0xFF in (1, 2)),

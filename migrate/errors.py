@@ -242,10 +242,11 @@ class MachineMismatch(Refused):
 class NameTaken(Refused):
     """The target already has a container of that name."""
 
-    def __init__(self, container: str, host: str, runtime: str) -> None:
+    def __init__(self, container: str, host: str, engine: str) -> None:
+        remove = "delete" if engine in ("runc", "crun") else "rm"
         super().__init__(
-            f"{host} already has a {runtime} container named {container!r}",
-            f"name another host if it is this one, or remove it there ('{runtime} delete')",
+            f"{host} already has a {engine} container named {container!r}",
+            f"name another host if it is this one, or remove it there ('{engine} {remove}')",
         )
 
 

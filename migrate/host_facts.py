@@ -17,7 +17,7 @@ from migrate.decisions.compatibility import Facts
 from migrate.memory import encoding
 
 
-def collect(runtime: Engine, container_name: str) -> Facts:
+def collect(engine: Engine, container_name: str) -> Facts:
     """Return the facts of this host, and whether its engine has a container of that name."""
     return Facts(
         hostname=platform.node(),
@@ -27,9 +27,9 @@ def collect(runtime: Engine, container_name: str) -> Facts:
         uid=os.geteuid(),
         criu_version=features.version(),
         pycriu_error=rpc.WHY_MISSING,
-        runtime=runtime.name,
-        runtime_version=_runtime_version(runtime.name),
-        container_exists=runtime.exists(container_name),
+        engine=engine.name,
+        engine_version=_engine_version(engine.name),
+        container_exists=engine.exists(container_name),
         nftables=features.has("network_lock_nftables"),
         lazy_pages=features.has("uffd-noncoop"),
         write_tracking=write_protection.available(),
@@ -42,7 +42,7 @@ def collect(runtime: Engine, container_name: str) -> Facts:
     )
 
 
-def _runtime_version(name: str) -> str | None:
+def _engine_version(name: str) -> str | None:
     try:
         match = re.search(r"version (\S+)", run([name, "--version"]))
     except CommandFailed:

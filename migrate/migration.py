@@ -95,9 +95,9 @@ class Migration:
         """Tell the observer a line for people, and keep it for the report."""
         self.progress.note(text)
 
-    def target_stage(self, name: str, at_ns: int) -> None:
+    def target_instant(self, name: str, at_ns: int) -> None:
         """Enter an instant of the freeze into the report.
 
         `at_ns` is CLOCK_MONOTONIC of the target.
         """
-        self.progress.stage(name, "target", self.target.clock.to_ours(at_ns))
+        self.progress.instant(name, "target", self.target.clock.to_ours(at_ns))

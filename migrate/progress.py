@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from migrate.decisions.state import State, check_transition
 from migrate.memory.batches import PageBatches
 from migrate.observer import Observer
-from migrate.report import Phase, Report, Stage
+from migrate.report import Instant, Interval, Report
 from migrate.text import duration
 
 log = logging.getLogger(__name__)
@@ -46,9 +46,8 @@ class Progress:
             length = time.monotonic_ns() - start
             log.info("%s took %s", name, duration(length / 1000))
             self.report.phases.append(
-                Phase(
+                Interval(
                     name=name,
-                    host="source",
                     start_us=self._since_start(start),
                     length_us=length // 1000,
                 )
@@ -60,9 +59,9 @@ class Progress:
         self._observer.note(text)
         self.report.notes.append(text)
 
-    def stage(self, name: str, host: str, at_ns: int) -> None:
+    def instant(self, name: str, host: str, at_ns: int) -> None:
         """Enter an instant of the freeze into the report; `host` is "source" or "target"."""
-        self.report.freeze.append(Stage(name=name, host=host, at_us=self._since_start(at_ns)))
+        self.report.freeze.append(Instant(name=name, host=host, at_us=self._since_start(at_ns)))
 
     def sent(self, memory_bytes: int) -> None:
         """Tell the observer how much memory was sent so far, while the container runs.

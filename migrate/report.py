@@ -1,4 +1,4 @@
-"""The report of a migration: what happened when, on one clock, and what it cost. No I/O here.
+"""The report of a migration: what happened when, on one clock, and what it cost.
 
 docs/report.md describes the schema; SCHEMA changes with it.
 """
@@ -18,18 +18,17 @@ SCHEMA = 2
 
 
 @dataclass(frozen=True, kw_only=True)
-class Phase:
+class Interval:
     """One step. `start_us` counts from the start of the migration, on the source's clock."""
 
     name: str
-    host: str
     start_us: int
     length_us: int
 
 
 @dataclass(frozen=True, kw_only=True)
-class Stage:
-    """One instant of the freeze, stamped by CRIU or by this tool; `at_us` counts as in Phase."""
+class Instant:
+    """One instant of the freeze, stamped by CRIU or by this tool; `at_us` counts as in Interval."""
 
     name: str
     host: str
@@ -116,8 +115,8 @@ class Report:
     proof: Proof | None = None
     fill: Fill | None = None
     versions: dict[str, dict[str, Any]] = field(default_factory=dict)
-    phases: list[Phase] = field(default_factory=list)
-    freeze: list[Stage] = field(default_factory=list)
+    phases: list[Interval] = field(default_factory=list)
+    freeze: list[Instant] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
 
     @classmethod

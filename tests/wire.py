@@ -35,7 +35,7 @@ KNOWN: dict[Any, st.SearchStrategy[Any]] = {
     bounded.IpAddress: st.ip_addresses().map(str),
     bounded.StationAddress: st.ip_addresses(v=4).map(lambda address: f"{address}/24"),
     bounded.RouteDestination: st.just("default") | st.ip_addresses(v=6).map(str),
-    bounded.ImageId: st.integers(0, (1 << 56) - 1).flatmap(
+    bounded.DstId: st.integers(0, (1 << 56) - 1).flatmap(
         lambda n: st.sampled_from([n << 8 | 1, n << 8 | 2])
     ),
     bounded.PageAddress: st.integers(0, (1 << 45) - 1).map(lambda page: page * 4096),

@@ -11,7 +11,7 @@ from checkpoint.engines.oci.runc import Runc
 from checkpoint.engines.podman.engine import Podman
 from checkpoint.errors import ContainerNotFound, EngineRefused
 
-RUNTIMES: dict[str, Callable[[], Engine]] = {
+ENGINES: dict[str, Callable[[], Engine]] = {
     "podman": Podman,
     "docker": Docker,
     "runc": Runc,
@@ -19,11 +19,11 @@ RUNTIMES: dict[str, Callable[[], Engine]] = {
 }
 
 
-def runtime_named(name: str) -> Engine:
+def engine_named(name: str) -> Engine:
     """Return the engine of that name. Raises ContainerNotFound if the tool drives none."""
-    if name not in RUNTIMES:
-        raise ContainerNotFound(f"no runtime named {name!r} is supported")
-    return RUNTIMES[name]()
+    if name not in ENGINES:
+        raise ContainerNotFound(f"no engine named {name!r} is supported")
+    return ENGINES[name]()
 
 
 def owners_of(container_name: str) -> tuple[list[Engine], dict[str, str]]:
@@ -32,10 +32,10 @@ def owners_of(container_name: str) -> tuple[list[Engine], dict[str, str]]:
     The second result has, by name, the errors of the engines that could not be asked, for people.
     """
     owners, silent = [], {}
-    for name, make in RUNTIMES.items():
+    for name, make in ENGINES.items():
         try:
-            if (runtime := make()).exists(container_name):
-                owners.append(runtime)
+            if (engine := make()).exists(container_name):
+                owners.append(engine)
         except EngineRefused as error:
             silent[name] = str(error)
     return owners, silent

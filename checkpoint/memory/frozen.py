@@ -1,4 +1,4 @@
-"""Reading a frozen container's memory by image: the source's side of the proof of memory."""
+"""Reads a frozen container's memory by address space: the source's side of the proof of memory."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def by_virtual_pid(pids: Iterable[int]) -> dict[int, int]:
 class FrozenMemory:
     """The memory of the container's processes, and the memory that they share. Use as a context.
 
-    `pids` maps a process's pid in its own pid namespace, which names its image, to its pid on this
+    `pids` maps a process's pid in its own pid namespace, by which CRIU knows it, to its pid on this
     host. The container must stay frozen meanwhile.
     """
 
@@ -42,15 +42,15 @@ class FrozenMemory:
                 os.close(fd)
         self._open.clear()
 
-    def read(self, image: int, address: int, view: memoryview) -> bool:
-        """Fill `view` with the pages of an image (a dst_id) at an address; return whether it could.
+    def read(self, dst_id: int, address: int, view: memoryview) -> bool:
+        """Fill `view` with an address space's pages at an address; return whether that worked.
 
         In shared memory the address is an offset. Pages that cannot be read from outside are device
         memory, and shared memory that no process maps or has open.
         """
-        if image not in self._open:
-            self._open[image] = self._find(image)
-        fd = self._open[image]
+        if dst_id not in self._open:
+            self._open[dst_id] = self._find(dst_id)
+        fd = self._open[dst_id]
         if fd is None:
             return False
         try:
@@ -59,10 +59,10 @@ class FrozenMemory:
             return False
         return True
 
-    def _find(self, image: int) -> int | None:
-        number = image >> 8
+    def _find(self, dst_id: int) -> int | None:
+        number = dst_id >> 8
         with contextlib.suppress(OSError):
-            if image & 0xFF == PS_TYPE_PID:
+            if dst_id & 0xFF == PS_TYPE_PID:
                 pid = self._pids.get(number)
                 if pid is None:
                     return None

@@ -23,58 +23,58 @@ DIGEST_BYTES = 16
 #: Each page of a sample is drawn as the remainder of a 64-bit number. It favours some pages by too
 #: little to matter.
 DRAW = struct.Struct("=Q")
-#: The most of an image that one digest covers when all pages are compared.
+#: The most of an address space that one digest covers when all pages are compared.
 CHUNK_BYTES = 1 << 20
 #: The pages of a sample. Each costs each host about 10 us.
 SAMPLE_PAGES = 128
 
-#: By image, which is a dst_id of CRIU's page server (criu/page-xfer.c): the ranges of its pages, in
-#: rising order.
-Images = Mapping[int, Sequence[Range]]
-#: By image: (address, bytes) of each area, in rising order. No area goes beyond the end of its
+#: By dst_id of CRIU's page server (criu/page-xfer.c): the ranges of its pages, in rising
+#: order.
+Pages = Mapping[int, Sequence[Range]]
+#: By dst_id: (address, bytes) of each area, in rising order. No area goes beyond the end of its
 #: page.
 Areas = Mapping[int, Sequence[tuple[int, int]]]
-#: A function (image, address, view) that fills the view with the image's pages at the address and
-#: returns True, or returns False if this host cannot read them.
+#: A function (dst_id, address, view) that fills the view with the address space's pages at the
+#: address and returns True, or returns False if this host cannot read them.
 Reader = Callable[[int, int, memoryview], bool]
 
 
 class Piece(NamedTuple):
-    """Pages [start, end) of one image, covered by one digest."""
+    """Pages [start, end) of one address space, covered by one digest."""
 
-    image: int
+    dst_id: int
     start: int
     end: int
 
 
-def pieces(images: Images, seed: bytes | None) -> Iterator[Piece]:
+def pieces(pages: Pages, seed: bytes | None) -> Iterator[Piece]:
     """Return the pieces to compare: a sample drawn by `seed`, or all pages if `seed` is None."""
-    return everything(images) if seed is None else sample(images, seed)
+    return everything(pages) if seed is None else sample(pages, seed)
 
 
-def everything(images: Images) -> Iterator[Piece]:
-    """Yield pieces of at most CHUNK_BYTES that cover all pages, in order of image and address."""
-    for image in sorted(images):
-        for start, end in images[image]:
+def everything(pages: Pages) -> Iterator[Piece]:
+    """Yield pieces of at most CHUNK_BYTES that cover all pages, in order of dst_id and address."""
+    for dst_id in sorted(pages):
+        for start, end in pages[dst_id]:
             for at in range(start, end, CHUNK_BYTES):
-                yield Piece(image=image, start=at, end=min(at + CHUNK_BYTES, end))
+                yield Piece(dst_id=dst_id, start=at, end=min(at + CHUNK_BYTES, end))
 
 
-def sample(images: Images, seed: bytes, pages: int = SAMPLE_PAGES) -> Iterator[Piece]:
-    """Yield `pages` pieces of one page, each drawn from all pages with equal chance.
+def sample(pages: Pages, seed: bytes, count: int = SAMPLE_PAGES) -> Iterator[Piece]:
+    """Yield `count` pieces of one page, each drawn from all pages with equal chance.
 
-    The same images and seed give the same pieces. A page may be drawn more than once. If there are
-    no pages, none is drawn.
+    The same pages and the same seed give the same pieces. A page may be drawn more than
+    once. If there are no pages, none is drawn.
     """
-    places = [(image, start, end) for image in sorted(images) for start, end in images[image]]
+    places = [(dst_id, start, end) for dst_id in sorted(pages) for start, end in pages[dst_id]]
     ends = list(itertools.accumulate((end - start) // PAGE_SIZE for _, start, end in places))
-    drawn = hashlib.shake_128(seed).digest(DRAW.size * pages if ends else 0)
+    drawn = hashlib.shake_128(seed).digest(DRAW.size * count if ends else 0)
     for (number,) in DRAW.iter_unpack(drawn):
         page = number % ends[-1]
         index = bisect.bisect_right(ends, page)
-        image, _, end = places[index]
+        dst_id, _, end = places[index]
         start = end - (ends[index] - page) * PAGE_SIZE
-        yield Piece(image=image, start=start, end=start + PAGE_SIZE)
+        yield Piece(dst_id=dst_id, start=start, end=start + PAGE_SIZE)
 
 
 def digests(
@@ -90,9 +90,9 @@ def digests(
         if (size := piece.end - piece.start) > len(buffer):
             buffer = memoryview(bytearray(CHUNK_BYTES))
         view = buffer[:size]
-        known = read(piece.image, piece.start, view)
+        known = read(piece.dst_id, piece.start, view)
         if left_out:
-            _leave_out(left_out.get(piece.image, ()), piece, view)
+            _leave_out(left_out.get(piece.dst_id, ()), piece, view)
         yield piece, hashlib.sha256(view).digest()[:DIGEST_BYTES] if known else None
 
 
@@ -105,9 +105,9 @@ def _leave_out(areas: Sequence[tuple[int, int]], piece: Piece, view: memoryview)
         view[at : at + size] = bytes(len(view[at : at + size]))
 
 
-def page_count(images: Images) -> int:
-    """Return how many pages the images have together."""
-    return sum(ranges.size(pages) for pages in images.values()) // PAGE_SIZE
+def page_count(pages: Pages) -> int:
+    """Return how many pages there are."""
+    return sum(ranges.size(pages) for pages in pages.values()) // PAGE_SIZE
 
 
 def chance_to_miss(wrong_pages: int, sampled: int, total: int) -> float:

@@ -25,7 +25,7 @@ class Restorable:
         self._offsets = {dst_id: image.offsets() for dst_id, image in self._images.items()}
 
     def pages(self) -> dict[int, list[Range]]:
-        """Return by image (a dst_id) the ranges of all its pages, in rising order."""
+        """Return by dst_id the ranges of all its pages, in rising order."""
         return {
             dst_id: ranges.union(
                 [(vaddr, vaddr + pages * PAGE_SIZE) for vaddr, pages, _ in image.entries], []

@@ -1,8 +1,8 @@
 """The target's page store: the newest content of each page that was sent ahead of the restore.
 
-Each image, which is a process's memory or a shared mapping, has one unnamed file in RAM. A range of
-addresses gets its place in the file when it first arrives; later rounds overwrite it. Lazy pages
-are not copied again in the freeze: the pager serves the restore from the store.
+Each address space, which is a process's memory or a shared mapping, has one unnamed file in RAM. A
+range of addresses gets its place in the file when it first arrives; later rounds overwrite it. Lazy
+pages are not copied again in the freeze: the pager serves the restore from the store.
 """
 
 from __future__ import annotations
@@ -23,15 +23,15 @@ from checkpoint.host.kernel import punch_hole
 from checkpoint.memory import ranges
 from checkpoint.memory.ranges import Range
 
-#: By dst_id of an image: address ranges in rising order.
+#: By dst_id of an address space: address ranges in rising order.
 LazyRanges = dict[int, list[Range]]
 #: The number of rewritten address ranges that are remembered, for `PageStore.hot`.
 MAX_HOT = 1024
 
 
 @dataclass
-class _Image:
-    """The slots of one image: sorted disjoint address ranges, and the file offset of each."""
+class _Space:
+    """The slots of an address space: sorted disjoint address ranges, each with its file offset."""
 
     fd: int
     starts: list[int] = field(default_factory=list)
@@ -68,12 +68,12 @@ class _Image:
         return self.offsets[index] + self.ends[index] - self.starts[index] == self.size
 
 
-#: By dst_id of an image: where its pages are. It can be pickled.
-Index = dict[int, _Image]
+#: By dst_id of an address space: where its pages are. It can be pickled.
+Index = dict[int, _Space]
 
 
 class PageStore:
-    """The store of pages by image (a dst_id of checkpoint/criu/page_server.py) and address.
+    """The store of pages by address space (a dst_id of checkpoint/criu/page_server.py) and address.
 
     A context manager: leaving the block frees all pages. `directory` must be in RAM and the
     caller's own. The size of its file system bounds the store.
@@ -81,17 +81,17 @@ class PageStore:
 
     def __init__(self, directory: Path) -> None:
         self._directory = directory
-        self._images: dict[int, _Image] = {}
+        self._spaces: dict[int, _Space] = {}
         self._rewritten: deque[tuple[int, Range]] = deque(maxlen=MAX_HOT)
 
     def __bool__(self) -> bool:
-        return bool(self._images)
+        return bool(self._spaces)
 
     def __enter__(self) -> PageStore:
         return self
 
     def __exit__(self, *_: object) -> None:
-        for dst_id in list(self._images):
+        for dst_id in list(self._spaces):
             self.forget(dst_id)
 
     def put(self, dst_id: int, vaddr: int, data: memoryview) -> None:
@@ -103,24 +103,24 @@ class PageStore:
         if len(data) % PAGE_SIZE:
             raise ImageError(f"{len(data)} bytes at {vaddr:#x} are not pages")
         check_extent(dst_id, vaddr, len(data) // PAGE_SIZE)
-        image = self._images.get(dst_id) or self._open(dst_id)
+        space = self._spaces.get(dst_id) or self._open(dst_id)
         while data:
-            index = image.slot(vaddr)
+            index = space.slot(vaddr)
             known = index is not None
             if index is None:
-                index = image.make_slot(vaddr, len(data))
-            taken = min(len(data), image.ends[index] - vaddr)
+                index = space.make_slot(vaddr, len(data))
+            taken = min(len(data), space.ends[index] - vaddr)
             if known:
                 self._rewritten.append((dst_id, (vaddr, vaddr + taken)))
-            _write(image.fd, data[:taken], image.offsets[index] + vaddr - image.starts[index])
+            _write(space.fd, data[:taken], space.offsets[index] + vaddr - space.starts[index])
             vaddr += taken
             data = data[taken:]
 
     def forget(self, dst_id: int) -> None:
-        """Free all pages of an image whose process is gone; another image may get its dst_id."""
-        image = self._images.pop(dst_id, None)
-        if image is not None:
-            os.close(image.fd)
+        """Free all pages of an address space that is gone; another one may get its dst_id."""
+        space = self._spaces.pop(dst_id, None)
+        if space is not None:
+            os.close(space.fd)
 
     def read(self, dst_id: int, vaddr: int, view: memoryview) -> None:
         """Fill `view` with the content of pages. Raises ImageError for a page that never came."""
@@ -150,19 +150,19 @@ class PageStore:
 
     def descriptors(self) -> list[int]:
         """Return the descriptors of the files that hold the pages."""
-        return [image.fd for image in self._images.values()]
+        return [space.fd for space in self._spaces.values()]
 
     def index(self) -> Index:
         """Return where each page is kept, for a store of another process (`share`)."""
-        return self._images
+        return self._spaces
 
     def share(self, index: Index, descriptors: Sequence[int]) -> None:
         """Have the pages of another process's store, in this store, which is empty.
 
         `index` and `descriptors` are copies of that store's. Neither store may change then.
         """
-        for (dst_id, image), fd in zip(index.items(), descriptors, strict=True):
-            self._images[dst_id] = dataclasses.replace(image, fd=fd)
+        for (dst_id, space), fd in zip(index.items(), descriptors, strict=True):
+            self._spaces[dst_id] = dataclasses.replace(space, fd=fd)
 
     def check(self, dst_id: int, vaddr: int, end: int) -> None:
         """Raise ImageError unless every page of [vaddr, end) is in the store."""
@@ -174,21 +174,21 @@ class PageStore:
 
         The parts come in rising order of address. Raises ImageError for a page that never came.
         """
-        image = self._images.get(dst_id)
+        space = self._spaces.get(dst_id)
         while vaddr < end:
-            index = image.slot(vaddr) if image else None
-            if image is None or index is None:
-                raise ImageError(f"the page at {vaddr:#x} of image {dst_id:#x} never came")
-            size = min(end, image.ends[index]) - vaddr
-            yield image.fd, image.offsets[index] + vaddr - image.starts[index], size
+            index = space.slot(vaddr) if space else None
+            if space is None or index is None:
+                raise ImageError(f"the page at {vaddr:#x} of address space {dst_id:#x} never came")
+            size = min(end, space.ends[index]) - vaddr
+            yield space.fd, space.offsets[index] + vaddr - space.starts[index], size
             vaddr += size
 
-    def _open(self, dst_id: int) -> _Image:
+    def _open(self, dst_id: int) -> _Space:
         path = self._directory / f"store-{dst_id}"
-        image = _Image(os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600))
+        space = _Space(os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600))
         path.unlink()
-        self._images[dst_id] = image
-        return image
+        self._spaces[dst_id] = space
+        return space
 
 
 def _write(fd: int, data: memoryview, offset: int) -> None:

@@ -12,7 +12,7 @@ from typing import Any
 
 from checkpoint.engines.base import IncomingContainer
 from checkpoint.engines.occupied import is_taken
-from checkpoint.engines.registry import runtime_named
+from checkpoint.engines.registry import engine_named
 from checkpoint.errors import ContainerLocked
 from checkpoint.files.beneath import TreeRoot, remove_tree
 from checkpoint.host import lock
@@ -57,13 +57,13 @@ class Incoming:
         self._log = log
         self._limits = limits
         self._container_name = hello.container_name
-        self._runtime = runtime_named(hello.runtime)
+        self._engine = engine_named(hello.engine)
         self._holder = lock.holder_text(f"migration {self._id}", hello.source, platform.node())
         self._undo = contextlib.ExitStack()
         self._tidy = contextlib.ExitStack()
         if os.geteuid() == 0:  # the facts say so of another user, whom the coordinator refuses
             self._tidy.enter_context(
-                lock.locked([lock.name_key(hello.runtime, self._container_name)], self._holder)
+                lock.locked([lock.name_key(hello.engine, self._container_name)], self._holder)
             )
         self._awake = self._tidy.enter_context(contextlib.ExitStack())
         self.state = State.GREETED
@@ -128,7 +128,7 @@ class Incoming:
         """Return the answer to Hello, and remove what killed runs left on the target."""
         if os.geteuid() == 0:  # the coordinator refuses another user next
             sweep(self._log)
-        facts = collect(self._runtime, self._container_name)
+        facts = collect(self._engine, self._container_name)
         return protocol.Welcome(version=protocol.PROTOCOL_VERSION, facts=facts)
 
     def _check_addresses(self, request: protocol.CheckAddresses) -> Answer:
@@ -152,7 +152,7 @@ class Incoming:
         return protocol.PathsFound(missing=missing, taken=taken, shared=shared)
 
     def _examine(self, request: protocol.Examine) -> Answer:
-        arrival = self._runtime.arrival(self._container_name, request.description, self._undo)
+        arrival = self._engine.arrival(self._container_name, request.description, self._undo)
         objections = tuple(map(harmless, [*self._take_volumes(arrival), *arrival.objections()]))
         layers = arrival.layers_there()
         self._arrival = arrival
@@ -169,7 +169,7 @@ class Incoming:
         for name in arrival.volumes():
             try:
                 self._tidy.enter_context(
-                    lock.locked([lock.volume_key(self._runtime.name, name)], self._holder)
+                    lock.locked([lock.volume_key(self._engine.name, name)], self._holder)
                 )
             except ContainerLocked as error:
                 yield f"volume {name!r} is brought by another move: {error.holder}"

@@ -163,16 +163,14 @@ class Received:
         how many pages the container has. Raises CheckpointError for a page that is missing.
         """
         restorable = Restorable(self._page_images, self.store)
-        images = restorable.pages()
+        found = restorable.pages()
         areas: dict[int, list[tuple[int, int]]] = {}
-        for image, address, size in sorted(left_out):
-            areas.setdefault(image, []).append((address, size))
+        for dst_id, address, size in sorted(left_out):
+            areas.setdefault(dst_id, []).append((address, size))
         made = proof.digests(
-            proof.pieces(images, bytes.fromhex(seed) if seed else None), restorable.read, areas
+            proof.pieces(found, bytes.fromhex(seed) if seed else None), restorable.read, areas
         )
-        return b"".join(digest for _, digest in made if digest is not None), proof.page_count(
-            images
-        )
+        return b"".join(digest for _, digest in made if digest is not None), proof.page_count(found)
 
     def _append(self, name: str, data: memoryview) -> None:
         path = self.images / name

@@ -10,7 +10,7 @@ import signal
 import sys
 from collections.abc import Sequence
 
-from checkpoint.engines.registry import RUNTIMES
+from checkpoint.engines.registry import ENGINES
 from checkpoint.host.own_process import keep_to_itself
 from migrate import VERSION, logs
 from migrate.cli.console import Parser, Printing, open_standard_streams, put, say
@@ -179,7 +179,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument(
         "--engine",
-        choices=sorted(RUNTIMES),
+        choices=sorted(ENGINES),
         help="which engine's container it is (default: the one that has a container of that name)",
     )
     memory = parser.add_argument_group("memory and the freeze")

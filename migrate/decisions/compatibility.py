@@ -37,7 +37,7 @@ NEEDED_CRIU = (
 class Facts:
     """The facts of one host: of the target as found by the agent, of the source by the coordinator.
 
-    `criu_version` and `runtime_version` (the engine's) are None if the program is missing.
+    `criu_version` and `engine_version` are None if the program is missing.
     `pycriu_error` is None if pycriu works. `dumps_with_parent`: CRIU can be told that its dump has
     a parent (checkpoint/criu/parent.py). `available_bytes` is RAM that can be allocated now.
     """
@@ -49,8 +49,8 @@ class Facts:
     uid: int
     criu_version: CriuVersion | None
     pycriu_error: Text | None
-    runtime: Word
-    runtime_version: Word | None
+    engine: Word
+    engine_version: Word | None
     container_exists: bool
     nftables: bool
     lazy_pages: bool
@@ -86,8 +86,8 @@ def check_host(facts: Facts, where: Side) -> None:
         raise MissingOnHost(where, facts.hostname, "criu")
     if facts.pycriu_error is not None:
         raise MissingOnHost(where, facts.hostname, "pycriu", facts.pycriu_error)
-    if facts.runtime_version is None:
-        raise MissingOnHost(where, facts.hostname, facts.runtime)
+    if facts.engine_version is None:
+        raise MissingOnHost(where, facts.hostname, facts.engine)
     if not facts.rsync:
         raise MissingOnHost(where, facts.hostname, "rsync")
     if not facts.iproute2:
@@ -120,7 +120,7 @@ def check_pair(
     if (source.criu_version >= WIRE_CHANGED) != (target.criu_version >= WIRE_CHANGED):
         raise CriuWireMismatch(version_text(source.criu_version), version_text(target.criu_version))
     if target.container_exists:
-        raise NameTaken(container, target.hostname, target.runtime)
+        raise NameTaken(container, target.hostname, target.engine)
     if target.available_bytes < (needed := memory_needed(memory_bytes) + tmpfs_bytes):
         raise NotEnoughMemory(target.hostname, needed, target.available_bytes)
 

@@ -72,7 +72,7 @@ class Copying(Protocol):
         pages may still be on its way when this returns (PageBatches.flush).
         """
 
-    def images(self) -> dict[int, list[Range]]:
+    def found_pages(self) -> dict[int, list[Range]]:
         """Return all pages that CRIU found in `dump`, in rising order.
 
         They are listed by address space (a dst_id of page_server.py).

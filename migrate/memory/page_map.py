@@ -33,14 +33,14 @@ class Dumped:
         self, batches: PageBatches, in_parent: Callable[[int], bool], *, last: bool
     ) -> None:
         self._batches, self._in_parent, self._last = batches, in_parent, last
-        self._images: dict[int, list[Range]] = {}
+        self._found: dict[int, list[Range]] = {}
         self._holes: dict[int, list[Range]] = {}
         self.sent_pages = self._extents = 0
 
     def has_parent(self, dst_id: int) -> bool:
         """Return whether the parent has an address space; CRIU asks when it begins to send one."""
         if self._wanted(dst_id):
-            self._images.setdefault(dst_id, [])
+            self._found.setdefault(dst_id, [])
         return self._in_parent(dst_id)
 
     def extent(self, dst_id: int, vaddr: int, pages: int, flags: int, data: memoryview) -> None:
@@ -48,7 +48,7 @@ class Dumped:
         if not self._wanted(dst_id):
             return
         found = (vaddr, vaddr + pages * PAGE_SIZE)
-        self._images.setdefault(dst_id, []).append(found)
+        self._found.setdefault(dst_id, []).append(found)
         if data:
             self._batches.extent(dst_id, vaddr, pages, PE_PRESENT, data)
             self.sent_pages += pages
@@ -63,9 +63,9 @@ class Dumped:
         """Return how many extents have come so far, with those that are ignored."""
         return self._extents
 
-    def images(self) -> dict[int, list[Range]]:
+    def found_pages(self) -> dict[int, list[Range]]:
         """Return all pages that CRIU found, by address space."""
-        return {image: ranges.union(found, []) for image, found in self._images.items()}
+        return {dst_id: ranges.union(found, []) for dst_id, found in self._found.items()}
 
     def holes(self, dst_id: int) -> list[Range]:
         """Return the pages of an address space that CRIU leaves to the parent."""
@@ -79,7 +79,7 @@ class Dumped:
 
 
 def send_page_maps(
-    agent: AgentClient, images: dict[int, list[Range]], may_be_lazy: MayBeLazy
+    agent: AgentClient, found_pages: dict[int, list[Range]], may_be_lazy: MayBeLazy
 ) -> None:
     """Send the page maps: which pages of the target's store make up each address space.
 
@@ -87,7 +87,7 @@ def send_page_maps(
     page map, too: CRIU asks for the image of every shared mapping, also of one that nobody has
     written to. Raises ImageError if a process's mm image is damaged.
     """
-    for dst_id, present in images.items():
+    for dst_id, present in found_pages.items():
         is_process = dst_id & 0xFF == PS_TYPE_PID
         lazy = ranges.intersection(present, may_be_lazy(dst_id >> 8)) if is_process else []
         extents = [MapExtent(start, (end - start) // PAGE_SIZE, True) for start, end in lazy]

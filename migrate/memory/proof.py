@@ -46,7 +46,7 @@ class _Made:
 class MemoryProof:
     """One comparison of the frozen container's memory with the target's. Use as a context.
 
-    `images` returns the pages that CRIU found, by address space (dst_id).
+    `found_pages` returns the pages that CRIU found, by address space (dst_id).
     `init` is the pid of the container's init.
     `whole` has every page compared, not only a sample.
     The areas `left_out` are not compared.
@@ -56,7 +56,7 @@ class MemoryProof:
 
     def __init__(
         self,
-        images: Callable[[], Mapping[int, list[Range]]],
+        found_pages: Callable[[], Mapping[int, list[Range]]],
         init: int,
         *,
         whole: bool,
@@ -64,7 +64,7 @@ class MemoryProof:
     ) -> None:
         self.seed, self.whole = secrets.token_bytes(SEED_BYTES), whole
         self._left_out = left_out
-        self._images, self._init = images, init
+        self._found_pages, self._init = found_pages, init
         self._made: Worker[_Made] | None = None
 
     def __enter__(self) -> MemoryProof:
@@ -103,7 +103,7 @@ class MemoryProof:
         began_ns = time.monotonic_ns()
         with contextlib.suppress(OSError):
             os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), NICE)
-        found = self._images()
+        found = self._found_pages()
         with FrozenMemory(by_virtual_pid(tree_of(self._init))) as memory:
             pieces = proof.pieces(found, None if self.whole else self.seed)
             digests = list(proof.digests(pieces, memory.read, self._left_out))
@@ -120,8 +120,8 @@ class MemoryProof:
         with contextlib.suppress(OSError, ProcError):  # the difference is reported anyway
             pids = by_virtual_pid(tree_of(self._init))
             if (
-                piece.image & 0xFF == PS_TYPE_PID
-                and (pid := pids.get(piece.image >> 8)) is not None
+                piece.dst_id & 0xFF == PS_TYPE_PID
+                and (pid := pids.get(piece.dst_id >> 8)) is not None
             ):
                 of_it = [
                     each for each in proc.mappings(pid) if each.start <= piece.start < each.end
@@ -155,5 +155,5 @@ class MemoryProof:
 
 
 def _place(piece: Piece) -> str:
-    kind = "process" if piece.image & 0xFF == PS_TYPE_PID else "shared memory"
-    return f"memory of {kind} {piece.image >> 8} at {piece.start:#x}"
+    kind = "process" if piece.dst_id & 0xFF == PS_TYPE_PID else "shared memory"
+    return f"memory of {kind} {piece.dst_id >> 8} at {piece.start:#x}"

@@ -35,7 +35,7 @@ class SoftDirtyCopy:
         self._ends = ends
         self.batches = PageBatches(ends.pages, progress=ends.progress.sent)
         self._predumps = PreDumps(ends.dump.options, ends.directory)
-        self._images: dict[int, list[Range]] = {}
+        self._known: dict[int, list[Range]] = {}
         self._mappings: dict[int, list[Range]] = {}
         self._last: Dumped | None = None
 
@@ -45,7 +45,7 @@ class SoftDirtyCopy:
 
     def send_round(self) -> int:
         self._let_go()
-        session = Dumped(self.batches, self._images.__contains__, last=False)
+        session = Dumped(self.batches, self._known.__contains__, last=False)
         predump = self._predumps.begin()
         try:
             with relayed(predump.pages, self._ends.criu_version, session):
@@ -55,19 +55,19 @@ class SoftDirtyCopy:
             predump.close()
         self._predumps.keep()
         # An address space that the target has only in part is sent whole in the next round.
-        self._images = {
-            image: found
-            for image, found in session.images().items()
-            if not self._unknown(session, image)
+        self._known = {
+            dst_id: found
+            for dst_id, found in session.found_pages().items()
+            if not self._unknown(session, dst_id)
         }
         return session.sent_pages * PAGE_SIZE
 
-    def _unknown(self, session: Dumped, image: int) -> list[Range]:
+    def _unknown(self, session: Dumped, dst_id: int) -> list[Range]:
         """Return the pages that CRIU takes for sent before, but that were not.
 
         That happens after an exec, for example.
         """
-        return ranges.difference(session.holes(image), self._images.get(image, []))
+        return ranges.difference(session.holes(dst_id), self._known.get(dst_id, []))
 
     def _let_go(self) -> None:
         """Have the target forget the memory of ended processes: its store needs room for new ones.
@@ -79,15 +79,15 @@ class SoftDirtyCopy:
             # Most likely the process is ending. If not, its memory is sent whole.
             with contextlib.suppress(CheckpointError, OSError):
                 self._mappings[dst_id_of_process(virtual_pid(pid))] = private_mappings(pid)
-        for gone in self._images.keys() - self._mappings.keys():
+        for gone in self._known.keys() - self._mappings.keys():
             self.batches.forget(gone)
-            del self._images[gone]
+            del self._known[gone]
 
     def dump(self) -> None:
         """Have CRIU dump, and send the pages that were written since the last pre-dump."""
         ends = self._ends
         ends.dump.parent = self._predumps.parent
-        last = self._last = Dumped(self.batches, self._images.__contains__, last=True)
+        last = self._last = Dumped(self.batches, self._known.__contains__, last=True)
         with relayed(ends.dump.pages, ends.criu_version, last):
             run_dump(ends)
         report = self._ends.progress.report
@@ -100,10 +100,10 @@ class SoftDirtyCopy:
         Raises ImageError if a page cannot be read.
         """
         assert self._last is not None
-        send_page_maps(self._ends.agent, self.images(), may_be_lazy)
+        send_page_maps(self._ends.agent, self.found_pages(), may_be_lazy)
         for pid in pids:
-            image = virtual_pid(pid)
-            self.batches.add_all_memory(pid, image, self._doubtful(pid, dst_id_of_process(image)))
+            inner = virtual_pid(pid)
+            self.batches.add_all_memory(pid, inner, self._doubtful(pid, dst_id_of_process(inner)))
         self.batches.pass_on()
 
     def _doubtful(self, pid: int, dst_id: int) -> list[Range]:
@@ -121,9 +121,9 @@ class SoftDirtyCopy:
         doubtful = ranges.union(self._unknown(self._last, dst_id), ranges.difference(holes, same))
         return ranges.union(doubtful, _zero_blocks(pid, ranges.difference(holes, doubtful)))
 
-    def images(self) -> dict[int, list[Range]]:
+    def found_pages(self) -> dict[int, list[Range]]:
         assert self._last is not None
-        return self._last.images()
+        return self._last.found_pages()
 
     def close(self) -> None:
         """Do nothing: soft-dirty bits mean nothing to the processes themselves."""

@@ -31,9 +31,9 @@ class StopCopy:
 
         CRIU needs an image of these on the target, too.
         """
-        for image, pages in self._dumped.images().items():
+        for dst_id, pages in self._dumped.found_pages().items():
             if not pages:
-                self._ends.agent.stream(protocol.PageMap(dst_id=image, extents=()))
+                self._ends.agent.stream(protocol.PageMap(dst_id=dst_id, extents=()))
 
-    def images(self) -> dict[int, list[Range]]:
-        return self._dumped.images()
+    def found_pages(self) -> dict[int, list[Range]]:
+        return self._dumped.found_pages()

@@ -118,27 +118,27 @@ class UserfaultfdCopy:
         Raises ImageError if a page that CRIU found cannot be read.
         """
         assert self._last is not None
-        send_page_maps(self._ends.agent, self.images(), may_be_lazy)
+        send_page_maps(self._ends.agent, self.found_pages(), may_be_lazy)
         pages = self._last.sent_pages
         self._let_go()
         for pid in pids:
-            image = tracker.virtual_pid(pid)
-            wanted = self._last.holes(dst_id_of_process(image))
+            inner = tracker.virtual_pid(pid)
+            wanted = self._last.holes(dst_id_of_process(inner))
             if not wanted:
                 continue  # a zombie has no memory
             stale = ranges.intersection(tracker.written_at_last(pid), wanted)
             unknown = ranges.difference(wanted, self._known.get(pid, []))
             last = ranges.union(stale, unknown)
             pages += ranges.size(last) // PAGE_SIZE
-            self.batches.add_all_memory(pid, image, last)
+            self.batches.add_all_memory(pid, inner, last)
         self.batches.pass_on()
         report = self._ends.progress.report
         report.pages_skipped_parent = self._last.hole_pages()
         report.notes.append(f"{pages} pages were left for the freeze")
 
-    def images(self) -> dict[int, list[Range]]:
+    def found_pages(self) -> dict[int, list[Range]]:
         assert self._last is not None
-        return self._last.images()
+        return self._last.found_pages()
 
     def close(self) -> None:
         """Close all trackers, which leaves every process as it was before."""

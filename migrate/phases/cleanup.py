@@ -41,7 +41,7 @@ def _finish(migration: Migration) -> None:
     """Have the target fill in all memory and clean up, and enter its figures into the report."""
     finished = migration.target.agent.request(protocol.Finish())
     for name, at_ns in finished.stamps:
-        migration.target_stage(name, at_ns)
+        migration.target_instant(name, at_ns)
     migration.report.fill = Fill.of(finished.filled_bytes, *finished.waits)
 
 

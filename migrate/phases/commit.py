@@ -53,7 +53,7 @@ def kill_source(migration: Migration) -> None:
         raise _not_dead(migration, f"was sent SIGKILL {limit_s:g} s ago and is not dead yet")
     migration.advance(State.KILLED)
     with _optional(migration, "the report lacks the instant of the kill"):
-        migration.progress.stage("source killed", "source", killed_ns)
+        migration.progress.instant("source killed", "source", killed_ns)
 
 
 def resume_target(migration: Migration, armed: Armed) -> None:
@@ -167,12 +167,12 @@ def _settle(migration: Migration, answer: protocol.Resumed | None) -> None:
     the source's stages are entered.
     """
     for stamp in migration.dump.stamps:
-        migration.progress.stage(stamp.name, "source", stamp.at_ns)
+        migration.progress.instant(stamp.name, "source", stamp.at_ns)
     if answer is None:
         return
     for name, at_ns in (("go", answer.go_ns), ("resumed", answer.resumed_ns), *answer.stamps):
-        migration.target_stage(name, at_ns)
-    at_us = {(stage.host, stage.name): stage.at_us for stage in reversed(migration.report.freeze)}
+        migration.target_instant(name, at_ns)
+    at_us = {(each.host, each.name): each.at_us for each in reversed(migration.report.freeze)}
     migration.report.downtime_us = at_us["target", "resumed"] - at_us["source", "request DUMP"]
 
 

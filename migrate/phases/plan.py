@@ -80,7 +80,7 @@ def _plan(
         version=protocol.PROTOCOL_VERSION,
         migration_id=report.migration_id,
         source=report.source,
-        runtime=engine.name,
+        engine=engine.name,
         container_name=container.name,
         traces=options.debug,
     )
@@ -157,17 +157,17 @@ def _taken(engine: str | None, report: Report) -> Iterator[tuple[Engine, Contain
     installed; ContainerLocked, ContainerNotRunning or ContainerNotFound; and what `inspect` of the
     engine raises besides.
     """
-    runtime = preflight.choose_runtime(engine, report.container)
+    found = preflight.choose_engine(engine, report.container)
     try:
-        container = runtime.inspect(report.container)
+        container = found.inspect(report.container)
     except ContainerNotFound:
-        preflight.check_source(runtime, report.container)
+        preflight.check_source(found, report.container)
         raise
-    keys = [lock.name_key(runtime.name, container.name), lock.process_key(container.pid)]
+    keys = [lock.name_key(found.name, container.name), lock.process_key(container.pid)]
     with lock.locked(
         keys, lock.holder_text(f"migration {report.migration_id}", report.source, report.target)
     ):
-        yield runtime, container
+        yield found, container
 
 
 def _greet(
@@ -189,7 +189,7 @@ def _greet(
     except AgentFailed as error:
         # The lock is this migration's own: the target is the source.
         if error.kind == ContainerLocked.__name__ and report.migration_id in error.text:
-            raise NameTaken(hello.container_name, report.target, hello.runtime) from error
+            raise NameTaken(hello.container_name, report.target, hello.engine) from error
         raise
     except AgentGone as error:
         if error.status == COMMAND_NOT_FOUND:

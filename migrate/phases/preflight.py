@@ -12,7 +12,7 @@ from pathlib import Path
 
 from checkpoint.engines.base import Container, Engine
 from checkpoint.engines.belongings import SHM
-from checkpoint.engines.registry import RUNTIMES, owners_of, runtime_named
+from checkpoint.engines.registry import ENGINES, engine_named, owners_of
 from checkpoint.files.beneath import TreeRoot
 from checkpoint.files.tmpfs import bytes_in, content_bytes
 from checkpoint.host import lock, proc, processes
@@ -42,7 +42,7 @@ from migrate.wire.values import PROBE_PREFIX, OwnAddress, Probe
 PASSING_S = 1.0
 
 
-def choose_runtime(engine: str | None, container_name: str) -> Engine:
+def choose_engine(engine: str | None, container_name: str) -> Engine:
     """Return the engine that the user named, or else the one that has a container of that name.
 
     Raises NotRoot, since engines list containers to root only, AlreadyMoving if another task has
@@ -52,20 +52,20 @@ def choose_runtime(engine: str | None, container_name: str) -> Engine:
         raise NotRoot(Side.SOURCE, platform.node())
     # No engine has such a name, and some cannot be asked for it.
     if not container_name.isprintable():
-        raise NoSuchContainer(_nobody_has(container_name, RUNTIMES))
+        raise NoSuchContainer(_nobody_has(container_name, ENGINES))
     # Locks are looked at before engines are asked: an engine knows nothing, or half, of a container
     # that is being restored on this host, and podman does not answer until that is done.
-    for name in [engine] if engine is not None else RUNTIMES:
+    for name in [engine] if engine is not None else ENGINES:
         if holder := lock.holder_of(lock.name_key(name, container_name)):
             raise AlreadyMoving("the source", holder)
     if engine is not None:
-        return runtime_named(engine)
+        return engine_named(engine)
     found, silent = owners_of(container_name)
     if not found:
-        asked = [name for name in RUNTIMES if name not in silent]
+        asked = [name for name in ENGINES if name not in silent]
         raise NoSuchContainer("; ".join([_nobody_has(container_name, asked), *silent.values()]))
     if len(found) > 1:
-        raise SeveralContainers(container_name, [runtime.name for runtime in found])
+        raise SeveralContainers(container_name, [each.name for each in found])
     return found[0]
 
 
@@ -74,13 +74,13 @@ def _nobody_has(container_name: str, asked: Iterable[str]) -> str:
     return f"there is no container named {container_name!r} on this host ({names})"
 
 
-def check_source(runtime: Engine, container_name: str) -> Facts:
+def check_source(engine: Engine, container_name: str) -> Facts:
     """Return the facts of the source, on which this runs.
 
     Raises NotRoot, MissingOnHost or CriuTooOld for the first requirement that the source does not
     meet.
     """
-    facts = collect(runtime, container_name)
+    facts = collect(engine, container_name)
     check_host(facts, Side.SOURCE)
     return facts
 
@@ -204,19 +204,19 @@ def check_paths(agent: AgentClient, container: Container, host: str) -> bool:
 
 
 def check_engine(
-    agent: AgentClient, runtime: Engine, container: Container, host: str
+    agent: AgentClient, engine: Engine, container: Container, host: str
 ) -> frozenset[str] | None:
     """Return those layers of the container's image that the target's engine has.
 
     Returns None if the engine has the whole image or needs none. Raises RefusedByEngine if the
     engine cannot take the container in, and ProtocolError for layers that are not the image's.
     """
-    examined = agent.request(protocol.Examine(description=runtime.describe(container)))
+    examined = agent.request(protocol.Examine(description=engine.describe(container)))
     for objection in examined.objections:
         raise RefusedByEngine(host, objection)
     if examined.layers is None:
         return None
-    check_asked("Examine", examined.layers, runtime.layers(container))
+    check_asked("Examine", examined.layers, engine.layers(container))
     return frozenset(examined.layers)
 
 

@@ -28,14 +28,14 @@ def restore(migration: Migration, prepared: Prepared, frozen: Frozen, copying: C
     with migration.progress.phase("restore"):
         left_out = rseq.areas(prepared.images) if copying.by_criu else {}
         pid, whole = migration.source.container.pid, migration.options.verify_memory
-        with MemoryProof(copying.images, pid, whole=whole, left_out=left_out) as proof:
+        with MemoryProof(copying.found_pages, pid, whole=whole, left_out=left_out) as proof:
             question = protocol.Restore(
                 image_files=frozen.images.files,
                 image_bytes=frozen.images.bytes,
                 batches=prepared.pages.count,
                 proof_seed=None if proof.whole else proof.seed.hex(),
                 left_out=tuple(
-                    Area(image, *area) for image, areas in left_out.items() for area in areas
+                    Area(dst_id, *area) for dst_id, areas in left_out.items() for area in areas
                 ),
             )
             agent = migration.target.agent
@@ -47,7 +47,7 @@ def restore(migration: Migration, prepared: Prepared, frozen: Frozen, copying: C
             finally:  # if the container ran on, that is why its memory differs
                 _check_held(migration)
         for name, at_ns in held.stamps:
-            migration.target_stage(name, at_ns)
+            migration.target_instant(name, at_ns)
     migration.report.frozen_bytes_sent = sent_bytes(migration, prepared) - frozen.sent_before
     migration.advance(State.HELD)
 

@@ -126,7 +126,7 @@ def decode(header: bytes | bytearray, payload: Payload, allowed: type[M]) -> M:
     try:
         message: M = schema.read_fields(kind, fields, dict.fromkeys(given, payload))
     except DataInvalid as error:
-        raise ProtocolError(f"{name}{error}") from error
+        raise ProtocolError(f"{name}{error}" if error.place else f"{name}: {error}") from error
     return message
 
 

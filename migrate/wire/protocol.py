@@ -15,7 +15,7 @@ from checkpoint.bounded import (
     ContainerPath,
     Count,
     Digest,
-    ImageId,
+    DstId,
     MacAddress,
     Nanoseconds,
     RelativePath,
@@ -124,7 +124,7 @@ class Hello(Request[Welcome]):
     version: Count
     migration_id: MigrationId
     source: Text
-    runtime: Word
+    engine: Word
     container_name: ContainerName
     traces: bool
 
@@ -329,7 +329,7 @@ class Pages(Message):
     encoding: Word
     digest: Annotated[str, Pattern(r"[0-9a-f]{8}")]
     into_images: bool
-    forget: tuple[ImageId, ...]
+    forget: tuple[DstId, ...]
     payload: Payload = b""
 
 
@@ -351,7 +351,7 @@ class CriuImages(Streamed):
 class PageMap(Streamed):
     """The pages in the store of one address space, in rising order; maybe in several messages."""
 
-    dst_id: ImageId
+    dst_id: DstId
     extents: tuple[MapExtent, ...]
 
 

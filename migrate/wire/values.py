@@ -12,8 +12,8 @@ from checkpoint.bounded import (
     PAGE_SIZE,
     AbsolutePath,
     Count,
+    DstId,
     FileTime,
-    ImageId,
     ImageName,
     InterfaceName,
     Ipv4Address,
@@ -111,7 +111,7 @@ class PageExtent(NamedTuple):
     zeros and are not sent.
     """
 
-    dst_id: ImageId
+    dst_id: DstId
     vaddr: PageAddress
     pages: PageCount
     flags: Annotated[int, Range(0, PE_PARENT | PE_LAZY | PE_PRESENT)]
@@ -128,10 +128,10 @@ class PageExtent(NamedTuple):
 class Area(NamedTuple):
     """Memory of an address space that the kernel writes by itself (checkpoint/criu/images/rseq.py).
 
-    `image` is the dst_id of the address space.
+    `dst_id` is that of the address space.
     """
 
-    image: ImageId
+    dst_id: DstId
     address: Annotated[int, Range(0, 1 << ADDRESS_BITS)]
     bytes: Annotated[int, Range(0, PAGE_SIZE)]
 

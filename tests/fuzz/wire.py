@@ -151,7 +151,7 @@ _MESSAGES: tuple[Message, ...] = (
         version=1,
         migration_id="0123456789ab",
         source="alpha",
-        runtime="runc",
+        engine="runc",
         container_name="c",
         traces=False,
     ),

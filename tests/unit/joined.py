@@ -33,10 +33,21 @@ class Joined:
         self.began, self.ended = threading.Event(), threading.Event()
 
     def close(self) -> None:
+        if self.began.is_set():
+            assert self.ended.wait(30), "the target's end of a pass goes on"
         for root in self._roots:
             root.close()
 
     def carry(
+        self, words: Sequence[str], from_rsync: int, to_rsync: int, answered: Callable[[], None]
+    ) -> Ending:
+        self.began.set()
+        try:
+            return self._served(words, from_rsync, to_rsync, answered)
+        finally:
+            self.ended.set()
+
+    def _served(
         self, words: Sequence[str], from_rsync: int, to_rsync: int, answered: Callable[[], None]
     ) -> Ending:
         pipe = subprocess.PIPE
@@ -48,7 +59,6 @@ class Joined:
         assert server.stdout is not None
         upstream = threading.Thread(target=self._upstream, args=(from_rsync, to_server))
         upstream.start()
-        self.began.set()
         with contextlib.suppress(BrokenPipeError):
             while data := os.read(server.stdout.fileno(), PIECE_BYTES):
                 whole.write(to_rsync, data)
@@ -59,7 +69,6 @@ class Joined:
         with server:
             assert server.stderr is not None
             told = server.stderr.read().decode()
-        self.ended.set()
         return Ending(status=server.returncode, complaint=told)
 
     def _upstream(self, from_rsync: int, to_server: int) -> None:

@@ -112,7 +112,7 @@ HELLO = protocol.Hello(
     version=protocol.PROTOCOL_VERSION,
     migration_id="0123456789ab",
     source="s",
-    runtime="runc",
+    engine="runc",
     container_name="c",
     traces=False,
 )

@@ -19,7 +19,7 @@ STORY: list[tuple[Command, State]] = [
             version=3,
             migration_id="0" * 12,
             source="alpha",
-            runtime="podman",
+            engine="podman",
             container_name="web",
             traces=False,
         ),

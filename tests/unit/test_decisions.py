@@ -65,7 +65,7 @@ def test_the_true_offset_is_within_the_error(
         ({"uid": 1000}, errors.NotRoot, "not root"),
         ({"criu_version": None}, errors.MissingOnHost, "criu"),
         ({"pycriu_error": "No module"}, errors.MissingOnHost, "No module"),
-        ({"runtime_version": None}, errors.MissingOnHost, "runc"),
+        ({"engine_version": None}, errors.MissingOnHost, "runc"),
         ({"rsync": False}, errors.MissingOnHost, "rsync"),
         ({"iproute2": False}, errors.MissingOnHost, "iproute2"),
         ({"criu_version": 40101}, errors.CriuTooOld, "4.2 or newer"),

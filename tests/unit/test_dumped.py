@@ -30,7 +30,7 @@ def test_pages_that_are_there_and_pages_of_the_parent() -> None:
     dumped.extent(PROCESS, at(2), 2, PE_PARENT, NOTHING)
     dumped.extent(PROCESS, at(4), 1, PE_PRESENT, memoryview(b"x" * PAGE_SIZE))
     dumped.extent(PROCESS, at(9), 1, PE_PARENT, NOTHING)
-    assert dumped.images() == {PROCESS: [(at(2), at(5)), (at(9), at(10))]}
+    assert dumped.found_pages() == {PROCESS: [(at(2), at(5)), (at(9), at(10))]}
     assert dumped.holes(PROCESS) == [(at(2), at(4)), (at(9), at(10))]
     assert (dumped.hole_pages(), dumped.sent_pages, batches.pages) == (3, 1, 1)
     assert dumped.holes(dst_id_of_process(2)) == []
@@ -39,7 +39,7 @@ def test_pages_that_are_there_and_pages_of_the_parent() -> None:
 def test_an_image_without_a_page_is_one() -> None:
     dumped = Dumped(PageBatches(Carrier()), {PROCESS}.__contains__, last=True)
     dumped.has_parent(PROCESS)
-    assert dumped.images() == {PROCESS: []}
+    assert dumped.found_pages() == {PROCESS: []}
 
 
 @pytest.mark.parametrize(("last", "kept"), [(False, [PROCESS]), (True, [PROCESS, SHARED])])
@@ -48,5 +48,5 @@ def test_shared_memory_is_for_the_last_one(last: bool, kept: list[int]) -> None:
     for image in (PROCESS, SHARED):
         assert dumped.has_parent(image) is (image == PROCESS)
         dumped.extent(image, 0, 1, PE_PRESENT, memoryview(b"x" * PAGE_SIZE))
-    assert list(dumped.images()) == kept
+    assert list(dumped.found_pages()) == kept
     assert dumped.sent_pages == len(kept)

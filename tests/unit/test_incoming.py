@@ -46,12 +46,12 @@ def arriving(
     monkeypatch: pytest.MonkeyPatch, name: str, *volumes: str
 ) -> tuple[Incoming, list[str]]:
     """A container on its way in, and the objections to it."""
-    monkeypatch.setattr(incoming, "runtime_named", lambda _: Engine(*volumes))
+    monkeypatch.setattr(incoming, "engine_named", lambda _: Engine(*volumes))
     hello = protocol.Hello(
         version=protocol.PROTOCOL_VERSION,
         migration_id=f"{name:0>12}",
         source="alpha",
-        runtime="docker",
+        engine="docker",
         container_name=name,
         traces=False,
     )

@@ -39,7 +39,7 @@ def made(memory: mmap.mmap) -> tuple[MemoryProof, int]:
 def held(content: bytes, pages: int = PAGES) -> protocol.Held:
     """The answer of a target that has this content."""
     [(_, digest)] = proof.digests(
-        iter([proof.Piece(image=0, start=0, end=len(content))]),
+        iter([proof.Piece(dst_id=0, start=0, end=len(content))]),
         lambda _, __, view: bool(fill(view, content)),
         {},
     )

@@ -22,7 +22,7 @@ images = st.dictionaries(st.integers(0, 9), page_ranges, max_size=4)
 
 
 def covered(pieces: list[Piece], image: int) -> list[Range]:
-    return union([(piece.start, piece.end) for piece in pieces if piece.image == image], [])
+    return union([(piece.start, piece.end) for piece in pieces if piece.dst_id == image], [])
 
 
 @given(images)
@@ -42,12 +42,12 @@ def test_a_sample_is_of_pages_that_are_there(found: dict[int, list[Range]], seed
     )
     for piece in pieces:
         assert piece.end - piece.start == PAGE_SIZE
-        assert any(start <= piece.start < end for start, end in found[piece.image])
+        assert any(start <= piece.start < end for start, end in found[piece.dst_id])
 
 
 def test_each_page_is_as_likely_as_any_other() -> None:
     found = {1: [(0, 3 * PAGE_SIZE), (8 * PAGE_SIZE, 9 * PAGE_SIZE)], 2: [(0, 4 * PAGE_SIZE)]}
-    seen = Counter((piece.image, piece.start) for piece in proof.sample(found, b"seed", 8000))
+    seen = Counter((piece.dst_id, piece.start) for piece in proof.sample(found, b"seed", 8000))
     assert len(seen) == 8
     assert all(800 < count < 1200 for count in seen.values())
 
@@ -75,7 +75,7 @@ def test_one_wrong_byte_changes_one_digest(place: int) -> None:
 def test_what_cannot_be_read_has_no_digest() -> None:
     found = {1: [(0, PAGE_SIZE)], 2: [(0, PAGE_SIZE)]}
     made = list(proof.digests(proof.everything(found), lambda image, address, view: image == 2, {}))
-    assert [(piece.image, digest is None) for piece, digest in made] == [(1, True), (2, False)]
+    assert [(piece.dst_id, digest is None) for piece, digest in made] == [(1, True), (2, False)]
 
 
 @pytest.mark.parametrize(

@@ -224,7 +224,13 @@ def test_what_is_no_message_is_refused(header: bytes) -> None:
 
 
 FILE = ["a", 0o100644, 1, 1]
-HELLO = {"version": 3, "migration_id": "0123456789ab", "runtime": "runc", "container_name": "web"}
+HELLO = {
+    "version": 3,
+    "migration_id": "0123456789ab",
+    "engine": "runc",
+    "container_name": "web",
+    "traces": False,
+}
 
 
 @pytest.mark.parametrize(

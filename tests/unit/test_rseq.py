@@ -70,7 +70,7 @@ def digests(content: bytes, left_out: proof.Areas) -> list[bytes | None]:
         view[:] = content[address : address + len(view)]
         return True
 
-    pieces = [proof.Piece(image=1, start=at, end=at + 8192) for at in range(0, len(content), 8192)]
+    pieces = [proof.Piece(dst_id=1, start=at, end=at + 8192) for at in range(0, len(content), 8192)]
     return [digest for _, digest in proof.digests(iter(pieces), read, left_out)]
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
-from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -15,7 +14,7 @@ import pytest
 from checkpoint.errors import CommandFailed, ReceiverFailed
 from checkpoint.files.beneath import TreeRoot
 from checkpoint.files.rsync import Carry, Ending, Rsync, receiver_is_to_blame, served
-from checkpoint.host.processes import tree_of
+from tests.unit.descendants import Descendants
 from tests.unit.joined import Joined, change_root, root_state
 
 
@@ -99,15 +98,11 @@ def test_the_root_alone(joined: Joined, tmp_path: Path) -> None:
 
 
 def test_once_ready_both_ends_only_wait(joined: Joined, tmp_path: Path) -> None:
-    others = set(tree_of(os.getpid()))  # among them what earlier tests left to end
+    descendants = Descendants()
     running = joined.rsync.listed()
     running.wait_ready(30)
     assert joined.began.is_set()
-    names = Counter(
-        Path(f"/proc/{pid}/comm").read_text().strip()
-        for pid in tree_of(os.getpid())
-        if pid not in others
-    )
+    names = descendants.new()
     assert names["rsync"] >= 2
     assert set(names) <= {"rsync", "sh", "cat"}, "no enclosure is being made any more"
     running.kill()

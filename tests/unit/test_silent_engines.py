@@ -188,17 +188,17 @@ def test_both_engines_refuse_with_the_same_error(
 def test_the_others_are_asked_all_the_same(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     stopped_docker()
     podman_that(tmp_path, "exit 0")
-    monkeypatch.setattr(registry, "RUNTIMES", {"docker": Docker, "podman": Podman})
-    assert preflight.choose_runtime(None, "web").name == "podman"
+    monkeypatch.setattr(registry, "ENGINES", {"docker": Docker, "podman": Podman})
+    assert preflight.choose_engine(None, "web").name == "podman"
 
 
 def test_who_could_not_be_asked_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     stopped_docker()
     podman_that(tmp_path, "exit 1")
     for module in (registry, preflight):
-        monkeypatch.setattr(module, "RUNTIMES", {"docker": Docker, "podman": Podman})
+        monkeypatch.setattr(module, "ENGINES", {"docker": Docker, "podman": Podman})
     with pytest.raises(
         NoSuchContainer,
         match=r"no container named 'web' on this host \(podman\); docker does not answer",
     ):
-        preflight.choose_runtime(None, "web")
+        preflight.choose_engine(None, "web")

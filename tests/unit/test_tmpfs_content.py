@@ -19,8 +19,8 @@ from checkpoint.errors import CommandFailed
 from checkpoint.files import tmpfs
 from checkpoint.files.beneath import TreeRoot
 from checkpoint.files.tmpfs import Packing, Tmpfs, Unpacking, content_bytes
-from checkpoint.host.processes import tree_of
 from migrate.phases import preflight
+from tests.unit.descendants import Descendants
 
 MIB = 1 << 20
 
@@ -99,11 +99,11 @@ def test_tar_that_is_ready_only_waits(
 ) -> None:
     (mounted / "file").write_text("content")
     target = tmp_path_factory.mktemp("target")
+    descendants = Descendants()
     with tars(mounted, target) as (packing, unpacking):
         packing.wait_ready()
         unpacking.wait_ready()
-        names = [Path(f"/proc/{pid}/comm").read_text().strip() for pid in tree_of(os.getpid())[1:]]
-        assert names == ["tar", "tar"], "no enclosure is being made any more"
+        assert descendants.new() == {"tar": 2}, "no enclosure is being made any more"
         for piece in packing.archive([".", "file"], complete=True):
             unpacking.write(piece)
         unpacking.finish()
@@ -142,11 +142,11 @@ def test_very_many_complaints_stop_nobody(
 
 @pytest.mark.parametrize("waited_for", [False, True])
 def test_tar_that_gets_nothing_is_ended(mounted: Path, waited_for: bool) -> None:
-    before = len(os.listdir("/proc/self/fd"))
+    before, descendants = len(os.listdir("/proc/self/fd")), Descendants()
     with TreeRoot(mounted) as root, Path("/proc/self/ns/mnt").open() as namespace:
         for tar in (Packing(root, namespace.fileno()), Unpacking(root)):
             if waited_for:
                 tar.wait_ready()
             tar.kill()
-    assert len(tree_of(os.getpid())) == 1
+    assert descendants.new() == {}
     assert len(os.listdir("/proc/self/fd")) == before

@@ -20,7 +20,7 @@ from migrate import observer as events
 from migrate.cli import exit_codes, progress
 from migrate.decisions.state import State
 from migrate.errors import MigrateError, Side
-from migrate.report import Phase, Report, Stage, summary
+from migrate.report import Instant, Interval, Report, summary
 from transport import errors as transport_errors
 
 DOCS = Path(__file__).parents[2] / "docs"
@@ -194,8 +194,8 @@ def full_report() -> Report:
     report.add_bytes("pages", 1 << 20)
     report.add_bytes("pages", 1 << 20)
     report.add_bytes("images", 7)
-    report.phases.append(Phase(name="dump", host="source", start_us=1, length_us=2500))
-    report.freeze.append(Stage(name="held", host="target", at_us=3))
+    report.phases.append(Interval(name="dump", start_us=1, length_us=2500))
+    report.freeze.append(Instant(name="held", host="target", at_us=3))
     report.downtime_us, report.clock_error_us, report.outcome = 129_000, 150, "done"
     report.memory_bytes, report.frozen_bytes_sent = 128 << 20, 1 << 20
     return report
@@ -206,9 +206,7 @@ def test_the_keys_of_the_report_are_frozen() -> None:
     assert printed["schema"] == 2
     assert set(printed) == KEYS_1
     assert printed["bytes_sent"] == {"pages": 2 << 20, "images": 7}
-    assert printed["phases"] == [
-        {"name": "dump", "host": "source", "start_us": 1, "length_us": 2500}
-    ]
+    assert printed["phases"] == [{"name": "dump", "start_us": 1, "length_us": 2500}]
     assert printed["freeze"] == [{"name": "held", "host": "target", "at_us": 3}]
 
 

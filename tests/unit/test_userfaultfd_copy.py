@@ -87,9 +87,9 @@ def test_with_soft_dirty_pages_it_is_sent_whole(
     child: Child, monkeypatch: pytest.MonkeyPatch, error: Exception
 ) -> None:
     copying = SoftDirtyCopy(ends(child.pid))
-    copying._images = {dst_id_of_process(child.pid): [(0, 4096)]}
+    copying._known = {dst_id_of_process(child.pid): [(0, 4096)]}
     copying._let_go()
-    assert copying._images
+    assert copying._known
     monkeypatch.setattr("migrate.memory.soft_dirty.private_mappings", failing(error))
     copying._let_go()
-    assert not copying._images
+    assert not copying._known

@@ -35,7 +35,7 @@ def areas(images: Path) -> Areas:
                 if area.rseq_abi_pointer:
                     of_process = found.setdefault(dst_id_of_process(process.pid), [])
                     of_process.append((area.rseq_abi_pointer, area.rseq_abi_size))
-    return {image: sorted(of_process) for image, of_process in found.items()}
+    return {dst_id: sorted(of_process) for dst_id, of_process in found.items()}
 
 
 def _parsed(path: Path, kind: Any) -> Iterator[Any]:

@@ -15,12 +15,12 @@ from checkpoint.memory.store import LazyRanges
 class Space:
     """One address space.
 
-    `uffd` is its userfaultfd, `image` the dst_id (page_server.py) of the image that its pages come
+    `uffd` is its userfaultfd, `dst_id` the number (page_server.py) of the image that its pages come
     from, `missing` the pages that it still needs.
     """
 
     uffd: int
-    image: int
+    dst_id: int
     missing: Missing
 
 
@@ -41,8 +41,8 @@ class AddressSpaces:
 
         `pid` is the task's in its own pid namespace, which names its image.
         """
-        image = dst_id_of_process(pid)
-        return self._add(Space(uffd, image, Missing.of(self.lazy.get(image, []))))
+        dst_id = dst_id_of_process(pid)
+        return self._add(Space(uffd, dst_id, Missing.of(self.lazy.get(dst_id, []))))
 
     def change(self, number: int, event: Event, uffd: int) -> int:
         """Follow an event of an address space, and return its number, or that of a forked child.
@@ -51,7 +51,7 @@ class AddressSpaces:
         """
         space, arguments = self._spaces[number], event.arguments
         if event.kind == FORK:
-            return self._add(Space(uffd, space.image, space.missing.copy()))
+            return self._add(Space(uffd, space.dst_id, space.missing.copy()))
         if event.kind == REMAP:
             space.missing.move(*arguments)
         elif event.kind in (REMOVE, UNMAP):

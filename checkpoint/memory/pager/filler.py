@@ -100,11 +100,11 @@ class Filler:
     def bring_first(self, hot: Mapping[int, Sequence[Range]]) -> None:
         """Queue pages that tasks will need at once, to be copied before all others.
 
-        `hot` maps the dst_id of an image to the address ranges of those pages.
+        `hot` maps the dst_id of an address space to the address ranges of those pages.
         """
         for number in self._spaces.numbers():
             self._first.extend(
-                (number, wanted) for wanted in hot.get(self._spaces[number].image, ())
+                (number, wanted) for wanted in hot.get(self._spaces[number].dst_id, ())
             )
 
     def watch_other(self, descriptor: int) -> None:
@@ -222,7 +222,7 @@ class Filler:
         space, at, most = self._spaces[number], piece.start, MOST_CHUNK_BYTES
         while at < piece.end:
             size = min(most, piece.end - at)
-            self._store.read(space.image, at + piece.shift, self._buffer.view[:size])
+            self._store.read(space.dst_id, at + piece.shift, self._buffer.view[:size])
             try:
                 settled = self._buffer.copy(space.uffd, at, size)
             except NotNow:

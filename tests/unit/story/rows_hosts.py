@@ -214,7 +214,7 @@ def hosts() -> Iterator[Row]:
         ("uid", 1000, 30, "NotRoot"),
         ("criu_version", None, 31, "MissingOnHost"),
         ("pycriu_error", "no pycriu", 31, "MissingOnHost"),
-        ("runtime_version", None, 31, "MissingOnHost"),
+        ("engine_version", None, 31, "MissingOnHost"),
         ("rsync", False, 31, "MissingOnHost"),
         ("iproute2", False, 31, "MissingOnHost"),
         ("criu_version", 31400, 32, "CriuTooOld"),

@@ -20,7 +20,7 @@ import pytest
 
 from checkpoint.criu import features
 from checkpoint.criu.parent import kerndat_with_tracking
-from checkpoint.engines.registry import RUNTIMES
+from checkpoint.engines.registry import ENGINES
 from checkpoint.host.paths import RUN
 from migrate.agent import control
 from migrate.agent.server import Server
@@ -232,7 +232,7 @@ class Stage:
         (directory / "root").mkdir(parents=True)
         with contextlib.closing(self.source.make("nothing")) as nobody:
             world = World(directory=directory, source=self.source, target=self.target, init=nobody)
-            RUNTIMES["runc"] = lambda: Engine(world)
+            ENGINES["runc"] = lambda: Engine(world)
             try:
                 yield world
             finally:
@@ -248,7 +248,7 @@ class Stage:
         root.mkdir(parents=True)
         init = self.source.make("init", root=str(root), tmpfs=tmpfs)
         world = World(directory=directory, source=self.source, target=self.target, init=init)
-        RUNTIMES["runc"] = lambda: Engine(world)
+        ENGINES["runc"] = lambda: Engine(world)
         try:
             until(lambda: counter(init.pid) is not None or init.poll() is not None, "a container")
             assert counts(init.pid, LIMIT_S), f"the container ended with {init.poll()}"
@@ -317,7 +317,7 @@ def stage(directory: Path) -> Iterator[Stage]:
     libc = ctypes.CDLL(None)
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("PATH", f"{programs}:{os.environ['PATH']}")
-        patch.setitem(RUNTIMES, "runc", RUNTIMES["runc"])
+        patch.setitem(ENGINES, "runc", ENGINES["runc"])
         features.has.cache_clear()
         kerndat_with_tracking.cache_clear()
         libc.prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
