@@ -18,7 +18,7 @@ from migrate.agent.state import State as AgentState
 from migrate.decisions import compatibility, write_tracking
 from migrate.decisions.convergence import FLOOR_US, FLOOR_US_PER_GIB, Policy
 from migrate.decisions.state import State
-from migrate.report import Fill, Phase, Proof, Report, Stage
+from migrate.report import Fill, Instant, Interval, Proof, Report
 from migrate.wire.message import Message, concrete
 from tests.unit.documents import DOCS, ROOT, spans
 from transport import keepalive
@@ -113,7 +113,7 @@ def test_the_places_on_a_host_are_documented(path: Path) -> None:
 
 # --- the report ------------------------------------------------------------------------------------------------
 
-PARTS = (Proof, Fill, Phase, Stage, compatibility.Facts)
+PARTS = (Proof, Fill, Interval, Instant, compatibility.Facts)
 
 
 def keys_of_reports() -> set[str]:
