@@ -134,8 +134,8 @@ class AlreadyMoving(Refused):
         self.holder = holder
         super().__init__(
             f"the container is being moved already, as {host} knows: {holder}",
-            "wait until that has ended; 'migratectl status' on its target "
-            "tells of one that waits for a word",
+            "wait until that has ended; a target that holds a container for a move whose source "
+            "is gone is told what to do by 'migratectl recover'",
         )
 
 
@@ -257,7 +257,7 @@ class PathTaken(Refused):
         super().__init__(
             f"{path} exists on {host} and was not left there by an earlier move, "
             "or somebody uses it",
-            "move it away, or share it",
+            "move that away, or have both hosts share the path",
         )
 
 
@@ -313,7 +313,9 @@ class NotConverging(RolledBack):
     """The freeze would take longer than allowed, and more rounds would not shorten it."""
 
     def __init__(self, reason: str) -> None:
-        super().__init__(reason, "allow more ('--max-downtime'), or see '--on-no-converge'")
+        super().__init__(
+            f"not frozen: {reason}", "allow more ('--max-downtime'), or see '--on-no-converge'"
+        )
 
 
 class MemoryDiffers(RolledBack):
@@ -386,7 +388,7 @@ class LeftBehind(MigrateError):
         super().__init__(
             f"moved, but not all was cleaned up: {reason}",
             where=f"the container runs on {host}",
-            advice="nothing needs to be done for the container itself",
+            advice="remove by hand what is named; the container itself needs nothing",
         )
 
 
@@ -396,8 +398,12 @@ class Defect(MigrateError):
     def __init__(self, error: BaseException, state: str, host: str) -> None:
         super().__init__(
             f"a defect in this program: {type(error).__name__}: {error}",
-            where=f"the container is on the source or on {host} (the move was {state!r})",
-            advice="look for it on both, and please report this",
+            where="nothing was changed"
+            if state == "refused"
+            else f"the container is on the source or on {host} (the move was {state!r})",
+            advice="please report this"
+            if state == "refused"
+            else "look for it on both, and please report this",
         )
         self.cause_kind, self.__cause__ = type(error).__name__, error
         self.defect = True

@@ -147,7 +147,8 @@ class Connection:
             channel.exec_command(command)
         except BROKEN as error:
             raise IncompleteFrame(
-                f"no further session on the SSH connection: {error or type(error).__name__}"
+                "the target's sshd opens no further session on the connection (MaxSessions in its"
+                f" sshd_config is how many it may open): {error or type(error).__name__}"
             ) from error
         return RemoteProcess(channel, self._keepalive)
 

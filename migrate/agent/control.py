@@ -134,7 +134,9 @@ def _obey(held: Held, word: str, link_alive: bool) -> Reply:
         if link_alive and word != GO_FENCED:
             return Reply(
                 outcome=Outcome.REFUSED,
-                text="the coordinator is still connected and decides (or say --source-is-dead)",
+                text="the container is held, and the coordinator is still connected and decides;"
+                " end the coordinator, or say --go --source-is-dead if the container on the source"
+                " is dead",
             )
         if word in (GO, GO_FENCED):
             held.go()
@@ -143,7 +145,9 @@ def _obey(held: Held, word: str, link_alive: bool) -> Reply:
             held.abort()
             return Reply(outcome=Outcome.OK, text=f"the container was dropped on {platform.node()}")
     except Exception as error:  # noqa: BLE001  (reported; the agent must live to be asked again)
-        return Reply(outcome=Outcome.FAILED, text=str(error) or type(error).__name__)
+        what = str(error) or type(error).__name__
+        state = "is still held" if held.holds_container else "is held no more"
+        return Reply(outcome=Outcome.FAILED, text=f"{what}; the container {state}")
     return Reply(outcome=Outcome.REFUSED, text=f"{word!r} is not a request")
 
 

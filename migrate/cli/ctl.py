@@ -43,7 +43,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         say(f"migratectl: {error}")
         return exit_code(error)
     except KeyboardInterrupt:
-        say("migratectl: interrupted")
+        say("migratectl: interrupted; ask again: a request that was sent may still be obeyed")
         return 128 + signal.SIGINT
     except Exception as error:  # noqa: BLE001  (the last resort)
         kept: Path | None = None
@@ -69,13 +69,20 @@ def _check_root() -> None:
 def _status(_: argparse.Namespace) -> int:
     _check_root()
     for path in sorted(RUN.glob(f"*{control.SUFFIX}")):
+        name = path.name.removesuffix(control.SUFFIX)
         try:
             answer = control.ask(path, control.STATUS, STATUS_S)
-            put(f"{path.name.removesuffix(control.SUFFIX)}: {answer.text}")
+            put(f"{name}: {answer.text}")
         except TimeoutError:
-            say(f"migratectl: {path}: its agent does not answer within {STATUS_S:g} s")
+            say(
+                f"migratectl: {name}: its agent does not answer within {STATUS_S:g} s;"
+                " it may hold a container, so ask again and do not end it"
+            )
         except OSError as error:
-            say(f"migratectl: {path}: {error.strerror or error}")
+            say(
+                f"migratectl: {name}: no agent answers any more ({error.strerror or error});"
+                " the next move here cleans up"
+            )
     for name, size_bytes in abandoned().items():
         put(
             f"{name}: left by a move that was killed, {size(size_bytes)} of RAM;"
@@ -151,7 +158,10 @@ def _docker_runtime(arguments: argparse.Namespace) -> int:
     try:
         told = install.remove() if arguments.remove else install.install()
     except (OSError, ValueError) as error:
-        say(f"migratectl: {install.SETTINGS} and docker stay as they are: {error}")
+        say(
+            f"migratectl: {install.SETTINGS} and docker stay as they are: {error};"
+            " mend that, then try again"
+        )
         return CTL_CODES["NoDockerRuntime"]
     for line in told or ["nothing to do"]:
         put(f"migratectl: {line}")

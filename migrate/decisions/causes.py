@@ -40,7 +40,7 @@ from migrate.wire.message import ProtocolError
 from transport import errors as transport
 
 E = TypeVar("E", bound=MigrateError)
-LOOK = "see the reason and the logs"
+LOOK = "mend what the reason names, then try again ('--debug' shows each step)"
 REPORT = "this is a defect in this program: please report it, with the logs"
 #: The most characters that are told of an error's text.
 MOST_TEXT = 600
@@ -126,16 +126,23 @@ _BROKEN_LINK = _telling(
 )
 TABLE: dict[type[BaseException], Telling] = {
     checkpoint.CheckpointError: _telling(LOOK),
-    checkpoint.CommandFailed: _telling("see what that program says, and the logs"),
-    checkpoint.ReceiverFailed: _telling("see what rsync says, and the logs"),
+    checkpoint.CommandFailed: _telling(
+        "mend what that program complains of, then try again ('--debug' shows each step)"
+    ),
+    checkpoint.ReceiverFailed: _telling("mend what rsync complains of, then try again"),
     checkpoint.ContainerNotFound: _telling("see whether it still runs", _by(NoSuchContainer)),
     checkpoint.ContainerNotRunning: _telling("see whether it still runs", _by(NotRunning)),
     checkpoint.ContainerLocked: _telling("wait until that has ended", _moving),
     checkpoint.NameInUse: _telling(
         "see what that container is; rename it or remove it there, or choose another host"
     ),
-    checkpoint.EngineRefused: _telling("see what the engine says", _by_engine),
-    checkpoint.NotMovable: _telling("see docs/what-moves.md and docs/engines.md", _not_movable),
+    checkpoint.EngineRefused: _telling(
+        "mend what the engine complains of, then try again", _by_engine
+    ),
+    checkpoint.NotMovable: _telling(
+        "change that about the container, then try again (docs/what-moves.md has what moves)",
+        _not_movable,
+    ),
     checkpoint.ConversationLost: _telling("see the logs of CRIU and the runtime"),
     checkpoint.CriuFailed: _telling("see CRIU's log"),
     checkpoint.TrackingUnavailable: _telling("move it with '--mode stop-copy'"),

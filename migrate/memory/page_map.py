@@ -22,7 +22,7 @@ MAX_EXTENTS = 1024
 
 
 class Dumped:
-    """The pages of one pre-dump, or of the dump at the end, as CRIU sends them (page_wire.Sink).
+    """The pages of one pre-dump, or of the dump at the end, as CRIU sends them (page_server.Sink).
 
     Their bytes go into `batches`. `in_parent` returns whether the parent has an address space,
     given as its dst_id. `last` says that this is the dump. In a pre-dump, memory that processes

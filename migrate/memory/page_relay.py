@@ -25,7 +25,7 @@ class PageRelay:
         flush: Callable[[], None],
         has_parent: Callable[[int], bool] = page_server.no_parent,
     ) -> None:
-        """Take CRIU's pages from `sock` to `sink`; page_wire.serve has the other arguments.
+        """Take CRIU's pages from `sock` to `sink`; page_server.serve has the other arguments.
 
         `flush` runs before CRIU is told that all pages are safe; it returns when SSH has them all.
         """

@@ -189,15 +189,20 @@ def _begin_links_down(migration: Migration) -> None:
 
 def _not_dead(migration: Migration, why: str) -> Undecided:
     what = f"process {migration.source.init.pid} on the source {why}"
-    return _undecided(migration, what, told_go=False, more=" --source-is-dead, when it is")
+    then = "run it there by '--go --source-is-dead' once that process is dead"
+    return _undecided(migration, what, told_go=False, then=then)
 
 
 def _undecided(
-    migration: Migration, what: str, *, told_go: bool = True, more: str = ""
+    migration: Migration,
+    what: str,
+    *,
+    told_go: bool = True,
+    then: str = "if the container is held there, run it by '--go'",
 ) -> Undecided:
     destination = migration.target.connection.destination
     command = f"migratectl recover {migration.migration_id} --on {destination}"
-    advice = f"ask it by '{command}', and have it go by --go{more}"
+    advice = f"ask {migration.target.hostname} by '{command}'; {then}"
     return Undecided(
         migration.migration_id, migration.target.hostname, what, advice, told_go=told_go
     )

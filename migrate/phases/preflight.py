@@ -63,15 +63,20 @@ def choose_engine(engine: str | None, container_name: str) -> Engine:
     found, silent = owners_of(container_name)
     if not found:
         asked = [name for name in ENGINES if name not in silent]
-        raise NoSuchContainer("; ".join([_nobody_has(container_name, asked), *silent.values()]))
+        raise NoSuchContainer(_nobody_has(container_name, asked, silent.values()))
     if len(found) > 1:
         raise SeveralContainers(container_name, [each.name for each in found])
     return found[0]
 
 
-def _nobody_has(container_name: str, asked: Iterable[str]) -> str:
-    names = " and ".join(asked) or "no engine that could be asked"
-    return f"there is no container named {container_name!r} on this host ({names})"
+def _nobody_has(container_name: str, asked: Iterable[str], silent: Iterable[str] = ()) -> str:
+    """Return the sentence that no engine has such a container.
+
+    `silent` says, for people, why some engines could not be asked.
+    """
+    asked_ones = f"{', '.join(asked) or 'no engine'} could be asked"
+    found = "; ".join([asked_ones, *silent])
+    return f"there is no container named {container_name!r} on this host ({found})"
 
 
 def check_source(engine: Engine, container_name: str) -> Facts:

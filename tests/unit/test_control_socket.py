@@ -94,7 +94,8 @@ def test_a_failure_is_told_and_what_is_still_held_stays_held(
 ) -> None:
     holder = Holder(failure, late=late)
     answer, ended = exchange(tmp_path / "control", holder, word, link_alive=False)
-    assert answer == Reply(outcome=Outcome.FAILED, text=str(failure))
+    held = "is held no more" if late else "is still held"
+    assert answer == Reply(outcome=Outcome.FAILED, text=f"{failure}; the container {held}")
     assert ended is late is not holder.holds_container
 
 

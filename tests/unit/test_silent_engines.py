@@ -199,6 +199,6 @@ def test_who_could_not_be_asked_is_told(tmp_path: Path, monkeypatch: pytest.Monk
         monkeypatch.setattr(module, "ENGINES", {"docker": Docker, "podman": Podman})
     with pytest.raises(
         NoSuchContainer,
-        match=r"no container named 'web' on this host \(podman\); docker does not answer",
+        match=r"'web' on this host \(podman could be asked; docker does not answer",
     ):
         preflight.choose_engine(None, "web")
