@@ -142,8 +142,10 @@ class AlreadyMoving(Refused):
 class TargetUnreachable(Refused):
     """There is no SSH connection to the target, or its agent could not be started."""
 
-    def __init__(self, reason: str) -> None:
-        super().__init__(reason, "check the name, the port and that sshd runs there")
+    def __init__(
+        self, reason: str, advice: str = "check the name, the port and that sshd runs there"
+    ) -> None:
+        super().__init__(reason, advice)
 
 
 class AuthenticationFailed(Refused):

@@ -102,7 +102,10 @@ def _moving(cause: Cause, host: str) -> Refused:
 
 
 def _no_agent(cause: Cause, host: str) -> Refused:
-    return TargetUnreachable(f"the agent on {host} could not be started or asked: {cause.text}")
+    return TargetUnreachable(
+        f"the agent on {host} could not be started or asked: {cause.text}",
+        f"see that 'ssh {host} python3 --version' prints the version and nothing else",
+    )
 
 
 def _not_movable(cause: Cause, _: str) -> Refused:
