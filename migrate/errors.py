@@ -211,7 +211,7 @@ class CriuTooOld(Refused):
     """The CRIU of a host is too old for the kernel of that host."""
 
     def __init__(
-        self, where: Side, host: str, found: str, kernel: str, needed: str, why: str
+        self, where: Side, host: str, found: str, kernel: str, *, needed: str, why: str
     ) -> None:
         self.side = where
         super().__init__(

@@ -27,7 +27,7 @@ def no_pauses() -> Iterator[None]:
     threads are switched often, and garbage is collected now and not again until the end of the
     context.
     """
-    global _inside
+    global _inside  # noqa: PLW0603  (the interpreter is one for all threads)
     message.make_ready()
     with _lock:
         _inside += 1

@@ -43,6 +43,7 @@ def append(log: int, data: bytes) -> None:
 
 
 def main() -> None:
+    """Append standard input to the log argv[1], of which each file has at most argv[2] bytes."""
     path, most_bytes = sys.argv[1], int(sys.argv[2])
     log = opened(path)
     while data := os.read(0, PIECE):  # short result: what there is

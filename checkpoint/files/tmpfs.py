@@ -182,7 +182,8 @@ class Packing:
         self.wait_ready()
         try:
             with self._tar as tar:
-                assert tar.stdin is not None and tar.stdout is not None
+                assert tar.stdin is not None
+                assert tar.stdout is not None
                 listed = b"".join(os.fsencode(name or ".") + b"\0" for name in names)
                 # In a thread of its own: tar may write output before it has read all names.
                 writer = Worker("tar", partial(_write_all, tar.stdin, listed))

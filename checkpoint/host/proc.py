@@ -37,10 +37,10 @@ class Mount(NamedTuple):
 
 
 class Mapping(NamedTuple):
-    """One line of maps: addresses [start, end), "rwxp" permissions, and the mapped file.
+    r"""One line of maps: addresses [start, end), "rwxp" permissions, and the mapped file.
 
     `device` is "major:minor" in hexadecimal digits, as the kernel writes it there.
-    In `path`, the characters \\012 stand for a newline or for themselves: the kernel escapes a
+    In `path`, the characters \012 stand for a newline or for themselves: the kernel escapes a
     newline and does not escape a backslash. The path of memory without a name is "".
     """
 

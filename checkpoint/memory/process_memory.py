@@ -32,13 +32,14 @@ def read_pages(pid: int, ranges: list[Range]) -> Iterator[Chunk]:
     buffer = memoryview(bytearray(READ_BYTES))
     with opened_memory(pid) as memory:
         for start, end in ranges:
-            while start < end:
-                got = _read_some(memory, buffer[: end - start], start)
+            at = start
+            while at < end:
+                got = _read_some(memory, buffer[: end - at], at)
                 if got is None:
                     return
                 if got:
-                    yield start, buffer[:got]
-                start += got or PAGE_SIZE
+                    yield at, buffer[:got]
+                at += got or PAGE_SIZE
 
 
 @contextlib.contextmanager

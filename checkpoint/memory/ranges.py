@@ -44,14 +44,14 @@ def difference(first: Sequence[Range], second: Sequence[Range]) -> list[Range]:
     for start, end in first:
         while j < len(second) and second[j][1] <= start:
             j += 1
-        k = j
+        k, at = j, start
         while k < len(second) and second[k][0] < end:
-            if start < second[k][0]:
-                left.append((start, second[k][0]))
-            start = second[k][1]
+            if at < second[k][0]:
+                left.append((at, second[k][0]))
+            at = second[k][1]
             k += 1
-        if start < end:
-            left.append((start, end))
+        if at < end:
+            left.append((at, end))
     return left
 
 

@@ -190,7 +190,8 @@ class Incoming:
         return protocol.Done()
 
     def _load_image(self, _: protocol.LoadContainerImage) -> Answer:
-        assert self._arrival is not None and self._image_directory is not None
+        assert self._arrival is not None
+        assert self._image_directory is not None
         self._arrival.load_image(self._image_directory.path)
         # Only now: after a failure the next migration goes on from the files that are there.
         remove_tree(self._image_directory)
@@ -200,7 +201,7 @@ class Incoming:
     def _prepare(self, request: protocol.Prepare) -> Answer:
         assert self._arrival is not None
         received = Received(
-            self._id, request, self._limits.batch_s, self._trees, self._tidy, self._log
+            self._id, request, self._trees, self._tidy, self._log, batch_s=self._limits.batch_s
         )
         keeper = Keeper(received.directory)  # now: a fork would take long in the freeze
         self._undo.callback(keeper.release)

@@ -1,10 +1,10 @@
-"""The command of an SSH channel on the target: it plugs the channel into the agent.
+r"""The command of an SSH channel on the target: it plugs the channel into the agent.
 
 The program's standard input and output are the channel. It hands both to the agent that listens at
 the unix socket argv[1], with the message argv[2], which says what the channel is for. The agent
 writes PLUGGED to the channel. That tells the source that the channel has reached the agent: no
 other host has a socket of that name. The program stays until the agent reports how the channel's
-use ended, as "STATUS\\nTEXT", or closes the connection. An agent that closes it without a report
+use ended, as "STATUS\nTEXT", or closes the connection. An agent that closes it without a report
 has not done what the channel is for, unless that was to bring pages, whose digests tell.
 
 A lone program: it imports the standard library only, and is sent as text (plug_command.py).

@@ -45,10 +45,11 @@ class Received:
         self,
         migration_id: str,
         request: protocol.Prepare,
-        batch_s: float,
         trees: TreeDoor,
         tidy: contextlib.ExitStack,
         log: Callable[[str], None],
+        *,
+        batch_s: float,
     ) -> None:
         self.directory = tidy.enter_context(ram_directory(migration_id, request.room_bytes, log))
         self.images = self.directory / "images"

@@ -1,0 +1,1 @@
+"""The commands `migrate` (move.py) and `migratectl` (ctl.py)."""

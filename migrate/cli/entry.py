@@ -22,7 +22,7 @@ def _end_at_ctrl_c(handler: Any) -> None:
 
 def migrate() -> int:
     """Run `migrate` and return its exit code."""
-    from migrate.cli.move import main
+    from migrate.cli.move import main  # noqa: PLC0415  (a Ctrl-C meanwhile ends this quietly)
 
     _end_at_ctrl_c(_usual)
     return main()
@@ -30,7 +30,7 @@ def migrate() -> int:
 
 def migratectl() -> int:
     """Run `migratectl` and return its exit code."""
-    from migrate.cli.ctl import main
+    from migrate.cli.ctl import main  # noqa: PLC0415
 
     _end_at_ctrl_c(_usual)
     return main()

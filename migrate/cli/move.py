@@ -197,7 +197,12 @@ def _parser() -> argparse.ArgumentParser:
         help="compare every page of the frozen container with what arrived, not only a sample,"
         " before it goes on there; the freeze is longer by about a second a GiB",
     )
-    output = parser.add_argument_group("output")
+    _add_output_options(parser.add_argument_group("output"))
+    parser.add_argument("--version", action="version", version=f"migrate {VERSION}")
+    return parser
+
+
+def _add_output_options(output: argparse._ArgumentGroup) -> None:
     output.add_argument(
         "--json", action="store_true", help="print the report as JSON, and nothing else, on stdout"
     )
@@ -209,8 +214,6 @@ def _parser() -> argparse.ArgumentParser:
         action="store_true",
         help="print besides what both hosts do in each step: requests, programs, CRIU",
     )
-    parser.add_argument("--version", action="version", version=f"migrate {VERSION}")
-    return parser
 
 
 def _add_precopy_options(parser: argparse._ArgumentGroup) -> None:

@@ -100,8 +100,8 @@ def check_host(facts: Facts, where: Side) -> None:
             facts.hostname,
             version_text(facts.criu_version),
             facts.kernel,
-            version_text(needed),
-            why,
+            needed=version_text(needed),
+            why=why,
         )
 
 

@@ -25,7 +25,7 @@ Decompress = Callable[[bytes | bytearray | memoryview, int], bytes]
 
 def _find_zstd() -> tuple[Compress, Decompress] | None:
     try:
-        from compression import zstd  # type: ignore[import-not-found,unused-ignore]
+        from compression import zstd  # type: ignore[import-not-found,unused-ignore]  # noqa: PLC0415
     except ImportError:
         pass
     else:
@@ -37,7 +37,7 @@ def _find_zstd() -> tuple[Compress, Decompress] | None:
             ),
         )
     try:
-        import zstandard
+        import zstandard  # noqa: PLC0415  (one of the two is there, or none)
     except ImportError:
         return None
     return (
@@ -59,7 +59,8 @@ def encode(data: memoryview, encoding: str) -> bytes | memoryview:
     """Return `data` in `encoding`, which must be one of AVAILABLE."""
     if encoding == RAW:
         return data
-    assert encoding == ZSTD and _ZSTD is not None
+    assert encoding == ZSTD
+    assert _ZSTD is not None
     return _ZSTD[0](data)
 
 

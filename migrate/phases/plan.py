@@ -76,14 +76,7 @@ def _plan(
     report.memory_bytes = use.resident_bytes
 
     connection = stack.enter_context(connected)
-    hello = protocol.Hello(
-        version=protocol.PROTOCOL_VERSION,
-        migration_id=report.migration_id,
-        source=report.source,
-        engine=engine.name,
-        container_name=container.name,
-        traces=options.debug,
-    )
+    hello = _hello(report, engine, container, options)
     agent, there = _greet(connection, report, hello, progress.note)
     stack.callback(agent.close)
     report.target, report.versions["target"] = there.hostname, asdict(there)
@@ -168,6 +161,19 @@ def _taken(engine: str | None, report: Report) -> Iterator[tuple[Engine, Contain
         keys, lock.holder_text(f"migration {report.migration_id}", report.source, report.target)
     ):
         yield found, container
+
+
+def _hello(
+    report: Report, engine: Engine, container: Container, options: Options
+) -> protocol.Hello:
+    return protocol.Hello(
+        version=protocol.PROTOCOL_VERSION,
+        migration_id=report.migration_id,
+        source=report.source,
+        engine=engine.name,
+        container_name=container.name,
+        traces=options.debug,
+    )
 
 
 def _greet(

@@ -76,7 +76,7 @@ def received(room: Path) -> Iterator[Received]:
     ram_directory.RUN = room
     request = protocol.Prepare(shared=False, network=None, room_bytes=64 << 20, page_channels=1)
     with contextlib.ExitStack() as tidy:
-        yield Received(MIGRATION, request, 30.0, TreeDoor(room / "trees"), tidy, print)
+        yield Received(MIGRATION, request, TreeDoor(room / "trees"), tidy, print, batch_s=30.0)
 
 
 def page_path() -> list[str]:

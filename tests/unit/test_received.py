@@ -28,7 +28,7 @@ def test_so_many_page_maps_are_kept_as_pages_have_room(
     request = protocol.Prepare(shared=False, network=None, room_bytes=room_bytes, page_channels=1)
     room = max(LEAST_EXTENTS, room_bytes // 4096)
     with contextlib.ExitStack() as tidy:
-        agent = Received(MIGRATION, request, 1.0, TreeDoor(tmp_path / "trees"), tidy, print)
+        agent = Received(MIGRATION, request, TreeDoor(tmp_path / "trees"), tidy, print, batch_s=1.0)
         for _ in range(room // (len(EXTENTS) + 1)):
             assert list(agent.handle(PAGE_MAP)) == [protocol.Done()]
         with pytest.raises(ImageError, match="more ranges of pages"):

@@ -35,7 +35,7 @@ class Target:
         self.trees = TreeDoor(run / "trees")
         tidy.callback(self.trees.close)
         asked = protocol.Prepare(shared=False, network=None, room_bytes=1 << 20, page_channels=1)
-        self.received = Received("0123456789ab", asked, 1.0, self.trees, tidy, print)
+        self.received = Received("0123456789ab", asked, self.trees, tidy, print, batch_s=1.0)
 
     def request_all(self, asked: Any, parts: Any = ()) -> list[Any]:
         """Hand over a command and its answers as they come over the wire."""

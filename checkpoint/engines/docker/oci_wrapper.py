@@ -241,6 +241,7 @@ def start(words: list[str], path: str) -> None:
 
 
 def main() -> None:
+    """Do what docker asks of a runtime: `create` and `start` with the socket's help, else runc."""
     words = sys.argv[1:]
     command = command_of(words)
     path = socket_of(words[-1] if words else "")

@@ -48,6 +48,7 @@ def create_network(wanted: Mapping[str, Any]) -> str:
 
 
 def remove_network(network_id: str) -> None:
+    """Remove a network. Raises EngineRefused."""
     api.call("DELETE", f"/networks/{network_id}")
 
 
@@ -76,6 +77,7 @@ def create_volume(wanted: Mapping[str, Any]) -> Path:
 
 
 def remove_volume(name: str) -> None:
+    """Remove a volume and its files. Raises EngineRefused."""
     api.call("DELETE", f"/volumes/{name}", force="true")
 
 
@@ -93,6 +95,7 @@ def image(name: str) -> dict[str, Any] | None:
 
 
 def layers_of_all_images() -> list[list[str]]:
+    """Return the digests of the layers of each container image, lowest first."""
     ids = {each["Id"] for each in api.call("GET", "/images/json", all="true")}
     return [
         found["RootFS"]["Layers"] or []

@@ -87,6 +87,7 @@ def network(name: str) -> dict[str, Any] | None:
 
 
 def volume(name: str) -> dict[str, Any] | None:
+    """Return the volume of that name; None if there is none."""
     return _inspect("volume", name)
 
 
@@ -140,6 +141,7 @@ def create_network(wanted: Mapping[str, Any]) -> str:
 
 
 def remove_network(network_id: str) -> None:
+    """Remove a network. Raises EngineRefused."""
     _podman("network", "rm", network_id)
 
 
@@ -158,6 +160,7 @@ def create_volume(wanted: Mapping[str, Any]) -> Path:
 
 
 def remove_volume(name: str) -> None:
+    """Remove a volume and its files. Raises EngineRefused."""
     _podman("volume", "rm", "--force", name)
 
 
@@ -167,6 +170,7 @@ def image(name: str) -> dict[str, Any] | None:
 
 
 def layers_of_all_images() -> list[list[str]]:
+    """Return the digests of the layers of each container image, lowest first."""
     ids = set(_podman("images", "--all", "--quiet", "--no-trunc").split())
     told = _podman("image", "inspect", *sorted(ids)) if ids else "[]"
     found = shape.parse(
