@@ -1,18 +1,22 @@
 """The way of a page of memory from the source to the target, both ends of it.
 
-Source, while the container runs:
+Source, in each round while the container runs:
 
-    userfaultfd.py     a round: asks each tracker (checkpoint/memory/tracking) which pages were
-                       written. soft_dirty.py and stop_copy.py are the other ways; copying.py is
-                       what the three have in common.
-    batches.py         reads pages, and gathers them into batches without zero pages; the form of a
-                       batch: extents, bytes, digest
-    channels.py        sends batches over SSH channels, several at once; encoding.py compresses them
+    userfaultfd.py     asks each tracker which pages were written (tracker.py, write_protection.py
+                       of checkpoint/memory/tracking). soft_dirty.py and stop_copy.py are the other
+                       ways to send memory; copying.py is what the three have in common.
+    batches.py         reads the pages (checkpoint/memory/process_memory.py), and gathers them into
+                       batches without zero pages; the form of a batch: extents, bytes, digest
+    channels.py        compresses batches (encoding.py) and sends them over several SSH channels
+                       (transport/openssh.py), no faster than allowed (transport/throttle.py). A
+                       batch is a message (migrate/wire/message.py) in a frame
+                       (transport/framing.py).
 
 Target:
 
-    receiver.py        takes batches from the channels, checks them, and puts their pages into the
-                       page store (checkpoint/memory/store.py)
+    migrate/agent/plug.py    hands the channel over to the agent
+    receiver.py              takes batches from the channels, checks them, and puts their pages into
+                             the page store (checkpoint/memory/store.py)
 
 Source, in the freeze:
 

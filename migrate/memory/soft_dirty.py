@@ -44,7 +44,7 @@ class SoftDirtyCopy:
         return Reach.ALL
 
     def send_round(self) -> int:
-        self._let_go()
+        self._forget_ended()
         session = Dumped(self.batches, self._known.__contains__, last=False)
         predump = self._predumps.begin()
         try:
@@ -69,7 +69,7 @@ class SoftDirtyCopy:
         """
         return ranges.difference(session.holes(dst_id), self._known.get(dst_id, []))
 
-    def _let_go(self) -> None:
+    def _forget_ended(self) -> None:
         """Have the target forget the memory of ended processes: its store needs room for new ones.
 
         This also notes each process's mappings before the pre-dump, for `_doubtful`.

@@ -56,7 +56,7 @@ class UserfaultfdCopy:
     def send_round(self) -> int:
         """Send the pages written since the last round, at first all; return their size in bytes."""
         sent = 0
-        self._let_go()
+        self._forget_ended()
         self.attach()
         for pid, watched in list(self._trackers.items()):
             try:
@@ -72,7 +72,7 @@ class UserfaultfdCopy:
         self.batches.flush()
         return sent
 
-    def _let_go(self) -> None:
+    def _forget_ended(self) -> None:
         """Close the trackers of processes that ended, or that may have a file open with O_DIRECT.
 
         The target forgets the pages of ended processes. This comes before new processes are
@@ -120,7 +120,7 @@ class UserfaultfdCopy:
         assert self._last is not None
         send_page_maps(self._ends.agent, self.found_pages(), may_be_lazy)
         pages = self._last.sent_pages
-        self._let_go()
+        self._forget_ended()
         for pid in pids:
             inner = tracker.virtual_pid(pid)
             wanted = self._last.holes(dst_id_of_process(inner))

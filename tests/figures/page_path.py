@@ -6,6 +6,7 @@ The way is what is called while a round is sent, by the thread that sends a batc
 
 from __future__ import annotations
 
+import ast
 import contextlib
 import itertools
 import subprocess
@@ -35,18 +36,9 @@ from transport.throttle import RateLimit
 
 MIGRATION = "0123456789ab"
 #: What a round does besides: looking for processes that came or went.
-BESIDES = {"attach", "_let_go"}
-#: Files of general use that are called on the way: ranges and numbers, /proc, checks of fields, whole writes.
-GENERAL = frozenset(
-    (
-        "checkpoint/bounded.py",
-        "checkpoint/criu/page_server.py",
-        "checkpoint/host/proc.py",
-        "checkpoint/host/whole.py",
-        "checkpoint/memory/ranges.py",
-        "checkpoint/schema.py",
-    )
-)
+BESIDES = {"attach", "_forget_ended"}
+#: A file that modules of so many directories import is of general use: a reader knows it already.
+GENERAL_DIRECTORIES = 6
 #: A program of its own, which cannot be watched.
 PLUG = "migrate/agent/plug.py"
 
@@ -114,6 +106,25 @@ def _ends(pid: int, channels: PageChannels) -> Ends:
     silent: Any = lambda *_: None  # noqa: E731
     progress = SimpleNamespace(note=silent, sent=silent)
     return cast(Ends, SimpleNamespace(pid=pid, pages=channels, progress=progress))
+
+
+def general(path: list[str]) -> list[str]:
+    """Return those files of a way that are of general use, such as ranges, /proc and bounds of fields."""
+    users: dict[str, set[Path]] = {}
+    for package in PACKAGES:
+        for module in (ROOT / package).rglob("*.py"):
+            for imported in _imports(module):
+                users.setdefault(f"{imported.replace('.', '/')}.py", set()).add(module.parent)
+    return [file for file in path if len(users.get(file, ())) >= GENERAL_DIRECTORIES]
+
+
+def _imports(module: Path) -> Iterator[str]:
+    for node in ast.walk(ast.parse(module.read_text())):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            yield node.module
+            yield from (f"{node.module}.{alias.name}" for alias in node.names)
 
 
 def packages_crossed(path: list[str]) -> int:

@@ -88,8 +88,8 @@ def test_with_soft_dirty_pages_it_is_sent_whole(
 ) -> None:
     copying = SoftDirtyCopy(ends(child.pid))
     copying._known = {dst_id_of_process(child.pid): [(0, 4096)]}
-    copying._let_go()
+    copying._forget_ended()
     assert copying._known
     monkeypatch.setattr("migrate.memory.soft_dirty.private_mappings", failing(error))
-    copying._let_go()
+    copying._forget_ended()
     assert not copying._known
