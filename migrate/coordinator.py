@@ -62,7 +62,7 @@ def move_container(
         report.enter(error)
         raise
     finally:
-        report.total_us = (time.monotonic_ns() - started_ns) // 1000
+        report.times.total_us = (time.monotonic_ns() - started_ns) // 1000
 
 
 def _go_through(migration: Migration, signals: Signals) -> None:

@@ -45,7 +45,7 @@ class Progress:
         finally:
             length = time.monotonic_ns() - start
             log.info("%s took %s", name, duration(length / 1000))
-            self.report.phases.append(
+            self.report.times.phases.append(
                 Interval(
                     name=name,
                     start_us=self._since_start(start),
@@ -61,7 +61,9 @@ class Progress:
 
     def instant(self, name: str, host: str, at_ns: int) -> None:
         """Enter an instant of the freeze into the report; `host` is "source" or "target"."""
-        self.report.freeze.append(Instant(name=name, host=host, at_us=self._since_start(at_ns)))
+        self.report.times.freeze.append(
+            Instant(name=name, host=host, at_us=self._since_start(at_ns))
+        )
 
     def sent(self, memory_bytes: int) -> None:
         """Tell the observer how much memory was sent so far, while the container runs.
@@ -69,16 +71,16 @@ class Progress:
         In the freeze nothing is told, because that takes time.
         """
         if self.state is State.ARMED:
-            self._observer.sent(memory_bytes, self.report.memory_bytes)
+            self._observer.sent(memory_bytes, self.report.sent.memory_bytes)
 
     def account_pages(self, batches: PageBatches, frame_bytes: int) -> None:
         """Enter into the report how much memory was sent so far.
 
         `frame_bytes` are the bytes of all frames of pages, before encryption.
         """
-        self.report.pages, self.report.pages_zero = batches.pages, batches.pages_zero
-        self.report.page_bytes = batches.data_bytes
-        self.report.bytes_sent["pages"] = frame_bytes
+        self.report.sent.pages, self.report.sent.pages_zero = batches.pages, batches.pages_zero
+        self.report.sent.page_bytes = batches.data_bytes
+        self.report.sent.bytes_sent["pages"] = frame_bytes
 
     def _since_start(self, at_ns: int) -> int:
         return (at_ns - self._started_ns) // 1000

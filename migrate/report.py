@@ -81,6 +81,36 @@ class Proof:
 
 
 @dataclass(kw_only=True)
+class Times:
+    """The times of a migration. docs/report.md has the meaning of each."""
+
+    started_unix_ns: int = 0
+    total_us: int = 0
+    downtime_us: int | None = None
+    clock_error_us: int | None = None
+    predicted_downtime_us: int | None = None
+    phases: list[Interval] = field(default_factory=list)
+    freeze: list[Instant] = field(default_factory=list)
+
+
+@dataclass(kw_only=True)
+class Sent:
+    """The container's memory, and all that was sent. docs/report.md has the meaning of each."""
+
+    memory_bytes: int = 0
+    rounds: int = 0
+    round_bytes: list[int] = field(default_factory=list)
+    pages: int = 0
+    pages_zero: int = 0
+    page_bytes: int = 0
+    pages_skipped_parent: int = 0
+    bytes_sent: dict[str, int] = field(default_factory=dict)
+    frozen_bytes_sent: int = 0
+    proof: Proof | None = None
+    fill: Fill | None = None
+
+
+@dataclass(kw_only=True)
 class Report:
     """The account of a migration, whose fields are filled in as it goes on.
 
@@ -98,25 +128,9 @@ class Report:
     cause_kind: str | None = None
     error: str | None = None
     log_directory: str | None = None
-    started_unix_ns: int = 0
-    total_us: int = 0
-    downtime_us: int | None = None
-    clock_error_us: int | None = None
-    predicted_downtime_us: int | None = None
-    memory_bytes: int = 0
-    rounds: int = 0
-    round_bytes: list[int] = field(default_factory=list)
-    pages: int = 0
-    pages_zero: int = 0
-    page_bytes: int = 0
-    pages_skipped_parent: int = 0
-    bytes_sent: dict[str, int] = field(default_factory=dict)
-    frozen_bytes_sent: int = 0
-    proof: Proof | None = None
-    fill: Fill | None = None
+    times: Times = field(default_factory=Times)
+    sent: Sent = field(default_factory=Sent)
     versions: dict[str, dict[str, Any]] = field(default_factory=dict)
-    phases: list[Interval] = field(default_factory=list)
-    freeze: list[Instant] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
 
     @classmethod
@@ -127,12 +141,12 @@ class Report:
             container=container,
             source=platform.node(),
             target=target,
-            started_unix_ns=time.time_ns(),
+            times=Times(started_unix_ns=time.time_ns()),
         )
 
     def add_bytes(self, kind: str, count: int) -> None:
         """Account bytes that went to the target, by their kind in docs/report.md."""
-        self.bytes_sent[kind] = self.bytes_sent.get(kind, 0) + count
+        self.sent.bytes_sent[kind] = self.sent.bytes_sent.get(kind, 0) + count
 
     def enter(self, error: MigrateError) -> None:
         """Enter the error that ended the migration."""
@@ -140,21 +154,23 @@ class Report:
         self.cause_kind = error.cause_kind
 
     def to_json(self) -> dict[str, Any]:
-        """Return the versioned form that --json prints."""
-        return {"schema": SCHEMA, **asdict(self)}
+        """Return the versioned form that --json prints: one object, with no parts."""
+        fields = asdict(self)
+        times, sent = fields.pop("times"), fields.pop("sent")
+        return {"schema": SCHEMA, **fields, **times, **sent}
 
 
 def summary(report: Report) -> list[str]:
     """Return a few lines about the migration for people."""
     lines = [f"{report.container}: {report.source} -> {report.target}: {report.outcome}"]
-    if report.downtime_us is not None:
-        sent = sum(report.bytes_sent.values())
+    times, sent = report.times, report.sent
+    if times.downtime_us is not None:
         lines.append(
-            f"downtime {duration(report.downtime_us)}"
-            f" (clock error up to {duration(report.clock_error_us or 0)}),"
-            f" {size(report.memory_bytes)} of memory, {size(sent)} sent,"
-            f" {size(report.frozen_bytes_sent)} of it while frozen"
+            f"downtime {duration(times.downtime_us)}"
+            f" (clock error up to {duration(times.clock_error_us or 0)}),"
+            f" {size(sent.memory_bytes)} of memory, {size(sum(sent.bytes_sent.values()))} sent,"
+            f" {size(sent.frozen_bytes_sent)} of it while frozen"
         )
-    for phase in report.phases:
+    for phase in times.phases:
         lines.append(f"  {phase.name:<12} {duration(phase.length_us):>9}")
     return lines

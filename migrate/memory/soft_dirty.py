@@ -91,7 +91,7 @@ class SoftDirtyCopy:
         with relayed(ends.dump.pages, ends.criu_version, last):
             run_dump(ends)
         report = self._ends.progress.report
-        report.pages_skipped_parent = last.hole_pages()
+        report.sent.pages_skipped_parent = last.hole_pages()
         report.notes.append(f"{last.sent_pages} pages were left for the freeze")
 
     def send_last(self, pids: list[int], may_be_lazy: MayBeLazy) -> None:

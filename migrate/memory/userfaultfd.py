@@ -133,7 +133,7 @@ class UserfaultfdCopy:
             self.batches.add_all_memory(pid, inner, last)
         self.batches.pass_on()
         report = self._ends.progress.report
-        report.pages_skipped_parent = self._last.hole_pages()
+        report.sent.pages_skipped_parent = self._last.hole_pages()
         report.notes.append(f"{pages} pages were left for the freeze")
 
     def found_pages(self) -> dict[int, list[Range]]:

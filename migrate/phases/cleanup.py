@@ -42,7 +42,7 @@ def _finish(migration: Migration) -> None:
     finished = migration.target.agent.request(protocol.Finish())
     for name, at_ns in finished.stamps:
         migration.target_instant(name, at_ns)
-    migration.report.fill = Fill.of(finished.filled_bytes, *finished.waits)
+    migration.report.sent.fill = Fill.of(finished.filled_bytes, *finished.waits)
 
 
 def _leave_source(migration: Migration, failed: list[Exception]) -> None:

@@ -172,8 +172,10 @@ def _settle(migration: Migration, answer: protocol.Resumed | None) -> None:
         return
     for name, at_ns in (("go", answer.go_ns), ("resumed", answer.resumed_ns), *answer.stamps):
         migration.target_instant(name, at_ns)
-    at_us = {(each.host, each.name): each.at_us for each in reversed(migration.report.freeze)}
-    migration.report.downtime_us = at_us["target", "resumed"] - at_us["source", "request DUMP"]
+    at_us = {(each.host, each.name): each.at_us for each in reversed(migration.report.times.freeze)}
+    migration.report.times.downtime_us = (
+        at_us["target", "resumed"] - at_us["source", "request DUMP"]
+    )
 
 
 def _begin_links_down(migration: Migration) -> None:

@@ -39,7 +39,7 @@ def freeze(migration: Migration, prepared: Prepared, pre_copied: PreCopied) -> F
     """
     sent_before = sent_bytes(migration, prepared)
     with contextlib.suppress(OSError):
-        memory.bring_to_hand(DUMP_BYTES + migration.report.memory_bytes // DUMP_SHARE)
+        memory.bring_to_hand(DUMP_BYTES + migration.report.sent.memory_bytes // DUMP_SHARE)
     migration.awake.enter_context(wakeful())
     migration.target.agent.stream(protocol.Freezing())
     migration.limit.lift()

@@ -73,7 +73,7 @@ def _plan(
     pids = processes.tree_of(container.pid)
     source = _source(stack, engine, container, facts, pids)
     use = memory.use_of(partial(processes.tree_of, container.pid))
-    report.memory_bytes = use.resident_bytes
+    report.sent.memory_bytes = use.resident_bytes
 
     connection = stack.enter_context(connected)
     hello = _hello(report, engine, container, options)
@@ -84,7 +84,7 @@ def _plan(
         preflight.check_target(there, facts, container, use.restored_bytes)
         tracking, why = choose(options.mode, facts, there)
         target = _target(connection, agent, there, source)
-    report.clock_error_us = target.clock.error_ns // 1000
+    report.times.clock_error_us = target.clock.error_ns // 1000
     progress.note(why)
     edits = Edits(
         nftables=facts.nftables and there.nftables,

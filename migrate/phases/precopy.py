@@ -65,8 +65,8 @@ def catch_up(migration: Migration, prepared: Prepared, copying: Copying) -> None
         with migration.progress.phase("catch up"):
             done = _round(migration, prepared.pages, copying)
             migration.progress.account_pages(copying.batches, prepared.pages.sent_bytes)
-            migration.report.rounds += 1
-            migration.report.round_bytes.append(done.bytes)
+            migration.report.sent.rounds += 1
+            migration.report.sent.round_bytes.append(done.bytes)
 
 
 def _attached(migration: Migration, ends: Ends) -> Ahead | None:
@@ -120,17 +120,17 @@ def _converge(migration: Migration, prepared: Prepared, copying: Ahead) -> CpuLi
         elapsed_us = (time.monotonic_ns() - started_ns) // 1000
         history = History(
             rounds=rounds,
-            memory_bytes=migration.report.memory_bytes,
+            memory_bytes=migration.report.sent.memory_bytes,
             elapsed_us=elapsed_us,
             slowed_to=slowed_to,
         )
         decision = decide(history, migration.options.policy)
         migration.note(decision.reason)
-        migration.report.rounds, migration.report.round_bytes = (
+        migration.report.sent.rounds, migration.report.sent.round_bytes = (
             len(rounds),
             [done.bytes for done in rounds],
         )
-        migration.report.predicted_downtime_us = decision.predicted_us
+        migration.report.times.predicted_downtime_us = decision.predicted_us
         if decision.verdict is Verdict.FREEZE:
             return cpu_limit
         if decision.verdict is Verdict.GIVE_UP:

@@ -43,12 +43,12 @@ def restore(migration: Migration, prepared: Prepared, frozen: Frozen, copying: C
             proof.begin()
             held = agent.answer(question, timeout_s=migration.options.limits.held_s)
             try:
-                migration.report.proof = proof.compare(held)
+                migration.report.sent.proof = proof.compare(held)
             finally:  # if the container ran on, that is why its memory differs
                 _check_held(migration)
         for name, at_ns in held.stamps:
             migration.target_instant(name, at_ns)
-    migration.report.frozen_bytes_sent = sent_bytes(migration, prepared) - frozen.sent_before
+    migration.report.sent.frozen_bytes_sent = sent_bytes(migration, prepared) - frozen.sent_before
     migration.advance(State.HELD)
 
 

@@ -149,8 +149,8 @@ def test_a_move_that_goes_well() -> None:
     assert ended(move) is None
     order = "killing kill dead killed Go resumed Finish bury tidy remove_migrated done"
     assert done == order.split()
-    assert move.report.downtime_us == 8000
-    assert move.report.fill is not None
+    assert move.report.times.downtime_us == 8000
+    assert move.report.sent.fill is not None
 
 
 # --- the kill --------------------------------------------------------------------------------------------------
@@ -222,7 +222,7 @@ def test_a_dump_without_stamps_costs_the_report_its_downtime_and_nothing_else() 
     move, _ = a_move(RESUMED, FINISHED, dump__stamps=[])
     assert ended(move) is None
     assert any("could not be entered into the report" in note for note in move.report.notes)
-    assert move.report.downtime_us is None
+    assert move.report.times.downtime_us is None
     assert move.state is State.DONE
 
 
@@ -287,7 +287,7 @@ def test_an_answer_that_cannot_be_read_is_asked_for_again(unread: Exception) -> 
     move, done = a_move(unread, protocol.Clock(monotonic_ns=1), FINISHED)
     assert ended(move) is None
     assert move.state is State.DONE
-    assert move.report.downtime_us is None
+    assert move.report.times.downtime_us is None
     assert any("could not be read" in note for note in move.report.notes)
     assert done.index("Go") < done.index("Ping") < done.index("remove_migrated")
 

@@ -47,7 +47,9 @@ def example(kind: type[MigrateError]) -> MigrateError:
     """An error whose every argument is recognisable."""
     parameters = inspect.signature(kind).parameters.values()
     make: Callable[..., MigrateError] = kind
-    return make(*[SAMPLES.get(p.name, f"<{p.name}>") for p in parameters if p.default is p.empty])
+    given = {p: SAMPLES.get(p.name, f"<{p.name}>") for p in parameters if p.default is p.empty}
+    by_name = {p.name: value for p, value in given.items() if p.kind is p.KEYWORD_ONLY}
+    return make(*[each for p, each in given.items() if p.kind is not p.KEYWORD_ONLY], **by_name)
 
 
 @pytest.mark.parametrize("kind", CLASSES)
@@ -194,10 +196,10 @@ def full_report() -> Report:
     report.add_bytes("pages", 1 << 20)
     report.add_bytes("pages", 1 << 20)
     report.add_bytes("images", 7)
-    report.phases.append(Interval(name="dump", start_us=1, length_us=2500))
-    report.freeze.append(Instant(name="held", host="target", at_us=3))
-    report.downtime_us, report.clock_error_us, report.outcome = 129_000, 150, "done"
-    report.memory_bytes, report.frozen_bytes_sent = 128 << 20, 1 << 20
+    report.times.phases.append(Interval(name="dump", start_us=1, length_us=2500))
+    report.times.freeze.append(Instant(name="held", host="target", at_us=3))
+    report.times.downtime_us, report.times.clock_error_us, report.outcome = 129_000, 150, "done"
+    report.sent.memory_bytes, report.sent.frozen_bytes_sent = 128 << 20, 1 << 20
     return report
 
 
