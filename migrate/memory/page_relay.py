@@ -31,11 +31,8 @@ class PageRelay:
         """
         self._sock, self._layout = sock, layout
         self._sink, self._flush, self._has_parent = sink, flush, has_parent
+        self.failure: Exception | None = None
         self._worker = Worker("page relay", self._serve)
-
-    @property
-    def failure(self) -> Exception | None:
-        return self._worker.failure
 
     def join(self) -> None:
         """Wait until CRIU closes the session. Raises the error with which the thread failed."""
@@ -50,7 +47,9 @@ class PageRelay:
                 before_close=self._flush,
                 has_parent=self._has_parent,
             )
-        except BaseException:
+        except Exception as error:
+            # Set before CRIU can notice and fail: `relayed` then raises this error and not CRIU's.
+            self.failure = error
             # CRIU must not wait for an answer that will never come.
             self._sock.close()
             raise
