@@ -15,7 +15,7 @@ from migrate.memory.page_map import Dumped
 
 
 class PageRelay:
-    """A page server for one CRIU session, which runs in a thread from `start` to `join`."""
+    """A page server for one CRIU session, which runs in a thread until `join`."""
 
     def __init__(
         self,
