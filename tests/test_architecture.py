@@ -18,6 +18,12 @@ PURE = [
         for name in ("errors", "observer", "options", "text", "agent/state", "memory/encoding")
     ),
 ]
+UNIT = ROOT / "tests/unit"
+#: Rooms of tests/unit that mirror packages.
+MIRRORS = (*PACKAGES, "tests")
+#: The other rooms: whole migrations, and what takes several modules.
+OTHER_ROOMS = {"story", "across"}
+UNIT_TESTS = sorted(UNIT.rglob("test_*.py"))
 MOST_LINES = 400
 #: Lists that nobody reads as a whole: one entry of each is looked up.
 LISTS = {"migrate/wire/protocol.py": 450, "migrate/errors.py": 450}
@@ -288,6 +294,15 @@ def test_size(path: Path) -> None:
             assert (node.end_lineno or 0) - node.lineno < MOST_FUNCTION_LINES, node.name
 
 
+@pytest.mark.parametrize("package", PACKAGES)
+def test_one_way_to_wait(package: str) -> None:
+    """select(2) knows no descriptor beyond 1023 (checkpoint/host/ready.py)."""
+    found = [
+        path for path in (ROOT / package).rglob("*.py") if "select.select(" in path.read_text()
+    ]
+    assert found == []
+
+
 def test_the_agent_brings_all_it_imports() -> None:
     """Every module of ours that is reached from the agent's server is in the zipapp."""
     from migrate.agent.zipapp import CONTENTS
@@ -307,4 +322,17 @@ def test_the_agent_brings_all_it_imports() -> None:
     assert seen <= packed, sorted(map(name_of, seen - packed))
     assert {name.split(".")[0] for path in seen for name in imports(path)}.isdisjoint(
         {"paramiko", "rich", "psutil"}
+    )
+
+
+@pytest.mark.parametrize("path", UNIT_TESTS, ids=name_of)
+def test_each_unit_test_has_the_name_of_its_module(path: Path) -> None:
+    """The tests of `a/b/c.py` are in `tests/unit/a/b/test_c.py`, and of nothing else."""
+    room = path.relative_to(UNIT).parts[0]
+    if room in OTHER_ROOMS:
+        return
+    assert room in MIRRORS
+    module = ROOT / path.relative_to(UNIT).parent / path.stem.removeprefix("test_")
+    assert module.with_suffix(".py").is_file() or (module / "__init__.py").is_file(), (
+        f"there is no {name_of(module)}.py"
     )

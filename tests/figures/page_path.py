@@ -30,7 +30,7 @@ from migrate.memory.encoding import EncodingChoice
 from migrate.memory.userfaultfd import UserfaultfdCopy
 from migrate.wire import protocol
 from tests.figures.source import PACKAGES, ROOT
-from tests.unit.obedient import Child
+from tests.unit.helpers.obedient import Child
 from transport.openssh import SshProcess
 from transport.throttle import RateLimit
 

@@ -1,12 +1,17 @@
 """Fixtures of the unit tests."""
 
 import ctypes
+import os
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
+from checkpoint.engines.docker import api
+from checkpoint.engines.podman import engine as podman
+from checkpoint.host import lock
 from checkpoint.host.kernel import PR_SET_DUMPABLE
-from tests.unit.obedient import Child
+from tests.unit.helpers.obedient import Child
 
 
 @pytest.fixture(autouse=True)
@@ -24,3 +29,17 @@ def child() -> Iterator[Child]:
     child = Child()
     yield child
     child.end()
+
+
+@pytest.fixture
+def no_engines(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Make this host one without engines and without locks, on which the test is root.
+
+    tests/unit/helpers/engines.py puts engines on it.
+    """
+    monkeypatch.setattr(api, "SOCKET", str(tmp_path / "docker.sock"))
+    monkeypatch.setattr(api, "find_program", lambda _: None)
+    monkeypatch.setattr(podman, "TRACES", (tmp_path,))
+    monkeypatch.setenv("PATH", str(tmp_path / "bin"))
+    monkeypatch.setattr(lock, "DIRECTORY", tmp_path / "locks")
+    monkeypatch.setattr(os, "geteuid", lambda: 0)

@@ -1,0 +1,110 @@
+"""checkpoint/engines/docker/api.py with something on docker's socket that answers what it likes."""
+
+from __future__ import annotations
+
+import socket
+import threading
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from checkpoint.engines.docker import api
+from checkpoint.errors import EngineRefused
+
+JSON = b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\n"
+Docker = Callable[[bytes], None]
+
+
+@pytest.fixture
+def docker(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Docker]:
+    """Has the next request answered by these bytes."""
+    monkeypatch.setattr(api, "SOCKET", str(tmp_path / "docker.sock"))
+    listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    listener.bind(api.SOCKET)
+    listener.listen()
+    threads: list[threading.Thread] = []
+
+    def answer(data: bytes) -> None:
+        with listener.accept()[0] as peer:
+            peer.recv(1 << 16)
+            try:
+                peer.sendall(data)
+            except OSError:
+                return  # it has heard enough
+
+    def answering(data: bytes) -> None:
+        threads.append(threading.Thread(target=answer, args=(data,)))
+        threads[-1].start()
+
+    with listener:
+        yield answering
+        for thread in threads:
+            thread.join(20)
+
+
+def whole(body: bytes, head: bytes = JSON) -> bytes:
+    return head + b"Content-Length: %d\r\n\r\n" % len(body) + body
+
+
+def test_an_answer(docker: Docker) -> None:
+    docker(whole(b'{"Id": "x"}'))
+    assert api.call("GET", "/x") == {"Id": "x"}
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        b"",
+        b"x",
+        b"HTTP/9.9 x\r\n\r\n",
+        b"HTTP/1.1 200 " + b"x" * 100_000,
+        b"HTTP/1.1 200 OK\r\n" + b"X: y\r\n" * 1000 + b"\r\n",
+        JSON + b"Transfer-Encoding: chunked\r\n\r\nzz\r\n",
+        JSON + b"Content-Length: 100\r\n\r\n{}",
+        whole(b"{"),
+        whole(b"[" * 100_000),
+        whole(b"\xff\xfe"),
+        whole(b"9" * 10_000),
+        whole(b"[]", JSON.replace(b"200", b"500")),
+        whole(b"\xff", b"HTTP/1.1 500 Oops\r\nContent-Type: text/plain\r\n"),
+    ],
+)
+def test_an_answer_that_is_none(docker: Docker, data: bytes) -> None:
+    docker(data)
+    with pytest.raises(EngineRefused, match="docker"):
+        api.call("GET", "/x")
+
+
+def test_an_answer_without_end(docker: Docker, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(api, "MOST_BYTES", 1 << 16)
+    for head in (JSON, JSON.replace(b"200", b"500")):
+        docker(head + b"\r\n" + b" " * (1 << 20))
+        with pytest.raises(EngineRefused, match="more than"):
+            api.call("GET", "/x")
+
+
+def test_a_download_that_is_refused(docker: Docker) -> None:
+    docker(whole(b"no", b"HTTP/1.1 500 Oops\r\n"))
+    with pytest.raises(EngineRefused, match="docker: no"), api.download("/x"):
+        pass
+    docker(b"garbage\r\n")
+    with pytest.raises(EngineRefused), api.download("/x"):
+        pass
+
+
+@pytest.mark.usefixtures("no_engines")
+def test_a_docker_that_hangs_up() -> None:
+    with socket.socket(socket.AF_UNIX) as listener:
+        listener.bind(api.SOCKET)
+        listener.listen()
+
+        def hang_up() -> None:
+            peer, _ = listener.accept()
+            peer.close()  # with what was asked unread: ECONNRESET
+
+        thread = threading.Thread(target=hang_up)
+        thread.start()
+        with pytest.raises(EngineRefused, match="docker"):
+            api.call("GET", "/x")
+        thread.join(20)

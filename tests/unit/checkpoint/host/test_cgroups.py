@@ -1,0 +1,160 @@
+"""checkpoint/host/cgroups.py, limits(): files of the kernel as OCI resources."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from checkpoint.host import cgroups
+
+PID = 4321
+
+
+@pytest.fixture
+def root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A directory for each hierarchy of v1 that a test makes, and `unified`."""
+
+    def directories(pid: int, controller: str) -> Iterator[Path]:
+        assert pid == PID
+        if (directory := tmp_path / (controller or "unified")).is_dir():
+            yield directory
+
+    monkeypatch.setattr(cgroups, "directories", directories)
+    return tmp_path
+
+
+def write(root: Path, files: dict[str, str]) -> None:
+    for name, text in files.items():
+        (root / name).parent.mkdir(exist_ok=True)
+        (root / name).write_text(f"{text}\n")
+
+
+@pytest.mark.parametrize(
+    ("files", "expected"),
+    [
+        ({}, {}),
+        ({"memory/memory.limit_in_bytes": "1048576"}, {"memory": {"limit": 1 << 20}}),
+        ({"memory/memory.limit_in_bytes": "9223372036854771712"}, {}),
+        (
+            {
+                "memory/memory.soft_limit_in_bytes": "4096",
+                "memory/memory.memsw.limit_in_bytes": "8192",
+            },
+            {"memory": {"reservation": 4096, "swap": 8192}},
+        ),
+        (
+            {
+                "cpu/cpu.shares": "512",
+                "cpu/cpu.cfs_quota_us": "50000",
+                "cpu/cpu.cfs_period_us": "100000",
+            },
+            {"cpu": {"shares": 512, "quota": 50_000, "period": 100_000}},
+        ),
+        ({"cpu/cpu.cfs_quota_us": "-1"}, {}),
+        (
+            {"cpuset/cpuset.cpus": "0-1,3", "cpuset/cpuset.mems": "0"},
+            {"cpu": {"cpus": "0-1,3", "mems": "0"}},
+        ),
+        ({"cpuset/cpuset.cpus": "", "cpuset/cpuset.mems": ""}, {}),
+        ({"pids/pids.max": "100"}, {"pids": {"limit": 100}}),
+        ({"pids/pids.max": "max"}, {}),
+        ({"cpu/cpu.shares": "2", "cpuset/cpuset.cpus": "1"}, {"cpu": {"shares": 2, "cpus": "1"}}),
+        (
+            {
+                "cpu/cpu.stat": "7",
+                "memory/memory.swappiness": "60",
+                "memory/memory.usage_in_bytes": "1",
+            },
+            {},
+        ),
+    ],
+)
+def test_v1(root: Path, files: dict[str, str], expected: dict[str, Any]) -> None:
+    write(root, files)
+    assert cgroups.limits(PID) == expected
+
+
+@pytest.mark.parametrize(
+    ("file", "unlimited", "limit"),
+    [
+        ("memory.max", "max", "1048576"),
+        ("memory.low", "0", "4096"),
+        ("memory.swap.max", "max", "0"),
+        ("cpu.weight", "100", "79"),
+        ("cpu.max", "max 100000", "50000 100000"),
+        ("cpuset.cpus", "", "0-1"),
+        ("cpuset.mems", "", "0"),
+        ("pids.max", "max", "100"),
+    ],
+)
+def test_v2(root: Path, file: str, unlimited: str, limit: str) -> None:
+    write(root, {f"unified/{file}": unlimited, "unified/memory.current": "5"})
+    assert cgroups.limits(PID) == {}
+    write(root, {f"unified/{file}": limit})
+    assert cgroups.limits(PID) == {"unified": {file: limit}}
+
+
+def test_both_versions_at_once(root: Path) -> None:
+    write(root, {"pids/pids.max": "9", "unified/memory.max": "4096", "unified/cpu.weight": "100"})
+    assert cgroups.limits(PID) == {"pids": {"limit": 9}, "unified": {"memory.max": "4096"}}
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "expected"),
+    [
+        ("memory.limit_in_bytes", "0", 0),
+        ("memory.limit_in_bytes", str(cgroups.V1_UNLIMITED - 4096), cgroups.V1_UNLIMITED - 4096),
+        ("memory.limit_in_bytes", str(cgroups.V1_UNLIMITED), None),
+        ("memory.limit_in_bytes", "many", None),
+        ("cpuset.cpus", "0", "0"),
+    ],
+)
+def test_one_file(tmp_path: Path, name: str, text: str, expected: int | str | None) -> None:
+    file = tmp_path / name
+    assert cgroups._v1_value(file) is None
+    file.write_text(f"{text}\n")
+    assert cgroups._v1_value(file) == expected
+
+
+@pytest.fixture
+def hierarchy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Directories are what a hierarchy is made of."""
+    monkeypatch.setattr(cgroups, "_mounts", lambda kind, _: [tmp_path] if kind == "cgroup2" else [])
+    return tmp_path
+
+
+def test_of_cgroups_those_that_came_into_being_go(hierarchy: Path) -> None:
+    made = cgroups.Hierarchies("/web")
+    made.look()
+    (hierarchy / "web/deep").mkdir(parents=True)
+    made.claim()
+    made.remove_claimed()
+    assert not (hierarchy / "web").exists()
+
+
+@pytest.mark.parametrize("when", ["before", "unclaimed", "another"])
+def test_cgroups_of_somebody_else_stay(hierarchy: Path, when: str) -> None:
+    made = cgroups.Hierarchies("/web")
+    if when == "before":
+        (hierarchy / "web/deep").mkdir(parents=True)
+    made.look()
+    (hierarchy / "web/deep").mkdir(parents=True, exist_ok=True)
+    if when != "unclaimed":
+        made.claim()
+    if when == "another":
+        (hierarchy / "web").rename(hierarchy / "old")
+        (hierarchy / "web/deep").mkdir(parents=True)
+    made.remove_claimed()
+    assert (hierarchy / "web/deep").exists()
+
+
+@pytest.mark.parametrize("path", ["", "/", "/../x", "a/../../b"])
+def test_no_cgroup_outside_the_hierarchies(hierarchy: Path, path: str) -> None:
+    made = cgroups.Hierarchies(path)
+    made.look()
+    made.claim()
+    made.remove_claimed()
+    assert hierarchy.exists()

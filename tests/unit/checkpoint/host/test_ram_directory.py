@@ -1,0 +1,69 @@
+"""checkpoint/host/ram_directory.py: directories in RAM that is not swapped, each with its owner."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from checkpoint.errors import CommandFailed
+from checkpoint.host import ram_directory, run
+
+NAME, OTHER = "0123456789ab", "ba9876543210"
+
+
+@pytest.fixture(autouse=True)
+def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    monkeypatch.setattr(ram_directory, "RUN", tmp_path / "run")
+    yield tmp_path
+    for path in sorted((tmp_path / "run").glob("*")):
+        subprocess.run(
+            ["umount", "--recursive", "--lazy", str(path)], check=False, capture_output=True
+        )
+
+
+def test_it_is_kept_out_of_swap(here: Path) -> None:
+    told: list[str] = []
+    with ram_directory.ram_directory(NAME, 1 << 20, told.append) as path:
+        options = [
+            line.split()[3]
+            for line in Path("/proc/mounts").read_text().splitlines()
+            if str(path) in line
+        ]
+        assert "noswap" in options[0].split(",")
+        assert path.stat().st_mode & 0o777 == 0o700
+    assert told == []
+    assert not path.exists()
+
+
+def test_a_directory_has_one_owner_that_is_alone(tmp_path: Path) -> None:
+    alone = ram_directory.claim_alone(tmp_path)
+    assert alone is not None
+    assert ram_directory.claim_alone(tmp_path) is None
+    assert not ram_directory.is_abandoned(tmp_path)
+    os.close(alone)
+    shared = ram_directory.claim(tmp_path)
+    assert ram_directory.claim_alone(tmp_path) is None
+    os.close(shared)
+    assert ram_directory.claim_alone(tmp_path / "gone") is None
+    assert ram_directory.is_abandoned(tmp_path)
+
+
+@pytest.mark.parametrize("swaps", [True, False])
+def test_a_kernel_that_cannot(here: Path, monkeypatch: pytest.MonkeyPatch, swaps: bool) -> None:
+    """... is told of, where there is anywhere to swap to."""
+
+    def without_noswap(argv: list[str]) -> str:
+        if any("noswap" in word for word in argv):
+            raise CommandFailed(argv, 32, "bad option")
+        return run.run(argv)
+
+    monkeypatch.setattr(ram_directory, "run", without_noswap)
+    monkeypatch.setattr(ram_directory, "_swaps", lambda: swaps)
+    told: list[str] = []
+    with ram_directory.ram_directory(NAME, 1 << 20, told.append) as path:
+        assert os.path.ismount(path)
+    assert ["swapped out" in line for line in told] == [True] * swaps

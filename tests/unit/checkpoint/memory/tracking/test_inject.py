@@ -1,0 +1,199 @@
+"""The injector at the wrong moment: what happens to a process whose thread has foreign registers."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from checkpoint.errors import TrackingUnavailable
+from checkpoint.host.ready import ready
+from checkpoint.memory.tracking import inject, tracker
+from checkpoint.memory.tracking.tracker import Tracker
+from tests.unit.helpers.obedient import Child
+
+#: Turns what would hang into a failure.
+LIMIT_S = 20.0
+#: Longer than the injector waits for a thread that it has not changed.
+HELD_S = 2 * inject.STOP_TIMEOUT_S
+ROOT = Path("/sys/fs/cgroup")
+
+#: The injector, which does something before its first ptrace call of a kind.
+ALTERED = """
+import importlib.util, os, signal, sys, time
+spec = importlib.util.spec_from_file_location("inject", {real!r})
+inject = importlib.util.module_from_spec(spec)
+spec.loader.exec_module(inject)
+plain, done = inject.ptrace, []
+def wait_traced(pid):
+    while open(f"/proc/{{pid}}/stat").read().rpartition(")")[2].split()[0] != "t":
+        time.sleep(0.001)
+def altered(request, tid, address=0, data=0):
+    if request == inject.{request} and not done:
+        done.append(request)
+        pid = tid
+        {action}
+    return plain(request, tid, address, data)
+inject.ptrace = altered
+inject.main()
+"""
+
+
+@pytest.fixture
+def before(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str, str], None]:
+    """Have the injector run a line of code before its first ptrace call of a kind."""
+
+    def alter(request: str, action: str) -> None:
+        path = tmp_path / "altered.py"
+        path.write_text(ALTERED.format(real=inject.__file__, request=request, action=action))
+        monkeypatch.setattr(inject, "__file__", str(path))
+
+    return alter
+
+
+@contextlib.contextmanager
+def cgroup(controller: str) -> Iterator[Path]:
+    """A cgroup, of v1 where the controller is there."""
+    parent = next(path for path in (ROOT / controller, ROOT) if (path / "cgroup.procs").exists())
+    if (parent / "cgroup.subtree_control").exists() and controller == "cpu":
+        (parent / "cgroup.subtree_control").write_text("+cpu")
+    path = parent / f"test-inject-{os.getpid()}"
+    path.mkdir()
+    try:
+        yield path
+    finally:
+        for pid in (path / "cgroup.procs").read_text().split():
+            (parent / "cgroup.procs").write_text(pid)
+        deadline = time.monotonic() + LIMIT_S
+        while path.exists():
+            with contextlib.suppress(OSError):
+                path.rmdir()
+            assert time.monotonic() < deadline, "processes are left in it"
+
+
+@contextlib.contextmanager
+def frozen_by(process: Child) -> Iterator[tuple[str, Callable[[], None]]]:
+    """How a process is frozen, as a line of code, and what thaws it."""
+    with cgroup("freezer") as path:
+        name, on, off = "cgroup.freeze", "1", "0"
+        if (path / "freezer.state").exists():
+            name, on, off = "freezer.state", "FROZEN", "THAWED"
+        (path / "cgroup.procs").write_text(str(process.pid))
+
+        def thaw() -> None:
+            (path / name).write_text(off)
+
+        try:
+            yield f"open({str(path / name)!r}, 'w').write({on!r})", thaw
+        finally:
+            thaw()
+
+
+@contextlib.contextmanager
+def slowed_by(process: Child) -> Iterator[tuple[str, Callable[[], None]]]:
+    """How a process gets a millisecond of processor time a second, which another one uses up."""
+    with cgroup("cpu") as path:
+        burner = Child()
+        burner.send("while True: pass")
+        for each in (process, burner):
+            (path / "cgroup.procs").write_text(str(each.pid))
+        name, tight, loose = "cpu.max", "1000 1000000", "max"
+        if (path / "cpu.cfs_quota_us").exists():
+            (path / "cpu.cfs_period_us").write_text("1000000")
+            name, tight, loose = "cpu.cfs_quota_us", "1000", "-1"
+
+        def release() -> None:
+            (path / name).write_text(loose)
+
+        action = f"open({str(path / name)!r}, 'w').write({tight!r}); time.sleep(0.2)"
+        try:
+            yield action, release
+        finally:
+            release()
+            burner.end()
+
+
+def until(condition: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + LIMIT_S
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+
+
+def is_traced(pid: int) -> bool:
+    return "TracerPid:\t0\n" not in Path(f"/proc/{pid}/status").read_text()
+
+
+def state_of(pid: int) -> str:
+    return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
+
+
+@pytest.mark.parametrize("held_by", [frozen_by, slowed_by])
+def test_a_thread_that_cannot_run_gets_its_own_registers_back(
+    child: Child,
+    before: Callable[[str, str], None],
+    held_by: Callable[[Child], contextlib.AbstractContextManager[tuple[str, Callable[[], None]]]],
+) -> None:
+    with held_by(child) as (action, release):
+        before("PTRACE_SYSCALL", action)
+        later = threading.Timer(HELD_S, release)
+        later.start()
+        with contextlib.closing(Tracker(child.pid)):
+            pass
+        later.join()
+        assert child.do("answer = 6 * 7") == 42
+        assert not is_traced(child.pid)
+
+
+def test_an_injector_that_waits_for_a_frozen_thread_is_left_and_not_killed(
+    child: Child, before: Callable[[str, str], None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tracker, "INJECT_TIMEOUT_S", HELD_S)
+    with frozen_by(child) as (action, thaw):
+        before("PTRACE_SYSCALL", action)
+        with pytest.raises(TrackingUnavailable, match="does not run"):
+            Tracker(child.pid)
+        assert is_traced(child.pid)
+        thaw()
+        until(lambda: not is_traced(child.pid))
+        assert child.do("answer = 6 * 7") == 42
+        until(lambda: not [each for each in threading.enumerate() if each.name == "injector"])
+
+
+def test_a_stop_that_comes_meanwhile_is_not_lost(
+    child: Child, before: Callable[[str, str], None]
+) -> None:
+    before("PTRACE_SYSCALL", "os.kill(pid, signal.SIGSTOP)")
+    with contextlib.closing(Tracker(child.pid)):
+        until(lambda: state_of(child.pid) == "T")
+        os.kill(child.pid, signal.SIGCONT)
+        assert child.do("answer = 6 * 7") == 42
+
+
+def test_a_stopped_process_is_tracked_and_stays_stopped(child: Child) -> None:
+    os.kill(child.pid, signal.SIGSTOP)
+    until(lambda: state_of(child.pid) == "T")
+    with contextlib.closing(Tracker(child.pid)):
+        until(lambda: state_of(child.pid) == "T")
+        os.kill(child.pid, signal.SIGCONT)
+        assert child.do("answer = 6 * 7") == 42
+
+
+def test_a_signal_that_is_being_delivered_ends_the_call_that_it_interrupts(
+    child: Child, before: Callable[[str, str], None]
+) -> None:
+    """pause(2), started again after its signal, would wait for ever."""
+    child.do("import signal; signal.signal(signal.SIGUSR1, lambda *_: None)")
+    child.send("answer = libc.pause()")
+    until(lambda: Path(f"/proc/{child.pid}/syscall").read_text().split()[0] == "34")
+    before("PTRACE_INTERRUPT", "os.kill(pid, signal.SIGUSR1); wait_traced(pid)")
+    with contextlib.closing(Tracker(child.pid)):
+        assert child._process.stdout is not None
+        assert ready(child._process.stdout.fileno(), timeout_s=LIMIT_S)
+        assert child.answer() == -1

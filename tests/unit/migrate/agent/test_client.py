@@ -1,0 +1,157 @@
+"""migrate/agent/client.py: a hostile target's answers, and answers to earlier questions."""
+
+from __future__ import annotations
+
+import logging
+import re
+from typing import Any
+
+import pytest
+
+from checkpoint.files.changes import FileState
+from migrate import logs
+from migrate.agent import client
+from migrate.agent.client import MOST_LOGGED
+from migrate.errors import AgentFailed
+from migrate.wire import protocol
+from migrate.wire.protocol import ProtocolError, Request
+from tests.unit.migrate.answering import Target
+
+
+def test_an_answer_to_another_question(target: Target) -> None:
+    target.will_say(protocol.TmpfsMade(paths=()))
+    with pytest.raises(ProtocolError, match="answered Ping by TmpfsMade"):
+        target.agent.request(protocol.Ping())
+
+
+@pytest.mark.parametrize(
+    "said", [b"{}", b'{"type":"Clock"}', b'{"type":"Clock","monotonic_ns":-1}', b'{"type":"Ping"}']
+)
+def test_an_answer_that_is_none(target: Target, said: bytes) -> None:
+    target.will_say(said)
+    with pytest.raises(ProtocolError):
+        target.agent.request(protocol.Ping())
+
+
+def test_lines_without_end_are_not_listened_to(target: Target) -> None:
+    target.will_say(*[protocol.Log(text=f"line {n}") for n in range(MOST_LOGGED + 1)])
+    with pytest.raises(ProtocolError, match="and no answer"):
+        target.agent.request(protocol.Ping())
+    assert len(target.notes) == MOST_LOGGED
+
+
+TRACE = protocol.Trace(at_ms=86_400_123, thread="pager", logger="checkpoint.memory", text="filled")
+
+
+def test_records_of_the_targets_log_are_entered_with_its_name_and_its_time(
+    target: Target, caplog: pytest.LogCaptureFixture
+) -> None:
+    target.agent.traces_of = "beta"
+    target.will_say(TRACE, protocol.Clock(monotonic_ns=1))
+    with caplog.at_level(logging.DEBUG, logger="migrate"):
+        target.agent.request(protocol.Ping())
+    line = logs.formatter().format(caplog.records[0])
+    assert re.fullmatch(r"\d\d:00:00\.123 beta pager checkpoint\.memory: filled", line)
+    assert target.notes == []
+
+
+def test_records_that_were_not_asked_for_are_no_answer(target: Target) -> None:
+    target.will_say(TRACE, protocol.Clock(monotonic_ns=1))
+    with pytest.raises(ProtocolError, match="not asked for"):
+        target.agent.request(protocol.Ping())
+
+
+def test_records_without_end_are_not_listened_to(target: Target) -> None:
+    target.agent.traces_of = "beta"
+    target.will_say(*[TRACE] * (MOST_LOGGED + 1))
+    with pytest.raises(ProtocolError, match="and no answer"):
+        target.agent.request(protocol.Ping())
+
+
+def test_what_it_says_is_harmless_to_a_terminal(target: Target) -> None:
+    evil = "\x1b]0;evil\x07"
+    target.will_say(
+        protocol.Log(text=evil), protocol.Failed(kind="OSError", text=evil, detail=(evil,))
+    )
+    with pytest.raises(AgentFailed) as caught:
+        target.agent.request(protocol.Ping())
+    assert target.notes == [str(caught.value)] == list(caught.value.detail) == [r"\x1b]0;evil\x07"]
+
+
+def test_a_long_answer_comes_in_pieces(target: Target) -> None:
+    pieces = [
+        protocol.TreeListed(files=(FileState(f"file-{n}", n, n, n),), more=n < 9) for n in range(10)
+    ]
+    target.will_say(protocol.Log(text="a line"), *pieces)
+    assert list(target.agent.request_all(protocol.ListTree(tree="/", paths=None))) == pieces
+
+
+def test_an_answer_that_was_not_waited_for_is_passed_over_in_all_its_pieces(target: Target) -> None:
+    """A signal ended the waiting."""
+    target.will_say(protocol.TreeListed(files=(FileState("a", 1, 1, 1),), more=True))
+    waiting = target.agent.request_all(protocol.ListTree(tree="/", paths=None))
+    next(waiting)
+    waiting.close()
+    target.join()
+    target.will_say(
+        protocol.TreeListed(files=(FileState("b", 1, 1, 1),), more=True),
+        protocol.TreeListed(files=(), more=False),
+        DONE,
+    )
+    assert target.agent.request(protocol.Abort()) == DONE
+
+
+def has_said_no_message(target: Target, asked: Request[Any]) -> None:
+    """The target has answered by a frame that may have been a line of its log as well."""
+    target.will_say(b"no JSON")
+    with pytest.raises(ProtocolError):
+        target.agent.request(asked)
+    target.join()
+
+
+def test_an_answer_that_comes_after_a_frame_that_is_none_is_not_the_next_one(
+    target: Target,
+) -> None:
+    has_said_no_message(target, protocol.Ping())
+    target.will_say(CLOCK, DONE)
+    assert target.agent.request(protocol.Abort()) == DONE
+    target.will_say(CLOCK)
+    assert target.agent.request(protocol.Ping()) == CLOCK
+
+
+def test_a_frame_that_is_none_may_have_been_the_answer(target: Target) -> None:
+    has_said_no_message(target, protocol.Ping())
+    target.will_say(DONE)
+    assert target.agent.request(protocol.Abort()) == DONE
+
+
+def test_an_answer_to_another_question_may_be_followed_by_the_right_one(target: Target) -> None:
+    target.will_say(protocol.TmpfsMade(paths=()), CLOCK)
+    with pytest.raises(ProtocolError):
+        target.agent.request(protocol.Ping())
+    target.join()
+    target.will_say(DONE)
+    assert target.agent.request(protocol.Abort()) == DONE
+
+
+def test_an_answer_that_may_be_to_the_question_before_is_not_believed(target: Target) -> None:
+    has_said_no_message(target, protocol.Ping())
+    for _ in range(2):
+        target.will_say(CLOCK)
+        with pytest.raises(ProtocolError, match="may be the answer to an earlier Ping"):
+            target.agent.request(protocol.Ping())
+        target.join()
+
+
+def test_pieces_without_end_are_not_passed_over_for_ever(
+    target: Target, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(client, "MOST_PIECES", 8)
+    has_said_no_message(target, protocol.ListTree(tree="/", paths=None))
+    target.will_say(*[protocol.TreeListed(files=(FileState("a", 1, 1, 1),), more=True)] * 9)
+    with pytest.raises(ProtocolError, match="without end"):
+        target.agent.request(protocol.Abort())
+
+
+CLOCK = protocol.Clock(monotonic_ns=1)
+DONE = protocol.Done()

@@ -1,0 +1,82 @@
+"""A target whose answers a test writes."""
+
+from __future__ import annotations
+
+import socket
+import threading
+from typing import cast
+
+from migrate.agent.client import AgentClient
+from migrate.wire.protocol import Answer, Command, decode, encode
+from transport.connection import Connection
+from transport.framing import Descriptors, FrameStream
+
+
+class Process:
+    """An agent's process, whose answers a test writes."""
+
+    def __init__(self, end: socket.socket) -> None:
+        self._stream = Descriptors(end.fileno(), end.fileno())
+        self._end = end
+
+    def read_into(self, view: memoryview) -> int:
+        return self._stream.read_into(view)
+
+    def write(self, data: bytes | memoryview) -> None:
+        if bytes(data[4:6]) != b"PK":  # the agent itself
+            self._stream.write(data)
+
+    def read_errors(self, size: int) -> bytes:
+        return b""
+
+    def patience(self, seconds: float | None) -> None:
+        self._end.settimeout(seconds)
+
+    def close(self) -> None:
+        self._end.shutdown(socket.SHUT_RDWR)
+
+    def ended(self) -> bool:
+        return True
+
+    def wait(self) -> int:
+        return 0
+
+
+class Target:
+    """A target that answers as it likes: `says` are its answers, in turn to each question."""
+
+    def __init__(self) -> None:
+        ours, theirs = socket.socketpair()
+        self._theirs, self._ours = theirs, ours
+        self._frames = FrameStream(Descriptors(theirs.fileno(), theirs.fileno()))
+        self.notes: list[str] = []
+        process = Process(ours)
+
+        class Connected:
+            def run(self, command: str) -> Process:
+                return process
+
+        self.agent = AgentClient(cast(Connection, Connected()), self.notes.append)
+        self.asked: list[Command] = []
+        self._thread: threading.Thread | None = None
+
+    def will_say(self, *answers: Answer | bytes) -> None:
+        def answer() -> None:
+            self.asked.append(decode(*self._frames.receive(), Command))
+            for each in answers:
+                self._frames.send(each if isinstance(each, bytes) else encode(each))
+
+        self._thread = threading.Thread(target=answer)
+        self._thread.start()
+
+    def join(self) -> None:
+        """Wait until the answers of `will_say` are sent."""
+        assert self._thread is not None
+        self._thread.join()
+
+    def close(self) -> None:
+        self._ours.shutdown(socket.SHUT_RDWR)
+        if self._thread is not None:
+            self._thread.join(10)
+        self._theirs.close()
+        self._ours.close()

@@ -1,0 +1,53 @@
+"""A program that prints hostile text, on a terminal or in a pipe."""
+
+from __future__ import annotations
+
+import os
+import pty
+import subprocess
+import sys
+
+from tests.unit.helpers.checkout import ROOT
+
+SHOWN = (
+    r"a\r\nmigrate: done\x1b]0;title\x07\x1b[2J\x1b[1A"
+    r"\x9b31m\x9d0;t\x9c\x08\x7f\x00\u202egnp\u2066\u2028\udcff[red]z"
+)
+PROGRAM = """
+import sys, time
+from migrate.cli import console
+from migrate.cli.progress import observer_for
+from migrate.decisions.state import State
+evil = sys.argv[1].encode().decode("unicode_escape")
+with observer_for(sys.stderr) as observer:
+    observer.phase("prepare")
+    time.sleep(0.5)
+    observer.note(evil)
+    observer.state(State.ARMED)
+    time.sleep(0.5)
+console.say(evil)
+console.put(evil)
+"""
+
+
+def run_in_terminal(terminal: bool) -> bytes:
+    """What the program's output and errors are, on a terminal or in a pipe."""
+    argv = [sys.executable, "-c", PROGRAM, SHOWN]
+    env = {**os.environ, "COLUMNS": "500", "TERM": "xterm-256color", "PYTHONIOENCODING": "utf-8"}
+    if not terminal:
+        return subprocess.run(
+            argv, cwd=ROOT, env=env, check=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
+        ).stdout
+    ours, theirs = pty.openpty()
+    process = subprocess.Popen(argv, cwd=ROOT, env=env, stdin=theirs, stdout=theirs, stderr=theirs)
+    os.close(theirs)
+    seen = b""
+    try:
+        while piece := os.read(ours, 1 << 16):
+            seen += piece
+    except OSError:  # EIO: the last of its other end was closed
+        pass
+    finally:
+        os.close(ours)
+    assert process.wait() == 0
+    return seen

@@ -1,0 +1,180 @@
+"""migrate/cli/ctl.py: however migratectl ends, one line and a documented exit code."""
+
+from __future__ import annotations
+
+import errno
+import os
+import shlex
+import subprocess
+import sys
+import threading
+from pathlib import Path
+
+import pytest
+
+from checkpoint.engines.docker import install
+from migrate import errors
+from migrate.agent import control
+from migrate.agent import control as recover
+from migrate.cli import ctl
+from migrate.cli.exit_codes import CODES, CTL_CODES
+from migrate.errors import NotRoot
+
+
+@pytest.mark.parametrize("words", [["status"], ["recover", "0123456789ab"], ["docker-runtime"]])
+def test_another_user_is_told_to_be_root(
+    words: list[str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("os.geteuid", lambda: 1000)
+    assert ctl.main(words) == CODES[NotRoot]
+    said = capsys.readouterr().err
+    assert said.startswith("migratectl: not root on ")
+    assert said.endswith("run as root\n")
+    assert len(said.splitlines()) == 1
+
+
+def test_another_host_is_asked_by_whoever_may_log_in_there(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("os.geteuid", lambda: 1000)
+    monkeypatch.setattr(
+        ctl, "_ask_on", lambda *_: control.Reply(outcome=control.Outcome.OK, text="it is held")
+    )
+    assert ctl.main(["recover", "0123456789ab", "--on", "beta"]) == 0
+
+
+def test_help_and_version_end_well(capsys: pytest.CaptureFixture[str]) -> None:
+    for word in ("--help", "--version"):
+        with pytest.raises(SystemExit) as ended:
+            ctl.main([word])
+        assert ended.value.code == 0
+        assert capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("error", "code", "words"),
+    [
+        (KeyError("id"), 70, "a defect in this program, please report it: KeyError"),
+        (KeyboardInterrupt(), 130, "interrupted"),
+        (errors.TargetUnreachable("no route"), 20, "no route"),
+        (
+            ConnectionRefusedError(errno.ECONNREFUSED, "Connection refused"),
+            61,
+            "Connection refused",
+        ),
+    ],
+)
+def test_however_recover_ends(
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    error: BaseException,
+    code: int,
+    words: str,
+) -> None:
+    def fail(*_: object) -> None:
+        raise error
+
+    monkeypatch.setattr(recover, "ask", fail)
+    assert ctl.main(["recover", "0123456789ab", "--go"]) == code
+    said = capsys.readouterr()
+    assert words in said.err
+    assert len(said.err.splitlines()) == 1
+    assert said.out == ""
+
+
+@pytest.mark.parametrize(
+    ("outcome", "code"),
+    [(recover.Outcome.OK, 0), (recover.Outcome.REFUSED, 62), (recover.Outcome.FAILED, 62)],
+)
+@pytest.mark.parametrize("text", ["ok: not at all", "container?", "failed: it did not"])
+def test_recover_goes_by_the_outcome_and_not_by_the_words(
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    outcome: recover.Outcome,
+    code: int,
+    text: str,
+) -> None:
+    monkeypatch.setattr(recover, "ask", lambda *_: recover.Reply(outcome=outcome, text=text))
+    assert ctl.main(["recover", "0123456789ab", "--abort"]) == code
+    assert capsys.readouterr().out == f"migratectl: {outcome.value}: {text}\n"
+
+
+@pytest.mark.parametrize(
+    "text", ["", "x", "../0123456789ab", "0123456789AB", "0123456789ab0", "0123456789ab\n"]
+)
+@pytest.mark.parametrize("on", [[], ["--on", "beta"]])
+def test_recover_takes_no_path_for_an_id(
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    text: str,
+    on: list[str],
+) -> None:
+    def asked(*_: object) -> None:
+        pytest.fail("an agent was asked")
+
+    monkeypatch.setattr(recover, "ask", asked)
+    monkeypatch.setattr(ctl, "by_ssh", asked)
+    assert ctl.main(["recover", text, "--go", *on]) == CODES[errors.BadRequest] == 2
+    said = capsys.readouterr().err
+    assert "is no migration's id" in said
+    assert len(said.splitlines()) == 1
+
+
+class Held:
+    """A held container, of which there is nothing but a long description to tell."""
+
+    holds_container = True
+
+    def go(self) -> None: ...
+    def abort(self) -> None: ...
+    def describe(self) -> str:
+        return "\U0001f600" * 2000
+
+
+def answering(control: recover.ControlSocket) -> threading.Thread:
+    """Have an agent answer one question."""
+    thread = threading.Thread(target=lambda: control.answer(Held(), link_alive=True))
+    thread.start()
+    return thread
+
+
+def test_status_waits_for_no_agent_that_hangs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(ctl, "RUN", tmp_path)
+    monkeypatch.setattr(ctl, "abandoned", dict)
+    monkeypatch.setattr(ctl, "STATUS_S", 0.2)
+    hangs, answers = (tmp_path / f"{number * 12}{recover.SUFFIX}" for number in "01")
+    with recover.ControlSocket(hangs), recover.ControlSocket(answers) as control:
+        agent = answering(control)
+        assert ctl.main(["status"]) == 0
+        agent.join(20)
+    said = capsys.readouterr()
+    assert said.err == (
+        f"migratectl: {'0' * 12}: its agent does not answer within 0.2 s;"
+        " it may hold a container, so ask again and do not end it\n"
+    )
+    assert said.out.startswith(f"{'1' * 12}: \U0001f600")
+
+
+def test_the_program_that_asks_on_another_host(tmp_path: Path) -> None:
+    path = tmp_path / "control"
+    _, _, *words = shlex.split(recover.ask_command(path, recover.STATUS))  # without `exec python3`
+    argv = [sys.executable, *words]
+    with recover.ControlSocket(path) as control:
+        agent = answering(control)
+        done = subprocess.run(argv, capture_output=True, timeout=30, check=True)
+        agent.join(20)
+    assert recover.reply_in(done.stdout).text == "\U0001f600" * recover.MAX_TEXT
+    assert words[-2:] == [str(recover.ANSWER_S), str(recover.MAX_ANSWER)]
+    failed = subprocess.run(argv, capture_output=True, timeout=30, check=False)
+    assert (failed.stdout, failed.stderr) == (b"", b"No such file or directory\n")
+
+
+def test_a_docker_that_cannot_be_prepared_has_a_code_of_its_own(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def fail() -> list[str]:
+        raise OSError(errno.EROFS, os.strerror(errno.EROFS))
+
+    monkeypatch.setattr(install, "install", fail)
+    assert ctl.main(["docker-runtime"]) == CTL_CODES["NoDockerRuntime"]
+    assert "stay as they are" in capsys.readouterr().err

@@ -1,0 +1,156 @@
+"""migrate/decisions/convergence.py: when rounds end, and what comes then."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from migrate.decisions.convergence import (
+    FLOOR_US,
+    SLOWEST,
+    SMALL_BYTES,
+    History,
+    OnNoConverge,
+    Policy,
+    Round,
+    Verdict,
+    decide,
+    predict_us,
+)
+
+MIB = 1 << 20
+GO_ON, SLOW_DOWN, FREEZE, GIVE_UP = (
+    Verdict.GO_ON,
+    Verdict.SLOW_DOWN,
+    Verdict.FREEZE,
+    Verdict.GIVE_UP,
+)
+
+
+def at_100_mib_per_s(*sizes_mib: float) -> list[Round]:
+    return [Round(bytes=int(size * MIB), length_us=int(size * 10_000)) for size in sizes_mib]
+
+
+def history(
+    *sizes_mib: float, memory_bytes: int = 128 * MIB, elapsed_us: int = 0, slowed_to: float = 1.0
+) -> History:
+    rounds = at_100_mib_per_s(*sizes_mib)
+    return History(
+        rounds=rounds, memory_bytes=memory_bytes, elapsed_us=elapsed_us, slowed_to=slowed_to
+    )
+
+
+@pytest.mark.parametrize(
+    ("sizes_mib", "verdict", "reason"),
+    [
+        ([128], GO_ON, "still shrinking"),
+        ([1], FREEZE, "little is left"),
+        ([2], FREEZE, "little is left"),
+        (
+            [128, 200],
+            GO_ON,
+            "still shrinking",
+        ),  # the first round is all memory: compared with nothing
+        ([128, 40, 20], GO_ON, "still shrinking"),
+        ([128, 8, 7], FREEZE, "no longer shrink"),
+        ([128, 8, 9], FREEZE, "no longer shrink"),
+        ([128, 40, 10, 3, 1], FREEZE, "little is left"),
+        ([2 ** (20 - n) for n in range(6)], FREEZE, "--max-rounds 6 is reached"),
+    ],
+)
+def test_rounds_go_on_while_they_help(
+    sizes_mib: list[float], verdict: Verdict, reason: str
+) -> None:
+    decision = decide(history(*sizes_mib), Policy(max_rounds=6))
+    assert decision.verdict is verdict
+    assert reason in decision.reason
+
+
+#: 40 MiB were written during a round of 0.4 s: sending that while frozen takes another 0.4 s.
+STUCK = (128, 40, 40)
+
+
+@pytest.mark.parametrize(
+    ("choice", "max_downtime_ms", "known", "verdict", "reason"),
+    [
+        (
+            OnNoConverge.FREEZE,
+            1000,
+            {},
+            FREEZE,
+            "no longer shrink: 40.0 MiB in round 3, a freeze of ",
+        ),
+        (OnNoConverge.FREEZE, 300, {}, FREEZE, "over the 300 ms allowed, frozen anyway"),
+        (OnNoConverge.ABORT, 1000, {}, FREEZE, "no longer shrink"),
+        (OnNoConverge.ABORT, 300, {}, GIVE_UP, "over the 300 ms allowed"),
+        (OnNoConverge.THROTTLE, 1000, {}, FREEZE, "no longer shrink"),
+        (OnNoConverge.THROTTLE, 300, {}, SLOW_DOWN, "over the 300 ms allowed"),
+        (OnNoConverge.THROTTLE, 300, {"slowed_to": 0.25}, SLOW_DOWN, "over the 300 ms allowed"),
+        (OnNoConverge.THROTTLE, 300, {"slowed_to": SLOWEST}, FREEZE, "frozen anyway"),
+        (OnNoConverge.THROTTLE, 300, {"elapsed_us": 9_000_000}, FREEZE, "9 s of rounds are enough"),
+        (OnNoConverge.ABORT, 300, {"elapsed_us": 9_000_000}, GIVE_UP, "9 s of rounds are enough"),
+        (OnNoConverge.FREEZE, 300, {"elapsed_us": 8_999_999}, FREEZE, "no longer shrink"),
+    ],
+)
+def test_a_container_that_writes_too_fast(
+    choice: OnNoConverge, max_downtime_ms: int, known: dict[str, Any], verdict: Verdict, reason: str
+) -> None:
+    policy = Policy(max_downtime_ms=max_downtime_ms, on_no_converge=choice, timeout_s=9)
+    decision = decide(history(*STUCK, **known), policy)
+    assert decision.verdict is verdict
+    assert reason in decision.reason
+
+
+@pytest.mark.parametrize(
+    ("choice", "verdict"),
+    [(OnNoConverge.FREEZE, FREEZE), (OnNoConverge.ABORT, GIVE_UP), (OnNoConverge.THROTTLE, FREEZE)],
+)
+def test_a_budget_below_what_any_freeze_costs(choice: OnNoConverge, verdict: Verdict) -> None:
+    """No slowing down helps there, so nobody is slowed down."""
+    decision = decide(history(128, 1), Policy(max_downtime_ms=50, on_no_converge=choice))
+    assert decision.verdict is verdict
+    assert "over the 50 ms allowed" in decision.reason
+
+
+def test_the_time_limit_ends_rounds_that_would_help() -> None:
+    decision = decide(
+        history(128, 40, 20, elapsed_us=5_000_000), Policy(timeout_s=5, max_downtime_ms=1000)
+    )
+    assert decision.verdict is FREEZE
+
+
+def test_a_bandwidth_limit_does_not_count_against_the_freeze() -> None:
+    held = Round(bytes=40 * MIB, length_us=4_000_000, held_us=3_600_000)
+    rounds = [held, held]
+    found = History(rounds=rounds, memory_bytes=128 * MIB, elapsed_us=0)
+    assert predict_us(found)[1] == predict_us(history(40, 40))[1] == 400_000
+
+
+def test_the_freeze_costs_more_with_more_memory() -> None:
+    small, large = (predict_us(history(1, memory_bytes=size * MIB))[0] for size in (0, 1024))
+    assert FLOOR_US == small < large
+
+
+sizes = st.lists(st.integers(0, 1 << 40), min_size=1, max_size=40)
+
+
+@given(
+    sizes, st.integers(1, 10**6), st.integers(1, 40), st.sampled_from(OnNoConverge), st.floats(0, 1)
+)
+def test_every_history_gets_a_verdict_and_none_goes_on_for_ever(
+    sizes: list[int], length_us: int, max_rounds: int, choice: OnNoConverge, slowed_to: float
+) -> None:
+    rounds = [Round(bytes=size, length_us=length_us) for size in sizes]
+    found = History(rounds=rounds, memory_bytes=max(sizes), elapsed_us=0, slowed_to=slowed_to)
+    decision = decide(found, Policy(max_rounds=max_rounds, on_no_converge=choice))
+    assert decision.predicted_us >= FLOOR_US
+    if len(rounds) >= max_rounds or sizes[-1] <= SMALL_BYTES:
+        assert decision.verdict in (FREEZE, GIVE_UP)
+    if decision.verdict is SLOW_DOWN:
+        assert choice is OnNoConverge.THROTTLE
+        assert slowed_to > SLOWEST
+    if decision.verdict is GIVE_UP:
+        assert choice is OnNoConverge.ABORT

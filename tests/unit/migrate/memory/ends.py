@@ -1,0 +1,34 @@
+"""Both ends of a copy of memory, as far as a round needs them."""
+
+from __future__ import annotations
+
+import errno
+from collections.abc import Callable
+from types import SimpleNamespace
+from typing import Any
+
+from checkpoint.errors import ProcError
+from tests.unit.migrate.memory.carrier import Carrier
+
+#: Errors of a process that ends while it is looked at.
+ERRORS = [ProcError("no line of maps"), OSError(errno.ESRCH, "No such process")]
+
+
+def ends(pid: int) -> Any:
+    """Both ends of a copy, as far as a round needs them."""
+    notes: list[str] = []
+    progress = SimpleNamespace(note=notes.append, notes=notes, sent=lambda _: None)
+    return SimpleNamespace(
+        pid=pid,
+        dump=SimpleNamespace(options=None),
+        directory=None,
+        pages=Carrier(),
+        progress=progress,
+    )
+
+
+def failing(error: Exception) -> Callable[..., Any]:
+    def fail(*_: Any) -> Any:
+        raise error
+
+    return fail

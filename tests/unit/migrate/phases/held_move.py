@@ -1,0 +1,144 @@
+"""A migration that holds a restored container, with fakes of all that the last phases touch."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+from types import SimpleNamespace
+from typing import Any
+
+from migrate import errors
+from migrate.decisions.state import State
+from migrate.migration import Migration
+from migrate.network.source import fitting
+from migrate.observer import Unfailing
+from migrate.options import Options
+from migrate.phases import cleanup, commit
+from migrate.progress import Progress
+from migrate.report import Report
+from migrate.wire import protocol
+from migrate.wire.values import Stamp, Waits
+from transport.destination import Destination
+
+RESUMED = protocol.Resumed(go_ns=5_000_000, resumed_ns=9_000_000, stamps=())
+WAITS = Waits(1, 2, 3, 4)
+FINISHED = protocol.Finished(
+    stamps=(Stamp("memory in place", 10_000_000),), filled_bytes=7, waits=WAITS
+)
+
+
+class Agent:
+    """The target. `answers` are given in turn; an exception is raised instead. `done` is what was seen, in order."""
+
+    def __init__(self, done: list[str], *answers: Any) -> None:
+        self.done, self.answers = done, list(answers)
+        self.go_parts: list[bytes] = []
+        self.fails_to_ask: list[Exception] = []
+
+    def ask(self, message: Any, parts: Any = ()) -> None:
+        if self.fails_to_ask:
+            raise self.fails_to_ask.pop(0)
+        self.done.append(type(message).__name__)
+        self.go_parts = list(parts)
+
+    def answer(self, message: Any, *, timeout_s: float | None = None) -> Any:
+        assert timeout_s is not None, "nobody waits for ever after the kill"
+        return self._next()
+
+    def request(self, message: Any, parts: Any = (), *, timeout_s: float | None = None) -> Any:
+        self.done.append(type(message).__name__)
+        return self._next()
+
+    def _next(self) -> Any:
+        found = self.answers.pop(0)
+        if isinstance(found, Exception):
+            raise found
+        return found
+
+
+def failing(error: Exception) -> Callable[..., Any]:
+    def fail(*_: Any, **__: Any) -> Any:
+        raise error
+
+    return fail
+
+
+def does_nothing() -> None: ...
+
+
+class Frames:
+    """The frames kept for the interfaces of a container, a list for each."""
+
+    def __init__(self, *frames: list[bytes]) -> None:
+        self._frames = list(frames)
+
+    def take(self) -> list[tuple[int, bytes]]:
+        return fitting(self._frames)
+
+
+def a_move(*answers: Any, **parts: Any) -> tuple[Any, list[str]]:
+    """A move that holds a restored container, and what is done, in order. `parts` replace attributes of fakes."""
+    done: list[str] = []
+
+    def does(name: str) -> Callable[..., None]:
+        return lambda *_, **__: done.append(name)
+
+    def died(_: float) -> bool:
+        done.append("dead")
+        return True
+
+    init = SimpleNamespace(pid=7, kill=does("kill"), wait_dead=died)
+    dump = SimpleNamespace(
+        bury=does("bury"), stamps=[SimpleNamespace(name="request DUMP", at_ns=1_000_000)]
+    )
+    engine = SimpleNamespace(
+        remove_migrated=does("remove_migrated"), record_ended=does("record_ended")
+    )
+    observer = SimpleNamespace(
+        state=lambda state: done.append(state.value), note=does("note"), sent=does("sent")
+    )
+    progress = Progress(Report.begin("web", "beta"), Unfailing(observer))
+    progress.state = State.HELD
+    make: Callable[..., Migration] = Migration
+    move = make(
+        migration_id="0123456789ab",
+        options=Options(),
+        source=SimpleNamespace(
+            engine=engine,
+            container=SimpleNamespace(engine_network=False),
+            init=init,
+            network=SimpleNamespace(take_links_down=does_nothing, remove=does_nothing),
+        ),
+        target=SimpleNamespace(
+            hostname="beta",
+            connection=SimpleNamespace(destination=Destination.parse("root@beta")),
+            agent=Agent(done, *answers),
+            shared_rootfs=False,
+            clock=SimpleNamespace(to_ours=lambda at_ns: at_ns),
+        ),
+        tracking=(),
+        room_bytes=0,
+        limit=None,
+        dump=dump,
+        progress=progress,
+    )
+    move.tidy.callback(does("tidy"))
+    for path, value in parts.items():
+        *owners, name = path.split("__")
+        setattr(functools.reduce(getattr, owners, move), name, value)
+    return move, done
+
+
+def ended(move: Any, frames: Any = None) -> errors.MigrateError | None:
+    """What a move is told as, from the kill on, as coordinator._go_through has it."""
+    armed: Any = SimpleNamespace(frames=frames or Frames(), output=None)
+    try:
+        commit.kill_source(move)
+        commit.resume_target(move, armed)
+    except BaseException as error:  # noqa: BLE001
+        return commit.stranded(move, error)
+    try:
+        cleanup.clean_up(move, armed)
+    except errors.MigrateError as error:
+        return error
+    return None

@@ -1,0 +1,220 @@
+"""migrate/phases/commit.py: from the kill on everything leads to GO, to the truth, and to nothing removed too early."""
+
+from __future__ import annotations
+
+import errno
+from types import SimpleNamespace
+from typing import Any, cast
+
+import pytest
+
+from checkpoint.errors import CommandFailed, NetworkError
+from checkpoint.network import link, netns
+from checkpoint.network.model import Interface, Network
+from migrate.decisions.state import State
+from migrate.errors import AgentFailed, AgentGone, ResumeFailed, Undecided
+from migrate.network.source import SourceNetwork
+from migrate.observer import Unfailing
+from migrate.wire import protocol
+from migrate.wire.message import ProtocolError
+from tests.unit.migrate.phases.held_move import FINISHED, RESUMED, Frames, a_move, ended, failing
+from transport.errors import FrameInvalid
+from transport.framing import MAX_PAYLOAD
+
+
+def test_a_move_that_goes_well() -> None:
+    move, done = a_move(RESUMED, FINISHED)
+    assert ended(move) is None
+    order = "killing kill dead killed Go resumed Finish bury tidy remove_migrated done"
+    assert done == order.split()
+    assert move.report.times.downtime_us == 8000
+    assert move.report.sent.fill is not None
+
+
+@pytest.mark.parametrize(
+    "parts",
+    [
+        {"source__init__wait_dead": lambda _: False},
+        {"source__init__kill": failing(PermissionError(errno.EPERM, "Operation not permitted"))},
+    ],
+    ids=["it does not die", "it cannot be killed"],
+)
+def test_without_the_death_no_go_and_nothing_removed(parts: dict[str, Any]) -> None:
+    move, done = a_move(**parts)
+    error = ended(move)
+    assert isinstance(error, Undecided)
+    assert error.where == "the container is held on beta, restored but not running"
+    assert "process 7 on the source" in error.what
+    assert "recover 0123456789ab --on root@beta" in error.advice
+    assert "--source-is-dead" in error.advice
+    assert not {"Go", "remove_migrated"} & set(done)
+    assert move.state is State.KILLING
+
+
+def broken(error: Exception) -> Any:
+    return SimpleNamespace(take=failing(error))
+
+
+@pytest.mark.parametrize(
+    "parts",
+    [
+        {"frames": broken(OSError(errno.ENODEV, "No such device"))},
+        {"frames": broken(KeyError("a defect"))},
+        {
+            "progress___observer": Unfailing(
+                cast(
+                    Any,
+                    SimpleNamespace(
+                        state=failing(ValueError("closed")), note=failing(ValueError("x"))
+                    ),
+                )
+            ),
+        },
+        {"tidy__callback": failing(RuntimeError("can't start new thread"))},
+    ],
+    ids=["no frames", "frames defect", "observer", "links thread"],
+)
+def test_what_could_be_left_out_keeps_no_container_from_its_go(parts: dict[str, Any]) -> None:
+    parts = dict(parts)
+    frames = parts.pop("frames", None)
+    move, done = a_move(RESUMED, FINISHED, **parts)
+    assert ended(move, frames) is None
+    assert "Go" in done
+    assert move.state is State.DONE
+
+
+def test_a_dump_without_stamps_costs_the_report_its_downtime_and_nothing_else() -> None:
+    move, _ = a_move(RESUMED, FINISHED, dump__stamps=[])
+    assert ended(move) is None
+    assert any("could not be entered into the report" in note for note in move.report.notes)
+    assert move.report.times.downtime_us is None
+    assert move.state is State.DONE
+
+
+def network_of_one_interface(monkeypatch: pytest.MonkeyPatch) -> SourceNetwork:
+    interface = Interface(
+        name="eth0", mac="02:00:00:00:00:01", mtu=1500, addresses=(), host_name="veth1", bridge=None
+    )
+    network = Network(path="/run/netns/web", interfaces=(interface,), routes=())
+    monkeypatch.setattr(netns, "read", lambda _: network)
+    container: Any = SimpleNamespace(network_namespace=network.path, engine_network=True)
+    return SourceNetwork(container)
+
+
+def test_links_that_cannot_be_taken_down_are_noted(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also by an error that is not the network's: it came from a thread."""
+    for error, noted in (
+        (OSError(errno.EMFILE, "Too many open files"), True),
+        (NetworkError("gone"), False),
+    ):
+        monkeypatch.setattr(link, "set_link", failing(error))
+        move, _ = a_move(RESUMED, FINISHED)
+        move.source.network = network_of_one_interface(monkeypatch)
+        assert ended(move) is None
+        assert any("Too many open files" in note for note in move.report.notes) is noted
+
+
+def test_more_frames_than_a_message_carries_are_cut_not_refused() -> None:
+    frames = Frames([b"x" * (MAX_PAYLOAD - 10)], [b"y" * 20, b"z" * 10])
+    move, _ = a_move(RESUMED, FINISHED)
+    assert ended(move, frames) is None
+    assert [len(part) for part in move.target.agent.go_parts] == [MAX_PAYLOAD - 10, 10]
+
+
+def test_a_go_with_frames_that_cannot_be_sent_is_sent_without() -> None:
+    move, done = a_move(RESUMED, FINISHED)
+    move.target.agent.fails_to_ask = [FrameInvalid("over the bound")]
+    assert ended(move, Frames([b"x"])) is None
+    assert done.count("Go") == 1
+    assert move.target.agent.go_parts == []
+
+
+def test_a_link_that_was_lost_before_go_was_sent() -> None:
+    move, done = a_move()
+    move.target.agent.fails_to_ask = [AgentGone("it broke", "", None)]
+    error = ended(move)
+    assert isinstance(error, Undecided)
+    assert error.where == "the container is held on beta, restored but not running"
+    assert error.cause_kind == "AgentGone"
+    assert "remove_migrated" not in done
+    assert move.report.outcome == "refused"  # the coordinator enters the state
+    assert move.state is State.KILLED
+
+
+@pytest.mark.parametrize(
+    "unread", [AgentGone("timed out", "", None), ProtocolError("Done: 'stamps'"), KeyError("x")]
+)
+def test_an_answer_that_cannot_be_read_is_asked_for_again(unread: Exception) -> None:
+    """Requests are answered in order: who answers the next has obeyed GO."""
+    move, done = a_move(unread, protocol.Clock(monotonic_ns=1), FINISHED)
+    assert ended(move) is None
+    assert move.state is State.DONE
+    assert move.report.times.downtime_us is None
+    assert any("could not be read" in note for note in move.report.notes)
+    assert done.index("Go") < done.index("Ping") < done.index("remove_migrated")
+
+
+@pytest.mark.parametrize(
+    "unread", [AgentGone("timed out", "", None), ProtocolError("Done: 'stamps'"), KeyError("x")]
+)
+@pytest.mark.parametrize(
+    "again", [AgentGone("timed out", "", None), ProtocolError("Clock"), KeyError("x")]
+)
+def test_if_it_says_nothing_of_use_then_either_nothing_is_claimed(
+    unread: Exception, again: Exception
+) -> None:
+    move, done = a_move(unread, again)
+    error = ended(move)
+    assert isinstance(error, Undecided)
+    assert "or runs there by now" in error.where
+    assert error.cause_kind == type(unread).__name__
+    assert [what for what in done if what != "note"][-4:] == [
+        "bury",
+        "Logs",
+        "tidy",
+        "record_ended",
+    ]
+    assert "remove_migrated" not in done
+
+
+@pytest.mark.parametrize(
+    "answers",
+    [[AgentFailed("CriuFailed", "no luck", [])], [KeyError("x"), AgentFailed("K", "no luck", [])]],
+)
+def test_a_target_that_could_not_resume_it(answers: list[Exception]) -> None:
+    move, done = a_move(*answers)
+    error = ended(move)
+    assert isinstance(error, ResumeFailed)
+    assert "no luck" in error.what
+    assert "the source keeps the container, stopped" in error.where
+    assert "remove_migrated" not in done
+    assert move.state is State.KILLED
+
+
+def test_an_interruption_or_a_defect_in_between_is_undecided_and_not_a_traceback() -> None:
+    move, done = a_move(source__init__wait_dead=failing(MemoryError()))
+    error = ended(move)
+    assert isinstance(error, Undecided)
+    assert error.cause_kind == "MemoryError"
+    assert [what for what in done if what != "note"][-4:] == [
+        "bury",
+        "Logs",
+        "tidy",
+        "record_ended",
+    ]
+
+
+def test_stranded_twice_over_still_tells_the_first() -> None:
+    parts = {"source__init__wait_dead": lambda _: False, "dump__bury": failing(KeyError("x"))}
+    move, _ = a_move(AgentGone("it broke", "", None), **parts)
+    move.tidy.callback(failing(CommandFailed(["umount"], 32, "busy")))
+    error = ended(move)
+    assert isinstance(error, Undecided)
+    assert "is not dead yet" in error.what
+    notes = "\n".join(move.report.notes)
+    for words in (
+        "CRIU on the source was not ended: 'x'",
+        "logs could not be had: it broke",
+        "umount ended with status",
+    ):
+        assert words in notes

@@ -1,0 +1,173 @@
+"""migrate/leftovers.py: what killed runs left goes with the next one, and nothing that lives does."""
+
+from __future__ import annotations
+
+import os
+import socket
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from checkpoint.host import ram_directory, run
+from checkpoint.host.listener import Listener
+from migrate import leftovers
+from tests.unit.helpers.checkout import ROOT
+
+NAME, OTHER = "0123456789ab", "ba9876543210"
+#: Another process: it makes one, says so, and waits to be killed.
+OWNER = """
+import sys, time
+from pathlib import Path
+from checkpoint.host import ram_directory
+ram_directory.RUN = Path(sys.argv[1])
+with ram_directory.ram_directory(sys.argv[2], 1 << 20, print) as path:
+    (path / "pages").write_bytes(bytes(300_000))
+    print("ready", flush=True)
+    time.sleep(60)
+"""
+
+
+@pytest.fixture(autouse=True)
+def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    monkeypatch.setattr(ram_directory, "RUN", tmp_path / "run")
+    monkeypatch.setattr(leftovers, "OUTGOING_IMAGES", tmp_path / "outgoing")
+    monkeypatch.setattr(leftovers, "INCOMING_IMAGES", tmp_path / "images")
+    yield tmp_path
+    for path in sorted((tmp_path / "run").glob("*")):
+        subprocess.run(
+            ["umount", "--recursive", "--lazy", str(path)], check=False, capture_output=True
+        )
+
+
+def owner(here: Path, name: str) -> subprocess.Popen[str]:
+    argv = [sys.executable, "-c", OWNER, str(here / "run"), name]
+    started = subprocess.Popen(argv, cwd=ROOT, stdout=subprocess.PIPE, text=True)
+    assert started.stdout is not None
+    assert started.stdout.readline() == "ready\n"
+    return started
+
+
+def sweep() -> list[str]:
+    """What it tells."""
+    told: list[str] = []
+    leftovers.sweep(told.append)
+    return told
+
+
+def kill(process: subprocess.Popen[str]) -> None:
+    with process:
+        process.kill()
+
+
+def test_what_a_killed_run_left_goes(here: Path) -> None:
+    process = owner(here, NAME)
+    assert ram_directory.abandoned() == {}
+    kill(process)
+    assert ram_directory.abandoned() == {NAME: 300_000 // 4096 * 4096 + 4096}
+    (here / "run" / "something").mkdir()
+    said = sweep()
+    assert len(said) == 1
+    assert NAME in said[0]
+    assert sorted(path.name for path in (here / "run").iterdir()) == ["something"]
+    assert str(here) not in Path("/proc/mounts").read_text()
+
+
+def test_what_lives_stays(here: Path) -> None:
+    alive = owner(here, NAME)
+    kill(owner(here, OTHER))
+    sweep()
+    assert [path.name for path in (here / "run").iterdir()] == [NAME]
+    assert (here / "run" / NAME / "pages").exists()
+    kill(alive)
+
+
+def test_who_took_over_holds_it(here: Path) -> None:
+    """As the keeper does of an agent that was killed (checkpoint/memory/pager/keeper.py)."""
+    process = owner(here, NAME)
+    held = ram_directory.claim(here / "run" / NAME)
+    kill(process)
+    assert sweep() == []
+    os.close(held)
+    assert len(sweep()) == 1
+
+
+def test_what_is_in_use_stays_and_is_told_of(here: Path) -> None:
+    kill(owner(here, NAME))
+    with (here / "run" / NAME / "pages").open():
+        (said,) = sweep()
+    assert "cannot be removed" in said
+    assert (here / "run" / NAME / "pages").exists()
+
+
+def test_mounts_in_it_go_too(here: Path) -> None:
+    kill(owner(here, NAME))
+    inner = here / "run" / NAME / "inner"
+    inner.mkdir()
+    run.run(["mount", "-t", "tmpfs", "inner", str(inner)])
+    assert "was removed" in sweep()[0]
+    assert str(here) not in Path("/proc/mounts").read_text()
+
+
+def test_sockets_go_with_their_owner(here: Path) -> None:
+    alive = owner(here, NAME)
+    for name in (NAME, OTHER):
+        with socket.socket(socket.AF_UNIX) as listener:
+            listener.bind(str(here / "run" / f"{name}.control"))
+    sweep()
+    assert sorted(path.name for path in (here / "run").glob("*.control")) == [f"{NAME}.control"]
+    kill(alive)
+
+
+def test_killed_between_mkdir_and_mount(here: Path) -> None:
+    (here / "run" / NAME).mkdir(parents=True)
+    assert ram_directory.abandoned() == {NAME: 0}
+    sweep()
+    assert not (here / "run" / NAME).exists()
+
+
+def test_images_on_disk(here: Path) -> None:
+    """What was to be sent goes, what came stays as far as it is wanted, and nothing goes that somebody has."""
+    for name in ("outgoing/dead", "outgoing/live", *(f"images/{number}" for number in range(7))):
+        (here / name).mkdir(parents=True)
+        (here / name / "layer").touch()
+        stamp = int(name[-1]) if name[-1].isdigit() else 0
+        os.utime(here / name, ns=(stamp, stamp))
+    for name in ("0.tar", "6.tar", "gone.tar"):
+        (here / "images" / name).touch()
+    held = [ram_directory.claim(here / name) for name in ("outgoing/live", "images/0")]
+    assert sweep() == []
+    assert [path.name for path in (here / "outgoing").iterdir()] == ["live"]
+    assert sorted(path.name for path in (here / "images").iterdir()) == [
+        "0",
+        "0.tar",
+        "3",
+        "4",
+        "5",
+        "6",
+        "6.tar",
+    ]
+    for fd in held:
+        os.close(fd)
+
+
+def test_nothing_to_sweep(here: Path) -> None:
+    assert sweep() == []
+    assert ram_directory.abandoned() == {}
+    assert list(here.iterdir()) == []
+
+
+def test_a_socket_without_a_listener_goes(here: Path) -> None:
+    """One with a listener stays, though its move has no directory yet."""
+    (here / "run").mkdir()
+    dead, alive = here / "run" / f"{NAME}.trees", here / "run" / f"{OTHER}.trees"
+    with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as left:
+        left.bind(str(dead))
+    listener = Listener(alive, lambda connection: connection.close(), "test")
+    sweep()
+    assert [path.name for path in (here / "run").iterdir()] == [alive.name]
+    listener.close()
+    sweep()
+    assert list((here / "run").iterdir()) == []

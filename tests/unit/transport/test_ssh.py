@@ -1,0 +1,226 @@
+"""transport/ssh.py: a process on another host, over a real SSH connection within this process."""
+
+from __future__ import annotations
+
+import socket
+import threading
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from types import SimpleNamespace
+from typing import Any, cast
+
+import paramiko
+import pytest
+from paramiko.common import AUTH_SUCCESSFUL, OPEN_SUCCEEDED
+
+from tests.unit.transport.host_keys import Keys
+from transport import ssh
+from transport.destination import Destination
+from transport.endpoint import Endpoint
+from transport.errors import HostKeyChanged, HostKeyRefused, HostKeyUnknown, IncompleteFrame
+from transport.host_certificate import Certificate
+from transport.keepalive import Keepalive
+from transport.known_hosts import Known, key_type
+from transport.ssh import RemoteProcess
+
+LIMIT_S = 20.0
+
+
+class Server(paramiko.ServerInterface):
+    """Lets everybody in, and runs every command, of which a test is the program."""
+
+    def check_auth_none(self, username: str) -> int:
+        return AUTH_SUCCESSFUL
+
+    def check_channel_request(self, kind: str, chanid: int) -> int:
+        return OPEN_SUCCEEDED
+
+    def check_channel_exec_request(self, channel: paramiko.Channel, command: bytes) -> bool:
+        return True
+
+
+@pytest.fixture
+def ends() -> Iterator[tuple[RemoteProcess, paramiko.Channel]]:
+    """A process, and the other host's end of its channel."""
+    ours, theirs = socket.socketpair()
+    server, client = paramiko.Transport(theirs), paramiko.Transport(ours)
+    try:
+        server.add_server_key(paramiko.RSAKey.generate(2048))
+        server.start_server(threading.Event(), Server())
+        client.start_client(timeout=LIMIT_S)
+        client.auth_none("root")
+        channel = client.open_session(timeout=LIMIT_S)
+        channel.exec_command("agent")
+        accepted = server.accept(LIMIT_S)
+        assert accepted is not None
+        alive: Any = SimpleNamespace(silent_s=None)
+        yield RemoteProcess(channel, cast(Keepalive, alive)), accepted
+    finally:
+        client.close()
+        server.close()
+
+
+def test_patience_is_for_answers_and_not_for_what_is_said_besides(
+    ends: tuple[RemoteProcess, paramiko.Channel],
+) -> None:
+    process, theirs = ends
+    process.patience(0.01)
+    with pytest.raises(IncompleteFrame):
+        process.read(1)
+    later = threading.Timer(0.2, theirs.sendall_stderr, (b"late",))
+    later.start()
+    assert process.read_errors(16) == b"late"
+    later.join()
+    theirs.close()
+    assert process.read_errors(16) == b""
+
+
+def shown(blob: bytes) -> paramiko.PKey:
+    """A key as paramiko has it after the key exchange, whether it came in a certificate or not."""
+    kinds: dict[str, Callable[..., paramiko.PKey]] = {
+        "ssh-ed25519": paramiko.Ed25519Key,
+        "ssh-rsa": paramiko.RSAKey,
+        "ecdsa-sha2-nistp256": paramiko.ECDSAKey,
+    }
+    return kinds[key_type(blob).removesuffix("-cert-v01@openssh.com")](data=blob)
+
+
+BETA = Endpoint.of(Destination(name="beta"), {})
+
+
+def verify(blob: bytes, known: Known, endpoint: Endpoint = BETA) -> None:
+    ssh._verify(shown(blob), known, endpoint)
+
+
+def test_the_key_that_is_known(keys: Keys) -> None:
+    key = keys.key("host")
+    verify(key, Known(frozenset({keys.key("other"), key})))
+
+
+def test_another_key_of_the_kind(keys: Keys) -> None:
+    with pytest.raises(HostKeyChanged):
+        verify(keys.key("host"), Known(frozenset({keys.key("other")})))
+
+
+def test_a_key_of_another_kind(keys: Keys) -> None:
+    with pytest.raises(
+        HostKeyUnknown, match="type ecdsa-sha2-nistp256, and known_hosts has only its ssh-ed25519"
+    ):
+        verify(keys.key("host", "ecdsa"), Known(frozenset({keys.key("other")})))
+
+
+def test_a_revoked_key(keys: Keys) -> None:
+    """... though it is also listed as known."""
+    key = keys.key("host")
+    with pytest.raises(HostKeyRefused, match="revoked"):
+        verify(key, Known(frozenset({key}), frozenset(), frozenset({key})))
+
+
+@pytest.mark.parametrize("kind", ["ed25519", "ecdsa", "rsa"])
+def test_a_certificate(keys: Keys, kind: str) -> None:
+    certificate = keys.certificate("host", "authority", kind=kind)
+    known = Known(frozenset(), frozenset({keys.key("authority")}))
+    verify(certificate, known)
+    by_address = replace(BETA, certified_name="10.0.0.2", key_name="[10.0.0.2]:2222")
+    verify(certificate, known, by_address)
+    assert Certificate.parse(certificate).key == keys.key("host")
+
+
+@pytest.mark.parametrize(
+    ("options", "why"),
+    [
+        (["-V", "20200101:20200201"], "it has expired"),
+        (["-V", "20990101:20990201"], "it is not valid yet"),
+        (["-n", "gamma,bet?x"], r"it is for gamma, bet\?x"),
+    ],
+)
+def test_a_certificate_that_does_not_hold(keys: Keys, options: list[str], why: str) -> None:
+    certificate = keys.certificate("host", "authority", *options)
+    with pytest.raises(HostKeyRefused, match=why):
+        verify(certificate, Known(frozenset(), frozenset({keys.key("authority")})))
+
+
+def test_a_certificate_for_any_host_is_for_none(keys: Keys) -> None:
+    keys.certificate("host", "authority")
+    keys._run("-s", str(keys.directory / "authority"), "-I", "id", "-h", "host.pub")
+    certificate = keys.public(keys.directory / "host-cert.pub")
+    with pytest.raises(HostKeyRefused, match="it names no host"):
+        verify(certificate, Known(frozenset(), frozenset({keys.key("authority")})))
+
+
+def test_wildcards_of_a_certificate(keys: Keys) -> None:
+    verify(
+        keys.certificate("host", "ca", "-n", "b*"), Known(frozenset(), frozenset({keys.key("ca")}))
+    )
+
+
+def test_a_users_certificate_is_no_hosts(keys: Keys) -> None:
+    keys.key("host")
+    keys.key("authority")
+    keys._run("-s", str(keys.directory / "authority"), "-I", "id", "-n", "beta", "host.pub")
+    with pytest.raises(HostKeyRefused, match="it is a user's"):
+        verify(
+            keys.public(keys.directory / "host-cert.pub"),
+            Known(frozenset(), frozenset({keys.key("authority")})),
+        )
+
+
+def test_an_unknown_authority_leaves_the_key(keys: Keys) -> None:
+    """As ssh(1) does: the certificate is then no more than its key."""
+    certificate, key = keys.certificate("host", "mallory"), keys.key("host")
+    verify(certificate, Known(frozenset({key}), frozenset({keys.key("authority")})))
+    with pytest.raises(HostKeyUnknown, match="an authority, which did not certify it"):
+        verify(certificate, Known(frozenset(), frozenset({keys.key("authority")})))
+
+
+@pytest.mark.parametrize("revoked", ["host", "authority"])
+def test_a_certificate_with_something_revoked(keys: Keys, revoked: str) -> None:
+    certificate = keys.certificate("host", "authority")
+    known = Known(frozenset(), frozenset({keys.key("authority")}), frozenset({keys.key(revoked)}))
+    with pytest.raises(HostKeyRefused, match="revoked"):
+        verify(certificate, known)
+
+
+def test_every_byte_of_a_certificate_is_signed(keys: Keys) -> None:
+    """One byte changed: never taken for the host's. A key or an authority that is another is told so."""
+    certificate = keys.certificate("host", "authority")
+    known = Known(frozenset(), frozenset({keys.key("authority")}))
+    for at in range(len(certificate)):
+        changed = bytearray(certificate)
+        changed[at] ^= 1
+        try:
+            key = shown(bytes(changed))
+        except (KeyError, ValueError, paramiko.SSHException):
+            continue  # paramiko would have ended the key exchange
+        with pytest.raises((HostKeyRefused, HostKeyUnknown)):
+            ssh._verify(key, known, BETA)
+
+
+def test_only_some_algorithms_of_an_authority(keys: Keys) -> None:
+    certificate = keys.certificate("host", "authority")
+    known = Known(frozenset(), frozenset({keys.key("authority")}))
+    with pytest.raises(HostKeyRefused, match="signed by ssh-ed25519, which is not trusted"):
+        verify(certificate, known, replace(BETA, authority_algorithms=("rsa-sha2-512",)))
+
+
+def chosen(endpoint: Endpoint, known: Known) -> tuple[str, ...]:
+    import socket
+
+    ours, theirs = socket.socketpair()
+    with ours, theirs:
+        options = paramiko.Transport(ours).get_security_options()
+        ssh._choose_algorithms(options, endpoint, known)
+        return tuple(options.key_types)
+
+
+def test_kinds_that_are_known_come_first(keys: Keys) -> None:
+    plain = chosen(BETA, Known(frozenset({keys.key("rsa", "rsa")})))
+    assert set(plain[:2]) == {"rsa-sha2-512", "rsa-sha2-256"}
+    assert "ssh-rsa" not in plain
+    assert not any("cert" in name for name in plain)
+    assert chosen(BETA, Known(frozenset({keys.key("ecdsa", "ecdsa")})))[0] == "ecdsa-sha2-nistp256"
+    certified = chosen(
+        BETA, Known(frozenset({keys.key("rsa")}), frozenset({keys.key("authority")}))
+    )
+    assert certified[0].endswith("-cert-v01@openssh.com")
+    assert chosen(replace(BETA, algorithms=("ssh-ed25519", "sk-x")), Known()) == ("ssh-ed25519",)
