@@ -7,7 +7,6 @@ import json
 import os
 import signal
 import socket
-import struct
 import subprocess
 import sys
 import threading
@@ -24,124 +23,18 @@ from checkpoint.memory.pager.keeper import Keeper
 from checkpoint.memory.pager.pager import INTEGER, RESTORED, SOCKET, Pager
 from checkpoint.memory.ranges import Range
 from checkpoint.memory.store import PageStore
-from checkpoint.memory.tracking.write_protection import PAGE_SIZE, UFFDIO_API, UFFDIO_REGISTER
+from checkpoint.memory.tracking.write_protection import PAGE_SIZE
+from tests.unit.checkpoint.memory.pager.programs.layout import START, content
 from tests.unit.helpers.checkout import ROOT
 
+PROGRAMS = "tests.unit.checkpoint.memory.pager.programs"
 #: Turns what would hang into a failure.
 TIMEOUT_S = 20.0
 PID, OTHER_PID = 7, 8
-START, ELSEWHERE = 0x1000_0000_0000, 0x2000_0000_0000
 PAGES, MANY_PAGES = 300, (64 << 20) // PAGE_SIZE
 NEAR = AROUND_BYTES // PAGE_SIZE
 #: The content of page k is the number k + 1, as often as it fits; of a page without any, 0.
 EVERY = list(range(1, PAGES + 1))
-#: Does what it is told on its standard input, and answers with the value of `answer`.
-OBEDIENT = f"""
-import ctypes, fcntl, json, os, resource, signal, socket, struct, sys, threading
-PAGE, START, ELSEWHERE = {PAGE_SIZE}, {START}, {ELSEWHERE}
-channel = socket.socket(fileno=os.dup(0))
-os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
-def obey(channel):
-    while told := channel.recv(1 << 16):
-        globals()["answer"] = None
-        exec(told, globals())
-        channel.send(json.dumps(answer).encode())
-def content(page):
-    return struct.pack("=Q", page + 1) * (PAGE // 8)
-"""
-#: As CRIU leaves one: memory with nothing in it, and somebody else has the userfaultfd that watches it.
-TASK = (
-    OBEDIENT
-    + f"""
-API, REGISTER = {UFFDIO_API}, {UFFDIO_REGISTER}
-FORK, REMAP, REMOVE, UNMAP, MODE_MISSING = 1 << 1, 1 << 2, 1 << 3, 1 << 6, 1
-"""
-    + """
-libc = ctypes.CDLL(None, use_errno=True)
-word = ctypes.c_void_p
-libc.mmap.argtypes, libc.mmap.restype = [word, word, ctypes.c_int, ctypes.c_int, ctypes.c_int, word], word
-libc.mremap.argtypes, libc.mremap.restype = [word, word, word, ctypes.c_int, word], word
-libc.madvise.argtypes = libc.mprotect.argtypes = [word, word, ctypes.c_int]
-libc.munmap.argtypes, libc.memcpy.argtypes = [word, word], [word, word, word]
-def check(done):
-    if not done:
-        raise OSError(ctypes.get_errno(), os.strerror(ctypes.get_errno()))
-def map_at(start, pages):
-    check(libc.mmap(start, pages * PAGE, 3, 0x32, -1, 0) == start)
-def remap(old, new, pages, new_pages=None):
-    check(libc.mremap(old, pages * PAGE, (new_pages or pages) * PAGE, 3, new) == new)
-def dontneed(start, pages):
-    check(libc.madvise(start, pages * PAGE, 4) == 0)
-def unmap(start, pages):
-    check(libc.munmap(start, pages * PAGE) == 0)
-def protect(start, pages, protection):
-    check(libc.mprotect(start, pages * PAGE, protection) == 0)
-def read(address):
-    copy = ctypes.create_string_buffer(PAGE)
-    libc.memcpy(copy, address, PAGE)
-    return copy.raw
-def stamp(address):
-    page = read(address)
-    (first,) = struct.unpack_from("=Q", page)
-    return first if page == struct.pack("=Q", first) * (PAGE // 8) else -1
-def stamps(start, pages):
-    return [stamp(start + page * PAGE) for page in range(pages)]
-def present(start, pages):
-    with open("/proc/self/pagemap", "rb", 0) as pagemap:
-        pagemap.seek(start // PAGE * 8)
-        entries = struct.unpack(f"={pages}Q", pagemap.read(pages * 8))
-    return [page for page, entry in enumerate(entries) if entry >> 62]
-def fork():
-    global channel
-    ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-    if not os.fork():
-        ours.close()
-        channel.close()
-        channel = theirs
-        obey(channel)
-        os._exit(0)
-    theirs.close()
-    hand_over(ours.detach())
-def hand_over(descriptor):
-    socket.send_fds(channel, [b"-"], [descriptor])
-    os.close(descriptor)
-map_at(START, int(sys.argv[1]))
-uffd = libc.syscall(323, os.O_CLOEXEC | os.O_NONBLOCK)
-check(uffd >= 0)
-fcntl.ioctl(uffd, API, bytearray(struct.pack("3Q", 0xAA, FORK | REMAP | REMOVE | UNMAP, 0)))
-fcntl.ioctl(uffd, REGISTER, bytearray(struct.pack("4Q", START, int(sys.argv[1]) * PAGE, MODE_MISSING, 0)))
-hand_over(uffd)
-obey(channel)
-"""
-)
-#: A pager that can be killed. `dies` wraps a function: the pager dies in its n-th call, "before" or "after" it is made.
-PAGER = (
-    OBEDIENT
-    + """
-from pathlib import Path
-from checkpoint.memory.pager import keeper, pager as pager_module, uffd_copy
-from checkpoint.memory.store import PageStore
-directory, image, pages, descriptors = Path(sys.argv[1]), *map(int, sys.argv[2:])
-resource.setrlimit(resource.RLIMIT_NOFILE, (descriptors, resource.getrlimit(resource.RLIMIT_NOFILE)[1]))
-store = PageStore(directory.parent)
-store.put(image, START, memoryview(b"".join(map(content, range(pages)))))
-own = os.getpid()
-def dies(function, call, when):
-    def counted(*arguments):
-        nonlocal call
-        call -= os.getpid() == own
-        if call == 0 and when == "before":
-            os.kill(own, signal.SIGKILL)
-        result = function(*arguments)
-        if call == 0:
-            os.kill(own, signal.SIGKILL)
-        return result
-    return counted
-ranges = {image: [(START, START + pages * PAGE)]}
-pager = pager_module.Pager(directory, store, ranges, keeper.Keeper(directory.parent), print)
-obey(channel)
-"""
-)
 
 
 class Obedient:
@@ -212,9 +105,9 @@ class Memory(Obedient):
 class Process:
     """A python of its own."""
 
-    def __init__(self, code: str, *arguments: object) -> None:
+    def __init__(self, program: str, *arguments: object) -> None:
         self.channel, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-        argv = [sys.executable, "-c", code, *map(str, arguments)]
+        argv = [sys.executable, "-m", f"{PROGRAMS}.{program}", *map(str, arguments)]
         with theirs:
             self._process: subprocess.Popen[bytes] = subprocess.Popen(
                 argv, stdin=theirs.fileno(), cwd=ROOT, start_new_session=True
@@ -235,7 +128,7 @@ class Task(Memory):
     """With a mapping at START that is as CRIU leaves it."""
 
     def __init__(self, pages: int) -> None:
-        self.process = Process(TASK, pages)
+        self.process = Process("task", pages)
         super().__init__(self.process.channel, pages)
         self.uffd = self.descriptor()
 
@@ -248,7 +141,9 @@ class MortalPager(Obedient):
     """One in a process of its own, with a store of its own. It has that many descriptors at first."""
 
     def __init__(self, directory: Path, pages: int, descriptors: int) -> None:
-        self.process = Process(PAGER, directory, dst_id_of_process(PID), pages, descriptors)
+        self.process = Process(
+            "mortal_pager", directory, dst_id_of_process(PID), pages, descriptors
+        )
         super().__init__(self.process.channel)
         assert self.do("answer = 'ready'") == "ready"
 
@@ -374,10 +269,6 @@ class Target:
             in_time(pager.stop)
         with self.store:
             pass
-
-
-def content(page: int) -> bytes:
-    return struct.pack("=Q", page + 1) * (PAGE_SIZE // 8)
 
 
 def addresses(*pages: Range) -> list[Range]:

@@ -5,13 +5,12 @@ from __future__ import annotations
 import pytest
 
 from checkpoint.memory.tracking.write_protection import PAGE_SIZE
+from tests.unit.checkpoint.memory.pager.programs.layout import ELSEWHERE, START
 from tests.unit.checkpoint.memory.pager.tasks import (
-    ELSEWHERE,
     EVERY,
     OTHER_PID,
     PAGES,
     PID,
-    START,
     TIMEOUT_S,
     Target,
     addresses,

@@ -16,19 +16,17 @@ from checkpoint.memory.pager.keeper import MOST_FDS, Keeper
 from checkpoint.memory.pager.uffd_copy import Buffer
 from checkpoint.memory.store import PageStore
 from checkpoint.memory.tracking.write_protection import PAGE_SIZE
+from tests.unit.checkpoint.memory.pager.programs.layout import ELSEWHERE, START, content
 from tests.unit.checkpoint.memory.pager.tasks import (
-    ELSEWHERE,
     EVERY,
     MANY_PAGES,
     NEAR,
     PAGES,
     PID,
-    START,
     TIMEOUT_S,
     Target,
     addresses,
     children,
-    content,
     exit_code,
     near,
     soon,

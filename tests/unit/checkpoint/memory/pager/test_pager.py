@@ -13,18 +13,17 @@ from checkpoint.criu.page_server import dst_id_of_process
 from checkpoint.errors import ImageError
 from checkpoint.memory.pager.uffd_copy import Buffer, NotNow
 from checkpoint.memory.tracking.write_protection import PAGE_SIZE
+from tests.unit.checkpoint.memory.pager.programs.layout import START, content
 from tests.unit.checkpoint.memory.pager.tasks import (
     EVERY,
     OTHER_PID,
     PAGES,
     PID,
-    START,
     TIMEOUT_S,
     Restore,
     Target,
     addresses,
     children,
-    content,
     in_time,
     near,
     soon,
