@@ -6,6 +6,7 @@ import contextlib
 import json
 import subprocess
 import sys
+from pathlib import Path
 from typing import Any
 
 from checkpoint.memory import ranges
@@ -14,29 +15,14 @@ from checkpoint.memory.tracking.write_protection import PAGE_SIZE
 
 PAGES = 300
 
-#: Runs each line it is sent and answers with a line of JSON: the value of `answer`.
-CHILD = f"""
-import ctypes, json, mmap, os, select, struct, sys, threading, time
-libc = ctypes.CDLL(None, use_errno=True)
-buffer = mmap.mmap(-1, {PAGES * PAGE_SIZE}, mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
-address = ctypes.addressof(ctypes.c_char.from_buffer(buffer))
-def fill(page, value):
-    buffer[page * {PAGE_SIZE}:(page + 1) * {PAGE_SIZE}] = bytes([value]) * {PAGE_SIZE}
-for page in range({PAGES}):
-    fill(page, page % 250 + 1)
-print(json.dumps(address), flush=True)
-for line in sys.stdin:
-    answer = None
-    exec(json.loads(line))
-    print(json.dumps(answer), flush=True)
-"""
+PROGRAM = Path(__file__).parent / "programs/obedient.py"
 
 
 class Child:
     """A python that does what it is told; its buffer is known."""
 
     def __init__(self) -> None:
-        argv = [sys.executable, "-IS", "-c", CHILD]
+        argv = [sys.executable, "-IS", str(PROGRAM), str(PAGES), str(PAGE_SIZE)]
         self._process = subprocess.Popen(argv, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
         self.pid = self._process.pid
         self.address = self.answer()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -13,16 +14,7 @@ import pytest
 from checkpoint.engines.podman.incoming import IncomingPodmanContainer
 
 ID = "1f" * 32
-#: A podman that has no container, tells of its storage, and restores no more than a log.
-PODMAN = """#!/bin/sh
-case "$*" in
-*exists*) exit 1 ;;
-info*) echo '{{"store": {{"graphRoot": "{root}", "graphDriverName": "vfs"}}}}' ;;
-*) for word; do
-    case "$word" in --import=*) tar -xOf "${{word#*=}}" ctr.log > "{log}" ;; esac
-done ;;
-esac
-"""
+PROGRAM = Path(__file__).parent / "programs/podman"
 DESCRIPTION: dict[str, Any] = {
     "id": ID,
     "runtime": "crun",
@@ -38,10 +30,10 @@ def fake_podman(directory: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     path = directory / "graph/vfs-containers" / ID / "userdata/ctr.log"
     path.parent.mkdir(parents=True)
     (directory / "bin").mkdir()
-    program = directory / "bin/podman"
-    program.write_text(PODMAN.format(root=directory / "graph", log=path))
-    program.chmod(0o755)
-    monkeypatch.setenv("PATH", f"{program.parent}:{os.environ['PATH']}")
+    shutil.copy(PROGRAM, directory / "bin/podman")
+    monkeypatch.setenv("FAKE_PODMAN_ROOT", str(directory / "graph"))
+    monkeypatch.setenv("FAKE_PODMAN_LOG", str(path))
+    monkeypatch.setenv("PATH", f"{directory / 'bin'}:{os.environ['PATH']}")
     return path
 
 

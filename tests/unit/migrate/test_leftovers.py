@@ -17,17 +17,7 @@ from migrate import leftovers
 from tests.unit.helpers.checkout import ROOT
 
 NAME, OTHER = "0123456789ab", "ba9876543210"
-#: Another process: it makes one, says so, and waits to be killed.
-OWNER = """
-import sys, time
-from pathlib import Path
-from checkpoint.host import ram_directory
-ram_directory.RUN = Path(sys.argv[1])
-with ram_directory.ram_directory(sys.argv[2], 1 << 20, print) as path:
-    (path / "pages").write_bytes(bytes(300_000))
-    print("ready", flush=True)
-    time.sleep(60)
-"""
+OWNER = "tests.unit.migrate.programs.owner"
 
 
 @pytest.fixture(autouse=True)
@@ -43,7 +33,7 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
 
 
 def owner(here: Path, name: str) -> subprocess.Popen[str]:
-    argv = [sys.executable, "-c", OWNER, str(here / "run"), name]
+    argv = [sys.executable, "-m", OWNER, str(here / "run"), name]
     started = subprocess.Popen(argv, cwd=ROOT, stdout=subprocess.PIPE, text=True)
     assert started.stdout is not None
     assert started.stdout.readline() == "ready\n"

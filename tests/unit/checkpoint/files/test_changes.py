@@ -26,6 +26,8 @@ from checkpoint.files.changes import (
 )
 from checkpoint.files.rsync import PRESERVE
 
+MAPPER = Path(__file__).parent / "programs/mapper.py"
+
 
 @pytest.fixture
 def root(tmp_path: Path) -> Path:
@@ -226,15 +228,7 @@ def test_names_that_are_no_text(root: Path) -> None:
 def test_files_written_through_shared_mappings(tmp_path: Path) -> None:
     for name in ("shared one", "private", "read"):
         (tmp_path / name).write_bytes(bytes(4096))
-    code = """if True:
-        import mmap, os, sys
-        fds = [os.open(os.path.join(sys.argv[1], name), os.O_RDWR) for name in ("shared one", "private", "read")]
-        held = [mmap.mmap(fds[0], 4096), mmap.mmap(fds[1], 4096, mmap.MAP_PRIVATE),
-                mmap.mmap(fds[2], 4096, prot=mmap.PROT_READ)]
-        print(flush=True)
-        input()
-    """
-    argv = [sys.executable, "-IS", "-c", code, str(tmp_path)]
+    argv = [sys.executable, "-IS", str(MAPPER), str(tmp_path)]
     with subprocess.Popen(argv, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as child:
         assert child.stdout
         assert child.stdout.readline() == b"\n"

@@ -20,6 +20,8 @@ from checkpoint.files.enclose import KEPT_CAPABILITIES
 from checkpoint.files.enclosure import Gate, start_enclosed
 from checkpoint.host.ready import ready
 
+MOUNTER = Path(__file__).parent / "programs/mounter.py"
+
 
 @pytest.fixture
 def root(tmp_path: Path) -> Iterator[TreeRoot]:
@@ -147,15 +149,7 @@ def test_nothing_but_what_files_need_may_be_done(root: TreeRoot) -> None:
 def test_the_tree_of_another_mount_namespace(tmp_path: Path) -> None:
     """As a container's tmpfs is."""
     (tmp_path / "place").mkdir()
-    code = """if True:
-        import os, subprocess, sys
-        subprocess.run(["mount", "--make-rprivate", "/"], check=True)
-        subprocess.run(["mount", "-t", "tmpfs", "test", sys.argv[1]], check=True)
-        open(f"{sys.argv[1]}/inside", "w").close()
-        print("made", flush=True)
-        input()
-    """
-    argv = ["unshare", "--mount", sys.executable, "-IS", "-c", code, str(tmp_path / "place")]
+    argv = ["unshare", "--mount", sys.executable, "-IS", str(MOUNTER), str(tmp_path / "place")]
     with contextlib.ExitStack() as stack:
         holder = stack.enter_context(
             subprocess.Popen(argv, stdin=subprocess.PIPE, stdout=subprocess.PIPE)

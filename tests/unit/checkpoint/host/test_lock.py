@@ -19,18 +19,7 @@ from checkpoint.errors import ContainerLocked
 from checkpoint.host import lock
 from tests.unit.helpers.checkout import ROOT
 
-#: Holds the locks given, says so, and goes on until its standard input ends.
-HOLD = """
-import sys
-sys.path.insert(0, sys.argv[1])
-from pathlib import Path
-from checkpoint.host import lock
-lock.DIRECTORY = Path(sys.argv[2])
-with lock.locked(sys.argv[3:], lock.holder_text("migration 12ab", "alpha", "beta")):
-    print("held", flush=True)
-    sys.stdin.read()
-print("released", flush=True)
-"""
+HOLDER = "tests.unit.checkpoint.host.programs.holder"
 
 
 @pytest.fixture(autouse=True)
@@ -43,9 +32,9 @@ class Owner:
     """Another process that holds locks. Use as a context."""
 
     def __init__(self, directory: Path, *keys: str) -> None:
-        argv = [sys.executable, "-c", HOLD, str(ROOT), str(directory), *keys]
+        argv = [sys.executable, "-m", HOLDER, str(directory), *keys]
         self.process = subprocess.Popen(
-            argv, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+            argv, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, cwd=ROOT
         )
 
     def __enter__(self) -> Owner:

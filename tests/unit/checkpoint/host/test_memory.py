@@ -12,6 +12,8 @@ import pytest
 from checkpoint.host import memory
 from checkpoint.host.memory import available_bytes, use_of
 
+SHARER = Path(__file__).parent / "programs/sharer.py"
+
 
 def test_available_is_a_part_of_all_memory() -> None:
     total_kb = int(Path("/proc/meminfo").read_text().split("MemTotal:")[1].split()[0])
@@ -46,12 +48,8 @@ def test_resident_counts_a_process_and_its_private_memory() -> None:
 
 
 def test_what_a_fork_shares_is_restored_twice() -> None:
-    code = (
-        "import os\ndata = bytearray(b'x' * (32 << 20))\npid = os.fork()\n"
-        "if pid: print(pid, flush=True)\nos.read(0, 1)"
-    )
     with subprocess.Popen(
-        [sys.executable, "-IS", "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE
+        [sys.executable, "-IS", str(SHARER)], stdin=subprocess.PIPE, stdout=subprocess.PIPE
     ) as parent:
         assert parent.stdout
         child = int(parent.stdout.readline())

@@ -6,23 +6,13 @@ import os
 import signal
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
 from tests.unit.helpers.checkout import ROOT
 
-ABORTS = """
-import os, resource, sys
-from checkpoint.host import memory, own_process
-resource.setrlimit(resource.RLIMIT_CORE, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
-if sys.argv[1] == "kept":
-    own_process.keep_to_itself()
-if sys.argv[2] == "forked" and (pid := os.fork()):
-    os._exit(os.WCOREDUMP(os.waitpid(pid, 0)[1]) and 77)
-if sys.argv[2] == "executed":
-    os.execl(sys.executable, sys.executable, "-c", "import os; os.abort()")
-os.abort()
-"""
+PROGRAMS = Path(__file__).parent / "programs"
 
 
 @pytest.mark.parametrize(
@@ -37,7 +27,7 @@ os.abort()
 )
 def test_no_core(kept: str, how: str, dumps: bool) -> None:
     """Nor of what is forked; what is executed instead, an engine or what it restores, is as it would be."""
-    argv = [sys.executable, "-c", ABORTS, kept, how]
+    argv = [sys.executable, str(PROGRAMS / "aborts.py"), kept, how]
     pid = os.posix_spawn(sys.executable, argv, {**os.environ, "PYTHONPATH": str(ROOT)})
     _, status = os.waitpid(pid, 0)
     for core in ROOT.glob("core*"):
@@ -51,13 +41,7 @@ def test_no_core(kept: str, how: str, dumps: bool) -> None:
 
 def test_pages_are_locked() -> None:
     """And what is asked for is brought to hand all the same."""
-    code = (
-        "from checkpoint.host import memory, own_process; own_process.keep_to_itself(); "
-        "held = bytearray(1 << 20); print(open('/proc/self/status').read().split('VmLck:')[1].split()[0]); "
-        "import resource as r; before = r.getrusage(r.RUSAGE_SELF).ru_minflt; memory.bring_to_hand(64 << 20); "
-        "print(r.getrusage(r.RUSAGE_SELF).ru_minflt - before)"
-    )
-    argv = [sys.executable, "-c", code]
+    argv = [sys.executable, "-m", "tests.unit.checkpoint.host.programs.locked"]
     locked_kib, faults = subprocess.run(
         argv, cwd=ROOT, capture_output=True, text=True, check=True
     ).stdout.split()

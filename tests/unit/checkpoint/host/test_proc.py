@@ -25,26 +25,14 @@ from checkpoint.memory.tracking.write_protection import private_mappings
 HOSTILE = [b"a b", b"new\nline", b"back\\012slash", b"both\\012and\n", b"form\x0cfeed", b"return\r", b"\xff\xfe",
            "\u2028\x85 \u00a0".encode(), b" - tmpfs tmpfs rw", b"tab\tbed", b"hash#", b"end\\"]  # fmt: skip
 
-#: Maps the files that it is told shared and writable, calls itself as it is told, and waits.
-PROGRAM = """if True:
-    import ctypes, mmap, os, sys
-    name, *files = map(os.fsencode, sys.argv[1:])
-    held = []
-    for file in files:
-        fd = os.open(file, os.O_RDWR)
-        held.append(mmap.mmap(fd, 4096))
-        os.close(fd)
-    ctypes.CDLL(None).prctl(15, name, 0, 0, 0)
-    print(flush=True)
-    sys.stdin.read()
-"""
+PROGRAM = Path(__file__).parent / "programs/mapper.py"
 
 
 @contextlib.contextmanager
 def process(
     name: bytes = b"x", *files: Path, inside: tuple[str, ...] = ()
 ) -> Iterator[subprocess.Popen[bytes]]:
-    argv = [*inside, sys.executable, "-IS", "-c", PROGRAM, os.fsdecode(name), *map(str, files)]
+    argv = [*inside, sys.executable, "-IS", str(PROGRAM), os.fsdecode(name), *map(str, files)]
     with subprocess.Popen(argv, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as child:
         assert child.stdout
         assert child.stdout.readline() == b"\n"

@@ -23,18 +23,7 @@ from checkpoint.host.processes import (
 )
 from checkpoint.memory.tracking.tracker import virtual_pid
 
-#: Two children of its own; each says so by a line.
-FAMILY = """if True:
-    import os, sys, time
-    for _ in range(2):
-        r, w = os.pipe()
-        if not os.fork():
-            os.write(w, b"x")
-            while True: time.sleep(60)
-        os.read(r, 1)
-    print(flush=True)
-    while True: time.sleep(60)
-"""
+FAMILY = str(Path(__file__).parent / "programs/family.py")
 LONE = "import time; print(flush=True)\nwhile True: time.sleep(60)"
 
 
@@ -55,9 +44,9 @@ def children(pid: int) -> list[int]:
 
 
 @contextlib.contextmanager
-def namespace(code: str) -> Iterator[int]:
+def namespace(*argv: str) -> Iterator[int]:
     """The init of a pid namespace of its own."""
-    unshare = ("unshare", "--pid", "--fork", "--kill-child", sys.executable, "-IS", "-c", code)
+    unshare = ("unshare", "--pid", "--fork", "--kill-child", sys.executable, "-IS", *argv)
     with program(*unshare) as outer:
         (init,) = children(outer)
         yield init
@@ -73,7 +62,7 @@ def test_all_of_a_namespace_init_first() -> None:
 
 
 def test_in_our_own_namespace_only_descendants() -> None:
-    with program(sys.executable, "-IS", "-c", FAMILY) as init:
+    with program(sys.executable, "-IS", FAMILY) as init:
         found = in_pid_namespace_of(init)
         assert found[0] == init
         assert sorted(found) == sorted([init, *children(init)])

@@ -13,26 +13,12 @@ SHOWN = (
     r"a\r\nmigrate: done\x1b]0;title\x07\x1b[2J\x1b[1A"
     r"\x9b31m\x9d0;t\x9c\x08\x7f\x00\u202egnp\u2066\u2028\udcff[red]z"
 )
-PROGRAM = """
-import sys, time
-from migrate.cli import console
-from migrate.cli.progress import observer_for
-from migrate.decisions.state import State
-evil = sys.argv[1].encode().decode("unicode_escape")
-with observer_for(sys.stderr) as observer:
-    observer.phase("prepare")
-    time.sleep(0.5)
-    observer.note(evil)
-    observer.state(State.ARMED)
-    time.sleep(0.5)
-console.say(evil)
-console.put(evil)
-"""
+PROGRAM = "tests.unit.migrate.cli.programs.hostile_text"
 
 
 def run_in_terminal(terminal: bool) -> bytes:
     """What the program's output and errors are, on a terminal or in a pipe."""
-    argv = [sys.executable, "-c", PROGRAM, SHOWN]
+    argv = [sys.executable, "-m", PROGRAM, SHOWN]
     env = {**os.environ, "COLUMNS": "500", "TERM": "xterm-256color", "PYTHONIOENCODING": "utf-8"}
     if not terminal:
         return subprocess.run(

@@ -8,28 +8,22 @@ import sys
 
 import pytest
 
-#: Ctrl-C comes when a module is looked for.
-LOADED = """
-import os, signal, sys
-class Finder:
-    def find_spec(name, path=None, target=None):
-        if name == "migrate.cli.{module}":
-            os.kill(os.getpid(), signal.SIGINT)
-sys.meta_path.insert(0, Finder)
-{before}
-from migrate.cli.entry import {program}
-sys.argv = ["{program}", "--version"]
-sys.exit({program}())
-"""
+from tests.unit.helpers.checkout import ROOT
+
+PROGRAM = "tests.unit.migrate.cli.programs.interrupted_load"
 
 
 @pytest.mark.parametrize(("program", "module"), [("migrate", "move"), ("migratectl", "ctl")])
 @pytest.mark.parametrize("ignored", [False, True])
 def test_ctrl_c_before_it_is_loaded(program: str, module: str, ignored: bool) -> None:
-    before = "signal.signal(signal.SIGINT, signal.SIG_IGN)" if ignored else ""
-    text = LOADED.format(program=program, module=module, before=before)
+    words = [program, module, "ignored" if ignored else ""]
     done = subprocess.run(
-        [sys.executable, "-c", text], capture_output=True, text=True, timeout=60, check=False
+        [sys.executable, "-m", PROGRAM, *words],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
     )
     assert done.stderr == ""
     assert done.returncode == (0 if ignored else -signal.SIGINT)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import shutil
 import signal
 import socket
 import subprocess
@@ -23,12 +24,9 @@ from checkpoint.host.ready import ready
 from tests.rig import until
 
 Program = Callable[..., subprocess.CompletedProcess[bytes]]
+#: The exit status of the runc that is not the real one.
 STATUS = 7
-#: Prints its words, each ended by a zero.
-RUNC = f"""#!/bin/sh
-[ $# -eq 0 ] || printf '%s\\0' "$@"
-exit {STATUS}
-"""
+PROGRAMS = Path(__file__).parent / "programs"
 #: As containerd's shim calls it.
 GLOBAL = [
     "--root",
@@ -45,8 +43,7 @@ def program(tmp_path: Path) -> Program:
     """Runs it, with another `runc` and its sockets in `sockets`."""
     runc = tmp_path / "bin/runc"
     runc.parent.mkdir()
-    runc.write_text(RUNC)
-    runc.chmod(0o755)
+    shutil.copy(PROGRAMS / "runc", runc)
     (tmp_path / "sockets").mkdir()
     source = Path(oci_wrapper.__file__).read_text()
     for constant, name in ((oci_wrapper.DIRECTORY, "sockets"), (oci_wrapper.CGROUPS, "cgroups")):
@@ -172,14 +169,6 @@ def test_a_start_that_fails(program: Program, tmp_path: Path, answer: bytes, sai
 
 # --- a container that arrives --------------------------------------------------------------------------------
 
-#: Restores no container, and a program in its place.
-RESTORING = """#!/bin/sh
-while [ $# -gt 0 ]; do [ "$1" = --pid-file ] && file=$2; shift; done
-sleep 60 > /dev/null 2>&1 &
-echo $! > "$file.new"
-mv "$file.new" "$file"
-"""
-
 
 @pytest.fixture
 def arrival(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[IncomingDockerContainer]:
@@ -227,7 +216,7 @@ def descriptors() -> set[str]:
 
 def test_a_container_that_arrives(program: Program, arrival: object, tmp_path: Path) -> None:
     before = descriptors()
-    (tmp_path / "bin/runc").write_text(RESTORING)
+    shutil.copy(PROGRAMS / "restoring-runc", tmp_path / "bin/runc")
     stands = os.pidfd_open(created(tmp_path))
     try:
         assert program("start", "box").returncode == 0

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import signal
 import threading
@@ -24,35 +25,17 @@ LIMIT_S = 20.0
 HELD_S = 2 * inject.STOP_TIMEOUT_S
 ROOT = Path("/sys/fs/cgroup")
 
-#: The injector, which does something before its first ptrace call of a kind.
-ALTERED = """
-import importlib.util, os, signal, sys, time
-spec = importlib.util.spec_from_file_location("inject", {real!r})
-inject = importlib.util.module_from_spec(spec)
-spec.loader.exec_module(inject)
-plain, done = inject.ptrace, []
-def wait_traced(pid):
-    while open(f"/proc/{{pid}}/stat").read().rpartition(")")[2].split()[0] != "t":
-        time.sleep(0.001)
-def altered(request, tid, address=0, data=0):
-    if request == inject.{request} and not done:
-        done.append(request)
-        pid = tid
-        {action}
-    return plain(request, tid, address, data)
-inject.ptrace = altered
-inject.main()
-"""
+PROGRAM = Path(__file__).parent / "programs/altered_injector.py"
 
 
 @pytest.fixture
-def before(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str, str], None]:
+def before(monkeypatch: pytest.MonkeyPatch) -> Callable[[str, str], None]:
     """Have the injector run a line of code before its first ptrace call of a kind."""
 
     def alter(request: str, action: str) -> None:
-        path = tmp_path / "altered.py"
-        path.write_text(ALTERED.format(real=inject.__file__, request=request, action=action))
-        monkeypatch.setattr(inject, "__file__", str(path))
+        told = json.dumps({"request": request, "action": action})
+        monkeypatch.setenv("ALTERED_INJECTOR", told)
+        monkeypatch.setattr(inject, "__file__", str(PROGRAM))
 
     return alter
 

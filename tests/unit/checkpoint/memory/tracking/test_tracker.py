@@ -236,61 +236,27 @@ def test_a_process_that_ended_cannot_be_tracked(child: Child) -> None:
     assert open_fds("self") == fds
 
 
-#: Calls that wait, straight to libc where python would hide a wrong result by asking again.
-#: (result that is right, code of one call, milliseconds it may not fall short of)
-WAITS = {
-    "time.sleep": ("None", "time.sleep(0.01)", 10),
-    "nanosleep": ("0", "libc.nanosleep(struct.pack('qq', 0, 10_000_000), None)", 10),
-    "select": ("0", "libc.select(0, None, None, None, struct.pack('qq', 0, 10_000))", 10),
-    "poll": ("0", "libc.poll(None, 0, 10)", 10),
-    "epoll": ("[]", "epoll.poll(0.01)", 10),
-    "pipe read": ("1", "libc.read(r, ctypes.create_string_buffer(1), 1)", 0),
-    "waitpid": ("True", "libc.waitpid(*sleeper()) > 0", 0),
-    "lock": ("False", "lock.acquire(timeout=0.01)", 10),
+#: Calls that wait (programs/waiting.py), with the right result of each, and the milliseconds that a
+#: call may not fall short of.
+WAITS: dict[str, tuple[object, int]] = {
+    "time.sleep": (None, 10),
+    "nanosleep": (0, 10),
+    "select": (0, 10),
+    "poll": (0, 10),
+    "epoll": ([], 10),
+    "pipe read": (1, 0),
+    "waitpid": (True, 0),
+    "lock": (False, 10),
 }
-LOOP = """
-epoll = select.epoll()
-lock = threading.Lock()
-lock.acquire()
-r, w = os.pipe()
-if {name!r} == "pipe read" and not os.fork():
-    os.close(r)
-    try:
-        while True:
-            time.sleep(0.005)
-            os.write(w, b"x")
-    except OSError:
-        os._exit(0)
-os.close(w)
-def sleeper():
-    pid = os.fork()
-    if not pid:
-        time.sleep(0.005)
-        os._exit(0)
-    return pid, None, 0
-import signal
-signal.signal(signal.SIGPIPE, signal.SIG_IGN)
-signal.signal(signal.SIGUSR1, lambda *_: stop.append(1))
-stop, count, early, wrong = [], 0, 0, []
-print("1", flush=True)
-while not stop:
-    before = time.monotonic_ns()
-    result = {call}
-    took = time.monotonic_ns() - before
-    if stop:
-        break
-    count += 1
-    early += took < {least_ms} * 1_000_000
-    if result != {right}:
-        wrong.append((result, ctypes.get_errno()))
-answer = dict(count=count, early=early, wrong=wrong)
-"""
+WAITING = Path(__file__).parent / "programs/waiting.py"
 
 
 @pytest.mark.parametrize("name", WAITS)
 def test_a_waiting_call_does_not_notice(child: Child, name: str) -> None:
-    right, call, least_ms = WAITS[name]
-    assert child.do(LOOP.format(name=name, right=right, call=call, least_ms=least_ms)) == 1
+    right, least_ms = WAITS[name]
+    child.do(WAITING.read_text())
+    child.send(f"answer = wait_again_and_again({name!r}, {right!r}, {least_ms})")
+    assert child.answer() == 1
     for _ in range(ATTACHMENTS):
         with tracked(child.pid):
             pass
