@@ -55,12 +55,13 @@ def kerndat_with_tracking() -> bytes | None:
         return None
     for offset in (offset for offset in OFFSETS if offset < len(found)):
         changed = found[:offset] + b"\1" + found[offset + 1 :]
-        if not found[offset] and _is_taken_for_tracking(changed):
+        if not found[offset] and is_taken_for_tracking(changed):
             return changed
     return None
 
 
-def _is_taken_for_tracking(kerndat: bytes) -> bool:
+def is_taken_for_tracking(kerndat: bytes) -> bool:
+    """Return whether CRIU takes the kernel for one that tracks soft-dirty pages by this file."""
     with tempfile.TemporaryDirectory(prefix="migrate-") as name:
         env = install_shim(Path(name), kerndat)
         # The shim is started by its interpreter: the directory may be mounted noexec.

@@ -112,7 +112,7 @@ def _recover(arguments: argparse.Namespace) -> int:
             _check_root()
             answer = control.ask(control.control_path(arguments.id), word)
         else:
-            answer = _ask_on(arguments.on, arguments.id, word)
+            answer = ask_on(arguments.on, arguments.id, word)
     except OSError as error:
         advice = (
             "look for the container with the engine there"
@@ -128,7 +128,7 @@ def _recover(arguments: argparse.Namespace) -> int:
     return 0 if answer.outcome is control.Outcome.OK else CTL_CODES["NotRecovered"]
 
 
-def _ask_on(host: str, migration_id: str, word: str) -> control.Reply:
+def ask_on(host: str, migration_id: str, word: str) -> control.Reply:
     """Send a word to the agent of a migration on another host by SSH, and return its reply.
 
     That host needs only python3. Raises BadRequest for a host that cannot be parsed, Refused for

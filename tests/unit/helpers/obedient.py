@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from checkpoint.host.ready import ready
 from checkpoint.memory import ranges
 from checkpoint.memory.ranges import Range
 from checkpoint.memory.tracking.write_protection import PAGE_SIZE
@@ -30,6 +31,11 @@ class Child:
     def answer(self) -> Any:
         assert self._process.stdout
         return json.loads(self._process.stdout.readline())
+
+    def is_ready(self, timeout_s: float) -> bool:
+        """Return whether an answer comes within `timeout_s` seconds."""
+        assert self._process.stdout
+        return bool(ready(self._process.stdout.fileno(), timeout_s=timeout_s))
 
     def send(self, code: str) -> None:
         assert self._process.stdin

@@ -19,7 +19,7 @@ class Keys:
         """A key of that name, made the first time; its public half."""
         path = self.directory / name
         if not path.exists():
-            self._run("-t", kind, "-N", "", "-C", name, "-f", str(path))
+            self.run("-t", kind, "-N", "", "-C", name, "-f", str(path))
         return self.public(path.with_suffix(".pub"))
 
     def certificate(self, name: str, authority: str, *options: str, kind: str = "ed25519") -> bytes:
@@ -27,7 +27,7 @@ class Keys:
         self.key(name, kind)
         self.key(authority)
         principals = () if "-n" in options else ("-n", "beta,10.0.0.2")
-        self._run(
+        self.run(
             "-s",
             str(self.directory / authority),
             "-I",
@@ -42,7 +42,7 @@ class Keys:
     def public(self, path: Path) -> bytes:
         return base64.b64decode(path.read_text().split()[1])
 
-    def _run(self, *options: str) -> None:
+    def run(self, *options: str) -> None:
         subprocess.run(
             ["ssh-keygen", "-q", *options], cwd=self.directory, check=True, capture_output=True
         )

@@ -142,7 +142,7 @@ def test_a_certificate_that_does_not_hold(keys: Keys, options: list[str], why: s
 
 def test_a_certificate_for_any_host_is_for_none(keys: Keys) -> None:
     keys.certificate("host", "authority")
-    keys._run("-s", str(keys.directory / "authority"), "-I", "id", "-h", "host.pub")
+    keys.run("-s", str(keys.directory / "authority"), "-I", "id", "-h", "host.pub")
     certificate = keys.public(keys.directory / "host-cert.pub")
     with pytest.raises(HostKeyRefused, match="it names no host"):
         verify(certificate, Known(frozenset(), frozenset({keys.key("authority")})))
@@ -157,7 +157,7 @@ def test_wildcards_of_a_certificate(keys: Keys) -> None:
 def test_a_users_certificate_is_no_hosts(keys: Keys) -> None:
     keys.key("host")
     keys.key("authority")
-    keys._run("-s", str(keys.directory / "authority"), "-I", "id", "-n", "beta", "host.pub")
+    keys.run("-s", str(keys.directory / "authority"), "-I", "id", "-n", "beta", "host.pub")
     with pytest.raises(HostKeyRefused, match="it is a user's"):
         verify(
             keys.public(keys.directory / "host-cert.pub"),

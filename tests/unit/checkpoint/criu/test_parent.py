@@ -39,7 +39,7 @@ def criu(
     cache.write_bytes(KERNDAT)
     monkeypatch.setattr(parent, "KERNDAT", str(cache))
     monkeypatch.setattr(features, "has", lambda _: tracks)
-    monkeypatch.setattr(parent, "_is_taken_for_tracking", taken)
+    monkeypatch.setattr(parent, "is_taken_for_tracking", taken)
     return shown
 
 

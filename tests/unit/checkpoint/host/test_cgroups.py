@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from checkpoint.host import cgroups
+from checkpoint.host import cgroups, proc
 
 PID = 4321
 
@@ -122,7 +122,8 @@ def test_one_file(tmp_path: Path, name: str, text: str, expected: int | str | No
 @pytest.fixture
 def hierarchy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """Directories are what a hierarchy is made of."""
-    monkeypatch.setattr(cgroups, "_mounts", lambda kind, _: [tmp_path] if kind == "cgroup2" else [])
+    mount = proc.Mount(1, "0:1", "/", str(tmp_path), (), "cgroup2", "rw")
+    monkeypatch.setattr(proc, "mounts", lambda _: [mount])
     return tmp_path
 
 

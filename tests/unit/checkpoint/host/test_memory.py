@@ -11,6 +11,7 @@ import pytest
 
 from checkpoint.host import memory
 from checkpoint.host.memory import available_bytes, use_of
+from tests.unit.checkpoint.host.proc_files import show_in_proc
 
 SHARER = Path(__file__).parent / "programs/sharer.py"
 
@@ -66,23 +67,25 @@ def test_processes_that_are_gone_count_nothing() -> None:
 
 
 def test_processes_forked_while_others_were_measured_are_measured_too(
-    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """What a child that was not listed shares would be missing in its parent's share of it."""
-    pss = {1: {"Pss": 50}, 2: {"Pss": 30}, 3: {"Pss": 20}}
-    monkeypatch.setattr(memory, "_rollups", lambda pids: [pss[pid] for pid in pids])
+    shares_kib = {1: 50, 2: 30, 3: 20}
+    rollups = {f"{pid}/smaps_rollup": f"Pss: {size} kB" for pid, size in shares_kib.items()}
+    show_in_proc(monkeypatch, tmp_path, rollups)
     looks = iter([[1], [1, 2], [1, 2, 3], [1, 3]])
-    assert use_of(lambda: next(looks)).resident_bytes == 100
+    assert use_of(lambda: next(looks)).resident_bytes == 100 << 10
 
 
 def test_a_container_that_forks_all_the_time_is_measured_in_the_end(
-    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(memory, "_rollups", lambda pids: [{"Pss": 1} for _ in pids])
+    rollups = {f"{pid}/smaps_rollup": "Pss: 1 kB" for pid in range(100)}
+    show_in_proc(monkeypatch, tmp_path, rollups)
     listed: list[int] = []
 
     def fork() -> list[int]:
         listed.append(len(listed))
         return list(listed)
 
-    assert use_of(fork).resident_bytes == memory.MOST_LOOKS
+    assert use_of(fork).resident_bytes == memory.MOST_LOOKS << 10

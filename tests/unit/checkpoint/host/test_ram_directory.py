@@ -11,6 +11,7 @@ import pytest
 
 from checkpoint.errors import CommandFailed
 from checkpoint.host import ram_directory, run
+from tests.unit.checkpoint.host.proc_files import show_in_proc
 
 NAME, OTHER = "0123456789ab", "ba9876543210"
 
@@ -62,7 +63,9 @@ def test_a_kernel_that_cannot(here: Path, monkeypatch: pytest.MonkeyPatch, swaps
         return run.run(argv)
 
     monkeypatch.setattr(ram_directory, "run", without_noswap)
-    monkeypatch.setattr(ram_directory, "_swaps", lambda: swaps)
+    heading = "Filename Type Size Used Priority\n"
+    swap = "/dev/sda2 partition 1 0 -2\n"
+    show_in_proc(monkeypatch, here / "proc", {"swaps": heading + swap * swaps})
     told: list[str] = []
     with ram_directory.ram_directory(NAME, 1 << 20, told.append) as path:
         assert os.path.ismount(path)

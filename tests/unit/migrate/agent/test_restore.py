@@ -7,6 +7,7 @@ import errno
 import os
 import socket
 import threading
+from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -14,10 +15,12 @@ from typing import Any
 import pytest
 
 from checkpoint.criu.page_server import PAGE_SIZE, dst_id_of_process
-from checkpoint.errors import ImageError
+from checkpoint.criu.roles import MAKING_TASKS, Edits, RestoreRole
+from checkpoint.errors import ConversationLost, ImageError
 from checkpoint.memory.pager.keeper import Keeper
 from checkpoint.memory.pager.pager import INTEGER, SOCKET
 from checkpoint.memory.store import PageStore
+from migrate.agent import restore
 from migrate.agent.restore import ArmedRestore
 from migrate.limits import Limits
 from migrate.wire import protocol
@@ -31,8 +34,23 @@ def no_more_descriptors(_: str) -> int:
     raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
 
 
-def restore_in(directory: Path, store: PageStore) -> ArmedRestore:
-    """One whose request is held; one task has a page in the store."""
+@pytest.fixture
+def keeper(tmp_path: Path) -> Iterator[Keeper]:
+    keeper = Keeper(tmp_path)
+    yield keeper
+    keeper.release()
+
+
+@pytest.fixture
+def role(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> RestoreRole:
+    """Return the role of the restore that the test makes."""
+    role = RestoreRole(Edits(nftables=True, one_cgroup=True), tmp_path / "images")
+    monkeypatch.setattr(restore, "RestoreRole", lambda *_: role)
+    return role
+
+
+def restore_in(directory: Path, store: PageStore, keeper: Keeper) -> ArmedRestore:
+    """Return a restore of one task, which has one page in the store; its request is held."""
     store.put(dst_id_of_process(PID), START, memoryview(bytes(PAGE_SIZE)))
     received: Any = SimpleNamespace(
         tmpfs=SimpleNamespace(external_mounts=tuple),
@@ -43,49 +61,51 @@ def restore_in(directory: Path, store: PageStore) -> ArmedRestore:
         prove=lambda *_: (b"", 1),
     )
     received.images.mkdir()
-    prepared: Any = SimpleNamespace(received=received, keeper=Keeper(directory))
+    prepared: Any = SimpleNamespace(received=received, keeper=keeper)
     return ArmedRestore(prepared, ARM, Limits(restore_s=20.0), print)
 
 
-def restores(restore: ArmedRestore, images: Path, *, and_dies: bool) -> None:
-    """What CRIU does: it makes the tasks once its request is released, and finds nothing wrong.
+def criu_restores(role: RestoreRole, images: Path, *, pager_fails: bool) -> None:
+    """Do what CRIU does: make the tasks once its request is released, and find nothing wrong.
 
-    With `and_dies` the pager fails, and tasks wait for their pages: CRIU does not go on.
+    With `pager_fails` CRIU does not go on, because tasks wait for their pages.
     """
-    restore._role.request_gate.arrive()
+    role.request_gate.arrive()
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as pages:
         pages.connect(str(images / SOCKET))
         pages.send(INTEGER.pack(-1))
-        assert restore._pager is not None
-        if and_dies:
-            with pytest.raises(ImageError):
-                restore._pager.wait(20)
-        restore._role._making_tasks.set()
-        if not and_dies:
-            restore._role.done_gate.arrive()
+        if pager_fails:
+            with pytest.raises(ConversationLost):
+                role.done_gate.wait_reached(20)
+        role.notify(MAKING_TASKS, 0)
+        role.went_on()
+        if not pager_fails:
+            role.done_gate.arrive()
 
 
 @pytest.mark.parametrize("hands_over", [True, False])
 def test_a_pager_that_failed_meanwhile(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, hands_over: bool
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    keeper: Keeper,
+    role: RestoreRole,
+    hands_over: bool,
 ) -> None:
     """A pager whose keeper cannot follow it gives up, and tasks would wait for their pages for ever."""
     with contextlib.ExitStack() as undo:
-        store = undo.enter_context(PageStore(tmp_path))
-        restore = restore_in(tmp_path, store)
-        undo.callback(restore._prepared.keeper.release)
+        armed = restore_in(tmp_path, undo.enter_context(PageStore(tmp_path)), keeper)
         if not hands_over:
             monkeypatch.setattr(os, "memfd_create", no_more_descriptors)
         criu = threading.Thread(
-            target=restores,
-            args=(restore, tmp_path / "images"),
-            kwargs={"and_dies": not hands_over},
+            target=criu_restores,
+            args=(role, tmp_path / "images"),
+            kwargs={"pager_fails": not hands_over},
         )
         undo.callback(criu.join)
-        undo.callback(restore._role.refuse)
+        undo.callback(role.refuse)
         criu.start()
         if hands_over:
-            assert restore.hold(RESTORE, undo).pages == 1
+            assert armed.hold(RESTORE, undo).pages == 1
         else:
             with pytest.raises(ImageError, match=r"memory was not in place: .*Too many open files"):
-                restore.hold(RESTORE, undo)
+                armed.hold(RESTORE, undo)

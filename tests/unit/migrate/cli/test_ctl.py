@@ -36,7 +36,7 @@ def test_another_user_is_told_to_be_root(
 def test_another_host_is_asked_by_whoever_may_log_in_there(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("os.geteuid", lambda: 1000)
     monkeypatch.setattr(
-        ctl, "_ask_on", lambda *_: control.Reply(outcome=control.Outcome.OK, text="it is held")
+        ctl, "ask_on", lambda *_: control.Reply(outcome=control.Outcome.OK, text="it is held")
     )
     assert ctl.main(["recover", "0123456789ab", "--on", "beta"]) == 0
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import subprocess
-import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -62,8 +61,6 @@ class Scene:
         self.receiver = PageReceiver(self.path, channels, self._put, patience_s)
         self.receiver.__enter__()
         self.streams = [Stream(self.path) for _ in range(channels)]
-        while len(self.receiver._plugs) < channels:
-            time.sleep(0.001)
 
     def _put(self, message: protocol.Pages, extents: Iterator[Extent]) -> None:
         self.taken += [

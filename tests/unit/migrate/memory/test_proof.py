@@ -5,14 +5,17 @@ from __future__ import annotations
 import ctypes
 import mmap
 import os
+import threading
 from collections.abc import Iterator
 
 import pytest
 
 from checkpoint.criu.page_server import dst_id_of_process
 from checkpoint.memory import proof
+from checkpoint.memory.frozen import FrozenMemory
 from checkpoint.memory.tracking.write_protection import PAGE_SIZE
 from migrate.errors import MemoryDiffers
+from migrate.memory import proof as source_proof
 from migrate.memory.proof import MemoryProof
 from migrate.wire import protocol
 
@@ -78,12 +81,21 @@ def test_of_a_wrong_byte_is_told_where_it_is(memory: mmap.mmap) -> None:
     assert "by now" not in str(raised.value)
 
 
-def test_a_page_that_changes_on_the_source_is_told_apart(memory: mmap.mmap) -> None:
+def test_a_page_that_changes_on_the_source_is_told_apart(
+    memory: mmap.mmap, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    digested = threading.Event()
+
+    class Watched(FrozenMemory):
+        def __exit__(self, *how: object) -> None:
+            super().__exit__(*how)
+            digested.set()
+
+    monkeypatch.setattr(source_proof, "FrozenMemory", Watched)
     proven, _ = made(memory)
     with proven, pytest.raises(MemoryDiffers, match="is another one on the source by now"):
         proven.begin()
-        assert proven._made is not None
-        proven._made.result()
+        assert digested.wait(30)
         memory[7] ^= 1
         proven.compare(held(memory[:]))
 

@@ -76,7 +76,7 @@ class Frames:
         return fitting(self._frames)
 
 
-def a_move(*answers: Any, **parts: Any) -> tuple[Any, list[str]]:
+def a_move(*answers: Any, observer: Any = None, **parts: Any) -> tuple[Any, list[str]]:
     """A move that holds a restored container, and what is done, in order. `parts` replace attributes of fakes."""
     done: list[str] = []
 
@@ -94,7 +94,7 @@ def a_move(*answers: Any, **parts: Any) -> tuple[Any, list[str]]:
     engine = SimpleNamespace(
         remove_migrated=does("remove_migrated"), record_ended=does("record_ended")
     )
-    observer = SimpleNamespace(
+    observer = observer or SimpleNamespace(
         state=lambda state: done.append(state.value), note=does("note"), sent=does("sent")
     )
     progress = Progress(Report.begin("web", "beta"), Unfailing(observer))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import errno
 from types import SimpleNamespace
-from typing import Any, cast
+from typing import Any
 
 import pytest
 
@@ -14,7 +14,6 @@ from checkpoint.network.model import Interface, Network
 from migrate.decisions.state import State
 from migrate.errors import AgentFailed, AgentGone, ResumeFailed, Undecided
 from migrate.network.source import SourceNetwork
-from migrate.observer import Unfailing
 from migrate.wire import protocol
 from migrate.wire.message import ProtocolError
 from tests.unit.migrate.phases.held_move import FINISHED, RESUMED, Frames, a_move, ended, failing
@@ -61,14 +60,9 @@ def broken(error: Exception) -> Any:
         {"frames": broken(OSError(errno.ENODEV, "No such device"))},
         {"frames": broken(KeyError("a defect"))},
         {
-            "progress___observer": Unfailing(
-                cast(
-                    Any,
-                    SimpleNamespace(
-                        state=failing(ValueError("closed")), note=failing(ValueError("x"))
-                    ),
-                )
-            ),
+            "observer": SimpleNamespace(
+                state=failing(ValueError("closed")), note=failing(ValueError("x"))
+            )
         },
         {"tidy__callback": failing(RuntimeError("can't start new thread"))},
     ],

@@ -16,7 +16,7 @@ from typing import Any
 
 import pytest
 
-from checkpoint.engines.docker import incoming, oci_wrapper
+from checkpoint.engines.docker import api, incoming, oci_wrapper
 from checkpoint.engines.docker.incoming import IncomingDockerContainer
 from checkpoint.engines.docker.oci_wrapper import command_of, enter, option
 from checkpoint.host.listener import Listener
@@ -175,6 +175,7 @@ def arrival(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Incomin
     """Brings a container "box" to a docker that runs the program as `runtime` is told to."""
     monkeypatch.setattr(incoming, "DIRECTORY", str(tmp_path / "sockets"))
     monkeypatch.setattr(incoming, "start_logged", lambda *_: None)
+    monkeypatch.setattr(api, "call", lambda *_, **__: {"Id": "box", "DockerRootDir": str(tmp_path)})
     config = {"linux": {"cgroupsPath": "", "namespaces": [{"type": "network"}]}}
     (tmp_path / "config.json").write_text(json.dumps(config))
     (tmp_path / "cgroups").mkdir()
@@ -190,7 +191,7 @@ def arrival(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Incomin
     }
     with contextlib.ExitStack() as undo:
         made = IncomingDockerContainer("box", fields, undo)
-        monkeypatch.setattr(made, "_id", "box")
+        made.prepare(b"", shared=False)
         env = {**os.environ, "PATH": f"{tmp_path / 'bin'}:{os.environ['PATH']}"}
         made.start_restore(tmp_path, tmp_path, env)
         yield made

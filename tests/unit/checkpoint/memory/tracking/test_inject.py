@@ -14,7 +14,6 @@ from pathlib import Path
 import pytest
 
 from checkpoint.errors import TrackingUnavailable
-from checkpoint.host.ready import ready
 from checkpoint.memory.tracking import inject, tracker
 from checkpoint.memory.tracking.tracker import Tracker
 from tests.unit.helpers.obedient import Child
@@ -177,6 +176,5 @@ def test_a_signal_that_is_being_delivered_ends_the_call_that_it_interrupts(
     until(lambda: Path(f"/proc/{child.pid}/syscall").read_text().split()[0] == "34")
     before("PTRACE_INTERRUPT", "os.kill(pid, signal.SIGUSR1); wait_traced(pid)")
     with contextlib.closing(Tracker(child.pid)):
-        assert child._process.stdout is not None
-        assert ready(child._process.stdout.fileno(), timeout_s=LIMIT_S)
+        assert child.is_ready(LIMIT_S)
         assert child.answer() == -1
