@@ -187,7 +187,7 @@ def connect(
         transport = paramiko.Transport(heard)
         stack.callback(transport.close)
         transport.banner_timeout = transport.auth_timeout = timeout_s
-        _choose_algorithms(transport.get_security_options(), endpoint, known)
+        choose_algorithms(transport.get_security_options(), endpoint, known)
         try:
             transport.start_client(timeout=timeout_s)
             shown = transport.get_remote_server_key()
@@ -195,7 +195,7 @@ def connect(
             raise Unreachable(
                 f"no SSH connection to {endpoint}: {error or type(error).__name__}"
             ) from error
-        _verify(shown, known, endpoint)
+        verify(shown, known, endpoint)
         _authenticate(transport, endpoint)
         keepalive = Keepalive(
             heard, lambda: transport.global_request("keepalive@openssh.com", wait=True)
@@ -223,7 +223,7 @@ def _known(endpoint: Endpoint) -> Known:
     )
 
 
-def _choose_algorithms(options: paramiko.SecurityOptions, endpoint: Endpoint, known: Known) -> None:
+def choose_algorithms(options: paramiko.SecurityOptions, endpoint: Endpoint, known: Known) -> None:
     """Set the order of ciphers and of host key algorithms that are offered to the server.
 
     Algorithms of known keys come first, so that a host with several keys shows a known one.
@@ -241,7 +241,7 @@ def _choose_algorithms(options: paramiko.SecurityOptions, endpoint: Endpoint, kn
     ) or tuple(wanted)
 
 
-def _verify(shown: paramiko.PKey, known: Known, endpoint: Endpoint) -> None:
+def verify(shown: paramiko.PKey, known: Known, endpoint: Endpoint) -> None:
     """Raise HostKeyRefused, HostKeyChanged or HostKeyUnknown unless `shown` is the host's key.
 
     The key exchange has verified that the server has the private key; this verifies that the key is

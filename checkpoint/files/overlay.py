@@ -49,7 +49,7 @@ def _told(
     """
     gone, kept = set(found.removed), set[str]()
     for path in found.changed:
-        if _is_whiteout(layer.root, path):
+        if is_whiteout(layer.root, path):
             gone.add(path)
             continue
         kept.add(path)
@@ -69,7 +69,11 @@ def _below(root: TreeRoot, path: str) -> Iterator[str]:
         yield from (file for file, _ in entries)
 
 
-def _is_whiteout(root: TreeRoot, path: str) -> bool:
+def is_whiteout(root: TreeRoot, path: str) -> bool:
+    """Return whether a file of a layer says that lower layers have no file of that name.
+
+    Returns False if there is no such file. Raises OSError.
+    """
     with passed_over(NOT_IN_TREE):
         found = root.stat(path)
         if stat.S_ISCHR(found.st_mode):

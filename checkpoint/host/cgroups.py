@@ -142,7 +142,7 @@ def limits(pid: int) -> dict[str, Any]:
     found: dict[str, Any] = {}
     for controller, name, (section, field) in V1_LIMITS:
         for directory in directories(pid, controller):
-            if (value := _v1_value(directory / name)) is not None:
+            if (value := v1_limit(directory / name)) is not None:
                 found.setdefault(section, {})[field] = value
     for directory in directories(pid, ""):
         for name, unlimited in V2_LIMITS.items():
@@ -152,7 +152,11 @@ def limits(pid: int) -> dict[str, Any]:
     return found
 
 
-def _v1_value(file: Path) -> int | str | None:
+def v1_limit(file: Path) -> int | str | None:
+    """Return the limit that a file of cgroup v1 says, or None if it says none or is not there.
+
+    The limits of cpusets are texts, all others numbers.
+    """
     try:
         text = file.read_text().strip()
     except OSError:

@@ -77,7 +77,7 @@ def locked(keys: Sequence[str], holder: str) -> Iterator[None]:
     TimeoutError when another process keeps DIRECTORY locked for DIRECTORY_TIMEOUT_S.
     """
     held: dict[int, Path] = {}
-    with _alone():
+    with alone():
         _sweep()
         try:
             for path in (DIRECTORY / key for key in keys):
@@ -99,7 +99,7 @@ def holder_of(key: str) -> str | None:
     """
     if not (DIRECTORY / key).exists():
         return None
-    with _alone():
+    with alone():
         try:
             fd = _take(DIRECTORY / key)
         except ContainerLocked as error:
@@ -114,7 +114,7 @@ def _release_alone(held: dict[int, Path]) -> None:
     If DIRECTORY stays locked, the files are left to the next task that takes any lock.
     """
     try:
-        with _alone():
+        with alone():
             _release(held)
     except OSError:
         while held:
@@ -122,7 +122,7 @@ def _release_alone(held: dict[int, Path]) -> None:
 
 
 @contextlib.contextmanager
-def _alone() -> Iterator[None]:
+def alone() -> Iterator[None]:
     """Hold the lock of DIRECTORY, so that no other process changes its files during the block.
 
     Raises TimeoutError.

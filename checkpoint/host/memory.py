@@ -111,13 +111,13 @@ def _cgroup_bounds() -> list[int]:
             # ValueError: the limit is "max". OSError: a level without the controller.
             with contextlib.suppress(OSError, ValueError):
                 limit, usage = (int((level / name).read_text()) for name in names)
-                bounds.append(limit - usage + _reclaimable(level))
+                bounds.append(limit - usage + reclaimable_bytes(level))
             if level == base:
                 break
     return bounds
 
 
-def _reclaimable(level: Path) -> int:
+def reclaimable_bytes(level: Path) -> int:
     """Return the bytes of page cache in a cgroup's memory.stat that the kernel frees on demand.
 
     They count as usage, but can be allocated. In cgroup v1 `inactive_file` is of the cgroup alone,

@@ -109,7 +109,7 @@ def cgroups(pid: int | str) -> list[tuple[str, str]]:
     `controllers` are separated by commas, and "" for the v2 hierarchy.
     Raises OSError and ProcError.
     """
-    return [_cgroup(line) for line in lines(path(pid, "cgroup"))]
+    return [cgroup_in(line) for line in lines(path(pid, "cgroup"))]
 
 
 def mounts(pid: int | str) -> list[Mount]:
@@ -117,7 +117,7 @@ def mounts(pid: int | str) -> list[Mount]:
 
     Raises OSError and ProcError.
     """
-    return [_mount(line) for line in lines(path(pid, "mountinfo"))]
+    return [mount_in(line) for line in lines(path(pid, "mountinfo"))]
 
 
 def mappings(pid: int | str) -> Iterator[Mapping]:
@@ -126,7 +126,7 @@ def mappings(pid: int | str) -> Iterator[Mapping]:
     The file is read at the call, which raises OSError. A line is parsed when its mapping is taken,
     which raises ProcError.
     """
-    return map(_mapping, lines(path(pid, "maps")))
+    return map(mapping_in, lines(path(pid, "maps")))
 
 
 def device_text(device: int) -> str:
@@ -185,7 +185,8 @@ def _behind_name(stat: bytes) -> list[bytes]:
     return stat[stat.rfind(b")") + 1 :].split() if b")" in stat else []
 
 
-def _cgroup(line: str) -> tuple[str, str]:
+def cgroup_in(line: str) -> tuple[str, str]:
+    """Return (controllers, path) of a line of a cgroup file. Raises ProcError."""
     try:
         _, controllers, path = line.split(":", 2)
     except ValueError as error:
@@ -193,7 +194,8 @@ def _cgroup(line: str) -> tuple[str, str]:
     return controllers, path
 
 
-def _mount(line: str) -> Mount:
+def mount_in(line: str) -> Mount:
+    """Return the mount of a line of mountinfo. Raises ProcError."""
     try:
         # The kernel escapes blanks within a field. An empty field, such as a mount source "",
         # leaves two blanks in a row, so the line is split at every single blank.
@@ -213,7 +215,8 @@ def _mount(line: str) -> Mount:
         raise ProcError(f"{line[:80]!r} is no line of mountinfo") from error
 
 
-def _mapping(line: str) -> Mapping:
+def mapping_in(line: str) -> Mapping:
+    """Return the mapping of a line of maps. Raises ProcError."""
     try:
         addresses, permissions, _, device, inode, path = line.split(" ", 5)
         start, end = addresses.split("-")

@@ -44,27 +44,27 @@ def forget(addresses: Iterable[str]) -> None:
     ):
         netlink.settimeout(TIMEOUT_S)
         netlink.bind((0, 0))
-        for family, entry in list(_entries(netlink)):
-            if wanted & set(_addresses(entry)):
+        for family, entry in list(entries(netlink)):
+            if wanted & set(addresses_in(entry)):
                 _delete(netlink, family, entry)
 
 
-def _entries(netlink: socket.socket) -> Iterator[tuple[int, dict[int, bytes]]]:
+def entries(netlink: socket.socket) -> Iterator[tuple[int, dict[int, bytes]]]:
     """Yield (address family, attributes) of each connection. Raises NetworkError and OSError."""
-    netlink.send(_message(GET, NLM_F_DUMP, 0, b""))
+    netlink.send(message(GET, NLM_F_DUMP, 0, b""))
     while True:
         data, _, flags, sender = netlink.recvmsg(RECEIVE_BYTES)
         if sender[0] != KERNEL:
             continue
         if flags & socket.MSG_TRUNC:
             raise NetworkError(f"conntrack sent a datagram of more than {RECEIVE_BYTES} bytes")
-        for kind, body in _messages(data):
+        for kind, body in messages_in(data):
             if kind in (NLMSG_DONE, NLMSG_ERROR):
                 return
-            yield body[0], _attributes(body[FAMILY.size :])
+            yield body[0], attributes_in(body[FAMILY.size :])
 
 
-def _messages(datagram: bytes) -> Iterator[tuple[int, memoryview]]:
+def messages_in(datagram: bytes) -> Iterator[tuple[int, memoryview]]:
     """Yield (type, content) of each message in a datagram. Raises NetworkError.
 
     The content is that behind the struct nlmsghdr.
@@ -82,24 +82,26 @@ def _messages(datagram: bytes) -> Iterator[tuple[int, memoryview]]:
 
 
 def _delete(netlink: socket.socket, family: int, entry: dict[int, bytes]) -> None:
-    named = b"".join(_attribute(kind, entry[kind]) for kind in (TUPLE_ORIG, ZONE) if kind in entry)
-    netlink.send(_message(DELETE, NLM_F_ACK, family, named))
+    named = b"".join(attribute(kind, entry[kind]) for kind in (TUPLE_ORIG, ZONE) if kind in entry)
+    netlink.send(message(DELETE, NLM_F_ACK, family, named))
     netlink.recv(RECEIVE_BYTES)  # ignored: the connection may have ended meanwhile
 
 
-def _message(kind: int, flags: int, family: int, attributes: bytes) -> bytes:
+def message(kind: int, flags: int, family: int, attributes: bytes) -> bytes:
+    """Return a netlink message to conntrack with these attributes, one behind the other."""
     length = HEADER.size + FAMILY.size + len(attributes)
     header = HEADER.pack(length, CTNETLINK << 8 | kind, flags | NLM_F_REQUEST, 1, 0)
     return header + FAMILY.pack(family, 0, 0) + attributes
 
 
-def _addresses(entry: dict[int, bytes]) -> Iterator[bytes]:
+def addresses_in(entry: dict[int, bytes]) -> Iterator[bytes]:
+    """Yield the addresses of a connection, packed, as its packets have them in both directions."""
     for direction in (TUPLE_ORIG, TUPLE_REPLY):
-        addresses = _attributes(_attributes(entry.get(direction, b"")).get(TUPLE_IP, b""))
+        addresses = attributes_in(attributes_in(entry.get(direction, b"")).get(TUPLE_IP, b""))
         yield from (value for kind, value in addresses.items() if kind in ADDRESSES)
 
 
-def _attributes(data: bytes | memoryview) -> dict[int, bytes]:
+def attributes_in(data: bytes | memoryview) -> dict[int, bytes]:
     """Return type -> content of the attributes in a message, or in another attribute.
 
     The layout is that of struct nlattr. Raises NetworkError.
@@ -124,7 +126,8 @@ def _aligned(length: int) -> int:
     return (length + 3) & ~3
 
 
-def _attribute(kind: int, value: bytes) -> bytes:
+def attribute(kind: int, value: bytes) -> bytes:
+    """Return one attribute (struct nlattr), padded for another one behind it."""
     nested = 0x8000 if kind == TUPLE_ORIG else 0
     return (
         ATTRIBUTE.pack(ATTRIBUTE.size + len(value), kind | nested)

@@ -30,11 +30,11 @@ def read(path: str) -> Network:
     """
     host_links = {link["ifindex"]: link for link in _ip("link")}
     interfaces = [
-        _interface(link, host_links)
+        interface_of(link, host_links)
         for link in _ip("address", netns=path)
         if link["link_type"] != "loopback" and not _is_kernel_fallback(link)
     ]
-    routes = [route for family in (4, 6) for route in _routes(path, family)]
+    routes = [route for family in (4, 6) for route in routes_of(path, family)]
     return Network(path=path, interfaces=tuple(interfaces), routes=tuple(routes))
 
 
@@ -136,7 +136,11 @@ def _ip(*words: str, netns: str | None = None) -> list[dict[str, Any]]:
     return [entry for entry in found if entry]
 
 
-def _interface(link: dict[str, Any], host_links: dict[int, dict[str, Any]]) -> Interface:
+def interface_of(link: dict[str, Any], host_links: dict[int, dict[str, Any]]) -> Interface:
+    """Return the interface that `ip -json` describes by `link`.
+
+    `host_links` has the links of the host's namespace by their index. Raises NotMovable.
+    """
     name = link["ifname"]
     # The container may have chosen the name, and the kernel takes nearly any bytes. The name
     # becomes a word of `ip -batch`.
@@ -179,7 +183,7 @@ def _is_kernel_fallback(link: dict[str, Any]) -> bool:
     )
 
 
-def _routes(path: str, family: int) -> list[Route]:
+def routes_of(path: str, family: int) -> list[Route]:
     """Return the routes of the main table that the kernel did not make itself. `family` is 4 or 6.
 
     The kernel makes its own routes again when addresses are added. Raises NotMovable for a route

@@ -82,11 +82,11 @@ def _printing(words: Sequence[str]) -> list[logging.Handler]:
 
 
 def _migration(report: Report, words: Sequence[str], connect: Connect, limits: Limits) -> None:
-    arguments = _parser().parse_args(words)
+    arguments = parser().parse_args(words)
     report.container, report.target = arguments.container, arguments.host
     destination = _destination(arguments.host)
     with observer_for(sys.stderr, logged=arguments.verbose or arguments.debug) as observer:
-        move_container(report, destination, observer, _options(arguments, limits), connect)
+        move_container(report, destination, observer, options_of(arguments, limits), connect)
 
 
 def _tell(report: Report, error: MigrateError | None, *, as_json: bool) -> int:
@@ -126,7 +126,8 @@ def _destination(text: str) -> Destination:
         raise BadRequest(str(error), "see 'migrate --help'") from error
 
 
-def _options(arguments: argparse.Namespace, limits: Limits) -> Options:
+def options_of(arguments: argparse.Namespace, limits: Limits) -> Options:
+    """Return the options of a migration that the command line says."""
     return Options(
         engine=arguments.engine,
         mode=Mode(arguments.mode),
@@ -164,7 +165,8 @@ def rate(text: str) -> int:
     return int(number)
 
 
-def _parser() -> argparse.ArgumentParser:
+def parser() -> argparse.ArgumentParser:
+    """Return the parser of the command line, which raises BadRequest for one it cannot parse."""
     parser = Parser(
         prog="migrate",
         description="Move a running container to another host over SSH, its connections alive.",

@@ -45,12 +45,13 @@ def send_image(
         engine.export_image(container, there, directory)
         key = str(container.engine_state["Image"]).removeprefix("sha256:")
         agent.request(protocol.AwaitContainerImage(key=key))
-        sent = _send(tunnel, directory)
+        sent = send_files(tunnel, directory)
     agent.request(protocol.LoadContainerImage())
     return sent
 
 
-def _send(tunnel: RsyncTunnel, directory: Path) -> int:
+def send_files(tunnel: RsyncTunnel, directory: Path) -> int:
+    """Send all files of a directory, AT_ONCE at a time, and return the bytes sent."""
     shares = dealt((path for path in directory.rglob("*") if path.is_file()), AT_ONCE)
 
     def send(share: list[Path]) -> int:

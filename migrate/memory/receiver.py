@@ -9,9 +9,9 @@ from __future__ import annotations
 import contextlib
 import os
 import socket
-import threading
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
+from threading import Condition
 
 from checkpoint.criu.images.pagemap import PageImages
 from checkpoint.errors import ImageError
@@ -68,7 +68,7 @@ class PageReceiver:
         self._path, self._channels, self._put = path, channels, put
         self._patience_s = patience_s
         self._plugs: list[socket.socket] = []
-        self._turn = threading.Condition()
+        self._turn = Condition()
         self._next = self._ended = 0
         self._waiting: set[int] = set()
         self._failure: Exception | None = None

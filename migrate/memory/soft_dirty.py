@@ -117,9 +117,9 @@ class SoftDirtyCopy:
         holes = self._last.holes(dst_id)
         if not holes or reads_directly(pid):
             return holes
-        same = _unmoved(self._mappings.get(dst_id, []), private_mappings(pid))
+        same = unmoved(self._mappings.get(dst_id, []), private_mappings(pid))
         doubtful = ranges.union(self._unknown(self._last, dst_id), ranges.difference(holes, same))
-        return ranges.union(doubtful, _zero_blocks(pid, ranges.difference(holes, doubtful)))
+        return ranges.union(doubtful, zero_blocks(pid, ranges.difference(holes, doubtful)))
 
     def found_pages(self) -> dict[int, list[Range]]:
         assert self._last is not None
@@ -129,7 +129,7 @@ class SoftDirtyCopy:
         """Do nothing: soft-dirty bits mean nothing to the processes themselves."""
 
 
-def _unmoved(before: list[Range], now: list[Range]) -> list[Range]:
+def unmoved(before: list[Range], now: list[Range]) -> list[Range]:
     """Return the addresses mapped both times, in mappings that changed at one end at most."""
     ends, starts = dict(before), {end: start for start, end in before}
     kept = []
@@ -141,7 +141,7 @@ def _unmoved(before: list[Range], now: list[Range]) -> list[Range]:
     return ranges.union(kept, [])
 
 
-def _zero_blocks(pid: int, pieces: list[Range]) -> list[Range]:
+def zero_blocks(pid: int, pieces: list[Range]) -> list[Range]:
     """Return the blocks in `pieces` that could be a huge page and begin with a page of zeros.
 
     Such a block has the size and the alignment of a huge page.

@@ -22,7 +22,7 @@ from migrate.memory.page_relay import relayed
 class UserfaultfdCopy:
     """The way to send one container's memory by a tracker for each of its processes.
 
-    `_known` lists by pid the pages that the target has, as they were at the last round.
+    `known` lists by pid the pages that the target has, as they were at the last round.
     """
 
     def __init__(self, ends: Ends) -> None:
@@ -32,7 +32,7 @@ class UserfaultfdCopy:
         self.by_criu = kerndat_with_tracking() == b""
         self._trackers: dict[int, Tracker] = {}
         self._refused: set[int] = set()
-        self._known: dict[int, list[Range]] = {}
+        self.known: dict[int, list[Range]] = {}
         self._last: Dumped | None = None
         self.batches = PageBatches(ends.pages, progress=ends.progress.sent)
 
@@ -62,13 +62,13 @@ class UserfaultfdCopy:
             try:
                 written = watched.written()
                 unread = self.batches.add_memory(pid, watched.virtual_pid, written)
-                known = ranges.union(self._known.get(pid, []), written)
-                self._known[pid] = ranges.difference(known, unread) if unread else known
+                known = ranges.union(self.known.get(pid, []), written)
+                self.known[pid] = ranges.difference(known, unread) if unread else known
                 sent += ranges.size(written)
             except (CheckpointError, OSError):
                 # Most likely the process is ending. If not: the pages that were not sent count as
                 # unwritten from now on, so all that the target has of the process is taken for old.
-                self._known.pop(pid, None)
+                self.known.pop(pid, None)
         self.batches.flush()
         return sent
 
@@ -82,7 +82,7 @@ class UserfaultfdCopy:
         for pid, watched in list(self._trackers.items()):
             ended = watched.ended()
             if ended or self._reads_directly(watched):
-                self._known.pop(pid, None)
+                self.known.pop(pid, None)
                 self._trackers.pop(pid).close()
                 if ended:
                     self.batches.forget(dst_id_of_process(watched.virtual_pid))
@@ -127,7 +127,7 @@ class UserfaultfdCopy:
             if not wanted:
                 continue  # a zombie has no memory
             stale = ranges.intersection(tracker.written_at_last(pid), wanted)
-            unknown = ranges.difference(wanted, self._known.get(pid, []))
+            unknown = ranges.difference(wanted, self.known.get(pid, []))
             last = ranges.union(stale, unknown)
             pages += ranges.size(last) // PAGE_SIZE
             self.batches.add_all_memory(pid, inner, last)

@@ -39,20 +39,20 @@ def file_of(data: bytes) -> Iterator[Path]:
 
 def mountinfo(data: bytes) -> None:
     for line in os.fsdecode(data).split("\n"):
-        found = proc._mount(line)
+        found = proc.mount_in(line)
         assert os.fsencode(found.point).count(b"/") >= 0
 
 
 def maps(data: bytes) -> None:
     for line in os.fsdecode(data).split("\n"):
-        found = proc._mapping(line)
+        found = proc.mapping_in(line)
         assert found.start < found.end
         assert not found.path.startswith(" ")
 
 
 def cgroup(data: bytes) -> None:
     for line in os.fsdecode(data).split("\n"):
-        controllers, path = proc._cgroup(line)
+        controllers, path = proc.cgroup_in(line)
         assert line.endswith(f"{controllers}:{path}")
 
 
@@ -124,9 +124,9 @@ def rpc_messages(data: bytes) -> None:
 
 
 def netlink(data: bytes) -> None:
-    for _, body in conntrack._messages(data):
-        entry = conntrack._attributes(body[conntrack.FAMILY.size :])
-        assert sum(map(len, conntrack._addresses(entry))) <= 2 * len(data)
+    for _, body in conntrack.messages_in(data):
+        entry = conntrack.attributes_in(body[conntrack.FAMILY.size :])
+        assert sum(map(len, conntrack.addresses_in(entry))) <= 2 * len(data)
 
 
 def inotify_events(data: bytes) -> None:

@@ -87,7 +87,7 @@ class Docker:
     def describe(self, container: Container) -> dict[str, Any]:
         found = container.engine_state
         endpoints = found["NetworkSettings"]["Networks"]
-        _check_not_joined(found)
+        check_not_joined(found)
         return {
             "container": {name: found[name] for name in ("Config", "HostConfig", "Image", "Name")},
             "endpoints": endpoints,
@@ -185,7 +185,7 @@ def unmovable(found: Mapping[str, Any]) -> str | None:
     return None
 
 
-def _check_not_joined(found: Mapping[str, Any]) -> None:
+def check_not_joined(found: Mapping[str, Any]) -> None:
     """Raise NotMovable when another container uses the network namespace of this one."""
     others = api.call("GET", "/containers/json")
     shape.check(others, [{"Id": str, "HostConfig": {"NetworkMode": str}}], "docker's containers")

@@ -89,7 +89,7 @@ BETA = Endpoint.of(Destination(name="beta"), {})
 
 
 def verify(blob: bytes, known: Known, endpoint: Endpoint = BETA) -> None:
-    ssh._verify(shown(blob), known, endpoint)
+    ssh.verify(shown(blob), known, endpoint)
 
 
 def test_the_key_that_is_known(keys: Keys) -> None:
@@ -193,7 +193,7 @@ def test_every_byte_of_a_certificate_is_signed(keys: Keys) -> None:
         except (KeyError, ValueError, paramiko.SSHException):
             continue  # paramiko would have ended the key exchange
         with pytest.raises((HostKeyRefused, HostKeyUnknown)):
-            ssh._verify(key, known, BETA)
+            ssh.verify(key, known, BETA)
 
 
 def test_only_some_algorithms_of_an_authority(keys: Keys) -> None:
@@ -209,7 +209,7 @@ def chosen(endpoint: Endpoint, known: Known) -> tuple[str, ...]:
     ours, theirs = socket.socketpair()
     with ours, theirs:
         options = paramiko.Transport(ours).get_security_options()
-        ssh._choose_algorithms(options, endpoint, known)
+        ssh.choose_algorithms(options, endpoint, known)
         return tuple(options.key_types)
 
 

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from checkpoint.files.beneath import TreeRoot, attributes, empty_tree, remove_tree
-from checkpoint.files.overlay import _is_whiteout as is_whiteout
+from checkpoint.files.overlay import is_whiteout
 from checkpoint.host.identity import PathIdentity
 
 

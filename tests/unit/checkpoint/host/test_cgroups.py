@@ -114,9 +114,9 @@ def test_both_versions_at_once(root: Path) -> None:
 )
 def test_one_file(tmp_path: Path, name: str, text: str, expected: int | str | None) -> None:
     file = tmp_path / name
-    assert cgroups._v1_value(file) is None
+    assert cgroups.v1_limit(file) is None
     file.write_text(f"{text}\n")
-    assert cgroups._v1_value(file) == expected
+    assert cgroups.v1_limit(file) == expected
 
 
 @pytest.fixture

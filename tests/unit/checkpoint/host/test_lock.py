@@ -151,7 +151,7 @@ def test_a_directory_that_somebody_keeps_locked_is_not_waited_for_for_ever(
     directory: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(lock, "DIRECTORY_TIMEOUT_S", 0.05)
-    with lock._alone(), pytest.raises(TimeoutError), lock.locked(["runc-web"], "another"):
+    with lock.alone(), pytest.raises(TimeoutError), lock.locked(["runc-web"], "another"):
         pytest.fail("it was locked")
 
 
@@ -165,7 +165,7 @@ def test_the_end_of_a_task_does_not_depend_on_the_directory(
         pytest.raises(KeyError),
         lock.locked(["runc-web"], "one"),
     ):
-        somebody.enter_context(lock._alone())
+        somebody.enter_context(lock.alone())
         raise KeyError("the outcome")
     with lock.locked(["runc-web"], "another"):
         assert (directory / "runc-web").read_text() == "another"

@@ -33,7 +33,7 @@ def test_page_cache_of_a_cgroup_and_its_children_can_be_given(
     tmp_path: Path, lines: list[str]
 ) -> None:
     (tmp_path / "memory.stat").write_text("\n".join(lines))
-    assert memory._reclaimable(tmp_path) == 700
+    assert memory.reclaimable_bytes(tmp_path) == 700
 
 
 def test_resident_counts_a_process_and_its_private_memory() -> None:

@@ -127,7 +127,7 @@ def test_memory_without_a_name_has_none() -> None:
 )
 def test_a_line_that_maps_cannot_have(line: str) -> None:
     with pytest.raises(ProcError):
-        proc._mapping(line)
+        proc.mapping_in(line)
 
 
 @pytest.mark.parametrize(
@@ -135,7 +135,7 @@ def test_a_line_that_maps_cannot_have(line: str) -> None:
 )
 def test_a_line_that_mountinfo_cannot_have(line: str) -> None:
     with pytest.raises(ProcError):
-        proc._mount(line)
+        proc.mount_in(line)
 
 
 def test_a_number_that_is_none(tmp_path: Path) -> None:

@@ -17,14 +17,7 @@ from hypothesis import strategies as st
 
 from checkpoint.errors import NetworkError
 from checkpoint.network import conntrack
-from checkpoint.network.conntrack import (
-    _addresses,
-    _attribute,
-    _attributes,
-    _message,
-    _messages,
-    forget,
-)
+from checkpoint.network.conntrack import forget
 
 CLONE_NEWNET = 0x40000000
 #: linux/netlink.h, nfnetlink_conntrack.h
@@ -67,7 +60,7 @@ def remember(source: str, destination: str, *, zone: int = 0, answered_by: str =
     entry += attribute(conntrack.ZONE, struct.pack("!H", zone)) if zone else b""
     family = socket.AF_INET6 if ":" in source else socket.AF_INET
     with connected() as netlink:
-        netlink.send(_message(NEW, conntrack.NLM_F_ACK | NLM_F_CREATE, family, entry))
+        netlink.send(conntrack.message(NEW, conntrack.NLM_F_ACK | NLM_F_CREATE, family, entry))
         error = struct.unpack_from("=i", netlink.recv(1 << 16), conntrack.HEADER.size)[0]
         assert error == 0, os.strerror(-error)
 
@@ -75,7 +68,7 @@ def remember(source: str, destination: str, *, zone: int = 0, answered_by: str =
 def known() -> list[Pair]:
     """Source and destination of each connection that the kernel knows of."""
     with connected() as netlink:
-        entries = [list(_addresses(entry)) for _, entry in conntrack._entries(netlink)]
+        entries = [list(conntrack.addresses_in(entry)) for _, entry in conntrack.entries(netlink)]
     return sorted(
         (str(ipaddress.ip_address(found[0])), str(ipaddress.ip_address(found[1])))
         for found in entries
@@ -101,9 +94,9 @@ def elsewhere(test: Callable[[], None]) -> None:
 
 
 def test_an_attribute() -> None:
-    assert _attribute(18, b"\0\x07") == struct.pack("=HH", 6, 18) + b"\0\x07\0\0"
-    assert _attribute(1, b"1234") == struct.pack("=HH", 8, 0x8001) + b"1234"
-    assert _attribute(7, b"") == struct.pack("=HH", 4, 7)
+    assert conntrack.attribute(18, b"\0\x07") == struct.pack("=HH", 6, 18) + b"\0\x07\0\0"
+    assert conntrack.attribute(1, b"1234") == struct.pack("=HH", 8, 0x8001) + b"1234"
+    assert conntrack.attribute(7, b"") == struct.pack("=HH", 4, 7)
 
 
 def test_attributes() -> None:
@@ -114,23 +107,27 @@ def test_attributes() -> None:
         + struct.pack("=HH", 8, 0x4002)
         + b"1234"
     )
-    assert _attributes(data) == _attributes(memoryview(data)) == {1: b"a", 9: b"", 2: b"1234"}
-    assert _attributes(b"") == {}
+    assert (
+        conntrack.attributes_in(data)
+        == conntrack.attributes_in(memoryview(data))
+        == {1: b"a", 9: b"", 2: b"1234"}
+    )
+    assert conntrack.attributes_in(b"") == {}
 
 
 def test_the_last_attribute_need_not_be_padded() -> None:
-    assert _attributes(struct.pack("=HH", 5, 3) + b"a") == {3: b"a"}
+    assert conntrack.attributes_in(struct.pack("=HH", 5, 3) + b"a") == {3: b"a"}
 
 
 @given(st.dictionaries(st.integers(1, 0x3FFF), st.binary(max_size=20), max_size=6))
 def test_attributes_there_and_back(wanted: dict[int, bytes]) -> None:
-    data = b"".join(_attribute(kind, value) for kind, value in wanted.items())
+    data = b"".join(conntrack.attribute(kind, value) for kind, value in wanted.items())
     assert len(data) % 4 == 0
-    assert _attributes(data) == wanted
+    assert conntrack.attributes_in(data) == wanted
 
 
 def test_a_message() -> None:
-    data = _message(conntrack.DELETE, conntrack.NLM_F_ACK, socket.AF_INET6, b"12345678")
+    data = conntrack.message(conntrack.DELETE, conntrack.NLM_F_ACK, socket.AF_INET6, b"12345678")
     assert struct.unpack_from("=IHH", data) == (28, 0x0102, 0x5)
     assert struct.unpack_from("!BBH", data, 16) == (socket.AF_INET6, 0, 0)
     assert data[20:] == b"12345678"
@@ -146,9 +143,9 @@ def test_addresses(source: str, destination: str) -> None:
         TIMEOUT: one_way("10.9.9.9", "10.9.9.9", (3, 3)),
     }
     there, back = (ipaddress.ip_address(address).packed for address in (source, destination))
-    assert list(_addresses(entry)) == [there, back, back, there]
-    assert list(_addresses({1: entry[1]})) == [there, back]
-    assert list(_addresses({})) == []
+    assert list(conntrack.addresses_in(entry)) == [there, back, back, there]
+    assert list(conntrack.addresses_in({1: entry[1]})) == [there, back]
+    assert list(conntrack.addresses_in({})) == []
 
 
 def test_a_kernel_that_does_not_know_the_netlink(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -242,7 +239,7 @@ def message(kind: int, body: bytes, length: int | None = None) -> bytes:
 )
 def test_attributes_that_are_none(data: bytes) -> None:
     with pytest.raises(NetworkError):
-        _attributes(data)
+        conntrack.attributes_in(data)
 
 
 @pytest.mark.parametrize(
@@ -257,7 +254,7 @@ def test_attributes_that_are_none(data: bytes) -> None:
 )
 def test_messages_that_are_none(datagram: bytes) -> None:
     with pytest.raises(NetworkError):
-        list(_messages(datagram))
+        list(conntrack.messages_in(datagram))
 
 
 def test_messages() -> None:
@@ -266,5 +263,9 @@ def test_messages() -> None:
         + message(0x101, b"\2\0\0\0")
         + message(conntrack.NLMSG_DONE, b"")
     )
-    assert [kind for kind, _ in _messages(datagram)] == [0x100, 0x101, conntrack.NLMSG_DONE]
-    assert list(_messages(b"")) == []
+    assert [kind for kind, _ in conntrack.messages_in(datagram)] == [
+        0x100,
+        0x101,
+        conntrack.NLMSG_DONE,
+    ]
+    assert list(conntrack.messages_in(b"")) == []

@@ -101,7 +101,7 @@ def test_names(tmp_path: Path, name: str) -> None:
 )
 def test_names_that_the_target_would_not_take(name: str) -> None:
     with pytest.raises(NotMovable, match="has a name"):
-        netns._interface({"ifname": name, "link_type": "ether"}, {})
+        netns.interface_of({"ifname": name, "link_type": "ether"}, {})
 
 
 @pytest.mark.parametrize(
@@ -132,4 +132,4 @@ def test_routes_that_would_be_others(tmp_path: Path, words: str, told: str) -> N
 
 def test_routes_that_cannot_be_read(tmp_path: Path) -> None:
     with pytest.raises(NetworkError, match="cannot read -4 route of"):
-        netns._routes(str(tmp_path / "none"), 4)
+        netns.routes_of(str(tmp_path / "none"), 4)

@@ -164,7 +164,7 @@ def test_a_text_that_the_terminal_cannot_show_ends_nothing(monkeypatch: pytest.M
 
 
 def options(*words: str) -> Options:
-    return move._options(move._parser().parse_args(["ctr", "host", *words]), Limits())
+    return move.options_of(move.parser().parse_args(["ctr", "host", *words]), Limits())
 
 
 def test_the_defaults_of_the_command_line_are_those_of_the_program() -> None:

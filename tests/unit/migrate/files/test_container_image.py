@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from checkpoint.files.rsync import Rsync
-from migrate.files.container_image import _send, dealt
+from migrate.files.container_image import dealt, send_files
 from tests.unit.helpers.joined import Joined
 
 
@@ -33,7 +33,7 @@ def test_they_arrive(tmp_path: Path, sizes: list[int]) -> None:
         (tmp_path / name).mkdir()
     files(tmp_path / "source", sizes)
     move: Any = Move(tmp_path / "source", tmp_path / "target")
-    assert (_send(move, tmp_path / "source") > 0) is bool(sizes)
+    assert (send_files(move, tmp_path / "source") > 0) is bool(sizes)
     assert sorted(path.stat().st_size for path in (tmp_path / "target").iterdir()) == sizes
 
 

@@ -14,7 +14,7 @@ from tests.unit.migrate.memory.carrier import Carrier
 ERRORS = [ProcError("no line of maps"), OSError(errno.ESRCH, "No such process")]
 
 
-def ends(pid: int) -> Any:
+def ends(pid: int, carrier: Carrier | None = None) -> Any:
     """Both ends of a copy, as far as a round needs them."""
     notes: list[str] = []
     progress = SimpleNamespace(note=notes.append, notes=notes, sent=lambda _: None)
@@ -22,7 +22,7 @@ def ends(pid: int) -> Any:
         pid=pid,
         dump=SimpleNamespace(options=None),
         directory=None,
-        pages=Carrier(),
+        pages=carrier or Carrier(),
         progress=progress,
     )
 

@@ -12,6 +12,7 @@ from typing import TypeVar
 import pytest
 
 from checkpoint.errors import ImageError
+from migrate.memory import receiver
 from migrate.memory.channels import PageChannels
 from migrate.wire import protocol
 from tests.unit.migrate.memory.scene import (
@@ -77,6 +78,27 @@ def test_what_is_wrong_is_told_and_nothing_after_it_is_taken(
     scene.close()
 
 
+class Turn(threading.Condition):
+    """One that counts how often somebody begins to wait with all patience."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.begun = 0
+
+    def wait_for(self, predicate: Callable[[], T], timeout: float | None = None) -> T:
+        assert timeout == PATIENCE_S
+        self.begun += not predicate()
+        return super().wait_for(predicate, timeout)
+
+
+@pytest.fixture
+def turn(monkeypatch: pytest.MonkeyPatch) -> Turn:
+    """Return the condition on which the receiver of the test waits."""
+    turn = Turn()
+    monkeypatch.setattr(receiver, "Condition", lambda: turn)
+    return turn
+
+
 @pytest.fixture
 def by_hand(tmp_path: Path) -> Iterator[tuple[Scene, list[FrameStream]]]:
     """A receiver of two channels, and both, to send what a test wants in the order it wants."""
@@ -130,24 +152,10 @@ def test_a_channel_that_is_late_is_waited_for(by_hand: tuple[Scene, list[FrameSt
     scene.receiver.wait(2)
 
 
-class Turn(threading.Condition):
-    """One that counts how often somebody begins to wait with all patience."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.begun = 0
-
-    def wait_for(self, predicate: Callable[[], T], timeout: float | None = None) -> T:
-        assert timeout == PATIENCE_S
-        self.begun += not predicate()
-        return super().wait_for(predicate, timeout)
-
-
 def test_patience_begins_anew_with_each_batch(
-    by_hand: tuple[Scene, list[FrameStream]],
+    turn: Turn, by_hand: tuple[Scene, list[FrameStream]]
 ) -> None:
     scene, channels = by_hand
-    scene.receiver._turn = turn = Turn()
     channels[0].send(protocol.encode(pages_message(2, GOOD)), [GOOD])
     for number in range(2):
         deadline = time.monotonic() + 10

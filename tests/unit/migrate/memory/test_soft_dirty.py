@@ -30,7 +30,7 @@ Ranges = list[tuple[int, int]]
     ],
 )
 def test_mappings_that_did_not_move(before: Ranges, now: Ranges, kept: Ranges) -> None:
-    assert soft_dirty._unmoved(before, now) == kept
+    assert soft_dirty.unmoved(before, now) == kept
 
 
 def test_whole_blocks_of_zeros_are_found_by_their_first_page() -> None:
@@ -38,10 +38,10 @@ def test_whole_blocks_of_zeros_are_found_by_their_first_page() -> None:
     start = ctypes.addressof(ctypes.c_char.from_buffer(memory))
     first = -(-start // HUGE_PAGE) * HUGE_PAGE
     memory[first - start + HUGE_PAGE] = 1  # the second whole block begins with something
-    found = soft_dirty._zero_blocks(os.getpid(), [(start, start + 4 * HUGE_PAGE)])
+    found = soft_dirty.zero_blocks(os.getpid(), [(start, start + 4 * HUGE_PAGE)])
     assert (first, first + HUGE_PAGE) in found
     assert (first + HUGE_PAGE, first + 2 * HUGE_PAGE) not in found
-    assert soft_dirty._zero_blocks(os.getpid(), [(first, first + HUGE_PAGE - PAGE_SIZE)]) == []
+    assert soft_dirty.zero_blocks(os.getpid(), [(first, first + HUGE_PAGE - PAGE_SIZE)]) == []
 
 
 @pytest.mark.parametrize("error", ERRORS)

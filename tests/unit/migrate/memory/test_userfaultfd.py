@@ -15,12 +15,18 @@ from checkpoint.memory.tracking import tracker, write_protection
 from migrate.memory.copying import Reach
 from migrate.memory.userfaultfd import UserfaultfdCopy
 from tests.unit.helpers.obedient import Child
+from tests.unit.migrate.memory.carrier import Carrier
 from tests.unit.migrate.memory.ends import ERRORS, ends, failing
 
 
 @pytest.fixture
-def copying(child: Child) -> Iterator[UserfaultfdCopy]:
-    with contextlib.closing(UserfaultfdCopy(ends(child.pid))) as copying:
+def carrier() -> Carrier:
+    return Carrier()
+
+
+@pytest.fixture
+def copying(child: Child, carrier: Carrier) -> Iterator[UserfaultfdCopy]:
+    with contextlib.closing(UserfaultfdCopy(ends(child.pid, carrier))) as copying:
         assert copying.attach() is Reach.ALL
         copying.send_round()
         yield copying
@@ -30,11 +36,11 @@ def copying(child: Child) -> Iterator[UserfaultfdCopy]:
 def test_a_process_that_cannot_be_looked_at_is_taken_for_unsent(
     child: Child, copying: UserfaultfdCopy, monkeypatch: pytest.MonkeyPatch, error: Exception
 ) -> None:
-    assert copying._known[child.pid]
+    assert copying.known[child.pid]
     with monkeypatch.context() as patched:
         patched.setattr(write_protection, "private_mappings", failing(error))
         assert copying.send_round() == 0
-    assert child.pid not in copying._known
+    assert child.pid not in copying.known
     child.do("fill(3, 9)")
     assert copying.send_round() > 0
 
@@ -46,11 +52,13 @@ def test_one_whose_files_are_not_known_is_not_believed_to_have_none_for_direct_i
     monkeypatch.setattr(tracker, "reads_directly", failing(error))
     assert copying.send_round() == 0
     assert copying.attach() is Reach.NONE
-    assert child.pid not in copying._known
+    assert child.pid not in copying.known
 
 
-def test_one_that_ended_is_forgotten(child: Child, copying: UserfaultfdCopy) -> None:
+def test_one_that_ended_is_forgotten(
+    child: Child, copying: UserfaultfdCopy, carrier: Carrier
+) -> None:
     child.end()
     assert copying.send_round() == 0
     assert copying.attach() is Reach.NONE
-    assert copying.batches._carrier.forgotten[-1] == [dst_id_of_process(child.pid)]  # type: ignore[attr-defined]
+    assert carrier.forgotten[-1] == [dst_id_of_process(child.pid)]

@@ -102,7 +102,7 @@ def test_a_restart_policy_that_cannot_be_given_back_is_told_with_its_cure(
 def test_a_network_that_another_container_uses_stays(monkeypatch: pytest.MonkeyPatch) -> None:
     listed = [{"Id": "1f", "HostConfig": {"NetworkMode": "net"}}]
     monkeypatch.setattr(api, "call", lambda *_: listed)
-    docker._check_not_joined({"Id": "1f", "Name": "/web"})
+    docker.check_not_joined({"Id": "1f", "Name": "/web"})
     listed.append({"Id": "2e" * 32, "HostConfig": {"NetworkMode": "container:1f"}})
     with pytest.raises(NotMovable, match="2e2e2e2e2e2e uses the network of 'web'"):
-        docker._check_not_joined({"Id": "1f", "Name": "/web"})
+        docker.check_not_joined({"Id": "1f", "Name": "/web"})
