@@ -22,6 +22,8 @@ def ends(pid: int, carrier: Carrier | None = None) -> Any:
         pid=pid,
         dump=SimpleNamespace(options=None),
         directory=None,
+        criu_version=40201,
+        dump_s=20.0,
         pages=carrier or Carrier(),
         progress=progress,
     )

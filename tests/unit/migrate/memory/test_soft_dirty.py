@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import mmap
 import os
+from collections.abc import Iterator
+from types import SimpleNamespace
 
 import pytest
 
-from checkpoint.criu.page_server import PAGE_SIZE, dst_id_of_process
+from checkpoint.criu.page_server import PAGE_SIZE, PE_PARENT, PE_PRESENT, dst_id_of_process
 from migrate.memory import soft_dirty
+from migrate.memory.page_map import Dumped
 from migrate.memory.soft_dirty import HUGE_PAGE, SoftDirtyCopy
 from tests.unit.helpers.obedient import Child
+from tests.unit.migrate.memory.carrier import Carrier
 from tests.unit.migrate.memory.ends import ERRORS, ends, failing
 
 Ranges = list[tuple[int, int]]
@@ -44,14 +49,43 @@ def test_whole_blocks_of_zeros_are_found_by_their_first_page() -> None:
     assert soft_dirty.zero_blocks(os.getpid(), [(first, first + HUGE_PAGE - PAGE_SIZE)]) == []
 
 
+class PreDumps:
+    """Pre-dumps without CRIU, in place of checkpoint/criu/predump.py."""
+
+    def __init__(self, *_: object) -> None: ...
+
+    def begin(self) -> SimpleNamespace:
+        return SimpleNamespace(
+            pages=None, ask=lambda: None, wait=lambda *_: None, close=lambda: None
+        )
+
+    def keep(self) -> None: ...
+
+
 @pytest.mark.parametrize("error", ERRORS)
 def test_with_soft_dirty_pages_it_is_sent_whole(
     child: Child, monkeypatch: pytest.MonkeyPatch, error: Exception
 ) -> None:
-    copying = SoftDirtyCopy(ends(child.pid))
-    copying._known = {dst_id_of_process(child.pid): [(0, 4096)]}
-    copying._forget_ended()
-    assert copying._known
-    monkeypatch.setattr("migrate.memory.soft_dirty.private_mappings", failing(error))
-    copying._forget_ended()
-    assert not copying._known
+    image, carrier = dst_id_of_process(child.pid), Carrier()
+
+    @contextlib.contextmanager
+    def relayed(_: object, __: object, session: Dumped) -> Iterator[None]:
+        """Have CRIU send the only page in the first round, and then find it unchanged."""
+        yield
+        flags = PE_PARENT if session.has_parent(image) else PE_PRESENT
+        page = b"x" * PAGE_SIZE if flags == PE_PRESENT else b""
+        session.extent(image, 0, 1, flags, memoryview(page))
+
+    def send_round() -> None:
+        copying.send_round()
+        copying.batches.flush()
+
+    monkeypatch.setattr(soft_dirty, "PreDumps", PreDumps)
+    monkeypatch.setattr(soft_dirty, "relayed", relayed)
+    copying = SoftDirtyCopy(ends(child.pid, carrier))
+    send_round()
+    send_round()
+    assert not any(carrier.forgotten)
+    monkeypatch.setattr(soft_dirty, "private_mappings", failing(error))
+    send_round()
+    assert carrier.forgotten[-1] == [image]
