@@ -13,7 +13,7 @@ from transport.framing import Descriptors, FrameStream
 
 
 class Process:
-    """An agent's process, whose answers a test writes."""
+    """An agent's process on the target, of which the test has the other end."""
 
     def __init__(self, end: socket.socket) -> None:
         self._stream = Descriptors(end.fileno(), end.fileno())
@@ -23,7 +23,7 @@ class Process:
         return self._stream.read_into(view)
 
     def write(self, data: bytes | memoryview) -> None:
-        if bytes(data[4:6]) != b"PK":  # the agent itself
+        if bytes(data[4:6]) != b"PK":  # the archive of the agent
             self._stream.write(data)
 
     def read_errors(self, size: int) -> bytes:
@@ -43,7 +43,7 @@ class Process:
 
 
 class Target:
-    """A target that answers as it likes: `says` are its answers, in turn to each question."""
+    """A target with `agent`, the client of its agent, which answers what `will_say` was given."""
 
     def __init__(self) -> None:
         ours, theirs = socket.socketpair()
@@ -61,6 +61,8 @@ class Target:
         self._thread: threading.Thread | None = None
 
     def will_say(self, *answers: Answer | bytes) -> None:
+        """Take the next question in a thread, enter it in `asked`, and answer by these frames."""
+
         def answer() -> None:
             self.asked.append(decode(*self._frames.receive(), Command))
             for each in answers:

@@ -1,4 +1,4 @@
-"""migrate/errors.py: every error says what happened, where the container is, and what to do next."""
+"""Tests of migrate/errors.py: every error says what, where the container is, and what to do next."""
 
 from __future__ import annotations
 
@@ -42,7 +42,9 @@ def test_every_argument_is_told(kind: type[MigrateError]) -> None:
         (errors.LeftBehind, "runs on <host>"),
     ],
 )
-def test_where_the_container_is(root: type[MigrateError], words: str) -> None:
+def test_each_branch_of_errors_says_where_the_container_is(
+    root: type[MigrateError], words: str
+) -> None:
     for kind in all_classes(root):
         assert words in example(kind).where
 

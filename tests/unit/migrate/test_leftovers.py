@@ -1,4 +1,7 @@
-"""migrate/leftovers.py: what killed runs left goes with the next one, and nothing that lives does."""
+"""Tests of migrate/leftovers.py: what killed runs left goes with the next one.
+
+Nothing goes that belongs to a living process.
+"""
 
 from __future__ import annotations
 
@@ -22,6 +25,7 @@ OWNER = "tests.unit.migrate.programs.owner"
 
 @pytest.fixture(autouse=True)
 def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """Yield a directory in which this host has all its files of the tool."""
     monkeypatch.setattr(ram_directory, "RUN", tmp_path / "run")
     monkeypatch.setattr(leftovers, "OUTGOING_IMAGES", tmp_path / "outgoing")
     monkeypatch.setattr(leftovers, "INCOMING_IMAGES", tmp_path / "images")
@@ -33,6 +37,7 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
 
 
 def owner(here: Path, name: str) -> subprocess.Popen[str]:
+    """Start another process that owns a directory in RAM, and return it when it does."""
     argv = [sys.executable, "-m", OWNER, str(here / "run"), name]
     started = subprocess.Popen(argv, cwd=ROOT, stdout=subprocess.PIPE, text=True)
     assert started.stdout is not None
@@ -41,13 +46,14 @@ def owner(here: Path, name: str) -> subprocess.Popen[str]:
 
 
 def sweep() -> list[str]:
-    """What it tells."""
+    """Remove leftovers, and return what is told."""
     told: list[str] = []
     leftovers.sweep(told.append)
     return told
 
 
 def kill(process: subprocess.Popen[str]) -> None:
+    """Kill a process, and wait until it has ended."""
     with process:
         process.kill()
 
@@ -65,7 +71,7 @@ def test_what_a_killed_run_left_goes(here: Path) -> None:
     assert str(here) not in Path("/proc/mounts").read_text()
 
 
-def test_what_lives_stays(here: Path) -> None:
+def test_what_a_living_run_has_stays(here: Path) -> None:
     alive = owner(here, NAME)
     kill(owner(here, OTHER))
     sweep()
@@ -74,8 +80,8 @@ def test_what_lives_stays(here: Path) -> None:
     kill(alive)
 
 
-def test_who_took_over_holds_it(here: Path) -> None:
-    """As the keeper does of an agent that was killed (checkpoint/memory/pager/keeper.py)."""
+def test_a_directory_whose_claim_was_taken_over_stays(here: Path) -> None:
+    """The keeper takes over from an agent that was killed (checkpoint/memory/pager/keeper.py)."""
     process = owner(here, NAME)
     held = ram_directory.claim(here / "run" / NAME)
     kill(process)
@@ -84,7 +90,7 @@ def test_who_took_over_holds_it(here: Path) -> None:
     assert len(sweep()) == 1
 
 
-def test_what_is_in_use_stays_and_is_told_of(here: Path) -> None:
+def test_a_directory_in_use_stays_and_is_told_of(here: Path) -> None:
     kill(owner(here, NAME))
     with (here / "run" / NAME / "pages").open():
         (said,) = sweep()
@@ -92,7 +98,7 @@ def test_what_is_in_use_stays_and_is_told_of(here: Path) -> None:
     assert (here / "run" / NAME / "pages").exists()
 
 
-def test_mounts_in_it_go_too(here: Path) -> None:
+def test_mounts_beneath_a_directory_go_too(here: Path) -> None:
     kill(owner(here, NAME))
     inner = here / "run" / NAME / "inner"
     inner.mkdir()
@@ -111,15 +117,15 @@ def test_sockets_go_with_their_owner(here: Path) -> None:
     kill(alive)
 
 
-def test_killed_between_mkdir_and_mount(here: Path) -> None:
+def test_a_directory_of_a_run_killed_between_mkdir_and_mount_goes(here: Path) -> None:
     (here / "run" / NAME).mkdir(parents=True)
     assert ram_directory.abandoned() == {NAME: 0}
     sweep()
     assert not (here / "run" / NAME).exists()
 
 
-def test_images_on_disk(here: Path) -> None:
-    """What was to be sent goes, what came stays as far as it is wanted, and nothing goes that somebody has."""
+def test_images_on_disk_that_nobody_wants_go(here: Path) -> None:
+    """Files to be sent go; files that came stay as far as they are wanted; claimed ones stay."""
     for name in ("outgoing/dead", "outgoing/live", *(f"images/{number}" for number in range(7))):
         (here / name).mkdir(parents=True)
         (here / name / "layer").touch()
@@ -143,14 +149,14 @@ def test_images_on_disk(here: Path) -> None:
         os.close(fd)
 
 
-def test_nothing_to_sweep(here: Path) -> None:
+def test_a_sweep_of_nothing_makes_nothing(here: Path) -> None:
     assert sweep() == []
     assert ram_directory.abandoned() == {}
     assert list(here.iterdir()) == []
 
 
 def test_a_socket_without_a_listener_goes(here: Path) -> None:
-    """One with a listener stays, though its move has no directory yet."""
+    """A socket with a listener stays, though its migration has no directory yet."""
     (here / "run").mkdir()
     dead, alive = here / "run" / f"{NAME}.trees", here / "run" / f"{OTHER}.trees"
     with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as left:

@@ -1,4 +1,4 @@
-"""migrate/logs.py: what is kept of a move that failed is bounded, for root alone, and the newest."""
+"""Tests of migrate/logs.py: the kept logs of failed migrations are bounded, root's, and the newest."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ ID = "0123456789ab"
 
 @pytest.fixture(autouse=True)
 def directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Where logs are kept."""
+    """Return the directory where logs are kept."""
     monkeypatch.setattr(logs, "DIRECTORY", tmp_path / "kept")
     return tmp_path / "kept"
 
@@ -31,7 +31,7 @@ def test_logs_are_gathered_wherever_they_are(tmp_path: Path) -> None:
     assert logs.gather(tmp_path) == [("images-dump.log", b"frozen"), ("top.log", b"x")]
 
 
-def test_of_a_long_log_the_end_is_gathered(tmp_path: Path) -> None:
+def test_the_end_of_a_long_log_is_gathered(tmp_path: Path) -> None:
     (tmp_path / "long.log").write_bytes(b"begin" + b"x" * logs.MOST_BYTES + b"end")
     [(_, data)] = logs.gather(tmp_path)
     assert len(data) == logs.MOST_BYTES
@@ -44,7 +44,7 @@ def test_what_is_no_plain_file_is_left_out(tmp_path: Path) -> None:
     there = tmp_path / "images"
     there.mkdir()
     (there / "link.log").symlink_to(secret)
-    os.mkfifo(there / "pipe.log")  # nobody waits for a writer
+    os.mkfifo(there / "pipe.log")  # no reader waits for its writer
     (there / "directory.log").mkdir()
     assert logs.gather(there) == []
 
@@ -99,7 +99,7 @@ def test_a_link_in_a_files_place_is_not_followed(directory: Path, tmp_path: Path
     assert (tmp_path / "victim").read_text() == "mine"
 
 
-def test_the_newest_are_kept_and_what_is_no_moves_is_left_alone(directory: Path) -> None:
+def test_the_newest_are_kept_and_what_is_no_migrations_is_left_alone(directory: Path) -> None:
     directory.mkdir()
     (directory / "web.log").write_text("a container's output")
     (directory / "0000000000").mkdir()

@@ -1,4 +1,4 @@
-"""migrate/no_pauses.py: the interpreter is as it was afterwards."""
+"""Tests of migrate/no_pauses.py: the interpreter has its usual settings again afterwards."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import pytest
 from migrate.no_pauses import SWITCH_INTERVAL_S, no_pauses
 
 
-def test_the_interpreter_is_as_it_was_after_the_last_of_several_moves() -> None:
+def test_the_interpreter_is_as_it_was_after_the_last_of_several_migrations() -> None:
     usual_s, frozen = sys.getswitchinterval(), gc.get_freeze_count()
     with no_pauses():
         with no_pauses():

@@ -1,4 +1,4 @@
-"""migrate/observer.py: an observer is told everything, and fails nobody."""
+"""Tests of migrate/observer.py: an observer is told everything, and fails no migration."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ from migrate.cli import progress
 from tests.unit.helpers.events import CALLS
 
 
-def test_every_event_is_tried_here() -> None:
+def test_every_event_of_an_observer_is_among_the_calls() -> None:
     assert set(CALLS) == {name for name in vars(events.Observer) if not name.startswith("_")}
 
 
 class Failing:
-    """An observer of which nothing works."""
+    """An observer of which every method fails."""
 
     def __getattr__(self, name: str) -> Callable[..., None]:
         def fail(*_: object) -> None:
@@ -31,7 +31,7 @@ class Failing:
         self.failure = failure
 
 
-def test_an_observer_that_fails_ends_no_move() -> None:
+def test_an_observer_that_fails_ends_no_migration() -> None:
     for name, arguments in CALLS.items():
         getattr(events.Unfailing(Failing(ValueError("closed"))), name)(*arguments)
 

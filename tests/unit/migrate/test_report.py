@@ -1,4 +1,4 @@
-"""migrate/report.py: the report has the keys that it has always had, and its summary is for people."""
+"""Tests of migrate/report.py: the keys of the report are frozen, and its summary is for people."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from tests.unit.helpers.checkout import ROOT
 DOCS = ROOT / "docs"
 
 
-#: Frozen: a change of these is a change of the schema.
+#: The keys of the report, which are frozen: other keys are another schema.
 KEYS_1 = {
     "fill",
     "proof",
@@ -73,14 +73,14 @@ def test_the_keys_of_the_report_are_documented() -> None:
     assert {name for row in table for name in re.findall(r"`(\w+)`", row)} == KEYS_1
 
 
-def test_a_report_of_nothing_says_so() -> None:
+def test_a_report_of_a_migration_that_never_began_says_so() -> None:
     printed = Report.begin("web", "beta").to_json()
     assert (printed["outcome"], printed["downtime_us"], printed["error"]) == ("refused", None, None)
     assert re.fullmatch(r"[0-9a-f]{12}", printed["migration_id"])
     assert Report.begin("web", "beta").migration_id != printed["migration_id"]
 
 
-def test_the_summary() -> None:
+def test_the_summary_says_what_people_want_to_know() -> None:
     text = "\n".join(summary(full_report()))
     for words in (
         "web",

@@ -1,4 +1,4 @@
-"""migrate/signals.py: real signals to this process."""
+"""Tests of migrate/signals.py, by real signals to this process."""
 
 from __future__ import annotations
 
@@ -14,14 +14,17 @@ from migrate.signals import INTERRUPTING, Signals
 
 @pytest.fixture(autouse=True)
 def heard() -> Iterator[None]:
-    """Whoever started the tests may ignore some of them, as nohup(1) and a shell's `&` do."""
+    """Have the signals heard, some of which may be ignored here.
+
+    nohup(1) and a shell's `&` start programs so.
+    """
     before = {number: signal.signal(number, signal.default_int_handler) for number in INTERRUPTING}
     yield
     for number, handler in before.items():
         signal.signal(number, handler)
 
 
-def test_what_was_ignored_still_is() -> None:
+def test_a_signal_that_was_ignored_still_is() -> None:
     before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
     try:
         with Signals() as signals:
@@ -33,7 +36,7 @@ def test_what_was_ignored_still_is() -> None:
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
-def test_a_signal_interrupts(number: int) -> None:
+def test_a_signal_interrupts_the_block(number: int) -> None:
     before = signal.getsignal(number)
     with pytest.raises(Interrupted) as raised, Signals() as signals, signals.heard():
         os.kill(os.getpid(), number)
@@ -59,7 +62,7 @@ def test_a_signal_that_came_before_the_block_interrupts_it() -> None:
 
 
 def test_a_second_signal_does_not_interrupt_what_the_first_one_made_necessary() -> None:
-    """Also where the clean-up is inside the block, as that of the preflight is."""
+    """The clean-up may be inside the block, as that of the preflight is."""
     cleaned = False
     with Signals() as signals, pytest.raises(Interrupted), signals.heard():
         try:

@@ -1,4 +1,4 @@
-"""migrate/text.py: durations and sizes as people read them."""
+"""Tests of migrate/text.py: durations and sizes as people read them."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The program that receives the agent (migrate/agent/bootstrap.py), as the target's sshd starts it."""
+"""Tests of migrate/agent/bootstrap.py: the program that receives the agent, as sshd starts it."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ import pytest
 
 from migrate.agent import zipapp
 
-#: Without `exec python3`.
+#: The words of the command behind `exec python3`.
 PROGRAM = shlex.split(zipapp.command())[2:]
 
 
 def received(data: bytes) -> subprocess.CompletedProcess[bytes]:
-    """What it does with so many bytes, in 128 MiB of memory."""
+    """Return how the program ends that is sent `data` and has 128 MiB of memory."""
 
     def bound() -> None:
         resource.setrlimit(resource.RLIMIT_AS, (128 << 20, 128 << 20))
@@ -37,14 +37,14 @@ def test_a_size_over_the_bound_is_refused_before_anything_is_read(size: int) -> 
 
 
 @pytest.mark.parametrize("data", [b"", b"\0\0", (1000).to_bytes(4, "big") + bytes(999)])
-def test_an_end_before_the_end(data: bytes) -> None:
+def test_an_agent_that_is_cut_off_is_told_as_such(data: bytes) -> None:
     done = received(data)
     assert done.returncode == 1
     assert done.stderr == b"migrate agent: the connection ended while it was sent\n"
 
 
-def test_it_comes_in_small_pieces_in_linear_time() -> None:
-    """Each read brings a few bytes: nothing may be copied once more for each."""
+def test_an_agent_that_comes_in_small_pieces_takes_linear_time() -> None:
+    """Each read brings a few bytes, and no read may copy what came before."""
     size = zipapp.MOST_BYTES
     argv = [sys.executable, *PROGRAM]
     with subprocess.Popen(

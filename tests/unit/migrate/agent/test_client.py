@@ -1,4 +1,4 @@
-"""migrate/agent/client.py: a hostile target's answers, and answers to earlier questions."""
+"""Tests of migrate/agent/client.py: answers of a hostile target, and answers to earlier questions."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from migrate.wire.protocol import ProtocolError, Request
 from tests.unit.migrate.answering import Target
 
 
-def test_an_answer_to_another_question(target: Target) -> None:
+def test_an_answer_to_another_question_is_refused(target: Target) -> None:
     target.will_say(protocol.TmpfsMade(paths=()))
     with pytest.raises(ProtocolError, match="answered Ping by TmpfsMade"):
         target.agent.request(protocol.Ping())
@@ -27,7 +27,7 @@ def test_an_answer_to_another_question(target: Target) -> None:
 @pytest.mark.parametrize(
     "said", [b"{}", b'{"type":"Clock"}', b'{"type":"Clock","monotonic_ns":-1}', b'{"type":"Ping"}']
 )
-def test_an_answer_that_is_none(target: Target, said: bytes) -> None:
+def test_an_answer_that_is_no_message_is_refused(target: Target, said: bytes) -> None:
     target.will_say(said)
     with pytest.raises(ProtocolError):
         target.agent.request(protocol.Ping())
@@ -68,7 +68,7 @@ def test_records_without_end_are_not_listened_to(target: Target) -> None:
         target.agent.request(protocol.Ping())
 
 
-def test_what_it_says_is_harmless_to_a_terminal(target: Target) -> None:
+def test_what_the_target_says_is_harmless_to_a_terminal(target: Target) -> None:
     evil = "\x1b]0;evil\x07"
     target.will_say(
         protocol.Log(text=evil), protocol.Failed(kind="OSError", text=evil, detail=(evil,))
@@ -87,7 +87,7 @@ def test_a_long_answer_comes_in_pieces(target: Target) -> None:
 
 
 def test_an_answer_that_was_not_waited_for_is_passed_over_in_all_its_pieces(target: Target) -> None:
-    """A signal ended the waiting."""
+    """A signal may end the wait for an answer in several pieces."""
     target.will_say(protocol.TreeListed(files=(FileState("a", 1, 1, 1),), more=True))
     waiting = target.agent.request_all(protocol.ListTree(tree="/", paths=None))
     next(waiting)
@@ -101,26 +101,29 @@ def test_an_answer_that_was_not_waited_for_is_passed_over_in_all_its_pieces(targ
     assert target.agent.request(protocol.Abort()) == DONE
 
 
-def has_said_no_message(target: Target, asked: Request[Any]) -> None:
-    """The target has answered by a frame that may have been a line of its log as well."""
+def answer_by_no_message(target: Target, asked: Request[Any]) -> None:
+    """Have the target answer by a frame that is no message.
+
+    The frame may have been a line of the target's log as well as its answer.
+    """
     target.will_say(b"no JSON")
     with pytest.raises(ProtocolError):
         target.agent.request(asked)
     target.join()
 
 
-def test_an_answer_that_comes_after_a_frame_that_is_none_is_not_the_next_one(
+def test_an_answer_behind_a_frame_that_is_no_message_is_not_that_to_the_next_question(
     target: Target,
 ) -> None:
-    has_said_no_message(target, protocol.Ping())
+    answer_by_no_message(target, protocol.Ping())
     target.will_say(CLOCK, DONE)
     assert target.agent.request(protocol.Abort()) == DONE
     target.will_say(CLOCK)
     assert target.agent.request(protocol.Ping()) == CLOCK
 
 
-def test_a_frame_that_is_none_may_have_been_the_answer(target: Target) -> None:
-    has_said_no_message(target, protocol.Ping())
+def test_a_frame_that_is_no_message_may_have_been_the_answer(target: Target) -> None:
+    answer_by_no_message(target, protocol.Ping())
     target.will_say(DONE)
     assert target.agent.request(protocol.Abort()) == DONE
 
@@ -135,7 +138,7 @@ def test_an_answer_to_another_question_may_be_followed_by_the_right_one(target: 
 
 
 def test_an_answer_that_may_be_to_the_question_before_is_not_believed(target: Target) -> None:
-    has_said_no_message(target, protocol.Ping())
+    answer_by_no_message(target, protocol.Ping())
     for _ in range(2):
         target.will_say(CLOCK)
         with pytest.raises(ProtocolError, match="may be the answer to an earlier Ping"):
@@ -147,7 +150,7 @@ def test_pieces_without_end_are_not_passed_over_for_ever(
     target: Target, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(client, "MOST_PIECES", 8)
-    has_said_no_message(target, protocol.ListTree(tree="/", paths=None))
+    answer_by_no_message(target, protocol.ListTree(tree="/", paths=None))
     target.will_say(*[protocol.TreeListed(files=(FileState("a", 1, 1, 1),), more=True)] * 9)
     with pytest.raises(ProtocolError, match="without end"):
         target.agent.request(protocol.Abort())

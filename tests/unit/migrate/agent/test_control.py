@@ -1,4 +1,4 @@
-"""migrate/agent/control.py: what an operator can say to an agent that holds a container."""
+"""Tests of migrate/agent/control.py: what an operator can say to an agent that holds a container."""
 
 from __future__ import annotations
 
@@ -24,7 +24,10 @@ from migrate.agent.control import (
 
 
 class Holder:
-    """Stands for an Incoming; `failure` is raised by what is asked, before or after it took effect."""
+    """A fake of Incoming, which raises `failure` when it is asked.
+
+    With `late` it raises after the request took effect, and before otherwise.
+    """
 
     def __init__(self, failure: Exception | None = None, *, late: bool = False) -> None:
         self.holds_container = True
@@ -49,7 +52,7 @@ class Holder:
 
 
 def exchange(path: Path, holder: Holder, word: str, *, link_alive: bool) -> tuple[Reply, bool]:
-    """(the answer, whether the agent is done holding)."""
+    """Have an operator say a word, and return (the answer, whether the agent is done holding)."""
     answers: list[Reply] = []
     with ControlSocket(path) as control:
         assert path.stat().st_mode & 0o777 == 0o600
@@ -74,7 +77,7 @@ def exchange(path: Path, holder: Holder, word: str, *, link_alive: bool) -> tupl
         ("gone", False, [], Outcome.REFUSED, "'gone'"),
     ],
 )
-def test_what_may_be_said(
+def test_each_word_has_its_effect_and_its_answer(
     tmp_path: Path, word: str, link_alive: bool, did: list[str], outcome: Outcome, said: str
 ) -> None:
     holder = Holder()
@@ -99,14 +102,14 @@ def test_a_failure_is_told_and_what_is_still_held_stays_held(
     assert ended is late is not holder.holds_container
 
 
-def test_nobody_listens(tmp_path: Path) -> None:
+def test_a_word_to_an_agent_that_is_gone_is_an_error(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError):
         ask(tmp_path / "control", STATUS)
 
 
 @pytest.mark.parametrize("text", ["", "held", "\u00fc\U0001f600" * 4000])
 def test_an_answer_arrives_as_it_was_given(text: str) -> None:
-    """Or its beginning: it must fit into one datagram."""
+    """Of a text too long for one datagram the beginning arrives."""
     data = Reply(outcome=Outcome.REFUSED, text=text).encode()
     assert len(data) <= MAX_ANSWER
     found = reply_in(data)

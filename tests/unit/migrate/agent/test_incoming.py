@@ -1,4 +1,4 @@
-"""The target's half of a move (migrate/agent/incoming.py): what it keeps other moves from."""
+"""Tests of migrate/agent/incoming.py: the target's half of a migration excludes others."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 def arriving(
     monkeypatch: pytest.MonkeyPatch, name: str, *volumes: str
 ) -> tuple[Incoming, list[str]]:
-    """A container on its way in, and the objections to it."""
+    """Return the agent of a container on its way in, and the objections to the container."""
     monkeypatch.setattr(incoming, "engine_named", lambda _: Engine(*volumes))
     hello = protocol.Hello(
         version=protocol.PROTOCOL_VERSION,
@@ -61,7 +61,9 @@ def arriving(
     return agent, list(examined.objections)
 
 
-def test_of_a_volume_one_move_at_a_time_brings_the_content(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_one_migration_at_a_time_brings_the_content_of_a_volume(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     with contextlib.ExitStack() as stack:
         first, objections = arriving(monkeypatch, "a", "data", "logs")
         stack.callback(first.close)

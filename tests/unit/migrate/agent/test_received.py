@@ -1,4 +1,4 @@
-"""What the agent takes in before a restore (migrate/agent/received.py), and no more."""
+"""Tests of migrate/agent/received.py: the agent takes in what a restore needs, and no more."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ PAGE_MAP = protocol.PageMap(dst_id=0x101, extents=EXTENTS)
 
 
 @pytest.mark.parametrize("room_bytes", [1 << 20, LEAST_EXTENTS * 4096 * 2])
-def test_so_many_page_maps_are_kept_as_pages_have_room(
+def test_no_more_page_maps_are_kept_than_pages_have_room(
     room_bytes: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(ram_directory, "RUN", tmp_path / "run")

@@ -1,4 +1,7 @@
-"""migrate/agent/restore.py: no container is held of which memory would be missing. The test is CRIU."""
+"""Tests of migrate/agent/restore.py: no container is held of which memory would be missing.
+
+The test does CRIU's part.
+"""
 
 from __future__ import annotations
 
@@ -84,14 +87,14 @@ def criu_restores(role: RestoreRole, images: Path, *, pager_fails: bool) -> None
 
 
 @pytest.mark.parametrize("hands_over", [True, False])
-def test_a_pager_that_failed_meanwhile(
+def test_a_pager_that_failed_in_the_restore_fails_the_restore(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
     keeper: Keeper,
     role: RestoreRole,
     hands_over: bool,
 ) -> None:
-    """A pager whose keeper cannot follow it gives up, and tasks would wait for their pages for ever."""
+    """A pager whose keeper cannot follow it gives up, and tasks would wait for pages for ever."""
     with contextlib.ExitStack() as undo:
         armed = restore_in(tmp_path, undo.enter_context(PageStore(tmp_path)), keeper)
         if not hands_over:

@@ -1,4 +1,4 @@
-"""migrate/agent/server.py: the loop around the requests, over a real socketpair."""
+"""Tests of migrate/agent/server.py: the loop around the requests, over a real socketpair."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ from transport.framing import PREFIX, Descriptors, FrameStream
 
 
 class Incoming:
-    """Stands for the target's half of a move; a test says what `handle` does."""
+    """A fake of the target's half of a migration, whose `handle` does what a test says."""
 
     control_path = directory = Path()
     does: Callable[[Incoming], Answer] = staticmethod(lambda _: protocol.Done())
@@ -68,7 +68,7 @@ class Incoming:
 
 
 class Coordinator:
-    """The other end of the channel."""
+    """The coordinator's end of the channel to an agent, which is a thread."""
 
     def __init__(self) -> None:
         self._socket, theirs = socket.socketpair()
@@ -116,7 +116,7 @@ HELLO = protocol.Hello(
     container_name="c",
     traces=False,
 )
-#: Requests of each sort: one that is answered, one that is streamed.
+#: A request that is answered, and one that is streamed.
 ASKED, STREAMED = protocol.Remove(tree="/", paths=()), protocol.Output()
 
 
@@ -154,7 +154,7 @@ def test_requests_are_answered_in_order_until_the_last(coordinator: Coordinator)
     assert Incoming.last.closed
 
 
-def test_nothing_goes_before_hello(coordinator: Coordinator) -> None:
+def test_no_request_is_taken_before_hello(coordinator: Coordinator) -> None:
     answer = coordinator.ask(ASKED)
     assert isinstance(answer, protocol.Failed)
     assert answer.text == "Remove may not come in the state 'connected'"
@@ -188,7 +188,7 @@ def test_streamed_data_out_of_order_is_told_by_the_next_answer(coordinator: Coor
 
 
 def test_go_is_done_whatever_went_wrong_before(coordinator: Coordinator) -> None:
-    """The source is dead when it comes."""
+    """The source is dead when GO comes."""
     coordinator.ask(HELLO)
     Incoming.last.state = State.HELD
     coordinator.send(STREAMED)
@@ -248,7 +248,7 @@ def test_any_failure_is_told_and_sticks_until_the_abort(
 def test_logs_are_to_be_had_also_after_a_failure(
     coordinator: Coordinator, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    """With the traceback of that; it remains one."""
+    """The logs have the traceback of the failure, which remains one."""
     (tmp_path / "images").mkdir()
     (tmp_path / "images/restore.log").write_text("no luck")
     monkeypatch.setattr(Incoming, "directory", tmp_path)
@@ -345,7 +345,7 @@ def test_a_held_container_outlives_the_channel(
     assert not Incoming.last.closed
     first = ask_when_there(Incoming.control_path, GO)
     assert first.outcome is Outcome.OK or "the coordinator is still" in first.text
-    while Incoming.last.holds_container:  # it had not noticed yet
+    while Incoming.last.holds_container:  # it had not noticed that the channel ended
         ask_when_there(Incoming.control_path, GO)
     coordinator.join()
     assert Incoming.last.handled == ["Remove", "go by hand"]
@@ -353,7 +353,10 @@ def test_a_held_container_outlives_the_channel(
 
 
 def ask_when_there(path: Path, word: str) -> Reply:
-    """The agent makes its socket anew when it notices that the channel ended."""
+    """Ask the agent by its control socket, as often as that takes.
+
+    The agent makes the socket anew when it notices that its channel ended.
+    """
     while True:
         try:
             return ask(path, word, timeout_s=10)

@@ -1,4 +1,4 @@
-"""migrate/agent/state.py: which steps exist, and in which state each command may come."""
+"""Tests of migrate/agent/state.py: which steps exist, and in which state each command may come."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from migrate.wire import protocol
 from migrate.wire.message import concrete
 from migrate.wire.protocol import Command, ProtocolError
 
-#: The commands of a move that goes well and has all there is, and the state that each leaves.
+#: The commands of a migration that goes well and has all there is, and the state after each.
 STORY: list[tuple[Command, State]] = [
     (
         protocol.Hello(
@@ -64,7 +64,7 @@ def test_every_command_has_its_states() -> None:
     assert {type(command) for command, _ in STORY} | {protocol.Abort} == set(COMMANDS)
 
 
-def test_a_move_that_goes_well() -> None:
+def test_each_command_of_the_story_may_come() -> None:
     state = State.CONNECTED
     for command, left in STORY:
         check_command(state, command)
@@ -88,7 +88,9 @@ def test_a_move_that_goes_well() -> None:
     ],
     ids=lambda value: type(value).__name__,
 )
-def test_what_decides_which_host_runs(command: Command, states: set[State]) -> None:
+def test_commands_that_decide_which_host_runs_the_container_come_in_their_states_only(
+    command: Command, states: set[State]
+) -> None:
     for state in State:
         if state in states:
             check_command(state, command)
@@ -97,7 +99,7 @@ def test_what_decides_which_host_runs(command: Command, states: set[State]) -> N
                 check_command(state, command)
 
 
-def test_nothing_comes_at_the_end() -> None:
+def test_no_command_comes_after_the_end() -> None:
     for state in (State.FINISHED, State.ABORTED):
         for command, _ in [*STORY, (protocol.Abort(), state)]:
             with pytest.raises(ProtocolError):
@@ -106,7 +108,7 @@ def test_nothing_comes_at_the_end() -> None:
 
 @pytest.mark.parametrize("old", State)
 @pytest.mark.parametrize("new", State)
-def test_the_steps_that_exist(old: State, new: State) -> None:
+def test_no_steps_exist_but_those_of_the_story_and_the_abort(old: State, new: State) -> None:
     story = [State.CONNECTED, *(state for _, state in STORY)]
     forward = {(a, b) for a, b in itertools.pairwise(story) if a is not b} | {
         (State.EXAMINED, State.PREPARED)

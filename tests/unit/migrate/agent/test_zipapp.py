@@ -1,4 +1,4 @@
-"""migrate/agent/zipapp.py: the archive of the agent that goes to the target."""
+"""Tests of migrate/agent/zipapp.py: the archive of the agent that goes to the target."""
 
 from migrate.agent import zipapp
 

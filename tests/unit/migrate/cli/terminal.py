@@ -1,4 +1,4 @@
-"""A program that prints hostile text, on a terminal or in a pipe."""
+"""A command that shows hostile text, on a terminal and in a pipe."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ PROGRAM = "tests.unit.migrate.cli.programs.hostile_text"
 
 
 def run_in_terminal(terminal: bool) -> bytes:
-    """What the program's output and errors are, on a terminal or in a pipe."""
+    """Return the output and the errors of the command, on a terminal or in a pipe."""
     argv = [sys.executable, "-m", PROGRAM, SHOWN]
     env = {**os.environ, "COLUMNS": "500", "TERM": "xterm-256color", "PYTHONIOENCODING": "utf-8"}
     if not terminal:
@@ -31,7 +31,7 @@ def run_in_terminal(terminal: bool) -> bytes:
     try:
         while piece := os.read(ours, 1 << 16):
             seen += piece
-    except OSError:  # EIO: the last of its other end was closed
+    except OSError:  # EIO: the command has closed its end
         pass
     finally:
         os.close(ours)

@@ -1,4 +1,7 @@
-"""migrate/cli/console.py: nothing that a peer or a container chose reaches a terminal as anything but text."""
+"""Tests of migrate/cli/console.py: hostile text reaches a terminal as nothing but text.
+
+Hostile text is what a peer or a container chose.
+"""
 
 from __future__ import annotations
 
@@ -12,20 +15,21 @@ from migrate.cli import console
 from tests.unit.helpers.checkout import ROOT
 from tests.unit.migrate.cli.terminal import SHOWN, run_in_terminal
 
-#: Ends the line, sets the title, moves about, colours in eight bits, clears, deletes, turns the direction, is no text.
+#: A text that ends the line, sets the title, moves about, colours in eight bits, clears, deletes,
+#: and turns the direction, with a byte that is no text.
 EVIL = (
     "a\r\nmigrate: done\x1b]0;title\x07\x1b[2J\x1b[1A"
     "\x9b31m\x9d0;t\x9c\x08\x7f\x00\u202egnp\u2066\u2028\udcff[red]z"
 )
 
 
-def test_one_line() -> None:
+def test_one_line_shows_control_characters_as_escapes() -> None:
     assert console.one_line(EVIL) == SHOWN
     assert console.one_line("größe 漢字 🙂 plain") == "größe 漢字 🙂 plain"
 
 
 @pytest.mark.parametrize("terminal", [True, False], ids=["terminal", "pipe"])
-def test_what_is_shown(terminal: bool) -> None:
+def test_hostile_text_is_shown_and_does_nothing(terminal: bool) -> None:
     seen = run_in_terminal(terminal)
     for told in (
         b"\x1b]0;",
@@ -43,7 +47,7 @@ def test_what_is_shown(terminal: bool) -> None:
     assert b"migrate: done" not in lines
 
 
-#: Streams that are closed or that nobody reads any more, as a shell makes them.
+#: Words of a shell for streams that are closed, or that no process reads any more.
 CLOSED = [">&-", "2>&-", ">&- 2>&-", "<&- >&- 2>&-", "| true", "2>&1 | true"]
 
 
@@ -57,10 +61,10 @@ CLOSED = [">&-", "2>&-", ">&- 2>&-", "<&- >&- 2>&-", "| true", "2>&1 | true"]
         ("ctl", "status", 0),
     ],
 )
-def test_whoever_reads_may_have_left(
+def test_streams_that_nobody_reads_change_no_exit_code(
     streams: str, program: str, words: str, code: int, tmp_path: Path
 ) -> None:
-    """No traceback, no complaint of Python's as it ends, and the code is the move's."""
+    """The code is the migration's, and Python prints no traceback and no complaint as it ends."""
     text = f"import sys; from migrate.cli.{program} import main; sys.exit(main())"
     script = f"exec 3>{tmp_path}/code; {{ sleep 0.3; {sys.executable} -c '{text}' {words};"
     script += f" echo $? >&3; }} {streams}"

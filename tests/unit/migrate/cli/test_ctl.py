@@ -1,4 +1,4 @@
-"""migrate/cli/ctl.py: however migratectl ends, one line and a documented exit code."""
+"""Tests of migrate/cli/ctl.py: however migratectl ends, one line and a documented exit code."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from migrate.errors import NotRoot
 
 
 @pytest.mark.parametrize("words", [["status"], ["recover", "0123456789ab"], ["docker-runtime"]])
-def test_another_user_is_told_to_be_root(
+def test_a_user_other_than_root_is_told_to_be_root(
     words: list[str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr("os.geteuid", lambda: 1000)
@@ -33,7 +33,7 @@ def test_another_user_is_told_to_be_root(
     assert len(said.splitlines()) == 1
 
 
-def test_another_host_is_asked_by_whoever_may_log_in_there(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_any_user_may_ask_another_host(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("os.geteuid", lambda: 1000)
     monkeypatch.setattr(
         ctl, "ask_on", lambda *_: control.Reply(outcome=control.Outcome.OK, text="it is held")
@@ -62,7 +62,7 @@ def test_help_and_version_end_well(capsys: pytest.CaptureFixture[str]) -> None:
         ),
     ],
 )
-def test_however_recover_ends(
+def test_each_end_of_recover_has_its_code_and_one_line(
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
     error: BaseException,
@@ -119,7 +119,7 @@ def test_recover_takes_no_path_for_an_id(
 
 
 class Held:
-    """A held container, of which there is nothing but a long description to tell."""
+    """A held container, with a long description and nothing else."""
 
     holds_container = True
 
@@ -130,7 +130,7 @@ class Held:
 
 
 def answering(control: recover.ControlSocket) -> threading.Thread:
-    """Have an agent answer one question."""
+    """Have an agent answer one question, in a thread."""
     thread = threading.Thread(target=lambda: control.answer(Held(), link_alive=True))
     thread.start()
     return thread
@@ -155,9 +155,10 @@ def test_status_waits_for_no_agent_that_hangs(
     assert said.out.startswith(f"{'1' * 12}: \U0001f600")
 
 
-def test_the_program_that_asks_on_another_host(tmp_path: Path) -> None:
+def test_the_program_that_asks_on_another_host_prints_the_reply(tmp_path: Path) -> None:
     path = tmp_path / "control"
-    _, _, *words = shlex.split(recover.ask_command(path, recover.STATUS))  # without `exec python3`
+    # Without `exec python3`.
+    _, _, *words = shlex.split(recover.ask_command(path, recover.STATUS))
     argv = [sys.executable, *words]
     with recover.ControlSocket(path) as control:
         agent = answering(control)

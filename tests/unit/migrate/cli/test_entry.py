@@ -1,4 +1,4 @@
-"""migrate/cli/entry.py: Ctrl-C while a program is being loaded."""
+"""Tests of migrate/cli/entry.py: Ctrl-C while a command loads its modules."""
 
 from __future__ import annotations
 
@@ -15,7 +15,9 @@ PROGRAM = "tests.unit.migrate.cli.programs.interrupted_load"
 
 @pytest.mark.parametrize(("program", "module"), [("migrate", "move"), ("migratectl", "ctl")])
 @pytest.mark.parametrize("ignored", [False, True])
-def test_ctrl_c_before_it_is_loaded(program: str, module: str, ignored: bool) -> None:
+def test_ctrl_c_before_a_command_is_loaded_ends_it_without_a_traceback(
+    program: str, module: str, ignored: bool
+) -> None:
     words = [program, module, "ignored" if ignored else ""]
     done = subprocess.run(
         [sys.executable, "-m", PROGRAM, *words],

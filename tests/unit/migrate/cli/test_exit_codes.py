@@ -1,4 +1,4 @@
-"""migrate/cli/exit_codes.py: each error has a code of its own, which never changes."""
+"""Tests of migrate/cli/exit_codes.py: each error has a code of its own, which never changes."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ def test_the_codes_are_documented() -> None:
 
 
 def test_the_codes_are_frozen() -> None:
-    """Schedulers act on them: a number never changes its meaning."""
+    """Schedulers act on the codes, so a number never changes its meaning."""
     assert {kind.__name__: code for kind, code in exit_codes.CODES.items()} == {
         "BadRequest": 2,
         "NoSuchContainer": 10,
@@ -88,5 +88,5 @@ def test_the_codes_are_frozen() -> None:
     }
 
 
-def test_no_code_means_two_things() -> None:
+def test_no_code_of_migratectl_is_one_of_migrate() -> None:
     assert not set(CTL_CODES.values()) & set(CODES.values())

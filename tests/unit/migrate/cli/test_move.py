@@ -1,4 +1,8 @@
-"""migrate/cli/move.py: however a migration ends, one line, a documented exit code, the report, no traceback."""
+"""Tests of migrate/cli/move.py: however a migration ends, one line, a code and the report.
+
+The code is a documented one, and no traceback is printed. The command line's options are the
+program's.
+"""
 
 from __future__ import annotations
 
@@ -28,12 +32,14 @@ from migrate.report import Report
 
 @pytest.fixture(autouse=True)
 def kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Where logs are kept."""
+    """Return the directory where logs are kept."""
     monkeypatch.setattr(logs, "DIRECTORY", tmp_path / "log")
     return tmp_path / "log"
 
 
 def ends_with(error: BaseException | None, outcome: str = "refused") -> Callable[..., None]:
+    """Return a fake of move_container that ends with an error and an outcome."""
+
     def move_container(report: Report, *_: object) -> None:
         report.outcome = outcome
         logging.getLogger("migrate").info("a step\x1b[2J")
@@ -113,10 +119,10 @@ def test_a_command_line_that_makes_no_sense_is_reported_too(
     assert len(said.err.splitlines()) == 1
 
 
-def test_each_step_is_printed_for_who_wants_it(
+def test_each_step_is_printed_if_that_is_asked_for(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Without what a container or the other host might do to the terminal by it."""
+    """What a container or the other host has chosen does nothing to the terminal."""
     monkeypatch.setattr(move, "move_container", ends_with(None, "done"))
     assert move.main(["web", "beta", "--verbose"]) == 0
     said = capsys.readouterr().err
@@ -171,7 +177,7 @@ def test_the_defaults_of_the_command_line_are_those_of_the_program() -> None:
     assert options() == Options()
 
 
-def test_every_option_arrives() -> None:
+def test_every_option_reaches_the_options_of_the_migration() -> None:
     words = "--mode stop-copy --max-downtime 50 --on-no-converge throttle --max-rounds 4"
     words += " --max-precopy-time 9 --bandwidth-limit 2M"
     policy = Policy(
@@ -186,14 +192,14 @@ def test_every_option_arrives() -> None:
     ("text", "bytes_per_s"),
     [("1000", 1000), ("1K", 1000), ("50M", 50_000_000), ("1.5g", 1_500_000_000)],
 )
-def test_rates(text: str, bytes_per_s: int) -> None:
+def test_a_rate_is_a_number_with_a_scale(text: str, bytes_per_s: int) -> None:
     assert move.rate(text) == bytes_per_s
 
 
 @pytest.mark.parametrize(
     "text", ["", "M", "fast", "-1M", "0", "999", "1e9", "nan", "inf", "50MB", "9" * 20, "\uff11M"]
 )
-def test_what_is_no_rate(text: str) -> None:
+def test_a_text_that_is_no_rate_is_refused(text: str) -> None:
     with pytest.raises(argparse.ArgumentTypeError, match="50M"):
         move.rate(text)
 
@@ -201,12 +207,12 @@ def test_what_is_no_rate(text: str) -> None:
 @pytest.mark.parametrize(
     "text", ["", "0", "-1", "1.5", "x", "\u00b2", "\uff11", "1\n", "9" * 10, "9" * 5000]
 )
-def test_what_is_no_count(text: str) -> None:
+def test_a_text_that_is_no_count_is_refused(text: str) -> None:
     with pytest.raises(argparse.ArgumentTypeError, match="from 1 to"):
         move.count(text)
 
 
-def test_an_option_that_makes_no_sense() -> None:
+def test_an_option_that_makes_no_sense_is_a_bad_request() -> None:
     with pytest.raises(
         BadRequest,
         match="--max-downtime: '0' is not a number from 1 to 999999999; nothing was changed",

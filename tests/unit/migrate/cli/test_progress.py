@@ -1,4 +1,4 @@
-"""migrate/cli/progress.py: what users see of a migration while it goes on."""
+"""Tests of migrate/cli/progress.py: what users see of a migration while it goes on."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from tests.unit.helpers.events import CALLS
 from tests.unit.migrate.cli.terminal import run_in_terminal
 
 
-def test_plain_lines() -> None:
+def test_in_a_pipe_states_and_notes_are_lines() -> None:
     out = io.StringIO()
     with progress.observer_for(out) as observer:
         for name, arguments in CALLS.items():
@@ -20,7 +20,7 @@ def test_plain_lines() -> None:
     assert out.getvalue().splitlines() == ["migrate: frozen", "migrate: a note"]
 
 
-def test_a_live_line() -> None:
+def test_a_terminal_shows_notes_as_they_are() -> None:
     class Terminal(io.StringIO):
         def isatty(self) -> bool:
             return True
@@ -35,7 +35,7 @@ def test_a_live_line() -> None:
 
 
 class Closed(io.StringIO):
-    """Nobody reads it any more."""
+    """A stream whose reader has left."""
 
     def __init__(self, *, tty: bool) -> None:
         super().__init__()

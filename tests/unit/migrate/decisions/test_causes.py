@@ -1,4 +1,4 @@
-"""migrate/decisions/causes.py: every error of the three packages has its place, and is told as that."""
+"""Tests of migrate/decisions/causes.py: every error of the three packages is told by the table."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from migrate.decisions.state import InvalidTransition
 from migrate.wire.message import ProtocolError
 from transport import errors as transport_errors
 
-#: They are caught in the module that raises them, or in the one that called it.
+#: Exceptions that are caught in the module that raises them, or in the one that called it.
 INTERNAL = {
     "checkpoint.memory.tracking.inject.InjectError",
     "checkpoint.memory.tracking.inject.NotHere",
@@ -34,7 +34,10 @@ HOST = "beta"
 
 
 def modules() -> Iterator[str]:
-    """Those that define classes. Others may be programs, which run when they are imported."""
+    """Yield the names of the modules that define classes.
+
+    Other modules may be programs, which would run if they were imported.
+    """
     for package in (checkpoint, migrate, transport):
         for path in sorted(Path(package.__path__[0]).rglob("*.py")):
             if any(isinstance(node, ast.ClassDef) for node in ast.parse(path.read_text()).body):
@@ -44,7 +47,7 @@ def modules() -> Iterator[str]:
 
 
 def exceptions() -> dict[str, type[BaseException]]:
-    """Every exception class that one of the packages defines, by its full name."""
+    """Return every exception class that one of the packages defines, by its full name."""
     found = {}
     for name in modules():
         for kind in vars(importlib.import_module(name)).values():
@@ -64,7 +67,7 @@ FOREIGN = {
 }
 
 
-def test_the_internal_ones_exist() -> None:
+def test_the_internal_exceptions_exist() -> None:
     assert exceptions().keys() >= INTERNAL
 
 
@@ -74,7 +77,7 @@ def test_every_exception_is_in_the_table(name: str) -> None:
     assert kind is errors.AgentFailed or kind in causes.TABLE
 
 
-def test_no_two_have_the_same_name() -> None:
+def test_no_two_exceptions_have_the_same_name() -> None:
     """A name is all that comes from the target."""
     names = [kind.__name__ for kind in FOREIGN.values()]
     assert len(set(names)) == len(names)
@@ -102,7 +105,9 @@ def test_no_two_have_the_same_name() -> None:
         (OSError(errno.EACCES, "Permission denied"), errors.Refused),
     ],
 )
-def test_before_anything_was_changed(error: Exception, told: type[errors.Refused]) -> None:
+def test_an_error_before_anything_was_changed_is_told_as_a_refusal(
+    error: Exception, told: type[errors.Refused]
+) -> None:
     refused = causes.refused(error, HOST)
     assert type(refused) is told
     assert refused.where == "nothing was changed"
@@ -164,7 +169,7 @@ def test_a_target_that_cannot_write_what_comes_is_told_as_the_one_that_failed() 
         (FileNotFoundError(errno.ENOENT, "No such file"), "FileNotFoundError"),
     ],
 )
-def test_kinds(error: Exception, kind: str) -> None:
+def test_the_kind_of_an_error_is_that_of_its_cause(error: Exception, kind: str) -> None:
     assert causes.kind_of(error) == kind
     assert causes.rolled_back(error, [], "the container runs on the source").cause_kind == kind
 
@@ -196,7 +201,7 @@ def test_what_is_in_no_table_is_a_defect_and_is_to_be_reported(
         assert type(error).__name__ in told.what
 
 
-def test_an_answer_that_is_none_is_told_of_the_host_that_gave_it() -> None:
+def test_an_answer_that_is_no_message_is_told_of_the_host_that_gave_it() -> None:
     told = causes.rolled_back(
         ProtocolError("Ping answered by 'x'"), [], "the container runs on the source"
     )
@@ -205,7 +210,7 @@ def test_an_answer_that_is_none_is_told_of_the_host_that_gave_it() -> None:
     assert "on HOST" in causes.refused(ProtocolError("Ping answered by 'x'"), "HOST").what
 
 
-def test_of_a_long_error_beginning_and_end_are_told() -> None:
+def test_a_long_error_is_told_by_its_beginning_and_its_end() -> None:
     error = OSError(errno.ENAMETOOLONG, "File name too long", "/".join(["x" * 250] * 30))
     text = causes.failure(error)
     assert text.startswith("the source failed: [Errno 36] File name too long: 'xxx")
@@ -222,7 +227,7 @@ def test_of_a_long_error_beginning_and_end_are_told() -> None:
         (transport_errors.IncompleteFrame("it broke"), "the link failed: it broke"),
     ],
 )
-def test_which_host_failed(error: Exception, words: str) -> None:
+def test_an_error_says_which_host_failed(error: Exception, words: str) -> None:
     assert causes.rolled_back(error, [], "somewhere").what == words
 
 
@@ -257,7 +262,7 @@ CRIU_LINES = {
 
 @pytest.mark.parametrize("line", CRIU_LINES)
 def test_a_known_line_of_crius_is_told_in_words_with_a_cure(line: str) -> None:
-    """Whether CRIU ran on the source or on the target."""
+    """The words are the same whether CRIU ran on the source or on the target."""
     error = checkpoint_errors.CriuFailed("dump", [line])
     assert CRIU_LINES[line] in str(error)
     cures = {cure for _, _, cure in KNOWN}

@@ -1,4 +1,4 @@
-"""migrate/decisions/clock.py: the difference between the clocks of two hosts."""
+"""Tests of migrate/decisions/clock.py: the difference between the clocks of two hosts."""
 
 from hypothesis import given
 from hypothesis import strategies as st

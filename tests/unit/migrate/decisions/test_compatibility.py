@@ -1,4 +1,4 @@
-"""migrate/decisions/compatibility.py: which hosts, and which pairs of hosts, a container can migrate between."""
+"""Tests of migrate/decisions/compatibility.py: hosts that a container can migrate between."""
 
 import pytest
 
@@ -34,7 +34,7 @@ MIB = 1 << 20
         ({"kernel": "6.12.1", "criu_version": 31500}, errors.CriuTooOld, "3.16 or newer"),
     ],
 )
-def test_what_a_host_may_lack(
+def test_each_thing_that_a_host_lacks_is_an_error_of_its_own(
     changes: dict[str, object], error: type[errors.MigrateError], said: str, where: Side
 ) -> None:
     with pytest.raises(error) as raised:
@@ -47,11 +47,11 @@ def test_what_a_host_may_lack(
     ("kernel", "criu"),
     [("6.18.1", 40201), ("6.16", 40200), ("6.15.9", 40100), ("6.12", 31600), ("5.4.0-9", 40201)],
 )
-def test_a_host_that_will_do(kernel: str, criu: int) -> None:
+def test_a_host_with_all_that_is_needed_is_accepted(kernel: str, criu: int) -> None:
     check_host(facts(kernel=kernel, criu_version=criu), Side.TARGET)
 
 
-def test_what_keeps_two_hosts_apart() -> None:
+def test_two_hosts_that_do_not_fit_each_other_are_refused() -> None:
     def check(source: Facts, target: Facts) -> None:
         check_pair(source, target, container="c", memory_bytes=100 * MIB, tmpfs_bytes=7 * MIB)
 
@@ -69,7 +69,7 @@ def test_what_keeps_two_hosts_apart() -> None:
     check(facts(criu_version=40000), facts(criu_version=31900))
 
 
-def test_versions() -> None:
+def test_versions_are_read_and_written_as_people_do() -> None:
     assert [version_text(n) for n in (40201, 40200, 31701)] == ["4.2.1", "4.2", "3.17.1"]
     kernels = {
         "6.18.44-fc-v595": (6, 18),

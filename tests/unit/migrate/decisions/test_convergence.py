@@ -1,4 +1,4 @@
-"""migrate/decisions/convergence.py: when rounds end, and what comes then."""
+"""Tests of migrate/decisions/convergence.py: when rounds end, and what comes then."""
 
 from __future__ import annotations
 
@@ -49,11 +49,8 @@ def history(
         ([128], GO_ON, "still shrinking"),
         ([1], FREEZE, "little is left"),
         ([2], FREEZE, "little is left"),
-        (
-            [128, 200],
-            GO_ON,
-            "still shrinking",
-        ),  # the first round is all memory: compared with nothing
+        # The first round is all memory, and is compared with none.
+        ([128, 200], GO_ON, "still shrinking"),
         ([128, 40, 20], GO_ON, "still shrinking"),
         ([128, 8, 7], FREEZE, "no longer shrink"),
         ([128, 8, 9], FREEZE, "no longer shrink"),
@@ -69,7 +66,8 @@ def test_rounds_go_on_while_they_help(
     assert reason in decision.reason
 
 
-#: 40 MiB were written during a round of 0.4 s: sending that while frozen takes another 0.4 s.
+#: Sizes of rounds of a container that wrote 40 MiB during a round of 0.4 s: to send these in the
+#: freeze takes another 0.4 s.
 STUCK = (128, 40, 40)
 
 
@@ -95,7 +93,7 @@ STUCK = (128, 40, 40)
         (OnNoConverge.FREEZE, 300, {"elapsed_us": 8_999_999}, FREEZE, "no longer shrink"),
     ],
 )
-def test_a_container_that_writes_too_fast(
+def test_a_container_that_writes_too_fast_gets_what_the_policy_says(
     choice: OnNoConverge, max_downtime_ms: int, known: dict[str, Any], verdict: Verdict, reason: str
 ) -> None:
     policy = Policy(max_downtime_ms=max_downtime_ms, on_no_converge=choice, timeout_s=9)
@@ -108,8 +106,10 @@ def test_a_container_that_writes_too_fast(
     ("choice", "verdict"),
     [(OnNoConverge.FREEZE, FREEZE), (OnNoConverge.ABORT, GIVE_UP), (OnNoConverge.THROTTLE, FREEZE)],
 )
-def test_a_budget_below_what_any_freeze_costs(choice: OnNoConverge, verdict: Verdict) -> None:
-    """No slowing down helps there, so nobody is slowed down."""
+def test_a_budget_below_what_any_freeze_costs_slows_no_container_down(
+    choice: OnNoConverge, verdict: Verdict
+) -> None:
+    """To slow the container down would not help, and is not done."""
     decision = decide(history(128, 1), Policy(max_downtime_ms=50, on_no_converge=choice))
     assert decision.verdict is verdict
     assert "over the 50 ms allowed" in decision.reason

@@ -1,4 +1,4 @@
-"""migrate/decisions/state.py: the steps between the states of a migration."""
+"""Tests of migrate/decisions/state.py: the steps between the states of a migration."""
 
 import itertools
 
@@ -17,7 +17,7 @@ ALLOWED = {
 
 @pytest.mark.parametrize("old", State)
 @pytest.mark.parametrize("new", State)
-def test_the_steps_of_a_move(old: State, new: State) -> None:
+def test_no_steps_exist_but_the_way_and_the_roll_back(old: State, new: State) -> None:
     if (old, new) in ALLOWED:
         check_transition(old, new)
     else:

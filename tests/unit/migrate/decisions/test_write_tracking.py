@@ -1,4 +1,4 @@
-"""migrate/decisions/write_tracking.py: how written pages are found, for each pair of hosts."""
+"""Tests of migrate/decisions/write_tracking.py: how written pages are found on two hosts."""
 
 from __future__ import annotations
 
@@ -22,18 +22,20 @@ UNABLE = [
 
 
 @pytest.mark.parametrize("mode", [Mode.AUTO, Mode.PRE_COPY])
-def test_pre_copy_where_it_works(mode: Mode) -> None:
+def test_pre_copy_is_chosen_where_it_works(mode: Mode) -> None:
     tracking, why = choose(mode, *ABLE)
     assert tracking == (Tracking.USERFAULTFD,)
     assert why.startswith("pre-copy: ")
 
 
-def test_stop_copy_when_asked_for() -> None:
+def test_stop_copy_is_chosen_when_asked_for() -> None:
     assert choose(Mode.STOP_COPY, *ABLE) == ((), "stop-copy, as asked for")
 
 
 @pytest.mark.parametrize(("source", "target", "why"), UNABLE)
-def test_where_pre_copy_cannot_work(source: Facts, target: Facts, why: str) -> None:
+def test_where_pre_copy_cannot_work_the_reason_is_told(
+    source: Facts, target: Facts, why: str
+) -> None:
     tracking, said = choose(Mode.AUTO, source, target)
     assert tracking == ()
     assert said.startswith("stop-copy: ")
@@ -51,7 +53,7 @@ def test_soft_dirty_pages_are_for_what_userfaultfd_does_not_reach() -> None:
 
 @pytest.mark.parametrize("mode", [Mode.AUTO, Mode.PRE_COPY])
 @pytest.mark.parametrize(("source", "target", "why"), UNABLE)
-def test_soft_dirty_pages_where_userfaultfd_cannot_work(
+def test_soft_dirty_pages_are_chosen_where_userfaultfd_cannot_work(
     mode: Mode, source: Facts, target: Facts, why: str
 ) -> None:
     tracking, said = choose(mode, dataclasses.replace(source, soft_dirty=True), target)

@@ -32,7 +32,7 @@ class Target:
         self.received = Received("0123456789ab", asked, self.trees, tidy, print, batch_s=1.0)
 
     def request_all(self, asked: Any, parts: Any = ()) -> list[Any]:
-        """Hand over a command and its answers as they come over the wire."""
+        """Hand over a command, and return its answers, both as they come over the wire."""
         came = message.decode(protocol.encode(asked), b"".join(parts), type(asked))
         return [
             message.decode(message.encode(answer), b"", type(answer))
@@ -55,11 +55,11 @@ class Hosts:
         self.place.mkdir()
         self.target = Target(root, tidy)
         self.tidy = tidy
-        #: How many passes from now on end with PARTIAL.
+        #: The number of passes from now on that end with PARTIAL.
         self.partial = 0
 
     def rsync(self, tree: int, key: str | None) -> Rsync:
-        """Serve as the RsyncTunnel."""
+        """Return an rsync to the target, as RsyncTunnel does."""
         assert key == VOLUME
         joined = self.tidy.enter_context(contextlib.closing(Joined(self.source, self.place)))
 
@@ -87,7 +87,10 @@ class Hosts:
 
 
 def settle(source: Path) -> None:
-    """Until time stamps tell of changes from now on. (rsync leaves times that differ by less than a second.)"""
+    """Wait until time stamps tell of changes, and make the root's own an old one.
+
+    rsync leaves times that differ by less than a second.
+    """
     os.utime(source, (1, 2))
     newest = time.time_ns()
     while time.time_ns() <= newest + 3 * TICK_NS:

@@ -1,4 +1,4 @@
-"""migrate/files/container_image.py: who sends which files of an image."""
+"""Tests of migrate/files/container_image.py: which files of an image go together."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ from migrate.files.container_image import dealt, send_files
 from tests.unit.helpers.joined import Joined
 
 
-class Move:
-    """Of a migration, what sends an image: a bridge to another directory of this host."""
+class Tunnel:
+    """A tunnel to another directory of this host."""
 
     def __init__(self, source: Path, target: Path) -> None:
         self.bridge = self
@@ -28,17 +28,17 @@ class Move:
 
 
 @pytest.mark.parametrize("sizes", [[], [3], [1, 2, 3, 4, 5]])
-def test_they_arrive(tmp_path: Path, sizes: list[int]) -> None:
+def test_all_files_arrive(tmp_path: Path, sizes: list[int]) -> None:
     for name in ("source", "target"):
         (tmp_path / name).mkdir()
     files(tmp_path / "source", sizes)
-    move: Any = Move(tmp_path / "source", tmp_path / "target")
+    move: Any = Tunnel(tmp_path / "source", tmp_path / "target")
     assert (send_files(move, tmp_path / "source") > 0) is bool(sizes)
     assert sorted(path.stat().st_size for path in (tmp_path / "target").iterdir()) == sizes
 
 
 def files(directory: Path, sizes: list[int]) -> list[Path]:
-    """Of these sizes; they take no room."""
+    """Return new files of these sizes, which take no room on the disk."""
     paths = [directory / str(number) for number in range(len(sizes))]
     for path, size in zip(paths, sizes, strict=True):
         path.touch()
@@ -64,7 +64,9 @@ def totals(groups: list[list[Path]]) -> list[int]:
         ([1, 9 << 30, 2, 1], 2, [4, 9 << 30]),
     ],
 )
-def test_sizes(tmp_path: Path, sizes: list[int], shares: int, expected: list[int]) -> None:
+def test_files_are_dealt_out_to_shares_of_these_sizes(
+    tmp_path: Path, sizes: list[int], shares: int, expected: list[int]
+) -> None:
     assert totals(dealt(files(tmp_path, sizes), shares)) == expected
 
 

@@ -1,4 +1,4 @@
-"""migrate/files/engine_log.py, copy(): the engine's log in whole lines."""
+"""Tests of migrate/files/engine_log.py: the engine's log is copied in whole lines."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from migrate.wire.protocol import Message
 
 
 class Agent:
-    """Keeps what is streamed to it."""
+    """A fake of the agent's client, which keeps what is streamed."""
 
     def __init__(self) -> None:
         self.pieces: list[bytes] = []
@@ -28,7 +28,7 @@ class Agent:
         self.pieces.append(b"".join(parts))
 
     def take(self) -> bytes:
-        """What came since the last time."""
+        """Return what came since the last call."""
         taken = b"".join(self.pieces)
         self.pieces.clear()
         return taken
@@ -55,7 +55,9 @@ def append(log: Path, text: bytes) -> None:
         file.write(text)
 
 
-def test_everything_at_first_then_what_was_added(agent: Agent, log: Path) -> None:
+def test_all_lines_are_copied_at_first_and_then_those_that_were_added(
+    agent: Agent, log: Path
+) -> None:
     append(log, b"1\n22\n")
     with output(agent, log) as sync:
         assert (sync.copy(), agent.take()) == (5, b"1\n22\n")
@@ -75,12 +77,14 @@ def test_a_line_that_is_being_written_comes_when_it_is_whole(agent: Agent, log: 
         assert (sync.copy(), agent.take()) == (10, b"two\nthree\n")
 
 
-def test_an_empty_log(agent: Agent, log: Path) -> None:
+def test_of_an_empty_log_nothing_is_sent(agent: Agent, log: Path) -> None:
     with output(agent, log) as sync:
         assert (sync.copy(), agent.pieces) == (0, [])
 
 
-def test_in_pieces_of_whole_lines(agent: Agent, log: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_long_log_goes_in_pieces_of_whole_lines(
+    agent: Agent, log: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(engine_log, "PIECE_BYTES", 16)
     lines = [b"line %d\n" % number for number in range(40)] + [b"x" * 100 + b"\n"]
     append(log, b"".join(lines) + b"not yet")
@@ -91,7 +95,9 @@ def test_in_pieces_of_whole_lines(agent: Agent, log: Path, monkeypatch: pytest.M
     assert agent.take() == b"".join(lines)
 
 
-def test_the_end_of_a_long_log(agent: Agent, log: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_of_a_log_over_the_bound_the_last_whole_lines_are_copied(
+    agent: Agent, log: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(engine_log, "MOST_OUTPUT_BYTES", 20)
     append(log, b"".join(b"line %d\n" % number for number in range(9)))
     with output(agent, log) as sync:
@@ -101,7 +107,7 @@ def test_the_end_of_a_long_log(agent: Agent, log: Path, monkeypatch: pytest.Monk
     assert agent.take() == b"line 9, and no longer than that\n"
 
 
-def test_a_log_that_is_just_not_too_long(
+def test_a_log_of_just_the_bound_is_copied_whole(
     agent: Agent, log: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     append(log, b"0123\n5678\n")
@@ -111,7 +117,7 @@ def test_a_log_that_is_just_not_too_long(
     assert agent.take() == b"0123\n5678\n"
 
 
-def test_no_log(agent: Agent, tmp_path: Path) -> None:
+def test_a_log_that_is_not_there_is_an_error(agent: Agent, tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError):
         output(agent, tmp_path / "none")
 

@@ -1,4 +1,4 @@
-"""migrate/files/rsync_tunnel.py: how a channel ends, whatever the other host does with it."""
+"""Tests of migrate/files/rsync_tunnel.py: each channel ends, whatever the other host does."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from transport.throttle import RateLimit
 
 
 class Remote:
-    """A channel whose other end answers `plugged`, takes nothing more, and never reads its input."""
+    """A channel whose other end answers `plugged`, and never reads its input."""
 
     def __init__(self, plugged: Callable[[], bytes]) -> None:
         self._answers: list[Callable[[], bytes]] = [plugged, bytes]
@@ -66,7 +66,9 @@ def wrong() -> bytes:
         (wrong, "a defect"),
     ],
 )
-def test_each_channel_is_closed(tmp_path: Path, plugged: Callable[[], bytes], told: str) -> None:
+def test_each_channel_is_closed_and_its_failure_told(
+    tmp_path: Path, plugged: Callable[[], bytes], told: str
+) -> None:
     remote = Remote(plugged)
 
     class Connected:

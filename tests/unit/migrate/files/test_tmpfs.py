@@ -1,4 +1,7 @@
-"""migrate/files/tmpfs.py: tmpfs mounts follow their source, and the target brings no others into play."""
+"""Tests of migrate/files/tmpfs.py: tmpfs mounts follow their source, by real programs.
+
+The target brings no other mounts into play.
+"""
 
 from __future__ import annotations
 
@@ -70,13 +73,13 @@ MOUNTS = [
 ]
 
 
-def test_a_tmpfs_that_was_not_asked_for(target: Target) -> None:
+def test_a_tmpfs_that_was_not_asked_for_is_refused(target: Target) -> None:
     target.will_say(protocol.TmpfsMade(paths=("/dev", "/dev/fd/x/root")))
     with pytest.raises(ProtocolError, match="answered MakeTmpfs by '/dev/fd/x/root'"):
         TmpfsSync(target.agent, 1, MOUNTS)
 
 
-def test_those_that_could_be_made(target: Target) -> None:
+def test_mounts_that_the_target_could_not_make_are_left_out(target: Target) -> None:
     target.will_say(protocol.TmpfsMade(paths=("/dev", "/tmp")))  # noqa: S108
     mounts = [replace(mount, device=os.stat(mount.path).st_dev) for mount in MOUNTS]
     with contextlib.closing(TmpfsSync(target.agent, os.getpid(), mounts)) as sync:

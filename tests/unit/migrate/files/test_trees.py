@@ -1,4 +1,4 @@
-"""migrate/files/trees.py: a tree follows its source, with both ends on this host, by real programs."""
+"""Tests of migrate/files/trees.py: a tree follows its source, by real programs on this host."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def test_the_root_of_a_tree_follows(hosts: Hosts, change: Change, frozen: bool) 
 
 @pytest.fixture
 def layer(hosts: Hosts, tmp_path: Path) -> Path:
-    """The upper directory of an overlay that is the source."""
+    """Return the upper directory of an overlay that is the source."""
     layers = tmp_path / "layers"
     layers.mkdir()
     hosts.mount("-t", "tmpfs", "test", at=layers)

@@ -10,7 +10,10 @@ from migrate.wire.values import PageExtent
 
 
 class Carrier:
-    """Keeps the batches it is given, as they are at that moment; its buffers are used again, as real ones are."""
+    """A carrier that keeps a copy of each batch, and uses one buffer again and again.
+
+    Real carriers use their buffers again, too.
+    """
 
     def __init__(self) -> None:
         self.batches: list[tuple[Sequence[PageExtent], bytes]] = []
@@ -46,7 +49,7 @@ class Carrier:
         ]
 
     def pages(self) -> list[tuple[int, int, bytes]]:
-        """(image, address, content), one by one, in the order of arrival."""
+        """Return (image, address, content) of each page, in the order of arrival."""
         found = []
         for dst_id, vaddr, pages, flags, data in self.extents():
             assert flags == PE_PRESENT

@@ -14,6 +14,7 @@ from transport.throttle import RateLimit
 
 @pytest.fixture(params=[1, 3])
 def scene(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Scene]:
+    """Yield a receiver with one page channel, and one with three."""
     scene = Scene(tmp_path, request.param)
     yield scene
     scene.close()
@@ -21,6 +22,7 @@ def scene(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Scene]:
 
 @pytest.fixture
 def channels(scene: Scene) -> Iterator[PageChannels]:
+    """Yield the source's end of the scene's page channels."""
     channels = PageChannels(scene.streams, EncodingChoice(encoding.AVAILABLE), RateLimit(None))
     yield channels
     channels.close()

@@ -10,12 +10,12 @@ from typing import Any
 from checkpoint.errors import ProcError
 from tests.unit.migrate.memory.carrier import Carrier
 
-#: Errors of a process that ends while it is looked at.
+#: Errors of a look at a process that is ending.
 ERRORS = [ProcError("no line of maps"), OSError(errno.ESRCH, "No such process")]
 
 
 def ends(pid: int, carrier: Carrier | None = None) -> Any:
-    """Both ends of a copy, as far as a round needs them."""
+    """Return fakes of both ends of a copy, whose pages go to `carrier`."""
     notes: list[str] = []
     progress = SimpleNamespace(note=notes.append, notes=notes, sent=lambda _: None)
     return SimpleNamespace(
@@ -30,6 +30,8 @@ def ends(pid: int, carrier: Carrier | None = None) -> Any:
 
 
 def failing(error: Exception) -> Callable[..., Any]:
+    """Return a function that raises an error."""
+
     def fail(*_: Any) -> Any:
         raise error
 

@@ -1,4 +1,4 @@
-"""A receiver of pages with real channels to it, without SSH."""
+"""A receiver of pages with real page channels to it, without SSH."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ PATIENCE_S = 30.0
 
 
 class Stream:
-    """What an SSH channel is to us: a plug on the other host whose stdin we write to."""
+    """An SSH channel as the source sees it: the standard input of a plug on the other host."""
 
     def __init__(self, path: Path) -> None:
         self._plug = subprocess.Popen(
@@ -48,12 +48,12 @@ class Stream:
         self._pipe.close()
 
     def end(self) -> None:
-        """Once the receiver is gone the plug is, too, and says that it was told of no end."""
+        """Wait until the plug has ended, which was told of no end when the receiver went."""
         assert self._plug.wait(10) == 1
 
 
 class Scene:
-    """A receiver that keeps what it is given, and streams to it."""
+    """A receiver that keeps what it is given in `taken`, and the streams to it."""
 
     def __init__(self, directory: Path, channels: int, patience_s: float = PATIENCE_S) -> None:
         self.taken: list[tuple[bool, int, int, bytes]] = []
@@ -76,6 +76,7 @@ class Scene:
 
 
 def pages_message(number: int, data: bytes, **changed: Any) -> protocol.Pages:
+    """Return the message of a batch that holds `data`, with some of its fields changed."""
     extents = (PageExtent(0x101, BASE, len(data) // PAGE_SIZE, PE_PRESENT, False),)
     fields = {
         "extents": extents,
@@ -91,6 +92,7 @@ GOOD = b"a" * PAGE_SIZE
 
 
 def submit(channels: PageChannels, page: int, content: bytes, *, into_images: bool = False) -> None:
+    """Send content as a batch, for the pages from number `page` on."""
     buffer = channels.buffer()
     buffer[: len(content)] = content
     extent = PageExtent(
@@ -100,5 +102,5 @@ def submit(channels: PageChannels, page: int, content: bytes, *, into_images: bo
 
 
 def content(number: int) -> bytes:
-    """Half of it compresses, half does not; of changing size."""
+    """Return content that is half compressible and half not, of a size that `number` decides."""
     return (bytes([number % 256]) * PAGE_SIZE + os.urandom(PAGE_SIZE)) * (1 + number % 40)

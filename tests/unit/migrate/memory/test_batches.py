@@ -1,4 +1,4 @@
-"""migrate/memory/batches.py: batches of pages, from the packing on the source to the unpacking on the target."""
+"""Tests of migrate/memory/batches.py: batches of pages, from their packing to their unpacking."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from migrate.wire.values import PageExtent
 from tests.unit.migrate.memory.carrier import Carrier
 
 ZERO, BASE = bytes(PAGE_SIZE), 0x7F00_0000_0000
-#: (process, first page, content byte of each page); 0 is a zero page.
+#: (process, first page, content byte of each page); a byte of 0 makes a page of zeros.
 Put = tuple[int, int, list[int]]
 puts = st.lists(
     st.tuples(
@@ -51,7 +51,7 @@ def test_what_is_packed_is_unpacked_in_order(given_puts: list[Put]) -> None:
     assert batches.data_bytes == sent == (batches.pages - batches.pages_zero) * PAGE_SIZE
 
 
-def test_a_page_of_zeros_but_for_one_byte_is_none() -> None:
+def test_a_page_of_zeros_but_for_one_byte_is_no_page_of_zeros() -> None:
     pages = [bytearray(PAGE_SIZE) for _ in range(3)]
     pages[0][-1] = pages[1][0] = pages[2][PAGE_SIZE // 2] = 1
     carrier = Carrier()
@@ -131,7 +131,7 @@ def test_what_is_forgotten_is_forgotten_though_no_pages_follow() -> None:
     assert carrier.extents() == []
 
 
-def test_nothing_is_sent_for_nothing() -> None:
+def test_no_batch_is_sent_for_no_pages() -> None:
     carrier = Carrier()
     batches = PageBatches(carrier)
     batches.flush()
@@ -142,7 +142,7 @@ def test_nothing_is_sent_for_nothing() -> None:
 def unpack(
     extents: Any, payload: bytes, *, encoded: str = encoding.RAW, digest: str | None = None
 ) -> list[Any]:
-    """As they come off the wire."""
+    """Return the extents of a batch whose `extents` are JSON, as they come off the wire."""
     read = schema.read(tuple[PageExtent, ...], extents)
     return list(batches.unpack(read, payload, encoded, digest or batches.digest_of(payload)))
 
@@ -157,12 +157,12 @@ def test_one_changed_bit_is_noticed(position: int, bit: int) -> None:
 
 
 @pytest.mark.parametrize("wrong", [-PAGE_SIZE, -1, 1, PAGE_SIZE])
-def test_bytes_too_many_or_too_few(wrong: int) -> None:
+def test_bytes_too_many_or_too_few_are_refused(wrong: int) -> None:
     with pytest.raises(ImageError):
         unpack([[0x101, BASE, 2, PE_PRESENT, False]], bytes(2 * PAGE_SIZE + wrong))
 
 
-def test_an_unknown_encoding() -> None:
+def test_an_unknown_encoding_is_refused() -> None:
     with pytest.raises(ImageError, match="lzma"):
         unpack([], b"", encoded="lzma")
 
@@ -184,14 +184,14 @@ def test_what_decompresses_to_more_or_less_is_refused(pages: int) -> None:
         unpack([[0x101, BASE, pages, PE_PRESENT, False]], payload, encoded=encoding.ZSTD)
 
 
-def test_a_bomb_is_not_unpacked() -> None:
+def test_a_decompression_bomb_is_not_unpacked() -> None:
     payload = bytes(encoding.encode(memoryview(bytes(1 << 28)), encoding.ZSTD))
     assert len(payload) < 1 << 16
     with pytest.raises(ImageError, match="over the bound"):
         unpack([[0x101, BASE, 1 << 16, PE_PRESENT, False]], payload, encoded=encoding.ZSTD)
 
 
-def test_what_does_not_decompress() -> None:
+def test_what_does_not_decompress_is_refused() -> None:
     with pytest.raises(ImageError, match="decompress"):
         unpack([[0x101, BASE, 1, PE_PRESENT, False]], b"no frame of zstd", encoded=encoding.ZSTD)
 
@@ -224,7 +224,7 @@ def test_what_does_not_decompress() -> None:
     ],
     ids=json.dumps,
 )
-def test_an_extent_that_is_none(extent: Any) -> None:
+def test_an_extent_that_is_not_as_declared_is_refused(extent: Any) -> None:
     with pytest.raises(DataInvalid):
         unpack([extent], b"")
 

@@ -1,4 +1,4 @@
-"""migrate/memory/channels.py: the channels to a receiver, over real pipes and the real plug, but without SSH."""
+"""Tests of migrate/memory/channels.py: page channels over real pipes and the real plug."""
 
 from __future__ import annotations
 
@@ -46,8 +46,8 @@ def test_the_newest_content_of_a_page_is_the_last_taken(
     assert scene.taken[-1][3][:1] == bytes([299 % 256])
 
 
-def the_producer_is_told(channels: PageChannels) -> None:
-    """Whether it submits or drains; and closing ends."""
+def check_producer_is_told(channels: PageChannels) -> None:
+    """Check that submitting and draining raise AgentGone, and that closing ends."""
     with pytest.raises(AgentGone):
         for number in range(100):
             submit(channels, 100 * number, content(number))
@@ -56,15 +56,15 @@ def the_producer_is_told(channels: PageChannels) -> None:
     channels.close()
 
 
-def test_a_peer_that_vanished() -> None:
-    """Whoever submits is told, and neither it nor who drains or closes is left waiting."""
+def test_the_producer_is_told_of_a_peer_that_vanished() -> None:
+    """No call of the producer is left waiting."""
     ours, theirs = socket.socketpair()
     fd = ours.detach()
     channels = PageChannels([Broken(Descriptors(fd, fd))], EncodingChoice(["raw"]), RateLimit(None))
     submit(channels, 0, content(1))
     channels.drain()
     theirs.close()
-    the_producer_is_told(channels)
+    check_producer_is_told(channels)
 
 
 class Broken:
@@ -86,7 +86,7 @@ class Broken:
         self._stream.close()
 
 
-def test_a_limited_rate_is_taken_from_the_limit() -> None:
+def test_all_bytes_are_taken_from_the_rate_limit() -> None:
     ours, theirs = socket.socketpair()
     taken: list[int] = []
 
@@ -106,14 +106,15 @@ def test_a_limited_rate_is_taken_from_the_limit() -> None:
         assert sum(taken) + 8 == channels.sent_bytes > 10 * PAGE_SIZE
         channels.close()
         ours.close()
-        drained.join(30)  # before its socket is closed
+        # The thread must have ended before its socket is closed.
+        drained.join(30)
 
 
 @pytest.mark.parametrize(
     ("round_trip_ms", "count"),
     [(0, 2), (0.5, 2), (5.5, 3), (11, 4), (40, MAX_CHANNELS), (500, MAX_CHANNELS)],
 )
-def test_channels_to_fill_a_link(round_trip_ms: float, count: int) -> None:
+def test_a_longer_link_gets_more_channels(round_trip_ms: float, count: int) -> None:
     assert channels_for(round_trip_ms / 1000) == count
 
 
@@ -121,7 +122,10 @@ def test_channels_to_fill_a_link(round_trip_ms: float, count: int) -> None:
     "error", [EOFError(), OSError(32, "Broken pipe"), RuntimeError("a defect")]
 )
 def test_whatever_a_channel_raises_reaches_the_producer(error: Exception) -> None:
-    """paramiko raises EOFError when the connection is gone; nobody may wait for a thread that ended."""
+    """paramiko raises EOFError when the connection is gone.
+
+    No call may wait for a thread that has ended.
+    """
 
     class Raising:
         def read_into(self, view: memoryview) -> int:
@@ -133,16 +137,16 @@ def test_whatever_a_channel_raises_reaches_the_producer(error: Exception) -> Non
         def close(self) -> None: ...
 
     channels = PageChannels([Raising(), Raising()], EncodingChoice(["raw"]), RateLimit(None))
-    the_producer_is_told(channels)
+    check_producer_is_told(channels)
 
 
 class Interrupted(Exception):
-    """What the signal handler of a move raises, anywhere in the main thread."""
+    """The exception that the signal handler of a migration raises, anywhere in the main thread."""
 
 
 @contextlib.contextmanager
 def interrupted_after(seconds: float) -> Iterator[None]:
-    """Raise Interrupted in the block, once, and end the block by it."""
+    """Raise Interrupted in the block after some seconds, once, which ends the block."""
 
     def handler(*_: object) -> None:
         raise Interrupted
@@ -158,7 +162,7 @@ def interrupted_after(seconds: float) -> Iterator[None]:
 
 
 @pytest.mark.parametrize("seed", range(8))
-def test_it_ends_wherever_its_producer_was_interrupted(seed: int) -> None:
+def test_the_channels_end_wherever_the_producer_was_interrupted(seed: int) -> None:
     chance = random.Random(seed)  # noqa: S311
     for _ in range(40):
         fds = [os.open(os.devnull, os.O_RDWR) for _ in range(2)]

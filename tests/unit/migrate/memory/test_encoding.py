@@ -1,4 +1,4 @@
-"""migrate/memory/encoding.py: the encodings there are, and the choice of the faster one."""
+"""Tests of migrate/memory/encoding.py: the encodings there are, and the choice of the faster one."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ MIB = 1 << 20
 
 
 def run(choice: EncodingChoice, batches: int, seconds: Callable[[str], float]) -> list[str]:
-    """What was chosen for each of so many batches."""
+    """Send batches that take `seconds` each, and return the encoding chosen for each of them."""
     chosen = []
     for _ in range(batches):
         encoding = choice.next()
@@ -26,13 +26,13 @@ def run(choice: EncodingChoice, batches: int, seconds: Callable[[str], float]) -
 @pytest.mark.parametrize(
     ("raw_s", "zstd_s", "best"), [(0.01, 0.002, "zstd"), (0.002, 0.004, "raw")]
 )
-def test_the_faster_way_is_taken(raw_s: float, zstd_s: float, best: str) -> None:
+def test_the_faster_encoding_is_chosen(raw_s: float, zstd_s: float, best: str) -> None:
     chosen = run(EncodingChoice(["raw", "zstd"]), 200, {"raw": raw_s, "zstd": zstd_s}.__getitem__)
     assert set(chosen[:2]) == {"raw", "zstd"}
     assert chosen.count(best) >= 190
 
 
-def test_it_changes_when_the_link_does() -> None:
+def test_the_choice_changes_when_the_link_does() -> None:
     choice = EncodingChoice(["raw", "zstd"])
     run(choice, 100, {"raw": 0.002, "zstd": 0.004}.__getitem__)
     assert choice.current == "raw"
@@ -40,8 +40,8 @@ def test_it_changes_when_the_link_does() -> None:
     assert choice.current == "zstd"
 
 
-def test_noise_does_not_make_it_waver() -> None:
-    """The two are equal on average; each batch is up to a tenth off."""
+def test_noise_does_not_make_the_choice_waver() -> None:
+    """Both encodings are equally fast on average, and each batch is up to a tenth off."""
     choice, dice, changes = EncodingChoice(["raw", "zstd"]), random.Random(1), 0  # noqa: S311 - test data
     for _ in range(2000):
         before = choice.current
@@ -50,16 +50,16 @@ def test_noise_does_not_make_it_waver() -> None:
     assert changes <= 1
 
 
-def test_one_way_only() -> None:
+def test_the_only_encoding_is_chosen() -> None:
     assert set(run(EncodingChoice(["raw"]), 100, lambda _: 0.001)) == {"raw"}
 
 
-def test_empty_batches_tell_nothing_wrong() -> None:
+def test_an_empty_batch_does_not_count() -> None:
     choice = EncodingChoice(["raw", "zstd"])
     choice.took("raw", 0, 0.0)
     assert choice.next() == "zstd"
 
 
 def test_zstd_is_there() -> None:
-    """In the standard library or as a package: our own requirements see to it."""
+    """It is in the standard library, or a package that the project requires."""
     assert encoding.AVAILABLE == (encoding.RAW, encoding.ZSTD)

@@ -1,4 +1,4 @@
-"""migrate/memory/page_map.py: what CRIU says is there, what it brings, and what it leaves to the parent."""
+"""Tests of migrate/memory/page_map.py: the pages that CRIU finds, brings, or finds in the parent."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def at(page: int) -> int:
     return page * PAGE_SIZE
 
 
-def test_pages_that_are_there_and_pages_of_the_parent() -> None:
+def test_pages_of_the_parent_are_holes_in_what_is_there() -> None:
     batches = PageBatches(Carrier())
     dumped = Dumped(batches, {PROCESS}.__contains__, last=True)
     assert dumped.has_parent(PROCESS)
@@ -36,14 +36,14 @@ def test_pages_that_are_there_and_pages_of_the_parent() -> None:
     assert dumped.holes(dst_id_of_process(2)) == []
 
 
-def test_an_image_without_a_page_is_one() -> None:
+def test_an_image_without_a_page_is_an_image_all_the_same() -> None:
     dumped = Dumped(PageBatches(Carrier()), {PROCESS}.__contains__, last=True)
     dumped.has_parent(PROCESS)
     assert dumped.found_pages() == {PROCESS: []}
 
 
 @pytest.mark.parametrize(("last", "kept"), [(False, [PROCESS]), (True, [PROCESS, SHARED])])
-def test_shared_memory_is_for_the_last_one(last: bool, kept: list[int]) -> None:
+def test_shared_memory_is_kept_of_the_last_dump_only(last: bool, kept: list[int]) -> None:
     dumped = Dumped(PageBatches(Carrier()), {PROCESS}.__contains__, last=last)
     for image in (PROCESS, SHARED):
         assert dumped.has_parent(image) is (image == PROCESS)

@@ -1,4 +1,4 @@
-"""migrate/memory/proof.py: what is told of memory that is not what was frozen."""
+"""Tests of migrate/memory/proof.py: memory that did not arrive as it was frozen is told."""
 
 from __future__ import annotations
 
@@ -24,14 +24,14 @@ PAGES = 4
 
 @pytest.fixture
 def memory() -> Iterator[mmap.mmap]:
-    """Some of this process's own, which stands for the frozen container's."""
+    """Yield memory of this process's own, which stands for the frozen container's."""
     with mmap.mmap(-1, PAGES * PAGE_SIZE, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS) as found:
         found.write(os.urandom(len(found)))
         yield found
 
 
 def made(memory: mmap.mmap) -> tuple[MemoryProof, int]:
-    """The proof of that memory, begun, and its address."""
+    """Return the proof of that memory, which has not begun, and the memory's address."""
     anchor = ctypes.c_char.from_buffer(memory)
     start = ctypes.addressof(anchor)
     del anchor
@@ -40,7 +40,7 @@ def made(memory: mmap.mmap) -> tuple[MemoryProof, int]:
 
 
 def held(content: bytes, pages: int = PAGES) -> protocol.Held:
-    """The answer of a target that has this content."""
+    """Return the answer of a target that has restored this content."""
     [(_, digest)] = proof.digests(
         iter([proof.Piece(dst_id=0, start=0, end=len(content))]),
         lambda _, __, view: bool(fill(view, content)),
@@ -50,6 +50,7 @@ def held(content: bytes, pages: int = PAGES) -> protocol.Held:
 
 
 def fill(view: memoryview, content: bytes) -> int:
+    """Write the content to a view, and return its length."""
     view[:] = content
     return len(content)
 
@@ -67,7 +68,7 @@ def test_the_same_memory_is_reported(memory: mmap.mmap) -> None:
     )
 
 
-def test_of_a_wrong_byte_is_told_where_it_is(memory: mmap.mmap) -> None:
+def test_the_place_of_a_wrong_byte_is_told(memory: mmap.mmap) -> None:
     proven, start = made(memory)
     wrong = bytearray(memory[:])
     wrong[5000] ^= 1
@@ -106,7 +107,7 @@ def test_a_comparison_that_was_not_begun_is_a_defect(memory: mmap.mmap) -> None:
         proven.compare(held(memory[:]))
 
 
-def test_pages_that_lack_are_told_of(memory: mmap.mmap) -> None:
+def test_missing_pages_are_told_of(memory: mmap.mmap) -> None:
     proven, _ = made(memory)
     with proven, pytest.raises(MemoryDiffers, match="3 pages of memory arrived of 4"):
         proven.begin()

@@ -1,4 +1,7 @@
-"""migrate/memory/receiver.py: batches of pages are taken in their order, and what is wrong with them is told."""
+"""Tests of migrate/memory/receiver.py: batches take effect in their order.
+
+What is wrong with a batch is told.
+"""
 
 from __future__ import annotations
 
@@ -28,7 +31,7 @@ from transport.framing import FrameStream
 T = TypeVar("T")
 
 
-def test_waiting_for_one_that_never_comes(tmp_path: Path) -> None:
+def test_a_batch_that_never_comes_is_told(tmp_path: Path) -> None:
     scene = Scene(tmp_path, 1, patience_s=0.2)
     channel = FrameStream(scene.streams[0])
     channel.send(protocol.encode(pages_message(0, GOOD)), [GOOD])
@@ -38,7 +41,7 @@ def test_waiting_for_one_that_never_comes(tmp_path: Path) -> None:
     scene.close()
 
 
-def test_more_came_than_were_announced(scene: Scene, channels: PageChannels) -> None:
+def test_more_batches_than_were_announced_are_told(scene: Scene, channels: PageChannels) -> None:
     for number in range(2):
         submit(channels, 100 * number, content(1))
     scene.receiver.wait(2)
@@ -71,7 +74,7 @@ def test_what_is_wrong_is_told_and_nothing_after_it_is_taken(
     with pytest.raises((ImageError, protocol.ProtocolError), match=said):
         scene.receiver.wait(9)
     taken = len(scene.taken)
-    for _ in range(50):  # nobody is left blocked
+    for _ in range(50):  # the sender is not left blocked
         channel.send(protocol.encode(pages_message(taken, GOOD)), [GOOD * 100])
     assert len(scene.taken) == taken
     channel.close()
@@ -79,7 +82,7 @@ def test_what_is_wrong_is_told_and_nothing_after_it_is_taken(
 
 
 class Turn(threading.Condition):
-    """One that counts how often somebody begins to wait with all patience."""
+    """A condition that counts how often a wait with all patience begins."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -101,7 +104,7 @@ def turn(monkeypatch: pytest.MonkeyPatch) -> Turn:
 
 @pytest.fixture
 def by_hand(tmp_path: Path) -> Iterator[tuple[Scene, list[FrameStream]]]:
-    """A receiver of two channels, and both, to send what a test wants in the order it wants."""
+    """Yield a receiver of two channels, and both channels, by which a test sends what it wants."""
     scene = Scene(tmp_path, 2)
     channels = [FrameStream(stream) for stream in scene.streams]
     yield scene, channels
@@ -126,7 +129,7 @@ def test_a_lost_batch_is_missed_at_once_when_no_channel_can_still_bring_it(
 
 
 def test_a_batch_is_missed_at_once_when_all_channels_have_ended(tmp_path: Path) -> None:
-    """... as they do when the source is cut off; what came before is there."""
+    """The channels end so when the source is cut off. What came before is in place."""
     scene = Scene(tmp_path, 2)
     channels = [FrameStream(stream) for stream in scene.streams]
     channels[0].send(protocol.encode(pages_message(0, GOOD)), [GOOD])
@@ -166,7 +169,7 @@ def test_patience_begins_anew_with_each_batch(
     scene.receiver.wait(3)
 
 
-def test_a_frame_that_breaks_off(tmp_path: Path) -> None:
+def test_a_frame_that_breaks_off_is_told(tmp_path: Path) -> None:
     scene = Scene(tmp_path, 1)
     scene.streams[0].write(b"\0\0\0\2\0\0\0\0{")
     scene.streams[0].close()

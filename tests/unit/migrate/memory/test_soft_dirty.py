@@ -1,4 +1,4 @@
-"""migrate/memory/soft_dirty.py: what of CRIU's "unchanged" is not taken on trust."""
+"""Tests of migrate/memory/soft_dirty.py: not all that CRIU calls unchanged is taken for it."""
 
 from __future__ import annotations
 
@@ -34,15 +34,18 @@ Ranges = list[tuple[int, int]]
         ([], [(10, 20)], []),
     ],
 )
-def test_mappings_that_did_not_move(before: Ranges, now: Ranges, kept: Ranges) -> None:
+def test_mappings_that_changed_at_one_end_at_most_did_not_move(
+    before: Ranges, now: Ranges, kept: Ranges
+) -> None:
     assert soft_dirty.unmoved(before, now) == kept
 
 
-def test_whole_blocks_of_zeros_are_found_by_their_first_page() -> None:
+def test_blocks_of_a_huge_pages_size_that_begin_with_zeros_are_found() -> None:
     memory = mmap.mmap(-1, 4 * HUGE_PAGE)
     start = ctypes.addressof(ctypes.c_char.from_buffer(memory))
     first = -(-start // HUGE_PAGE) * HUGE_PAGE
-    memory[first - start + HUGE_PAGE] = 1  # the second whole block begins with something
+    # The second whole block begins with a byte that is not zero.
+    memory[first - start + HUGE_PAGE] = 1
     found = soft_dirty.zero_blocks(os.getpid(), [(start, start + 4 * HUGE_PAGE)])
     assert (first, first + HUGE_PAGE) in found
     assert (first + HUGE_PAGE, first + 2 * HUGE_PAGE) not in found
@@ -63,7 +66,7 @@ class PreDumps:
 
 
 @pytest.mark.parametrize("error", ERRORS)
-def test_with_soft_dirty_pages_it_is_sent_whole(
+def test_a_process_that_cannot_be_looked_at_is_sent_whole(
     child: Child, monkeypatch: pytest.MonkeyPatch, error: Exception
 ) -> None:
     image, carrier = dst_id_of_process(child.pid), Carrier()

@@ -1,4 +1,4 @@
-"""migrate/memory/userfaultfd.py: processes that end, or cannot be looked at, during a round."""
+"""Tests of migrate/memory/userfaultfd.py: processes that end, or cannot be looked at, in a round."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def test_a_process_that_cannot_be_looked_at_is_taken_for_unsent(
 
 
 @pytest.mark.parametrize("error", [ProcError("no flags"), OSError(errno.EMFILE, os.strerror(24))])
-def test_one_whose_files_are_not_known_is_not_believed_to_have_none_for_direct_io(
+def test_a_process_whose_files_are_not_known_may_have_one_open_for_direct_io(
     child: Child, copying: UserfaultfdCopy, monkeypatch: pytest.MonkeyPatch, error: Exception
 ) -> None:
     monkeypatch.setattr(tracker, "reads_directly", failing(error))
@@ -55,7 +55,7 @@ def test_one_whose_files_are_not_known_is_not_believed_to_have_none_for_direct_i
     assert child.pid not in copying.known
 
 
-def test_one_that_ended_is_forgotten(
+def test_a_process_that_ended_is_forgotten(
     child: Child, copying: UserfaultfdCopy, carrier: Carrier
 ) -> None:
     child.end()

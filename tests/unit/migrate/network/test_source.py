@@ -1,4 +1,4 @@
-"""migrate/network/source.py: the container's network on the source, as phases use it."""
+"""Tests of migrate/network/source.py: the container's network on the source, as phases use it."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from transport.framing import MAX_PAYLOAD
 
 
 def network() -> Network:
-    """A network with one interface on a bridge, and one without a bridge."""
+    """Return a network with one interface on a bridge, and one without a bridge."""
     on_bridge = Interface(
         name="eth0",
         mac="02:00:00:00:00:01",
@@ -37,7 +37,7 @@ def network() -> Network:
 
 @pytest.fixture
 def removed(monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """The paths of networks whose parts were removed; the networks are not real."""
+    """Return the list of paths of networks whose parts were removed; the networks are not real."""
     paths: list[str] = []
 
     def parts(of: Network) -> Any:

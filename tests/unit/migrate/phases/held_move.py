@@ -28,7 +28,10 @@ FINISHED = protocol.Finished(
 
 
 class Agent:
-    """The target. `answers` are given in turn; an exception is raised instead. `done` is what was seen, in order."""
+    """A fake of the target's agent: `answers` are given in turn, and exceptions among them raised.
+
+    `done` is the list of what happened, in order, to which the requests are added.
+    """
 
     def __init__(self, done: list[str], *answers: Any) -> None:
         self.done, self.answers = done, list(answers)
@@ -57,6 +60,8 @@ class Agent:
 
 
 def failing(error: Exception) -> Callable[..., Any]:
+    """Return a function that raises an error, whatever it is called with."""
+
     def fail(*_: Any, **__: Any) -> Any:
         raise error
 
@@ -67,7 +72,7 @@ def does_nothing() -> None: ...
 
 
 class Frames:
-    """The frames kept for the interfaces of a container, a list for each."""
+    """The frames kept for the interfaces of a container, in a list for each."""
 
     def __init__(self, *frames: list[bytes]) -> None:
         self._frames = list(frames)
@@ -76,8 +81,11 @@ class Frames:
         return fitting(self._frames)
 
 
-def a_move(*answers: Any, observer: Any = None, **parts: Any) -> tuple[Any, list[str]]:
-    """A move that holds a restored container, and what is done, in order. `parts` replace attributes of fakes."""
+def held_migration(*answers: Any, observer: Any = None, **parts: Any) -> tuple[Any, list[str]]:
+    """Return a migration that holds a restored container, and the list of what is done.
+
+    `parts` replace attributes of the fakes: `source__init__kill` is that of `source.init.kill`.
+    """
     done: list[str] = []
 
     def does(name: str) -> Callable[..., None]:
@@ -130,7 +138,7 @@ def a_move(*answers: Any, observer: Any = None, **parts: Any) -> tuple[Any, list
 
 
 def ended(move: Any, frames: Any = None) -> errors.MigrateError | None:
-    """What a move is told as, from the kill on, as coordinator._go_through has it."""
+    """Go on from the kill to the end as the coordinator does, and return the error of the end."""
     armed: Any = SimpleNamespace(frames=frames or Frames(), output=None)
     try:
         commit.kill_source(move)

@@ -1,4 +1,4 @@
-"""migrate/phases/cleanup.py: what fails after the resume is left behind, and the rest is done."""
+"""Tests of migrate/phases/cleanup.py: what fails after the resume is told, and the rest is done."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from checkpoint.errors import CommandFailed, EngineRefused
 from migrate.decisions.state import State
 from migrate.errors import AgentFailed, AgentGone, LeftBehind
 from migrate.wire.message import ProtocolError
-from tests.unit.migrate.phases.held_move import FINISHED, RESUMED, a_move, ended, failing
+from tests.unit.migrate.phases.held_move import FINISHED, RESUMED, ended, failing, held_migration
 
 
 @pytest.mark.parametrize(
@@ -44,7 +44,7 @@ from tests.unit.migrate.phases.held_move import FINISHED, RESUMED, a_move, ended
 def test_what_fails_afterwards_is_left_behind_and_the_rest_is_done(
     answers: list[Any], parts: dict[str, Any], words: str
 ) -> None:
-    move, done = a_move(RESUMED, *answers, **parts)
+    move, done = held_migration(RESUMED, *answers, **parts)
     error = ended(move)
     assert isinstance(error, LeftBehind)
     assert words in error.what
@@ -54,8 +54,8 @@ def test_what_fails_afterwards_is_left_behind_and_the_rest_is_done(
     assert move.state is State.RESUMED
 
 
-def test_a_tidy_up_that_fails_keeps_nothing_else() -> None:
-    move, done = a_move(RESUMED, FINISHED)
+def test_a_tidy_up_that_fails_keeps_no_other_step_from_being_done() -> None:
+    move, done = held_migration(RESUMED, FINISHED)
     move.tidy.callback(failing(CommandFailed(["umount"], 32, "busy")))
     error = ended(move)
     assert isinstance(error, LeftBehind)

@@ -1,4 +1,7 @@
-"""migrate/phases/commit.py: from the kill on everything leads to GO, to the truth, and to nothing removed too early."""
+"""Tests of migrate/phases/commit.py: from the kill on everything leads to GO.
+
+Where it does not, what is told is true, and nothing is removed too early.
+"""
 
 from __future__ import annotations
 
@@ -16,13 +19,20 @@ from migrate.errors import AgentFailed, AgentGone, ResumeFailed, Undecided
 from migrate.network.source import SourceNetwork
 from migrate.wire import protocol
 from migrate.wire.message import ProtocolError
-from tests.unit.migrate.phases.held_move import FINISHED, RESUMED, Frames, a_move, ended, failing
+from tests.unit.migrate.phases.held_move import (
+    FINISHED,
+    RESUMED,
+    Frames,
+    ended,
+    failing,
+    held_migration,
+)
 from transport.errors import FrameInvalid
 from transport.framing import MAX_PAYLOAD
 
 
-def test_a_move_that_goes_well() -> None:
-    move, done = a_move(RESUMED, FINISHED)
+def test_a_migration_that_goes_well_does_each_step_in_order() -> None:
+    move, done = held_migration(RESUMED, FINISHED)
     assert ended(move) is None
     order = "killing kill dead killed Go resumed Finish bury tidy remove_migrated done"
     assert done == order.split()
@@ -39,7 +49,7 @@ def test_a_move_that_goes_well() -> None:
     ids=["it does not die", "it cannot be killed"],
 )
 def test_without_the_death_no_go_and_nothing_removed(parts: dict[str, Any]) -> None:
-    move, done = a_move(**parts)
+    move, done = held_migration(**parts)
     error = ended(move)
     assert isinstance(error, Undecided)
     assert error.where == "the container is held on beta, restored but not running"
@@ -51,6 +61,7 @@ def test_without_the_death_no_go_and_nothing_removed(parts: dict[str, Any]) -> N
 
 
 def broken(error: Exception) -> Any:
+    """Return frames that cannot be taken."""
     return SimpleNamespace(take=failing(error))
 
 
@@ -71,14 +82,14 @@ def broken(error: Exception) -> Any:
 def test_what_could_be_left_out_keeps_no_container_from_its_go(parts: dict[str, Any]) -> None:
     parts = dict(parts)
     frames = parts.pop("frames", None)
-    move, done = a_move(RESUMED, FINISHED, **parts)
+    move, done = held_migration(RESUMED, FINISHED, **parts)
     assert ended(move, frames) is None
     assert "Go" in done
     assert move.state is State.DONE
 
 
 def test_a_dump_without_stamps_costs_the_report_its_downtime_and_nothing_else() -> None:
-    move, _ = a_move(RESUMED, FINISHED, dump__stamps=[])
+    move, _ = held_migration(RESUMED, FINISHED, dump__stamps=[])
     assert ended(move) is None
     assert any("could not be entered into the report" in note for note in move.report.notes)
     assert move.report.times.downtime_us is None
@@ -86,6 +97,7 @@ def test_a_dump_without_stamps_costs_the_report_its_downtime_and_nothing_else() 
 
 
 def network_of_one_interface(monkeypatch: pytest.MonkeyPatch) -> SourceNetwork:
+    """Return the network of a container with one interface, for a migration of the test."""
     interface = Interface(
         name="eth0", mac="02:00:00:00:00:01", mtu=1500, addresses=(), host_name="veth1", bridge=None
     )
@@ -96,13 +108,13 @@ def network_of_one_interface(monkeypatch: pytest.MonkeyPatch) -> SourceNetwork:
 
 
 def test_links_that_cannot_be_taken_down_are_noted(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Also by an error that is not the network's: it came from a thread."""
+    """That includes errors that are not the network's, since the error comes from a thread."""
     for error, noted in (
         (OSError(errno.EMFILE, "Too many open files"), True),
         (NetworkError("gone"), False),
     ):
         monkeypatch.setattr(link, "set_link", failing(error))
-        move, _ = a_move(RESUMED, FINISHED)
+        move, _ = held_migration(RESUMED, FINISHED)
         move.source.network = network_of_one_interface(monkeypatch)
         assert ended(move) is None
         assert any("Too many open files" in note for note in move.report.notes) is noted
@@ -110,28 +122,28 @@ def test_links_that_cannot_be_taken_down_are_noted(monkeypatch: pytest.MonkeyPat
 
 def test_more_frames_than_a_message_carries_are_cut_not_refused() -> None:
     frames = Frames([b"x" * (MAX_PAYLOAD - 10)], [b"y" * 20, b"z" * 10])
-    move, _ = a_move(RESUMED, FINISHED)
+    move, _ = held_migration(RESUMED, FINISHED)
     assert ended(move, frames) is None
     assert [len(part) for part in move.target.agent.go_parts] == [MAX_PAYLOAD - 10, 10]
 
 
 def test_a_go_with_frames_that_cannot_be_sent_is_sent_without() -> None:
-    move, done = a_move(RESUMED, FINISHED)
+    move, done = held_migration(RESUMED, FINISHED)
     move.target.agent.fails_to_ask = [FrameInvalid("over the bound")]
     assert ended(move, Frames([b"x"])) is None
     assert done.count("Go") == 1
     assert move.target.agent.go_parts == []
 
 
-def test_a_link_that_was_lost_before_go_was_sent() -> None:
-    move, done = a_move()
+def test_a_link_lost_before_go_was_sent_leaves_the_container_held() -> None:
+    move, done = held_migration()
     move.target.agent.fails_to_ask = [AgentGone("it broke", "", None)]
     error = ended(move)
     assert isinstance(error, Undecided)
     assert error.where == "the container is held on beta, restored but not running"
     assert error.cause_kind == "AgentGone"
     assert "remove_migrated" not in done
-    assert move.report.outcome == "refused"  # the coordinator enters the state
+    assert move.report.outcome == "refused"  # the coordinator would enter the state
     assert move.state is State.KILLED
 
 
@@ -139,8 +151,8 @@ def test_a_link_that_was_lost_before_go_was_sent() -> None:
     "unread", [AgentGone("timed out", "", None), ProtocolError("Done: 'stamps'"), KeyError("x")]
 )
 def test_an_answer_that_cannot_be_read_is_asked_for_again(unread: Exception) -> None:
-    """Requests are answered in order: who answers the next has obeyed GO."""
-    move, done = a_move(unread, protocol.Clock(monotonic_ns=1), FINISHED)
+    """Requests are answered in order, so a target that answers the next one has obeyed GO."""
+    move, done = held_migration(unread, protocol.Clock(monotonic_ns=1), FINISHED)
     assert ended(move) is None
     assert move.state is State.DONE
     assert move.report.times.downtime_us is None
@@ -154,10 +166,10 @@ def test_an_answer_that_cannot_be_read_is_asked_for_again(unread: Exception) -> 
 @pytest.mark.parametrize(
     "again", [AgentGone("timed out", "", None), ProtocolError("Clock"), KeyError("x")]
 )
-def test_if_it_says_nothing_of_use_then_either_nothing_is_claimed(
+def test_a_second_answer_that_cannot_be_read_leaves_the_end_undecided(
     unread: Exception, again: Exception
 ) -> None:
-    move, done = a_move(unread, again)
+    move, done = held_migration(unread, again)
     error = ended(move)
     assert isinstance(error, Undecided)
     assert "or runs there by now" in error.where
@@ -175,8 +187,8 @@ def test_if_it_says_nothing_of_use_then_either_nothing_is_claimed(
     "answers",
     [[AgentFailed("CriuFailed", "no luck", [])], [KeyError("x"), AgentFailed("K", "no luck", [])]],
 )
-def test_a_target_that_could_not_resume_it(answers: list[Exception]) -> None:
-    move, done = a_move(*answers)
+def test_a_target_that_could_not_resume_the_container_is_told(answers: list[Exception]) -> None:
+    move, done = held_migration(*answers)
     error = ended(move)
     assert isinstance(error, ResumeFailed)
     assert "no luck" in error.what
@@ -185,8 +197,8 @@ def test_a_target_that_could_not_resume_it(answers: list[Exception]) -> None:
     assert move.state is State.KILLED
 
 
-def test_an_interruption_or_a_defect_in_between_is_undecided_and_not_a_traceback() -> None:
-    move, done = a_move(source__init__wait_dead=failing(MemoryError()))
+def test_a_defect_between_kill_and_go_is_undecided_and_not_a_traceback() -> None:
+    move, done = held_migration(source__init__wait_dead=failing(MemoryError()))
     error = ended(move)
     assert isinstance(error, Undecided)
     assert error.cause_kind == "MemoryError"
@@ -198,9 +210,9 @@ def test_an_interruption_or_a_defect_in_between_is_undecided_and_not_a_traceback
     ]
 
 
-def test_stranded_twice_over_still_tells_the_first() -> None:
+def test_failures_of_the_end_itself_are_notes_beside_the_first_error() -> None:
     parts = {"source__init__wait_dead": lambda _: False, "dump__bury": failing(KeyError("x"))}
-    move, _ = a_move(AgentGone("it broke", "", None), **parts)
+    move, _ = held_migration(AgentGone("it broke", "", None), **parts)
     move.tidy.callback(failing(CommandFailed(["umount"], 32, "busy")))
     error = ended(move)
     assert isinstance(error, Undecided)

@@ -1,4 +1,4 @@
-"""migrate/phases/preflight.py: what the checks of both hosts refuse."""
+"""Tests of migrate/phases/preflight.py: what the checks of both hosts refuse."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ DIGEST = "sha256:" + "a" * 64
 
 
 class OfOneLayer:
-    """Of a container whose image has one layer."""
+    """An engine of a container whose image has one layer."""
 
     def describe(self, container: Container) -> dict[str, Any]:
         return {}
@@ -38,6 +38,7 @@ class OfOneLayer:
 
 
 def container(directory: Path, **changed: Any) -> Container:
+    """Return a container in a directory, with some of its fields changed."""
     fields: dict[str, Any] = {
         "id": "web",
         "name": "web",
@@ -53,7 +54,7 @@ def container(directory: Path, **changed: Any) -> Container:
     return Container(**{**fields, **changed})
 
 
-def test_a_layer_that_the_image_has_not(target: Target, tmp_path: Path) -> None:
+def test_a_layer_that_the_image_has_not_is_refused(target: Target, tmp_path: Path) -> None:
     target.will_say(protocol.Examined(objections=(), layers=(DIGEST, "sha256:" + "b" * 64)))
     with pytest.raises(ProtocolError, match="answered Examine by 'sha256:bbb"):
         preflight.check_engine(
@@ -72,7 +73,7 @@ def test_a_layer_that_the_image_has_not(target: Target, tmp_path: Path) -> None:
         ),
     ],
 )
-def test_paths_that_were_not_asked_for(
+def test_paths_that_were_not_asked_for_are_refused(
     target: Target, tmp_path: Path, answer: Answer, said: str
 ) -> None:
     target.will_say(answer)
@@ -80,7 +81,7 @@ def test_paths_that_were_not_asked_for(
         preflight.check_paths(target.agent, container(tmp_path, engine_network=True), "beta")
 
 
-def test_an_address_that_was_not_asked_for(target: Target) -> None:
+def test_an_address_that_was_not_asked_for_is_refused(target: Target) -> None:
     asked = (OwnAddress("10.0.0.1", "02:00:00:00:00:01", "br0"),)
     target.will_say(protocol.AddressesFound(taken=(Station("10.0.0.2", "02:00:00:00:00:02"),)))
     with pytest.raises(ProtocolError, match=r"'10\.0\.0\.2'"):
@@ -92,6 +93,7 @@ MIB = 1 << 20
 
 @pytest.fixture
 def mounted(tmp_path: Path) -> Iterator[Path]:
+    """Yield a directory that is a tmpfs of 64 MiB."""
     subprocess.run(["mount", "-t", "tmpfs", "-o", "size=64m", "tmpfs", str(tmp_path)], check=True)
     yield tmp_path
     subprocess.run(["umount", str(tmp_path)], check=True)
@@ -118,7 +120,9 @@ def test_the_engines_shared_memory_is_counted_whatever_its_limit(
 
 
 @pytest.mark.usefixtures("no_engines")
-def test_the_others_are_asked_all_the_same(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_engine_that_cannot_be_asked_keeps_no_other_from_being_asked(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     stopped_docker()
     podman_that(tmp_path, "exit 0")
     monkeypatch.setattr(registry, "ENGINES", {"docker": Docker, "podman": Podman})
@@ -126,7 +130,9 @@ def test_the_others_are_asked_all_the_same(tmp_path: Path, monkeypatch: pytest.M
 
 
 @pytest.mark.usefixtures("no_engines")
-def test_who_could_not_be_asked_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_engine_that_could_not_be_asked_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     stopped_docker()
     podman_that(tmp_path, "exit 1")
     for module in (registry, preflight):

@@ -1,4 +1,4 @@
-"""migrate/wire/answers.py: an answer is believed as far as it was asked for."""
+"""Tests of migrate/wire/answers.py: an answer is believed as far as it was asked for."""
 
 from __future__ import annotations
 
@@ -11,7 +11,9 @@ from migrate.wire.protocol import ProtocolError
 
 
 @given(st.lists(st.sampled_from("abc")), st.lists(st.sampled_from("abc")))
-def test_only_what_was_asked_in_its_order(answered: list[str], asked: list[str]) -> None:
+def test_an_answer_has_only_what_was_asked_for_in_its_order(
+    answered: list[str], asked: list[str]
+) -> None:
     at = 0
     for each in asked:
         at += at < len(answered) and answered[at] == each
@@ -22,7 +24,7 @@ def test_only_what_was_asked_in_its_order(answered: list[str], asked: list[str])
             check_asked("Question", answered, asked)
 
 
-def test_only_what_is_known() -> None:
+def test_an_answer_has_only_what_is_known() -> None:
     check_known("Question", ["a", "a"], {"a", "b"})
     with pytest.raises(ProtocolError, match="'c'"):
         check_known("Question", ["a", "c"], {"a", "b"})

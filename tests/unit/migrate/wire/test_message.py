@@ -1,4 +1,4 @@
-"""migrate/wire/message.py: whatever bytes come, they are a message or a ProtocolError."""
+"""Tests of migrate/wire/message.py: any bytes are a message or a ProtocolError."""
 
 from __future__ import annotations
 
@@ -91,9 +91,9 @@ def test_any_change_of_a_message_is_a_message_or_a_protocol_error(
 
 
 def check(header: bytes, payload: bytes) -> None:
+    """Check that bytes are refused, or that their message reads the same when it is sent on."""
     try:
         message = decode(header, payload, Message)
     except ProtocolError:
         return
-    # What was taken is what it says: it can be sent on and reads the same.
     assert decode(encode(message), payload, Message) == message

@@ -1,4 +1,4 @@
-"""migrate/wire/protocol.py: every message survives the wire, and none that is not as it is declared."""
+"""Tests of migrate/wire/protocol.py: a message is taken if it is as declared, and only then."""
 
 from __future__ import annotations
 
@@ -34,6 +34,7 @@ QUICK = settings(SLOW, max_examples=20)
 
 
 def required(kind: type[Message], name: str) -> bool:
+    """Return whether a field of a message has no default."""
     [field] = [field for field in dataclasses.fields(kind) if field.name == name]  # type: ignore[arg-type]
     return field.default is dataclasses.MISSING
 
@@ -45,7 +46,7 @@ NAMES = [f"{kind.__name__}-{name}" for kind, name in EVERY_FIELD]
 @pytest.mark.parametrize("kind", EVERY)
 @QUICK
 @given(st.data())
-def test_every_message_survives(kind: type[Message], data: st.DataObject) -> None:
+def test_every_message_survives_the_wire(kind: type[Message], data: st.DataObject) -> None:
     _, fields = data.draw(messages(kind))
     payload = payload_of(kind, fields)
     message = decode(wire(kind, fields), payload, kind)
@@ -55,7 +56,7 @@ def test_every_message_survives(kind: type[Message], data: st.DataObject) -> Non
         assert json.loads(encode(message))[name] == value
 
 
-def test_each_is_of_one_direction() -> None:
+def test_each_message_is_of_one_direction() -> None:
     sorts: list[list[type[Any]]] = [
         concrete(Request),
         concrete(Streamed),
@@ -87,7 +88,7 @@ def test_the_wrong_direction_is_refused(kind: type[Message], data: st.DataObject
 def test_a_field_of_another_type_is_refused(
     kind: type[Message], name: str, data: st.DataObject
 ) -> None:
-    """On this wire true and false are no numbers, nor is 1.0 one; and none is negative but a file's time."""
+    """On this wire true, false and 1.0 are no numbers, and only a file's time may be negative."""
     _, fields = data.draw(messages(kind))
     free = fields_of(kind)[name] is schema.JsonObject
     for wrong in ("te\nxt", -7, 1 << 64, True, 1.5, [["a", "b"], 1], {"three": 3}, None):
@@ -203,7 +204,7 @@ HELLO = {
         (protocol.Resumed, {"go_ns": 1, "stamps": []}, "resumed_ns"),
     ],
 )
-def test_values_that_are_not_what_they_should_be(
+def test_a_value_out_of_its_bounds_is_refused(
     kind: type[Message], fields: dict[str, Any], said: str
 ) -> None:
     with pytest.raises(ProtocolError, match=said) as caught:

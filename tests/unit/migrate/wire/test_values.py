@@ -1,4 +1,4 @@
-"""migrate/wire/values.py: long lists are cut into pieces that fit a frame."""
+"""Tests of migrate/wire/values.py: long lists are cut into pieces that fit a frame."""
 
 from __future__ import annotations
 
