@@ -37,7 +37,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run `migratectl` and return its exit code, one of docs/exit-codes.md whatever happens."""
     open_standard_streams()
     try:
-        arguments = _parser().parse_args(argv)
+        arguments = parser().parse_args(argv)
         return int(arguments.run(arguments))
     except MigrateError as error:
         say(f"migratectl: {error}")
@@ -168,7 +168,8 @@ def _docker_runtime(arguments: argparse.Namespace) -> int:
     return 0
 
 
-def _parser() -> argparse.ArgumentParser:
+def parser() -> argparse.ArgumentParser:
+    """Return the parser of the command line, which raises BadRequest for one it cannot parse."""
     parser = Parser(prog="migratectl", description=__doc__)
     parser.add_argument("--version", action="version", version=f"migratectl {VERSION}")
     commands = parser.add_subparsers(required=True)

@@ -20,7 +20,7 @@ from migrate.decisions.convergence import FLOOR_US, FLOOR_US_PER_GIB, Policy
 from migrate.decisions.state import State
 from migrate.report import Fill, Instant, Interval, Proof, Report
 from migrate.wire.message import Message, concrete
-from tests.unit.documents import DOCS, ROOT, spans
+from tests.unit.documents.checks import DOCS, ROOT, spans
 from transport import keepalive
 
 # --- numbers that the code decides -----------------------------------------------------------------------------

@@ -63,7 +63,7 @@ def commands(text: str) -> Iterator[list[str]]:
 
 # --- commands and options --------------------------------------------------------------------------------------
 
-PARSERS = {"migrate": move._parser, "migratectl": ctl._parser}
+PARSERS = {"migrate": move.parser, "migratectl": ctl.parser}
 #: What a command needs where a document speaks of its options alone.
 LEAST = {"migrate": ["CTR", "HOST"], "migratectl": []}
 MIGRATION = "0" * 12
@@ -128,7 +128,7 @@ def wrong_options(text: str, _: Path) -> list[str]:
     """Options in backticks that no program has, or that do not take what they are given."""
     found = []
     known = options_that_exist()
-    migrates = options_of(move._parser())
+    migrates = options_of(move.parser())
     for span in spans(text):
         option, *value = span.split()
         if not option.startswith("--") or option == "--":
@@ -137,7 +137,7 @@ def wrong_options(text: str, _: Path) -> list[str]:
             found.append(f"there is no option {option}")
         elif value and option in migrates:
             try:
-                move._parser().parse_args([*LEAST["migrate"], option, *value])
+                move.parser().parse_args([*LEAST["migrate"], option, *value])
             except BadRequest as error:
                 found.append(f"{span}: {error.what}")
     return found

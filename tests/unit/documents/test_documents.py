@@ -1,4 +1,7 @@
-"""Each check of documents.py is applied to each document, and to a sentence with a mistake, which it must find."""
+"""The documents of the product: what they name is there, and commands can be typed as written.
+
+Each check of checks.py is applied to each document, and to a sentence with a mistake.
+"""
 
 from __future__ import annotations
 
@@ -8,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from migrate.signals import INTERRUPTING
-from tests.unit.documents import (
+from tests.unit.documents.checks import (
     CHANGELOG,
     DOCS,
     DOCUMENTS,
