@@ -16,7 +16,10 @@ from tests.unit.helpers.obedient import Child
 
 @pytest.fixture(autouse=True)
 def unlocked() -> Iterator[None]:
-    """Undo what a command does to its own process, which in a test is this one (checkpoint/host/own_process.py)."""
+    """Undo what a command does to its own process, which in a test is this one.
+
+    checkpoint/host/own_process.py does it.
+    """
     yield
     libc = ctypes.CDLL(None)
     libc.munlockall()
@@ -25,7 +28,7 @@ def unlocked() -> Iterator[None]:
 
 @pytest.fixture
 def child() -> Iterator[Child]:
-    """A process that does what it is told; it ends with the test."""
+    """Yield a process that does what it is told, and ends with the test."""
     child = Child()
     yield child
     child.end()

@@ -1,6 +1,7 @@
-"""The output of a container, from the log of podman on the source into that on the target.
+"""Tests of the way of a container's output into the log of the target's engine.
 
-migrate/files/engine_log.py reads it on the source, checkpoint/engines/podman/incoming.py takes it.
+migrate/files/engine_log.py reads the log of podman on the source, and
+checkpoint/engines/podman/incoming.py takes its lines on the target.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ from tests.unit.helpers.podman import arriving, fake_podman, restore
 
 
 class Printing:
-    """An agent with this arrival, and a container on the source that prints whatever is sent."""
+    """An agent with an arrival, on behalf of a container that prints whenever lines are sent."""
 
     def __init__(self, arrival: IncomingPodmanContainer, log: Path, times: int) -> None:
         self._arrival, self._log, self._times = arrival, log, times
@@ -39,7 +40,7 @@ class Printing:
 
 
 @pytest.mark.parametrize("times", [3, 1_000_000], ids=["a while", "without end"])
-def test_a_long_log_of_a_container_that_prints_meanwhile(
+def test_the_end_of_a_long_log_arrives_though_the_container_prints_meanwhile(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, times: int
 ) -> None:
     for module in (incoming, engine_log):

@@ -1,4 +1,4 @@
-"""checkpoint/errors.py: the errors are a tree, which its docstring draws."""
+"""Tests of checkpoint/errors.py: the errors are a tree, which its docstring draws."""
 
 from checkpoint import errors
 from tests.unit.helpers.errors import check_drawn_tree

@@ -1,6 +1,6 @@
-"""The checkout that these tests are in."""
+"""The place of the checkout that these tests are in."""
 
 from pathlib import Path
 
-#: A program that runs here finds our packages.
+#: The working directory in which `python -m` finds the packages of the project.
 ROOT = Path(__file__).resolve().parents[3]

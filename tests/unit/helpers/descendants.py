@@ -1,4 +1,4 @@
-"""The processes that a test has started, without those that earlier tests left to end."""
+"""The descendants of the process of the tests that one test has started."""
 
 from __future__ import annotations
 
@@ -11,13 +11,16 @@ from checkpoint.host.processes import tree_of
 
 
 class Descendants:
-    """The descendants of this process, as they were when the object was made."""
+    """What this process has started since the object was made.
+
+    Processes of earlier tests that are about to end are not among it.
+    """
 
     def __init__(self) -> None:
         self._before = set(tree_of(os.getpid()))
 
     def new(self) -> Counter[str]:
-        """Return how many descendants of each name have come since, and have not ended."""
+        """Return {name of a program: how many new descendants run it}."""
         names: Counter[str] = Counter()
         for pid in tree_of(os.getpid()):
             if pid not in self._before:

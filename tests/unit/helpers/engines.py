@@ -9,7 +9,7 @@ from checkpoint.engines.docker import api
 
 
 def podman_that(tmp_path: Path, *lines: str) -> None:
-    """Put a podman on PATH that does this whatever it is asked."""
+    """Put a podman on PATH that runs these lines of shell, whatever it is asked."""
     (tmp_path / "bin").mkdir()
     program = tmp_path / "bin" / "podman"
     program.write_text("\n".join(["#!/bin/sh", *lines, ""]))
@@ -17,6 +17,6 @@ def podman_that(tmp_path: Path, *lines: str) -> None:
 
 
 def stopped_docker() -> None:
-    """Leave the socket of a dockerd that is not there any more."""
+    """Leave the socket of a dockerd that has ended."""
     with socket.socket(socket.AF_UNIX) as listener:
         listener.bind(api.SOCKET)

@@ -24,11 +24,12 @@ SAMPLES: dict[str, Any] = {
 
 
 def all_classes(root: type[MigrateError] = MigrateError) -> list[type[MigrateError]]:
+    """Return a class of errors and all its subclasses."""
     return [root, *(found for kind in root.__subclasses__() for found in all_classes(kind))]
 
 
 def example(kind: type[MigrateError]) -> MigrateError:
-    """An error whose every argument is recognisable."""
+    """Return an error of a class, whose every argument is recognisable in its text."""
     parameters = inspect.signature(kind).parameters.values()
     make: Callable[..., MigrateError] = kind
     given = {p: SAMPLES.get(p.name, f"<{p.name}>") for p in parameters if p.default is p.empty}
@@ -37,7 +38,7 @@ def example(kind: type[MigrateError]) -> MigrateError:
 
 
 def drawn(text: str) -> dict[str, str]:
-    """{class: its base} of a tree drawn as `tree` does it."""
+    """Return {class: its base} of a tree that is drawn as tree(1) does it."""
     found: dict[str, str] = {}
     bases: list[list[str]] = []
     for line in text.splitlines():

@@ -1,4 +1,4 @@
-"""Copies of a tree to another directory of this host by the real rsync, both ends in enclosures."""
+"""Copies of a tree to another directory of this host, by the real rsync in enclosures."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ ACL = struct.pack(
 
 
 class Joined:
-    """rsync from one directory to another."""
+    """An rsync from one directory to another, whose two ends are joined by pipes."""
 
     def __init__(self, source: Path, target: Path) -> None:
         self._roots = [TreeRoot(source), TreeRoot(target)]
@@ -41,6 +41,7 @@ class Joined:
     def carry(
         self, words: Sequence[str], from_rsync: int, to_rsync: int, answered: Callable[[], None]
     ) -> Ending:
+        """Carry the bytes of a pass between both ends, as a Carry of rsync.py does."""
         self.began.set()
         try:
             return self._served(words, from_rsync, to_rsync, answered)
@@ -88,7 +89,7 @@ def change_root(root: Path) -> None:
 
 
 def root_state(root: Path) -> tuple[object, ...]:
-    """All that rsync carries of a directory itself."""
+    """Return all that rsync carries of a directory itself."""
     found = root.stat()
     attributes = {name: os.getxattr(root, name) for name in os.listxattr(root)}
     return found.st_mode, found.st_uid, found.st_gid, found.st_mtime_ns, attributes

@@ -20,7 +20,7 @@ PROGRAM = Path(__file__).parent / "programs/obedient.py"
 
 
 class Child:
-    """A python that does what it is told; its buffer is known."""
+    """A process of programs/obedient.py."""
 
     def __init__(self) -> None:
         argv = [sys.executable, "-IS", str(PROGRAM), str(PAGES), str(PAGE_SIZE)]
@@ -29,6 +29,7 @@ class Child:
         self.address = self.answer()
 
     def answer(self) -> Any:
+        """Return the answer to the code that was sent first."""
         assert self._process.stdout
         return json.loads(self._process.stdout.readline())
 
@@ -38,11 +39,13 @@ class Child:
         return bool(ready(self._process.stdout.fileno(), timeout_s=timeout_s))
 
     def send(self, code: str) -> None:
+        """Send code to be run."""
         assert self._process.stdin
         self._process.stdin.write(json.dumps(code).encode() + b"\n")
         self._process.stdin.flush()
 
     def do(self, code: str) -> Any:
+        """Have code run, and return its answer."""
         self.send(code)
         return self.answer()
 
@@ -51,7 +54,7 @@ class Child:
         return [(self.address, self.address + PAGES * PAGE_SIZE)]
 
     def pages(self, found: list[Range]) -> list[int]:
-        """Numbers of the buffer's pages that are in ranges."""
+        """Return the numbers of those pages of the buffer that are in ranges."""
         common = ranges.intersection(ranges.union(found, []), self.buffer)
         return [
             (page - self.address) // PAGE_SIZE

@@ -1,4 +1,4 @@
-"""A host that lacks nothing, but for what a test changes."""
+"""Facts of a host that lacks nothing."""
 
 import dataclasses
 
@@ -6,6 +6,7 @@ from migrate.decisions.compatibility import Facts
 
 
 def facts(**changes: object) -> Facts:
+    """Return the facts of a host that lacks nothing, but for what `changes` say."""
     good = Facts(
         hostname="host",
         kernel="6.18.1-amd64",

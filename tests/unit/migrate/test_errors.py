@@ -1,4 +1,4 @@
-"""Tests of migrate/errors.py: every error says what, where the container is, and what to do next."""
+"""Tests of migrate/errors.py: each error says what is, and what to do next."""
 
 from __future__ import annotations
 

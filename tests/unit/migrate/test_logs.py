@@ -1,4 +1,4 @@
-"""Tests of migrate/logs.py: the kept logs of failed migrations are bounded, root's, and the newest."""
+"""Tests of migrate/logs.py: the logs of failed migrations that are kept."""
 
 from __future__ import annotations
 
@@ -140,7 +140,8 @@ def test_what_our_packages_log_is_recorded_and_nothing_of_others() -> None:
     first, second = text.decode().splitlines()
     assert name == "move.log"
     assert re.fullmatch(
-        rf"\d\d:\d\d:\d\d\.\d{{3}} {platform.node()} MainThread checkpoint.host.run: ran \('true',\): status 0",
+        rf"\d\d:\d\d:\d\d\.\d{{3}} {platform.node()} MainThread checkpoint.host.run: "
+        r"ran \('true',\): status 0",
         first,
     )
     assert second.endswith("migrate.migration: \\udcff")

@@ -9,4 +9,5 @@ from tests.unit.transport.host_keys import Keys
 
 @pytest.fixture
 def keys(tmp_path: Path) -> Keys:
+    """Return the maker of keys and certificates."""
     return Keys(tmp_path)

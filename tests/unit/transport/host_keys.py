@@ -10,20 +10,20 @@ from transport.known_hosts import key_type
 
 
 class Keys:
-    """Keys and certificates, made by ssh-keygen in a directory."""
+    """The keys and certificates that ssh-keygen(1) makes in a directory."""
 
     def __init__(self, directory: Path) -> None:
         self.directory = directory
 
     def key(self, name: str, kind: str = "ed25519") -> bytes:
-        """A key of that name, made the first time; its public half."""
+        """Return the public half of the key of a name, which is made the first time."""
         path = self.directory / name
         if not path.exists():
             self.run("-t", kind, "-N", "", "-C", name, "-f", str(path))
         return self.public(path.with_suffix(".pub"))
 
     def certificate(self, name: str, authority: str, *options: str, kind: str = "ed25519") -> bytes:
-        """A host's certificate by an authority."""
+        """Return a host's certificate by an authority."""
         self.key(name, kind)
         self.key(authority)
         principals = () if "-n" in options else ("-n", "beta,10.0.0.2")
@@ -40,6 +40,7 @@ class Keys:
         return self.public(self.directory / f"{name}-cert.pub")
 
     def public(self, path: Path) -> bytes:
+        """Return the public key, or the certificate, in a file."""
         return base64.b64decode(path.read_text().split()[1])
 
     def run(self, *options: str) -> None:
@@ -49,4 +50,5 @@ class Keys:
 
 
 def line(names: str, blob: bytes, marker: str = "") -> str:
+    """Return a line of known_hosts."""
     return f"{marker} {names} {key_type(blob)} {base64.b64encode(blob).decode()} comment\n".lstrip()

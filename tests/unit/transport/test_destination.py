@@ -1,4 +1,4 @@
-"""What people write for a host, and what is not one."""
+"""Tests of transport/destination.py: what people write for a host, and texts that are none."""
 
 import pytest
 
@@ -29,7 +29,9 @@ from transport.destination import Destination
         ("ssh://root@[fd00::2]:2222/", "fd00::2", "root", 2222),
     ],
 )
-def test_a_host(text: str, name: str, user: str | None, port: int | None) -> None:
+def test_a_host_is_parsed_and_printed_again(
+    text: str, name: str, user: str | None, port: int | None
+) -> None:
     found = Destination.parse(text)
     assert found == Destination(name=name, user=user, port=port)
     assert Destination.parse(str(found)) == found
@@ -84,6 +86,6 @@ def test_a_host(text: str, name: str, user: str | None, port: int | None) -> Non
         "\ud800",
     ],
 )
-def test_not_a_host(text: str) -> None:
+def test_a_text_that_is_no_host_is_refused(text: str) -> None:
     with pytest.raises(ValueError, match=r"host|user|port|IPv6"):
         Destination.parse(text)

@@ -1,4 +1,7 @@
-"""What a destination means is what it means to ssh(1), whether that is here to say so or not."""
+"""Tests of transport/endpoint.py: a destination means what it means to ssh(1).
+
+It means the same where there is no ssh(1) to say so.
+"""
 
 from __future__ import annotations
 
@@ -18,7 +21,10 @@ Read = Callable[[str, str], Endpoint]
 
 @pytest.fixture(params=["ssh(1)", "ssh_config.py"])
 def read(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Read:
-    """A destination's endpoint by a user's file, with none of the system's: as ssh(1) tells it, and by ourselves."""
+    """Return the function that reads a destination's endpoint by a user's file.
+
+    It asks ssh(1), or reads the file itself. There are no files of the system's.
+    """
     file = tmp_path / ".ssh/config"
     file.parent.mkdir()
     monkeypatch.setattr(ssh_config, "SYSTEM_CONFIG", tmp_path / "none")
@@ -36,7 +42,7 @@ def read(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.Mon
     return of
 
 
-def test_without_any_config(read: Read, tmp_path: Path) -> None:
+def test_without_any_config_the_defaults_hold(read: Read, tmp_path: Path) -> None:
     found = read("beta", "")
     assert (found.address, found.port, found.user) == ("beta", 22, getpass.getuser())
     assert (found.key_name, found.certified_name) == ("beta", "beta")
@@ -51,7 +57,7 @@ def test_without_any_config(read: Read, tmp_path: Path) -> None:
     assert found.algorithms is None or "ssh-ed25519" in found.algorithms
 
 
-def test_an_alias_with_everything(read: Read) -> None:
+def test_an_alias_may_set_everything(read: Read) -> None:
     config = """
         Host box
             HostName 10.0.0.2
@@ -100,7 +106,7 @@ def test_other_hosts_entries_do_not_count(read: Read) -> None:
         ("box", "Host box\n  HostName 10.0.0.2\n", "10.0.0.2", "10.0.0.2"),
     ],
 )
-def test_the_name_in_known_hosts(
+def test_the_name_in_known_hosts_has_the_port_if_it_is_not_22(
     read: Read, text: str, config: str, key_name: str, certified_name: str
 ) -> None:
     found = read(text, config)
@@ -119,7 +125,7 @@ def test_the_name_in_known_hosts(
         ("ProxyCommand nc %h %p | tee '%n%%'", "nc 10.0.0.2 22 | tee 'box%'"),
     ],
 )
-def test_a_proxy(read: Read, config: str, command: str | None) -> None:
+def test_a_proxy_is_a_command(read: Read, config: str, command: str | None) -> None:
     assert read("box", f"Host box\n  HostName 10.0.0.2\n  {config}\n").proxy == command
 
 
@@ -136,7 +142,7 @@ def test_a_jump_to_an_ipv6_address_has_it_in_brackets(read: Read) -> None:
     )
 
 
-def test_the_agent(read: Read, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_agent_is_found_as_ssh_finds_it(read: Read, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("SSH_AUTH_SOCK", "/agent/usual")
     monkeypatch.setenv("OTHER", "/agent/other")
     assert read("box", "").agent == Path("/agent/usual")
@@ -149,7 +155,7 @@ def test_the_agent(read: Read, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.parametrize("read", ["ssh(1)"], indirect=True)
-def test_what_only_ssh_knows(read: Read, tmp_path: Path) -> None:
+def test_include_match_and_algorithms_are_known_by_ssh(read: Read, tmp_path: Path) -> None:
     (tmp_path / "included").write_text(
         'Match host box exec "true"\n  HostName 10.0.0.7\n  User matched\n'
     )

@@ -1,4 +1,4 @@
-"""transport/errors.py: the errors are a tree, which its docstring draws."""
+"""Tests of transport/errors.py: the errors are a tree, which its docstring draws."""
 
 from tests.unit.helpers.errors import check_drawn_tree
 from transport import errors

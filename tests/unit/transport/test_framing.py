@@ -1,4 +1,7 @@
-"""Frames survive any chunking, and a stream that ends or lies is told apart from one that is done."""
+"""Tests of transport/framing.py: frames survive any cutting of their stream.
+
+A stream that ends or lies is told apart from one that is done.
+"""
 
 import pytest
 from hypothesis import given
@@ -10,7 +13,7 @@ from transport.framing import PREFIX, FrameStream
 
 
 class Memory:
-    """A ByteStream in memory. Reads return what `sizes` say, at most, and at least one byte."""
+    """A ByteStream in memory, of which a read returns at most as many bytes as `sizes` say."""
 
     def __init__(self, data: bytes = b"", sizes: tuple[int, ...] = ()) -> None:
         self.data = bytearray(data)
@@ -109,14 +112,14 @@ def test_sending_over_the_bound_is_refused_and_sends_nothing(
     assert stream.sent_bytes == 0
 
 
-def test_close_closes_what_is_below() -> None:
+def test_to_close_the_frames_closes_their_stream() -> None:
     memory = Memory()
     FrameStream(memory).close()
     assert memory.closed
 
 
 class Interrupting(Memory):
-    """Raises in the middle of a transfer, as a signal handler would."""
+    """A stream that raises in the middle of a transfer, as a signal handler would."""
 
     def __init__(self, data: bytes = b"", *, calls: int) -> None:
         super().__init__(data, sizes=(1,) * 100)
@@ -136,7 +139,7 @@ class Interrupting(Memory):
             raise KeyboardInterrupt
 
 
-def test_who_was_interrupted_inside_a_frame_sends_no_further_one() -> None:
+def test_a_stream_interrupted_inside_a_frame_sends_no_further_one() -> None:
     stream = FrameStream(Interrupting(calls=2))
     with pytest.raises(KeyboardInterrupt):
         stream.send(b"header", [b"payload"])
@@ -145,13 +148,13 @@ def test_who_was_interrupted_inside_a_frame_sends_no_further_one() -> None:
 
 
 @pytest.mark.parametrize("calls", [1, 2, 8, 9, 12])
-def test_who_was_interrupted_inside_a_frame_reads_no_further_one(calls: int) -> None:
+def test_a_stream_interrupted_inside_a_frame_reads_no_further_one(calls: int) -> None:
     whole = Memory()
     FrameStream(whole).send(b"header", [b"payload"])
     stream = FrameStream(Interrupting(bytes(whole.data), calls=calls))
     with pytest.raises(KeyboardInterrupt):
         stream.receive()
-    if calls == 1:  # nothing of it was read yet
+    if calls == 1:  # no byte of the frame was read yet
         assert [*map(bytes, stream.receive())] == [b"header", b"payload"]
     else:
         with pytest.raises(IncompleteFrame):

@@ -1,4 +1,4 @@
-"""transport/keepalive.py: who says nothing is given up on, whoever still says something is not."""
+"""Tests of transport/keepalive.py: a silent peer is given up on, and any other is not."""
 
 from __future__ import annotations
 
@@ -40,7 +40,9 @@ def test_a_silent_peer_is_given_up_on(ends: tuple[HeardSocket, socket.socket]) -
     assert 1 <= len(asked) <= 3
 
 
-def test_a_question_that_never_gets_through(ends: tuple[HeardSocket, socket.socket]) -> None:
+def test_a_question_that_never_gets_through_is_given_up_on(
+    ends: tuple[HeardSocket, socket.socket],
+) -> None:
     ours, _ = ends
     never = threading.Event()
     watch = Keepalive(ours, never.wait)
@@ -66,7 +68,9 @@ def test_a_peer_that_says_something_is_kept(
     watch.close()
 
 
-def test_a_broken_connection_is_nobodys_failure(ends: tuple[HeardSocket, socket.socket]) -> None:
+def test_a_broken_connection_is_no_failure_of_the_keepalive(
+    ends: tuple[HeardSocket, socket.socket],
+) -> None:
     ours, _ = ends
 
     def broken() -> None:
@@ -76,7 +80,7 @@ def test_a_broken_connection_is_nobodys_failure(ends: tuple[HeardSocket, socket.
     assert ours.recv(1) == b""
 
 
-def test_closed_it_ends_nothing(ends: tuple[HeardSocket, socket.socket]) -> None:
+def test_a_closed_keepalive_ends_no_connection(ends: tuple[HeardSocket, socket.socket]) -> None:
     ours, other = ends
     watch = Keepalive(ours, lambda: None)
     watch.close()

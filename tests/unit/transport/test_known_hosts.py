@@ -1,4 +1,4 @@
-"""transport/known_hosts.py: known_hosts is read as ssh(1) reads it."""
+"""Tests of transport/known_hosts.py: known_hosts is read as ssh(1) reads it."""
 
 from __future__ import annotations
 
@@ -16,6 +16,7 @@ from transport.known_hosts import Known, names_host
 
 
 def told(tmp_path: Path, *lines: str, name: str = "beta") -> Known:
+    """Return what these lines of known_hosts say of a name."""
     (tmp_path / "known").write_text("".join(lines))
     return known_hosts.known(name, [tmp_path / "none", tmp_path / "known"])
 
@@ -45,11 +46,11 @@ def told(tmp_path: Path, *lines: str, name: str = "beta") -> Known:
         ("", "beta", False),
     ],
 )
-def test_names(patterns: str, name: str, meant: bool) -> None:
+def test_patterns_match_names_as_in_ssh(patterns: str, name: str, meant: bool) -> None:
     assert names_host(patterns, name) is meant
 
 
-def test_hashed_names(keys: Keys, tmp_path: Path) -> None:
+def test_hashed_names_are_matched(keys: Keys, tmp_path: Path) -> None:
     key = keys.key("host")
     (tmp_path / "known").write_text(
         line("beta", key) + line("[beta]:2222", key) + line("gamma", keys.key("other"))
@@ -64,7 +65,10 @@ def test_hashed_names(keys: Keys, tmp_path: Path) -> None:
 
 
 def test_a_name_without_the_port_will_do(keys: Keys, tmp_path: Path) -> None:
-    """... if nothing is known of it with the port (ssh(1): found matching key w/out port)."""
+    """That is so if nothing is known of the name with the port.
+
+    ssh(1) says then: found matching key w/out port.
+    """
     one, two = keys.key("one"), keys.key("two")
     assert told(tmp_path, line("beta", one), name="[beta]:2222").keys == {one}
     assert told(tmp_path, line("beta", one), line("[beta]:2222", two), name="[beta]:2222").keys == {
@@ -76,7 +80,7 @@ def test_a_name_without_the_port_will_do(keys: Keys, tmp_path: Path) -> None:
     assert not told(tmp_path, line("[beta]:2222", one), name="beta")
 
 
-def test_markers(keys: Keys, tmp_path: Path) -> None:
+def test_markers_tell_authorities_and_revoked_keys(keys: Keys, tmp_path: Path) -> None:
     one, two, three = keys.key("one"), keys.key("two"), keys.key("three")
     lines = [
         line("beta", one),
@@ -114,13 +118,15 @@ def test_odd_lines_say_nothing(keys: Keys, tmp_path: Path) -> None:
 
 
 @given(content=st.binary(max_size=200))
-def test_any_bytes_are_read(content: bytes, tmp_path_factory: pytest.TempPathFactory) -> None:
+def test_a_file_of_any_bytes_is_read(
+    content: bytes, tmp_path_factory: pytest.TempPathFactory
+) -> None:
     path = tmp_path_factory.getbasetemp() / "any"
     path.write_bytes(content)
     known_hosts.known("beta", [path])
 
 
-def test_revoked_host_keys(keys: Keys, tmp_path: Path) -> None:
+def test_revoked_keys_are_read_from_a_plain_list_only(keys: Keys, tmp_path: Path) -> None:
     key = keys.key("host")
     (tmp_path / "revoked").write_text(f"# a list\n{line('', key)}nonsense\n")
     assert known_hosts.revoked_keys(tmp_path / "revoked") == {key}

@@ -1,4 +1,8 @@
-"""transport/ssh.py: a process on another host, over a real SSH connection within this process."""
+"""Tests of transport/ssh.py: a process on another host, and the verification of host keys.
+
+The connection is a real one within this process. A host's key is taken or refused as ssh(1) does
+it, whatever known_hosts and the host say.
+"""
 
 from __future__ import annotations
 
@@ -27,7 +31,7 @@ LIMIT_S = 20.0
 
 
 class Server(paramiko.ServerInterface):
-    """Lets everybody in, and runs every command, of which a test is the program."""
+    """A server that lets everybody in, and runs every command, of which the test is the program."""
 
     def check_auth_none(self, username: str) -> int:
         return AUTH_SUCCESSFUL
@@ -41,7 +45,7 @@ class Server(paramiko.ServerInterface):
 
 @pytest.fixture
 def ends() -> Iterator[tuple[RemoteProcess, paramiko.Channel]]:
-    """A process, and the other host's end of its channel."""
+    """Yield a process, and the other host's end of its channel."""
     ours, theirs = socket.socketpair()
     server, client = paramiko.Transport(theirs), paramiko.Transport(ours)
     try:
@@ -76,7 +80,7 @@ def test_patience_is_for_answers_and_not_for_what_is_said_besides(
 
 
 def shown(blob: bytes) -> paramiko.PKey:
-    """A key as paramiko has it after the key exchange, whether it came in a certificate or not."""
+    """Return a key as paramiko has it after the key exchange, also if it came in a certificate."""
     kinds: dict[str, Callable[..., paramiko.PKey]] = {
         "ssh-ed25519": paramiko.Ed25519Key,
         "ssh-rsa": paramiko.RSAKey,
@@ -89,35 +93,36 @@ BETA = Endpoint.of(Destination(name="beta"), {})
 
 
 def verify(blob: bytes, known: Known, endpoint: Endpoint = BETA) -> None:
+    """Verify a key or a certificate that a host shows."""
     ssh.verify(shown(blob), known, endpoint)
 
 
-def test_the_key_that_is_known(keys: Keys) -> None:
+def test_a_known_key_is_taken(keys: Keys) -> None:
     key = keys.key("host")
     verify(key, Known(frozenset({keys.key("other"), key})))
 
 
-def test_another_key_of_the_kind(keys: Keys) -> None:
+def test_another_key_of_a_known_type_has_changed(keys: Keys) -> None:
     with pytest.raises(HostKeyChanged):
         verify(keys.key("host"), Known(frozenset({keys.key("other")})))
 
 
-def test_a_key_of_another_kind(keys: Keys) -> None:
+def test_a_key_of_another_type_is_unknown(keys: Keys) -> None:
     with pytest.raises(
         HostKeyUnknown, match="type ecdsa-sha2-nistp256, and known_hosts has only its ssh-ed25519"
     ):
         verify(keys.key("host", "ecdsa"), Known(frozenset({keys.key("other")})))
 
 
-def test_a_revoked_key(keys: Keys) -> None:
-    """... though it is also listed as known."""
+def test_a_revoked_key_is_refused(keys: Keys) -> None:
+    """The key is listed as known, too."""
     key = keys.key("host")
     with pytest.raises(HostKeyRefused, match="revoked"):
         verify(key, Known(frozenset({key}), frozenset(), frozenset({key})))
 
 
 @pytest.mark.parametrize("kind", ["ed25519", "ecdsa", "rsa"])
-def test_a_certificate(keys: Keys, kind: str) -> None:
+def test_a_certificate_of_a_known_authority_is_taken(keys: Keys, kind: str) -> None:
     certificate = keys.certificate("host", "authority", kind=kind)
     known = Known(frozenset(), frozenset({keys.key("authority")}))
     verify(certificate, known)
@@ -134,13 +139,15 @@ def test_a_certificate(keys: Keys, kind: str) -> None:
         (["-n", "gamma,bet?x"], r"it is for gamma, bet\?x"),
     ],
 )
-def test_a_certificate_that_does_not_hold(keys: Keys, options: list[str], why: str) -> None:
+def test_a_certificate_that_does_not_hold_is_refused(
+    keys: Keys, options: list[str], why: str
+) -> None:
     certificate = keys.certificate("host", "authority", *options)
     with pytest.raises(HostKeyRefused, match=why):
         verify(certificate, Known(frozenset(), frozenset({keys.key("authority")})))
 
 
-def test_a_certificate_for_any_host_is_for_none(keys: Keys) -> None:
+def test_a_certificate_that_names_no_host_is_refused(keys: Keys) -> None:
     keys.certificate("host", "authority")
     keys.run("-s", str(keys.directory / "authority"), "-I", "id", "-h", "host.pub")
     certificate = keys.public(keys.directory / "host-cert.pub")
@@ -148,13 +155,13 @@ def test_a_certificate_for_any_host_is_for_none(keys: Keys) -> None:
         verify(certificate, Known(frozenset(), frozenset({keys.key("authority")})))
 
 
-def test_wildcards_of_a_certificate(keys: Keys) -> None:
+def test_a_certificate_may_have_wildcards(keys: Keys) -> None:
     verify(
         keys.certificate("host", "ca", "-n", "b*"), Known(frozenset(), frozenset({keys.key("ca")}))
     )
 
 
-def test_a_users_certificate_is_no_hosts(keys: Keys) -> None:
+def test_a_certificate_of_a_user_is_refused(keys: Keys) -> None:
     keys.key("host")
     keys.key("authority")
     keys.run("-s", str(keys.directory / "authority"), "-I", "id", "-n", "beta", "host.pub")
@@ -166,7 +173,7 @@ def test_a_users_certificate_is_no_hosts(keys: Keys) -> None:
 
 
 def test_an_unknown_authority_leaves_the_key(keys: Keys) -> None:
-    """As ssh(1) does: the certificate is then no more than its key."""
+    """To ssh(1), too, such a certificate is no more than its key."""
     certificate, key = keys.certificate("host", "mallory"), keys.key("host")
     verify(certificate, Known(frozenset({key}), frozenset({keys.key("authority")})))
     with pytest.raises(HostKeyUnknown, match="an authority, which did not certify it"):
@@ -174,7 +181,7 @@ def test_an_unknown_authority_leaves_the_key(keys: Keys) -> None:
 
 
 @pytest.mark.parametrize("revoked", ["host", "authority"])
-def test_a_certificate_with_something_revoked(keys: Keys, revoked: str) -> None:
+def test_a_certificate_with_a_revoked_key_is_refused(keys: Keys, revoked: str) -> None:
     certificate = keys.certificate("host", "authority")
     known = Known(frozenset(), frozenset({keys.key("authority")}), frozenset({keys.key(revoked)}))
     with pytest.raises(HostKeyRefused, match="revoked"):
@@ -182,7 +189,10 @@ def test_a_certificate_with_something_revoked(keys: Keys, revoked: str) -> None:
 
 
 def test_every_byte_of_a_certificate_is_signed(keys: Keys) -> None:
-    """One byte changed: never taken for the host's. A key or an authority that is another is told so."""
+    """With one byte changed it is never taken for the host's.
+
+    A key or an authority that is another is told as such.
+    """
     certificate = keys.certificate("host", "authority")
     known = Known(frozenset(), frozenset({keys.key("authority")}))
     for at in range(len(certificate)):
@@ -196,7 +206,7 @@ def test_every_byte_of_a_certificate_is_signed(keys: Keys) -> None:
             ssh.verify(key, known, BETA)
 
 
-def test_only_some_algorithms_of_an_authority(keys: Keys) -> None:
+def test_a_certificate_signed_by_another_algorithm_is_refused(keys: Keys) -> None:
     certificate = keys.certificate("host", "authority")
     known = Known(frozenset(), frozenset({keys.key("authority")}))
     with pytest.raises(HostKeyRefused, match="signed by ssh-ed25519, which is not trusted"):
@@ -204,6 +214,7 @@ def test_only_some_algorithms_of_an_authority(keys: Keys) -> None:
 
 
 def chosen(endpoint: Endpoint, known: Known) -> tuple[str, ...]:
+    """Return the algorithms that are offered to a host, in their order."""
     import socket
 
     ours, theirs = socket.socketpair()
@@ -213,7 +224,7 @@ def chosen(endpoint: Endpoint, known: Known) -> tuple[str, ...]:
         return tuple(options.key_types)
 
 
-def test_kinds_that_are_known_come_first(keys: Keys) -> None:
+def test_algorithms_of_known_keys_come_first(keys: Keys) -> None:
     plain = chosen(BETA, Known(frozenset({keys.key("rsa", "rsa")})))
     assert set(plain[:2]) == {"rsa-sha2-512", "rsa-sha2-256"}
     assert "ssh-rsa" not in plain

@@ -1,4 +1,4 @@
-"""transport/throttle.py on a clock of its own."""
+"""Tests of transport/throttle.py, on a clock of the test's own."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from transport.throttle import AHEAD_S, RateLimit
 
 
 class Clock:
-    """Time that passes when somebody sleeps."""
+    """A clock whose time passes when it is asked to sleep."""
 
     def __init__(self) -> None:
         self.now = 1000.0
@@ -36,7 +36,7 @@ def test_never_faster_than_the_rate_and_hardly_slower(rate: int, sizes: list[int
     assert limit.held_us == pytest.approx(took * 1e6, abs=len(sizes) + 1)
 
 
-def test_an_idle_time_is_no_credit() -> None:
+def test_idle_time_is_no_credit() -> None:
     clock = Clock()
     limit = RateLimit(1000, clock=clock, sleep=clock.sleep)
     clock.now += 3600
@@ -45,14 +45,14 @@ def test_an_idle_time_is_no_credit() -> None:
     assert clock.now - started == pytest.approx(5 - AHEAD_S)
 
 
-def test_no_limit() -> None:
+def test_without_a_limit_no_time_passes() -> None:
     clock = Clock()
     limit = RateLimit(None, clock=clock, sleep=clock.sleep)
     limit.take(1 << 40)
     assert (clock.now, limit.held_us) == (1000.0, 0)
 
 
-def test_a_limit_that_is_lifted_lets_go_of_who_waits() -> None:
+def test_a_limit_that_is_lifted_lets_waiters_go() -> None:
     limit = RateLimit(1)
     waiting = threading.Thread(target=limit.take, args=(3600,))
     waiting.start()

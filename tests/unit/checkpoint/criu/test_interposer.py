@@ -1,4 +1,7 @@
-"""checkpoint/criu/interposer.py with peers that do not speak CRIU's RPC: each is hung up on, and nothing stays open."""
+"""Tests of checkpoint/criu/interposer.py: peers that do not speak CRIU's RPC are hung up on.
+
+Nothing stays open. The conversations of peers that do are in tests/contract.
+"""
 
 from __future__ import annotations
 
@@ -21,7 +24,7 @@ LIMIT_S = 20.0
 
 
 class Role:
-    """Takes everything."""
+    """A role that lets everything pass."""
 
     def __init__(self) -> None:
         self.kinds: list[str] = []
@@ -45,6 +48,7 @@ class Role:
 
 
 def open_descriptors() -> set[tuple[str, str]]:
+    """Return (number, what it is open on) of each descriptor of this process."""
     found = set()
     for name in os.listdir("/proc/self/fd"):
         with contextlib.suppress(OSError):
@@ -54,7 +58,7 @@ def open_descriptors() -> set[tuple[str, str]]:
 
 @pytest.fixture
 def role(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Role]:
-    """What an interposer at `tmp_path` asks; no thread of it may fail."""
+    """Yield the role of an interposer at `tmp_path`, of which no thread may fail."""
     failures: list[threading.ExceptHookArgs] = []
     monkeypatch.setattr(threading, "excepthook", failures.append)
     taken, before = Role(), open_descriptors()
@@ -68,6 +72,7 @@ def role(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Role]:
 
 
 def shim(path: Path) -> socket.socket:
+    """Return a connection to the interposer, as the shim makes it."""
     peer = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     peer.settimeout(LIMIT_S)
     peer.connect(str(path / "rpc.sock"))
@@ -89,7 +94,9 @@ def request(kind: str = "VERSION") -> bytes:
         b"\x12" + b"\xff" * 9 + b"\x01",
     ],
 )
-def test_a_first_message_that_is_no_request(role: Role, tmp_path: Path, first: bytes) -> None:
+def test_a_first_message_that_is_no_request_ends_the_conversation(
+    role: Role, tmp_path: Path, first: bytes
+) -> None:
     runtime, handed = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     with shim(tmp_path) as peer, runtime, handed:
         socket.send_fds(peer, [b"swrk"], [handed.fileno()])
@@ -98,7 +105,7 @@ def test_a_first_message_that_is_no_request(role: Role, tmp_path: Path, first: b
     assert role.kinds == []
 
 
-def test_a_descriptor_that_is_no_socket(role: Role, tmp_path: Path) -> None:
+def test_a_descriptor_that_is_no_socket_ends_the_conversation(role: Role, tmp_path: Path) -> None:
     for path in ("/dev/null", "/proc/self"):
         fd = os.open(path, os.O_RDONLY)
         with shim(tmp_path) as peer:
@@ -107,7 +114,7 @@ def test_a_descriptor_that_is_no_socket(role: Role, tmp_path: Path) -> None:
         os.close(fd)
 
 
-def test_no_descriptor_or_too_many(role: Role, tmp_path: Path) -> None:
+def test_no_descriptor_or_too_many_end_the_conversation(role: Role, tmp_path: Path) -> None:
     with shim(tmp_path) as peer:
         peer.send(b"swrk")
         assert peer.recv(64) == b""
@@ -117,10 +124,10 @@ def test_no_descriptor_or_too_many(role: Role, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("descriptor", [None, -1])
-def test_a_role_without_its_descriptor(
+def test_a_role_without_its_descriptor_ends_the_conversation(
     role: Role, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, descriptor: int | None
 ) -> None:
-    """As a role of one dump is asked for a second one: its descriptor is given away."""
+    """The role of one dump has no descriptor left for a second dump."""
 
     def fds_for_criu(kind: str) -> dict[int, int]:
         if descriptor is None:
@@ -158,7 +165,7 @@ def test_a_message_without_some_of_its_descriptors_is_not_passed_on(
     assert role.kinds == (["VERSION", "end"] if when == "later" else [])
 
 
-def test_a_message_that_was_cut_off_is_none() -> None:
+def test_a_message_that_was_cut_off_is_refused() -> None:
     near, far = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     with near, far:
         socket.send_fds(far, [request() + bytes(64)], [0, 1])
@@ -170,7 +177,7 @@ def test_a_message_that_was_cut_off_is_none() -> None:
         assert receive(near, len(request()), MAX_FDS) == (request(), [])
 
 
-def test_an_answer_that_is_none(role: Role, tmp_path: Path) -> None:
+def test_an_answer_that_is_no_message_ends_the_conversation(role: Role, tmp_path: Path) -> None:
     runtime, handed = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     runtime.settimeout(LIMIT_S)
     with shim(tmp_path) as peer, runtime, handed:

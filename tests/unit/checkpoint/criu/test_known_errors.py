@@ -1,4 +1,4 @@
-"""checkpoint/criu/known_errors.py: what users read of CRIU's errors."""
+"""Tests of checkpoint/criu/known_errors.py: what users read of CRIU's errors."""
 
 from __future__ import annotations
 
@@ -8,7 +8,8 @@ from checkpoint import errors as checkpoint_errors
 def test_options_that_nobody_can_give_are_not_named() -> None:
     lines = [
         "Error (criu/sk-inet.c:185): In-flight connection (l) for 1f",
-        "Error (criu/sk-inet.c:186): In-flight connections can be ignored with the --skip-in-flight option.",
+        "Error (criu/sk-inet.c:186): "
+        "In-flight connections can be ignored with the --skip-in-flight option.",
         "Error (criu/sk-unix.c:874): External socket is used. Consider using --ext-unix-sk option.",
         "Error (criu/cr-dump.c:1): no luck",
     ]

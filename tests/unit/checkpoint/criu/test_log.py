@@ -1,4 +1,4 @@
-"""checkpoint/criu/log.py: the lines that matter."""
+"""Tests of checkpoint/criu/log.py: the lines that matter of the logs of CRIU and runtimes."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from pathlib import Path
 from checkpoint.criu.log import MOST, MOST_BYTES, errors, last_words, runtime_errors
 
 
-def test_error_lines_without_time_and_without_the_harmless(tmp_path: Path) -> None:
+def test_errors_are_given_without_their_time_and_without_harmless_ones(tmp_path: Path) -> None:
     path = tmp_path / "dump.log"
     path.write_text(
         "(00.000001) Version: 4.2\n"
@@ -24,7 +24,7 @@ def test_error_lines_without_time_and_without_the_harmless(tmp_path: Path) -> No
     ]
 
 
-def test_only_the_last_are_kept(tmp_path: Path) -> None:
+def test_only_the_last_errors_are_kept(tmp_path: Path) -> None:
     path = tmp_path / "dump.log"
     path.write_text("".join(f"(00.1) Error (a.c:{number}): no\n" for number in range(MOST + 5)))
     assert errors(path) == [f"Error (a.c:{number}): no" for number in range(5, MOST + 5)]
@@ -34,13 +34,13 @@ def test_only_the_last_are_kept(tmp_path: Path) -> None:
     assert runtime_errors(path) == [str(number) for number in range(5, MOST + 5)]
 
 
-def test_bytes_that_are_no_text(tmp_path: Path) -> None:
+def test_bytes_that_are_no_text_are_replaced(tmp_path: Path) -> None:
     path = tmp_path / "dump.log"
     path.write_bytes(b"(00.1) Error (a.c:1): name \xff\n")
     assert errors(path) == ["Error (a.c:1): name \ufffd"]
 
 
-def test_runtime_errors(tmp_path: Path) -> None:
+def test_the_errors_of_a_runtimes_log_are_its_messages(tmp_path: Path) -> None:
     path = tmp_path / "runtime.log"
     lines = [
         {"level": "debug", "msg": "no", "time": "t"},
@@ -57,12 +57,12 @@ def test_a_json_line_cut_off_does_not_hide_the_others(tmp_path: Path) -> None:
     assert runtime_errors(path) == ["whole"]
 
 
-def test_no_log_is_no_error(tmp_path: Path) -> None:
+def test_a_log_that_is_not_there_has_no_errors(tmp_path: Path) -> None:
     assert errors(tmp_path / "none") == []
     assert runtime_errors(tmp_path / "none") == []
 
 
-def test_json_that_is_no_entry(tmp_path: Path) -> None:
+def test_json_that_is_no_entry_is_passed_over(tmp_path: Path) -> None:
     path = tmp_path / "runtime.log"
     lines = [
         "[]",
@@ -77,7 +77,7 @@ def test_json_that_is_no_entry(tmp_path: Path) -> None:
     assert runtime_errors(path) == ["['no', 'text']"]
 
 
-def test_of_a_log_that_has_no_end_the_end_is_read(tmp_path: Path) -> None:
+def test_only_the_end_of_a_large_log_is_read(tmp_path: Path) -> None:
     path = tmp_path / "dump.log"
     with path.open("wb") as file:
         file.write(b"(00.1) Error (a.c:1): the first\n")

@@ -1,4 +1,4 @@
-"""checkpoint/criu/page_server.py as a page server, over a real socket, in both layouts of the command."""
+"""Tests of checkpoint/criu/page_server.py, over a real socket, in both layouts of the command."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from checkpoint.criu import page_server
 from checkpoint.criu.page_server import PAGE_SIZE, PE_LAZY, PE_PARENT, PE_PRESENT, PIECE_BYTES
 from checkpoint.errors import ImageError
 
-# Written out here from criu/page-xfer.c, not taken from the module under test.
+# These are written out from criu/page-xfer.c, and not taken from the module under test.
 OLD, NEW = struct.Struct("=IIQQ"), struct.Struct("=I4xQQQ")
 OPEN2, PARENT, ADD_F, GET, CLOSE, FORCE_CLOSE = 4, 5, 6, 7, 0x1023, 0x1024
 BASE, IMAGE = 0x7F00_0000_0000, 7 << 8 | 1
@@ -78,11 +78,11 @@ def session(request: pytest.FixtureRequest) -> Iterator[Session]:
 @pytest.mark.parametrize(
     ("version", "layout"), [(31600, OLD), (40199, OLD), (40200, NEW), (40201, NEW), (50000, NEW)]
 )
-def test_the_layout_of_a_version(version: int, layout: struct.Struct) -> None:
+def test_each_version_of_criu_has_its_layout(version: int, layout: struct.Struct) -> None:
     assert page_server.wire_struct(version).format == layout.format
 
 
-def test_a_session(session: Session) -> None:
+def test_a_session_gives_all_extents_in_order(session: Session) -> None:
     session.tell(OPEN2)
     assert session.peer.recv(1) == b"\0"
     session.add(2, BASE, PE_PRESENT, b"a" * PAGE_SIZE + b"b" * PAGE_SIZE)
@@ -99,19 +99,19 @@ def test_a_session(session: Session) -> None:
     assert session.closing == [3], "told once, after the last extent"
 
 
-def test_forced_close(session: Session) -> None:
+def test_a_forced_close_is_confirmed(session: Session) -> None:
     session.tell(FORCE_CLOSE)
     assert session.peer.recv(4, socket.MSG_WAITALL) == struct.pack("=i", 0)
     session.end()
     assert session.extents == []
 
 
-def test_there_is_no_parent(session: Session) -> None:
+def test_an_image_that_did_not_come_before_has_no_parent(session: Session) -> None:
     session.tell(PARENT)
     assert session.peer.recv(4, socket.MSG_WAITALL) == struct.pack("=i", 0)
 
 
-def test_an_image_that_came_before_is_a_parent(session: Session) -> None:
+def test_an_image_that_came_before_has_a_parent(session: Session) -> None:
     session.parents.add(IMAGE)
     session.tell(PARENT)
     assert session.peer.recv(4, socket.MSG_WAITALL) == struct.pack("=i", 1)
@@ -171,7 +171,7 @@ def test_an_unknown_command_is_an_error(session: Session, word: int) -> None:
         (1, BASE, PE_PRESENT, 7 << 8 | 3),
     ],
 )
-def test_pages_that_no_process_has(
+def test_pages_that_no_process_has_are_refused(
     session: Session, pages: int, vaddr: int, flags: int, image: int
 ) -> None:
     session.tell(ADD_F | flags << 16, pages, vaddr, image)

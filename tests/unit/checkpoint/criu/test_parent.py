@@ -1,4 +1,7 @@
-"""checkpoint/criu/parent.py: how CRIU is had to take a parent. That it does: tests/integration/test_interposer.py."""
+"""Tests of checkpoint/criu/parent.py: how CRIU is made to accept a parent.
+
+tests/integration/test_interposer.py has the real CRIU accept one.
+"""
 
 from __future__ import annotations
 
@@ -14,7 +17,7 @@ from pycriu import images as image_files
 from checkpoint.criu import features, parent
 from checkpoint.criu.parent import forget_writes, kerndat_with_tracking, make_parent
 
-#: Zeros where an answer is no, as CRIU's own is.
+#: A kerndat file, which has a zero for each answer that is no, as CRIU's own has.
 KERNDAT = b"\x01\0" * 200
 
 
@@ -28,7 +31,10 @@ def asked_anew() -> Iterator[None]:
 def criu(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, *, tracks: bool, offset: int | None
 ) -> list[bytes]:
-    """A kernel that tracks or not, and a CRIU that keeps that answer at an offset. Returns what it is shown."""
+    """Have a kernel that tracks writes or not, and a CRIU that keeps that answer at an offset.
+
+    Return the list of files that CRIU is shown.
+    """
     shown: list[bytes] = []
 
     def taken(kerndat: bytes) -> bool:
@@ -52,7 +58,7 @@ def test_a_kernel_that_tracks_needs_no_help(
 
 
 @pytest.mark.parametrize("offset", [33, 41])
-def test_the_answer_is_looked_for(
+def test_the_offset_of_the_answer_is_looked_for(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, offset: int
 ) -> None:
     shown = criu(monkeypatch, tmp_path, tracks=False, offset=offset)
@@ -65,12 +71,16 @@ def test_the_answer_is_looked_for(
     assert shown[-1][offset] == 1, "asked once"
 
 
-def test_a_criu_of_another_form(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_a_criu_that_takes_no_changed_answer_gets_no_file(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
     criu(monkeypatch, tmp_path, tracks=False, offset=None)
     assert kerndat_with_tracking() is None
 
 
-def test_a_criu_that_keeps_none(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_a_criu_that_keeps_no_file_gets_none(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
     criu(monkeypatch, tmp_path, tracks=False, offset=33)
     (tmp_path / "criu.kdat").unlink()
     assert kerndat_with_tracking() is None

@@ -1,4 +1,4 @@
-"""checkpoint/criu/predump.py with programs in CRIU's place that do not do what CRIU does."""
+"""Tests of checkpoint/criu/predump.py, with programs in CRIU's place that do not do its work."""
 
 from __future__ import annotations
 
@@ -13,13 +13,16 @@ from checkpoint.criu import predump, rpc
 from checkpoint.criu.predump import PreDump, PreDumps
 from checkpoint.errors import ConversationLost, CriuFailed
 
-#: Turns what would hang into a failure.
+#: A limit, in seconds, that only a failure reaches.
 LIMIT_S = 20.0
 
 
 @pytest.fixture
 def begun(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str], PreDump]:
-    """A pre-dump by a shell script, whose end of the socket is descriptor $2."""
+    """Return the function that begins a pre-dump by a shell script.
+
+    Descriptor $2 is the script's end of the socket.
+    """
     monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
     monkeypatch.setattr(predump, "END_TIMEOUT_S", 0.2)
 
@@ -31,7 +34,9 @@ def begun(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str], Pr
     return begin
 
 
-def test_one_that_does_nothing_is_not_waited_for_for_ever(begun: Callable[[str], PreDump]) -> None:
+def test_a_pre_dump_that_does_nothing_is_not_waited_for_for_ever(
+    begun: Callable[[str], PreDump],
+) -> None:
     hung = begun("exec sleep 1000")
     hung.ask()
     with pytest.raises(ConversationLost, match=r"did not go on for 0\.1 s"):
@@ -39,7 +44,7 @@ def test_one_that_does_nothing_is_not_waited_for_for_ever(begun: Callable[[str],
     hung.close()
 
 
-def test_one_that_still_sends_is_waited_for(begun: Callable[[str], PreDump]) -> None:
+def test_a_pre_dump_that_still_sends_is_waited_for(begun: Callable[[str], PreDump]) -> None:
     slow = begun("sleep 1")
     slow.ask()
     with pytest.raises(CriuFailed):
@@ -47,7 +52,7 @@ def test_one_that_still_sends_is_waited_for(begun: Callable[[str], PreDump]) -> 
     slow.close()
 
 
-def test_one_that_ends_without_an_answer_has_failed(begun: Callable[[str], PreDump]) -> None:
+def test_a_pre_dump_that_ends_without_an_answer_has_failed(begun: Callable[[str], PreDump]) -> None:
     ended = begun("exit 1")
     with pytest.raises(CriuFailed, match="pre-dump"):
         ended.wait(LIMIT_S, lambda: 0)

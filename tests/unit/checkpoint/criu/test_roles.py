@@ -1,4 +1,4 @@
-"""checkpoint/criu/roles.py: the instants of a conversation for which others wait."""
+"""Tests of checkpoint/criu/roles.py: the instants of a conversation that others wait for."""
 
 import threading
 from pathlib import Path
@@ -16,6 +16,7 @@ def role(tmp_path: Path) -> RestoreRole:
 
 
 def waiter(role: RestoreRole) -> threading.Thread:
+    """Start a thread that waits until CRIU makes the tasks, and return the thread."""
     thread = threading.Thread(target=role.wait_making_tasks, args=(TIMEOUT_S,), daemon=True)
     thread.start()
     return thread
@@ -36,7 +37,7 @@ def test_digests_begin_when_criu_goes_on_and_not_when_it_says_so(role: RestoreRo
 
 
 def test_digests_begin_at_the_latest_when_the_tasks_are_made(role: RestoreRole) -> None:
-    """A runtime that asked for no notifications gets none, and then CRIU does not go on from them."""
+    """A runtime that asked for no notifications gets none, so CRIU does not go on from them."""
     thread = waiter(role)
     role.done_gate.open()
     assert role.notify("post-restore", 7)

@@ -9,7 +9,7 @@ from pathlib import Path
 
 
 def pack(files: dict[str, bytes | None]) -> bytes:
-    """An archive of files, and directories where there is no content."""
+    """Return an archive of files, and of directories where the content is None."""
     written = io.BytesIO()
     with tarfile.open(fileobj=written, mode="w") as tar:
         for name, data in files.items():
@@ -24,6 +24,7 @@ def pack(files: dict[str, bytes | None]) -> bytes:
 
 
 def unpack(archive: bytes) -> dict[str, bytes | None]:
+    """Return the files of an archive by their names, with None for directories."""
     with tarfile.open(fileobj=io.BytesIO(archive)) as tar:
         entries = {entry.name: tar.extractfile(entry) for entry in tar}
         assert len(entries) == len(tar.getnames())
@@ -31,12 +32,13 @@ def unpack(archive: bytes) -> dict[str, bytes | None]:
 
 
 def file_of(directory: Path, data: bytes) -> Path:
+    """Write an archive into a directory, and return its path."""
     path = directory / "archive.tar"
     path.write_bytes(data)
     return path
 
 
-#: Ways to damage an archive.
+#: Functions that damage an archive.
 DAMAGES: list[Callable[[bytes], bytes]] = [
     lambda data: b"",
     lambda data: b"\0" * 511,

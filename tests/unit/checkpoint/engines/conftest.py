@@ -9,7 +9,7 @@ from checkpoint.engines.base import MARKER
 
 @pytest.fixture
 def bundle(tmp_path: Path) -> Path:
-    """A bundle that a migration has left behind."""
+    """Return a bundle that a migration has left behind."""
     (tmp_path / "bundle/rootfs/data").mkdir(parents=True)
     (tmp_path / "bundle" / MARKER).touch()
     return tmp_path / "bundle"

@@ -1,4 +1,4 @@
-"""Changes of what engines tell of a container."""
+"""Changes to an engine's description of a container."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Any
 
 
 def changed(found: dict[str, Any], at: str, value: object) -> dict[str, Any]:
-    """A copy with another value "Section.Name"."""
+    """Return a copy of a description with another value at `at`, like "Section.Name"."""
     copy = deepcopy(found)
     *sections, name = at.split(".")
     section = copy

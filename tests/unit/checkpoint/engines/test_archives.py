@@ -1,4 +1,4 @@
-"""checkpoint/engines/archives.py: archives of container images hold files and directories, and lead nowhere else."""
+"""Tests of checkpoint/engines/archives.py: an archive of an image keeps within its directory."""
 
 from __future__ import annotations
 
@@ -16,7 +16,9 @@ from tests.unit.checkpoint.engines.archive_bytes import DAMAGES, pack
 
 
 @pytest.mark.parametrize("damage", DAMAGES)
-def test_a_damaged_archive(tmp_path: Path, damage: Callable[[bytes], bytes]) -> None:
+def test_a_damaged_archive_is_refused_or_unpacked(
+    tmp_path: Path, damage: Callable[[bytes], bytes]
+) -> None:
     data = pack({"config.dump": b"{}" * 300})
     with contextlib.suppress(ImageError):
         archives.unpack(io.BytesIO(damage(data)), (), tmp_path / "out")
@@ -34,7 +36,9 @@ def test_an_archive_leads_nowhere_else(tmp_path: Path, name: str) -> None:
 @pytest.mark.parametrize(
     "kind", [tarfile.SYMTYPE, tarfile.LNKTYPE, tarfile.FIFOTYPE, tarfile.CHRTYPE, tarfile.BLKTYPE]
 )
-def test_an_archive_of_an_image_has_only_data_in_it(tmp_path: Path, kind: bytes) -> None:
+def test_an_archive_with_more_than_files_and_directories_is_refused(
+    tmp_path: Path, kind: bytes
+) -> None:
     written = io.BytesIO()
     with tarfile.open(fileobj=written, mode="w") as tar:
         entry = tarfile.TarInfo("blobs")
@@ -45,7 +49,7 @@ def test_an_archive_of_an_image_has_only_data_in_it(tmp_path: Path, kind: bytes)
     assert list(tmp_path.iterdir()) == []
 
 
-def test_an_archive_of_an_image(tmp_path: Path) -> None:
+def test_an_archive_is_unpacked_without_what_is_left_out(tmp_path: Path) -> None:
     data = pack(
         {"blobs": None, "blobs/sha256/1": b"one", "blobs/sha256/2": b"two", "index.json": b"{}"}
     )

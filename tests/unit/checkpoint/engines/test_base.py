@@ -1,4 +1,4 @@
-"""checkpoint/engines/base.py: the config.json of a bundle, also a damaged one."""
+"""Tests of checkpoint/engines/base.py: the config.json of a bundle, whole and damaged."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ def config(directory: Path, **members: Any) -> dict[str, Any]:
     return read_config(directory)
 
 
-def test_a_config(tmp_path: Path) -> None:
+def test_null_members_of_a_config_are_left_out(tmp_path: Path) -> None:
     mounts = [
         {"destination": "/proc", "type": "proc"},
         {"destination": "/x", "source": "/y", "options": ["bind"]},
@@ -45,6 +45,6 @@ def test_a_config(tmp_path: Path) -> None:
         {"linux": {"cgroupsPath": 1}},
     ],
 )
-def test_a_damaged_config(tmp_path: Path, members: dict[str, Any]) -> None:
+def test_a_damaged_config_is_refused(tmp_path: Path, members: dict[str, Any]) -> None:
     with pytest.raises(DataInvalid, match=r"config.json"):
         config(tmp_path, **members)

@@ -1,4 +1,4 @@
-"""checkpoint/engines/belongings.py: the volumes and networks that a container uses."""
+"""Tests of checkpoint/engines/belongings.py: the volumes and networks that a container uses."""
 
 from __future__ import annotations
 
@@ -67,7 +67,7 @@ class OfTwo:
         return {"1f", "2e" * 32}
 
 
-def test_a_volume_of_two_containers_stays() -> None:
+def test_a_container_whose_volume_another_one_uses_cannot_be_moved() -> None:
     found = {"Id": "1f", "Mounts": [{"Type": "volume", "Name": "data", "Destination": "/data"}]}
     store: Any = OfTwo()
     with pytest.raises(NotMovable, match="volume 'data' is also used by container 2e2e2e2e2e2e"):

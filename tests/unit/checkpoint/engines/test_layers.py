@@ -1,4 +1,4 @@
-"""checkpoint/engines/layers.py."""
+"""Tests of checkpoint/engines/layers.py: the layers that an image has in common with others."""
 
 from __future__ import annotations
 
@@ -24,7 +24,9 @@ LAYERS = st.lists(st.sampled_from("abc"), max_size=5)
         ("abc", ["abd", "a"], "ab"),
     ],
 )
-def test_common(wanted: str, images: list[str], expected: str) -> None:
+def test_the_longest_common_beginning_of_any_image_is_found(
+    wanted: str, images: list[str], expected: str
+) -> None:
     assert common(list(wanted), [list(image) for image in images]) == list(expected)
 
 
@@ -38,7 +40,9 @@ def test_layers_of_several_images_do_not_add_up() -> None:
 
 
 @given(LAYERS, st.lists(LAYERS, max_size=4))
-def test_the_longest_beginning(wanted: list[str], images: list[list[str]]) -> None:
+def test_what_is_found_is_a_beginning_and_none_is_longer(
+    wanted: list[str], images: list[list[str]]
+) -> None:
     found = common(wanted, images)
     length = len(found)
     assert found == wanted[:length]

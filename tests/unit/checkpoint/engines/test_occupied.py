@@ -1,4 +1,4 @@
-"""checkpoint/engines/occupied.py: what a bundle may overwrite on the target."""
+"""Tests of checkpoint/engines/occupied.py: what a bundle may overwrite on the target."""
 
 from __future__ import annotations
 
@@ -12,12 +12,13 @@ from checkpoint.engines.base import MARKER
 from checkpoint.engines.occupied import is_taken
 from checkpoint.files.beneath import is_somebodys_root
 
-#: Has a directory for its root until its input ends.
+#: A process whose root is a directory, until its input ends.
 CHROOTED = "import os, sys; os.chroot(sys.argv[1]); print(flush=True); sys.stdin.read()"
 
 
 @contextlib.contextmanager
 def used(rootfs: Path) -> Iterator[None]:
+    """Have a process whose root is a directory run for the length of the block."""
     argv = [sys.executable, "-c", CHROOTED, str(rootfs)]
     with subprocess.Popen(argv, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
         assert process.stdout is not None
@@ -47,7 +48,7 @@ def test_what_is_no_directory_is_taken(bundle: Path) -> None:
         assert not is_taken(bundle / name, bundle), name
 
 
-def test_a_rootfs_that_another_container_runs_on(bundle: Path) -> None:
+def test_a_rootfs_that_another_container_runs_on_is_taken(bundle: Path) -> None:
     assert not is_somebodys_root(bundle / "rootfs")
     assert not is_somebodys_root(bundle / "none")
     with used(bundle / "rootfs"):
@@ -57,7 +58,7 @@ def test_a_rootfs_that_another_container_runs_on(bundle: Path) -> None:
     assert not is_taken(bundle / "rootfs", bundle)
 
 
-def test_a_rootfs_in_which_something_is_mounted(bundle: Path) -> None:
+def test_a_rootfs_in_which_something_is_mounted_is_taken(bundle: Path) -> None:
     subprocess.run(["mount", "-t", "tmpfs", "tmpfs", bundle / "rootfs"], check=True)
     try:
         assert not is_taken(bundle / "rootfs", bundle), "it may be a file system of its own"

@@ -1,4 +1,7 @@
-"""The log of a container's output: all of it, up to a bound, whoever else writes or moves it."""
+"""Tests of checkpoint/engines/output_log.py: all output of a container, up to a bound.
+
+Others may write to the log, or move it.
+"""
 
 from __future__ import annotations
 
@@ -31,7 +34,7 @@ def end(writer: subprocess.Popen[bytes]) -> None:
     assert writer.returncode == 0
 
 
-def test_every_byte_is_there_for_root_alone(tmp_path: Path) -> None:
+def test_every_byte_is_in_a_log_that_only_root_reads(tmp_path: Path) -> None:
     log, data = tmp_path / "c.log", os.urandom(MOST - 1)
     log.write_bytes(b"before")
     log.unlink()
@@ -42,7 +45,7 @@ def test_every_byte_is_there_for_root_alone(tmp_path: Path) -> None:
     assert log.stat().st_mode & 0o777 == 0o600
 
 
-def test_it_goes_on_in_a_log_that_is_there(tmp_path: Path) -> None:
+def test_output_is_added_to_a_log_that_is_there(tmp_path: Path) -> None:
     (tmp_path / "c.log").write_bytes(b"before")
     writer = started(tmp_path / "c.log")
     feed(writer, b" and after")
@@ -50,7 +53,7 @@ def test_it_goes_on_in_a_log_that_is_there(tmp_path: Path) -> None:
     assert (tmp_path / "c.log").read_bytes() == b"before and after"
 
 
-def test_it_is_bounded_and_the_last_is_kept(tmp_path: Path) -> None:
+def test_the_log_is_bounded_and_the_last_output_kept(tmp_path: Path) -> None:
     writer = started(tmp_path / "c.log")
     lines = b"".join(b"%07d\n" % number for number in range(100_000))
     feed(writer, lines)
@@ -61,7 +64,7 @@ def test_it_is_bounded_and_the_last_is_kept(tmp_path: Path) -> None:
     assert sorted(path.name for path in tmp_path.iterdir()) == ["c.log", "c.log.1"]
 
 
-def test_two_writers_lose_nothing_of_the_last(tmp_path: Path) -> None:
+def test_two_writers_lose_nothing_of_the_last_output(tmp_path: Path) -> None:
     log = tmp_path / "c.log"
     writers = [started(log), started(log)]
     for number in range(60):
@@ -94,7 +97,7 @@ def test_a_log_that_was_moved_away_is_made_again_when_it_is_full(tmp_path: Path)
     assert (tmp_path / "taken").stat().st_size == MOST + 1
 
 
-def test_a_full_disk_ends_nothing(tmp_path: Path) -> None:
+def test_a_full_disk_does_not_end_the_writer(tmp_path: Path) -> None:
     mounted = tmp_path / "small"
     mounted.mkdir()
     subprocess.run(["mount", "-t", "tmpfs", "-o", "size=16k", "tmpfs", str(mounted)], check=True)

@@ -1,4 +1,4 @@
-"""checkpoint/engines/shape.py: JSON that has the shape it should have, and JSON that has not."""
+"""Tests of checkpoint/engines/shape.py: JSON of the shape that it should have, and of others."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ GOOD: dict[str, Any] = {
 @pytest.mark.parametrize(
     "change", [{}, {"streams": []}, {"config": {"root": None}}, {"config": {}}]
 )
-def test_what_has_the_shape(change: dict[str, Any]) -> None:
+def test_json_of_the_shape_is_taken(change: dict[str, Any]) -> None:
     value = {**GOOD, **change}
     assert parse(json.dumps(value), SHAPE, "it") == value
 
@@ -45,13 +45,13 @@ def test_what_has_the_shape(change: dict[str, Any]) -> None:
         ({**GOOD, "config": {"root": {"path": 1.5}}}, "config.root.path"),
     ],
 )
-def test_what_has_not(value: Any, where: str) -> None:
+def test_json_of_another_shape_is_refused_with_the_place(value: Any, where: str) -> None:
     with pytest.raises(DataInvalid) as caught:
         check(value, SHAPE, "it")
     assert str(caught.value) == f"it is damaged: {where} is missing or of another kind"
 
 
-def test_each() -> None:
+def test_each_member_of_an_object_is_checked() -> None:
     assert check({"a": 1, "b": 2}, Each(int), "it") == {"a": 1, "b": 2}
     assert check({}, Each(int), "it") == {}
     for value, where in (([], "all of it"), ({"a": 1, "b": None}, "['b']")):
@@ -61,12 +61,12 @@ def test_each() -> None:
 
 
 @pytest.mark.parametrize("text", ["", "{", "\x00", '{"a": ' * 100_000, b"\xff\xfe\xfd", "9" * 5000])
-def test_what_is_no_json(text: str) -> None:
+def test_a_text_that_is_no_json_is_refused(text: str) -> None:
     with pytest.raises(DataInvalid, match="is damaged"):
         parse(text, SHAPE, "it")
 
 
-def test_a_file_that_is_not_there(tmp_path: Path) -> None:
+def test_a_file_that_is_not_there_is_refused(tmp_path: Path) -> None:
     with pytest.raises(DataInvalid, match="none"):
         read(tmp_path / "none", SHAPE)
     with pytest.raises(DataInvalid):

@@ -12,12 +12,12 @@ from pathlib import Path
 from checkpoint.files.changes import TICK_NS, Changes
 from checkpoint.files.rsync import PRESERVE
 
-#: A time of modification that a change changes.
+#: The time of modification of files that did not change.
 OLD_NS = 1_000_000_000 * 10**9
 
 
 def settle() -> None:
-    """Until time stamps tell of changes from now on."""
+    """Wait until time stamps tell of changes from now on."""
     newest = time.time_ns()
     while time.time_ns() <= newest + 3 * TICK_NS:
         time.sleep(0.001)
@@ -49,7 +49,7 @@ class Mounted:
             os.utime(path, ns=(OLD_NS, OLD_NS), follow_symlinks=False)
 
     def apply(self, found: Changes) -> None:
-        """As a move does."""
+        """Make changes to the copy, as a migration does to the target."""
         for path in reversed(found.removed):
             victim = self.copy / path
             if victim.is_dir() and not victim.is_symlink():
@@ -76,9 +76,9 @@ def unmount(path: Path) -> None:
 
 
 def tree(root: Path) -> dict[str, tuple[object, ...]]:
-    """All that is below, but for the root itself: what each is, its content, and its other names.
+    """Return what each file below a directory is, its content, and its other names.
 
-    Times are those of files, in seconds: rsync leaves one alone that differs by less.
+    Times are those of files, in seconds, because rsync leaves times that differ by less.
     """
     files = {str(path.relative_to(root)): path for path in root.rglob("*")}
     found: dict[str, tuple[object, ...]] = {}
@@ -103,6 +103,7 @@ def samefile(path: Path, other: Path) -> bool:
 
 
 def change_at_first(root: Path) -> None:
+    """Make changes of every kind."""
     (root / "etc/deep/file").unlink()
     (root / "flat").unlink()
     shutil.rmtree(root / "srv/data")
@@ -122,6 +123,7 @@ def change_at_first(root: Path) -> None:
 
 
 def change_again(root: Path) -> None:
+    """Make further changes, also to what was changed before."""
     (root / "srv/data/new").write_text("more")
     (root / "srv/data/file").write_text("again")
     (root / "flat").mkdir()

@@ -1,4 +1,4 @@
-"""checkpoint/files/beneath.py: what a tree's own symlinks lead to stays as it is."""
+"""Tests of checkpoint/files/beneath.py: no symlink of a tree leads out of it."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from checkpoint.host.identity import PathIdentity
 
 @pytest.fixture
 def outside(tmp_path: Path) -> Path:
-    """A directory beside the tree, with a file in it."""
+    """Return a directory beside the tree, with a file in it."""
     (tmp_path / "outside").mkdir()
     (tmp_path / "outside/file").touch()
     return tmp_path / "outside"
@@ -43,17 +43,18 @@ def set_mtime(root: Path, path: str, mtime_ns: int) -> None:
 
 
 def left(root: Path) -> list[str]:
+    """Return the paths that are left of a tree."""
     return sorted(str(path.relative_to(root)) for path in root.rglob("*"))
 
 
-def test_files_and_directories_with_what_is_in_them(root: Path) -> None:
+def test_files_and_whole_directories_are_removed(root: Path) -> None:
     remove(root, ["a/b", "a/b/file"])
     assert left(root) == ["a", "a/file"]
     remove(root, ["a"])
     assert left(root) == []
 
 
-def test_what_is_gone_is_gone(root: Path) -> None:
+def test_what_is_gone_already_is_no_error(root: Path) -> None:
     remove(root, ["none", "none/file", "a/file/below"])
     assert left(root) == ["a", "a/b", "a/b/file", "a/file"]
 
@@ -66,14 +67,14 @@ def test_a_symlink_is_removed_and_not_followed(root: Path, outside: Path) -> Non
     assert (outside / "file").exists()
 
 
-def test_a_symlink_below_a_removed_directory(root: Path, outside: Path) -> None:
+def test_a_symlink_below_a_removed_directory_is_not_followed(root: Path, outside: Path) -> None:
     (root / "a/b/way").symlink_to(outside)
     remove(root, ["a/b"])
     assert (outside / "file").exists()
 
 
 @pytest.mark.parametrize("path", ["../outside/file", "a/../../outside/file"])
-def test_no_way_out(root: Path, outside: Path, path: str) -> None:
+def test_no_path_with_dots_leads_out(root: Path, outside: Path, path: str) -> None:
     with pytest.raises(OSError, match="cross-device"):
         remove(root, [path])
     with pytest.raises(OSError, match="cross-device"):
@@ -81,7 +82,7 @@ def test_no_way_out(root: Path, outside: Path, path: str) -> None:
     assert (outside / "file").stat().st_mtime_ns != 1
 
 
-def test_times(root: Path, outside: Path) -> None:
+def test_times_are_set_without_following_symlinks(root: Path, outside: Path) -> None:
     (root / "way").symlink_to(outside)
     before = outside.stat().st_mtime_ns, (outside / "file").stat().st_mtime_ns
     set_mtime(root, "a/b", 7)
@@ -125,7 +126,7 @@ def test_a_file_is_made_anew_and_read_as_what_it_is(root: Path, outside: Path) -
 
 @contextlib.contextmanager
 def no_descriptors() -> Iterator[None]:
-    """No file can be opened in the block (getrlimit(2), RLIMIT_NOFILE)."""
+    """Let no file be opened in the block (getrlimit(2), RLIMIT_NOFILE)."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (0, hard))
     try:
@@ -134,7 +135,7 @@ def no_descriptors() -> Iterator[None]:
         resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
 
 
-def test_what_cannot_be_looked_at_is_not_said_to_be_none(root: Path) -> None:
+def test_what_cannot_be_looked_at_is_an_error_and_not_absent(root: Path) -> None:
     os.setxattr(root / "a", "user.who", b"me")
     with TreeRoot(root) as tree:
         assert tree.attributes("a") == (("user.who", b"me"),)
@@ -146,7 +147,7 @@ def test_what_cannot_be_looked_at_is_not_said_to_be_none(root: Path) -> None:
             attributes(tree.fd)  # flistxattr(2) takes no O_PATH descriptor
 
 
-def test_a_file_system_without_attributes() -> None:
+def test_a_file_system_without_attributes_has_none() -> None:
     assert attributes("/proc/self/status") == ()
 
 
@@ -172,7 +173,7 @@ def test_a_walk_goes_round_what_is_mounted_and_what_leads_out(root: Path, outsid
     assert walked == {"": ["a", "way"], "a": ["a/b", "a/file", "a/mounted"], "a/b": ["a/b/file"]}
 
 
-def test_a_tree_of_a_thousand_levels(root: Path) -> None:
+def test_a_tree_of_a_thousand_levels_is_removed(root: Path) -> None:
     for level in range(1, 1000):
         os.mkdir(root / ("d/" * level))
     remove(root, ["d"])
@@ -190,7 +191,7 @@ def test_a_file_on_which_something_is_mounted_stays(root: Path, outside: Path) -
 
 
 @pytest.mark.parametrize("undo", [empty_tree, remove_tree])
-def test_a_tree_that_is_undone(
+def test_a_tree_with_a_mount_in_it_is_not_undone(
     root: Path, outside: Path, undo: Callable[[PathIdentity], None]
 ) -> None:
     (root / "way").symlink_to(outside)
@@ -206,7 +207,9 @@ def test_a_tree_that_is_undone(
 
 
 @pytest.mark.parametrize("path", ["a", "a/b"])
-def test_what_is_mounted_in_it_stays(root: Path, outside: Path, path: str) -> None:
+def test_a_directory_on_which_something_is_mounted_stays(
+    root: Path, outside: Path, path: str
+) -> None:
     (root / "a/b/file").unlink()
     subprocess.run(["mount", "--bind", outside, root / "a/b"], check=True)
     try:
@@ -217,7 +220,7 @@ def test_what_is_mounted_in_it_stays(root: Path, outside: Path, path: str) -> No
         subprocess.run(["umount", root / "a/b"], check=True)
 
 
-def test_a_tree_is_removed_only_if_it_is_the_one(tmp_path: Path) -> None:
+def test_a_tree_is_removed_only_if_it_is_the_one_that_was_meant(tmp_path: Path) -> None:
     directory = tmp_path / "d"
     (directory / "deep").mkdir(parents=True)
     identity = PathIdentity(directory)

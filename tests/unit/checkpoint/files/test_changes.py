@@ -1,4 +1,4 @@
-"""checkpoint/files/changes.py on real files."""
+"""Tests of checkpoint/files/changes.py, on real files."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ MAPPER = Path(__file__).parent / "programs/mapper.py"
 
 @pytest.fixture
 def root(tmp_path: Path) -> Path:
-    """A small tree, old enough that its time stamps say whether something changed."""
+    """Return a small tree, old enough that its time stamps say whether something changed."""
     root = tmp_path / "root"
     (root / "etc/deep/er").mkdir(parents=True)
     (root / "var").mkdir()
@@ -44,13 +44,14 @@ def root(tmp_path: Path) -> Path:
 
 
 def settle() -> None:
-    """Until time stamps tell of changes from now on."""
+    """Wait until time stamps tell of changes from now on."""
     newest = time.time_ns()
     while time.time_ns() <= newest + 3 * TICK_NS:
         time.sleep(0.001)
 
 
 def after(root: Path, change: Callable[[], object], always: tuple[str, ...] = ()) -> Changes:
+    """Return what a change of a tree is found to be."""
     with TreeRoot(root) as tree:
         before = snapshot(tree)
         change()
@@ -61,17 +62,17 @@ def touched(found: Changes) -> set[str]:
     return {path for path, _ in found.directories}
 
 
-def test_nothing_changed(root: Path) -> None:
+def test_without_a_change_nothing_is_found(root: Path) -> None:
     assert after(root, lambda: None) == Changes(changed=(), removed=(), directories=())
 
 
-def test_a_modified_file(root: Path) -> None:
+def test_a_modified_file_is_found(root: Path) -> None:
     found = after(root, lambda: (root / "var/log").write_text("line 1, line 2"))
-    times = (("var", (root / "var").stat().st_mtime_ns),)  # copying touches it there
+    times = (("var", (root / "var").stat().st_mtime_ns),)  # copying changes it on the target
     assert found == Changes(changed=("var/log",), removed=(), directories=times)
 
 
-def test_the_same_size_with_the_time_put_back(root: Path) -> None:
+def test_a_file_of_the_same_size_and_time_is_found(root: Path) -> None:
     def change() -> None:
         path = root / "etc/hosts"
         old = path.stat()
@@ -81,7 +82,7 @@ def test_the_same_size_with_the_time_put_back(root: Path) -> None:
     assert after(root, change).changed == ("etc/hosts",)
 
 
-def test_mode_and_owner(root: Path) -> None:
+def test_changed_modes_are_found(root: Path) -> None:
     def change() -> None:
         (root / "var/log").chmod(0o640)
         (root / "etc").chmod(0o700)
@@ -91,7 +92,7 @@ def test_mode_and_owner(root: Path) -> None:
     assert found == Changes(changed=("etc", "var/log"), removed=(), directories=times)
 
 
-def test_an_attribute_of_a_directory_whose_content_changed_too(root: Path) -> None:
+def test_an_attribute_of_a_directory_whose_content_changed_too_is_found(root: Path) -> None:
     def change() -> None:
         os.setxattr(root / "var", "user.who", b"me")
         (root / "var/new").write_text("")
@@ -109,22 +110,22 @@ def test_an_attribute_of_a_directory_whose_content_changed_too(root: Path) -> No
         lambda root: os.setxattr(root, "user.who", b"me"),
     ],
 )
-def test_the_root_itself(root: Path, change: Callable[[Path], object]) -> None:
+def test_a_change_of_the_root_itself_is_found(root: Path, change: Callable[[Path], object]) -> None:
     found = after(root, lambda: change(root))
     assert found == Changes(changed=("",), removed=(), directories=())
 
 
-def test_the_time_of_the_root(root: Path) -> None:
+def test_the_time_of_the_root_is_found(root: Path) -> None:
     found = after(root, lambda: os.utime(root, ns=(1, 1_234_567_890)))
     assert found == Changes(changed=(), removed=(), directories=(("", 1_234_567_890),))
 
 
-def test_a_removed_file(root: Path) -> None:
+def test_a_removed_file_is_found(root: Path) -> None:
     found = after(root, (root / "var/log").unlink)
     assert (found.changed, found.removed, touched(found)) == ((), ("var/log",), {"var"})
 
 
-def test_a_renamed_file(root: Path) -> None:
+def test_a_renamed_file_is_one_removed_and_one_new(root: Path) -> None:
     found = after(root, lambda: (root / "var/log").rename(root / "var/log.1"))
     assert (found.changed, found.removed, touched(found)) == (("var/log.1",), ("var/log",), {"var"})
 
@@ -135,7 +136,7 @@ def test_a_renamed_directory_comes_with_its_content(root: Path) -> None:
     assert found.removed == ("etc/deep", "etc/deep/er", "etc/deep/er/file")
 
 
-def test_a_file_replaced_by_a_rename(root: Path) -> None:
+def test_a_file_replaced_by_a_rename_is_found(root: Path) -> None:
     def change() -> None:
         (root / "var/new").write_text("line 2")
         (root / "var/new").rename(root / "var/log")
@@ -143,7 +144,7 @@ def test_a_file_replaced_by_a_rename(root: Path) -> None:
     assert after(root, change).changed == ("var/log",)
 
 
-def test_a_directory_becomes_a_file(root: Path) -> None:
+def test_a_directory_that_becomes_a_file_is_removed_with_its_content(root: Path) -> None:
     def change() -> None:
         (root / "etc/deep/er/file").unlink()
         (root / "etc/deep/er").rmdir()
@@ -155,7 +156,7 @@ def test_a_directory_becomes_a_file(root: Path) -> None:
     assert found.removed == ("etc/deep", "etc/deep/er", "etc/deep/er/file")
 
 
-def test_a_file_becomes_a_directory(root: Path) -> None:
+def test_a_file_that_becomes_a_directory_is_removed_first(root: Path) -> None:
     def change() -> None:
         (root / "var/log").unlink()
         (root / "var/log").mkdir()
@@ -165,7 +166,7 @@ def test_a_file_becomes_a_directory(root: Path) -> None:
     assert (found.changed, found.removed) == (("var/log", "var/log/today"), ("var/log",))
 
 
-def test_a_symlink_points_elsewhere(root: Path) -> None:
+def test_a_symlink_that_points_elsewhere_is_found(root: Path) -> None:
     def change() -> None:
         (root / "link").unlink()
         (root / "link").symlink_to("etc/other")
@@ -186,7 +187,7 @@ def test_a_hardlink_changes_both_names(root: Path) -> None:
     assert found.changed == ("etc/again", "var/log")
 
 
-def test_new_directories_parents_first(root: Path) -> None:
+def test_new_directories_come_parents_first(root: Path) -> None:
     def change() -> None:
         (root / "srv/a/b").mkdir(parents=True)
         (root / "srv/a/b/c").write_text("x")
@@ -194,12 +195,12 @@ def test_new_directories_parents_first(root: Path) -> None:
     assert after(root, change).changed == ("srv", "srv/a", "srv/a/b", "srv/a/b/c")
 
 
-def test_only_the_time_of_a_directory(root: Path) -> None:
+def test_the_time_of_a_directory_is_found(root: Path) -> None:
     found = after(root, lambda: os.utime(root / "var", ns=(1, 1_234_567_890)))
     assert found == Changes(changed=(), removed=(), directories=(("var", 1_234_567_890),))
 
 
-def test_what_may_have_changed_without_a_trace(root: Path) -> None:
+def test_a_file_that_may_have_changed_without_a_trace_is_copied(root: Path) -> None:
     assert after(root, lambda: None, ("var/log", "gone/file")).changed == ("var/log",)
 
 
@@ -220,12 +221,12 @@ def test_a_change_just_before_the_snapshot_counts(tmp_path: Path) -> None:
             assert changes(before, before).changed == expected
 
 
-def test_names_that_are_no_text(root: Path) -> None:
+def test_names_that_are_no_text_are_found(root: Path) -> None:
     name = os.fsdecode(b"caf\xe9")
     assert after(root, lambda: (root / name).write_text("x")).changed == (name,)
 
 
-def test_files_written_through_shared_mappings(tmp_path: Path) -> None:
+def test_files_mapped_shared_and_writable_are_found(tmp_path: Path) -> None:
     for name in ("shared one", "private", "read"):
         (tmp_path / name).write_bytes(bytes(4096))
     argv = [sys.executable, "-IS", str(MAPPER), str(tmp_path)]
@@ -247,7 +248,7 @@ def exchange(root: Path, one: str, other: str) -> None:
 
 
 def copied(source: Path, target: Path, found: Changes) -> None:
-    """As a pass copies, whose files are those named."""
+    """Copy changes as a pass does that is given the names of files."""
     for path in reversed(found.removed):
         victim = target / path
         if victim.is_dir() and not victim.is_symlink():
@@ -262,7 +263,7 @@ def copied(source: Path, target: Path, found: Changes) -> None:
 
 
 def content(root: Path) -> dict[str, str]:
-    """What each path is."""
+    """Return what the file at each path is."""
     found = {}
     for path in root.rglob("*"):
         kind = "link" if path.is_symlink() else "directory" if path.is_dir() else "file"
@@ -270,8 +271,8 @@ def content(root: Path) -> dict[str, str]:
     return found
 
 
-def test_directories_exchanged_while_they_were_copied_and_back(tmp_path: Path) -> None:
-    """As releases are by those who deploy them: equal names, sizes and times, other content."""
+def test_directories_exchanged_while_they_were_copied_and_back_are_found(tmp_path: Path) -> None:
+    """Releases are deployed so: directories of equal names, sizes and times have other content."""
     source, target = tmp_path / "source", tmp_path / "target"
     for name, text in (("new", "1"), ("old", "2")):
         (source / name / "deep").mkdir(parents=True)
@@ -295,7 +296,8 @@ def test_directories_exchanged_while_they_were_copied_and_back(tmp_path: Path) -
     assert wrong.keys() == {"new/d", "old/d", "new/d/inner"}
     (
         target / "old/d/inner"
-    ).unlink()  # what came and went is removed by its name (migrate/files/trees.py)
+        # What came and went is removed by its name (migrate/files/trees.py).
+    ).unlink()
     copied(source, target, found)
     assert content(source) == content(target)
 

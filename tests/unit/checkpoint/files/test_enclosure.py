@@ -1,4 +1,4 @@
-"""checkpoint/files/enclosure.py with real programs: what they see of the host, and what they can do to it."""
+"""Tests of checkpoint/files/enclosure.py: what real programs see of the host, and can do to it."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def root(tmp_path: Path) -> Iterator[TreeRoot]:
 
 
 def enclosed(root: TreeRoot, argv: Sequence[str], **options: int) -> tuple[int, str, str]:
-    """How a program ends, and what it says."""
+    """Run a program in an enclosure; return (status, output, errors)."""
     pipe = subprocess.PIPE
     process = start_enclosed(
         argv,
@@ -123,7 +123,7 @@ def test_what_is_mounted_in_the_tree_is_not_of_it(root: TreeRoot, tmp_path: Path
 
 
 def test_nothing_but_what_files_need_may_be_done(root: TreeRoot) -> None:
-    """Read from outside, for there is no /proc in the enclosure."""
+    """The test reads it from outside, since there is no /proc in the enclosure."""
     pipe = subprocess.PIPE
     process = start_enclosed(["cat"], root.fd, stdin=pipe, stdout=pipe)
     with process:
@@ -146,8 +146,8 @@ def test_nothing_but_what_files_need_may_be_done(root: TreeRoot) -> None:
     assert descriptors == {0, 1, 2}
 
 
-def test_the_tree_of_another_mount_namespace(tmp_path: Path) -> None:
-    """As a container's tmpfs is."""
+def test_the_tree_of_another_mount_namespace_is_reached_through_it(tmp_path: Path) -> None:
+    """A container's tmpfs is such a tree."""
     (tmp_path / "place").mkdir()
     argv = ["unshare", "--mount", sys.executable, "-IS", str(MOUNTER), str(tmp_path / "place")]
     with contextlib.ExitStack() as stack:
@@ -172,14 +172,14 @@ def test_the_tree_of_another_mount_namespace(tmp_path: Path) -> None:
             TreeRoot.mounted(holder.pid, "/proc/self/root/root", device)
 
 
-def test_a_program_that_is_not_there(root: TreeRoot) -> None:
+def test_a_program_that_is_not_there_is_an_error(root: TreeRoot) -> None:
     with pytest.raises(CommandFailed, match="not installed"):
         enclosed(root, ["no-such-program"])
 
 
 @pytest.mark.parametrize("number", [3, 64, 200])
 def test_the_program_has_no_descriptor_that_it_was_started_by(root: TreeRoot, number: int) -> None:
-    """Whatever their numbers: by one of the tree a program would get out of it."""
+    """By a descriptor of the tree, of whatever number, a program would get out of it."""
     gate, held = os.pipe()
     tree, held_high = (fcntl.fcntl(fd, fcntl.F_DUPFD_CLOEXEC, number) for fd in (root.fd, held))
     os.close(held)
@@ -194,7 +194,7 @@ def test_the_program_has_no_descriptor_that_it_was_started_by(root: TreeRoot, nu
         assert os.read(gate, 1) == b""
         deadline = time.monotonic() + 20
         while names := set(os.listdir(f"/proc/{process.pid}/fd")) - {"0", "1", "2"}:
-            # Its loader opens libraries for a moment; what was inherited would stay.
+            # The program's loader opens libraries for a moment. An inherited descriptor would stay.
             assert time.monotonic() < deadline, names
             time.sleep(0.01)
         process.stdin.close()

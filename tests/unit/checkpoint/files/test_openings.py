@@ -1,4 +1,4 @@
-"""checkpoint/files/openings.py on a tmpfs: stores through mappings that are gone when it is asked."""
+"""Tests of checkpoint/files/openings.py, on a tmpfs: stores through mappings that are gone."""
 
 from __future__ import annotations
 
@@ -28,7 +28,10 @@ def tree(tmp_path: Path) -> Iterator[Path]:
 
 
 def store(path: Path, text: bytes = b"later") -> None:
-    """By a mapping that exists no longer than it takes. It is read first: a page that is there is stored to unseen."""
+    """Store to a file by a mapping that exists no longer than that takes.
+
+    The page is read first: a store to a page that is there leaves no trace.
+    """
     with path.open("r+b") as file, mmap.mmap(file.fileno(), 0) as mapping:
         assert len(mapping[:5]) == len(text)
         mapping[:5] = text
@@ -38,7 +41,7 @@ def store(path: Path, text: bytes = b"later") -> None:
 def copied(
     tree: Path, during: Callable[[], None] = lambda: None
 ) -> Iterator[Callable[[], list[str]]]:
-    """A copy is made of the tree; what may be others since then."""
+    """Copy a tree, and yield the function that returns the files that may differ since then."""
     with TreeRoot(tree) as root, contextlib.closing(Openings(root)) as openings:
         before = snapshot(root)
         for path in tree.rglob("*"):
@@ -49,12 +52,12 @@ def copied(
         yield lambda: sorted(openings.since(before))
 
 
-def test_nobody_opened_anything(tree: Path) -> None:
+def test_without_an_opening_no_file_may_differ(tree: Path) -> None:
     with copied(tree) as since:
         assert since() == []
 
 
-def test_stores_leave_no_other_trace(tree: Path) -> None:
+def test_a_store_through_a_mapping_is_found(tree: Path) -> None:
     with copied(tree) as since:
         before = os.stat(tree / "in/c")
         store(tree / "in/c")
@@ -62,25 +65,25 @@ def test_stores_leave_no_other_trace(tree: Path) -> None:
         assert since() == ["in/c"]
 
 
-def test_a_file_of_two_names(tree: Path) -> None:
+def test_a_file_is_found_under_both_its_names(tree: Path) -> None:
     with copied(tree) as since:
         store(tree / "other name of d")
         assert since() == ["in/d", "other name of d"]
 
 
-def test_stores_while_it_was_copied(tree: Path) -> None:
+def test_a_store_during_the_copy_is_found(tree: Path) -> None:
     with copied(tree, lambda: store(tree / "a")) as since:
         assert since() == ["a"]
 
 
-def test_what_was_open_before_and_is_mapped_again(tree: Path) -> None:
+def test_a_file_that_was_open_before_is_found(tree: Path) -> None:
     with (tree / "b").open("r+b") as file, copied(tree) as since:
         with mmap.mmap(file.fileno(), 0) as mapping:
             mapping[:5] = b"later"
         assert since() == ["b"]
 
 
-def test_what_was_mapped_before_and_is_not_now(tree: Path) -> None:
+def test_a_file_that_was_mapped_before_is_found(tree: Path) -> None:
     with (tree / "e").open("r+b") as file:
         mapping = mmap.mmap(file.fileno(), 0)
     with copied(tree) as since:

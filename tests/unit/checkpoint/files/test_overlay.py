@@ -1,4 +1,4 @@
-"""checkpoint/files/overlay.py on layers made by hand, and on what the kernel makes of changes through an overlay."""
+"""Tests of checkpoint/files/overlay.py, on layers made by hand and on a real overlay."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ from tests.unit.checkpoint.files.mounted_overlay import (
 
 
 class Layers:
-    """An upper layer, and what the overlay shows, as far as a test needs it."""
+    """A writable layer, and what the overlay shows, as far as a test needs it."""
 
     def __init__(self, root: Path) -> None:
         self.upper, self.shown = root / "upper", root / "shown"
@@ -35,11 +35,12 @@ class Layers:
         self.shown.mkdir()
 
     def content(self) -> Changes:
+        """Return the changes that the layer is, in what the overlay shows."""
         with TreeRoot(self.upper) as upper, TreeRoot(self.shown) as shown:
             return content(snapshot(upper), shown)
 
     def after(self, change: Callable[[], object]) -> Changes:
-        """What is told of a change of something that is not just made."""
+        """Return what a change of the layer is found to be, which was made some time ago."""
         settle()
         with TreeRoot(self.upper) as upper, TreeRoot(self.shown) as shown:
             before = snapshot(upper)
@@ -67,11 +68,11 @@ def opaque(path: Path) -> Path:
 
 
 def told(found: Changes) -> tuple[tuple[str, ...], tuple[str, ...]]:
-    """What is told of all that is below the root."""
+    """Return the changed and the removed paths below the root."""
     return tuple(path for path in found.changed if path), found.removed
 
 
-def test_an_empty_layer(layers: Layers) -> None:
+def test_an_empty_layer_changes_the_root_only(layers: Layers) -> None:
     (layers.shown / "lower").touch()
     assert layers.content() == Changes(changed=("",), removed=(), directories=())
 
@@ -82,11 +83,11 @@ def test_an_attribute_of_the_root_hides_nothing(layers: Layers) -> None:
     assert layers.content() == Changes(changed=("",), removed=(), directories=())
 
 
-def test_the_root_itself(layers: Layers) -> None:
+def test_a_change_of_the_root_itself_is_found(layers: Layers) -> None:
     assert layers.after(lambda: layers.upper.chmod(0o711)).changed == ("",)
 
 
-def test_all_of_a_layer_parents_first(layers: Layers) -> None:
+def test_all_files_of_a_layer_come_parents_first(layers: Layers) -> None:
     (layers.upper / "etc/deep").mkdir(parents=True)
     (layers.upper / "etc/deep/file").touch()
     (layers.upper / "etc.conf").symlink_to("etc")
@@ -94,7 +95,7 @@ def test_all_of_a_layer_parents_first(layers: Layers) -> None:
     assert told(layers.content()) == (("etc", "etc.conf", "etc/deep", "etc/deep/file", "fifo"), ())
 
 
-def test_whiteouts(layers: Layers) -> None:
+def test_whiteouts_are_removals(layers: Layers) -> None:
     (layers.upper / "etc").mkdir()
     whiteout(layers.upper / "etc/gone")
     (layers.upper / "empty").touch()
@@ -102,7 +103,7 @@ def test_whiteouts(layers: Layers) -> None:
     assert told(layers.content()) == (("etc",), ("empty", "etc/gone"))
 
 
-def test_what_is_no_whiteout(layers: Layers) -> None:
+def test_files_that_resemble_whiteouts_are_files(layers: Layers) -> None:
     os.mknod(layers.upper / "null", stat.S_IFCHR, os.makedev(1, 3))
     os.mknod(layers.upper / "block", stat.S_IFBLK, os.makedev(0, 0))
     (layers.upper / "empty").touch()
@@ -111,12 +112,15 @@ def test_what_is_no_whiteout(layers: Layers) -> None:
     assert told(layers.content()) == (("block", "empty", "full", "null"), ())
 
 
-def test_an_opaque_directory_goes_first(layers: Layers) -> None:
+def test_what_an_opaque_directory_hides_is_removed_first(layers: Layers) -> None:
     (opaque(layers.upper / "var") / "log").touch()
     (layers.upper / "merged").mkdir()
     mark(
-        layers.upper / "merged", "opaque", b"x"
-    )  # it may have whiteouts that are xattrs, and hides nothing
+        layers.upper / "merged",
+        "opaque",
+        b"x",
+        # The value "x" hides nothing: the directory may have whiteouts that are attributes.
+    )
     assert told(layers.content()) == (("merged", "var", "var/log"), ("var",))
 
 
@@ -126,7 +130,7 @@ def test_a_symlink_to_an_opaque_directory_is_a_symlink(layers: Layers) -> None:
     assert told(layers.content()) == (("var", "way"), ("var",))
 
 
-def test_a_renamed_directory_with_all_it_shows(layers: Layers, tmp_path: Path) -> None:
+def test_a_renamed_directory_comes_with_all_that_it_shows(layers: Layers, tmp_path: Path) -> None:
     (tmp_path / "outside").mkdir()
     (tmp_path / "outside/file").touch()
     (layers.upper / "new").mkdir()
@@ -145,7 +149,7 @@ def test_a_renamed_directory_with_all_it_shows(layers: Layers, tmp_path: Path) -
     )
 
 
-def test_what_ends_after_the_snapshot(layers: Layers) -> None:
+def test_a_file_that_goes_after_the_snapshot_is_no_removal(layers: Layers) -> None:
     (layers.upper / "file").touch()
     with TreeRoot(layers.upper) as upper, TreeRoot(layers.shown) as shown:
         before = snapshot(upper)
@@ -153,13 +157,13 @@ def test_what_ends_after_the_snapshot(layers: Layers) -> None:
         assert content(before, shown).removed == ()
 
 
-def test_nothing_changed(layers: Layers) -> None:
+def test_without_a_change_nothing_is_found(layers: Layers) -> None:
     (opaque(layers.upper / "var") / "log").touch()
     whiteout(layers.upper / "gone")
     assert layers.after(lambda: None) == Changes(changed=(), removed=(), directories=())
 
 
-def test_changed_and_removed_files(layers: Layers) -> None:
+def test_changed_and_removed_files_are_found(layers: Layers) -> None:
     (layers.upper / "log").touch()
     (layers.upper / "temporary").touch()
 
@@ -192,7 +196,7 @@ def test_a_new_file_only_touches_its_directory(layers: Layers) -> None:
     assert found == Changes(changed=("var/new",), removed=(), directories=(("var", 123_456_789),))
 
 
-def test_a_directory_made_again(layers: Layers) -> None:
+def test_a_directory_made_again_is_removed_first(layers: Layers) -> None:
     (layers.upper / "var").mkdir()
     (layers.upper / "var/mine").touch()
 
@@ -204,7 +208,7 @@ def test_a_directory_made_again(layers: Layers) -> None:
     assert told(layers.after(change)) == (("var", "var/new"), ("var", "var/mine"))
 
 
-def test_a_directory_made_again_after_it_was_removed(layers: Layers) -> None:
+def test_a_directory_made_again_after_it_was_removed_is_removed_first(layers: Layers) -> None:
     whiteout(layers.upper / "var")
 
     def change() -> None:
@@ -214,12 +218,12 @@ def test_a_directory_made_again_after_it_was_removed(layers: Layers) -> None:
     assert told(layers.after(change)) == (("var",), ("var",))
 
 
-def test_a_directory_made_again_with_the_same_inode_number(layers: Layers) -> None:
+def test_a_directory_made_again_with_the_same_inode_number_is_removed_first(layers: Layers) -> None:
     (layers.upper / "var").mkdir()
     assert told(layers.after(lambda: mark(layers.upper / "var", "opaque"))) == (("var",), ("var",))
 
 
-def test_a_directory_made_again_around_what_was_in_it(layers: Layers) -> None:
+def test_a_directory_made_again_around_what_was_in_it_comes_with_that(layers: Layers) -> None:
     (layers.upper / "var").mkdir()
     (layers.upper / "var/cache").mkdir()
     (layers.upper / "var/cache/file").touch()
@@ -237,7 +241,7 @@ def test_a_directory_made_again_around_what_was_in_it(layers: Layers) -> None:
     assert found.removed == ("var",)
 
 
-def test_a_file_removed(layers: Layers) -> None:
+def test_a_removed_file_is_found(layers: Layers) -> None:
     (layers.upper / "file").touch()
 
     def change() -> None:
@@ -247,7 +251,7 @@ def test_a_file_removed(layers: Layers) -> None:
     assert told(layers.after(change)) == ((), ("file",))
 
 
-def test_a_file_made_again(layers: Layers) -> None:
+def test_a_file_made_again_is_found(layers: Layers) -> None:
     whiteout(layers.upper / "file")
 
     def change() -> None:
@@ -257,7 +261,7 @@ def test_a_file_made_again(layers: Layers) -> None:
     assert layers.after(change).changed == ("file",)
 
 
-def test_a_lower_file_removed(layers: Layers) -> None:
+def test_a_removed_file_of_a_lower_layer_is_found(layers: Layers) -> None:
     def change() -> None:
         (layers.upper / "etc").mkdir()
         whiteout(layers.upper / "etc/file")
@@ -265,7 +269,7 @@ def test_a_lower_file_removed(layers: Layers) -> None:
     assert told(layers.after(change)) == (("etc",), ("etc/file",))
 
 
-def test_a_directory_removed(layers: Layers) -> None:
+def test_a_removed_directory_is_found_with_its_content(layers: Layers) -> None:
     (layers.upper / "var").mkdir()
     (layers.upper / "var/file").touch()
 
@@ -276,7 +280,7 @@ def test_a_directory_removed(layers: Layers) -> None:
     assert told(layers.after(change)) == ((), ("var", "var/file"))
 
 
-def test_a_directory_renamed(layers: Layers) -> None:
+def test_a_directory_renamed_since_comes_with_all_that_it_shows(layers: Layers) -> None:
     (layers.shown / "new").mkdir()
     (layers.shown / "new/lower").touch()
 
@@ -288,7 +292,7 @@ def test_a_directory_renamed(layers: Layers) -> None:
     assert told(layers.after(change)) == (("new", "new/lower"), ("new", "old"))
 
 
-def test_a_directory_renamed_before(layers: Layers) -> None:
+def test_a_directory_renamed_before_does_not_come_again(layers: Layers) -> None:
     (layers.upper / "new").mkdir()
     mark(layers.upper / "new", "redirect", b"/old")
     (layers.shown / "new").mkdir()
@@ -304,7 +308,7 @@ def mounted(tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[Mounted]
         yield Mounted(tmp_path, request.param)
 
 
-def test_changes_through_an_overlay(mounted: Mounted) -> None:
+def test_a_copy_follows_changes_through_a_real_overlay(mounted: Mounted) -> None:
     assert tree(mounted.copy) == tree(mounted.merged)
     change_at_first(mounted.merged)
     settle()

@@ -1,4 +1,4 @@
-"""checkpoint/files/rsync.py: both ends in enclosures, joined by pipes."""
+"""Tests of checkpoint/files/rsync.py: both ends in enclosures, joined by pipes."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from tests.unit.helpers.joined import Joined, change_root, root_state
 
 
 def refusing(complaint: str) -> Carry:
-    """Carries nothing: the other end ends before it answers."""
+    """Return a carry function that carries nothing: the other end ends before it answers."""
 
     def carry(
         words: Sequence[str], from_rsync: int, to_rsync: int, _: Callable[[], None]
@@ -33,13 +33,14 @@ def refusing(complaint: str) -> Carry:
 
 @pytest.fixture
 def joined(tmp_path: Path) -> Iterator[Joined]:
+    """Yield an rsync from one directory to another."""
     for name in ("source", "target"):
         (tmp_path / name).mkdir()
     with contextlib.closing(Joined(tmp_path / "source", tmp_path / "target")) as joined:
         yield joined
 
 
-def test_whole(joined: Joined, tmp_path: Path) -> None:
+def test_a_whole_pass_makes_the_target_equal(joined: Joined, tmp_path: Path) -> None:
     (tmp_path / "source/a b").mkdir(mode=0o700)
     (tmp_path / "source/a b/file").write_bytes(bytes(3 << 20))
     (tmp_path / "target/old").touch()
@@ -48,7 +49,7 @@ def test_whole(joined: Joined, tmp_path: Path) -> None:
     assert (tmp_path / "target/a b").stat().st_mode & 0o777 == 0o700
 
 
-def test_a_file_that_was_written_within_the_second_is_another(
+def test_a_file_that_was_written_within_the_same_second_is_copied(
     joined: Joined, tmp_path: Path
 ) -> None:
     for side, content, mtime_ns in (("target", "old", 10**18), ("source", "new", 10**18 + 5)):
@@ -58,7 +59,7 @@ def test_a_file_that_was_written_within_the_second_is_another(
     assert (tmp_path / "target/file").read_text() == "new"
 
 
-def test_listed(joined: Joined, tmp_path: Path) -> None:
+def test_a_listed_pass_copies_the_named_files(joined: Joined, tmp_path: Path) -> None:
     for name in ("one", "two"):
         (tmp_path / "source" / name).write_text(name)
     running = joined.rsync.listed()
@@ -67,7 +68,7 @@ def test_listed(joined: Joined, tmp_path: Path) -> None:
 
 
 def test_files_of_any_name_are_listed(joined: Joined, tmp_path: Path) -> None:
-    """A byte of a name may mean something at its start, alone, at its end, or in a directory's name."""
+    """A byte may mean something at a name's start or end, alone, or in a directory's name."""
     source = os.fsencode(tmp_path / "source")
     names = []
     for byte in (bytes([number]) for number in range(1, 256) if number != ord("/")):
@@ -87,7 +88,7 @@ def test_files_of_any_name_are_listed(joined: Joined, tmp_path: Path) -> None:
     assert sorted(arrived) == sorted(set(names))
 
 
-def test_the_root_alone(joined: Joined, tmp_path: Path) -> None:
+def test_a_pass_of_the_root_copies_the_root_alone(joined: Joined, tmp_path: Path) -> None:
     source, target = tmp_path / "source", tmp_path / "target"
     (source / "file").touch()
     (target / "kept").touch()
@@ -108,7 +109,7 @@ def test_once_ready_both_ends_only_wait(joined: Joined, tmp_path: Path) -> None:
     running.kill()
 
 
-def test_one_whose_other_end_fails_is_not_waited_for(tmp_path: Path) -> None:
+def test_a_pass_whose_other_end_fails_is_not_waited_for(tmp_path: Path) -> None:
     (tmp_path / "source").mkdir()
     with TreeRoot(tmp_path / "source") as root:
         running = Rsync(root.fd, refusing("")).listed()
@@ -127,7 +128,7 @@ def test_a_directory_that_became_a_symlink_leads_to_nothing_of_the_host(
     assert list((tmp_path / "target").iterdir()) == []
 
 
-def test_one_that_is_ended_early_ends_the_other(joined: Joined) -> None:
+def test_a_pass_that_is_ended_early_ends_the_other_end(joined: Joined) -> None:
     running = joined.rsync.listed()
     assert joined.began.wait(30)
     running.kill()
@@ -186,14 +187,16 @@ def test_a_pass_of_which_nobody_knows_how_the_target_ended_has_failed(
         Rsync(root.fd, carry).whole().finish(60)
 
 
-def test_many_errors_before_the_end_of_the_list(joined: Joined) -> None:
-    """More than the pipes hold, of the names and of the errors."""
+def test_many_errors_before_the_end_of_the_list_block_nothing(joined: Joined) -> None:
+    """The names and the errors are each more than the pipes hold."""
     too_long = [f"{number:0300}" for number in range(2000)]
     with pytest.raises(CommandFailed, match="too long"):
         joined.rsync.listed().finish(60, too_long)
 
 
-def test_of_what_the_target_cannot_write_the_target_is_told(joined: Joined, tmp_path: Path) -> None:
+def test_what_the_target_cannot_write_is_the_targets_failure(
+    joined: Joined, tmp_path: Path
+) -> None:
     (tmp_path / "source/name").write_text("a file")
     (tmp_path / "target/name").mkdir()
     (tmp_path / "target/name/in the way").touch()
@@ -202,10 +205,11 @@ def test_of_what_the_target_cannot_write_the_target_is_told(joined: Joined, tmp_
         running.finish(60, ["name"])
 
 
-def test_of_what_the_source_cannot_read_the_source_is_told(tmp_path: Path) -> None:
+def test_what_the_source_cannot_read_is_the_sources_failure(tmp_path: Path) -> None:
     unreadable = next(
         Path("/sys/bus").glob("*/drivers_probe")
-    )  # sysfs(5) has files that even root can only write
+        # sysfs(5) has files that even root can only write.
+    )
     with contextlib.closing(Joined(unreadable.parent, tmp_path)) as joined:
         running = joined.rsync.listed()
         with pytest.raises(CommandFailed, match="Permission denied") as caught:

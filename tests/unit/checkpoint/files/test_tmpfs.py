@@ -1,4 +1,4 @@
-"""checkpoint/files/tmpfs.py: the RAM that tmpfs mounts take, and the tar that waits to copy them."""
+"""Tests of checkpoint/files/tmpfs.py: the RAM that tmpfs mounts take, and tar that copies them."""
 
 from __future__ import annotations
 
@@ -22,6 +22,7 @@ MIB = 1 << 20
 
 @pytest.fixture
 def mounted(tmp_path: Path) -> Iterator[Path]:
+    """Yield a directory that is a tmpfs of 64 MiB."""
     subprocess.run(["mount", "-t", "tmpfs", "-o", "size=64m", "tmpfs", str(tmp_path)], check=True)
     yield tmp_path
     subprocess.run(["umount", str(tmp_path)], check=True)
@@ -31,7 +32,7 @@ def mount_of(path: Path) -> Tmpfs:
     return Tmpfs(path=str(path), options="rw", device=path.stat().st_dev)
 
 
-def test_content_is_counted(mounted: Path) -> None:
+def test_content_is_counted_once_per_mount(mounted: Path) -> None:
     before = content_bytes(os.getpid(), [mount_of(mounted)])
     (mounted / "file").write_bytes(bytes(5 * MIB))
     found = content_bytes(os.getpid(), [mount_of(mounted), mount_of(mounted)])
@@ -46,10 +47,10 @@ def test_content_without_a_limit_is_counted_too(mounted: Path) -> None:
     assert content_bytes(os.getpid(), [mount_of(mounted)]) == 5 * MIB
 
 
-def test_what_is_gone_or_another_takes_none(
+def test_a_mount_that_is_gone_or_another_takes_no_ram(
     mounted: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> None:
-    """A symlink in its place leads to no file system of the host's."""
+    """A symlink in the place of a mount leads to no file system of the host's."""
     (mounted / "link").symlink_to("/proc/self/fd/../root")
     elsewhere = [
         Tmpfs(path=str(mounted / name), options="rw", device=12345) for name in ("none", "link", "")
@@ -59,7 +60,7 @@ def test_what_is_gone_or_another_takes_none(
 
 @contextlib.contextmanager
 def tars(mounted: Path, target: Path) -> Iterator[tuple[Packing, Unpacking]]:
-    """The tar that packs a tmpfs of this process, and the one that unpacks into a directory."""
+    """Yield the tar that packs a tmpfs of this process, and the tar that unpacks to a directory."""
     with (
         TreeRoot(mounted) as source,
         TreeRoot(target) as root,
@@ -86,7 +87,7 @@ def test_tar_that_is_ready_only_waits(
 
 
 def test_tar_that_ends_before_the_archive_does_has_failed(mounted: Path) -> None:
-    """An archive ends with two blocks of zeros; tar ends well then, whatever comes behind them."""
+    """An archive ends with two blocks of zeros, after which tar ends well, whatever follows."""
     with TreeRoot(mounted) as root:
         unpacking = Unpacking(root)
         for _ in range(2):
@@ -96,11 +97,12 @@ def test_tar_that_ends_before_the_archive_does_has_failed(mounted: Path) -> None
         unpacking.kill()
 
 
-def test_very_many_complaints_stop_nobody(
+def test_very_many_complaints_block_no_copy(
     mounted: Path, tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """tar has a word for each socket that it leaves out, and for each time that is in the future."""
-    monkeypatch.setattr(tmpfs, "PRESERVE", tmpfs.PRESERVE[:-1])  # with its warnings
+    """tar complains of each socket that it leaves out, and of each time in the future."""
+    # The last option is the one that turns warnings off.
+    monkeypatch.setattr(tmpfs, "PRESERVE", tmpfs.PRESERVE[:-1])
     names = []
     for number in range(1500):
         names += [f"socket-{'x' * 60}-{number}", f"young-{'x' * 60}-{number}"]

@@ -1,4 +1,4 @@
-"""checkpoint/host/cgroups.py, limits(): files of the kernel as OCI resources."""
+"""Tests of checkpoint/host/cgroups.py: limits as OCI resources, and cgroups that are removed."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ PID = 4321
 
 @pytest.fixture
 def root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A directory for each hierarchy of v1 that a test makes, and `unified`."""
+    """Return a directory that holds one for each v1 hierarchy of a test, and `unified` for v2."""
 
     def directories(pid: int, controller: str) -> Iterator[Path]:
         assert pid == PID
@@ -72,7 +72,9 @@ def write(root: Path, files: dict[str, str]) -> None:
         ),
     ],
 )
-def test_v1(root: Path, files: dict[str, str], expected: dict[str, Any]) -> None:
+def test_limits_of_v1_are_given_as_oci_resources(
+    root: Path, files: dict[str, str], expected: dict[str, Any]
+) -> None:
     write(root, files)
     assert cgroups.limits(PID) == expected
 
@@ -90,14 +92,16 @@ def test_v1(root: Path, files: dict[str, str], expected: dict[str, Any]) -> None
         ("pids.max", "max", "100"),
     ],
 )
-def test_v2(root: Path, file: str, unlimited: str, limit: str) -> None:
+def test_limits_of_v2_are_given_if_they_are_set(
+    root: Path, file: str, unlimited: str, limit: str
+) -> None:
     write(root, {f"unified/{file}": unlimited, "unified/memory.current": "5"})
     assert cgroups.limits(PID) == {}
     write(root, {f"unified/{file}": limit})
     assert cgroups.limits(PID) == {"unified": {file: limit}}
 
 
-def test_both_versions_at_once(root: Path) -> None:
+def test_limits_of_both_versions_are_given_at_once(root: Path) -> None:
     write(root, {"pids/pids.max": "9", "unified/memory.max": "4096", "unified/cpu.weight": "100"})
     assert cgroups.limits(PID) == {"pids": {"limit": 9}, "unified": {"memory.max": "4096"}}
 
@@ -112,7 +116,9 @@ def test_both_versions_at_once(root: Path) -> None:
         ("cpuset.cpus", "0", "0"),
     ],
 )
-def test_one_file(tmp_path: Path, name: str, text: str, expected: int | str | None) -> None:
+def test_a_v1_file_without_a_limit_gives_none(
+    tmp_path: Path, name: str, text: str, expected: int | str | None
+) -> None:
     file = tmp_path / name
     assert cgroups.v1_limit(file) is None
     file.write_text(f"{text}\n")
@@ -121,13 +127,13 @@ def test_one_file(tmp_path: Path, name: str, text: str, expected: int | str | No
 
 @pytest.fixture
 def hierarchy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Directories are what a hierarchy is made of."""
+    """Return a directory that stands for the only hierarchy."""
     mount = proc.Mount(1, "0:1", "/", str(tmp_path), (), "cgroup2", "rw")
     monkeypatch.setattr(proc, "mounts", lambda _: [mount])
     return tmp_path
 
 
-def test_of_cgroups_those_that_came_into_being_go(hierarchy: Path) -> None:
+def test_cgroups_that_came_into_being_are_removed(hierarchy: Path) -> None:
     made = cgroups.Hierarchies("/web")
     made.look()
     (hierarchy / "web/deep").mkdir(parents=True)
@@ -137,7 +143,7 @@ def test_of_cgroups_those_that_came_into_being_go(hierarchy: Path) -> None:
 
 
 @pytest.mark.parametrize("when", ["before", "unclaimed", "another"])
-def test_cgroups_of_somebody_else_stay(hierarchy: Path, when: str) -> None:
+def test_cgroups_that_are_not_the_containers_stay(hierarchy: Path, when: str) -> None:
     made = cgroups.Hierarchies("/web")
     if when == "before":
         (hierarchy / "web/deep").mkdir(parents=True)
@@ -153,7 +159,7 @@ def test_cgroups_of_somebody_else_stay(hierarchy: Path, when: str) -> None:
 
 
 @pytest.mark.parametrize("path", ["", "/", "/../x", "a/../../b"])
-def test_no_cgroup_outside_the_hierarchies(hierarchy: Path, path: str) -> None:
+def test_no_directory_outside_the_hierarchies_is_removed(hierarchy: Path, path: str) -> None:
     made = cgroups.Hierarchies(path)
     made.look()
     made.claim()

@@ -1,4 +1,4 @@
-"""checkpoint/host/identity.py: what was made is told from what came to have its name."""
+"""Tests of checkpoint/host/identity.py: what was made is told from what came to have its name."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from checkpoint.host.identity import LinkIdentity, PathIdentity, RecordIdentity
 from checkpoint.host.run import run
 
 
-def test_a_path_is_what_it_was(tmp_path: Path) -> None:
+def test_a_directory_keeps_its_identity_when_it_changes(tmp_path: Path) -> None:
     directory = tmp_path / "d"
     directory.mkdir()
     identity = PathIdentity(directory)
@@ -22,7 +22,7 @@ def test_a_path_is_what_it_was(tmp_path: Path) -> None:
     identity.close()
 
 
-def test_a_path_that_nobody_asks_about_any_more_is_not_held_open(tmp_path: Path) -> None:
+def test_an_identity_that_is_closed_or_forgotten_holds_no_descriptor(tmp_path: Path) -> None:
     before = set(os.listdir("/proc/self/fd"))
     for closed in (True, False):
         identity = PathIdentity(tmp_path)
@@ -34,7 +34,7 @@ def test_a_path_that_nobody_asks_about_any_more_is_not_held_open(tmp_path: Path)
 
 
 @pytest.mark.parametrize("other", ["nothing", "another", "symlink", "file", "parent gone"])
-def test_a_path_that_names_something_else(tmp_path: Path, other: str) -> None:
+def test_a_path_that_names_something_else_is_another(tmp_path: Path, other: str) -> None:
     directory = tmp_path / "p/d"
     directory.mkdir(parents=True)
     identity = PathIdentity(directory)
@@ -55,7 +55,7 @@ def test_a_path_that_names_something_else(tmp_path: Path, other: str) -> None:
 
 
 def test_inode_numbers_that_are_given_again_do_not_deceive(tmp_path: Path) -> None:
-    """As long as the identity is held, none of many successors is taken for what it was."""
+    """While the identity is held, none of many successors is taken for the directory."""
     directory = tmp_path / "d"
     for _ in range(200):
         directory.mkdir()
@@ -67,7 +67,7 @@ def test_inode_numbers_that_are_given_again_do_not_deceive(tmp_path: Path) -> No
         directory.rmdir()
 
 
-def test_a_link_is_its_index() -> None:
+def test_a_link_of_the_same_name_is_another() -> None:
     name = f"t{os.getpid() % 100000}"
     run(["ip", "link", "add", name, "type", "bridge"])
     try:
@@ -83,7 +83,7 @@ def test_a_link_is_its_index() -> None:
         LinkIdentity(name)
 
 
-def test_a_record_is_what_was_told_first() -> None:
+def test_a_record_is_the_same_as_long_as_it_says_the_same() -> None:
     records: list[str | None] = ["2026-01-01", "2026-01-01", "2026-01-02", None]
     identity = RecordIdentity(lambda: records.pop(0))
     assert [identity.is_same() for _ in range(3)] == [True, False, False]

@@ -1,4 +1,4 @@
-"""checkpoint/host/inotify.py: what the kernel tells, and what it never would."""
+"""Tests of checkpoint/host/inotify.py: events of the kernel, and events that it never sends."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def test_files_are_named_as_they_are_closed(tmp_path: Path) -> None:
         assert list(closed.names()) == names
 
 
-def test_events() -> None:
+def test_events_are_read_with_their_names() -> None:
     assert list(events_in(event(b"a\0\0\0") + event(b"") + event(b"bc\0\0"))) == [
         (1, 8, "a"),
         (1, 8, ""),
@@ -37,6 +37,6 @@ def test_events() -> None:
 @pytest.mark.parametrize(
     "data", [b"x", event(b"")[:-1], event(b"abcd", 5), event(b"", 1 << 31), event(b"a") + b"x"]
 )
-def test_events_that_are_none(data: bytes) -> None:
+def test_events_that_are_cut_off_are_refused(data: bytes) -> None:
     with pytest.raises(OSError, match="cut off"):
         list(events_in(data))

@@ -1,4 +1,4 @@
-"""checkpoint/host/kernel.py: each system call, on the real kernel."""
+"""Tests of checkpoint/host/kernel.py: each system call, on the real kernel."""
 
 from __future__ import annotations
 

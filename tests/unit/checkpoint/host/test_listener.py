@@ -1,4 +1,4 @@
-"""checkpoint/host/listener.py: whether anybody listens at a socket."""
+"""Tests of checkpoint/host/listener.py: whether a process listens at a socket."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from pathlib import Path
 from checkpoint.host.listener import has_listener
 
 
-def test_whether_anybody_listens(tmp_path: Path) -> None:
+def test_a_socket_has_a_listener_as_long_as_it_listens(tmp_path: Path) -> None:
     path = tmp_path / "socket"
     assert not has_listener(path), "it was closed just now"
     with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as slow:

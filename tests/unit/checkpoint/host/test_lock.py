@@ -1,4 +1,4 @@
-"""checkpoint/host/lock.py, with real processes."""
+"""Tests of checkpoint/host/lock.py, with real processes."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 class Owner:
-    """Another process that holds locks. Use as a context."""
+    """Another process that holds locks. Use it as a context."""
 
     def __init__(self, directory: Path, *keys: str) -> None:
         argv = [sys.executable, "-m", HOLDER, str(directory), *keys]
@@ -43,7 +43,7 @@ class Owner:
         return self
 
     def end(self, number: signal.Signals | None = None) -> None:
-        """By a signal, or in peace."""
+        """End the process by a signal, or by the end of its input."""
         if number is not None:
             self.process.send_signal(number)
         self.process.communicate(timeout=10)
@@ -53,7 +53,7 @@ class Owner:
         self.process.communicate()
 
 
-def test_who_is_refused_is_told_who_holds_it(directory: Path) -> None:
+def test_a_refused_task_is_told_who_holds_the_lock(directory: Path) -> None:
     with Owner(directory, "runc-web", "process-1-2") as owner:
         for key in ("runc-web", "process-1-2"):
             with pytest.raises(ContainerLocked) as refused, lock.locked([key], "another"):
@@ -65,7 +65,7 @@ def test_who_is_refused_is_told_who_holds_it(directory: Path) -> None:
     assert lock.holder_of("runc-web") is None
 
 
-def test_all_or_none(directory: Path) -> None:
+def test_all_locks_are_taken_or_none(directory: Path) -> None:
     """A container that has another name to a second engine is still the same process."""
     with Owner(directory, "podman-web", "process-1-2"):
         with pytest.raises(ContainerLocked), lock.locked(["crun-0123", "process-1-2"], "another"):
@@ -96,8 +96,11 @@ def test_a_stopped_owner_still_holds_however_old_its_file_is(directory: Path) ->
         owner.process.send_signal(signal.SIGCONT)
 
 
-def test_a_child_does_not_keep_it(directory: Path) -> None:
-    """Neither a program that was started, nor a process that was only forked (checkpoint/memory/pager/keeper.py)."""
+def test_a_child_does_not_keep_the_lock(directory: Path) -> None:
+    """The child is a program that was started, or a process that was only forked.
+
+    checkpoint/memory/pager/keeper.py is such a process.
+    """
     with lock.locked(["runc-web"], "one"):
         child = subprocess.Popen(["sleep", "100"])
     with lock.locked(["runc-web"], "one"):
@@ -119,8 +122,8 @@ def test_a_child_does_not_keep_it(directory: Path) -> None:
         child.wait()
 
 
-def test_of_many_that_want_it_at_once_one_has_it(directory: Path) -> None:
-    """Threads; each adds to a number, which would come out smaller if two were ever inside at once."""
+def test_one_of_many_threads_has_the_lock_at_a_time(directory: Path) -> None:
+    """Each thread adds to a number, which would come out smaller if two were ever inside."""
     counter = directory.parent / "counter"
     counter.write_text("0")
     inside, refused = threading.Semaphore(1), []
@@ -158,7 +161,7 @@ def test_a_directory_that_somebody_keeps_locked_is_not_waited_for_for_ever(
 def test_the_end_of_a_task_does_not_depend_on_the_directory(
     directory: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The task's own outcome stands, and its locks are free for the next one."""
+    """The task's own outcome stands, and its locks are free for the next task."""
     monkeypatch.setattr(lock, "DIRECTORY_TIMEOUT_S", 0.05)
     with (
         contextlib.ExitStack() as somebody,
@@ -204,8 +207,11 @@ def test_a_process_is_told_from_others_by_number_and_start(process: int) -> None
         lock.process_key(1 << 30)
 
 
-def test_a_process_may_call_itself_what_it_likes() -> None:
-    call = "import ctypes, sys; ctypes.CDLL(None).prctl(15, b'\\xff) Z 1 1 (', 0, 0, 0); print(flush=True); input()"
+def test_the_key_of_a_process_does_not_depend_on_its_name() -> None:
+    call = (
+        "import ctypes; ctypes.CDLL(None).prctl(15, b'\\xff) Z 1 1 (', 0, 0, 0); "
+        "print(flush=True); input()"
+    )
     argv = [sys.executable, "-c", call]
     with subprocess.Popen(argv, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as child:
         before = lock.process_key(child.pid)

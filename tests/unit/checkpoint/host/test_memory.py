@@ -1,4 +1,4 @@
-"""checkpoint/host/memory.py: figures that can be true."""
+"""Tests of checkpoint/host/memory.py: the RAM that processes use, and that is available."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def test_available_is_a_part_of_all_memory() -> None:
     ],
     ids=["v1", "v2"],
 )
-def test_page_cache_of_a_cgroup_and_its_children_can_be_given(
+def test_the_page_cache_of_a_cgroup_and_its_children_can_be_reclaimed(
     tmp_path: Path, lines: list[str]
 ) -> None:
     (tmp_path / "memory.stat").write_text("\n".join(lines))
@@ -69,7 +69,7 @@ def test_processes_that_are_gone_count_nothing() -> None:
 def test_processes_forked_while_others_were_measured_are_measured_too(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """What a child that was not listed shares would be missing in its parent's share of it."""
+    """A child that was not listed shares memory, which would be missing in its parent's share."""
     shares_kib = {1: 50, 2: 30, 3: 20}
     rollups = {f"{pid}/smaps_rollup": f"Pss: {size} kB" for pid, size in shares_kib.items()}
     show_in_proc(monkeypatch, tmp_path, rollups)

@@ -1,4 +1,4 @@
-"""checkpoint/host/own_process.py: a process leaves no core file, and its pages are locked."""
+"""Tests of checkpoint/host/own_process.py: no core file of a process, and locked pages."""
 
 from __future__ import annotations
 
@@ -25,8 +25,13 @@ PROGRAMS = Path(__file__).parent / "programs"
         ("kept", "executed", True),
     ],
 )
-def test_no_core(kept: str, how: str, dumps: bool) -> None:
-    """Nor of what is forked; what is executed instead, an engine or what it restores, is as it would be."""
+def test_a_process_that_keeps_to_itself_leaves_no_core_file(
+    kept: str, how: str, dumps: bool
+) -> None:
+    """A forked child leaves none, either. Another program in the process's place leaves one.
+
+    That program is an engine, or what an engine restores.
+    """
     argv = [sys.executable, str(PROGRAMS / "aborts.py"), kept, how]
     pid = os.posix_spawn(sys.executable, argv, {**os.environ, "PYTHONPATH": str(ROOT)})
     _, status = os.waitpid(pid, 0)
@@ -40,7 +45,7 @@ def test_no_core(kept: str, how: str, dumps: bool) -> None:
 
 
 def test_pages_are_locked() -> None:
-    """And what is asked for is brought to hand all the same."""
+    """Memory is brought to hand all the same."""
     argv = [sys.executable, "-m", "tests.unit.checkpoint.host.programs.locked"]
     locked_kib, faults = subprocess.run(
         argv, cwd=ROOT, capture_output=True, text=True, check=True
@@ -49,7 +54,7 @@ def test_pages_are_locked() -> None:
     assert int(faults) >= (64 << 20) // (2 << 20), "one a page, or one a huge page"
 
 
-def test_who_may_not_lock_goes_on() -> None:
+def test_a_process_that_may_not_lock_its_pages_goes_on() -> None:
     """Without CAP_IPC_LOCK there is a limit, at which later allocations would fail."""
     code = (
         "from checkpoint.host.own_process import keep_to_itself; "

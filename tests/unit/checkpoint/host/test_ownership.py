@@ -1,4 +1,7 @@
-"""What a move makes on the target has the modes and owners of the source, and is never wider."""
+"""Tests of checkpoint/host/ownership.py: what a migration makes has the source's modes and owners.
+
+No mode is ever wider than on the source.
+"""
 
 import os
 import stat
@@ -16,19 +19,20 @@ SECRET = b"secret"
 
 @pytest.fixture(params=[0o000, 0o022, 0o077], ids=lambda mask: f"umask {mask:03o}")
 def umask(request: pytest.FixtureRequest) -> Iterator[None]:
-    """Whatever the umask is, nothing depends on it."""
+    """Have this umask during the test: nothing depends on it."""
     before = os.umask(request.param)
     yield
     os.umask(before)
 
 
 def look(path: Path) -> Owned:
+    """Return the mode and the owners of a file."""
     status = path.stat()
     return Owned(stat.S_IMODE(status.st_mode), status.st_uid, status.st_gid)
 
 
 def told(root: Path, modes: dict[str, int]) -> dict[str, Owned]:
-    """What a source would say of the same paths; of those above them, what is true of this host."""
+    """Return what a source says of these paths, and of their parents what is true of this host."""
     owned = {path: Owned(*values) for path, values in ownership.along(root).items()}
     return owned | {
         str(root / name): Owned(mode, os.geteuid(), os.getegid()) for name, mode in modes.items()
@@ -36,6 +40,7 @@ def told(root: Path, modes: dict[str, int]) -> dict[str, Owned]:
 
 
 def make(maker: Maker, path: Path) -> list[Path]:
+    """Make the missing directories of a path, and return them."""
     made = []
     for missing in maker.missing(path):
         maker.directory(missing)
@@ -45,7 +50,7 @@ def make(maker: Maker, path: Path) -> list[Path]:
 
 @pytest.fixture
 def root() -> Iterator[Path]:
-    """A directory that everybody may pass; pytest's own are in one that only this user may."""
+    """Yield a directory that every user may pass, unlike pytest's own."""
     with tempfile.TemporaryDirectory() as name:
         Path(name).chmod(0o755)
         yield Path(name)
@@ -94,7 +99,7 @@ def test_what_exists_is_not_changed(root: Path, umask: None) -> None:
 def test_a_wider_parent_is_made_up_for(
     root: Path, umask: None, on_source: int, on_target: int, made: int
 ) -> None:
-    """Others get in where they got in on the source, and nowhere else."""
+    """Other users get in where they got in on the source, and nowhere else."""
     (root / "a").mkdir()
     (root / "a").chmod(on_target)
     make(Maker(told(root, {"a": on_source, "a/b": 0o755})), root / "a/b")
@@ -133,7 +138,7 @@ def test_a_file_that_cannot_be_written_leaves_nothing(
     assert [path.read_bytes() for path in root.iterdir()] == [b"old"]
 
 
-def test_a_file_is_nobodys_while_it_is_written(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_file_is_private_while_it_is_written(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     seen = []
     monkeypatch.setattr(
         os, "fchown", lambda fd, uid, gid: seen.append(stat.S_IMODE(os.fstat(fd).st_mode))

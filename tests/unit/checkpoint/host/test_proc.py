@@ -1,4 +1,7 @@
-"""checkpoint/host/proc.py, and who reads /proc through it, on processes, files and mounts with hostile names."""
+"""Tests of checkpoint/host/proc.py: processes, files and mounts with hostile names.
+
+The modules that read /proc through it are tested with the same names.
+"""
 
 from __future__ import annotations
 
@@ -21,9 +24,21 @@ from checkpoint.memory.tracking.inject import find_syscall, has_seccomp
 from checkpoint.memory.tracking.tracker import Tracker, reads_directly, virtual_pid
 from checkpoint.memory.tracking.write_protection import private_mappings
 
-#: What a file system takes for a name, and parsers of lines and blanks take for something else.
-HOSTILE = [b"a b", b"new\nline", b"back\\012slash", b"both\\012and\n", b"form\x0cfeed", b"return\r", b"\xff\xfe",
-           "\u2028\x85 \u00a0".encode(), b" - tmpfs tmpfs rw", b"tab\tbed", b"hash#", b"end\\"]  # fmt: skip
+#: Names that a file system takes, and that parsers of lines and blanks take for something else.
+HOSTILE = [
+    b"a b",
+    b"new\nline",
+    b"back\\012slash",
+    b"both\\012and\n",
+    b"form\x0cfeed",
+    b"return\r",
+    b"\xff\xfe",
+    "\u2028\x85 \u00a0".encode(),
+    b" - tmpfs tmpfs rw",
+    b"tab\tbed",
+    b"hash#",
+    b"end\\",
+]
 
 PROGRAM = Path(__file__).parent / "programs/mapper.py"
 
@@ -32,6 +47,7 @@ PROGRAM = Path(__file__).parent / "programs/mapper.py"
 def process(
     name: bytes = b"x", *files: Path, inside: tuple[str, ...] = ()
 ) -> Iterator[subprocess.Popen[bytes]]:
+    """Yield a process with a name that maps files, perhaps inside another program."""
     argv = [*inside, sys.executable, "-IS", str(PROGRAM), os.fsdecode(name), *map(str, files)]
     with subprocess.Popen(argv, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as child:
         assert child.stdout
@@ -81,7 +97,7 @@ def test_a_file_that_is_written_through_a_mapping_is_found_by_its_name(
 
 
 @pytest.mark.parametrize("name", [b"\xff\xfe", b"return\r", b"form\x0cfeed"])
-def test_such_a_process_is_tracked(tmp_path: Path, name: bytes) -> None:
+def test_a_process_with_a_hostile_name_is_tracked(tmp_path: Path, name: bytes) -> None:
     file = tmp_path / os.fsdecode(name)
     file.write_bytes(bytes(4096))
     with process(name, file) as child, contextlib.closing(Tracker(child.pid)) as tracker:
@@ -90,7 +106,7 @@ def test_such_a_process_is_tracked(tmp_path: Path, name: bytes) -> None:
 
 
 @pytest.mark.parametrize("name", HOSTILE)
-def test_mounts(tmp_path: Path, name: bytes) -> None:
+def test_a_mount_with_a_hostile_name_is_found(tmp_path: Path, name: bytes) -> None:
     point = tmp_path / os.fsdecode(name)
     point.mkdir()
     # A source of no characters leaves an empty field in mountinfo.
@@ -125,7 +141,7 @@ def test_memory_without_a_name_has_none() -> None:
 @pytest.mark.parametrize(
     "line", ["", "1-2", "2-1 rwxp 0 0:0 0 /x", "x-y rwxp 0 0:0 0 /x", "1-2 rw 0 0:0 0 /x"]
 )
-def test_a_line_that_maps_cannot_have(line: str) -> None:
+def test_a_line_that_maps_cannot_have_is_refused(line: str) -> None:
     with pytest.raises(ProcError):
         proc.mapping_in(line)
 
@@ -133,12 +149,12 @@ def test_a_line_that_maps_cannot_have(line: str) -> None:
 @pytest.mark.parametrize(
     "line", ["", "1 2 0:3 / /x rw", "x 2 0:3 / /x rw - tmpfs x rw", "1 2 0:3 / /x rw - tmpfs"]
 )
-def test_a_line_that_mountinfo_cannot_have(line: str) -> None:
+def test_a_line_that_mountinfo_cannot_have_is_refused(line: str) -> None:
     with pytest.raises(ProcError):
         proc.mount_in(line)
 
 
-def test_a_number_that_is_none(tmp_path: Path) -> None:
+def test_a_field_that_is_no_number_is_refused(tmp_path: Path) -> None:
     (tmp_path / "file").write_bytes(b"flags:\t\nmnt_id:\t0x1\nother:\t1 2\n")
     for name in ("flags", "mnt_id"):
         with pytest.raises(ProcError):
@@ -148,7 +164,7 @@ def test_a_number_that_is_none(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("name", [b"sleep", b"a) S 1 (b", b"\xff\n", b""])
-def test_when_a_process_was_started_whatever_it_calls_itself(name: bytes) -> None:
+def test_the_start_of_a_process_does_not_depend_on_its_name(name: bytes) -> None:
     fields = b" ".join(str(number).encode() for number in range(4, 53))
     assert proc.start_ticks(b"7 (" + name + b") S " + fields) == 22
 
@@ -156,6 +172,6 @@ def test_when_a_process_was_started_whatever_it_calls_itself(name: bytes) -> Non
 @pytest.mark.parametrize(
     "stat", [b"", b"7 (sleep", b"7 (sleep) S 1 2 3", b"7 (sleep) " + b"x " * 30]
 )
-def test_a_stat_that_is_none_tells_no_start(stat: bytes) -> None:
+def test_a_stat_that_is_none_is_refused(stat: bytes) -> None:
     with pytest.raises(ProcError):
         proc.start_ticks(stat)

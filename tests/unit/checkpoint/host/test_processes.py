@@ -1,4 +1,4 @@
-"""checkpoint/host/processes.py on processes in namespaces of their own."""
+"""Tests of checkpoint/host/processes.py, on processes in namespaces of their own."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ LONE = "import time; print(flush=True)\nwhile True: time.sleep(60)"
 
 @contextlib.contextmanager
 def program(*argv: str, pass_fds: tuple[int, ...] = ()) -> Iterator[int]:
-    """Its pid, once it has written a line."""
+    """Yield the pid of a program, once it has written a line."""
     with subprocess.Popen(argv, stdout=subprocess.PIPE, pass_fds=pass_fds) as process:
         assert process.stdout
         try:
@@ -45,14 +45,14 @@ def children(pid: int) -> list[int]:
 
 @contextlib.contextmanager
 def namespace(*argv: str) -> Iterator[int]:
-    """The init of a pid namespace of its own."""
+    """Yield the pid of the init of a new pid namespace."""
     unshare = ("unshare", "--pid", "--fork", "--kill-child", sys.executable, "-IS", *argv)
     with program(*unshare) as outer:
         (init,) = children(outer)
         yield init
 
 
-def test_all_of_a_namespace_init_first() -> None:
+def test_all_processes_of_a_namespace_are_listed_init_first() -> None:
     with namespace(FAMILY) as init:
         found = in_pid_namespace_of(init)
         assert found[0] == init
@@ -61,7 +61,7 @@ def test_all_of_a_namespace_init_first() -> None:
         assert sorted(map(virtual_pid, found)) == [1, 2, 3]
 
 
-def test_in_our_own_namespace_only_descendants() -> None:
+def test_in_this_namespace_only_descendants_are_listed() -> None:
     with program(sys.executable, "-IS", FAMILY) as init:
         found = in_pid_namespace_of(init)
         assert found[0] == init
@@ -72,7 +72,7 @@ def test_in_our_own_namespace_only_descendants() -> None:
 
 
 def test_a_containers_processes_are_its_inits_descendants() -> None:
-    """What was brought into its namespace from outside, as `exec` does it, is another's child and is not dumped."""
+    """A process that `exec` brings in is the child of a process outside, and is not dumped."""
     with namespace(FAMILY) as init:
         enter = ("nsenter", f"--target={init}", "--pid", sys.executable, "-IS", "-c", LONE)
         with program(*enter) as outside:
@@ -82,14 +82,14 @@ def test_a_containers_processes_are_its_inits_descendants() -> None:
             assert tree_of(init)[0] == init
 
 
-def test_how_long_a_process_has_run() -> None:
+def test_the_age_of_a_process_is_told() -> None:
     with program(sys.executable, "-IS", "-c", LONE) as pid:
         assert 0 <= age_s(pid) < 30
     with pytest.raises(FileNotFoundError):
         age_s(1 << 22)
 
 
-def test_who_has_ended() -> None:
+def test_a_zombie_has_ended_too() -> None:
     with subprocess.Popen(["true"]) as process:
         os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOWAIT)
         assert has_ended(process.pid)  # a zombie
@@ -108,7 +108,7 @@ def test_a_file_of_another_mount_is_outside(tmp_path: Path) -> None:
             assert {1} & {one.fd for one in found} == set()  # a pipe is on no mount
 
 
-def test_a_file_of_its_own_mounts_is_not(tmp_path: Path) -> None:
+def test_a_file_of_its_own_mounts_is_not_outside(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("x")
     code = f"file = open({str(tmp_path / 'file')!r}); " + LONE
     with program("unshare", "--mount", sys.executable, "-IS", "-c", code) as pid:

@@ -1,4 +1,4 @@
-"""checkpoint/host/ram_directory.py: directories in RAM that is not swapped, each with its owner."""
+"""Tests of checkpoint/host/ram_directory.py: directories in RAM, each with its owner."""
 
 from __future__ import annotations
 
@@ -18,6 +18,7 @@ NAME, OTHER = "0123456789ab", "ba9876543210"
 
 @pytest.fixture(autouse=True)
 def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """Yield a directory in which this host has its directories in RAM."""
     monkeypatch.setattr(ram_directory, "RUN", tmp_path / "run")
     yield tmp_path
     for path in sorted((tmp_path / "run").glob("*")):
@@ -26,7 +27,7 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
         )
 
 
-def test_it_is_kept_out_of_swap(here: Path) -> None:
+def test_a_directory_in_ram_is_kept_out_of_swap(here: Path) -> None:
     told: list[str] = []
     with ram_directory.ram_directory(NAME, 1 << 20, told.append) as path:
         options = [
@@ -40,7 +41,7 @@ def test_it_is_kept_out_of_swap(here: Path) -> None:
     assert not path.exists()
 
 
-def test_a_directory_has_one_owner_that_is_alone(tmp_path: Path) -> None:
+def test_a_directory_has_one_owner_alone_or_several_that_share_it(tmp_path: Path) -> None:
     alone = ram_directory.claim_alone(tmp_path)
     assert alone is not None
     assert ram_directory.claim_alone(tmp_path) is None
@@ -54,8 +55,10 @@ def test_a_directory_has_one_owner_that_is_alone(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("swaps", [True, False])
-def test_a_kernel_that_cannot(here: Path, monkeypatch: pytest.MonkeyPatch, swaps: bool) -> None:
-    """... is told of, where there is anywhere to swap to."""
+def test_a_kernel_that_cannot_keep_it_out_of_swap_is_told(
+    here: Path, monkeypatch: pytest.MonkeyPatch, swaps: bool
+) -> None:
+    """It is told only on a host that has swap space."""
 
     def without_noswap(argv: list[str]) -> str:
         if any("noswap" in word for word in argv):

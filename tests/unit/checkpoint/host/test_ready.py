@@ -1,4 +1,4 @@
-"""checkpoint/host/ready.py: which descriptors can be read."""
+"""Tests of checkpoint/host/ready.py: which descriptors can be read."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import resource
 from checkpoint.host.ready import ready
 
 
-def test_what_can_be_read_or_has_ended() -> None:
+def test_descriptors_with_bytes_or_an_end_are_ready() -> None:
     silent, speaking, ended = os.pipe(), os.pipe(), os.pipe()
     os.write(speaking[1], b"x")
     os.close(ended[1])
@@ -21,7 +21,7 @@ def test_what_can_be_read_or_has_ended() -> None:
             os.close(fd)
 
 
-def test_a_descriptor_beyond_those_select_knows() -> None:
+def test_a_descriptor_beyond_those_of_select_can_be_ready() -> None:
     most = resource.getrlimit(resource.RLIMIT_NOFILE)
     if most[0] <= 1100:
         resource.setrlimit(resource.RLIMIT_NOFILE, (1200, most[1]))

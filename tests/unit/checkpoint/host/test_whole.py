@@ -1,4 +1,4 @@
-"""checkpoint/host/whole.py: all bytes, however few of them a system call moves."""
+"""Tests of checkpoint/host/whole.py: all bytes, however few of them a system call moves."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ DATA = bytes(range(256)) * 40
 def at_most(
     most: int, call: Callable[..., int], buffer_at: int, *, listed: bool
 ) -> Callable[..., int]:
-    """A system call that moves no more than so many bytes, as Linux moves no more than 0x7ffff000."""
+    """Return a system call that moves so many bytes at most; Linux moves 0x7ffff000 at most."""
 
     def limited(*words: Any) -> int:
         given = list(words)
@@ -33,13 +33,14 @@ def at_most(
 
 @pytest.fixture(params=[1, 7, 4096, 1 << 30])
 def limit(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> int:
+    """Have system calls move no more than so many bytes."""
     for name, listed in (("preadv", True), ("readv", True), ("write", False), ("pwrite", False)):
         monkeypatch.setattr(os, name, at_most(request.param, getattr(os, name), 1, listed=listed))
     return int(request.param)
 
 
 @pytest.mark.usefixtures("limit")
-def test_files(tmp_path: Path) -> None:
+def test_all_bytes_of_a_file_are_read_and_written(tmp_path: Path) -> None:
     fd = os.open(tmp_path / "file", os.O_RDWR | os.O_CREAT)
     whole.write(fd, DATA)
     whole.pwrite(fd, DATA[::-1], 100)
@@ -53,7 +54,7 @@ def test_files(tmp_path: Path) -> None:
 
 
 @pytest.mark.usefixtures("limit")
-def test_streams() -> None:
+def test_all_bytes_of_a_stream_are_read_and_written() -> None:
     one, other = socket.socketpair()
     with one, other:
         writer = threading.Thread(target=whole.write, args=(one.fileno(), DATA))
@@ -64,7 +65,7 @@ def test_streams() -> None:
     assert found == DATA
 
 
-def test_a_file_that_ends_early(tmp_path: Path) -> None:
+def test_a_file_that_ends_early_is_an_error(tmp_path: Path) -> None:
     path = tmp_path / "file"
     path.write_bytes(b"123")
     fd = os.open(path, os.O_RDONLY)
@@ -75,7 +76,7 @@ def test_a_file_that_ends_early(tmp_path: Path) -> None:
     os.close(fd)
 
 
-def test_nothing_is_there_at_once(tmp_path: Path) -> None:
+def test_no_bytes_are_read_and_written_at_once(tmp_path: Path) -> None:
     fd = os.open(tmp_path / "file", os.O_RDWR | os.O_CREAT)
     whole.write(fd, b"")
     whole.pread(fd, memoryview(b""), 5)

@@ -1,4 +1,4 @@
-"""checkpoint/host/worker.py: threads whose results and failures are not lost."""
+"""Tests of checkpoint/host/worker.py: threads whose results and failures are not lost."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""checkpoint/memory/fold.py: images of what was sent ahead."""
+"""Tests of checkpoint/memory/fold.py: the pages that were sent ahead become images."""
 
 from __future__ import annotations
 
@@ -69,7 +69,7 @@ def test_shared_memory_is_an_image_of_its_own(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     "extents", [[(at(3), 2, False)], [(at(3), 2, True)], [(at(2), 1, True), (at(1), 1, True)]]
 )
-def test_what_never_came_and_what_is_out_of_order(
+def test_pages_that_never_came_or_are_out_of_order_are_refused(
     tmp_path: Path, extents: list[tuple[int, int, bool]]
 ) -> None:
     with PageStore(tmp_path) as store, PageImages(tmp_path) as images, pytest.raises(ImageError):

@@ -1,4 +1,4 @@
-"""checkpoint/memory/frozen.py: pages of real processes by the names that CRIU gives their images."""
+"""Tests of checkpoint/memory/frozen.py: pages of real processes, by the names of their images."""
 
 from __future__ import annotations
 
@@ -22,24 +22,23 @@ def memory(child: Child) -> Iterator[FrozenMemory]:
 
 
 def read(memory: FrozenMemory, image: int, address: int, pages: int = 1) -> bytes | None:
+    """Return the content of pages, or None if they cannot be read."""
     view = memoryview(bytearray(pages * PAGE_SIZE))
     return bytes(view) if memory.read(image, address, view) else None
 
 
 def shared(child: Child, code: str) -> int:
-    """Have the child make shared memory; its inode."""
-    return int(
-        child.do(
-            f"{code}\nanswer = int(open('/proc/self/maps').read().split(f'{{start:x}}-')[1].split()[4])"
-        )
-    )
+    """Have the child make shared memory, and return its inode number."""
+    child.do(code)
+    child.do("mapping = open('/proc/self/maps').read().split(f'{start:x}-')[1]")
+    return int(child.do("answer = int(mapping.split()[4])"))
 
 
 MAKE = "shared = mmap.mmap(-1, 8 * 4096, mmap.MAP_SHARED{flags}); shared[4096:8192] = b'b' * 4096"
 WHERE = "; start = ctypes.addressof(ctypes.c_char.from_buffer(shared))"
 
 
-def test_memory_of_a_process(memory: FrozenMemory, child: Child) -> None:
+def test_memory_of_a_process_is_read(memory: FrozenMemory, child: Child) -> None:
     assert (
         read(memory, dst_id_of_process(VIRTUAL), child.address + PAGE_SIZE, 2)
         == b"\2" * PAGE_SIZE + b"\3" * PAGE_SIZE
@@ -48,7 +47,7 @@ def test_memory_of_a_process(memory: FrozenMemory, child: Child) -> None:
     assert read(memory, dst_id_of_process(VIRTUAL), 0x1000) is None, "nothing is mapped there"
 
 
-def test_anonymous_shared_memory(memory: FrozenMemory, child: Child) -> None:
+def test_anonymous_shared_memory_is_read(memory: FrozenMemory, child: Child) -> None:
     inode = shared(child, MAKE.format(flags=" | mmap.MAP_ANONYMOUS") + WHERE)
     image = inode << 8 | PS_TYPE_SHMEM
     assert read(memory, image, PAGE_SIZE, 2) == b"b" * PAGE_SIZE + bytes(PAGE_SIZE)
@@ -56,9 +55,9 @@ def test_anonymous_shared_memory(memory: FrozenMemory, child: Child) -> None:
     assert read(memory, inode + 1 << 8 | PS_TYPE_SHMEM, 0) is None
 
 
-def test_a_memfd_that_nobody_maps(memory: FrozenMemory, child: Child) -> None:
-    code = "memfd = os.memfd_create('m'); os.pwrite(memfd, b'c' * 4096, 4096); answer = os.fstat(memfd).st_ino"
-    image = int(child.do(code)) << 8 | PS_TYPE_SHMEM
+def test_a_memfd_that_no_process_maps_is_read(memory: FrozenMemory, child: Child) -> None:
+    child.do("memfd = os.memfd_create('m'); os.pwrite(memfd, b'c' * 4096, 4096)")
+    image = int(child.do("answer = os.fstat(memfd).st_ino")) << 8 | PS_TYPE_SHMEM
     assert read(memory, image, 0, 2) == bytes(PAGE_SIZE) + b"c" * PAGE_SIZE
 
 

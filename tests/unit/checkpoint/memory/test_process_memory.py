@@ -1,4 +1,4 @@
-"""checkpoint/memory/process_memory.py on real processes: what is read, and that reading changes nothing."""
+"""Tests of checkpoint/memory/process_memory.py: pages of real processes, read without a trace."""
 
 from __future__ import annotations
 
@@ -77,7 +77,10 @@ def test_of_a_process_that_is_gone_nothing_can_be_read() -> None:
 
 @contextmanager
 def forked_with(memory_bytes: int) -> Iterator[tuple[int, Range]]:
-    """A child that shares anonymous memory with this process since its fork; (pid, where that memory is)."""
+    """Yield (pid, address range) of a child that shares anonymous memory with this process.
+
+    The child and this process share it since the fork.
+    """
     memory = mmap.mmap(-1, memory_bytes, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
     memory.write(b"\x5a" * memory_bytes)
     start = ctypes.addressof(ctypes.c_char.from_buffer(memory))
@@ -95,15 +98,14 @@ def forked_with(memory_bytes: int) -> Iterator[tuple[int, Range]]:
 
 
 def kib(pid: int, name: str) -> int:
+    """Return a field of a process's smaps_rollup."""
     for line in Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines():
         if line.startswith(f"{name}:"):
             return int(line.split()[1])
     raise KeyError(name)
 
 
-@pytest.mark.filterwarnings(
-    "ignore::DeprecationWarning"
-)  # of a fork beside threads that the child never asks
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # of a fork beside threads
 def test_what_processes_share_since_a_fork_they_still_share_after_it_was_read() -> None:
     with forked_with(16 << 20) as (pid, where):
         assert kib(pid, "Shared_Dirty") > 16 << 10

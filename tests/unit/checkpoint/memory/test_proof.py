@@ -1,4 +1,4 @@
-"""checkpoint/memory/proof.py: both ends pick the same pages, all of them alike, and one wrong byte shows."""
+"""Tests of checkpoint/memory/proof.py: both hosts draw the same pages, and one wrong byte shows."""
 
 from __future__ import annotations
 
@@ -23,11 +23,12 @@ images = st.dictionaries(st.integers(0, 9), page_ranges, max_size=4)
 
 
 def covered(pieces: list[Piece], image: int) -> list[Range]:
+    """Return the ranges of an image that pieces cover."""
     return union([(piece.start, piece.end) for piece in pieces if piece.dst_id == image], [])
 
 
 @given(images)
-def test_everything_is_everything_once(found: dict[int, list[Range]]) -> None:
+def test_everything_covers_each_page_once(found: dict[int, list[Range]]) -> None:
     pieces = list(proof.everything(found))
     assert {image: covered(pieces, image) for image in found} == found
     assert sum(piece.end - piece.start for piece in pieces) == proof.page_count(found) * PAGE_SIZE

@@ -1,4 +1,4 @@
-"""checkpoint/memory/ranges.py against sets of pages."""
+"""Tests of checkpoint/memory/ranges.py against sets of pages."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ page_sets = st.sets(st.integers(0, PAGES - 1))
 
 
 def as_ranges(pages: set[int], joined: bool = True) -> list[Range]:
-    """Sorted and disjoint; neighbours joined, or each page for itself."""
+    """Return pages as ranges, sorted and disjoint; neighbours joined, or each page by itself."""
     found: list[Range] = []
     for page in sorted(pages):
         if joined and found and found[-1][1] == page:
@@ -24,6 +24,7 @@ def as_ranges(pages: set[int], joined: bool = True) -> list[Range]:
 
 
 def pages_of(found: list[Range]) -> set[int]:
+    """Return the pages of ranges, which must be sorted and disjoint."""
     pages = [page for start, end in found for page in range(start, end)]
     assert len(pages) == len(set(pages)), "disjoint"
     assert found == sorted(found)
@@ -32,7 +33,9 @@ def pages_of(found: list[Range]) -> set[int]:
 
 
 @given(page_sets, page_sets, st.booleans(), st.booleans())
-def test_union(first: set[int], second: set[int], joined: bool, joined_too: bool) -> None:
+def test_a_union_has_the_pages_of_both(
+    first: set[int], second: set[int], joined: bool, joined_too: bool
+) -> None:
     assert ranges.union(as_ranges(first, joined), as_ranges(second, joined_too)) == as_ranges(
         first | second
     )
@@ -46,17 +49,21 @@ def test_union_takes_what_overlaps_in_any_order(given_ranges: list[tuple[int, in
 
 
 @given(page_sets, page_sets, st.booleans(), st.booleans())
-def test_intersection(first: set[int], second: set[int], joined: bool, joined_too: bool) -> None:
+def test_an_intersection_has_the_pages_in_both(
+    first: set[int], second: set[int], joined: bool, joined_too: bool
+) -> None:
     found = ranges.intersection(as_ranges(first, joined), as_ranges(second, joined_too))
     assert pages_of(found) == first & second
 
 
 @given(page_sets, page_sets, st.booleans(), st.booleans())
-def test_difference(first: set[int], second: set[int], joined: bool, joined_too: bool) -> None:
+def test_a_difference_has_the_pages_of_the_first_alone(
+    first: set[int], second: set[int], joined: bool, joined_too: bool
+) -> None:
     found = ranges.difference(as_ranges(first, joined), as_ranges(second, joined_too))
     assert pages_of(found) == first - second
 
 
 @given(page_sets)
-def test_size(pages: set[int]) -> None:
+def test_the_size_is_the_number_of_pages(pages: set[int]) -> None:
     assert ranges.size(as_ranges(pages)) == len(pages)

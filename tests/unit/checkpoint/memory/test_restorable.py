@@ -1,4 +1,4 @@
-"""checkpoint/memory/restorable.py: what was folded is read back, from the images and from the store."""
+"""Tests of checkpoint/memory/restorable.py: what was folded is read back, wherever it is."""
 
 from __future__ import annotations
 
@@ -25,7 +25,10 @@ def at(number: int) -> int:
 
 
 def restorable(directory: Path, store: PageStore, images: PageImages) -> Restorable:
-    """A process with pages 1-5 of which 3 and 4 are lazy, 9 by itself; an empty piece of shared memory."""
+    """Fold a process with the pages 1 to 5 and 9, of which 3 and 4 are lazy.
+
+    There is an empty piece of shared memory as well.
+    """
     store.put(dst_id_of_process(1), 0, memoryview(b"".join(map(page, "abcdef"))))
     store.put(dst_id_of_process(1), at(9), memoryview(page("z")))
     extents = [(at(1), 2, False), (at(3), 2, True), (at(5), 1, False), (at(9), 1, False)]
@@ -49,13 +52,13 @@ def test_pages_come_from_where_the_restore_takes_them(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(("first", "count"), [(0, 1), (5, 2), (6, 1), (8, 2), (10, 1)])
-def test_a_page_that_is_in_no_image(tmp_path: Path, first: int, count: int) -> None:
+def test_a_page_that_is_in_no_image_is_refused(tmp_path: Path, first: int, count: int) -> None:
     with PageStore(tmp_path) as store, PageImages(tmp_path) as images, pytest.raises(ImageError):
         found = restorable(tmp_path, store, images)
         found.read(dst_id_of_process(1), at(first), memoryview(bytearray(count * PAGE_SIZE)))
 
 
-def test_an_image_that_was_cut_off(tmp_path: Path) -> None:
+def test_an_image_that_was_cut_off_is_refused(tmp_path: Path) -> None:
     with (
         PageStore(tmp_path) as store,
         PageImages(tmp_path) as images,

@@ -1,4 +1,4 @@
-"""checkpoint/memory/store.py against a dict: whatever comes in whatever order, the newest of each page is kept."""
+"""Tests of checkpoint/memory/store.py against a dict: the newest content of each page is kept."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def content(stamp: int) -> bytes:
 
 
 class Model(RuleBasedStateMachine):
-    """The store beside {(pid, page): content}."""
+    """The store beside a dict {(pid, page): content}."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -111,19 +111,19 @@ TestModel.settings = settings(max_examples=60, stateful_step_count=30, deadline=
 @pytest.mark.parametrize(
     ("vaddr", "size"), [(BASE, 0), (BASE, 1), (BASE, PAGE_SIZE + 1), (BASE + 1, PAGE_SIZE)]
 )
-def test_what_are_no_pages(tmp_path: Path, vaddr: int, size: int) -> None:
+def test_content_that_is_no_whole_pages_is_refused(tmp_path: Path, vaddr: int, size: int) -> None:
     with PageStore(tmp_path) as store, pytest.raises(ImageError):
         store.put(1, vaddr, memoryview(bytes(size)))
 
 
-def test_an_unknown_process(tmp_path: Path) -> None:
+def test_pages_of_an_unknown_process_are_refused(tmp_path: Path) -> None:
     with PageStore(tmp_path) as store:
         assert not store
         with pytest.raises(ImageError):
             store.read(1, BASE, memoryview(bytearray(PAGE_SIZE)))
 
 
-def test_what_came_more_than_once_is_hot(tmp_path: Path) -> None:
+def test_pages_that_came_more_than_once_are_hot(tmp_path: Path) -> None:
     with PageStore(tmp_path) as store:
         store.put(1, BASE, memoryview(bytes(8 * PAGE_SIZE)))
         assert store.hot() == {}
@@ -137,7 +137,7 @@ def test_what_came_more_than_once_is_hot(tmp_path: Path) -> None:
         }
 
 
-def test_it_leaves_nothing_to_find_or_to_remove(tmp_path: Path) -> None:
+def test_a_store_leaves_no_file_and_no_descriptor(tmp_path: Path) -> None:
     fds = len(os.listdir("/proc/self/fd"))
     with PageStore(tmp_path) as store:
         for pid in (1, 2):

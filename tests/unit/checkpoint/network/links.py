@@ -1,4 +1,4 @@
-"""A link between two ends in a network namespace of its own."""
+"""A link in a network namespace of its own."""
 
 from __future__ import annotations
 
@@ -15,7 +15,10 @@ T = TypeVar("T")
 
 
 def on_a_link(body: Callable[[], T]) -> T:
-    """Run it in a network namespace of its own, with a link between `near` and `far`."""
+    """Run a function in a new network namespace with a link between `near` and `far`.
+
+    It runs in a thread, with which the namespace ends. Returns what the function returns.
+    """
 
     def enter() -> None:
         if ctypes.CDLL(None, use_errno=True).unshare(CLONE_NEWNET) != 0:

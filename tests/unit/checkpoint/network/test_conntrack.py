@@ -1,4 +1,4 @@
-"""checkpoint/network/conntrack.py: its messages, and what a kernel does with them."""
+"""Tests of checkpoint/network/conntrack.py: its messages, and what a kernel does with them."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ from checkpoint.network import conntrack
 from checkpoint.network.conntrack import forget
 
 CLONE_NEWNET = 0x40000000
-#: linux/netlink.h, nfnetlink_conntrack.h
+#: Numbers of linux/netlink.h and nfnetlink_conntrack.h.
 NEW, NLM_F_CREATE, NESTED = 0, 0x400, 0x8000
 IP, PROTO, PORTS, PROTOINFO, TIMEOUT = 1, 2, (2, 3), 4, 7
 ESTABLISHED = 3
-#: What `found` gives of a connection that is not translated.
+#: The source and the destination of a connection whose addresses are not translated.
 Pair = tuple[str, str]
 
 
@@ -33,7 +33,7 @@ def attribute(kind: int, value: bytes, nested: int = 0) -> bytes:
 
 
 def one_way(source: str, destination: str, ports: tuple[int, int]) -> bytes:
-    """The content of CTA_TUPLE_ORIG or CTA_TUPLE_REPLY."""
+    """Return the content of CTA_TUPLE_ORIG or CTA_TUPLE_REPLY."""
     addresses = [ipaddress.ip_address(address) for address in (source, destination)]
     kinds = (1, 2) if addresses[0].version == 4 else (3, 4)
     ip = b"".join(
@@ -66,7 +66,7 @@ def remember(source: str, destination: str, *, zone: int = 0, answered_by: str =
 
 
 def known() -> list[Pair]:
-    """Source and destination of each connection that the kernel knows of."""
+    """Return source and destination of each connection that the kernel knows of."""
     with connected() as netlink:
         entries = [list(conntrack.addresses_in(entry)) for _, entry in conntrack.entries(netlink)]
     return sorted(
@@ -83,7 +83,7 @@ def connected() -> contextlib.closing[socket.socket]:
 
 
 def elsewhere(test: Callable[[], None]) -> None:
-    """In a thread whose network namespace is its own, and ends with it."""
+    """Run a test in a thread with a network namespace of its own, which ends with the thread."""
 
     def enter() -> None:
         if ctypes.CDLL(None, use_errno=True).unshare(CLONE_NEWNET) != 0:
@@ -93,13 +93,13 @@ def elsewhere(test: Callable[[], None]) -> None:
         thread.submit(test).result()
 
 
-def test_an_attribute() -> None:
+def test_an_attribute_is_padded_and_marked_as_nested() -> None:
     assert conntrack.attribute(18, b"\0\x07") == struct.pack("=HH", 6, 18) + b"\0\x07\0\0"
     assert conntrack.attribute(1, b"1234") == struct.pack("=HH", 8, 0x8001) + b"1234"
     assert conntrack.attribute(7, b"") == struct.pack("=HH", 4, 7)
 
 
-def test_attributes() -> None:
+def test_attributes_are_read_by_their_type() -> None:
     data = (
         struct.pack("=HH", 5, 0x8001)
         + b"a\0\0\0"
@@ -120,13 +120,13 @@ def test_the_last_attribute_need_not_be_padded() -> None:
 
 
 @given(st.dictionaries(st.integers(1, 0x3FFF), st.binary(max_size=20), max_size=6))
-def test_attributes_there_and_back(wanted: dict[int, bytes]) -> None:
+def test_attributes_are_read_as_they_were_written(wanted: dict[int, bytes]) -> None:
     data = b"".join(conntrack.attribute(kind, value) for kind, value in wanted.items())
     assert len(data) % 4 == 0
     assert conntrack.attributes_in(data) == wanted
 
 
-def test_a_message() -> None:
+def test_a_message_has_the_head_of_netlink() -> None:
     data = conntrack.message(conntrack.DELETE, conntrack.NLM_F_ACK, socket.AF_INET6, b"12345678")
     assert struct.unpack_from("=IHH", data) == (28, 0x0102, 0x5)
     assert struct.unpack_from("!BBH", data, 16) == (socket.AF_INET6, 0, 0)
@@ -136,7 +136,7 @@ def test_a_message() -> None:
 @pytest.mark.parametrize(
     ("source", "destination"), [("10.0.0.1", "10.0.0.2"), ("fd00::1", "fd00::2")]
 )
-def test_addresses(source: str, destination: str) -> None:
+def test_the_addresses_of_both_directions_are_found(source: str, destination: str) -> None:
     entry = {
         1: one_way(source, destination, (1, 2)),
         2: one_way(destination, source, (2, 1)),
@@ -148,7 +148,7 @@ def test_addresses(source: str, destination: str) -> None:
     assert list(conntrack.addresses_in({})) == []
 
 
-def test_a_kernel_that_does_not_know_the_netlink(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_kernel_without_conntrack_has_nothing_to_forget(monkeypatch: pytest.MonkeyPatch) -> None:
     """A family of netlink that no kernel has stands for that of netfilter."""
     monkeypatch.setattr(conntrack, "NETLINK_NETFILTER", 30)
     forget(["127.0.0.1/8"])
@@ -223,6 +223,7 @@ def test_forget_where_nothing_is_known() -> None:
 
 
 def message(kind: int, body: bytes, length: int | None = None) -> bytes:
+    """Return a netlink message, which may say another length than it has."""
     size = conntrack.HEADER.size + len(body) if length is None else length
     return conntrack.HEADER.pack(size, kind, 0, 1, 0) + body
 
@@ -230,14 +231,14 @@ def message(kind: int, body: bytes, length: int | None = None) -> bytes:
 @pytest.mark.parametrize(
     "data",
     [
-        struct.pack("=HH", 0, 1),  # an endless loop, were it stepped over
+        struct.pack("=HH", 0, 1),  # to step over it would be an endless loop
         struct.pack("=HH", 3, 1),
         struct.pack("=HH", 9, 1) + b"1234",
         struct.pack("=HH", 4, 1) + b"1",
         b"123",
     ],
 )
-def test_attributes_that_are_none(data: bytes) -> None:
+def test_attributes_with_wrong_lengths_are_refused(data: bytes) -> None:
     with pytest.raises(NetworkError):
         conntrack.attributes_in(data)
 
@@ -252,12 +253,12 @@ def test_attributes_that_are_none(data: bytes) -> None:
         message(0x100, b"\2\0\0\0") + b"more",
     ],
 )
-def test_messages_that_are_none(datagram: bytes) -> None:
+def test_messages_with_wrong_lengths_are_refused(datagram: bytes) -> None:
     with pytest.raises(NetworkError):
         list(conntrack.messages_in(datagram))
 
 
-def test_messages() -> None:
+def test_messages_are_read_one_after_the_other() -> None:
     datagram = (
         message(0x100, b"\2\0\0\0")
         + message(0x101, b"\2\0\0\0")

@@ -1,4 +1,4 @@
-"""checkpoint/network/frames.py: which frames are kept for a container, and given to it."""
+"""Tests of checkpoint/network/frames.py: frames are kept for a container, and given to it."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ ETH_P_ARP, ETH_P_ALL = 0x0806, 0x0003
 STATION = bytes.fromhex("0200000000aa")
 
 
-def test_a_frame_is_given_to_the_container_and_nobody_else() -> None:
+def test_only_frames_to_the_containers_address_are_for_it() -> None:
     mac, header = bytes.fromhex("0200000000bb"), bytes(10)
     assert is_for(mac, header + mac + bytes(8))
     assert is_for(mac, memoryview(header + mac + bytes(8)))
@@ -24,7 +24,7 @@ def test_a_frame_is_given_to_the_container_and_nobody_else() -> None:
     assert not is_for(mac, header + mac + bytes(1 << 17))
 
 
-def test_what_is_for_others_does_not_get_on_the_link() -> None:
+def test_frames_for_others_are_not_given_to_the_link() -> None:
     mac = "02:00:00:00:00:bb"
     destinations = [b"\xff" * 6, bytes.fromhex(mac.replace(":", "")), bytes.fromhex("0200000000cc")]
 

@@ -1,4 +1,4 @@
-"""checkpoint/network/netns.py on real namespaces: what is read of one is what is made of it."""
+"""Tests of checkpoint/network/netns.py, on real namespaces: what is read can be made again."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ CLONE_NEWNS, CLONE_NEWNET = 0x20000, 0x40000000
 
 
 def apart(body: Callable[[], object]) -> None:
-    """Run it in a process with a network and mounts of its own, which end with it."""
+    """Run a function in a process with a network and mounts of its own, which end with it."""
     pid = os.fork()
     if pid == 0:
         status = 1
@@ -70,7 +70,7 @@ ROUTES = (
 )
 
 
-def test_there_and_back(tmp_path: Path) -> None:
+def test_a_network_is_read_as_it_was_made(tmp_path: Path) -> None:
     wanted = Network(path=str(tmp_path / "net"), interfaces=(interface(),), routes=ROUTES)
 
     def body() -> None:
@@ -85,8 +85,8 @@ def test_there_and_back(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("name", ["a", "up", "mtu", "name", "a+b", "a@b", "_x.1-2"])
-def test_names(tmp_path: Path, name: str) -> None:
-    """Some are words of ip(8) as well."""
+def test_interfaces_of_any_name_are_made_and_read(tmp_path: Path, name: str) -> None:
+    """Some names are words of ip(8) as well."""
     wanted = Network(path=str(tmp_path / "net"), interfaces=(interface(name),), routes=())
 
     def body() -> None:
@@ -99,7 +99,7 @@ def test_names(tmp_path: Path, name: str) -> None:
 @pytest.mark.parametrize(
     "name", [".x", "@x", "+x", "-x", "a b", "a\\b", "\N{LATIN SMALL LETTER E WITH ACUTE}"]
 )
-def test_names_that_the_target_would_not_take(name: str) -> None:
+def test_names_that_the_target_would_not_take_are_refused(name: str) -> None:
     with pytest.raises(NotMovable, match="has a name"):
         netns.interface_of({"ifname": name, "link_type": "ether"}, {})
 
@@ -118,7 +118,7 @@ def test_names_that_the_target_would_not_take(name: str) -> None:
         ("-4 route add 10.5.0.0/16 via 10.9.0.1 tos 0x10", "10.5.0.0/16 is no plain"),
     ],
 )
-def test_routes_that_would_be_others(tmp_path: Path, words: str, told: str) -> None:
+def test_routes_that_would_be_others_are_refused(tmp_path: Path, words: str, told: str) -> None:
     wanted = Network(path=str(tmp_path / "net"), interfaces=(interface(),), routes=())
 
     def body() -> None:
@@ -130,6 +130,6 @@ def test_routes_that_would_be_others(tmp_path: Path, words: str, told: str) -> N
     apart(body)
 
 
-def test_routes_that_cannot_be_read(tmp_path: Path) -> None:
+def test_routes_that_cannot_be_read_are_an_error(tmp_path: Path) -> None:
     with pytest.raises(NetworkError, match="cannot read -4 route of"):
         netns.routes_of(str(tmp_path / "none"), 4)

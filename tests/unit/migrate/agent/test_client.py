@@ -1,4 +1,4 @@
-"""Tests of migrate/agent/client.py: answers of a hostile target, and answers to earlier questions."""
+"""Tests of migrate/agent/client.py: answers of a hostile target, and late answers."""
 
 from __future__ import annotations
 

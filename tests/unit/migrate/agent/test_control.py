@@ -1,4 +1,4 @@
-"""Tests of migrate/agent/control.py: what an operator can say to an agent that holds a container."""
+"""Tests of migrate/agent/control.py: what an operator can tell an agent that holds."""
 
 from __future__ import annotations
 

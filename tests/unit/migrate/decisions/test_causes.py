@@ -248,14 +248,29 @@ def test_an_interruption_says_what_was_left_and_where_the_container_was_seen() -
 
 
 CRIU_LINES = {
-    "Error (criu/proc_parse.c:502): Unknown shit 600 (anon_inode:[io_uring])": "io_uring, which CRIU cannot dump",
-    "Error (criu/sk-inet.c:185): In-flight connection (l) for 1f": "a TCP connection was just being accepted",
-    "Error (criu/sk-unix.c:874): External socket is used. Consider using --ext-unix-sk option.": "a unix socket",
-    "Error (criu/files-reg.c:1031): Can't dump ghost file /srv/x of 4000000 size, increase limit": "/srv/x of 4000000",
-    "Error (criu/files-reg.c:1790): Can't lookup mount=9 for fd=-3 path=/lib/x.so": "descriptor -3 of a process",
-    "Error (criu/files-reg.c:2175): File usr/bin/redis has bad size 10 (expect 9)": "usr/bin/redis has 10 bytes on the",
-    "Error (criu/namespaces.c:460): Can't dump nested uts namespace for 77": "process 77 has a uts namespace",
-    "Error (criu/mount.c:1092): Mount 5 /data (master_id: 1 shared_id: 0) has unreachable sharing. Try --x.": "/data",
+    "Error (criu/proc_parse.c:502): Unknown shit 600 (anon_inode:[io_uring])": (
+        "io_uring, which CRIU cannot dump"
+    ),
+    "Error (criu/sk-inet.c:185): In-flight connection (l) for 1f": (
+        "a TCP connection was just being accepted"
+    ),
+    "Error (criu/sk-unix.c:874): External socket is used. Consider using --ext-unix-sk option.": (
+        "a unix socket"
+    ),
+    "Error (criu/files-reg.c:1031): Can't dump ghost file /srv/x of 4000000 size, increase limit": (
+        "/srv/x of 4000000"
+    ),
+    "Error (criu/files-reg.c:1790): Can't lookup mount=9 for fd=-3 path=/lib/x.so": (
+        "descriptor -3 of a process"
+    ),
+    "Error (criu/files-reg.c:2175): File usr/bin/redis has bad size 10 (expect 9)": (
+        "usr/bin/redis has 10 bytes on the"
+    ),
+    "Error (criu/namespaces.c:460): Can't dump nested uts namespace for 77": (
+        "process 77 has a uts namespace"
+    ),
+    "Error (criu/mount.c:1092): Mount 5 /data (master_id: 1 shared_id: 0) "
+    "has unreachable sharing. Try --x.": "/data",
     "Error (criu/fsnotify.c:284): \tCan't dump that handle": "watches a file by inotify",
 }
 

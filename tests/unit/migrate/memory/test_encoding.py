@@ -1,4 +1,4 @@
-"""Tests of migrate/memory/encoding.py: the encodings there are, and the choice of the faster one."""
+"""Tests of migrate/memory/encoding.py: the encodings, and the choice of the faster one."""
 
 from __future__ import annotations
 
@@ -42,7 +42,8 @@ def test_the_choice_changes_when_the_link_does() -> None:
 
 def test_noise_does_not_make_the_choice_waver() -> None:
     """Both encodings are equally fast on average, and each batch is up to a tenth off."""
-    choice, dice, changes = EncodingChoice(["raw", "zstd"]), random.Random(1), 0  # noqa: S311 - test data
+    choice, changes = EncodingChoice(["raw", "zstd"]), 0
+    dice = random.Random(1)  # noqa: S311 - test data
     for _ in range(2000):
         before = choice.current
         run(choice, 1, lambda _: 0.003 * dice.uniform(0.9, 1.1))

@@ -1,4 +1,4 @@
-"""Tests of migrate/memory/page_map.py: the pages that CRIU finds, brings, or finds in the parent."""
+"""Tests of migrate/memory/page_map.py: pages that CRIU finds, brings or has in the parent."""
 
 from __future__ import annotations
 

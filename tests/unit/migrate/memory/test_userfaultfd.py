@@ -1,4 +1,4 @@
-"""Tests of migrate/memory/userfaultfd.py: processes that end, or cannot be looked at, in a round."""
+"""Tests of migrate/memory/userfaultfd.py: processes that end or hide during a round."""
 
 from __future__ import annotations
 

@@ -35,7 +35,8 @@ QUICK = settings(SLOW, max_examples=20)
 
 def required(kind: type[Message], name: str) -> bool:
     """Return whether a field of a message has no default."""
-    [field] = [field for field in dataclasses.fields(kind) if field.name == name]  # type: ignore[arg-type]
+    fields = dataclasses.fields(kind)  # type: ignore[arg-type]
+    [field] = [field for field in fields if field.name == name]
     return field.default is dataclasses.MISSING
 
 

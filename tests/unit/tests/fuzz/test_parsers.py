@@ -1,4 +1,7 @@
-"""Every parser of tests/fuzz/parsers.py: takes its seeds, and of damaged ones takes or refuses each in bounds."""
+"""Tests of tests/fuzz/parsers.py: every parser takes its seeds, and takes or refuses all else.
+
+It does so in bounds of memory and time.
+"""
 
 from __future__ import annotations
 
@@ -10,11 +13,12 @@ from tests.fuzz.mutate import damaged
 from tests.fuzz.parser import MOST_BYTES, Parser, bounded_memory, bounded_time, corpus
 from tests.fuzz.parsers import PARSERS
 
-#: Inputs of each parser. scripts/fuzz goes further.
+#: The number of damaged inputs of each parser. scripts/fuzz goes further.
 COUNT, SEED = 300, 1
 
 
 def check(parser: Parser, data: bytes) -> None:
+    """Have a parser take an input, and name the input in any error."""
     try:
         with bounded_time():
             parser.takes(data)
@@ -38,7 +42,7 @@ def test_damaged_input_is_taken_or_refused(name: str) -> None:
 
 
 def test_a_defect_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Of each kind that is looked for: another error, memory, and no end."""
+    """The kinds of defects are another error, too much memory, and no end."""
 
     def no_end(_: bytes) -> None:
         while True:
@@ -50,7 +54,7 @@ def test_a_defect_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
     check(parser(lambda data: int(data)), b"x")
     with pytest.raises(KeyError):
         check(parser(lambda data: {b"y": 1}[data]), b"x")
-    # Some of what this process had before may have been given back meanwhile: more than once the bound, then.
+    # More than once the bound, since this process may have given memory back meanwhile.
     with bounded_memory(), pytest.raises(MemoryError):
         check(parser(lambda data: [bytes(MOST_BYTES) for _ in range(64)]), b"x")
     monkeypatch.setattr("tests.fuzz.parser.MOST_S", 0.2)

@@ -13,12 +13,13 @@ from typing import IO, Any
 from tests.unit.helpers.checkout import ROOT
 
 WORKLOADS = ROOT / "tests/workloads"
-LIMIT_S = 15  # for anything that should take well under a second
+LIMIT_S = 15  # for what should take well under a second
 Status = dict[str, Any]
 
 
 @contextlib.contextmanager
 def running(script: str, *args: str) -> Iterator[subprocess.Popen[str]]:
+    """Run a workload for the length of the block."""
     command = [sys.executable, "-B", str(WORKLOADS / script), *args]
     with subprocess.Popen(
         command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
@@ -41,6 +42,7 @@ def read_line(stream: IO[str] | None) -> str:
 
 
 def tell(process: subprocess.Popen[str], line: str) -> Status:
+    """Send a line to a workload's input, and return its reply."""
     assert process.stdin is not None
     process.stdin.write(line + "\n")
     process.stdin.flush()
@@ -65,7 +67,7 @@ class Asker:
         return reply
 
     def until(self, condition: Callable[[Status], bool]) -> Status:
-        """Ask until the condition holds; the workload offers no way to be told."""
+        """Ask until the condition holds; a workload offers no way to be told."""
         deadline = time.monotonic() + LIMIT_S
         while not condition(status := self.status()):
             assert time.monotonic() < deadline, f"not in time, last: {status}"
@@ -79,7 +81,7 @@ class Asker:
 
 @contextlib.contextmanager
 def serving(script: str, *args: str) -> Iterator[Asker]:
-    """A workload on a port of its own, and a client of it."""
+    """Run a workload on a port of its own, and yield a client of it."""
     with running(script, "--host", "127.0.0.1", "--port", "0", *args) as process:
         word, port = read_line(process.stdout).split()
         assert word == "PORT"

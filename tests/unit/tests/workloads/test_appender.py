@@ -1,4 +1,4 @@
-"""tests/workloads/appender.py"""
+"""Tests of tests/workloads/appender.py: it notices damage that a migration could do to files."""
 
 import json
 import os

@@ -1,4 +1,4 @@
-"""tests/workloads/churn.py"""
+"""Tests of tests/workloads/churn.py: it notices changed memory of every kind."""
 
 from pathlib import Path
 
@@ -37,4 +37,5 @@ def test_churn_finds_a_changed_byte_in_every_kind_of_memory(tmp_path: Path, kind
     parts[kind].memory[page * dirtier.PAGE_BYTES + 100] ^= 1
     report = changing.report()
     assert not report["ok"]
-    assert [f"{kind}: page {page}"] == [error.split(": expected")[0] for error in report["errors"]]  # type: ignore[attr-defined]
+    errors: list[str] = report["errors"]  # type: ignore[assignment]
+    assert [f"{kind}: page {page}"] == [error.split(": expected")[0] for error in errors]

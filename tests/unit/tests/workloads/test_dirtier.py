@@ -1,4 +1,4 @@
-"""tests/workloads/dirtier.py"""
+"""Tests of tests/workloads/dirtier.py: it notices pages that a migration could damage."""
 
 import pytest
 
@@ -29,5 +29,6 @@ def test_dirtier_finds_stale_swapped_and_changed_pages() -> None:
         "page 7: expected version 1, found page 0 version 1",
         "page 9: expected version 1, found page 9 version 1, body not as its checksum",
     ]
-    pages.versions[0] = 1  # a log as stale as its page would pass, but for the count of writes
+    # A log as stale as its page would pass, but for the count of writes.
+    pages.versions[0] = 1
     assert pages.check()[0] == "log holds 16 writes, 17 were made"

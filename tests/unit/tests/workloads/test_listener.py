@@ -1,4 +1,4 @@
-"""tests/workloads/listener.py"""
+"""Tests of tests/workloads/listener.py: it answers over TCP and over a unix socket."""
 
 import contextlib
 import socket

@@ -1,4 +1,4 @@
-"""tests/workloads/redis_client.py"""
+"""Tests of tests/workloads/redis_client.py: it counts, and notices a broken promise of redis."""
 
 import json
 import signal
@@ -32,7 +32,7 @@ def test_client_counts_and_gives_a_window_its_worst_gap() -> None:
         gate.clear()
         assert blocked.wait(LIMIT_S)
         before = tell(process, "MARK frozen")
-        time.sleep(0.3 + before["worst_gap_ms"] / 1000)  # the gap to be seen
+        time.sleep(0.3 + before["worst_gap_ms"] / 1000)  # the gap that is to be seen
         during = tell(process, "MARK thawing")
         assert during["count"] == 0
         assert during["worst_gap_ms"] >= 300 + before["worst_gap_ms"]
@@ -81,7 +81,7 @@ def test_client_ends_on_sigterm() -> None:
         fake_redis() as server,
         running("redis_client.py", "127.0.0.1", str(server.port)) as process,
     ):
-        tell(process, "MARK up")  # only now has it a handler
+        tell(process, "MARK up")  # the client has its handler from now on
         process.send_signal(signal.SIGTERM)
         assert json.loads(read_line(process.stdout))["error"] is None
         assert process.wait(LIMIT_S) == 0

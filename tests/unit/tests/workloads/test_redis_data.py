@@ -1,4 +1,4 @@
-"""tests/workloads/redis_data.py"""
+"""Tests of tests/workloads/redis_data.py: its digest sees every change of the data."""
 
 import json
 import subprocess
@@ -42,7 +42,7 @@ CHANGES: dict[bytes, Callable[[Any], Any]] = {
 }
 
 
-def test_data_command_line() -> None:
+def test_the_command_fills_redis_and_digests_it() -> None:
     with fake_redis() as server:
         command = [
             sys.executable,

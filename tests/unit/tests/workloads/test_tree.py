@@ -1,4 +1,4 @@
-"""tests/workloads/tree.py: a tree of processes is sound, and tells what a move could do to it."""
+"""Tests of tests/workloads/tree.py: a tree of processes notices what a migration could do to it."""
 
 import os
 import signal
@@ -31,7 +31,7 @@ def test_tree_reports_a_killed_process_for_good(victim: str) -> None:
     with serving("tree.py", "--mib", "1") as asker:
         os.kill(asker.status()["pids"][victim], signal.SIGKILL)
         status = asker.until(lambda status: not status["ok"] and status["processes"] < 5)
-        if victim == "sleeper":  # not root's child: its neighbours tell
+        if victim == "sleeper":  # no child of the root: its neighbours tell
             asker.until(
                 lambda status: any(error.startswith("threads: ") for error in status["errors"])
             )

@@ -1,4 +1,4 @@
-"""tests/workloads/tree_stage.py"""
+"""Tests of tests/workloads/tree_stage.py: a stage checks its tokens and its memory."""
 
 import pytest
 

@@ -1,4 +1,4 @@
-"""checkpoint/criu/images/mm.py on images as CRIU writes them."""
+"""Tests of checkpoint/criu/images/mm.py, on images as CRIU writes them."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ NUMBERS = (
 
 
 def written(directory: Path, mappings: list[tuple[int, int, int, int]]) -> Path:
-    """The image of a process with these: (first page, past the last, flags, status)."""
+    """Write the image of a process with mappings: (first page, page behind, flags, status)."""
     memory = mm_pb2.mm_entry(
         **{name if name == "exe_file_id" else f"mm_{name}": 0 for name in NUMBERS}
     )
@@ -45,7 +45,7 @@ def written(directory: Path, mappings: list[tuple[int, int, int, int]]) -> Path:
     return path
 
 
-def test_what_may_be_lazy(tmp_path: Path) -> None:
+def test_private_anonymous_mappings_may_be_lazy(tmp_path: Path) -> None:
     mappings = [
         (10, 20, ANONYMOUS, REGULAR),
         (20, 22, FILE, 1),
@@ -60,12 +60,12 @@ def test_what_may_be_lazy(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     "flags, status", [(FILE, 1), (LOCKED, REGULAR), (HUGE, REGULAR), (SHARED, 1), (ANONYMOUS, VDSO)]
 )
-def test_what_may_not(tmp_path: Path, flags: int, status: int) -> None:
+def test_other_mappings_may_not_be_lazy(tmp_path: Path, flags: int, status: int) -> None:
     assert may_be_lazy(written(tmp_path, [(10, 20, flags, status)])) == []
 
 
 @pytest.mark.parametrize("data", [b"", bytes(8), bytes(8) + struct.pack("=I", 3) + b"\xff\xff\xff"])
-def test_a_damaged_image(tmp_path: Path, data: bytes) -> None:
+def test_a_damaged_image_is_refused(tmp_path: Path, data: bytes) -> None:
     path = tmp_path / "mm-1.img"
     path.write_bytes(data)
     with pytest.raises(ImageError):
@@ -75,7 +75,7 @@ def test_a_damaged_image(tmp_path: Path, data: bytes) -> None:
 @pytest.mark.parametrize(
     "change", [lambda data: data + b"\0", lambda data: data[:-1], lambda data: data + data[12:]]
 )
-def test_an_image_of_another_length_than_its_message(
+def test_an_image_of_another_length_than_its_message_is_refused(
     tmp_path: Path, change: Callable[[bytes], bytes]
 ) -> None:
     path = written(tmp_path, [(10, 20, ANONYMOUS, REGULAR), (30, 40, ANONYMOUS, REGULAR)])
@@ -85,6 +85,8 @@ def test_an_image_of_another_length_than_its_message(
 
 
 @pytest.mark.parametrize(("start", "end"), [(20, 10), (20, 20)])
-def test_a_mapping_that_ends_before_it_begins(tmp_path: Path, start: int, end: int) -> None:
+def test_a_mapping_that_ends_before_it_begins_is_refused(
+    tmp_path: Path, start: int, end: int
+) -> None:
     with pytest.raises(ImageError):
         may_be_lazy(written(tmp_path, [(start, end, ANONYMOUS, REGULAR)]))

@@ -1,4 +1,4 @@
-"""checkpoint/criu/images/pagemap.py against the classes that CRIU's own protobuf description makes."""
+"""Tests of checkpoint/criu/images/pagemap.py, by the classes of CRIU's own protobuf description."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def test_an_entry_is_what_protobuf_writes(vaddr: int, pages: int, flags: int) ->
     assert pagemap.encode_entry(vaddr, pages, flags) == struct.pack("=I", len(data)) + data
 
 
-# --- PageImages ------------------------------------------------------------------------------------------
+# --- PageImages --------------------------------------------------------------------------
 
 
 def page(letter: str, count: int = 1) -> memoryview:
@@ -63,7 +63,7 @@ def test_extents_become_images(tmp_path: Path) -> None:
     assert {path.stat().st_mode & 0o077 for path in tmp_path.glob("pages-*")} == {0}
 
 
-def test_disorder_is_refused(tmp_path: Path) -> None:
+def test_extents_out_of_order_are_refused(tmp_path: Path) -> None:
     with PageImages(tmp_path) as images:
         images.extent(0x101, BASE, 2, PE_PRESENT, page("a", 2))
         with pytest.raises(ImageError):
@@ -73,11 +73,13 @@ def test_disorder_is_refused(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("pages", "flags", "size"), [(2, PE_PRESENT, 1), (1, PE_PRESENT, 0), (1, PE_LAZY, 1)]
 )
-def test_lengths_must_agree(tmp_path: Path, pages: int, flags: int, size: int) -> None:
+def test_an_extent_with_more_or_fewer_bytes_is_refused(
+    tmp_path: Path, pages: int, flags: int, size: int
+) -> None:
     with PageImages(tmp_path) as images, pytest.raises(ImageError):
         images.extent(0x101, BASE, pages, flags, page("a", size))
 
 
-def test_an_unknown_type_of_image(tmp_path: Path) -> None:
+def test_an_unknown_type_of_image_is_refused(tmp_path: Path) -> None:
     with PageImages(tmp_path) as images, pytest.raises(ImageError):
         images.extent(0x103, BASE, 1, PE_PRESENT, page("a"))

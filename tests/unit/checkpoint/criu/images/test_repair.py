@@ -1,4 +1,4 @@
-"""checkpoint/criu/images/repair.py: periodic timers of files.img, everything else as it was."""
+"""Tests of checkpoint/criu/images/repair.py: only expired periodic timers are changed."""
 
 from __future__ import annotations
 
@@ -18,7 +18,10 @@ MAGICS = struct.pack("=II", 0x54564319, 0x56303138)
 def timer(
     file_id: int, *, value: tuple[int, int], interval: tuple[int, int], ticks: int = 3
 ) -> bytes:
-    """A timerfd's file_entry; (seconds, nanoseconds). `ticks` are expirations that were not read."""
+    """Return the file_entry of a timerfd, whose times are (seconds, nanoseconds).
+
+    `ticks` is the number of expirations that were not read.
+    """
     entry: Any = fdinfo_pb2.file_entry(type=fdinfo_pb2.TIMERFD, id=file_id)
     tfd = entry.tfd
     tfd.id, tfd.flags, tfd.clockid, tfd.ticks, tfd.settime_flags = file_id, 0x802, 1, ticks, 0
@@ -120,7 +123,7 @@ def test_only_files_img_is_looked_into(tmp_path: Path) -> None:
 
 
 def test_a_timer_that_lacks_something_is_refused() -> None:
-    """What protobuf parses, and could not write again."""
+    """protobuf parses such a message, and could not write it again."""
     entry = "08111007621e08feefffe5f5f7ffef001800200028002000282a30003800400048015000"
     with pytest.raises(ImageError, match="lacks"):
         with_expired_timers_armed(image(bytes.fromhex(entry)))

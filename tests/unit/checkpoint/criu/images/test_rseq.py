@@ -1,4 +1,4 @@
-"""checkpoint/criu/images/rseq.py on images that CRIU's own library writes."""
+"""Tests of checkpoint/criu/images/rseq.py, on images that CRIU's own library writes."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def images(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def test_the_areas_of_all_threads(images: Path) -> None:
+def test_the_rseq_areas_of_all_threads_are_found(images: Path) -> None:
     assert rseq.areas(images) == {
         dst_id_of_process(7): [(0x7F00_0000_1020, 32), (0x7F00_0000_5040, 28)],
         dst_id_of_process(12): [(0x5000_0000, 32)],
@@ -56,7 +56,7 @@ def test_the_areas_of_all_threads(images: Path) -> None:
 
 
 @pytest.mark.parametrize("cut", [1, 20])
-def test_a_damaged_image(images: Path, cut: int) -> None:
+def test_a_damaged_image_is_refused(images: Path, cut: int) -> None:
     path = images / "core-8.img"
     path.write_bytes(path.read_bytes()[:-cut])
     with pytest.raises(ImageError, match=r"core-8\.img is damaged"):

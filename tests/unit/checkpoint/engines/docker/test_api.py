@@ -1,4 +1,4 @@
-"""checkpoint/engines/docker/api.py with something on docker's socket that answers what it likes."""
+"""Tests of checkpoint/engines/docker/api.py: a peer on docker's socket answers anything."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ Docker = Callable[[bytes], None]
 
 @pytest.fixture
 def docker(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Docker]:
-    """Has the next request answered by these bytes."""
+    """Yield the function that has the next request answered by some bytes."""
     monkeypatch.setattr(api, "SOCKET", str(tmp_path / "docker.sock"))
     listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     listener.bind(api.SOCKET)
@@ -31,7 +31,7 @@ def docker(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Docker]:
             try:
                 peer.sendall(data)
             except OSError:
-                return  # it has heard enough
+                return  # the client has heard enough
 
     def answering(data: bytes) -> None:
         threads.append(threading.Thread(target=answer, args=(data,)))
@@ -44,10 +44,11 @@ def docker(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Docker]:
 
 
 def whole(body: bytes, head: bytes = JSON) -> bytes:
+    """Return an HTTP response with a body and its length."""
     return head + b"Content-Length: %d\r\n\r\n" % len(body) + body
 
 
-def test_an_answer(docker: Docker) -> None:
+def test_the_json_of_an_answer_is_returned(docker: Docker) -> None:
     docker(whole(b'{"Id": "x"}'))
     assert api.call("GET", "/x") == {"Id": "x"}
 
@@ -70,13 +71,13 @@ def test_an_answer(docker: Docker) -> None:
         whole(b"\xff", b"HTTP/1.1 500 Oops\r\nContent-Type: text/plain\r\n"),
     ],
 )
-def test_an_answer_that_is_none(docker: Docker, data: bytes) -> None:
+def test_an_answer_that_is_no_json_is_refused(docker: Docker, data: bytes) -> None:
     docker(data)
     with pytest.raises(EngineRefused, match="docker"):
         api.call("GET", "/x")
 
 
-def test_an_answer_without_end(docker: Docker, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_answer_without_end_is_refused(docker: Docker, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(api, "MOST_BYTES", 1 << 16)
     for head in (JSON, JSON.replace(b"200", b"500")):
         docker(head + b"\r\n" + b" " * (1 << 20))
@@ -84,7 +85,7 @@ def test_an_answer_without_end(docker: Docker, monkeypatch: pytest.MonkeyPatch) 
             api.call("GET", "/x")
 
 
-def test_a_download_that_is_refused(docker: Docker) -> None:
+def test_a_download_that_docker_refuses_is_an_error(docker: Docker) -> None:
     docker(whole(b"no", b"HTTP/1.1 500 Oops\r\n"))
     with pytest.raises(EngineRefused, match="docker: no"), api.download("/x"):
         pass
@@ -94,14 +95,14 @@ def test_a_download_that_is_refused(docker: Docker) -> None:
 
 
 @pytest.mark.usefixtures("no_engines")
-def test_a_docker_that_hangs_up() -> None:
+def test_a_docker_that_hangs_up_is_an_error() -> None:
     with socket.socket(socket.AF_UNIX) as listener:
         listener.bind(api.SOCKET)
         listener.listen()
 
         def hang_up() -> None:
             peer, _ = listener.accept()
-            peer.close()  # with what was asked unread: ECONNRESET
+            peer.close()  # the request is unread: ECONNRESET
 
         thread = threading.Thread(target=hang_up)
         thread.start()

@@ -1,4 +1,4 @@
-"""checkpoint/engines/docker/engine.py: which containers docker has, and which of them can be moved."""
+"""Tests of checkpoint/engines/docker/engine.py: which containers docker has and can give away."""
 
 from __future__ import annotations
 
@@ -28,14 +28,14 @@ def test_a_docker_that_is_not_there_has_no_container() -> None:
         Docker().inspect("web")
 
 
-def test_a_docker_that_does_not_answer() -> None:
+def test_a_docker_that_does_not_answer_cannot_be_asked() -> None:
     stopped_docker()
     for ask in (Docker().exists, Docker().inspect):
         with pytest.raises(EngineRefused, match=r"does not answer on .*Connection refused"):
             ask("web")
 
 
-def test_a_docker_without_its_socket(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_docker_without_its_socket_cannot_be_asked(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(api, "find_program", lambda _: Path("/usr/sbin/dockerd"))
     with pytest.raises(EngineRefused, match=r"does not answer on .*No such file"):
         Docker().exists("web")
@@ -51,7 +51,7 @@ DOCKER: dict[str, Any] = {
 
 
 @pytest.mark.parametrize("runtime", ["runc", "io.containerd.runc.v2", "migrate"])
-def test_docker_can_be_moved(runtime: str) -> None:
+def test_a_container_of_any_runc_can_be_moved(runtime: str) -> None:
     assert docker.unmovable(changed(DOCKER, "HostConfig.Runtime", runtime)) is None
 
 
@@ -69,7 +69,7 @@ def test_docker_can_be_moved(runtime: str) -> None:
         ("HostConfig.AutoRemove", True, "--rm"),
     ],
 )
-def test_docker_cannot(at: str, value: object, said: str) -> None:
+def test_a_container_that_cannot_be_moved_says_why(at: str, value: object, said: str) -> None:
     why = docker.unmovable(changed(DOCKER, at, value))
     assert why is not None
     assert why.startswith("container 'box' ")
@@ -99,7 +99,9 @@ def test_a_restart_policy_that_cannot_be_given_back_is_told_with_its_cure(
     assert asked == ["no", "on-failure"]
 
 
-def test_a_network_that_another_container_uses_stays(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_container_whose_network_another_one_uses_cannot_be_moved(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     listed = [{"Id": "1f", "HostConfig": {"NetworkMode": "net"}}]
     monkeypatch.setattr(api, "call", lambda *_: listed)
     docker.check_not_joined({"Id": "1f", "Name": "/web"})

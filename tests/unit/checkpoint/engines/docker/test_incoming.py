@@ -1,4 +1,4 @@
-"""checkpoint/engines/docker/incoming.py: what docker on the target is given of a container."""
+"""Tests of checkpoint/engines/docker/incoming.py: what the target's docker is given."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from typing import Any
 
 from checkpoint.engines.docker.incoming import endpoint_of, entries
 
-#: As docker tells them.
+#: The endpoint of a container, as docker describes it.
 ENDPOINT: dict[str, Any] = {
     "IPAMConfig": None,
     "Links": None,
@@ -33,7 +33,7 @@ def test_an_endpoint_keeps_its_addresses_and_nothing_of_its_host() -> None:
     }
 
 
-def test_an_endpoint_with_all_there_is() -> None:
+def test_an_endpoint_keeps_all_that_a_user_can_set() -> None:
     given = {"Links": ["other:o"], "Aliases": ["db"], "DriverOpts": {"a": "b"}, "GwPriority": 5}
     assert endpoint_of({**ENDPOINT, **given, "GlobalIPv6Address": "fd00::2"}) == {
         **given,
@@ -42,12 +42,12 @@ def test_an_endpoint_with_all_there_is() -> None:
     }
 
 
-def test_an_endpoint_of_ipv6_alone() -> None:
+def test_an_endpoint_of_ipv6_alone_has_that_address() -> None:
     found = endpoint_of({**ENDPOINT, "IPAddress": "", "GlobalIPv6Address": "fd00::2"})
     assert found["IPAMConfig"] == {"IPv6Address": "fd00::2"}
 
 
-def test_entries_of_a_log() -> None:
+def test_lines_of_a_log_that_are_no_entries_are_passed_over() -> None:
     lines = [
         b'{"log":"one\\n","stream":"stdout","time":"t"}',
         b'{"log":"two\\n","stream":"stderr"}',

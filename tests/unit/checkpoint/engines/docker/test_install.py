@@ -1,4 +1,4 @@
-"""checkpoint/engines/docker/install.py on files of a test's own."""
+"""Tests of checkpoint/engines/docker/install.py, on files of the test's own."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ NO_DOCKER = "docker does not run; it will know when it does"
 
 @pytest.fixture(autouse=True)
 def root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Where the program, docker's settings and its pid file are."""
+    """Return the directory of the program, of docker's settings and of its pid file."""
     monkeypatch.setattr(install, "PROGRAM", tmp_path / "sbin/wrapper")
     monkeypatch.setattr(install, "SETTINGS", tmp_path / "docker/daemon.json")
     monkeypatch.setattr(install, "PID_FILE", tmp_path / "docker.pid")
@@ -35,7 +35,7 @@ def settings(root: Path) -> Path:
 
 @pytest.fixture
 def dockerd(root: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[subprocess.Popen[bytes]]:
-    """A process that a SIGHUP ends."""
+    """Yield a process in dockerd's place, which a SIGHUP ends."""
     monkeypatch.setattr(install, "DAEMON", "sleep")
     with subprocess.Popen(["sleep", "60"]) as process:
         until(
@@ -47,7 +47,7 @@ def dockerd(root: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[subprocess.
         process.kill()
 
 
-def test_install_where_there_is_nothing(root: Path) -> None:
+def test_install_makes_all_files_where_there_are_none(root: Path) -> None:
     program, settings = root / "sbin/wrapper", root / "docker/daemon.json"
     assert install.install() == [
         f"{program}: written",
@@ -69,7 +69,7 @@ def test_install_where_there_is_nothing(root: Path) -> None:
 def test_what_is_installed_is_on_the_disk_before_it_has_its_name(
     root: Path, settings: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A power cut leaves docker with its settings, the old or the new ones."""
+    """A power cut leaves docker with its old settings or the new ones."""
     settings.write_text('{"debug": true}')
     synced: list[tuple[int, bytes]] = []
     named: list[Path] = []
@@ -91,7 +91,9 @@ def test_what_is_installed_is_on_the_disk_before_it_has_its_name(
     assert synced == [(path.stat().st_ino, path.read_bytes()) for path in named]
 
 
-def test_install_twice(root: Path, settings: Path, dockerd: subprocess.Popen[bytes]) -> None:
+def test_a_second_install_changes_nothing(
+    root: Path, settings: Path, dockerd: subprocess.Popen[bytes]
+) -> None:
     install.install()
     dockerd.wait()
     before = settings.stat()
@@ -114,7 +116,7 @@ def test_an_older_program_is_replaced(root: Path, settings: Path) -> None:
     assert program.stat().st_mode & 0o7777 == 0o755
 
 
-def test_a_runtime_of_that_name_elsewhere(root: Path, settings: Path) -> None:
+def test_a_runtime_of_that_name_elsewhere_is_replaced(root: Path, settings: Path) -> None:
     settings.write_text('{"runtimes": {"migrate": {"path": "/old"}}}')
     assert len(install.install()) == 3
     assert json.loads(settings.read_text()) == {
@@ -139,7 +141,7 @@ def test_other_settings_and_the_mode_stay(settings: Path, mode: int) -> None:
     assert settings.stat().st_mode & 0o7777 == mode
 
 
-def test_an_empty_file_of_settings(settings: Path) -> None:
+def test_an_empty_file_of_settings_is_one_without_settings(settings: Path) -> None:
     settings.touch()
     install.install()
     assert set(json.loads(settings.read_text())) == {"runtimes"}
@@ -178,7 +180,7 @@ def test_remove_takes_back_what_was_installed(
     assert install.remove() == []
 
 
-def test_remove_where_there_is_nothing(root: Path) -> None:
+def test_remove_where_there_is_nothing_does_nothing(root: Path) -> None:
     assert install.remove() == []
     assert list(root.iterdir()) == []
 
@@ -202,7 +204,7 @@ def test_dockerd_is_told(
 
 
 @pytest.mark.parametrize("pid", ["", "no number", "ended"])
-def test_a_pid_file_that_was_left_behind(root: Path, pid: str) -> None:
+def test_a_pid_file_that_was_left_behind_names_no_dockerd(root: Path, pid: str) -> None:
     if pid == "ended":
         with subprocess.Popen(["true"]) as process:
             pid = str(process.pid)

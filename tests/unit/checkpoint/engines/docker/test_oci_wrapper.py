@@ -1,4 +1,4 @@
-"""checkpoint/engines/docker/oci_wrapper.py: its words, and the file as the program that docker runs."""
+"""Tests of checkpoint/engines/docker/oci_wrapper.py and of the program that docker runs."""
 
 from __future__ import annotations
 
@@ -24,10 +24,10 @@ from checkpoint.host.ready import ready
 from tests.rig import until
 
 Program = Callable[..., subprocess.CompletedProcess[bytes]]
-#: The exit status of the runc that is not the real one.
+#: The exit status of programs/runc.
 STATUS = 7
 PROGRAMS = Path(__file__).parent / "programs"
-#: As containerd's shim calls it.
+#: The options that containerd's shim gives.
 GLOBAL = [
     "--root",
     "/run/docker/runtime-migrate/moby",
@@ -40,7 +40,7 @@ GLOBAL = [
 
 @pytest.fixture
 def program(tmp_path: Path) -> Program:
-    """Runs it, with another `runc` and its sockets in `sockets`."""
+    """Return the function that runs the wrapper, with programs/runc and other sockets."""
     runc = tmp_path / "bin/runc"
     runc.parent.mkdir()
     shutil.copy(PROGRAMS / "runc", runc)
@@ -61,6 +61,7 @@ def program(tmp_path: Path) -> Program:
 
 
 def went_to_runc(done: subprocess.CompletedProcess[bytes], *words: str) -> bool:
+    """Return whether runc got these words, and its output and status are the wrapper's."""
     given = b"".join(os.fsencode(word) + b"\0" for word in words)
     return (done.stdout, done.stderr, done.returncode) == (given, b"", STATUS)
 
@@ -78,7 +79,9 @@ def went_to_runc(done: subprocess.CompletedProcess[bytes], *words: str) -> bool:
         (["--log"], ""),
     ],
 )
-def test_command(words: list[str], command: str) -> None:
+def test_the_command_is_the_first_word_that_belongs_to_no_option(
+    words: list[str], command: str
+) -> None:
     assert command_of(words) == command
 
 
@@ -94,7 +97,7 @@ def test_command(words: list[str], command: str) -> None:
         (["create", "--bundled=/c", "box"], ""),
     ],
 )
-def test_option(words: list[str], value: str) -> None:
+def test_the_value_of_an_option_is_found_in_both_spellings(words: list[str], value: str) -> None:
     assert option(words, "--bundle") == value
 
 
@@ -110,17 +113,17 @@ def test_option(words: list[str], value: str) -> None:
         ["state", os.fsdecode(b"caf\xe9"), "*", "a\nb", "", "box"],
     ],
 )
-def test_without_a_socket_it_is_runc(program: Program, words: list[str]) -> None:
+def test_without_a_socket_every_command_goes_to_runc(program: Program, words: list[str]) -> None:
     assert went_to_runc(program(*words), *words)
 
 
-def test_the_file_as_it_is(program: object, tmp_path: Path) -> None:
+def test_the_program_as_it_is_installed_goes_to_runc(program: object, tmp_path: Path) -> None:
     env = {**os.environ, "PATH": f"{tmp_path / 'bin'}:{os.environ['PATH']}"}
     argv = [sys.executable, "-IS", oci_wrapper.__file__, *GLOBAL, "start", "no-such-container"]
     assert went_to_runc(subprocess.run(argv, env=env, capture_output=True, check=False), *argv[3:])
 
 
-def test_with_a_socket_other_commands_are_runcs(program: Program, tmp_path: Path) -> None:
+def test_with_a_socket_other_commands_go_to_runc(program: Program, tmp_path: Path) -> None:
     asked: list[bytes] = []
     listener = Listener(
         tmp_path / "sockets/box", lambda peer: asked.append(peer.recv(100)), "agent"
@@ -132,7 +135,7 @@ def test_with_a_socket_other_commands_are_runcs(program: Program, tmp_path: Path
 
 
 def answering(path: Path, answer: bytes, asked: list[object]) -> Listener:
-    """An agent with one answer; it hangs up without any if that is empty."""
+    """Start an agent with one answer, which hangs up without any if that is empty."""
 
     def serve(peer: socket.socket) -> None:
         with peer:
@@ -157,7 +160,9 @@ def test_a_start_waits_for_the_agent(program: Program, tmp_path: Path) -> None:
     ("answer", "said"),
     [(b'{"failure": "no way"}', "no way"), (b"", "the move that was to bring it has ended")],
 )
-def test_a_start_that_fails(program: Program, tmp_path: Path, answer: bytes, said: str) -> None:
+def test_a_start_that_fails_is_told_and_logged(
+    program: Program, tmp_path: Path, answer: bytes, said: str
+) -> None:
     log = tmp_path / "log"
     log.write_text('{"level": "debug", "msg": "before"}\n')
     listener = answering(tmp_path / "sockets/box", answer, [])
@@ -167,12 +172,12 @@ def test_a_start_that_fails(program: Program, tmp_path: Path, answer: bytes, sai
     assert [json.loads(line)["msg"] for line in log.read_text().splitlines()] == ["before", said]
 
 
-# --- a container that arrives --------------------------------------------------------------------------------
+# --- a container that arrives --------------------------------------------------------------
 
 
 @pytest.fixture
 def arrival(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[IncomingDockerContainer]:
-    """Brings a container "box" to a docker that runs the program as `runtime` is told to."""
+    """Yield the arrival of a container "box" in a docker that runs the wrapper."""
     monkeypatch.setattr(incoming, "DIRECTORY", str(tmp_path / "sockets"))
     monkeypatch.setattr(incoming, "start_logged", lambda *_: None)
     monkeypatch.setattr(api, "call", lambda *_, **__: {"Id": "box", "DockerRootDir": str(tmp_path)})
@@ -198,7 +203,7 @@ def arrival(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Incomin
 
 
 def created(tmp_path: Path) -> int:
-    """Have the program make the container; return the pid that docker takes for its init."""
+    """Have the wrapper make the container, and return the pid that docker takes for its init."""
     pid_file, words = tmp_path / "init.pid", ["create", "--bundle", str(tmp_path)]
     argv = [sys.executable, "-IS", str(tmp_path / "wrapper"), *words, f"--pid-file={pid_file}"]
     subprocess.run([*argv, "box"], stdout=subprocess.DEVNULL, timeout=30, check=True)
@@ -206,7 +211,7 @@ def created(tmp_path: Path) -> int:
 
 
 def descriptors() -> set[str]:
-    """The names of this process's descriptors that lead to processes or peers."""
+    """Return the names of this process's descriptors that lead to processes or peers."""
     found = set()
     for fd in os.listdir("/proc/self/fd"):
         with contextlib.suppress(OSError):
@@ -215,7 +220,9 @@ def descriptors() -> set[str]:
     return found
 
 
-def test_a_container_that_arrives(program: Program, arrival: object, tmp_path: Path) -> None:
+def test_a_container_that_arrives_is_restored_and_ends_with_its_init(
+    program: Program, arrival: object, tmp_path: Path
+) -> None:
     before = descriptors()
     shutil.copy(PROGRAMS / "restoring-runc", tmp_path / "bin/runc")
     stands = os.pidfd_open(created(tmp_path))
@@ -229,12 +236,15 @@ def test_a_container_that_arrives(program: Program, arrival: object, tmp_path: P
 
 
 @pytest.mark.parametrize("where", ["cgroups", "none"])
-def test_an_arrival_that_runc_refuses(
+def test_an_arrival_that_runc_refuses_is_told(
     program: Program, arrival: object, tmp_path: Path, where: str
 ) -> None:
-    """The process says so if it may be the cause, being where no process must be."""
+    """The process in the container's place may be the cause, and says so then.
+
+    No process may be in the container's cgroups when runc restores it.
+    """
     (tmp_path / "bin/runc").write_text("#!/bin/sh\nexit 1\n")
-    if where == "cgroups":  # of neither version can be written
+    if where == "cgroups":  # cgroup.procs of neither version can be written
         (tmp_path / "cgroups/cgroup.procs").mkdir()
     else:
         (tmp_path / "cgroups").rmdir()
@@ -246,7 +256,9 @@ def test_an_arrival_that_runc_refuses(
     assert (b"a process could not leave its cgroup for" in done.stderr) is (where == "cgroups")
 
 
-def test_cgroups_that_cannot_be_entered(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_cgroups_that_cannot_be_entered_are_told(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(oci_wrapper, "CGROUPS", str(tmp_path))
     (tmp_path / "cgroup.procs").touch()
     assert enter({"": "/", "cpu": "no path"}, make=False) == ""

@@ -1,4 +1,4 @@
-"""checkpoint/engines/docker/store.py: whether a network of the source's docker is the same as one of the target's."""
+"""Tests of checkpoint/engines/docker/store.py: when networks of two dockers are the same."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ DOCKER: dict[str, Any] = {
 }
 
 
-def test_docker_the_same() -> None:
+def test_networks_that_differ_in_names_alone_are_the_same() -> None:
     theirs = deepcopy(DOCKER)
     theirs |= {
         "Id": "2" * 64,
@@ -56,12 +56,12 @@ def test_docker_the_same() -> None:
         ),
     ],
 )
-def test_docker_another(name: str, value: object) -> None:
+def test_networks_that_differ_in_more_are_not_the_same(name: str, value: object) -> None:
     assert docker_store.difference(DOCKER, {**DOCKER, name: value}) == name
     assert docker_store.difference({**DOCKER, name: value}, DOCKER) == name
 
 
-def test_docker_networks_without_addresses_of_their_own() -> None:
+def test_a_network_without_addresses_is_another_than_one_with() -> None:
     without = {**DOCKER, "IPAM": {"Driver": "default"}}
     assert docker_store.difference(without, deepcopy(without)) is None
     assert docker_store.difference(DOCKER, without) == "IPAM"

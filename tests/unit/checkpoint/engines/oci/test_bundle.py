@@ -1,4 +1,4 @@
-"""checkpoint/engines/oci/bundle.py: what a bundle's arrival makes, and undoes."""
+"""Tests of checkpoint/engines/oci/bundle.py: what a bundle's arrival makes, and undoes."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from checkpoint.engines.oci.runc import Runc
 
 
 def arrive(bundle: Path) -> None:
-    """A container comes, and the move is rolled back when some of its files are there."""
+    """Have a container arrive, and roll back when some of its files are there."""
     fields = {
         "bundle": str(bundle),
         "rootfs": str(bundle / "rootfs"),
@@ -32,8 +32,10 @@ def arrive(bundle: Path) -> None:
 @pytest.mark.parametrize(
     "there", [[], ["bundle"], ["bundle", "bundle/rootfs"]], ids=["none", "bundle", "rootfs"]
 )
-def test_what_was_empty_is_empty_again(tmp_path: Path, there: list[str]) -> None:
-    if there[1:]:  # a bundle with an empty rootfs in it is nobody's but an earlier move's
+def test_a_place_that_was_empty_is_empty_again_after_a_roll_back(
+    tmp_path: Path, there: list[str]
+) -> None:
+    if there[1:]:  # a bundle with an empty rootfs must be an earlier migration's
         (tmp_path / "bundle").mkdir()
         (tmp_path / "bundle" / MARKER).touch()
     for name in there:
@@ -43,7 +45,7 @@ def test_what_was_empty_is_empty_again(tmp_path: Path, there: list[str]) -> None
     assert sorted(tmp_path.rglob("*")) == before
 
 
-def test_the_configuration_that_was_there_is_there_again(bundle: Path) -> None:
+def test_the_configuration_that_was_there_is_there_again_after_a_roll_back(bundle: Path) -> None:
     (bundle / "config.json").write_text("as it was")
     arrive(bundle)
     assert (bundle / "config.json").read_text() == "as it was"

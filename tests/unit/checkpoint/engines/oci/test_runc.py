@@ -1,4 +1,4 @@
-"""checkpoint/engines/oci/runc.py, limits(): runc's own settings as OCI resources."""
+"""Tests of checkpoint/engines/oci/runc.py: runc's own settings as OCI resources."""
 
 from __future__ import annotations
 
@@ -42,5 +42,7 @@ from checkpoint.engines.oci.runc import limits
         ({"blkio_weight": 10, "devices": [{"allow": True}], "path": "/x", "freezer": "THAWED"}, {}),
     ],
 )
-def test_limits(cgroups: dict[str, Any], expected: dict[str, Any]) -> None:
+def test_each_limit_of_runc_is_one_of_the_spec(
+    cgroups: dict[str, Any], expected: dict[str, Any]
+) -> None:
     assert limits(cgroups) == expected

@@ -1,4 +1,4 @@
-"""checkpoint/engines/podman/engine.py: which containers podman has, and which of them can be moved."""
+"""Tests of checkpoint/engines/podman/engine.py: which containers podman has and can give away."""
 
 from __future__ import annotations
 
@@ -28,18 +28,18 @@ from tests.unit.helpers.engines import podman_that
 pytestmark = pytest.mark.usefixtures("no_engines")
 
 
-def test_a_podman_that_says_no(tmp_path: Path) -> None:
+def test_a_podman_that_says_no_has_no_container(tmp_path: Path) -> None:
     podman_that(tmp_path, "exit 1")
     assert not Podman().exists("web")
     with pytest.raises(ContainerNotFound):
         Podman().inspect("web")
 
 
-def test_a_podman_that_is_gone_and_has_left_its_files() -> None:
+def test_a_podman_that_is_not_installed_has_no_container() -> None:
     assert not Podman().exists("web")
 
 
-def test_a_podman_that_is_broken(tmp_path: Path) -> None:
+def test_a_podman_that_fails_cannot_be_asked(tmp_path: Path) -> None:
     podman_that(tmp_path, "echo 'Error: database is locked' >&2", "exit 125")
     with pytest.raises(EngineRefused, match="database is locked"):
         store.has_container("web")
@@ -47,7 +47,7 @@ def test_a_podman_that_is_broken(tmp_path: Path) -> None:
         Podman().inspect("web")
 
 
-def test_a_podman_that_cannot_describe_what_it_has(tmp_path: Path) -> None:
+def test_a_podman_that_cannot_describe_its_container_is_an_error(tmp_path: Path) -> None:
     podman_that(
         tmp_path, '[ "$2" = exists ] && exit 0', "echo 'Error: layer not known' >&2", "exit 125"
     )
@@ -72,7 +72,7 @@ PODMAN: dict[str, Any] = {
         ("OCIRuntime", "/opt/sbin/runc"),
     ],
 )
-def test_podman_can_be_moved(at: str, value: str) -> None:
+def test_a_container_of_crun_or_runc_can_be_moved(at: str, value: str) -> None:
     assert podman.unmovable(PODMAN) is None
     assert podman.unmovable(changed(PODMAN, at, value)) is None
 
@@ -89,14 +89,14 @@ def test_podman_can_be_moved(at: str, value: str) -> None:
         ("Config.Labels", {"PODMAN_SYSTEMD_UNIT": "web.service"}, "the systemd unit 'web.service'"),
     ],
 )
-def test_podman_cannot(at: str, value: object, said: str) -> None:
+def test_a_container_that_cannot_be_moved_says_why(at: str, value: object, said: str) -> None:
     why = podman.unmovable(changed(PODMAN, at, value))
     assert why is not None
     assert why.startswith("container 'box' ")
     assert said in why
 
 
-def test_an_archive_without_contents(tmp_path: Path) -> None:
+def test_an_archive_loses_its_contents_and_keeps_its_descriptions(tmp_path: Path) -> None:
     kept: dict[str, bytes | None] = {
         "config.dump": b"{}",
         "checkpoint": None,
@@ -115,7 +115,7 @@ def test_an_archive_without_contents(tmp_path: Path) -> None:
     assert described == dict.fromkeys(kept, (0o751, 1_700_000_000))
 
 
-def test_links_in_an_archive(tmp_path: Path) -> None:
+def test_links_in_an_archive_are_kept(tmp_path: Path) -> None:
     written = io.BytesIO(pack({"config.dump": b"{}"}))
     with tarfile.open(fileobj=written, mode="a") as tar:
         entry = tarfile.TarInfo("network.status")
@@ -129,13 +129,15 @@ def test_links_in_an_archive(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("damage", DAMAGES)
-def test_a_damaged_archive(tmp_path: Path, damage: Callable[[bytes], bytes]) -> None:
+def test_a_damaged_archive_is_refused_or_stays_small(
+    tmp_path: Path, damage: Callable[[bytes], bytes]
+) -> None:
     data = pack({"config.dump": b"{}" * 300})
     with contextlib.suppress(ImageError):
         assert len(without_contents(file_of(tmp_path, damage(data)))) < len(data) + 20_000
 
 
-def test_an_archive_of_more_than_descriptions(tmp_path: Path) -> None:
+def test_an_archive_of_more_than_descriptions_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "archive.tar"
     with tarfile.open(path, "w") as tar, (tmp_path / "large").open("wb+") as large:
         large.truncate(MOST_PACKED_BYTES)
@@ -147,6 +149,6 @@ def test_an_archive_of_more_than_descriptions(tmp_path: Path) -> None:
 
 
 def test_an_archive_is_not_taken_for_a_compressed_one(tmp_path: Path) -> None:
-    """As the old format of LZMA these 463 bytes would begin with a dictionary of 4 GiB."""
+    """In the old format of LZMA these 463 bytes would begin with a dictionary of 4 GiB."""
     with bounded_memory(), pytest.raises(ImageError):
         without_contents(file_of(tmp_path, (b"\x63" + b"\xff" * 104).ljust(463, b"\0")))

@@ -1,4 +1,4 @@
-"""checkpoint/engines/podman/incoming.py: what podman on the target is given of a container."""
+"""Tests of checkpoint/engines/podman/incoming.py: what the target's podman is given."""
 
 from __future__ import annotations
 
@@ -20,18 +20,19 @@ from tests.unit.helpers.podman import DESCRIPTION, arriving, fake_podman, restor
 
 @pytest.fixture
 def log(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Return the log of podman on this host, which is the target, for the container."""
+    """Return the log that the target's podman has of the container."""
     return fake_podman(tmp_path, monkeypatch)
 
 
 @pytest.fixture
 def named(tmp_path: Path) -> Path:
-    """Return the path that the source names."""
+    """Return the path of the log that the source names."""
     return tmp_path / "named"
 
 
 @pytest.fixture
 def arrival(log: Path, named: Path) -> Iterator[IncomingPodmanContainer]:
+    """Yield the prepared arrival of the container."""
     with arriving(named) as made:
         yield made
 
@@ -46,7 +47,7 @@ def test_late_output_goes_to_the_log_of_this_podman(
     assert not named.exists()
 
 
-def test_late_output_without_a_log(
+def test_late_output_makes_no_log(
     arrival: IncomingPodmanContainer, log: Path, named: Path, tmp_path: Path
 ) -> None:
     restore(arrival, tmp_path)
@@ -56,7 +57,7 @@ def test_late_output_without_a_log(
     assert not named.exists()
 
 
-def test_output_that_the_source_has_not_announced(log: Path, tmp_path: Path) -> None:
+def test_output_that_the_source_has_not_announced_is_dropped(log: Path, tmp_path: Path) -> None:
     with contextlib.ExitStack() as undo:
         arrival = IncomingPodmanContainer("x", DESCRIPTION, undo)
         arrival.prepare(b"", shared=False)
@@ -66,7 +67,7 @@ def test_output_that_the_source_has_not_announced(log: Path, tmp_path: Path) -> 
 
 
 @pytest.mark.parametrize("name", ["../../../x", "--all", "", "a/b"])
-def test_an_id_that_is_none(name: str) -> None:
+def test_an_id_that_is_none_is_refused(name: str) -> None:
     with contextlib.ExitStack() as undo, pytest.raises(DataInvalid):
         IncomingPodmanContainer("x", {**DESCRIPTION, "id": name}, undo)
 
@@ -82,7 +83,7 @@ def test_an_id_that_is_none(name: str) -> None:
         ([b"no end of a line"], b""),
     ],
 )
-def test_of_much_output_the_last_lines_are_kept(
+def test_the_last_lines_of_much_output_are_kept(
     arrival: IncomingPodmanContainer,
     log: Path,
     tmp_path: Path,
@@ -98,7 +99,7 @@ def test_of_much_output_the_last_lines_are_kept(
 
 
 @pytest.mark.parametrize("output", [b"", b"line\n", b"2026-01-01T00:00:00Z stdout F \xff\n" * 1000])
-def test_an_archive_with_output(tmp_path: Path, output: bytes) -> None:
+def test_output_is_added_to_the_archive(tmp_path: Path, output: bytes) -> None:
     archive = without_contents(
         file_of(tmp_path, pack({"config.dump": b"{}" * 300, "ctr.log": b"old\n"}))
     )
@@ -106,8 +107,8 @@ def test_an_archive_with_output(tmp_path: Path, output: bytes) -> None:
     assert found == {"config.dump": b"{}" * 300, "checkpoint/inventory.img": b"", "ctr.log": output}
 
 
-def test_output_that_is_added_to_anything_is_added_behind_it() -> None:
-    """What the other host sent is not parsed on the way to podman."""
+def test_output_is_added_behind_whatever_the_archive_is() -> None:
+    """The archive comes from the other host, and is not parsed on the way to podman."""
     for archive in (b"", b"x", bytes(2048), b"y" * 513, pack({"a": b"1"})):
         found = with_output(archive, b"line\n")
         assert len(found) % 512 == 0

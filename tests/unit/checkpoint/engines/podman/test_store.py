@@ -1,4 +1,4 @@
-"""checkpoint/engines/podman/store.py: podman's networks, volumes and images."""
+"""Tests of checkpoint/engines/podman/store.py: podman's networks, volumes and images."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ DIGEST = "sha256:" + "a" * 64
 @pytest.mark.parametrize(
     "name", ["sha256:/etc/shadow", "sha256:../victim", "/victim", "sha256:" + "A" * 64, ""]
 )
-def test_no_file_is_deleted_but_a_layers(tmp_path: Path, name: str) -> None:
+def test_no_file_but_a_layers_is_deleted(tmp_path: Path, name: str) -> None:
     image = tmp_path / "image"
     image.mkdir()
     victim = tmp_path / "victim"
@@ -53,7 +53,7 @@ def test_a_podman_that_cannot_be_asked_is_not_one_that_lacks_it(
 
 
 @pytest.mark.parametrize("find", [store.network, store.volume, store.image])
-def test_what_podman_lacks(tmp_path: Path, find: Callable[[str], object]) -> None:
+def test_what_podman_lacks_is_none(tmp_path: Path, find: Callable[[str], object]) -> None:
     podman_that(tmp_path, "exit 1")
     assert find("web") is None
 
@@ -76,7 +76,7 @@ VOLUME = {"Name": "data", "Driver": "local"}
         lambda at: store.load_image(at, "1f", "name"),
     ],
 )
-def test_both_engines_refuse_with_the_same_error(
+def test_every_request_that_podman_fails_is_an_engine_that_refused(
     tmp_path: Path, ask: Callable[[Path], object]
 ) -> None:
     podman_that(tmp_path, "echo 'Error: database is locked' >&2", "exit 125")
@@ -106,7 +106,7 @@ PODMAN: dict[str, Any] = {
         {"options": {}, "routes": None, "labels": {"a": "b"}},
     ],
 )
-def test_podman_the_same(change: dict[str, Any]) -> None:
+def test_networks_that_differ_in_names_alone_are_the_same(change: dict[str, Any]) -> None:
     assert store.difference(PODMAN, {**PODMAN, **change}) is None
     assert store.difference({**PODMAN, **change}, PODMAN) is None
 
@@ -124,12 +124,12 @@ def test_podman_the_same(change: dict[str, Any]) -> None:
         ("routes", [{"destination": "10.0.0.0/8", "gateway": "10.89.0.7"}]),
     ],
 )
-def test_podman_another(name: str, value: object) -> None:
+def test_networks_that_differ_in_more_are_not_the_same(name: str, value: object) -> None:
     assert store.difference(PODMAN, {**PODMAN, name: value}) == name
     assert store.difference({**PODMAN, name: value}, PODMAN) == name
 
 
-def test_the_name_of_a_bridge_that_podman_does_not_make() -> None:
+def test_the_bridge_of_an_unmanaged_network_must_have_the_same_name() -> None:
     ours = {**PODMAN, "options": {"mode": "unmanaged"}}
     assert store.difference(ours, deepcopy(ours)) is None
     assert store.difference(ours, {**ours, "network_interface": "br0"}) == "network_interface"

@@ -1,6 +1,6 @@
-"""A process that maps files shared and writable, and calls itself as it likes: mapper.py NAME FILE...
+"""mapper.py NAME FILE...: a process of any name that maps files shared and writable.
 
-It prints an empty line when it has, and goes on until its standard input ends.
+The program prints an empty line once the files are mapped, and ends with its standard input.
 """
 
 import ctypes

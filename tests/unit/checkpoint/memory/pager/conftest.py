@@ -1,4 +1,4 @@
-"""x"""
+"""Fixtures of the tests of the pager."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ import pytest
 
 from tests.unit.checkpoint.memory.pager.tasks import Target, children, exit_code
 
-#: prctl(2)
+#: prctl(2): orphans of this process's descendants become its children.
 PR_SET_CHILD_SUBREAPER = 36
 
 
 @pytest.fixture
 def target(tmp_path: Path) -> Iterator[Target]:
-    """Orphans come to us meanwhile: they can be waited for, and none is left."""
+    """Yield the host of the tests. Orphans become children of this process, and none is left."""
     libc, score = ctypes.CDLL(None), Path("/proc/self/oom_score_adj")
     children_before, score_before = children(), score.read_text()
     libc.prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)

@@ -1,4 +1,4 @@
-"""Tasks whose memory a pager fills in, pagers that can be killed, and the host that has them."""
+"""Tasks whose memory a pager fills in, pagers that can be killed, and the host that has both."""
 
 from __future__ import annotations
 
@@ -28,41 +28,45 @@ from tests.unit.checkpoint.memory.pager.programs.layout import START, content
 from tests.unit.helpers.checkout import ROOT
 
 PROGRAMS = "tests.unit.checkpoint.memory.pager.programs"
-#: Turns what would hang into a failure.
+#: A limit, in seconds, that only a failure reaches.
 TIMEOUT_S = 20.0
 PID, OTHER_PID = 7, 8
 PAGES, MANY_PAGES = 300, (64 << 20) // PAGE_SIZE
 NEAR = AROUND_BYTES // PAGE_SIZE
-#: The content of page k is the number k + 1, as often as it fits; of a page without any, 0.
+#: The number that each page is full of (programs/layout.py); a page without content is full of 0.
 EVERY = list(range(1, PAGES + 1))
 
 
 class Obedient:
-    """Does what it is told."""
+    """A program that does what it is told, through a socket (programs/obedience.py)."""
 
     def __init__(self, channel: socket.socket) -> None:
         self._channel = channel
         channel.settimeout(TIMEOUT_S)
 
     def tell(self, told: str) -> None:
+        """Send code to be run."""
         self._channel.send(told.encode())
 
     def answer(self) -> Any:
+        """Return the answer to the code that was sent first."""
         data = self._channel.recv(1 << 20)
         assert data, "it ended"
         return json.loads(data)
 
     def do(self, told: str) -> Any:
+        """Have code run, and return its answer."""
         self.tell(told)
         return self.answer()
 
     def descriptor(self) -> int:
-        """One that is handed over."""
+        """Return a descriptor that the program hands over."""
         _, fds, _, _ = socket.recv_fds(self._channel, 1, 1)
         assert fds, "it ended"
         return fds[0]
 
     def await_end(self) -> None:
+        """Wait until the program has ended."""
         assert self._channel.recv(1) == b""
 
     def close(self) -> None:
@@ -70,7 +74,7 @@ class Obedient:
 
 
 class Memory(Obedient):
-    """What a task sees from START on, unless told otherwise."""
+    """The memory of a task, from START on where nothing else is said."""
 
     def __init__(self, channel: socket.socket, pages: int) -> None:
         super().__init__(channel)
@@ -78,19 +82,21 @@ class Memory(Obedient):
         self._forks: list[Memory] = []
 
     def touch(self, page: int, start: int = START) -> int:
+        """Have the task read a page, and return the number that the page is full of."""
         return int(self.do(f"answer = stamp({start} + {page} * PAGE)"))
 
     def stamps(self, start: int = START, pages: int = 0) -> list[int]:
+        """Have the task read pages, and return the numbers that they are full of."""
         found: list[int] = self.do(f"answer = stamps({start}, {pages or self._pages})")
         return found
 
     def present(self) -> list[int]:
-        """Pages that are there, without touching any."""
+        """Return the numbers of the pages that are there, without touching any."""
         found: list[int] = self.do(f"answer = present(START, {self._pages})")
         return found
 
     def fork(self) -> Memory:
-        """The child's."""
+        """Have the task fork, and return the memory of the child."""
         self.tell("fork()")
         self._forks.append(Memory(socket.socket(fileno=self.descriptor()), self._pages))
         assert self.answer() is None
@@ -103,7 +109,7 @@ class Memory(Obedient):
 
 
 class Process:
-    """A python of its own."""
+    """A Python process that runs one of `programs`."""
 
     def __init__(self, program: str, *arguments: object) -> None:
         self.channel, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
@@ -115,7 +121,7 @@ class Process:
         self.pid = self._process.pid
 
     def kill(self) -> None:
-        """With all that it forked."""
+        """Kill the process and all that it forked."""
         with contextlib.suppress(ProcessLookupError):
             os.killpg(self.pid, signal.SIGKILL)
         self.wait()
@@ -125,7 +131,7 @@ class Process:
 
 
 class Task(Memory):
-    """With a mapping at START that is as CRIU leaves it."""
+    """A process with a mapping at START that is as CRIU leaves it (programs/task.py)."""
 
     def __init__(self, pages: int) -> None:
         self.process = Process("task", pages)
@@ -138,7 +144,10 @@ class Task(Memory):
 
 
 class MortalPager(Obedient):
-    """One in a process of its own, with a store of its own. It has that many descriptors at first."""
+    """A pager in a process of its own, with a store of its own (programs/mortal_pager.py).
+
+    It has `descriptors` descriptors at first.
+    """
 
     def __init__(self, directory: Path, pages: int, descriptors: int) -> None:
         self.process = Process(
@@ -152,7 +161,7 @@ class MortalPager(Obedient):
         return keeper
 
     def kill(self) -> None:
-        """It alone."""
+        """Kill the pager, and nothing that it forked."""
         os.kill(self.process.pid, signal.SIGKILL)
         self.process.wait()
 
@@ -162,26 +171,29 @@ class MortalPager(Obedient):
 
 
 class Restore:
-    """CRIU's end of the socket (criu/uffd.c)."""
+    """CRIU's end of the socket to the pager (criu/uffd.c)."""
 
     def __init__(self, directory: Path) -> None:
         self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         self._socket.connect(str(directory / SOCKET))
 
     def send(self, task: Task, pid: int = PID) -> None:
+        """Send the userfaultfd of a task."""
         self._socket.send(INTEGER.pack(pid))
         socket.send_fds(self._socket, [b"\0"], [task.uffd])
         os.close(task.uffd)
 
     def send_bare(self, *descriptors: int) -> None:
-        """A task, with as many descriptors as it should not have."""
+        """Send a task with as many descriptors as it should not have."""
         self._socket.send(INTEGER.pack(PID))
         socket.send_fds(self._socket, [b"\0"], descriptors)
 
     def zombie(self) -> None:
+        """Send a task that has no memory."""
         self._socket.send(INTEGER.pack(-1))
 
     def restored(self) -> None:
+        """Say that all tasks are restored."""
         self._socket.send(INTEGER.pack(RESTORED))
         self.close()
 
@@ -190,7 +202,7 @@ class Restore:
 
 
 class GatedStore(PageStore):
-    """A pager that reads it stands still while the gate is closed."""
+    """A page store whose reader stands still while the gate is closed."""
 
     def __init__(self, directory: Path) -> None:
         super().__init__(directory)
@@ -208,7 +220,7 @@ class GatedStore(PageStore):
 
 
 class Target:
-    """The host that is moved to."""
+    """The target host, as far as a pager needs it."""
 
     def __init__(self, move: Path) -> None:
         self.move, self.directory = move, move / "images"
@@ -228,7 +240,7 @@ class Target:
         return task
 
     def pager(self, lazy: dict[int, list[Range]] | None = None) -> Pager:
-        """By default of one task, all of whose memory is lazy."""
+        """Return a new pager, by default of one task, all of whose memory is lazy."""
         ranges = {PID: addresses((0, PAGES))} if lazy is None else lazy
         self._pagers.append(
             pager := Pager(
@@ -246,18 +258,18 @@ class Target:
         return pager
 
     def restore(self, *tasks: Task) -> None:
-        """All that CRIU does."""
+        """Do all that CRIU does to restore these tasks."""
         restore = Restore(self.directory)
         for pid, task in zip((PID, OTHER_PID), tasks, strict=False):
             restore.send(task, pid)
         restore.restored()
 
     def processes(self) -> set[int]:
-        """All children of this process but keepers."""
+        """Return the pids of all children of this process but keepers."""
         return self._children | {process.process.pid for process in self._processes}
 
     def keeper(self) -> int:
-        """Of the pager in this process, or of one that was killed."""
+        """Return the pid of the keeper of the pager in this process, or of one that was killed."""
         (keeper,) = children() - self.processes()
         return keeper
 
@@ -272,17 +284,18 @@ class Target:
 
 
 def addresses(*pages: Range) -> list[Range]:
+    """Return the addresses of ranges of page numbers."""
     return [(START + first * PAGE_SIZE, START + end * PAGE_SIZE) for first, end in pages]
 
 
 def near(pages: Iterable[int]) -> list[int]:
-    """What comes with pages that are touched."""
+    """Return the numbers of the pages that come when these pages are touched."""
     firsts = {page - page % NEAR for page in pages}
     return sorted(page for first in firsts for page in range(first, min(first + NEAR, PAGES)))
 
 
 def in_time(function: Callable[[], object]) -> None:
-    """Call what might not return."""
+    """Call a function that might not return, and fail the test if it does not."""
     thread = threading.Thread(target=function, daemon=True)
     thread.start()
     thread.join(TIMEOUT_S)
@@ -290,7 +303,7 @@ def in_time(function: Callable[[], object]) -> None:
 
 
 def soon(holds: Callable[[], bool]) -> None:
-    """Wait until it does; nothing depends on how long that takes."""
+    """Wait until a condition holds; nothing depends on how long that takes."""
     deadline = time.monotonic() + TIMEOUT_S
     while not holds():
         assert time.monotonic() < deadline, "it never came"
@@ -298,11 +311,12 @@ def soon(holds: Callable[[], bool]) -> None:
 
 
 def children(pid: int | None = None) -> set[int]:
+    """Return the pids of the children of a process, by default of this one."""
     return {child.pid for child in psutil.Process(pid).children()}
 
 
 def exit_code(pid: int) -> int:
-    """Of a child of ours, when it ends."""
+    """Wait for the end of a child of this process, and return its exit code."""
     found = (0, 0)
 
     def reaped() -> bool:

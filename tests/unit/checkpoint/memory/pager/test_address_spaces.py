@@ -1,4 +1,4 @@
-"""checkpoint/memory/pager/address_spaces.py: what tasks do to their mappings while memory is filled in."""
+"""Tests of checkpoint/memory/pager/address_spaces.py: tasks change their mappings meanwhile."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def test_what_was_dropped_does_not_come_back(target: Target) -> None:
     assert task.stamps() == EVERY[:40] + [0] * 40 + EVERY[80:]
 
 
-#: What is done, and what is where then: (page, at START or ELSEWHERE, stamps).
+#: The code that moves mappings, and what is where then: (page, START or ELSEWHERE, numbers).
 MOVES: dict[str, tuple[str, list[tuple[int, int, list[int]]]]] = {
     "all": ("remap(START, ELSEWHERE, 300)", [(0, ELSEWHERE, EVERY)]),
     "the middle": (
@@ -123,9 +123,8 @@ def test_mappings_split_by_their_protection_are_filled_all_the_same(
     """The kernel copies nothing into two mappings at once."""
     task, pager = target.task(), target.pager()
     target.restore(task)
-    task.do(
-        f"protect(START + 37 * PAGE, 100, {protection}); protect(START + 299 * PAGE, 1, {protection})"
-    )
+    for start, pages in ((37, 100), (299, 1)):
+        task.do(f"protect(START + {start} * PAGE, {pages}, {protection})")
     assert [task.touch(page) for page in (36, 137, 298)] == [37, 138, 299]
     pager.fill()
     pager.wait(TIMEOUT_S)

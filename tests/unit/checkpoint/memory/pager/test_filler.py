@@ -1,4 +1,4 @@
-"""checkpoint/memory/pager/filler.py: memory comes in chunks, between which faults are served."""
+"""Tests of checkpoint/memory/pager/filler.py: memory comes in chunks."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from tests.unit.checkpoint.memory.pager.tasks import EVERY, PAGES, PID, Target, 
 def test_what_was_written_again_comes_in_chunks_between_which_faults_are_served(
     target: Target,
 ) -> None:
-    """All of it may be one piece."""
+    """All of the memory may be one piece."""
     task, all_pages = target.task(), {dst_id_of_process(PID): addresses((0, PAGES))}
     spaces = AddressSpaces(all_pages)
     with contextlib.ExitStack() as stack:

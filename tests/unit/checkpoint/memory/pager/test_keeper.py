@@ -1,4 +1,4 @@
-"""checkpoint/memory/pager/keeper.py: the keeper goes on where a pager was killed or failed."""
+"""Tests of checkpoint/memory/pager/keeper.py: the keeper goes on where a pager ended or failed."""
 
 from __future__ import annotations
 
@@ -49,10 +49,10 @@ def test_without_a_keeper_the_pager_goes_on(target: Target) -> None:
     assert fork.stamps() == [0] * 50 + EVERY[50:]
 
 
-def test_a_keeper_that_was_stopped_keeps_nobody_waiting(
+def test_a_keeper_that_was_stopped_keeps_no_task_waiting(
     target: Target, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """More events than its socket has room for; at the end it is killed."""
+    """There are more events than its socket has room for. At the end the keeper is killed."""
     monkeypatch.setattr(keeper_module, "PATIENCE_S", 0.1)
     task, pager = target.task(), target.pager()
     target.restore(task)
@@ -66,7 +66,9 @@ def test_a_keeper_that_was_stopped_keeps_nobody_waiting(
     assert children() - target.processes() == set()
 
 
-def test_a_pager_that_fails_hands_over(target: Target, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_pager_that_fails_hands_over_to_the_keeper(
+    target: Target, monkeypatch: pytest.MonkeyPatch
+) -> None:
     def fail(*_: object) -> int:
         raise OSError(errno.EIO, "no more")
 
@@ -98,7 +100,7 @@ def test_the_keeper_outlives_the_pager(target: Target) -> None:
 
 
 def test_the_keeper_has_the_pages_of_many_processes(target: Target) -> None:
-    """More descriptors than one message takes, and the task's pages are in the last."""
+    """The descriptors are more than one message takes, and the task's pages are in the last."""
     store, last = PageStore(target.move), PID + 2 * MOST_FDS
     page = memoryview(content(0))
     with store:
@@ -116,7 +118,7 @@ def test_the_keeper_has_the_pages_of_many_processes(target: Target) -> None:
 
 
 def test_the_keeper_holds_what_it_needs_and_no_more(target: Target) -> None:
-    """The pager's other descriptors end with the pager; the end of its session is not the keeper's."""
+    """The pager's other descriptors end with the pager, and the keeper outlives its session."""
     task, pager = target.task(), target.mortal_pager()
     target.restore(task)
     assert task.touch(100) == 101
@@ -131,7 +133,8 @@ def test_the_keeper_holds_what_it_needs_and_no_more(target: Target) -> None:
     assert task.stamps() == EVERY
 
 
-#: Each leaves the task with the stamps that are named, from START or ELSEWHERE on.
+#: The code that changes mappings, and the numbers that pages from START or ELSEWHERE on are full of
+#: then.
 CHANGES: dict[str, tuple[str, int, list[int]]] = {
     "dropped": ("dontneed(START + 30 * PAGE, 100)", START, EVERY[:30] + [0] * 100 + EVERY[130:]),
     "unmapped": ("unmap(START + 250 * PAGE, 50)", START, EVERY[:250]),
@@ -163,7 +166,8 @@ def test_the_keeper_knows_what_changed(target: Target, name: str) -> None:
     task.do(told)
     assert (
         task.touch(180, start) == expected[180]
-    )  # a change was passed on before a later fault was answered
+        # A change is passed on before a later fault is answered.
+    )
     keeper = pager.keeper()
     pager.kill()
     assert exit_code(keeper) == 0
@@ -193,8 +197,8 @@ def test_the_keeper_knows_forks_and_what_they_changed(target: Target) -> None:
     assert not target.move.exists()
 
 
-def test_all_that_happened_is_known_even_when_it_was_not_followed_yet(target: Target) -> None:
-    """The keeper is told first."""
+def test_the_keeper_knows_a_change_that_the_pager_did_not_follow_yet(target: Target) -> None:
+    """The keeper is told of a change before the pager follows it."""
     task, pager = target.task(), target.mortal_pager()
     target.restore(task)
     assert task.touch(60) == 61
@@ -207,7 +211,9 @@ def test_all_that_happened_is_known_even_when_it_was_not_followed_yet(target: Ta
 
 @pytest.mark.parametrize("when", ["before", "after"])
 @pytest.mark.parametrize("copy", [1, 2, 100, MANY_PAGES * PAGE_SIZE // MOST_CHUNK_BYTES])
-def test_the_pager_is_killed_while_it_fills(target: Target, copy: int, when: str) -> None:
+def test_the_keeper_brings_all_memory_of_a_pager_killed_while_it_fills(
+    target: Target, copy: int, when: str
+) -> None:
     task, pager = target.task(MANY_PAGES), target.mortal_pager(MANY_PAGES)
     target.restore(task)
     pager.do(f"uffd_copy.Buffer.copy = dies(uffd_copy.Buffer.copy, {copy}, {when!r})")
@@ -219,8 +225,8 @@ def test_the_pager_is_killed_while_it_fills(target: Target, copy: int, when: str
     assert not target.move.exists()
 
 
-def test_what_changed_while_it_filled_is_known(target: Target) -> None:
-    """What was filled may be gone again, or be somewhere else, when the pager is killed."""
+def test_the_keeper_knows_what_changed_while_the_pager_filled(target: Target) -> None:
+    """A page that was filled may be gone again, or elsewhere, when the pager is killed."""
     task, pager = target.task(MANY_PAGES), target.mortal_pager(MANY_PAGES)
     target.restore(task)
     for page in range(0, MANY_PAGES // 2, NEAR):
@@ -248,10 +254,10 @@ def test_what_changed_while_it_filled_is_known(target: Target) -> None:
         (PAGES, "zero", "after"),
     ],
 )
-def test_who_waits_when_the_pager_is_killed_goes_on(
+def test_a_task_that_waits_when_the_pager_is_killed_goes_on(
     target: Target, page: int, function: str, when: str
 ) -> None:
-    """The kernel tells of a fault once; the keeper never hears of it."""
+    """The kernel tells of a fault once, and the keeper never hears of it."""
     task, pager = target.task(PAGES + 1), target.mortal_pager()
     target.restore(task)
     assert task.touch(100) == 101
@@ -264,8 +270,8 @@ def test_who_waits_when_the_pager_is_killed_goes_on(
     assert task.stamps() == [*EVERY, 0]
 
 
-def test_more_forks_than_descriptors(target: Target) -> None:
-    """Each brings one. A pager that fails for want of them has a keeper that does, too."""
+def test_more_forks_than_descriptors_are_followed(target: Target) -> None:
+    """Each fork brings a descriptor. A keeper fails for want of them where the pager does."""
     task, pager = target.task(), target.mortal_pager(descriptors=64)
     target.restore(task)
     assert task.touch(100) == 101

@@ -1,4 +1,4 @@
-"""checkpoint/memory/pager/missing.py against a dict: of each missing page, where its content was when it was dumped."""
+"""Tests of checkpoint/memory/pager/missing.py against a dict: where missing pages were dumped."""
 
 from __future__ import annotations
 
@@ -22,12 +22,13 @@ def address(page: int) -> int:
 
 
 def pages_of(piece: Piece) -> Origins:
+    """Return {address of a page: address of its content} of a piece."""
     assert piece.start < piece.end, "none is empty"
     return {page: page + piece.shift for page in range(piece.start, piece.end, PAGE_SIZE)}
 
 
 def origins_of(missing: Missing, chunk: int) -> Origins:
-    """All that is missing, found as one who fills it in finds it."""
+    """Return {address of a page: address of its content}, found as the filler finds it."""
     left, found, last = missing.copy(), Origins(), 0
     while left:
         piece = left.first(chunk)
@@ -40,7 +41,10 @@ def origins_of(missing: Missing, chunk: int) -> Origins:
 
 
 class Model(RuleBasedStateMachine):
-    """Address spaces beside {address of a page: address of its content}; each but the first is a fork's."""
+    """Address spaces, each beside a dict {address of a page: address of its content}.
+
+    Each but the first is a fork's.
+    """
 
     @initialize(pages=st.sets(page_numbers), joined=st.booleans())
     def restore(self, pages: set[int], joined: bool) -> None:
@@ -108,7 +112,7 @@ TestModel.settings = settings(max_examples=60, stateful_step_count=30, deadline=
 
 
 def left(missing: Missing) -> list[Piece]:
-    """The pieces as they are."""
+    """Return the pieces of what is missing."""
     missing, found = missing.copy(), []
     while missing:
         found.append(missing.first(PAGE_SIZE))
@@ -128,7 +132,9 @@ def left(missing: Missing) -> list[Piece]:
         (14, 16, [(10, 14, 0), (16, 20, 0)]),
     ],
 )
-def test_drop(start: int, end: int, expected: list[tuple[int, int, int]]) -> None:
+def test_dropped_pages_are_missing_no_more(
+    start: int, end: int, expected: list[tuple[int, int, int]]
+) -> None:
     missing = Missing.of([(10, 20)])
     missing.drop(start, end)
     assert left(missing) == expected
@@ -157,7 +163,9 @@ def test_drop(start: int, end: int, expected: list[tuple[int, int, int]]) -> Non
         "nothing of it",
     ],
 )
-def test_move(old: int, new: int, size: int, expected: list[tuple[int, int, int]]) -> None:
+def test_moved_pages_are_missing_at_their_new_place(
+    old: int, new: int, size: int, expected: list[tuple[int, int, int]]
+) -> None:
     missing = Missing.of([(10, 20), (30, 40)])
     missing.move(old, new, size)
     assert left(missing) == expected
@@ -188,7 +196,9 @@ def test_what_moved_twice_still_knows_where_it_came_from() -> None:
         (10, 1, (10, 11, 0)),
     ],
 )
-def test_around(at: int, block: int, expected: tuple[int, int, int] | None) -> None:
+def test_the_piece_around_an_address_lies_within_its_block(
+    at: int, block: int, expected: tuple[int, int, int] | None
+) -> None:
     assert Missing.of([(10, 30)]).around(at, block) == expected
 
 
@@ -201,7 +211,7 @@ def test_a_fork_goes_its_own_way() -> None:
     assert left(child) == [(30, 40, -20)]
 
 
-def test_nothing_is_missing() -> None:
+def test_an_address_space_without_missing_pages_is_false() -> None:
     assert not Missing()
     assert not Missing.of([])
     assert Missing().around(10, 8) is None

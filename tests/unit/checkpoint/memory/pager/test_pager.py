@@ -1,4 +1,7 @@
-"""checkpoint/memory/pager/pager.py on real memory: a task finds what it had, or zeros."""
+"""Tests of checkpoint/memory/pager/pager.py on real memory: a task finds what it had, or zeros.
+
+A task is a process of its own, since its faults block it. The test does CRIU's part.
+"""
 
 from __future__ import annotations
 
@@ -31,12 +34,12 @@ from tests.unit.checkpoint.memory.pager.tasks import (
 
 
 def holdings() -> tuple[set[int], list[threading.Thread], list[str]]:
-    """Children, threads and descriptors."""
+    """Return the children, the threads and the descriptors of this process."""
     gc.collect()
     return children(), threading.enumerate(), sorted(os.listdir("/proc/self/fd"))
 
 
-def test_what_is_touched_comes_and_what_is_not_stays_away(target: Target) -> None:
+def test_pages_come_when_they_are_touched_and_others_do_not(target: Target) -> None:
     task, pager = target.task(), target.pager()
     target.restore(task)
     touched = [0, 3, 150, 17, PAGES - 1]
@@ -76,7 +79,7 @@ def test_what_was_written_again_and_again_comes_before_it_is_touched(target: Tar
     assert len(pager.served.waits_ns) == 1
 
 
-def test_memory_is_not_in_place_before(target: Target) -> None:
+def test_memory_is_not_in_place_before_the_fill(target: Target) -> None:
     task, pager = target.task(), target.pager()
     target.restore(task)
     with pytest.raises(ImageError, match=r"not in place after 0\.01 s"):
@@ -85,7 +88,7 @@ def test_memory_is_not_in_place_before(target: Target) -> None:
 
 
 def test_what_was_never_lazy_is_zero(target: Target) -> None:
-    """A page that is neither left to us nor in the images had no content."""
+    """A page that is neither lazy nor in the image files had no content."""
     task, pager = target.task(), target.pager({PID: addresses((0, 10), (21, PAGES))})
     target.restore(task)
     assert [task.touch(page) for page in (9, 10, 20, 21)] == [10, 0, 0, 22]
@@ -95,7 +98,7 @@ def test_what_was_never_lazy_is_zero(target: Target) -> None:
     assert task.stamps() == EVERY[:10] + [0] * 11 + EVERY[21:]
 
 
-def test_several_tasks_and_a_zombie_of_one_restore(target: Target) -> None:
+def test_several_tasks_and_a_zombie_of_one_restore_are_served(target: Target) -> None:
     first, second = target.task(), target.task()
     pager = target.pager({PID: addresses((0, PAGES)), OTHER_PID: addresses((20, 40))})
     restore = Restore(target.directory)
@@ -119,7 +122,7 @@ def test_where_nothing_is_missing_nothing_is_waited_for(target: Target) -> None:
     assert task.stamps() == [0] * PAGES
 
 
-def test_a_task_is_killed_while_its_page_is_looked_up(target: Target) -> None:
+def test_a_task_killed_while_its_page_is_looked_up_ends_no_other(target: Target) -> None:
     task, other = target.task(), target.task()
     pager = target.pager({PID: addresses((0, PAGES)), OTHER_PID: addresses((0, PAGES))})
     target.restore(task, other)
@@ -135,12 +138,12 @@ def test_a_task_is_killed_while_its_page_is_looked_up(target: Target) -> None:
     assert other.stamps() == EVERY
 
 
-def test_who_could_not_be_served_is_served_later(
+def test_a_fault_that_could_not_be_served_is_served_later(
     target: Target, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A thread's change of mappings was read, but the thread did not run since: the kernel refuses copies until then.
+    """The kernel refuses copies between a thread's change of mappings and its next run.
 
-    It tells nobody when they are possible.
+    The kernel does not tell when copies are possible again.
     """
     refusals, copy = [1], Buffer.copy
 
@@ -159,15 +162,14 @@ def test_who_could_not_be_served_is_served_later(
     assert refusals == []
 
 
-def test_a_thread_waits_for_what_another_replaces(target: Target) -> None:
-    """It goes on with what is there then."""
+def test_a_thread_that_waits_for_a_replaced_page_goes_on(target: Target) -> None:
+    """The thread goes on with what is there then."""
     task = target.task()
     target.pager()
     target.restore(task)
     target.store.close_gate()
-    task.do(
-        "seen = []; reader = threading.Thread(target=lambda: seen.append(stamp(START)), daemon=True)"
-    )
+    task.do("seen = []; look = lambda: seen.append(stamp(START))")
+    task.do("reader = threading.Thread(target=look, daemon=True)")
     task.do("reader.start()")
     assert target.store.reached.wait(TIMEOUT_S)
     task.tell("map_at(START, 1)")
@@ -178,7 +180,7 @@ def test_a_thread_waits_for_what_another_replaces(target: Target) -> None:
     assert task.do(f"reader.join({TIMEOUT_S / 2}); answer = seen") == [0]
 
 
-def test_nobody_came(target: Target) -> None:
+def test_a_pager_without_a_restore_leaves_nothing(target: Target) -> None:
     before = holdings()
     pager = target.pager()
     in_time(pager.stop)
@@ -226,7 +228,9 @@ def test_a_restore_that_ends_early_ends_the_pager(target: Target) -> None:
 
 
 @pytest.mark.parametrize("descriptors", [(), (0, 0)], ids=["none", "two"])
-def test_a_task_comes_with_one_descriptor(target: Target, descriptors: tuple[int, ...]) -> None:
+def test_a_task_without_its_one_descriptor_is_refused(
+    target: Target, descriptors: tuple[int, ...]
+) -> None:
     pager = target.pager()
     restore = Restore(target.directory)
     restore.send_bare(*descriptors)

@@ -1,4 +1,8 @@
-"""The injector at the wrong moment: what happens to a process whose thread has foreign registers."""
+"""Tests of checkpoint/memory/tracking/inject.py: the injector meets a thread at a bad moment.
+
+A thread that the injector has stopped has registers that are not its own until the injector has put
+them back.
+"""
 
 from __future__ import annotations
 
@@ -18,9 +22,9 @@ from checkpoint.memory.tracking import inject, tracker
 from checkpoint.memory.tracking.tracker import Tracker
 from tests.unit.helpers.obedient import Child
 
-#: Turns what would hang into a failure.
+#: A test that would hang fails after this time.
 LIMIT_S = 20.0
-#: Longer than the injector waits for a thread that it has not changed.
+#: The injector waits less than this for a thread that it has not changed.
 HELD_S = 2 * inject.STOP_TIMEOUT_S
 ROOT = Path("/sys/fs/cgroup")
 
@@ -41,7 +45,7 @@ def before(monkeypatch: pytest.MonkeyPatch) -> Callable[[str, str], None]:
 
 @contextlib.contextmanager
 def cgroup(controller: str) -> Iterator[Path]:
-    """A cgroup, of v1 where the controller is there."""
+    """Make a cgroup for the time of the block, of version 1 where that has the controller."""
     parent = next(path for path in (ROOT / controller, ROOT) if (path / "cgroup.procs").exists())
     if (parent / "cgroup.subtree_control").exists() and controller == "cpu":
         (parent / "cgroup.subtree_control").write_text("+cpu")
@@ -61,7 +65,7 @@ def cgroup(controller: str) -> Iterator[Path]:
 
 @contextlib.contextmanager
 def frozen_by(process: Child) -> Iterator[tuple[str, Callable[[], None]]]:
-    """How a process is frozen, as a line of code, and what thaws it."""
+    """Yield a line of code that freezes a process, and a function that thaws the process."""
     with cgroup("freezer") as path:
         name, on, off = "cgroup.freeze", "1", "0"
         if (path / "freezer.state").exists():
@@ -79,7 +83,10 @@ def frozen_by(process: Child) -> Iterator[tuple[str, Callable[[], None]]]:
 
 @contextlib.contextmanager
 def slowed_by(process: Child) -> Iterator[tuple[str, Callable[[], None]]]:
-    """How a process gets a millisecond of processor time a second, which another one uses up."""
+    """Yield a line of code that slows a process down, and a function that ends that.
+
+    The process gets a millisecond of processor time a second, and another process uses that up.
+    """
     with cgroup("cpu") as path:
         burner = Child()
         burner.send("while True: pass")
@@ -148,7 +155,7 @@ def test_an_injector_that_waits_for_a_frozen_thread_is_left_and_not_killed(
         until(lambda: not [each for each in threading.enumerate() if each.name == "injector"])
 
 
-def test_a_stop_that_comes_meanwhile_is_not_lost(
+def test_a_stop_that_comes_while_registers_are_foreign_is_not_lost(
     child: Child, before: Callable[[str, str], None]
 ) -> None:
     before("PTRACE_SYSCALL", "os.kill(pid, signal.SIGSTOP)")
@@ -170,7 +177,7 @@ def test_a_stopped_process_is_tracked_and_stays_stopped(child: Child) -> None:
 def test_a_signal_that_is_being_delivered_ends_the_call_that_it_interrupts(
     child: Child, before: Callable[[str, str], None]
 ) -> None:
-    """pause(2), started again after its signal, would wait for ever."""
+    """A pause(2) that is started again after its signal would wait for ever."""
     child.do("import signal; signal.signal(signal.SIGUSR1, lambda *_: None)")
     child.send("answer = libc.pause()")
     until(lambda: Path(f"/proc/{child.pid}/syscall").read_text().split()[0] == "34")

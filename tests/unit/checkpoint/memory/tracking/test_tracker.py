@@ -1,4 +1,7 @@
-"""checkpoint/memory/tracking/tracker.py and inject.py on real processes: what was written, and that nobody notices."""
+"""Tests of checkpoint/memory/tracking/tracker.py: written pages of real processes are found.
+
+No process notices that it is tracked.
+"""
 
 from __future__ import annotations
 
@@ -35,7 +38,7 @@ def content(pid: int, wanted: list[Range]) -> bytes:
 
 
 def watched(pid: int) -> int:
-    """How many mappings are registered for write protection (VmFlags `uw`, proc(5))."""
+    """Return how many mappings are registered for write protection (VmFlags `uw`, proc(5))."""
     lines = Path(f"/proc/{pid}/smaps").read_text().splitlines()
     return sum("uw" in line.split() for line in lines if line.startswith("VmFlags:"))
 
@@ -47,7 +50,7 @@ def open_fds(pid: int | str) -> int:
 EVERY = list(range(PAGES))
 
 
-def test_first_call_reports_everything_and_later_ones_what_was_written(child: Child) -> None:
+def test_the_first_call_finds_every_page_and_later_ones_what_was_written(child: Child) -> None:
     dirty = [0, 3, 4, 5, 77, PAGES - 1]
     with tracked(child.pid) as tracker:
         assert child.pages(tracker.written()) == EVERY
@@ -69,7 +72,7 @@ def test_the_last_look_does_not_protect(child: Child) -> None:
 
 
 def test_the_last_look_finds_each_of_many_pieces_once(child: Child) -> None:
-    """More than fit the kernel's buffer of 512."""
+    """The pieces are more than fit the kernel's buffer of 512."""
     pages = 2048
     child.do(
         f"more = mmap.mmap(-1, {pages * PAGE_SIZE}, mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)\n"
@@ -155,7 +158,7 @@ def test_a_process_can_be_tracked_again(child: Child) -> None:
             assert child.pages(tracker.written()) == [1]
 
 
-def test_memory_another_tracker_watches_is_refused(child: Child) -> None:
+def test_memory_that_another_tracker_watches_is_refused(child: Child) -> None:
     with tracked(child.pid):
         fds = open_fds("self")
         with pytest.raises(TrackingUnavailable):
@@ -182,8 +185,8 @@ def test_direct_io_is_not_seen_and_so_not_tracked(child: Child, tmp_path: Path) 
 
 FILTERS = {
     "allows all": "(6, 0, 0, 0x7FFF0000),",
-    "forbids userfaultfd and close": "(0x20, 0, 0, 0), (0x15, 1, 0, 323), (0x15, 0, 1, 3), (6, 0, 0, 0x50001),"
-    "(6, 0, 0, 0x7FFF0000)",
+    "forbids userfaultfd and close": "(0x20, 0, 0, 0), (0x15, 1, 0, 323), (0x15, 0, 1, 3),"
+    "(6, 0, 0, 0x50001), (6, 0, 0, 0x7FFF0000)",
 }
 
 
@@ -207,7 +210,9 @@ def test_seccomp_is_no_obstacle_and_stays_on(child: Child, code: str) -> None:
 
 def test_writes_of_every_thread_are_seen(child: Child) -> None:
     child.do(
-        "import queue\nqueues = [queue.SimpleQueue() for _ in range(4)]\ndone = queue.SimpleQueue()\n"
+        "import queue\n"
+        "queues = [queue.SimpleQueue() for _ in range(4)]\n"
+        "done = queue.SimpleQueue()\n"
         "def work(q):\n"
         "    while True:\n"
         "        fill(q.get(), 255)\n"
