@@ -95,12 +95,11 @@ def present(start: int, pages: int) -> list[int]:
 
 def fork() -> None:
     """Fork a child that obeys the test in its turn, and hand the channel to the child over."""
-    global channel
     ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     if not os.fork():
         ours.close()
-        channel.close()
-        channel = theirs
+        os.dup2(theirs.fileno(), channel.fileno())
+        theirs.close()
         obey(channel, globals())
         os._exit(0)
     theirs.close()
