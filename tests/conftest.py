@@ -50,6 +50,17 @@ def _is_black(item: pytest.Function, seen: defaultdict[tuple[Path, str, str], li
     return sum(numbers) % 2 == 1
 
 
+def pytest_configure(config: pytest.Config) -> None:
+    """Measure what the tests go through, if that is asked for (tests/covered.py)."""
+    if config.getoption("--coverage"):
+        from tests.covered import Controller, Worker
+
+        is_worker = hasattr(config, "workerinput")
+        if not is_worker and not config.getoption("numprocesses"):
+            raise pytest.UsageError("--coverage needs --numprocesses: it measures worker processes")
+        config.pluginmanager.register(Worker() if is_worker else Controller())
+
+
 @pytest.fixture(scope="session")
 def rig_name() -> str:
     """A name for this run's rig; rigs of a test's own are named after it. Earlier runs' rigs are removed."""
@@ -70,6 +81,11 @@ def rig(rig_name: str, request: pytest.FixtureRequest) -> Iterator[Rig]:
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption(
+        "--coverage",
+        action="store_true",
+        help="fail if unit and contract tests go through too little of the product",
+    )
     parser.addoption("--vm", action="store_true", help="the nodes are virtual machines: slow")
     parser.addoption(
         "--gib", type=float, default=0.03, help="memory of each kind in tests of large memory"

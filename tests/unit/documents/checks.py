@@ -70,7 +70,7 @@ MIGRATION = "0" * 12
 #: Options of other programs that documents name without the program.
 FOREIGN = {"--rm", "--lazy-pages", "--system-site-packages"}
 #: pytest's own options, which scripts/test passes on.
-PYTESTS = {"-k", "-m"}
+PYTESTS = {"-k", "-m", "--numprocesses"}
 #: The scripts with options of their own, and where these are declared.
 DECLARED = {
     "rig": ["tests/rig/__main__.py"],
