@@ -120,7 +120,7 @@ class RemoteProcess:
             return IncompleteFrame(
                 f"the SSH connection broke: nothing came from the other host for {silent_s:.0f} s"
             )
-        return IncompleteFrame(f"the SSH connection broke: {error or type(error).__name__}")
+        return IncompleteFrame(f"the SSH connection broke: {str(error) or type(error).__name__}")
 
 
 class Connection:
@@ -148,7 +148,7 @@ class Connection:
         except BROKEN as error:
             raise IncompleteFrame(
                 "the target's sshd opens no further session on the connection (MaxSessions in its"
-                f" sshd_config is how many it may open): {error or type(error).__name__}"
+                f" sshd_config is how many it may open): {str(error) or type(error).__name__}"
             ) from error
         return RemoteProcess(channel, self._keepalive)
 
@@ -193,7 +193,7 @@ def connect(
             shown = transport.get_remote_server_key()
         except (paramiko.SSHException, OSError, EOFError) as error:
             raise Unreachable(
-                f"no SSH connection to {endpoint}: {error or type(error).__name__}"
+                f"no SSH connection to {endpoint}: {str(error) or type(error).__name__}"
             ) from error
         verify(shown, known, endpoint)
         _authenticate(transport, endpoint)
@@ -323,7 +323,7 @@ def _authenticate(transport: paramiko.Transport, endpoint: Endpoint) -> None:
                 if offered > 1:  # sshd hangs up after some (MaxAuthTries)
                     break
                 raise Unreachable(
-                    f"no SSH connection to {endpoint}: {error or type(error).__name__}"
+                    f"no SSH connection to {endpoint}: {str(error) or type(error).__name__}"
                 ) from error
     if not offered:
         raise AuthenticationRefused(

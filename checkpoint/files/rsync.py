@@ -212,7 +212,8 @@ class Running:
                 os.close(to_rsync)
                 os.close(from_rsync)
         except Exception as error:  # `finish` tells of it
-            told = f"the connection to rsync on the target failed: {error or type(error).__name__}"
+            why = str(error) or type(error).__name__
+            told = f"the connection to rsync on the target failed: {why}"
             self._other = Ending(status=UNKNOWN, complaint=told)
             log.debug("%s", told, exc_info=True)
         finally:

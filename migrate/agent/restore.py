@@ -222,7 +222,7 @@ class ArmedRestore:
         try:
             yield
         except Exception as error:  # noqa: BLE001  (a container without this is better than none)
-            self._log(f"{what}: {error or type(error).__name__}")
+            self._log(f"{what}: {str(error) or type(error).__name__}")
 
     def _watch(self, process: subprocess.Popen[bytes]) -> None:
         status = process.wait()

@@ -64,7 +64,7 @@ class Server:
                 try:
                     self._incoming.close()
                 except Exception as error:  # noqa: BLE001  (only stderr is left to report it to)
-                    _say(f"not all was undone: {error or type(error).__name__}")
+                    _say(f"not all was undone: {str(error) or type(error).__name__}")
 
     def _serve_one(self) -> bool:
         if self._incoming is not None and self._incoming.holds_container:
@@ -178,7 +178,7 @@ class Server:
                     while not control.answer(incoming, link_alive=False):
                         pass
             except Exception as error:  # noqa: BLE001  (to end here would drop the container)
-                _say(f"cannot be asked: {error or type(error).__name__}")
+                _say(f"cannot be asked: {str(error) or type(error).__name__}")
                 time.sleep(1)
 
     def _log(self, text: str) -> None:

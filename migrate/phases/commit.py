@@ -145,9 +145,8 @@ def _say_go(migration: Migration, kept: SourceFrames) -> protocol.Go:
         except AgentGone:
             raise
         except Exception as error:  # noqa: BLE001  (nothing was sent)
-            migration.note(
-                f"frames that came in the freeze were not sent: {error or type(error).__name__}"
-            )
+            why = str(error) or type(error).__name__
+            migration.note(f"frames that came in the freeze were not sent: {why}")
             return _ask_to_go(migration, [])
     except AgentGone as error:
         what = f"the link was lost after the source had been stopped ({error})"
@@ -216,4 +215,4 @@ def _optional(migration: Migration, what: str) -> Iterator[None]:
     try:
         yield
     except Exception as error:  # noqa: BLE001  (the target is about to get its GO, or has)
-        migration.note(f"{what}: {error or type(error).__name__}")
+        migration.note(f"{what}: {str(error) or type(error).__name__}")

@@ -18,7 +18,7 @@ def keep_logs(migration: Migration) -> None:
         if kept := logs.keep(migration.migration_id, "source", found):
             migration.report.log_directory = str(kept)
     except Exception as error:  # noqa: BLE001
-        migration.note(f"the source's logs could not be kept: {error or type(error).__name__}")
+        migration.note(f"the source's logs could not be kept: {str(error) or type(error).__name__}")
     try:
         answer = migration.target.agent.request(
             protocol.Logs(), timeout_s=migration.options.limits.ask_s
@@ -26,7 +26,7 @@ def keep_logs(migration: Migration) -> None:
         if kept := logs.keep(migration.migration_id, "target", _split(answer)):
             migration.report.log_directory = str(kept)
     except Exception as error:  # noqa: BLE001
-        migration.note(f"the target's logs could not be had: {error or type(error).__name__}")
+        migration.note(f"the target's logs could not be had: {str(error) or type(error).__name__}")
 
 
 def _split(found: protocol.LogsFound) -> list[logs.Log]:

@@ -74,7 +74,7 @@ def _noted(left: list[str], what: str) -> Iterator[None]:
     try:
         yield
     except Exception as error:  # noqa: BLE001  (reported; what follows matters more)
-        left.append(f"{what}: {error or type(error).__name__}")
+        left.append(f"{what}: {str(error) or type(error).__name__}")
 
 
 def _abort(migration: Migration, *, may_be_held: bool) -> list[str]:
@@ -136,7 +136,6 @@ def _where(migration: Migration) -> str | None:
     except (ContainerNotFound, ContainerNotRunning) as error:
         return f"the container's processes run on the source, but its engine says: {error}"
     except Exception as error:  # noqa: BLE001  (its process runs: that was seen)
-        migration.note(
-            f"the engine could not be asked about the container: {error or type(error).__name__}"
-        )
+        why = str(error) or type(error).__name__
+        migration.note(f"the engine could not be asked about the container: {why}")
     return "the container runs on the source, as before"

@@ -110,7 +110,7 @@ def _understood() -> Iterator[None]:
         ) from error
     except (http.client.HTTPException, ValueError, RecursionError) as error:
         raise EngineRefused(
-            f"docker's answer cannot be read: {error or type(error).__name__}"
+            f"docker's answer cannot be read: {str(error) or type(error).__name__}"
         ) from error
 
 
