@@ -1,0 +1,223 @@
+"""checkpoint/engines/oci/bundle.py: the bundle that is made on the target, and what a roll-back leaves of it."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import subprocess
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, cast
+
+import pytest
+
+from checkpoint.engines.base import MARKER, ROOTFS
+from checkpoint.engines.oci.bundle import IncomingBundle
+from checkpoint.errors import CommandFailed, DataInvalid, ImageError, NameInUse
+from checkpoint.host.identity import PathIdentity
+
+ID = "box"
+
+
+class Runtime:
+    """A Restores whose containers are directories; a restore makes one and its streams are kept."""
+
+    name = "runc"
+
+    def __init__(self, root: Path) -> None:
+        self._root = root
+        root.mkdir()
+        self.restored: list[tuple[Any, ...]] = []
+
+    def exists(self, container_id: str) -> bool:
+        return (self._root / container_id).exists()
+
+    def identity(self, container_id: str) -> PathIdentity:
+        return PathIdentity(self._root / container_id)
+
+    def delete(self, identity: PathIdentity) -> None:
+        if identity.is_same():
+            identity.path.rmdir()
+
+    def restore(
+        self,
+        container_id: str,
+        bundle: Path,
+        images: Path,
+        env: Mapping[str, str],
+        stdio: tuple[int, int, int],
+    ) -> subprocess.Popen[bytes]:
+        (self._root / container_id).mkdir()
+        self.restored.append((container_id, bundle, images, [os.fstat(fd).st_rdev for fd in stdio]))
+        return cast("subprocess.Popen[bytes]", None)
+
+
+@pytest.fixture
+def runtime(tmp_path: Path) -> Runtime:
+    return Runtime(tmp_path / "runtime")
+
+
+@pytest.fixture
+def bundle(tmp_path: Path) -> Path:
+    """Where the bundle is to be; its parent is not there either."""
+    return tmp_path / "srv/box"
+
+
+Arrive = Callable[[contextlib.ExitStack], IncomingBundle]
+
+
+@pytest.fixture
+def arriving(runtime: Runtime, bundle: Path) -> Arrive:
+    fields = {
+        "bundle": str(bundle),
+        "rootfs": str(bundle / "rootfs"),
+        "config": {"root": {"path": "rootfs"}, "linux": {"cgroupsPath": None}},
+        "descriptors": ["/dev/null"],
+        "owned": {str(bundle): [0o750, 0, 7], str(bundle / "config.json"): [0o640, 0, 7]},
+    }
+    return lambda undo: IncomingBundle(runtime, ID, fields, undo)
+
+
+def content(directory: Path) -> dict[str, bytes]:
+    return {
+        str(path.relative_to(directory)): path.read_bytes()
+        for path in sorted(directory.rglob("*"))
+        if path.is_file()
+    }
+
+
+def test_a_bundle_is_made_as_it_was(bundle: Path, arriving: Arrive) -> None:
+    with contextlib.ExitStack() as undo:
+        made = arriving(undo)
+        assert (made.objections(), made.volumes(), made.layers_there()) == ([], [], None)
+        assert made.prepare(b"", shared=False) == {ROOTFS: bundle / "rootfs"}
+        status = bundle.stat()
+        assert (status.st_mode & 0o777, status.st_gid) == (0o750, 7)
+        assert json.loads((bundle / "config.json").read_text())["root"] == {"path": "rootfs"}
+        assert (bundle / "config.json").stat().st_mode & 0o777 == 0o640
+        assert (bundle / MARKER).exists(), "until it runs, the next migration may overwrite it"
+        made.settle()
+        assert not (bundle / MARKER).exists()
+        undo.pop_all()
+
+
+def test_a_roll_back_takes_it_and_the_directories_on_the_way(
+    tmp_path: Path, bundle: Path, arriving: Arrive
+) -> None:
+    with contextlib.ExitStack() as undo:
+        arriving(undo).prepare(b"", shared=False)
+        (bundle / "rootfs/file").touch()  # as a transfer makes it
+    assert not (tmp_path / "srv").exists()
+
+
+def test_a_directory_that_was_there_stays_and_is_empty_again(
+    bundle: Path, arriving: Arrive
+) -> None:
+    bundle.mkdir(parents=True)
+    with contextlib.ExitStack() as undo:
+        arriving(undo).prepare(b"", shared=False)
+        (bundle / "rootfs/file").touch()
+    assert list(bundle.iterdir()) == []
+
+
+def test_what_an_earlier_migration_left_is_renewed_and_given_back(
+    bundle: Path, arriving: Arrive
+) -> None:
+    (bundle / "rootfs").mkdir(parents=True)
+    (bundle / "rootfs/file").write_text("before")
+    (bundle / "config.json").write_text("{}")
+    (bundle / MARKER).touch()
+    before = content(bundle)
+    with contextlib.ExitStack() as undo:
+        arriving(undo).prepare(b"", shared=False)
+        assert (bundle / "config.json").read_text() != "{}"
+    assert content(bundle) == before
+
+
+def test_files_of_somebody_elses_are_not_overwritten(bundle: Path, arriving: Arrive) -> None:
+    (bundle / "rootfs").mkdir(parents=True)
+    (bundle / "config.json").write_text("theirs")
+    with contextlib.ExitStack() as undo, pytest.raises(ImageError, match="with other files in it"):
+        arriving(undo).prepare(b"", shared=False)
+    assert content(bundle) == {"config.json": b"theirs"}
+
+
+def test_files_that_both_hosts_see_are_the_containers_own(bundle: Path, arriving: Arrive) -> None:
+    (bundle / "rootfs").mkdir(parents=True)
+    (bundle / "rootfs/file").write_text("shared")
+    (bundle / "config.json").write_text("{}")
+    with contextlib.ExitStack() as undo:
+        arriving(undo).prepare(b"", shared=True)
+        assert not (bundle / MARKER).exists()
+    assert content(bundle) == {"config.json": b"{}", "rootfs/file": b"shared"}
+
+
+# --- the restore -----------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def images(tmp_path: Path) -> Path:
+    (tmp_path / "images").mkdir()
+    return tmp_path / "images"
+
+
+def test_a_restore_gets_the_containers_streams(
+    runtime: Runtime, bundle: Path, images: Path, arriving: Arrive
+) -> None:
+    before = os.listdir("/proc/self/fd")
+    with contextlib.ExitStack() as undo:
+        made = arriving(undo)
+        made.load_image(images)
+        made.take_output(b"what the engine has logged: this one has no log")
+        made.start_restore(images, images, {})
+        assert len(os.listdir("/proc/self/fd")) == len(before)
+        assert json.loads((images / "descriptors.json").read_text()) == ["/dev/null"]
+        null = os.stat("/dev/null").st_rdev
+        assert runtime.restored == [(ID, bundle, images, [null] * 3)]
+        made.discard()
+        assert runtime.exists(ID), "nobody has seen it restored: it may be another's"
+        made.restore_held()
+        made.discard()
+        assert not runtime.exists(ID)
+
+
+def test_a_container_that_was_started_meanwhile(
+    runtime: Runtime, images: Path, arriving: Arrive
+) -> None:
+    with contextlib.ExitStack() as undo:
+        made = arriving(undo)
+        made.start_restore(images, images, {})
+        with pytest.raises(NameInUse, match="a runc container named 'box' was started"):
+            made.start_restore(images, images, {})
+
+
+def test_streams_are_closed_if_the_runtime_cannot_be_started(
+    runtime: Runtime, images: Path, arriving: Arrive, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = os.listdir("/proc/self/fd")
+
+    def fails(*_: object) -> None:
+        raise CommandFailed(["runc"], 127, "No such file or directory")
+
+    monkeypatch.setattr(runtime, "restore", fails)
+    with contextlib.ExitStack() as undo, pytest.raises(CommandFailed):
+        arriving(undo).start_restore(images, images, {})
+    assert len(os.listdir("/proc/self/fd")) == len(before)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [{"bundle": 7}, {"descriptors": [None]}, {"config": {"root": {}}}, {"owned": {"/": [1]}}],
+)
+def test_a_description_that_is_none(runtime: Runtime, change: dict[str, Any]) -> None:
+    fields = {
+        "bundle": "/b",
+        "rootfs": "/b/rootfs",
+        "config": {"root": {"path": "rootfs"}, "linux": {}},
+        "descriptors": [],
+        "owned": {},
+        **change,
+    }
+    with pytest.raises(DataInvalid):
+        IncomingBundle(runtime, ID, fields, contextlib.ExitStack())

@@ -1,0 +1,80 @@
+"""migrate/phases/evidence.py: logs of both hosts are kept, and no failure to keep them is another failure."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from migrate import logs
+from migrate.limits import Limits
+from migrate.phases import evidence
+from migrate.wire import protocol
+from migrate.wire.values import LogFile
+
+ID = "0123456789ab"
+
+
+@pytest.fixture
+def kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Where logs are kept. The move's own directory has one of CRIU's."""
+    monkeypatch.setattr(logs, "DIRECTORY", tmp_path / "kept")
+    monkeypatch.setattr(evidence, "directory_of", lambda _: tmp_path / "run")
+    (tmp_path / "run/images").mkdir(parents=True)
+    (tmp_path / "run/images/dump.log").write_bytes(b"of the source")
+    return tmp_path / "kept"
+
+
+def move(answer: Any) -> Any:
+    """A migration whose agent answers so, or fails so."""
+
+    def request(message: Any, *, timeout_s: float) -> Any:
+        if isinstance(answer, Exception):
+            raise answer
+        return answer
+
+    notes: list[str] = []
+    return SimpleNamespace(
+        migration_id=ID,
+        options=SimpleNamespace(limits=Limits()),
+        target=SimpleNamespace(agent=SimpleNamespace(request=request)),
+        report=SimpleNamespace(log_directory=None),
+        note=notes.append,
+        notes=notes,
+    )
+
+
+def content(directory: Path) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in (directory / ID).iterdir()}
+
+
+def test_the_logs_of_both_hosts(kept: Path) -> None:
+    files = (LogFile("restore.log", 13), LogFile("agent.log", 3))
+    migration = move(protocol.LogsFound(files=files, payload=b"of the targetabc"))
+    evidence.keep_logs(migration)
+    assert migration.report.log_directory == str(kept / ID)
+    assert content(kept) == {
+        "source-images-dump.log": b"of the source",
+        "target-restore.log": b"of the target",
+        "target-agent.log": b"abc",
+    }
+    assert migration.notes == []
+
+
+def test_a_target_that_is_gone(kept: Path) -> None:
+    migration = move(ConnectionResetError())
+    evidence.keep_logs(migration)
+    assert list(content(kept)) == ["source-images-dump.log"]
+    assert migration.notes == ["the target's logs could not be had: ConnectionResetError"]
+
+
+def test_a_disk_that_is_full(kept: Path) -> None:
+    kept.write_text("no directory")
+    migration = move(protocol.LogsFound(files=(), payload=b""))
+    evidence.keep_logs(migration)
+    assert migration.report.log_directory is None
+    assert [note.partition(": ")[0] for note in migration.notes] == [
+        "the source's logs could not be kept"
+    ]
