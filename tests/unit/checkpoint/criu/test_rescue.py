@@ -8,7 +8,7 @@ import pytest
 
 from checkpoint.criu import rescue
 from checkpoint.errors import CommandFailed
-from tests.unit.obedient import Child
+from tests.unit.helpers.obedient import Child
 
 #: A process with sockets of several kinds, and descriptors that are none.
 SOCKETS = """

@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import os
+import subprocess
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
 from checkpoint.host import cgroups, proc
+from checkpoint.host.cgroups import Hierarchies, directories, enter, in_one_cgroup
+from tests.unit.helpers.obedient import Child
 
 PID = 4321
 
@@ -165,3 +170,130 @@ def test_no_directory_outside_the_hierarchies_is_removed(hierarchy: Path, path: 
     made.claim()
     made.remove_claimed()
     assert hierarchy.exists()
+
+
+Place = Callable[[dict[str, str]], None]
+
+
+@pytest.fixture
+def mounted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Where hierarchies are mounted: cpu and cpuacct as one, pids twice, and v2."""
+    mounts = [
+        ("cgroup", "cpu", "rw,cpu,cpuacct"),
+        ("cgroup", "pids", "rw,pids"),
+        ("cgroup", "again", "rw,pids"),
+        ("cgroup2", "unified", "rw"),
+        ("tmpfs", "other", "rw"),
+    ]
+    for _, name, _ in mounts:
+        (tmp_path / name).mkdir()
+    found = [
+        SimpleNamespace(kind=kind, point=str(tmp_path / name), options=options)
+        for kind, name, options in mounts
+    ]
+    monkeypatch.setattr(proc, "mounts", lambda pid: found)
+    return tmp_path
+
+
+@pytest.fixture
+def placed(monkeypatch: pytest.MonkeyPatch) -> Place:
+    """Has a process in such cgroups, by controllers."""
+
+    def place(paths: dict[str, str]) -> None:
+        monkeypatch.setattr(proc, "cgroups", lambda pid: iter(paths.items()))
+
+    return place
+
+
+def make(mounted: Path, *names: str) -> None:
+    for name in names:
+        (mounted / name).mkdir(parents=True)
+
+
+def names(mounted: Path, found: Iterator[Path]) -> list[str]:
+    return [str(path.relative_to(mounted)) for path in found]
+
+
+def test_where_a_process_is(mounted: Path, placed: Place) -> None:
+    make(mounted, "cpu/box", "pids/box", "again/box", "unified/slice/box")
+    placed({"cpu,cpuacct": "/box", "pids": "/box", "": "/slice/box"})
+    assert names(mounted, directories(1, "cpuacct")) == ["cpu/box"]
+    assert names(mounted, directories(1, "pids")) == ["pids/box", "again/box"]
+    assert names(mounted, directories(1, "")) == ["unified/slice/box"]
+    assert names(mounted, directories(1, "memory")) == []
+
+
+def test_the_root_cgroup_is_nobodys_own(mounted: Path, placed: Place) -> None:
+    placed({"cpu,cpuacct": "/", "": "/gone"})
+    assert names(mounted, directories(1, "cpu")) == []
+    assert names(mounted, directories(1, "")) == []
+
+
+@pytest.mark.parametrize(
+    ("controller", "entered"),
+    [
+        ("", ["again/box", "pids/box", "unified/box"]),
+        ("pids", ["again/box", "pids/box"]),
+        ("cpu", []),
+    ],
+)
+def test_a_process_is_moved(
+    mounted: Path, placed: Place, controller: str, entered: list[str]
+) -> None:
+    """Unless it is there already, or the hierarchy has no such cgroup."""
+    make(mounted, "cpu/box", "pids/box", "again/box", "unified/box")
+    placed({"cpu,cpuacct": "/box", "pids": "/", "": "/elsewhere", "memory": "/"})
+    enter(7, "/box", controller)
+    found = {path: path.read_text() for path in mounted.rglob("cgroup.procs")}
+    assert sorted(str(path.parent.relative_to(mounted)) for path in found) == entered
+    assert set(found.values()) <= {"7"}
+
+
+def test_cgroups_that_a_restore_has_made_are_removed(mounted: Path) -> None:
+    """Those that were there before are another's, and so is one that has the name again."""
+    make(mounted, "cpu/box")
+    hierarchies = Hierarchies("/box")
+    hierarchies.look()
+    make(mounted, "pids/box/inner", "again/box", "unified/box")
+    hierarchies.claim()
+    (mounted / "again/box").rmdir()
+    make(mounted, "again/box")
+    (mounted / "unified/box/cgroup.procs").write_text("7")  # a process is in it
+    hierarchies.remove_claimed()
+    left = {str(path.relative_to(mounted)) for path in mounted.glob("*/box")}
+    assert left == {"cpu/box", "again/box", "unified/box"}
+    hierarchies.remove_claimed()  # once more is no error
+
+
+@pytest.mark.parametrize("path", ["", "/", "/../box", "box/../.."])
+def test_a_path_that_is_none(mounted: Path, path: str) -> None:
+    make(mounted, "cpu/box")
+    hierarchies = Hierarchies(path)
+    hierarchies.claim()
+    hierarchies.remove_claimed()
+    assert (mounted / "cpu/box").exists()
+
+
+def test_whether_all_are_in_one_cgroup(child: Child) -> None:
+    ended = Child()
+    ended.end()
+    assert in_one_cgroup(child.pid, [child.pid, os.getpid(), ended.pid])
+    assert not in_one_cgroup(child.pid, [ended.pid])
+    with pytest.raises(FileNotFoundError):
+        in_one_cgroup(ended.pid, [child.pid])
+
+
+def test_a_container_with_a_cgroup_namespace_may_have_more_of_them() -> None:
+    argv = ["unshare", "--cgroup", "sh", "-c", "echo; exec cat"]
+    with subprocess.Popen(argv, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
+        assert process.stdout is not None
+        process.stdout.readline()
+        assert not in_one_cgroup(process.pid, [process.pid])
+        process.communicate()
+
+
+def test_both_versions_are_where_the_kernel_has_them() -> None:
+    """Of the real kernel: each mount of either kind is a directory with processes in it."""
+    for kind in ("cgroup", "cgroup2"):
+        for mount in cgroups._mounts(kind, ""):
+            assert (mount / "cgroup.procs").exists()

@@ -15,7 +15,7 @@ from checkpoint.errors import CgroupUnavailable
 from checkpoint.host import cgroups, cpu_limit
 from checkpoint.host.cpu_limit import LEAST_QUOTA_US, PERIOD_US, CpuLimit
 from tests.rig import until
-from tests.unit.obedient import Child
+from tests.unit.helpers.obedient import Child
 
 ROOT = Path("/sys/fs/cgroup")
 V1, V2 = ("cpu.cfs_quota_us", "cpu.cfs_period_us"), ("cpu.max",)

@@ -3,16 +3,21 @@
 from __future__ import annotations
 
 import contextlib
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from checkpoint.errors import ImageError
 from checkpoint.host import lock
+from checkpoint.network import link
 from migrate.agent import incoming
 from migrate.agent.incoming import Incoming
+from migrate.files import tree_door
 from migrate.limits import Limits
 from migrate.wire import protocol
+from migrate.wire.values import OwnAddress, Station
 
 
 class Engine:
@@ -80,3 +85,127 @@ def test_one_migration_at_a_time_brings_the_content_of_a_volume(
     last, objections = arriving(monkeypatch, "c", "data", "more")
     last.close()
     assert objections == ["its own"]
+
+
+KEY = "ff" * 32
+
+
+class Loading:
+    """An engine that loads an image from a directory, if it is whole."""
+
+    name = "docker"
+
+    def __init__(self) -> None:
+        self.loaded: list[Path] = []
+
+    def arrival(self, *_: Any) -> Loading:
+        return self
+
+    def volumes(self) -> list[str]:
+        return []
+
+    def objections(self) -> list[str]:
+        return []
+
+    def layers_there(self) -> list[str]:
+        return []
+
+    def load_image(self, directory: Path) -> None:
+        if not (directory / "manifest.json").exists():
+            raise ImageError("it is not whole")
+        self.loaded.append(directory)
+
+
+@pytest.fixture
+def engine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Loading:
+    """The target's only engine. What the agent makes under fixed names is in a directory of the test."""
+    engine = Loading()
+    monkeypatch.setattr(incoming, "engine_named", lambda _: engine)
+    monkeypatch.setattr(incoming, "INCOMING_IMAGES", tmp_path / "images")
+    monkeypatch.setattr(tree_door, "RUN", tmp_path / "run")
+    monkeypatch.setattr(lock, "RUN", tmp_path)
+    monkeypatch.setattr(lock, "DIRECTORY", tmp_path / "locks")
+    return engine
+
+
+Waiting = Callable[[str], Incoming]
+
+
+@pytest.fixture
+def waiting(engine: Loading) -> Iterator[Waiting]:
+    """Makes agents for containers of these names, each of which was examined and has waited for its image."""
+    with contextlib.ExitStack() as stack:
+
+        def make(name: str) -> Incoming:
+            hello = protocol.Hello(
+                version=protocol.PROTOCOL_VERSION,
+                migration_id=f"{name:0>12}",
+                source="alpha",
+                engine="docker",
+                container_name=name,
+                traces=False,
+            )
+            agent = Incoming(hello, print, Limits())
+            stack.callback(agent.close)
+            agent.handle(protocol.Examine(description={}))
+            agent.handle(protocol.AwaitContainerImage(key=KEY))
+            return agent
+
+        yield make
+
+
+def names(directory: Path) -> list[str]:
+    return sorted(path.name for path in directory.iterdir())
+
+
+def test_an_image_that_was_loaded_leaves_no_files(
+    engine: Loading, waiting: Waiting, tmp_path: Path
+) -> None:
+    agent = waiting("a")
+    assert names(tmp_path / "images") == [KEY]
+    assert agent._trees.root(None).fd >= 0, "the source can fill it"
+    (tmp_path / "images" / KEY / "manifest.json").touch()
+    assert list(agent.handle(protocol.LoadContainerImage())) == [protocol.Done()]
+    assert engine.loaded == [tmp_path / "images" / KEY]
+    assert names(tmp_path / "images") == []
+
+
+def test_an_image_that_is_not_whole_stays_for_the_next_move(
+    waiting: Waiting, tmp_path: Path
+) -> None:
+    agent = waiting("a")
+    (tmp_path / "images" / KEY / "layer").touch()
+    with pytest.raises(ImageError):
+        agent.handle(protocol.LoadContainerImage())
+    agent.close()
+    assert names(tmp_path / "images" / KEY) == ["layer"]
+
+
+def test_of_two_moves_that_bring_an_image_each_has_its_own_files(
+    engine: Loading, waiting: Waiting, tmp_path: Path
+) -> None:
+    waiting("a")
+    second = waiting("b")
+    assert names(tmp_path / "images") == [KEY, f"{KEY}-{'b':0>12}"]
+    (tmp_path / "images" / f"{KEY}-{'b':0>12}" / "manifest.json").touch()
+    second.handle(protocol.LoadContainerImage())
+    assert names(tmp_path / "images") == [KEY], "the first still fills its own"
+
+
+def test_other_stations_that_have_an_address(
+    waiting: Waiting, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """On bridges that are there; the container itself may answer, over the hosts' network."""
+    asked: list[tuple[str, str]] = []
+    own, other = "02:00:00:00:00:01", "02:00:00:00:00:09"
+
+    def stations(address: str, bridge: str) -> set[str]:
+        asked.append((address, bridge))
+        return {own, other}
+
+    monkeypatch.setattr(link, "stations_using", stations)
+    addresses = (OwnAddress("10.1.0.2", own, "lo"), OwnAddress("10.1.0.3", own, "no-bridge"))
+    [answer] = waiting("a").handle(protocol.CheckAddresses(addresses=addresses))
+    assert isinstance(answer, protocol.AddressesFound)
+    assert answer.taken == (Station("10.1.0.2", other),)
+    assert asked == [("10.1.0.2", "lo")]

@@ -14,7 +14,7 @@ from checkpoint.criu.page_server import ADD_F, CLOSE, OPEN2, PAGE_SIZE, PE_PAREN
 from checkpoint.errors import ConversationLost
 from migrate.progress import Progress
 from migrate.report import Report
-from tests.unit.test_batches import Carrier
+from tests.unit.migrate.memory.carrier import Carrier
 
 VERSION = 40201
 WIRE = page_server.wire_struct(VERSION)

@@ -6,17 +6,29 @@ import contextlib
 import ctypes
 import mmap
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
-from checkpoint.criu.page_server import PAGE_SIZE, PE_PARENT, PE_PRESENT, dst_id_of_process
+from checkpoint.criu.page_server import (
+    PAGE_SIZE,
+    PE_PARENT,
+    PE_PRESENT,
+    PS_TYPE_SHMEM,
+    dst_id_of_process,
+)
+from checkpoint.errors import ConversationLost
+from checkpoint.host import processes
 from migrate.memory import soft_dirty
+from migrate.memory.copying import Reach
 from migrate.memory.page_map import Dumped
 from migrate.memory.soft_dirty import HUGE_PAGE, SoftDirtyCopy
-from tests.unit.helpers.obedient import Child
+from tests.unit.helpers.obedient import PAGES, Child
 from tests.unit.migrate.memory.carrier import Carrier
+from tests.unit.migrate.memory.dumping import Dump, Ends, Found, Session
 from tests.unit.migrate.memory.ends import ERRORS, ends, failing
 
 Ranges = list[tuple[int, int]]
@@ -92,3 +104,168 @@ def test_a_process_that_cannot_be_looked_at_is_sent_whole(
     monkeypatch.setattr(soft_dirty, "private_mappings", failing(error))
     send_round()
     assert carrier.forgotten[-1] == [image]
+
+
+SHARED = 7 << 8 | PS_TYPE_SHMEM
+
+
+class PlayedPreDumps:
+    """The chain of pre-dumps: each plays its session; one that is lost fails."""
+
+    def __init__(self, sessions: Sequence[Session], *, lost: bool = False) -> None:
+        self._sessions, self._lost = list(sessions), lost
+        self.kept = self.closed = 0
+
+    @property
+    def parent(self) -> str | None:
+        return f"../predump-{self.kept}" if self.kept else None
+
+    def begin(self) -> PlayedPreDumps:
+        self._session = self._sessions.pop(0)
+        self.pages = self._session.pages
+        return self
+
+    def ask(self) -> None:
+        self._session.play()
+
+    def wait(self, timeout_s: float, progress: Callable[[], int]) -> None:
+        self._session.join()
+        if self._lost:
+            raise ConversationLost("it did not go on")
+
+    def close(self) -> None:
+        self.closed += 1
+
+    def keep(self) -> None:
+        self.kept += 1
+
+
+class Move:
+    """A way by pre-dumps whose sessions find this much; `last` is the dump's."""
+
+    def __init__(
+        self,
+        child: Child,
+        directory: Path,
+        monkeypatch: pytest.MonkeyPatch,
+        session: Callable[..., Session],
+        *rounds: Sequence[Found],
+        last: Sequence[Found] = (),
+        **options: bool,
+    ) -> None:
+        self.image = dst_id_of_process(child.pid)
+        self.sessions = [session({self.image: found, SHARED: [(0, 1, 5)]}) for found in rounds]
+        self.last = session({self.image: last})
+        self.predumps = PlayedPreDumps(self.sessions, **options)
+        monkeypatch.setattr(soft_dirty, "PreDumps", lambda *_: self.predumps)
+        ends: Any = Ends(child.pid, directory, Dump(self.last))
+        self.ends, self.copying = ends, SoftDirtyCopy(ends)
+
+    def freeze(self, child: Child) -> dict[int, int]:
+        """Dump and send the last; return what came in it, by page of the child's buffer."""
+        self.ends.pages.batches.clear()
+        self.copying.dump()
+        self.copying.send_last([child.pid], lambda pid: [])
+        return {
+            (vaddr - child.address) // PAGE_SIZE: content
+            for (dst_id, vaddr), content in self.ends.content().items()
+            if dst_id == self.image
+        }
+
+
+Make = Callable[..., Move]
+
+
+@pytest.fixture
+def make(
+    child: Child,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    session: Callable[..., Session],
+) -> Make:
+    """Makes a way for the child."""
+    return lambda *rounds, **options: Move(
+        child, tmp_path, monkeypatch, session, *rounds, **options
+    )
+
+
+def test_each_round_has_what_was_written_since(child: Child, make: Make) -> None:
+    whole: list[Found] = [(child.address, PAGES, 1)]
+    second: list[Found] = [
+        (child.address, 3, None),
+        (child.address + 3 * PAGE_SIZE, 2, 2),
+        (child.address + 5 * PAGE_SIZE, PAGES - 5, None),
+    ]
+    move = make(whole, second, last=second)
+    assert move.copying.attach() is Reach.ALL
+    assert move.copying.send_round() == PAGES * PAGE_SIZE
+    assert move.copying.send_round() == 2 * PAGE_SIZE
+    assert (SHARED, 0) not in move.ends.content(), "what processes share goes with the dump"
+    assert (move.predumps.kept, move.predumps.closed) == (2, 2)
+    assert [session.parents[move.image] for session in move.sessions] == [False, True]
+    assert move.freeze(child) == {3: 2, 4: 2}
+    assert move.ends.dump.parent == "../predump-2"
+    assert move.last.parents[move.image]
+    report = move.ends.progress.report
+    assert report.sent.pages_skipped_parent == PAGES - 2
+    assert report.notes == ["2 pages were left for the freeze"]
+    assert [message.dst_id for message in move.ends.streamed] == [move.image]
+
+
+def test_pages_that_only_criu_takes_for_sent_are_sent(child: Child, make: Make) -> None:
+    """As after an exec: the next round sends that memory whole, and the freeze at the latest."""
+    first: list[Found] = [(child.address, 2, 1)]
+    odd: list[Found] = [(child.address, 5, None)]
+    move = make(first, odd, last=odd)
+    move.copying.send_round()
+    move.copying.send_round()
+    content = move.freeze(child)
+    assert not move.last.parents[move.image], "nothing of it counts as sent"
+    assert content == {page: page + 1 for page in range(5)}
+
+
+def test_a_pre_dump_that_fails_is_ended_and_not_built_upon(child: Child, make: Make) -> None:
+    move = make([(child.address, 1, 1)], lost=True)
+    with pytest.raises(ConversationLost, match="did not go on"):
+        move.copying.send_round()
+    assert (move.predumps.kept, move.predumps.closed) == (0, 1)
+
+
+def sent_once(move: Move) -> None:
+    move.copying.send_round()
+    move.copying._forget_ended()  # the mappings as they were before the last pre-dump
+
+
+def test_direct_io_is_not_seen_so_all_is_read(
+    child: Child, make: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole: list[Found] = [(child.address, 10, 1)]
+    parents: list[Found] = [(child.address, 10, None)]
+    move = make(whole, last=parents)
+    sent_once(move)
+    monkeypatch.setattr(soft_dirty, "reads_directly", lambda pid: True)
+    assert move.freeze(child) == {page: page + 1 for page in range(10)}
+
+
+def test_memory_that_was_mapped_elsewhere_meanwhile_is_read(
+    child: Child, make: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole: list[Found] = [(child.address, 10, 1)]
+    parents: list[Found] = [(child.address, 10, None)]
+    move = make(whole, last=parents)
+    sent_once(move)
+    moved = {move.image: [(0x1000, 0x2000)]}
+    monkeypatch.setattr(move.copying, "_mappings", moved)
+    assert move.freeze(child) == {page: page + 1 for page in range(10)}
+
+
+def test_memory_of_processes_that_ended_is_forgotten(
+    child: Child, make: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole: list[Found] = [(child.address, 10, 1)]
+    move = make(whole, [])
+    move.copying.send_round()
+    monkeypatch.setattr(processes, "tree_of", lambda pid: [])
+    move.copying.send_round()
+    assert [move.image] in move.ends.pages.forgotten
+    move.copying.close()

@@ -16,7 +16,7 @@ from checkpoint.network import conntrack
 from checkpoint.network.link import in_netns
 from checkpoint.network.model import Interface, Network
 from migrate.network.target import TargetNetwork
-from tests.unit.forked import CLONE_NEWNET, CLONE_NEWNS, forked
+from tests.unit.helpers.forked import CLONE_NEWNET, CLONE_NEWNS, forked
 
 apart = partial(forked, unshare=CLONE_NEWNS | CLONE_NEWNET)
 MAC, OTHER = bytes.fromhex("020000000001"), bytes.fromhex("020000000002")

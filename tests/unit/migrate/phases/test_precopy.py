@@ -23,7 +23,7 @@ from migrate.phases.precopy import pre_copy
 from migrate.progress import Progress
 from migrate.report import Report
 from migrate.wire import protocol
-from tests.unit.test_batches import Carrier
+from tests.unit.migrate.memory.carrier import Carrier
 
 MIB = 1 << 20
 #: A container whose memory is never sent faster than it is written.

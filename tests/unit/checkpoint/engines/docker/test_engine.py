@@ -2,21 +2,30 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
-from checkpoint.engines.docker import api
+from checkpoint.engines import left_behind
+from checkpoint.engines.base import ROOTFS, Tree
+from checkpoint.engines.docker import api, engine, store
 from checkpoint.engines.docker import engine as docker
 from checkpoint.engines.docker.engine import Docker
+from checkpoint.engines.docker.incoming import IncomingDockerContainer
 from checkpoint.errors import (
     ContainerNotFound,
+    ContainerNotRunning,
+    DataInvalid,
     EngineRefused,
     NotMovable,
 )
 from tests.unit.checkpoint.engines.descriptions import changed
+from tests.unit.checkpoint.engines.docker.dockerd import Dockerd
+from tests.unit.checkpoint.engines.runtimes import ID, Runtime
 from tests.unit.helpers.engines import stopped_docker
 
 pytestmark = pytest.mark.usefixtures("no_engines")
@@ -108,3 +117,170 @@ def test_a_container_whose_network_another_one_uses_cannot_be_moved(
     listed.append({"Id": "2e" * 32, "HostConfig": {"NetworkMode": "container:1f"}})
     with pytest.raises(NotMovable, match="2e2e2e2e2e2e uses the network of 'web'"):
         docker.check_not_joined({"Id": "1f", "Name": "/web"})
+
+
+VOLUME = {
+    "Name": "data",
+    "Driver": "local",
+    "Options": None,
+    "Labels": None,
+    "CreatedAt": "2024-01-01T00:00:00Z",
+}
+NETWORK = {"Name": "net", "IPAM": {"Config": None}}
+ENDPOINT = {"IPAddress": "10.1.0.2", "GlobalIPv6Address": "", "MacAddress": "02:00:00:00:00:01"}
+
+
+def container(**changes: Any) -> dict[str, Any]:
+    """A container as docker describes it."""
+    mount = {"Type": "volume", "Name": "data", "Driver": "local", "Destination": "/data"}
+    return {
+        "Id": ID,
+        "Name": "/box",
+        "Driver": "overlay2",
+        "Image": "sha256:ff",
+        "LogPath": "/logs/box.log",
+        "State": {"Status": "running"},
+        "Config": {"Tty": False, "Image": "redis"},
+        "HostConfig": {
+            "NetworkMode": "net",
+            "Runtime": "runc",
+            "RestartPolicy": {"Name": "always", "MaximumRetryCount": 0},
+            "LogConfig": {"Type": "json-file"},
+        },
+        "NetworkSettings": {"Networks": {"net": ENDPOINT}, "SandboxKey": "/run/netns/box"},
+        "Mounts": [{**mount, "Source": "/volumes/data"}],
+        "GraphDriver": {"Data": {"MergedDir": "/merged", "UpperDir": "/upper"}},
+        **changes,
+    }
+
+
+@pytest.fixture
+def beneath(known: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Runtime:
+    """The runc beneath docker, with the container."""
+    monkeypatch.setenv("PATH", f"{tmp_path}/bin:/usr/bin:/bin")
+    monkeypatch.setattr(engine, "STATE", str(tmp_path / "run"))
+    runtime = Runtime(tmp_path, "runc", tmp_path / "run/runtime-runc/moby")
+    runtime.has("state.json", {"config": {"cgroups": {}}, "external_descriptors": ["/dev/null"]})
+    return runtime
+
+
+@pytest.fixture
+def known(docker: Dockerd) -> None:
+    docker.containers["box"] = container()
+    docker.networks["net"] = NETWORK
+    docker.volumes["data"] = VOLUME
+    docker.images["redis"] = {"Id": "sha256:ff", "RootFS": {"Layers": ["sha256:1a"]}}
+
+
+def test_a_running_container(beneath: Runtime) -> None:
+    assert Docker().exists("box")
+    found = Docker().inspect("box")
+    assert (found.id, found.name, found.pid) == (ID, "box", 4242)
+    assert found.trees == (
+        Tree(destination=ROOTFS, root=Path("/merged"), layer=Path("/upper")),
+        Tree(destination="/data", root=Path("/volumes/data")),
+    )
+    assert found.log == Path("/logs/box.log")
+    assert found.network_namespace == "/run/netns/box"
+    assert found.engine_network
+
+
+def test_without_a_log(beneath: Runtime, docker: Dockerd) -> None:
+    docker.containers["box"] = container(LogPath="")
+    assert Docker().inspect("box").log is None
+
+
+@pytest.mark.parametrize(
+    ("changes", "error", "said"),
+    [
+        ({"State": {"Status": "paused"}}, ContainerNotRunning, "container 'box' is paused"),
+        ({"State": {}}, DataInvalid, "docker's description of 'box'"),
+        ({"Mounts": [{"Type": 7}]}, DataInvalid, "docker's description of 'box'"),
+        ({"Driver": "btrfs"}, NotMovable, "files kept by 'btrfs'"),
+        ({"GraphDriver": {"Data": None}}, DataInvalid, "docker's description of 'box'"),
+        ({"Id": "3d"}, ContainerNotFound, "no runc of docker's knows 3d"),
+    ],
+)
+def test_one_that_cannot_be_moved(
+    beneath: Runtime, docker: Dockerd, changes: dict[str, Any], error: type[Exception], said: str
+) -> None:
+    docker.containers["box"] = container(**changes)
+    with pytest.raises(error, match=said):
+        Docker().inspect("box")
+
+
+def test_one_that_is_not_there(docker: Dockerd) -> None:
+    assert not Docker().exists("none")
+    with pytest.raises(ContainerNotFound, match="docker knows no container named 'none'"):
+        Docker().inspect("none")
+
+
+def test_what_the_source_tells_is_what_the_target_takes(beneath: Runtime, docker: Dockerd) -> None:
+    told = Docker().describe(Docker().inspect("box"))
+    assert told["endpoints"] == {"net": ENDPOINT}
+    assert told["networks"] == {"net": NETWORK}
+    assert told["volumes"] == {"/data": VOLUME}
+    assert told["layers"] == ["sha256:1a"]
+    assert told["descriptors"] == ["/dev/null"]
+    with contextlib.ExitStack() as undo:
+        assert isinstance(Docker().arrival("box", told, undo), IncomingDockerContainer)
+
+
+def test_a_checkpoint_is_the_runtimes(beneath: Runtime, tmp_path: Path) -> None:
+    found = Docker().inspect("box")
+    assert Docker().pack(found, tmp_path) == b""
+    assert Docker().checkpoint(found, tmp_path, dict(os.environ)).wait(20) == 0
+    assert beneath.asked()[-1][0] == "checkpoint"
+
+
+@pytest.mark.parametrize(
+    ("images", "name"),
+    [
+        ({"redis": {"Id": "sha256:ff"}}, "redis"),
+        ({"redis": {"Id": "sha256:newer"}, "old": {"Id": "sha256:ff"}}, "sha256:ff"),
+        ({"old": {"Id": "sha256:ff"}}, "sha256:ff"),
+    ],
+)
+def test_an_image_goes_by_its_name_if_it_still_has_it(
+    beneath: Runtime,
+    docker: Dockerd,
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+    images: dict[str, dict[str, str]],
+    name: str,
+) -> None:
+    docker.images = {key: dict(image) for key, image in images.items()}
+    exported: list[str] = []
+    monkeypatch.setattr(store, "export_image", lambda name, *_: exported.append(name))
+    Docker().export_image(Docker().inspect("box"), frozenset(), tmp_path)
+    assert exported == [name]
+
+
+@pytest.mark.parametrize("policy", [{"Name": ""}, {"Name": "no"}])
+def test_a_container_that_is_not_restarted_is_left_alone(
+    beneath: Runtime, docker: Dockerd, policy: dict[str, str]
+) -> None:
+    docker.containers["box"]["HostConfig"]["RestartPolicy"] = policy
+    Docker().suspend_restart_policy(Docker().inspect("box"))()
+    assert docker.requests("POST") == []
+
+
+def test_a_restart_policy_is_given_back(beneath: Runtime, docker: Dockerd) -> None:
+    give_back = Docker().suspend_restart_policy(Docker().inspect("box"))
+    host = docker.containers["box"]["HostConfig"]
+    assert host["RestartPolicy"] == {"Name": "no"}
+    give_back()
+    assert host["RestartPolicy"] == {"Name": "always", "MaximumRetryCount": 0}
+
+
+def test_what_was_moved_away_is_removed_and_its_volume_noted(
+    beneath: Runtime, docker: Dockerd
+) -> None:
+    found = Docker().inspect("box")
+    docker.containers[ID] = docker.containers.pop("box")
+    Docker().detach_monitor(found)
+    Docker().record_ended(found)
+    assert ID in docker.containers
+    Docker().remove_migrated(found, shared=False)
+    assert docker.containers == {}
+    assert left_behind.is_noted("docker", "data", str(VOLUME["CreatedAt"]))

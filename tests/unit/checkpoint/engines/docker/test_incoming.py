@@ -2,9 +2,29 @@
 
 from __future__ import annotations
 
+import contextlib
+import json
+import os
+import socket
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
-from checkpoint.engines.docker.incoming import endpoint_of, entries
+import pytest
+
+from checkpoint.engines import left_behind
+from checkpoint.engines.docker import incoming, oci_wrapper
+from checkpoint.engines.docker.incoming import (
+    RUNTIME,
+    IncomingDockerContainer,
+    Waiting,
+    endpoint_of,
+    entries,
+)
+from checkpoint.errors import EngineRefused, ImageError
+from tests.rig import until
+from tests.unit.checkpoint.engines.docker.dockerd import Dockerd
 
 #: The endpoint of a container, as docker describes it.
 ENDPOINT: dict[str, Any] = {
@@ -65,3 +85,238 @@ def test_lines_of_a_log_that_are_no_entries_are_passed_over() -> None:
         b'{"log":"\\ud800","stream":"stdout"}',
     ]
     assert list(entries(b"\n".join(lines))) == [(1, b"one\n"), (2, b"two\n"), (1, b"?")]
+
+
+IMAGE = {"Id": "sha256:ff", "RootFS": {"Layers": ["sha256:1a"]}}
+
+
+def fields(*, log: str = "json-file", **changes: Any) -> dict[str, Any]:
+    """What the source tells of a container."""
+    host = {"LogConfig": {"Type": log}, "RestartPolicy": {"Name": "always"}, "Memory": 1 << 20}
+    endpoint = {"IPAddress": "10.1.0.2", "GlobalIPv6Address": "", "MacAddress": "02:00:00:00:00:01"}
+    return {
+        "container": {
+            "Config": {"Image": "redis", "Env": ["A=b"]},
+            "HostConfig": host,
+            "Image": "sha256:ff",
+            "Name": "/box",
+        },
+        "endpoints": {"net": endpoint},
+        "networks": {"net": {"Name": "net", "IPAM": {"Config": None}}},
+        "volumes": {"/data": {"Name": "data", "Driver": "local"}},
+        "layers": ["sha256:1a", "sha256:2b"],
+        "descriptors": ["/dev/null"],
+        **changes,
+    }
+
+
+@pytest.fixture
+def undo() -> Iterator[contextlib.ExitStack]:
+    with contextlib.ExitStack() as undo:
+        yield undo
+
+
+@pytest.fixture
+def program(tmp_path: Path, docker: Dockerd) -> Path:
+    """The runtime that docker calls for a container that comes in, as it is to be."""
+    path = tmp_path / "runtime"
+    path.write_bytes(Path(oci_wrapper.__file__).read_bytes())
+    docker.runtimes[RUNTIME] = {"path": str(path)}
+    return path
+
+
+def objections(undo: contextlib.ExitStack) -> list[str]:
+    return IncomingDockerContainer("box", fields(), undo).objections()
+
+
+def test_a_docker_that_is_ready(program: Path, undo: contextlib.ExitStack) -> None:
+    assert objections(undo) == []
+
+
+def test_a_docker_without_the_runtime(
+    program: Path, docker: Dockerd, undo: contextlib.ExitStack
+) -> None:
+    program.write_bytes(b"#!/bin/sh\n")
+    assert [said.partition(" (")[0] for said in objections(undo)] == [
+        "docker's runtime 'migrate' there is of another version"
+    ]
+    program.unlink()
+    said = ["docker has no runtime 'migrate' there"]
+    assert [each.partition(" (")[0] for each in objections(undo)] == said
+    del docker.runtimes[RUNTIME]
+    assert [each.partition(" (")[0] for each in objections(undo)] == said
+
+
+def test_a_volume_that_is_there(program: Path, docker: Dockerd, undo: contextlib.ExitStack) -> None:
+    docker.volumes["data"] = {"Name": "data", "CreatedAt": "then"}
+    assert objections(undo) == ["docker's volume 'data' is there already, and no move has left it"]
+
+
+def test_layers_that_need_not_be_sent(docker: Dockerd, undo: contextlib.ExitStack) -> None:
+    arriving = IncomingDockerContainer("box", fields(), undo)
+    assert arriving.layers_there() == []
+    docker.images["base"] = {**IMAGE, "Id": "sha256:ee"}
+    assert arriving.layers_there() == ["sha256:1a"]
+    docker.images["redis"] = IMAGE
+    assert arriving.layers_there() is None
+
+
+def test_an_image_that_arrives(docker: Dockerd, undo: contextlib.ExitStack, tmp_path: Path) -> None:
+    (tmp_path / "image").mkdir()
+    arriving = IncomingDockerContainer("box", fields(), undo)
+    with pytest.raises(ImageError, match="what arrived is not the image sha256:ff"):
+        arriving.load_image(tmp_path / "image")
+    docker.images["redis"] = IMAGE
+    arriving.load_image(tmp_path / "image")
+
+
+def test_a_container_is_made_like_the_sources_and_goes_with_a_roll_back(docker: Dockerd) -> None:
+    docker.images["redis"] = IMAGE
+    with contextlib.ExitStack() as undo:
+        arriving = IncomingDockerContainer("box", fields(), undo)
+        assert arriving.volumes() == ["data"]
+        roots = arriving.prepare(b"", shared=False)
+        assert roots == {"/data": Path(docker.volumes["data"]["Mountpoint"])}
+        made = docker.body("/containers/create")
+        assert (made["Image"], made["Env"]) == ("redis", ["A=b"])
+        assert made["HostConfig"] == {
+            **fields()["container"]["HostConfig"],
+            "Runtime": RUNTIME,
+            "RestartPolicy": {"Name": "no"},
+        }
+        assert made["NetworkingConfig"]["EndpointsConfig"]["net"] == {
+            "MacAddress": "02:00:00:00:00:01",
+            "IPAMConfig": {"IPv4Address": "10.1.0.2"},
+        }
+    assert (docker.containers, docker.networks, docker.volumes) == ({}, {}, {})
+
+
+@pytest.mark.parametrize("named", [{}, {"redis": {**IMAGE, "Id": "sha256:other"}}])
+def test_an_image_whose_name_means_another_is_taken_by_its_id(
+    docker: Dockerd, named: dict[str, Any]
+) -> None:
+    docker.images = named
+    assert incoming.body_of(fields())["Image"] == "sha256:ff"
+
+
+def test_a_docker_that_refuses_the_container_keeps_nothing_else(docker: Dockerd) -> None:
+    docker.refuses["POST /containers/create"] = "Conflict. The container name is already in use"
+    with contextlib.ExitStack() as undo, pytest.raises(EngineRefused, match="already in use"):
+        IncomingDockerContainer("box", fields(), undo).prepare(b"", shared=False)
+    assert (docker.networks, docker.volumes) == ({}, {})
+
+
+def prepared(docker: Dockerd, undo: contextlib.ExitStack, log: str) -> IncomingDockerContainer:
+    arriving = IncomingDockerContainer("box", fields(log=log), undo)
+    arriving.prepare(b"", shared=False)
+    (docker.directory / "containers/1f2e").mkdir(parents=True)
+    return arriving
+
+
+def test_the_log_goes_on(docker: Dockerd, undo: contextlib.ExitStack) -> None:
+    """In the file until docker has it open, and then by the streams of the process that stands for the container."""
+    arriving = prepared(docker, undo, "json-file")
+    log = docker.directory / "containers/1f2e/1f2e-json.log"
+    arriving.take_output(b"one\n")
+    arriving.take_output(b"two\n")
+    assert log.read_bytes() == b"one\ntwo\n"
+    assert log.stat().st_mode & 0o777 == 0o640
+    pipe, both = subprocess.PIPE, subprocess.STDOUT
+    with (
+        socket.socket(socket.AF_UNIX) as agent,
+        subprocess.Popen(["cat"], stdin=pipe, stdout=pipe, stderr=both) as process,
+    ):
+        arriving._waiting = Waiting(agent, process.pid, docker.directory, docker.directory)
+        lines = [{"stream": name, "log": f"to {name}\n"} for name in ("stdout", "stderr", "odd")]
+        arriving.take_output("\n".join(map(json.dumps, lines)).encode())
+        assert process.communicate()[0] == b"to stdout\nto stderr\n"
+
+
+def test_a_log_that_docker_keeps_elsewhere(docker: Dockerd, undo: contextlib.ExitStack) -> None:
+    prepared(docker, undo, "journald").take_output(b"one\n")
+    assert list((docker.directory / "containers").rglob("*.log")) == []
+
+
+# --- the restore -----------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def started(
+    docker: Dockerd, undo: contextlib.ExitStack, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> IncomingDockerContainer:
+    """An arrival that waits for docker's runtime; `docker start` is said and does nothing."""
+    monkeypatch.setattr(incoming, "DIRECTORY", str(tmp_path / "sockets"))
+    monkeypatch.setattr(incoming, "start_logged", lambda *_: None)
+    arriving = prepared(docker, undo, "json-file")
+    arriving.start_restore(tmp_path, tmp_path, {"A": "b"})
+    return arriving
+
+
+def asked(tmp_path: Path, question: dict[str, str]) -> socket.socket:
+    """A runtime that has asked something of the arrival."""
+    return oci_wrapper.ask(str(tmp_path / "sockets/1f2e"), question)
+
+
+def created(tmp_path: Path) -> socket.socket:
+    bundle = tmp_path / "bundle"
+    bundle.mkdir()
+    namespaces = [{"type": "network"}, {"type": "mount"}]
+    (bundle / "config.json").write_text(json.dumps({"linux": {"namespaces": namespaces}}))
+    return asked(tmp_path, {"command": "create", "root": "/r", "bundle": str(bundle)})
+
+
+def waits(arriving: IncomingDockerContainer) -> None:
+    until(lambda: arriving._waiting, "the process to be known")
+
+
+def test_the_process_that_waits_becomes_the_container(
+    started: IncomingDockerContainer, tmp_path: Path
+) -> None:
+    with created(tmp_path) as process:
+        waits(started)
+        with asked(tmp_path, {"command": "start"}) as runtime:
+            order = json.loads(process.recv(1 << 16))
+            assert order["argv"][:3] == ["runc", "--root", "/r"]
+            assert order["env"] == {"A": "b"}
+            (tmp_path / "pid").write_text("4242")
+            assert json.loads(runtime.recv(100)) == {"failure": ""}
+    config = json.loads((tmp_path / "bundle/config.json").read_text())
+    network, mount = config["linux"]["namespaces"]
+    assert network["path"] == f"/proc/{os.getpid()}/ns/net"
+    assert "path" not in mount
+
+
+@pytest.mark.parametrize(("words", "told"), [(b"", ""), (b"in the way", " (in the way)")])
+def test_a_runc_that_fails(
+    started: IncomingDockerContainer, tmp_path: Path, words: bytes, told: str
+) -> None:
+    with created(tmp_path) as process:
+        waits(started)
+        with asked(tmp_path, {"command": "start"}) as runtime:
+            process.recv(1 << 16)
+            if words:
+                process.send(words)
+            process.close()
+            assert json.loads(runtime.recv(100)) == {"failure": f"runc could not restore it{told}"}
+
+
+def test_a_process_that_has_ended(started: IncomingDockerContainer, tmp_path: Path) -> None:
+    with created(tmp_path) as process:
+        waits(started)
+        process.close()
+        with asked(tmp_path, {"command": "start"}) as runtime:
+            said = json.loads(runtime.recv(200))["failure"]
+    assert said.startswith("the process that was to become it has ended")
+
+
+def test_docker_has_the_container_for_good(
+    started: IncomingDockerContainer, docker: Dockerd, tmp_path: Path
+) -> None:
+    left_behind.note("docker", "data", "2024-01-01T00:00:00Z")
+    started.restore_held()
+    started.discard()
+    assert "1f2e" in docker.containers
+    started.settle()
+    assert docker.containers["1f2e"]["HostConfig"]["RestartPolicy"] == {"Name": "always"}
+    assert not left_behind.is_noted("docker", "data", "2024-01-01T00:00:00Z")
+    assert not (tmp_path / "sockets").exists()

@@ -2,12 +2,19 @@
 
 from __future__ import annotations
 
+import io
+import json
+import tarfile
 from copy import deepcopy
+from pathlib import Path
 from typing import Any
 
 import pytest
 
+from checkpoint.engines.docker import api, store
 from checkpoint.engines.docker import store as docker_store
+from checkpoint.errors import EngineRefused, ImageError
+from tests.unit.checkpoint.engines.docker.dockerd import Dockerd
 
 DOCKER: dict[str, Any] = {
     "Name": "net",
@@ -65,3 +72,158 @@ def test_a_network_without_addresses_is_another_than_one_with() -> None:
     without = {**DOCKER, "IPAM": {"Driver": "default"}}
     assert docker_store.difference(without, deepcopy(without)) is None
     assert docker_store.difference(DOCKER, without) == "IPAM"
+
+
+LAYERS = ["sha256:1a", "sha256:2b"]
+IMAGE = {"Id": "sha256:ff", "RootFS": {"Layers": LAYERS}}
+
+
+def test_a_network_is_made_as_another_docker_describes_it(docker: Dockerd) -> None:
+    ipam = {"Driver": "default", "Config": [{"Subnet": "10.1.0.0/24"}]}
+    described = {
+        "Name": "net",
+        "Id": "of the source",
+        "Created": "then",
+        "Driver": "bridge",
+        "EnableIPv6": False,
+        "IPAM": ipam,
+        "Labels": {"a": "b"},
+        "Containers": {"1f": {}},
+    }
+    network_id = store.create_network(described)
+    given = {name: described[name] for name in ("Name", "Driver", "EnableIPv6", "IPAM", "Labels")}
+    assert docker.body("/networks/create") == given
+    assert store.network("net") == {**given, "Id": network_id}
+    with pytest.raises(EngineRefused, match="docker: network with name net already exists"):
+        store.create_network(described)
+    store.remove_network(network_id)
+    assert store.network("net") is None
+    store.remove_network(network_id)  # one that is gone is no error
+
+
+def test_a_volume_is_made_as_another_docker_describes_it(docker: Dockerd) -> None:
+    described = {
+        "Name": "data",
+        "Driver": "local",
+        "Options": {"type": "tmpfs"},
+        "Labels": None,
+        "Mountpoint": "/of/the/source",
+    }
+    root = store.create_volume(described)
+    given = {"Name": "data", "Driver": "local", "DriverOpts": {"type": "tmpfs"}, "Labels": {}}
+    assert docker.body("/volumes/create") == given
+    found = store.volume("data")
+    assert found is not None
+    assert root == Path(found["Mountpoint"])
+    store.remove_volume("data")
+    assert store.volume("data") is None
+
+
+def test_who_has_a_volume(docker: Dockerd) -> None:
+    docker.containers = {
+        name: {"Id": name, "Mounts": [{"Name": volume}]}
+        for name, volume in (("1f", "data"), ("2e", "other"), ("3d", "data"))
+    }
+    assert store.users("data") == {"1f", "3d"}
+    assert docker.asked[-1][2]["all"] == "true", "one that does not run has it as well"
+
+
+def test_a_container_is_removed_with_its_anonymous_volumes(docker: Dockerd) -> None:
+    docker.containers["1f"] = {}
+    store.remove_container("1f")
+    assert docker.containers == {}
+    assert docker.asked[-1][2] == {"force": "true", "v": "true"}
+    store.remove_container("1f")
+    docker.refuses["DELETE /containers/1f"] = "removal already in progress"
+    with pytest.raises(EngineRefused, match="docker: removal already in progress"):
+        store.remove_container("1f")
+
+
+def test_layers_of_all_images(docker: Dockerd) -> None:
+    docker.images = {
+        "a": IMAGE,
+        "the same": IMAGE,
+        "empty": {"Id": "sha256:ee", "RootFS": {"Layers": None}},
+    }
+    assert store.layers_of_all_images() == [[], LAYERS]
+
+
+def test_a_runtime(docker: Dockerd) -> None:
+    docker.runtimes = {"migrate": {"path": "/usr/sbin/x"}, "odd": {"runtimeType": "io.odd"}}
+    names = ("migrate", "odd", "none")
+    assert [store.runtime_program(name) for name in names] == [Path("/usr/sbin/x"), None, None]
+
+
+def saved(**files: bytes) -> bytes:
+    """The archive of a `docker save`: its files' names have __ for /."""
+    written = io.BytesIO()
+    with tarfile.open(fileobj=written, mode="w") as archive:
+        for name, data in files.items():
+            entry = tarfile.TarInfo(name.replace("__", "/"))
+            entry.size = len(data)
+            archive.addfile(entry, io.BytesIO(data))
+    return written.getvalue()
+
+
+def test_an_image_is_written_without_the_layers_that_are_there(
+    docker: Dockerd, tmp_path: Path
+) -> None:
+    docker.images["x"] = IMAGE
+    docker.saved = saved(blobs__sha256__1a=b"lower", blobs__sha256__2b=b"upper", index=b"{}")
+    store.export_image("x", frozenset(LAYERS[:1]), tmp_path / "image")
+    written = {
+        str(path.relative_to(tmp_path / "image")): path.read_bytes()
+        for path in (tmp_path / "image").rglob("*")
+        if path.is_file()
+    }
+    assert written == {"blobs/sha256/2b": b"upper", "index": b"{}"}
+
+
+def test_an_image_that_breaks_off(docker: Dockerd, tmp_path: Path) -> None:
+    docker.images["x"] = IMAGE
+    docker.saved = saved(index=bytes(2000))[:1500]
+    with pytest.raises(ImageError, match="cannot be unpacked"):
+        store.export_image("x", frozenset(), tmp_path / "image")
+
+
+@pytest.fixture
+def arrived(tmp_path: Path) -> Path:
+    directory = tmp_path / "image"
+    (directory / "blobs").mkdir(parents=True)
+    (directory / "blobs/1a").write_bytes(b"lower")
+    return directory
+
+
+def test_an_image_is_loaded(docker: Dockerd, arrived: Path) -> None:
+    def loads() -> str:
+        docker.images["x"] = IMAGE
+        return json.dumps({"stream": "Loaded image: x"})
+
+    docker.loads = loads
+    store.load_image(arrived, IMAGE["Id"])  # type: ignore[arg-type]
+    with tarfile.open(fileobj=io.BytesIO(docker.uploads[0])) as archive:
+        assert "./blobs/1a" in archive.getnames()
+    assert [path.name for path in arrived.parent.glob("image*")] == ["image"]
+
+
+@pytest.mark.parametrize(
+    ("said", "error"),
+    [
+        ('{"stream": "Loaded image: another"}', ImageError),
+        ('{"error": "layer does not match"}', EngineRefused),
+    ],
+)
+def test_another_image_than_was_meant(
+    docker: Dockerd, arrived: Path, said: str, error: type[Exception]
+) -> None:
+    docker.loads = lambda: said
+    with pytest.raises(error):
+        store.load_image(arrived, "sha256:ff")
+    assert [path.name for path in arrived.parent.glob("image*")] == ["image"]
+
+
+def test_an_answer_that_is_not_json_is_passed_over(docker: Dockerd) -> None:
+    """Some answers have no body at all."""
+    docker.containers["1f"] = {}
+    assert api.call("DELETE", "/containers/1f") is None
+    assert api.is_here()

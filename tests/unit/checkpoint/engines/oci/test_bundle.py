@@ -3,13 +3,20 @@
 from __future__ import annotations
 
 import contextlib
+import json
+import os
+import subprocess
+from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Any, cast
 
 import pytest
 
-from checkpoint.engines.base import MARKER
+from checkpoint.engines.base import MARKER, ROOTFS
 from checkpoint.engines.oci.bundle import IncomingBundle
 from checkpoint.engines.oci.runc import Runc
+from checkpoint.errors import CommandFailed, DataInvalid, ImageError, NameInUse
+from checkpoint.host.identity import PathIdentity
 
 
 def arrive(bundle: Path) -> None:
@@ -49,3 +56,207 @@ def test_the_configuration_that_was_there_is_there_again_after_a_roll_back(bundl
     (bundle / "config.json").write_text("as it was")
     arrive(bundle)
     assert (bundle / "config.json").read_text() == "as it was"
+
+
+ID = "box"
+
+
+class Runtime:
+    """A Restores whose containers are directories; a restore makes one and its streams are kept."""
+
+    name = "runc"
+
+    def __init__(self, root: Path) -> None:
+        self._root = root
+        root.mkdir()
+        self.restored: list[tuple[Any, ...]] = []
+
+    def exists(self, container_id: str) -> bool:
+        return (self._root / container_id).exists()
+
+    def identity(self, container_id: str) -> PathIdentity:
+        return PathIdentity(self._root / container_id)
+
+    def delete(self, identity: PathIdentity) -> None:
+        if identity.is_same():
+            identity.path.rmdir()
+
+    def restore(
+        self,
+        container_id: str,
+        bundle: Path,
+        images: Path,
+        env: Mapping[str, str],
+        stdio: tuple[int, int, int],
+    ) -> subprocess.Popen[bytes]:
+        (self._root / container_id).mkdir()
+        self.restored.append((container_id, bundle, images, [os.fstat(fd).st_rdev for fd in stdio]))
+        return cast("subprocess.Popen[bytes]", None)
+
+
+@pytest.fixture
+def runtime(tmp_path: Path) -> Runtime:
+    return Runtime(tmp_path / "runtime")
+
+
+@pytest.fixture
+def place(tmp_path: Path) -> Path:
+    """Where the bundle is to be; its parent is not there either."""
+    return tmp_path / "srv/box"
+
+
+Arrive = Callable[[contextlib.ExitStack], IncomingBundle]
+
+
+@pytest.fixture
+def arriving(runtime: Runtime, place: Path) -> Arrive:
+    fields = {
+        "bundle": str(place),
+        "rootfs": str(place / "rootfs"),
+        "config": {"root": {"path": "rootfs"}, "linux": {"cgroupsPath": None}},
+        "descriptors": ["/dev/null"],
+        "owned": {str(place): [0o750, 0, 7], str(place / "config.json"): [0o640, 0, 7]},
+    }
+    return lambda undo: IncomingBundle(runtime, ID, fields, undo)
+
+
+def content(directory: Path) -> dict[str, bytes]:
+    return {
+        str(path.relative_to(directory)): path.read_bytes()
+        for path in sorted(directory.rglob("*"))
+        if path.is_file()
+    }
+
+
+def test_a_bundle_is_made_as_it_was(place: Path, arriving: Arrive) -> None:
+    with contextlib.ExitStack() as undo:
+        made = arriving(undo)
+        assert (made.objections(), made.volumes(), made.layers_there()) == ([], [], None)
+        assert made.prepare(b"", shared=False) == {ROOTFS: place / "rootfs"}
+        status = place.stat()
+        assert (status.st_mode & 0o777, status.st_gid) == (0o750, 7)
+        assert json.loads((place / "config.json").read_text())["root"] == {"path": "rootfs"}
+        assert (place / "config.json").stat().st_mode & 0o777 == 0o640
+        assert (place / MARKER).exists(), "until it runs, the next migration may overwrite it"
+        made.settle()
+        assert not (place / MARKER).exists()
+        undo.pop_all()
+
+
+def test_a_roll_back_takes_it_and_the_directories_on_the_way(
+    tmp_path: Path, place: Path, arriving: Arrive
+) -> None:
+    with contextlib.ExitStack() as undo:
+        arriving(undo).prepare(b"", shared=False)
+        (place / "rootfs/file").touch()  # as a transfer makes it
+    assert not (tmp_path / "srv").exists()
+
+
+def test_a_directory_that_was_there_stays_and_is_empty_again(place: Path, arriving: Arrive) -> None:
+    place.mkdir(parents=True)
+    with contextlib.ExitStack() as undo:
+        arriving(undo).prepare(b"", shared=False)
+        (place / "rootfs/file").touch()
+    assert list(place.iterdir()) == []
+
+
+def test_what_an_earlier_migration_left_is_renewed_and_given_back(
+    place: Path, arriving: Arrive
+) -> None:
+    (place / "rootfs").mkdir(parents=True)
+    (place / "rootfs/file").write_text("before")
+    (place / "config.json").write_text("{}")
+    (place / MARKER).touch()
+    before = content(place)
+    with contextlib.ExitStack() as undo:
+        arriving(undo).prepare(b"", shared=False)
+        assert (place / "config.json").read_text() != "{}"
+    assert content(place) == before
+
+
+def test_files_of_somebody_elses_are_not_overwritten(place: Path, arriving: Arrive) -> None:
+    (place / "rootfs").mkdir(parents=True)
+    (place / "config.json").write_text("theirs")
+    with contextlib.ExitStack() as undo, pytest.raises(ImageError, match="with other files in it"):
+        arriving(undo).prepare(b"", shared=False)
+    assert content(place) == {"config.json": b"theirs"}
+
+
+def test_files_that_both_hosts_see_are_the_containers_own(place: Path, arriving: Arrive) -> None:
+    (place / "rootfs").mkdir(parents=True)
+    (place / "rootfs/file").write_text("shared")
+    (place / "config.json").write_text("{}")
+    with contextlib.ExitStack() as undo:
+        arriving(undo).prepare(b"", shared=True)
+        assert not (place / MARKER).exists()
+    assert content(place) == {"config.json": b"{}", "rootfs/file": b"shared"}
+
+
+# --- the restore -----------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def images(tmp_path: Path) -> Path:
+    (tmp_path / "images").mkdir()
+    return tmp_path / "images"
+
+
+def test_a_restore_gets_the_containers_streams(
+    runtime: Runtime, place: Path, images: Path, arriving: Arrive
+) -> None:
+    before = os.listdir("/proc/self/fd")
+    with contextlib.ExitStack() as undo:
+        made = arriving(undo)
+        made.load_image(images)
+        made.take_output(b"what the engine has logged: this one has no log")
+        made.start_restore(images, images, {})
+        assert len(os.listdir("/proc/self/fd")) == len(before)
+        assert json.loads((images / "descriptors.json").read_text()) == ["/dev/null"]
+        null = os.stat("/dev/null").st_rdev
+        assert runtime.restored == [(ID, place, images, [null] * 3)]
+        made.discard()
+        assert runtime.exists(ID), "nobody has seen it restored: it may be another's"
+        made.restore_held()
+        made.discard()
+        assert not runtime.exists(ID)
+
+
+def test_a_container_that_was_started_meanwhile(
+    runtime: Runtime, images: Path, arriving: Arrive
+) -> None:
+    with contextlib.ExitStack() as undo:
+        made = arriving(undo)
+        made.start_restore(images, images, {})
+        with pytest.raises(NameInUse, match="a runc container named 'box' was started"):
+            made.start_restore(images, images, {})
+
+
+def test_streams_are_closed_if_the_runtime_cannot_be_started(
+    runtime: Runtime, images: Path, arriving: Arrive, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = os.listdir("/proc/self/fd")
+
+    def fails(*_: object) -> None:
+        raise CommandFailed(["runc"], 127, "No such file or directory")
+
+    monkeypatch.setattr(runtime, "restore", fails)
+    with contextlib.ExitStack() as undo, pytest.raises(CommandFailed):
+        arriving(undo).start_restore(images, images, {})
+    assert len(os.listdir("/proc/self/fd")) == len(before)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [{"bundle": 7}, {"descriptors": [None]}, {"config": {"root": {}}}, {"owned": {"/": [1]}}],
+)
+def test_a_description_that_is_none(runtime: Runtime, change: dict[str, Any]) -> None:
+    fields = {
+        "bundle": "/b",
+        "rootfs": "/b/rootfs",
+        "config": {"root": {"path": "rootfs"}, "linux": {}},
+        "descriptors": [],
+        "owned": {},
+        **change,
+    }
+    with pytest.raises(DataInvalid):
+        IncomingBundle(runtime, ID, fields, contextlib.ExitStack())
