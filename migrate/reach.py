@@ -27,16 +27,16 @@ def by_ssh(destination: Destination) -> Iterator[Connection]:
     Raises the subclasses of ConnectError.
     """
     with contextlib.ExitStack() as stack:
-        where = _endpoint(destination)
+        where = endpoint_of(destination)
         sock = (
             ssh.open_socket(where)
             if where.proxy is None
-            else stack.enter_context(_through(where.proxy, where))
+            else stack.enter_context(through_proxy(where.proxy, where))
         )
         yield stack.enter_context(ssh.connect(where, sock))
 
 
-def _endpoint(destination: Destination) -> Endpoint:
+def endpoint_of(destination: Destination) -> Endpoint:
     """Return what the destination means to ssh(1), or by ssh_config(5) if there is no ssh(1).
 
     Raises Unreachable.
@@ -61,7 +61,7 @@ def _endpoint(destination: Destination) -> Endpoint:
 
 
 @contextlib.contextmanager
-def _through(proxy: str, where: Endpoint) -> Iterator[socket.socket]:
+def through_proxy(proxy: str, where: Endpoint) -> Iterator[socket.socket]:
     """Start a proxy and yield a socket that is connected to its standard streams.
 
     The proxy ends with the block, even if it is stopped. If the connection fails in the block, the

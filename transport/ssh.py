@@ -196,7 +196,7 @@ def connect(
                 f"no SSH connection to {endpoint}: {str(error) or type(error).__name__}"
             ) from error
         verify(shown, known, endpoint)
-        _authenticate(transport, endpoint)
+        authenticate(transport, endpoint)
         keepalive = Keepalive(
             heard, lambda: transport.global_request("keepalive@openssh.com", wait=True)
         )
@@ -303,7 +303,7 @@ def _objection(certificate: Certificate, endpoint: Endpoint) -> str | None:
     return None if good else "its authority did not sign it"
 
 
-def _authenticate(transport: paramiko.Transport, endpoint: Endpoint) -> None:
+def authenticate(transport: paramiko.Transport, endpoint: Endpoint) -> None:
     """Log in with the first key that the server accepts.
 
     Raises AuthenticationRefused or Unreachable.
@@ -340,7 +340,7 @@ def _keys(endpoint: Endpoint, stack: contextlib.ExitStack) -> Iterator[paramiko.
     in files without a passphrase.
     """
     held = _agent_keys(endpoint, stack)
-    named = {blob for path in endpoint.key_files if (blob := _public_blob(path)) is not None}
+    named = {blob for path in endpoint.key_files if (blob := public_blob(path)) is not None}
     yield from (key for key in held if key.asbytes() in named)
     if not endpoint.identities_only:
         yield from (key for key in held if key.asbytes() not in named)
@@ -381,7 +381,7 @@ def _private_key(path: Path) -> paramiko.PKey | None:
         return None  # TypeError and ValueError are cryptography's
 
 
-def _public_blob(path: Path) -> bytes | None:
+def public_blob(path: Path) -> bytes | None:
     """Return the public key of a key file, in the form of RFC 4253, 6.6; None if there is none.
 
     It is read from PATH.pub, or from the file itself, which may be a public key (IdentityFile of

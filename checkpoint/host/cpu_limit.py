@@ -47,7 +47,7 @@ class CpuLimit:
         OSError.
         """
         if not self._full_us:
-            self._full_us = _used_cpus(self._init) * PERIOD_US
+            self._full_us = used_cpus(self._init) * PERIOD_US
         quota = max(LEAST_QUOTA_US, int(self._full_us * share))
         if len(self._files) == 1:
             self._files[0].write_text(f"{quota} {PERIOD_US}")
@@ -71,14 +71,15 @@ class CpuLimit:
                 path.write_text(self._before[path])
 
 
-def _used_cpus(init: int) -> float:
+def used_cpus(init: int) -> float:
     """Return how many processors the container uses, measured over MEASURE_S."""
-    before, started = _cpu_seconds(init), time.monotonic()
+    before, started = cpu_seconds(init), time.monotonic()
     time.sleep(MEASURE_S)
-    return max(0.0, (_cpu_seconds(init) - before) / (time.monotonic() - started))
+    return max(0.0, (cpu_seconds(init) - before) / (time.monotonic() - started))
 
 
-def _cpu_seconds(init: int) -> float:
+def cpu_seconds(init: int) -> float:
+    """Return the processor time that a container's processes have used so far, in seconds."""
     total = 0.0
     for pid in in_pid_namespace_of(init):
         with contextlib.suppress(psutil.NoSuchProcess):

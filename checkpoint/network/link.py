@@ -173,12 +173,12 @@ def _announcement(mac_text: str, address: str) -> bytes:
     # Neighbour advertisement, Override flag, with the target link-layer address option.
     body = struct.pack("!BBHI16sBB6s", 136, 0, 0, 0x20000000, source, 2, 1, mac)
     pseudo = source + all_nodes + struct.pack("!II", len(body), 58)
-    body = body[:2] + struct.pack("!H", _checksum(pseudo + body)) + body[4:]
+    body = body[:2] + struct.pack("!H", checksum(pseudo + body)) + body[4:]
     header = struct.pack("!IHBB", 6 << 28, len(body), 58, 255) + source + all_nodes
     return bytes.fromhex("333300000001") + mac + struct.pack("!H", ETH_P_IPV6) + header + body
 
 
-def _checksum(data: bytes) -> int:
+def checksum(data: bytes) -> int:
     """Return the Internet checksum (RFC 1071) of an even number of bytes."""
     total: int = sum(struct.unpack(f"!{len(data) // 2}H", data))
     while total >> 16:

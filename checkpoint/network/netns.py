@@ -26,13 +26,13 @@ def read(path: str) -> Network:
     Raises NotMovable for an interface that is neither `lo` nor a veth whose other end is in this
     process's own namespace, or that has unusual characters in its name (InterfaceName), and for a
     route that Route cannot say. Raises NetworkError if iproute2 fails. Fallback devices of the
-    kernel are left out (_is_kernel_fallback).
+    kernel are left out (is_kernel_fallback).
     """
     host_links = {link["ifindex"]: link for link in _ip("link")}
     interfaces = [
         interface_of(link, host_links)
         for link in _ip("address", netns=path)
-        if link["link_type"] != "loopback" and not _is_kernel_fallback(link)
+        if link["link_type"] != "loopback" and not is_kernel_fallback(link)
     ]
     routes = [route for family in (4, 6) for route in routes_of(path, family)]
     return Network(path=path, interfaces=tuple(interfaces), routes=tuple(routes))
@@ -171,7 +171,7 @@ def interface_of(link: dict[str, Any], host_links: dict[int, dict[str, Any]]) ->
     )
 
 
-def _is_kernel_fallback(link: dict[str, Any]) -> bool:
+def is_kernel_fallback(link: dict[str, Any]) -> bool:
     """Return whether a link is a fallback device that is not in use (tunl0, sit0 ...).
 
     The kernel puts these into every namespace while their module is loaded.

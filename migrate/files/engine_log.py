@@ -87,7 +87,7 @@ class OutputSync:
         than DRAIN_S.
         """
         deadline = time.monotonic() + DRAIN_S
-        while time.monotonic() < deadline and any(_waiting(init, stream) for stream in (1, 2)):
+        while time.monotonic() < deadline and any(waiting_bytes(init, stream) for stream in (1, 2)):
             time.sleep(LOOK_AGAIN_S)
         return self.copy()
 
@@ -95,7 +95,7 @@ class OutputSync:
         self._file.close()
 
 
-def _waiting(pid: int, stream: int) -> int:
+def waiting_bytes(pid: int, stream: int) -> int:
     """Return how many bytes wait in the pipe that a process's stream is; 0 if it is no pipe."""
     with contextlib.suppress(OSError):
         fd = os.open(proc.path(pid, "fd", stream), os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)

@@ -56,8 +56,8 @@ def arm_source(migration: Migration, prepared: Prepared) -> None:
         checkpoint = migration.source.engine.checkpoint(
             migration.source.container, prepared.images, env
         )
-        migration.tidy.callback(_reap, checkpoint, dump, migration.options.limits.end_s)
-        Worker("engine's checkpoint", partial(_watch, checkpoint, dump))
+        migration.tidy.callback(reap, checkpoint, dump, migration.options.limits.end_s)
+        Worker("engine's checkpoint", partial(watch, checkpoint, dump))
         dump.request_gate.wait_reached(migration.options.limits.arm_s)
     migration.advance(State.ARMED)
 
@@ -73,7 +73,7 @@ def arm_target(migration: Migration, prepared: Prepared) -> Armed:
     """
     source, edits = migration.source, migration.dump.edits
     with migration.progress.phase("arm target"):
-        output = _copy_output(migration)
+        output = copy_output(migration)
         question = protocol.Arm(
             macs=source.network.macs_to_silence,
             nftables=edits.nftables,
@@ -96,7 +96,11 @@ def arm_target(migration: Migration, prepared: Prepared) -> Armed:
     return Armed(trees=trees, output=output, frames=frames)
 
 
-def _copy_output(migration: Migration) -> OutputSync | None:
+def copy_output(migration: Migration) -> OutputSync | None:
+    """Copy what the container's engine has logged, and return what copies the rest of the log.
+
+    Returns None if there is no log, or none that can be read. Raises AgentGone.
+    """
     log = migration.source.container.log
     if log is None:
         return None
@@ -110,12 +114,13 @@ def _copy_output(migration: Migration) -> OutputSync | None:
     return output
 
 
-def _watch(checkpoint: subprocess.Popen[bytes], dump: DumpRole) -> None:
+def watch(checkpoint: subprocess.Popen[bytes], dump: DumpRole) -> None:
+    """Wait for the end of the engine's checkpoint, which ends every wait for its requests."""
     status = checkpoint.wait()
     dump.lose(f"the runtime's checkpoint ended with status {status}")
 
 
-def _reap(checkpoint: subprocess.Popen[bytes], dump: DumpRole, limit_s: float) -> None:
+def reap(checkpoint: subprocess.Popen[bytes], dump: DumpRole, limit_s: float) -> None:
     """Refuse what the engine's checkpoint waits for, and wait for its end; kill it after `limit_s`.
 
     The checkpoint must have ended when the migration has, however that ended.

@@ -56,7 +56,7 @@ def prepare(migration: Migration) -> Prepared:
         tunnel = RsyncTunnel(
             target.connection, tree_door.socket_path(migration.migration_id), migration.limit
         )
-        _send_missing_image(migration, tunnel)
+        send_missing_image(migration, tunnel)
         scratch = directory / "engine"
         scratch.mkdir(mode=0o700)
         packed = source.engine.pack(source.container, scratch)
@@ -68,7 +68,7 @@ def prepare(migration: Migration) -> Prepared:
             page_channels=channels,
         )
         ready = target.agent.request(question, [packed]).trees
-        pages = _open_page_channels(migration, channels)
+        pages = open_page_channels(migration, channels)
         migration.tidy.callback(pages.close)
         trees = copy_trees(migration, tunnel, ready)
         tmpfs = TmpfsSync(target.agent, source.container.pid, own_mounts(source.container))
@@ -101,7 +101,8 @@ def _mapped(migration: Migration) -> set[str]:
     return written_through_mappings(processes.tree_of(migration.source.container.pid))
 
 
-def _send_missing_image(migration: Migration, tunnel: RsyncTunnel) -> None:
+def send_missing_image(migration: Migration, tunnel: RsyncTunnel) -> None:
+    """Send the container image, unless the target's engine has it or needs none."""
     source, target = migration.source, migration.target
     if target.layers_there is None:
         return
@@ -113,7 +114,8 @@ def _send_missing_image(migration: Migration, tunnel: RsyncTunnel) -> None:
     migration.report.add_bytes("image", sent)
 
 
-def _open_page_channels(migration: Migration, count: int) -> PageChannels:
+def open_page_channels(migration: Migration, count: int) -> PageChannels:
+    """Open `count` page channels, whose batches are encoded in a way that both hosts have."""
     streams = open_streams(migration.target.connection, socket_path(migration.migration_id), count)
     common = [
         encoding

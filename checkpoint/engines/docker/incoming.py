@@ -76,7 +76,7 @@ class IncomingDockerContainer:
         self._id = ""
         self._log: Path | None = None
         self._listener: Listener | None = None
-        self._waiting: Waiting | None = None
+        self.waiting: Waiting | None = None
 
     def objections(self) -> list[str]:
         return list(self._objections())
@@ -111,14 +111,14 @@ class IncomingDockerContainer:
         """
         if self._log is None:
             return
-        if self._waiting is None:
+        if self.waiting is None:
             fd = os.open(self._log, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o640)
             with open(fd, "ab") as log:
                 os.fchmod(fd, 0o640)  # docker gives its logs this mode
                 log.write(lines)
             return
         for number, text in entries(lines):
-            with open(proc.path(self._waiting.pid, "fd", number), "wb", buffering=0) as stream:
+            with open(proc.path(self.waiting.pid, "fd", number), "wb", buffering=0) as stream:
                 whole.write(stream.fileno(), text)
 
     def start_restore(
@@ -166,7 +166,7 @@ class IncomingDockerContainer:
         said = json.loads(peer.recv(MAX_MESSAGE))
         if said["command"] == "create":
             root, bundle = Path(said["root"]), Path(said["bundle"])
-            self._waiting = Waiting(peer, peer_pid(peer), root, bundle)
+            self.waiting = Waiting(peer, peer_pid(peer), root, bundle)
             return
         with peer:
             failure = self._become_container(images, env)
@@ -178,8 +178,8 @@ class IncomingDockerContainer:
 
         Returns why it does not run, or "".
         """
-        assert self._waiting is not None
-        agent, pid, root, bundle = self._waiting
+        assert self.waiting is not None
+        agent, pid, root, bundle = self.waiting
         use_network(bundle, pid)
         pid_file = images / "pid"
         argv = Runc(root).restore_command(self._id, bundle, images, "--pid-file", str(pid_file))

@@ -53,14 +53,14 @@ def answers(path: Path, script: str) -> None:
 
 def test_what_ssh_says_is_what_counts(path: Path) -> None:
     answers(path, 'echo "user $*"; echo "hostname 10.0.0.2"; echo "port 2222"')
-    found = reach._endpoint(Destination(name="beta", user="me"))
+    found = reach.endpoint_of(Destination(name="beta", user="me"))
     assert (found.address, found.port) == ("10.0.0.2", 2222)
 
 
 def test_without_ssh_the_users_file_is_read(path: Path) -> None:
     (path.parent / ".ssh").mkdir()
     (path.parent / ".ssh/config").write_text("Host beta\n HostName 10.0.0.3\n User me\n")
-    found = reach._endpoint(BETA)
+    found = reach.endpoint_of(BETA)
     assert (found.address, found.user) == ("10.0.0.3", "me")
 
 
@@ -78,13 +78,13 @@ def test_without_ssh_the_users_file_is_read(path: Path) -> None:
 def test_settings_that_are_of_no_use(path: Path, script: str, said: str) -> None:
     answers(path, script)
     with pytest.raises(Unreachable) as caught:
-        reach._endpoint(BETA)
+        reach.endpoint_of(BETA)
     assert str(caught.value).startswith(said)
     assert len(str(caught.value)) > len("ssh's settings for beta cannot be had: ")
 
 
 def test_a_proxys_streams_are_the_connection() -> None:
-    with reach._through("cat", ENDPOINT) as sock:
+    with reach.through_proxy("cat", ENDPOINT) as sock:
         sock.sendall(b"there and back")
         assert sock.recv(100) == b"there and back"
 
@@ -92,7 +92,7 @@ def test_a_proxys_streams_are_the_connection() -> None:
 def test_a_proxy_that_fails_says_why() -> None:
     with (
         pytest.raises(Unreachable, match=r"root@beta:22 through its proxy: no way; not at all$"),
-        reach._through("sh -c 'echo \" no way\" >&2; echo not at all >&2'", ENDPOINT) as sock,
+        reach.through_proxy("sh -c 'echo \" no way\" >&2; echo not at all >&2'", ENDPOINT) as sock,
     ):
         assert sock.recv(1) == b""
         raise Unreachable("no banner")
@@ -101,21 +101,21 @@ def test_a_proxy_that_fails_says_why() -> None:
 def test_a_proxy_that_fails_silently() -> None:
     with (
         pytest.raises(Unreachable, match=r"through its proxy: no banner$"),
-        reach._through("true", ENDPOINT) as sock,
+        reach.through_proxy("true", ENDPOINT) as sock,
     ):
         assert sock.recv(1) == b""
         raise Unreachable("no banner")
 
 
 def test_no_other_error_is_laid_to_the_proxy() -> None:
-    with pytest.raises(HostKeyUnknown, match=r"^never seen$"), reach._through("cat", ENDPOINT):
+    with pytest.raises(HostKeyUnknown, match=r"^never seen$"), reach.through_proxy("cat", ENDPOINT):
         raise HostKeyUnknown("never seen")
 
 
 @pytest.mark.parametrize("stopped", [False, True])
 def test_a_proxy_ends_with_the_connection(tmp_path: Path, stopped: bool) -> None:
     script = f"sh -c 'echo $$ > {tmp_path}/pid.new; mv {tmp_path}/pid.new {tmp_path}/pid; sleep 60'"
-    with reach._through(script, ENDPOINT):
+    with reach.through_proxy(script, ENDPOINT):
         until((tmp_path / "pid").exists, "it to run")
         pid = int((tmp_path / "pid").read_text())
         if stopped:

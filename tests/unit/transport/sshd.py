@@ -45,6 +45,7 @@ class Sshd:
     sessions: int = 100
     command: Command = echo
     offered: list[bytes] = field(default_factory=list)
+    _transports: list[paramiko.Transport] = field(default_factory=list)
 
     def line(self, name: str) -> str:
         """The host's line in known_hosts."""
@@ -55,6 +56,7 @@ class Sshd:
         """A client's end of a new connection; ends with the block."""
         ours, theirs = socket.socketpair()
         transport = paramiko.Transport(theirs)
+        self._transports.append(transport)
         transport.add_server_key(self.key)
         transport.start_server(threading.Event(), _Server(self, transport))
         try:
@@ -62,6 +64,11 @@ class Sshd:
         finally:
             transport.close()
             ours.close()
+
+    def break_off(self) -> None:
+        """End all connections at once."""
+        for transport in self._transports:
+            transport.close()
 
 
 class _Server(paramiko.ServerInterface):

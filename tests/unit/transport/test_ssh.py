@@ -266,7 +266,7 @@ class User:
         path = self.home / name
         argv = ["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", str(path), *options]
         subprocess.run(argv, check=True, capture_output=True)
-        found = ssh._public_blob(path)
+        found = ssh.public_blob(path)
         assert found is not None
         return found
 
@@ -353,8 +353,9 @@ def test_no_further_session(user: User, known: Sshd) -> None:
 def test_a_connection_that_breaks(user: User, known: Sshd) -> None:
     with known.connection() as sock, ssh.connect(user.endpoint("id"), sock) as connection:
         process = connection.run("cat")
-        process.read(3)
-        connection._transport.close()
+        assert process.read(3) == b"cat"
+        known.break_off()
+        assert process.read(3) == b""
         with pytest.raises(IncompleteFrame, match="the SSH connection broke"):
             process.write(b"more")
         assert process.read_errors(16) == b""
@@ -364,22 +365,26 @@ def test_a_connection_that_breaks(user: User, known: Sshd) -> None:
         process.close()
 
 
-def test_a_host_that_fell_silent_is_told_of(user: User, known: Sshd) -> None:
-    """The end of the stream is then not the command's."""
-    with connected(known, user.endpoint("id")) as connection:
-        process = connection.run("cat")
-        process.end_input()
-        assert process.read(3) == b"cat"
-        assert process.read(16) == b""
-        connection._keepalive.silent_s = 15.0
-        for use in (lambda: process.read(16), lambda: process.write(b"x")):
-            with pytest.raises(IncompleteFrame, match="nothing came from the other host for 15 s"):
-                use()
+def raising(error: Exception) -> Callable[..., Any]:
+    def fail(*_: object) -> None:
+        raise error
+
+    return fail
+
+
+def test_a_host_that_fell_silent_is_told_of() -> None:
+    """The end of the stream is not the command's end, because the keepalive has made it."""
+    keepalive: Any = SimpleNamespace(silent_s=15.0)
+    channel: Any = SimpleNamespace(recv=lambda size: b"", sendall=raising(OSError()))
+    process = ssh.RemoteProcess(channel, keepalive)
+    for use in (lambda: process.read(16), lambda: process.write(b"x")):
+        with pytest.raises(IncompleteFrame, match="nothing came from the other host for 15 s"):
+            use()
 
 
 def test_an_error_without_words_has_its_kinds_name() -> None:
     alive: Any = SimpleNamespace(silent_s=None)
-    channel: Any = SimpleNamespace(recv=lambda size: (_ for _ in ()).throw(EOFError()))
+    channel: Any = SimpleNamespace(recv=raising(EOFError()))
     with pytest.raises(IncompleteFrame, match="broke: EOFError"):
         ssh.RemoteProcess(channel, alive).read(1)
 
@@ -497,14 +502,15 @@ def test_a_host_that_hangs_up_after_some_keys(user: User, known: Sshd) -> None:
         user.key(name)
     known.hangs_up_after = 1
     assert refused(known, user.endpoint("a", "b", "c", "id")).endswith("none of the keys offered")
-    assert known.offered == [ssh._public_blob(user.home / name) for name in ("a", "b")]
+    assert known.offered == [ssh.public_blob(user.home / name) for name in ("a", "b")]
 
 
 def test_a_connection_that_broke_before_any_key(user: User, known: Sshd) -> None:
-    with known.connection() as sock, ssh.connect(user.endpoint("id"), sock) as connection:
-        connection._transport.close()
+    ours, theirs = socket.socketpair()
+    with ours, theirs:
+        transport = paramiko.Transport(ours)  # it was never started
         with pytest.raises(Unreachable, match=f"no SSH connection to root@{NAME}:22: No existing"):
-            ssh._authenticate(connection._transport, user.endpoint("id"))
+            ssh.authenticate(transport, user.endpoint("id"))
 
 
 # --- an agent --------------------------------------------------------------------------------------
@@ -537,7 +543,7 @@ def test_keys_of_an_agent(
 ) -> None:
     """Those that a file names come first, and are all if the user wants no others."""
     monkeypatch.setenv("SSH_AUTH_SOCK", "/somewhere/else")
-    held, named = (ssh._public_blob(user.home / name) for name in ("held", "named"))
+    held, named = (ssh.public_blob(user.home / name) for name in ("held", "named"))
     with connected(known, user.endpoint("named", "id", agent=agent, identities_only=only)):
         between = [] if only else [held]
         assert known.offered == [named, *between, *known.allowed]
@@ -548,7 +554,7 @@ def test_an_agent_signs(
     user: User, known: Sshd, agent: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.delenv("SSH_AUTH_SOCK", raising=False)
-    blob = ssh._public_blob(user.home / "held")
+    blob = ssh.public_blob(user.home / "held")
     assert blob is not None
     known.allowed = [blob]
     with connected(known, user.endpoint(agent=agent)) as connection:
@@ -593,7 +599,7 @@ def key_line(user: User) -> str:
 def test_a_public_key_in_a_file(user: User, damage: Callable[[str], str], found: bool) -> None:
     text = key_line(user)
     (user.home / "public").write_text(damage(text))
-    blob = ssh._public_blob(user.home / "public")
+    blob = ssh.public_blob(user.home / "public")
     assert (blob is not None) is found
     if blob is not None:
         assert key_type(blob) == "ssh-ed25519"

@@ -25,7 +25,7 @@ V1, V2 = ("cpu.cfs_quota_us", "cpu.cfs_period_us"), ("cpu.max",)
 def cgroup(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """The cgroup of any process, in the hierarchy of the version that has files there."""
     monkeypatch.setattr(cgroups, "directories", lambda pid, controller: iter([tmp_path]))
-    monkeypatch.setattr(cpu_limit, "_used_cpus", lambda init: 1.5)
+    monkeypatch.setattr(cpu_limit, "used_cpus", lambda init: 1.5)
     return tmp_path
 
 
@@ -61,7 +61,7 @@ def test_a_share_of_what_it_used(
 
 def test_what_it_used_is_measured_once(cgroup: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     used = iter([2.0])
-    monkeypatch.setattr(cpu_limit, "_used_cpus", lambda init: next(used))
+    monkeypatch.setattr(cpu_limit, "used_cpus", lambda init: next(used))
     write(cgroup, "max 100000\n")
     limit = CpuLimit(1)
     for share in (0.5, 0.25):
@@ -102,7 +102,7 @@ def real_cgroup(pid: int) -> Iterator[Path]:
 
 
 def test_a_real_cgroup(child: Child, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(cpu_limit, "_used_cpus", lambda init: 0.5)
+    monkeypatch.setattr(cpu_limit, "used_cpus", lambda init: 0.5)
     with real_cgroup(child.pid) as path:
         before = content(path)
         limit = CpuLimit(child.pid)
@@ -125,8 +125,8 @@ def test_what_all_its_processes_use(monkeypatch: pytest.MonkeyPatch) -> None:
         process.stdout.readline()
         children = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text()
         init = int(children.split()[0])
-        both = cpu_limit._cpu_seconds(init)
-        used = cpu_limit._used_cpus(init)
+        both = cpu_limit.cpu_seconds(init)
+        used = cpu_limit.used_cpus(init)
         assert 0 < used < 2.5
-        assert cpu_limit._cpu_seconds(init) > both
+        assert cpu_limit.cpu_seconds(init) > both
         process.kill()

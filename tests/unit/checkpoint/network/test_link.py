@@ -248,7 +248,7 @@ def test_an_address_of_ipv6_is_announced_to_all_nodes() -> None:
         assert (body[0], body[8:24]) == (136, header[8:24])
         assert body[24:] == bytes([2, 1]) + packed(MAC)
         pseudo = header[8:40] + struct.pack("!II", len(body), 58)
-        assert link._checksum(pseudo + body) == 0
+        assert link.checksum(pseudo + body) == 0
 
     apart(body)
 

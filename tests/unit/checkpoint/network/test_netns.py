@@ -302,4 +302,4 @@ def test_a_device_that_the_kernel_puts_everywhere(
     changes: dict[str, object], left_out: bool
 ) -> None:
     link = {"ifname": "tunl0", "link_type": "ipip", "flags": ["NOARP"], "addr_info": [], **changes}
-    assert netns._is_kernel_fallback(link) is left_out
+    assert netns.is_kernel_fallback(link) is left_out

@@ -160,7 +160,7 @@ def put(process: subprocess.Popen[bytes], reader: int, text: bytes) -> None:
     assert process.stdin is not None
     process.stdin.write(text)
     process.stdin.flush()
-    while engine_log._waiting(process.pid, 1) < len(text):
+    while engine_log.waiting_bytes(process.pid, 1) < len(text):
         time.sleep(0.001)
 
 

@@ -231,18 +231,14 @@ def test_a_pre_dump_that_fails_is_ended_and_not_built_upon(child: Child, make: M
     assert (move.predumps.kept, move.predumps.closed) == (0, 1)
 
 
-def sent_once(move: Move) -> None:
-    move.copying.send_round()
-    move.copying._forget_ended()  # the mappings as they were before the last pre-dump
-
-
 def test_direct_io_is_not_seen_so_all_is_read(
     child: Child, make: Make, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     whole: list[Found] = [(child.address, 10, 1)]
     parents: list[Found] = [(child.address, 10, None)]
-    move = make(whole, last=parents)
-    sent_once(move)
+    move = make(whole, parents, last=parents)
+    for _ in range(2):
+        move.copying.send_round()
     monkeypatch.setattr(soft_dirty, "reads_directly", lambda pid: True)
     assert move.freeze(child) == {page: page + 1 for page in range(10)}
 
@@ -252,10 +248,11 @@ def test_memory_that_was_mapped_elsewhere_meanwhile_is_read(
 ) -> None:
     whole: list[Found] = [(child.address, 10, 1)]
     parents: list[Found] = [(child.address, 10, None)]
-    move = make(whole, last=parents)
-    sent_once(move)
-    moved = {move.image: [(0x1000, 0x2000)]}
-    monkeypatch.setattr(move.copying, "_mappings", moved)
+    move = make(whole, parents, last=parents)
+    with monkeypatch.context() as before:
+        before.setattr(soft_dirty, "private_mappings", lambda pid: [(0x1000, 0x2000)])
+        for _ in range(2):
+            move.copying.send_round()
     assert move.freeze(child) == {page: page + 1 for page in range(10)}
 
 

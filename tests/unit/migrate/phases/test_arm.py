@@ -31,7 +31,7 @@ def started(script: str) -> subprocess.Popen[bytes]:
 
 def test_the_end_of_a_checkpoint_ends_every_wait_for_it(dump: DumpRole) -> None:
     with started("exit 3") as checkpoint:
-        arm._watch(checkpoint, dump)
+        arm.watch(checkpoint, dump)
         with pytest.raises(ConversationLost, match="checkpoint ended with status 3"):
             dump.request_gate.wait_reached(LIMIT_S)
 
@@ -40,7 +40,7 @@ def test_the_end_of_a_checkpoint_ends_every_wait_for_it(dump: DumpRole) -> None:
 def test_no_checkpoint_outlives_the_move(dump: DumpRole, script: str, status: int) -> None:
     """One that hangs is killed. What it waits for is refused before."""
     checkpoint = started(script)
-    arm._reap(checkpoint, dump, LIMIT_S if status > 0 else 0.1)
+    arm.reap(checkpoint, dump, LIMIT_S if status > 0 else 0.1)
     assert checkpoint.returncode == status
     assert checkpoint.stderr is not None
     assert checkpoint.stderr.closed
@@ -65,7 +65,7 @@ class Move:
 def test_a_log_is_copied_and_stays_open_for_the_rest(tmp_path: Path) -> None:
     (tmp_path / "log").write_bytes(b"one\ntwo\nthr")
     move: Any = Move(tmp_path / "log")
-    output = arm._copy_output(move)
+    output = arm.copy_output(move)
     assert output is not None
     assert b"".join(move.sent) == b"one\ntwo\n"
     assert move.counted == {"output": 8}
@@ -80,7 +80,7 @@ def test_a_log_is_copied_and_stays_open_for_the_rest(tmp_path: Path) -> None:
 @pytest.mark.parametrize("there", [False, True])
 def test_without_a_log_that_can_be_read_the_move_goes_on(tmp_path: Path, there: bool) -> None:
     move: Any = Move(tmp_path / "none" if there else None)
-    assert arm._copy_output(move) is None
+    assert arm.copy_output(move) is None
     assert [note.startswith("the container's log cannot be read") for note in move.notes] == (
         [True] if there else []
     )

@@ -24,6 +24,7 @@ from migrate.progress import Progress
 from migrate.report import Report
 from migrate.wire import protocol
 from tests.unit.migrate.memory.carrier import Carrier
+from tests.unit.migrate.memory.ends import ends
 
 MIB = 1 << 20
 #: A container whose memory is never sent faster than it is written.
@@ -252,10 +253,10 @@ def test_one_that_cannot_be_slowed_down_further_is_frozen_anyway(
 def test_a_last_round_before_the_freeze(monkeypatch: pytest.MonkeyPatch) -> None:
     """Of a way that sends rounds; a stop-copy has sent none."""
     migration, prepared, _ = move()
-    copying = UserfaultfdCopy(precopy._ends(migration, prepared))
+    copying = UserfaultfdCopy(ends(7, Carrier()))
     monkeypatch.setattr(copying, "send_round", lambda: 3 * MIB)
     precopy.catch_up(migration, prepared, copying)
     assert (migration.report.sent.rounds, migration.report.sent.round_bytes) == (1, [3 * MIB])
     assert [phase.name for phase in migration.report.times.phases] == ["catch up"]
-    precopy.catch_up(migration, prepared, StopCopy(precopy._ends(migration, prepared)))
+    precopy.catch_up(migration, prepared, StopCopy(ends(7, Carrier())))
     assert migration.report.sent.rounds == 1

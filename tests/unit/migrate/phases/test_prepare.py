@@ -96,7 +96,7 @@ def test_an_image_is_sent_if_it_is_not_there(
 
     monkeypatch.setattr(prepare, "send_image", send_image)
     migration = move(layers=layers)
-    prepare._send_missing_image(migration, "tunnel")  # type: ignore[arg-type]
+    prepare.send_missing_image(migration, "tunnel")  # type: ignore[arg-type]
     container = migration.source.container
     if layers is None:
         assert (asked, migration.notes, migration.report.counted) == ([], [], {})
@@ -116,7 +116,7 @@ def test_pages_are_encoded_as_both_hosts_can(monkeypatch: pytest.MonkeyPatch) ->
     monkeypatch.setattr(prepare, "open_streams", open_streams)
     monkeypatch.setattr(prepare, "PageChannels", lambda *parts: parts)
     monkeypatch.setattr(prepare, "EncodingChoice", list)
-    found: Any = prepare._open_page_channels(move(), 3)
+    found: Any = prepare.open_page_channels(move(), 3)
     assert found == (["stream"], ["raw"], "limit")
     assert opened[0][0] == "connection"
     assert opened[0][2] == 3

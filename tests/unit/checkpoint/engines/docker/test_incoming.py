@@ -226,7 +226,7 @@ def test_the_log_goes_on(docker: Dockerd, undo: contextlib.ExitStack) -> None:
         socket.socket(socket.AF_UNIX) as agent,
         subprocess.Popen(["cat"], stdin=pipe, stdout=pipe, stderr=both) as process,
     ):
-        arriving._waiting = Waiting(agent, process.pid, docker.directory, docker.directory)
+        arriving.waiting = Waiting(agent, process.pid, docker.directory, docker.directory)
         lines = [{"stream": name, "log": f"to {name}\n"} for name in ("stdout", "stderr", "odd")]
         arriving.take_output("\n".join(map(json.dumps, lines)).encode())
         assert process.communicate()[0] == b"to stdout\nto stderr\n"
@@ -266,7 +266,7 @@ def created(tmp_path: Path) -> socket.socket:
 
 
 def waits(arriving: IncomingDockerContainer) -> None:
-    until(lambda: arriving._waiting, "the process to be known")
+    until(lambda: arriving.waiting, "the process to be known")
 
 
 def test_the_process_that_waits_becomes_the_container(

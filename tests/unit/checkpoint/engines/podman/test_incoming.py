@@ -8,6 +8,7 @@ import os
 import tarfile
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -17,7 +18,7 @@ from checkpoint.engines.podman import incoming
 from checkpoint.engines.podman.engine import without_contents
 from checkpoint.engines.podman.incoming import IncomingPodmanContainer, with_output
 from checkpoint.errors import DataInvalid, NameInUse
-from checkpoint.host import cgroups
+from checkpoint.host import proc
 from tests.unit.checkpoint.engines.archive_bytes import file_of, pack, unpack
 from tests.unit.checkpoint.engines.podman.program import Podman
 from tests.unit.helpers.podman import DESCRIPTION, arriving, fake_podman, restore
@@ -195,7 +196,8 @@ def test_what_the_container_has_besides_is_made(
 @pytest.fixture
 def hierarchy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """Where the only cgroup hierarchy of this host is mounted."""
-    monkeypatch.setattr(cgroups, "_mounts", lambda kind, option: [tmp_path] if option == "" else [])
+    mount = SimpleNamespace(kind="cgroup2", point=str(tmp_path), options="rw")
+    monkeypatch.setattr(proc, "mounts", lambda pid: [mount])
     return tmp_path
 
 
