@@ -1,11 +1,11 @@
-"""The part of the product that unit and contract tests go through, by coverage.py; `scripts/test` asks for it.
+"""The measurement of the product's statements and branches that unit and contract tests go through.
 
-With --coverage each of pytest's worker processes measures itself from the start of its interpreter
-(COVERAGE_PROCESS_START, https://coverage.readthedocs.io/en/latest/subprocess.html), which is before the
-first import of the product. A child that a worker forks is measured until its `os._exit`. A program
-that a test starts is not measured: many of them run without Python's site packages on purpose, and the
-start of each one would take three times as long. Tests on the rig do not count either, because they
-have the product run on nodes.
+With --coverage, as scripts/test has it, each of pytest's worker processes measures itself from the
+start of its interpreter, before the first import of the product: coverage.py does so where
+COVERAGE_PROCESS_START is set (https://coverage.readthedocs.io/en/latest/subprocess.html). A child
+that a worker forks is measured until its `os._exit`. A program that a test starts is not measured:
+many of them run without Python's site packages on purpose, and the start of each would take three
+times as long. Tests on the rig do not count, because the product runs on nodes there.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ PROJECT = str(ROOT / "pyproject.toml")
 LIST = ROOT / "docs/internals/coverage.md"
 #: What coverage.py takes from the environment: its settings, and where to leave what was measured.
 ENVIRONMENT = ("COVERAGE_PROCESS_START", "COVERAGE_FILE")
-#: The least part in percent: of all statements, of all branches, and of a module that LIST does not name.
+#: The least part in percent of all statements, of all branches, and of a module that is not in LIST.
 LEAST = 85
 #: A module with this part or more does not belong into LIST. Between both it may be there or not,
 #: because threads do not meet in the same order in each run.
@@ -42,7 +42,7 @@ TEST = re.compile(r"^  - `(tests/[\w/.]+)`(?:: `(\w+)`)?$", re.MULTILINE)
 
 @dataclass(frozen=True, kw_only=True)
 class Listed:
-    """An entry of LIST: a module's part in percent, and (file, function or "") of other tests of it."""
+    """An entry of LIST: a module's part in percent, its other tests as (file, function or "")."""
 
     percent: int
     tests: tuple[tuple[str, str], ...]
@@ -50,7 +50,7 @@ class Listed:
 
 @dataclass(frozen=True, kw_only=True)
 class Measured:
-    """Parts in percent: of all statements, of all branches, and of statements and branches of each module."""
+    """The parts in percent of all statements, of all branches, and of each module's of both."""
 
     statements: float
     branches: float
@@ -66,7 +66,7 @@ def read_list(text: str) -> dict[str, Listed]:
 
 
 def complaints(measured: Measured, listed: Mapping[str, Listed]) -> list[str]:
-    """Return one line for each way in which a measurement is less than it has to be or differs from LIST."""
+    """Return a line for each part that is too small, and for each that differs from LIST."""
     found = [
         f"{part:.1f} % of {what} are covered, and {LEAST} % have to be"
         for what, part in (("statements", measured.statements), ("branches", measured.branches))
@@ -90,10 +90,10 @@ def complaints(measured: Measured, listed: Mapping[str, Listed]) -> list[str]:
 
 
 def combined(directory: Path) -> Measured:
-    """Put together what the processes of a run left in a directory, and keep it as .coverage in the checkout.
+    """Put together what the processes of a run have left, and keep it as .coverage in the checkout.
 
-    A process that was killed may leave half a file, which is passed over. Raises coverage.CoverageException
-    if there is nothing.
+    A process that was killed may leave half a file, which is passed over. Raises
+    coverage.CoverageException if there is nothing.
     """
     found = coverage.Coverage(data_file=ROOT / ".coverage", config_file=PROJECT)
     with warnings.catch_warnings():
@@ -118,14 +118,14 @@ def read_report(text: str) -> Measured:
 
 
 class Worker:
-    """Ends the measurement of a worker process; coverage.py itself began it."""
+    """The end of a worker's measurement, which coverage.py has begun by itself."""
 
     def __init__(self) -> None:
         for name in ENVIRONMENT:
             del os.environ[name]  # what the tests start is not measured
 
     def pytest_sessionfinish(self) -> None:
-        """Write down what was measured. The controller does not wait for the end of this process for ever."""
+        """Write down what was measured, before the controller may kill this process."""
         running = coverage.Coverage.current()
         assert running is not None, "coverage.py did not start with this process"
         running.stop()
@@ -133,7 +133,7 @@ class Worker:
 
 
 class Controller:
-    """Has the workers measure themselves, and reports the result as one more test."""
+    """The controller of the workers, which reports what they have measured as one more test."""
 
     def __init__(self) -> None:
         self._directory = Path(tempfile.mkdtemp(prefix="coverage-"))
@@ -144,7 +144,7 @@ class Controller:
 
     @pytest.hookimpl(trylast=True)
     def pytest_sessionfinish(self, session: pytest.Session) -> None:
-        """Judge what the workers measured; they have ended. A complaint fails the run."""
+        """Judge what the workers have measured. A complaint fails the run."""
         if session.exitstatus not in (pytest.ExitCode.OK, pytest.ExitCode.TESTS_FAILED):
             shutil.rmtree(self._directory)
             return

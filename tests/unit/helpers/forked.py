@@ -1,4 +1,4 @@
-"""A piece of a test in a process of its own, for what a process does to itself and cannot undo."""
+"""The run of a function in a forked child, for what a process cannot undo."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ CLONE_NEWNS, CLONE_NEWNET = 0x20000, 0x40000000
 
 
 def forked(body: Callable[[], object], *, unshare: int = 0) -> None:
-    """Run `body` in a forked child, and fail if it fails; `unshare` are CLONE_NEW* flags of unshare(2).
+    """Run `body` in a forked child. Raises AssertionError if `body` fails.
 
-    Mounts of a new mount namespace do not get out of it.
+    `unshare` are CLONE_NEW* flags of unshare(2). No mount gets out of a new mount namespace.
     """
     pid = os.fork()
     if pid == 0:

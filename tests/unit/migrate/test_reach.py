@@ -1,4 +1,4 @@
-"""migrate/reach.py: what ssh(1) says of a host, proxies, and a whole connection over either."""
+"""Tests of migrate/reach.py: the settings of ssh(1), proxies, and a whole connection."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ ENDPOINT = Endpoint.of(BETA, {"user": ["root"]})
 
 @pytest.fixture
 def path(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A directory that is all of PATH; the user's own ssh_config is not read either."""
+    """Return the only directory of PATH. The user's own ssh_config is not read."""
     monkeypatch.setenv("PATH", str(tmp_path / "bin"))
     monkeypatch.setattr(ssh_config, "SYSTEM_CONFIG", tmp_path / "none")
     monkeypatch.setattr(Path, "home", lambda: tmp_path)
@@ -46,7 +46,7 @@ def path(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def answers(path: Path, script: str) -> None:
-    """Have an ssh(1) that runs a script for any question."""
+    """Write an ssh(1) that runs a script for any question."""
     (path / "ssh").write_text(f"#!/bin/sh\n{script}\n")
     (path / "ssh").chmod(0o755)
 
@@ -125,7 +125,7 @@ def test_a_proxy_ends_with_the_connection(tmp_path: Path, stopped: bool) -> None
 
 
 class Host:
-    """A host with an sshd that listens on loopback, and lets in a key that it makes for the user."""
+    """A host with an sshd on loopback, which lets in a key of the user's."""
 
     def __init__(self, home: Path) -> None:
         self.sshd = Sshd()

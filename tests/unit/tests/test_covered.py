@@ -1,4 +1,4 @@
-"""tests/covered.py: which measurement is complained of, and that its list names tests that exist."""
+"""Tests of tests/covered.py: what is complained of, and the existence of the listed tests."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ A, B = "migrate/a.py", "migrate/b.py"
 
 
 def measured(statements: float = 90, branches: float = 90, **modules: float) -> Measured:
-    """What was measured, with modules by the name that is between migrate/ and .py."""
+    """Return a measurement. Modules are given by their names between migrate/ and .py."""
     found = {f"migrate/{name}.py": part for name, part in modules.items()}
     return Measured(statements=statements, branches=branches, modules=found)
 

@@ -1,4 +1,4 @@
-"""A small sshd within this process, by paramiko; each connection is a socket, of which no network is needed."""
+"""A small sshd within this process, whose connections are socketpairs."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def echo(channel: paramiko.Channel, command: str) -> int:
 
 @dataclass(kw_only=True)
 class Sshd:
-    """A host's sshd: which keys let a user in, how many it is offered before it hangs up, and what runs.
+    """A host's sshd, with the keys that let a user in and the command that it runs.
 
     `offered` are the keys that were offered, in order. After `sessions` it opens no further one.
     """
@@ -48,12 +48,12 @@ class Sshd:
     _transports: list[paramiko.Transport] = field(default_factory=list)
 
     def line(self, name: str) -> str:
-        """The host's line in known_hosts."""
+        """Return the host's line in known_hosts."""
         return f"{name} {self.key.get_name()} {base64.b64encode(self.key.asbytes()).decode()}\n"
 
     @contextlib.contextmanager
     def connection(self) -> Iterator[socket.socket]:
-        """A client's end of a new connection; ends with the block."""
+        """Yield a client's end of a new connection, which ends with the block."""
         ours, theirs = socket.socketpair()
         transport = paramiko.Transport(theirs)
         self._transports.append(transport)

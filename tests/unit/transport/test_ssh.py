@@ -255,7 +255,7 @@ NAME = "beta"
 
 
 class User:
-    """A user's files: known_hosts, and keys, which ssh-keygen makes."""
+    """A user's files: known_hosts, and keys that ssh-keygen has made."""
 
     def __init__(self, home: Path) -> None:
         self.home = home
@@ -271,7 +271,7 @@ class User:
         return found
 
     def endpoint(self, *key_files: str, **changes: Any) -> Endpoint:
-        """The host as this user reaches it."""
+        """Return the host as this user reaches it."""
         settings = {
             "user": ["root"],
             "userknownhostsfile": [str(self.known_hosts)],
@@ -297,7 +297,7 @@ def connected(sshd: Sshd, endpoint: Endpoint) -> Iterator[ssh.Connection]:
 
 
 def refused(sshd: Sshd, endpoint: Endpoint) -> str:
-    """Why a connection could not be made."""
+    """Return the error by which a connection could not be made."""
     with pytest.raises(ConnectError) as caught, connected(sshd, endpoint):
         pass
     return f"{type(caught.value).__name__}: {caught.value}"
@@ -305,7 +305,7 @@ def refused(sshd: Sshd, endpoint: Endpoint) -> str:
 
 @pytest.fixture
 def known(user: User) -> Sshd:
-    """A host that the user knows, and that lets in the user's key "id"."""
+    """Return a host that the user knows, and that lets in the user's key "id"."""
     sshd = Sshd(allowed=[user.key("id")])
     user.known_hosts.write_text(sshd.line(NAME))
     return sshd
@@ -518,7 +518,7 @@ def test_a_connection_that_broke_before_any_key(user: User, known: Sshd) -> None
 
 @pytest.fixture
 def agent(user: User) -> Iterator[Path]:
-    """An ssh-agent that has the keys "held" and "named"; a public key is in a file of the latter's name."""
+    """Yield the socket of an ssh-agent that has the keys "held" and "named"."""
     path = user.home / "agent"
     argv = ["ssh-agent", "-D", "-a", str(path)]
     with subprocess.Popen(argv, stdout=subprocess.PIPE) as process:
@@ -541,7 +541,7 @@ def agent(user: User) -> Iterator[Path]:
 def test_keys_of_an_agent(
     user: User, known: Sshd, agent: Path, monkeypatch: pytest.MonkeyPatch, only: bool
 ) -> None:
-    """Those that a file names come first, and are all if the user wants no others."""
+    """Keys that a file names come first, and are all if the user wants no others."""
     monkeypatch.setenv("SSH_AUTH_SOCK", "/somewhere/else")
     held, named = (ssh.public_blob(user.home / name) for name in ("held", "named"))
     with connected(known, user.endpoint("named", "id", agent=agent, identities_only=only)):

@@ -1,4 +1,4 @@
-"""checkpoint/criu/features.py with programs that stand for criu, or none."""
+"""Tests of checkpoint/criu/features.py, with a program that stands for criu."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from checkpoint.criu import features
 
 @pytest.fixture
 def criu(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[str], None]]:
-    """Has a criu that runs a script."""
+    """Yield a function that makes a criu of a script."""
     monkeypatch.setattr(features, "find_program", lambda name: tmp_path / name)
     features.has.cache_clear()
 

@@ -1,4 +1,4 @@
-"""checkpoint/criu/rescue.py on real sockets of another process, with a program that stands for nft."""
+"""Tests of checkpoint/criu/rescue.py, on sockets of another process, with a program for nft."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ class Nft:
         self.has()
 
     def has(self, *tables: str, status: int = 0) -> None:
-        """Have these tables, and end with that status when one is to be removed."""
+        """Let the program have these tables, and end with `status` when one is to be removed."""
         lines = "".join(f"table inet {name}\n" for name in tables)
         (self._directory / "tables").write_text(lines)
         program = self._directory / "bin/nft"

@@ -149,7 +149,7 @@ def test_all_that_can_be_changed() -> None:
 def test_a_network_that_is_made_on_the_target_is_not_dumped(
     dump: DumpRole, network: str | None, external: list[str], added: int
 ) -> None:
-    """Unless the runtime has said so already."""
+    """The request stays as it is if the runtime has named the network already."""
     dump.edits = Edits(nftables=False, one_cgroup=False, network_namespace=network)
     found = options(freeze_cgroup="/sys/fs/cgroup/freezer/box")
     found.external.extend(external)
@@ -304,7 +304,7 @@ def test_a_resume(restore: RestoreRole) -> None:
 
 
 def test_a_dump_that_is_skipped() -> None:
-    """CRIU is asked for its version instead, so that it ends well; the runtime is told that it is done."""
+    """CRIU is asked for its version instead, and the runtime is told that the dump is done."""
     (criu, at_criu), (runtime, at_runtime) = (
         socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET) for _ in range(2)
     )

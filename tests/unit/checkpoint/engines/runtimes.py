@@ -21,7 +21,7 @@ esac
 
 
 class Runtime:
-    """A runtime on PATH, that has its state in `root`."""
+    """A runtime on PATH that has its state in `root`."""
 
     def __init__(self, directory: Path, name: str, root: Path, status: int = 0) -> None:
         self.root, self._log = root, directory / f"{name}.log"
@@ -32,7 +32,7 @@ class Runtime:
         self.bundle = directory / "bundle"
 
     def asked(self) -> list[list[str]]:
-        """The words of each call, without --root."""
+        """Return the words of each call, without --root."""
         lines = self._log.read_text().splitlines() if self._log.exists() else []
         return [line.split()[2:] for line in lines]
 
@@ -45,7 +45,7 @@ class Runtime:
         mounts: Sequence[dict[str, Any]] = (),
         namespaces: Sequence[dict[str, str]] = (),
     ) -> None:
-        """Have a container ID, which runs unless `state` says something else."""
+        """Let the runtime have a container ID, which runs unless `state` says something else."""
         linux = {"namespaces": list(namespaces), "resources": {"pids": {"limit": 7}}}
         config = {"root": {"path": "rootfs"}, "mounts": list(mounts), "linux": linux}
         (self.bundle / "rootfs").mkdir(parents=True, exist_ok=True)

@@ -90,7 +90,7 @@ VOLUME = {"Name": "data", "Driver": "local"}
 
 
 class Store:
-    """A Store in memory, with the volumes' content in a directory. Each thing made has a time of its own."""
+    """A store in memory, but for the content of volumes. Each volume has a time of its own."""
 
     def __init__(self, directory: Path) -> None:
         self._directory = directory
@@ -142,13 +142,13 @@ def in_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Store:
 
 
 def wanted(in_memory: Store, *, driver: str = "local") -> Belongings:
-    """What an incoming container is to have: a network, and a volume at two places."""
+    """Return the belongings of an incoming container: a network, and a volume at two places."""
     volume = {**VOLUME, "Driver": driver}
     return Belongings("podman", in_memory, {"net": NETWORK}, {"/a": volume, "/b": volume})
 
 
 def found(*mounts: dict[str, Any]) -> dict[str, Any]:
-    """A container as an engine describes it."""
+    """Return a container as an engine describes it."""
     return {"Id": "1f", "Mounts": list(mounts)}
 
 
@@ -181,7 +181,7 @@ def test_what_is_there_is_used_and_stays(in_memory: Store, tmp_path: Path) -> No
 
 @pytest.mark.parametrize("driver", ["local", "nfs"])
 def test_a_volume_that_has_the_name_again_stays(in_memory: Store, driver: str) -> None:
-    """By its time of creation; where the engine gives that in seconds, by its directory as well."""
+    """A volume is known by its time of creation and, if that is in seconds, by its directory."""
     with contextlib.ExitStack() as undo:
         wanted(in_memory, driver=driver).make(undo)
         made = in_memory.volumes.pop("data")

@@ -177,7 +177,7 @@ Place = Callable[[dict[str, str]], None]
 
 @pytest.fixture
 def mounted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Where hierarchies are mounted: cpu and cpuacct as one, pids twice, and v2."""
+    """Return the directory of all hierarchies: cpu and cpuacct in one, pids twice, and v2."""
     mounts = [
         ("cgroup", "cpu", "rw,cpu,cpuacct"),
         ("cgroup", "pids", "rw,pids"),
@@ -197,7 +197,7 @@ def mounted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 @pytest.fixture
 def placed(monkeypatch: pytest.MonkeyPatch) -> Place:
-    """Has a process in such cgroups, by controllers."""
+    """Return a function that puts every process into such cgroups, by controllers."""
 
     def place(paths: dict[str, str]) -> None:
         monkeypatch.setattr(proc, "cgroups", lambda pid: iter(paths.items()))
@@ -240,7 +240,7 @@ def test_the_root_cgroup_is_nobodys_own(mounted: Path, placed: Place) -> None:
 def test_a_process_is_moved(
     mounted: Path, placed: Place, controller: str, entered: list[str]
 ) -> None:
-    """Unless it is there already, or the hierarchy has no such cgroup."""
+    """A process in that cgroup already, or a hierarchy without the cgroup, is passed over."""
     make(mounted, "cpu/box", "pids/box", "again/box", "unified/box")
     placed({"cpu,cpuacct": "/box", "pids": "/", "": "/elsewhere", "memory": "/"})
     enter(7, "/box", controller)
@@ -250,7 +250,7 @@ def test_a_process_is_moved(
 
 
 def test_cgroups_that_a_restore_has_made_are_removed(mounted: Path) -> None:
-    """Those that were there before are another's, and so is one that has the name again."""
+    """A cgroup that was there before belongs to another, and so does one that has the name again."""
     make(mounted, "cpu/box")
     hierarchies = Hierarchies("/box")
     hierarchies.look()

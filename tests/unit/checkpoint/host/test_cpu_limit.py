@@ -1,4 +1,4 @@
-"""checkpoint/host/cpu_limit.py: on files that stand for a cgroup's, and in a real cgroup of a real process."""
+"""Tests of checkpoint/host/cpu_limit.py, on files for a cgroup's and in a real cgroup."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ V1, V2 = ("cpu.cfs_quota_us", "cpu.cfs_period_us"), ("cpu.max",)
 
 @pytest.fixture
 def cgroup(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """The cgroup of any process, in the hierarchy of the version that has files there."""
+    """Return the cgroup of every process, of the version of which a test writes files."""
     monkeypatch.setattr(cgroups, "directories", lambda pid, controller: iter([tmp_path]))
     monkeypatch.setattr(cpu_limit, "used_cpus", lambda init: 1.5)
     return tmp_path
@@ -86,7 +86,7 @@ def test_no_cgroup_of_its_own(cgroup: Path) -> None:
 
 @contextlib.contextmanager
 def real_cgroup(pid: int) -> Iterator[Path]:
-    """A cpu cgroup with a process in it, of v1 where that is there."""
+    """Yield a cpu cgroup with a process in it, of v1 where that is there."""
     parent = next(path for path in (ROOT / "cpu", ROOT) if (path / "cgroup.procs").exists())
     if (parent / "cgroup.subtree_control").exists():
         (parent / "cgroup.subtree_control").write_text("+cpu")
@@ -116,7 +116,7 @@ BUSY = "import os\nif not os.fork():\n while True: pass\nprint(1, flush=True)\nw
 
 
 def test_what_all_its_processes_use(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Two that are always busy, on a machine that may have other work: something between nothing and two."""
+    """Two busy processes use something between no and two processors of a machine with other work."""
     monkeypatch.setattr(cpu_limit, "MEASURE_S", 0.3)
     inside = ["unshare", "--pid", "--fork", "--kill-child"]
     argv = [*inside, sys.executable, "-IS", "-c", BUSY]

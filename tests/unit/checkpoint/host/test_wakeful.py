@@ -1,4 +1,4 @@
-"""checkpoint/host/wakeful.py with files that stand for the kernel's device."""
+"""Tests of checkpoint/host/wakeful.py, with files that stand for the kernel's device."""
 
 from __future__ import annotations
 

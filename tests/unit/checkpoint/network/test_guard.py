@@ -1,4 +1,4 @@
-"""checkpoint/network/guard.py with a program that stands for nft, whose rules the rig tries."""
+"""Tests of checkpoint/network/guard.py, with a program that stands for nft."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def nft(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def write(directory: Path, fails: str = "") -> None:
-    """Have an nft that fails with such a first word."""
+    """Write an nft that fails with such a first word."""
     (directory / "bin/nft").write_text(NFT.format(directory=directory, fails=fails))
     (directory / "bin/nft").chmod(0o755)
 

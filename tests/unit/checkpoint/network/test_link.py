@@ -163,7 +163,7 @@ def interface(*addresses: str) -> Interface:
 
 
 def make_link(*, up: bool = True) -> None:
-    """A link between `near` and `far`, in a namespace of this process's own."""
+    """Make a link between `near` and `far`, in a namespace of this process's own."""
     for words in (
         "link add near type veth peer name far",
         *(["link set near up", "link set far up"] if up else []),
@@ -207,7 +207,7 @@ def test_a_link_that_is_not_there(up: bool, word: str) -> None:
 
 
 def announced(*addresses: str) -> list[bytes]:
-    """The frames that reach the other end of a link when addresses are announced."""
+    """Return the frames that reach the other end of a link when addresses are announced."""
     make_link()
     network = Network(path="/proc/self/ns/net", interfaces=(interface(*addresses),), routes=())
     with end("far") as far:
@@ -223,7 +223,7 @@ def announced(*addresses: str) -> list[bytes]:
 
 
 def test_an_address_is_announced_to_everybody() -> None:
-    """RFC 5227, 3: sender and target are the same."""
+    """Sender and target are the same address (RFC 5227, 3)."""
 
     def body() -> None:
         (frame,) = announced("10.9.0.2/24")
@@ -236,7 +236,7 @@ def test_an_address_is_announced_to_everybody() -> None:
 
 
 def test_an_address_of_ipv6_is_announced_to_all_nodes() -> None:
-    """RFC 4861, 7.2.6, with the link-layer address, and a checksum that a receiver accepts."""
+    """The frame has the link-layer address and a right checksum (RFC 4861, 7.2.6)."""
 
     def body() -> None:
         _, frame = announced("10.9.0.2/24", "fd00::2/64")
@@ -304,7 +304,7 @@ def sent(end: socket.socket, *to: str, size: int = 60) -> list[bytes]:
 
 
 def test_frames_for_the_container_are_kept_and_given_to_it() -> None:
-    """`near` is the host's end; who is beyond it sends to the container by it."""
+    """`near` is the host's end of the link, and `far` the container's."""
 
     def body() -> None:
         make_link()

@@ -137,13 +137,13 @@ def ip(words: str, netns: str | None = None) -> str:
 
 
 def links() -> set[str]:
-    """The links of this process's own namespace."""
+    """Return the names of the links of this process's own namespace."""
     return {line.split(": ")[1].partition("@")[0] for line in ip("-o link").splitlines()}
 
 
 @pytest.fixture
 def wanted(tmp_path: Path) -> Network:
-    """A network whose namespace is bound somewhere."""
+    """Return a network whose namespace is to be bound in a directory of the test."""
     return Network(path=str(tmp_path / "net"), interfaces=(INTERFACE,), routes=())
 
 
@@ -152,7 +152,7 @@ def with_interface(wanted: Network, **changes: str | tuple[str, ...]) -> Network
 
 
 def nothing_is_made(wanted: Network, said: str, before: Callable[[], object]) -> None:
-    """A network is refused for that reason, and is not there in part either."""
+    """Check that a network is refused with these words, and that no part of it is made."""
 
     def body() -> None:
         before()
@@ -203,7 +203,7 @@ def test_a_route_that_cannot_be_made(wanted: Network) -> None:
 
 
 def test_a_place_that_cannot_be_bound(wanted: Network) -> None:
-    """It is a directory's name that is too long, of which the file is never made."""
+    """The name is too long for a file."""
     wanted = replace(wanted, path=f"{Path(wanted.path).parent}/{'x' * 300}")
     with pytest.raises((NetworkError, OSError), match="too long"):
         netns.create(wanted)

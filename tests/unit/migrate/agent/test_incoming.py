@@ -118,7 +118,7 @@ class Loading:
 
 @pytest.fixture
 def engine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Loading:
-    """The target's only engine. What the agent makes under fixed names is in a directory of the test."""
+    """Return the target's only engine. All that the agent makes is in a directory of the test."""
     engine = Loading()
     monkeypatch.setattr(incoming, "engine_named", lambda _: engine)
     monkeypatch.setattr(incoming, "INCOMING_IMAGES", tmp_path / "images")
@@ -133,7 +133,7 @@ Waiting = Callable[[str], Incoming]
 
 @pytest.fixture
 def waiting(engine: Loading) -> Iterator[Waiting]:
-    """Makes agents for containers of these names, each of which was examined and has waited for its image."""
+    """Yield a function that makes an agent for a container, which waits for its image."""
     with contextlib.ExitStack() as stack:
 
         def make(name: str) -> Incoming:
@@ -194,7 +194,7 @@ def test_of_two_moves_that_bring_an_image_each_has_its_own_files(
 def test_other_stations_that_have_an_address(
     waiting: Waiting, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """On bridges that are there; the container itself may answer, over the hosts' network."""
+    """Only bridges that are there are asked, and the container's own answer does not count."""
     asked: list[tuple[str, str]] = []
     own, other = "02:00:00:00:00:01", "02:00:00:00:00:09"
 

@@ -207,7 +207,7 @@ class Remote:
 
 @pytest.fixture
 def reached(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> list[Destination]:
-    """The hosts that were connected to; each of them is this one, with sockets in a directory of the test."""
+    """Return the hosts that were reached so far, each of which is this host."""
     found: list[Destination] = []
 
     @contextlib.contextmanager

@@ -96,7 +96,7 @@ LAYERS = {"1a": 10, "2b": 20_000, "manifest.json": 7}
 
 
 class Engine:
-    """Writes out an image whose layers are files; those that are there already are left out."""
+    """An engine that writes out an image of three files, without those that are there."""
 
     def __init__(self, outgoing: Path) -> None:
         self._outgoing = outgoing
@@ -113,7 +113,7 @@ class Engine:
 
 
 class Agent:
-    """The target's agent, which takes files into a directory when it was asked to."""
+    """The target's agent, which keeps what it is asked."""
 
     def __init__(self) -> None:
         self.asked: list[Any] = []
@@ -126,7 +126,7 @@ class Agent:
 
 
 class Straight:
-    """Leads to a directory of this host."""
+    """A tunnel that leads to a directory of this host."""
 
     def __init__(self, target: Path) -> None:
         self._target = target
@@ -139,7 +139,7 @@ class Straight:
 
 @pytest.fixture
 def outgoing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
-    """Where images are written out; nothing is left there by any test."""
+    """Yield the directory in which images are written out. No test may leave anything in it."""
     path = tmp_path / "state/outgoing"
     monkeypatch.setattr(container_image, "OUTGOING_IMAGES", path)
     yield path

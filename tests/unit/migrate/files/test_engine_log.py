@@ -147,7 +147,7 @@ def test_a_line_that_does_not_end_is_left_out_and_not_kept(
 
 @pytest.fixture
 def printing() -> Iterator[tuple[subprocess.Popen[bytes], int]]:
-    """A process that stands for a frozen container, with the reading end of what it prints."""
+    """Yield a process that stands for a frozen container, and the other end of its output."""
     reader, writer = os.pipe()
     with subprocess.Popen(["cat"], stdin=subprocess.PIPE, stdout=writer) as process:
         os.close(writer)
@@ -156,7 +156,7 @@ def printing() -> Iterator[tuple[subprocess.Popen[bytes], int]]:
 
 
 def put(process: subprocess.Popen[bytes], reader: int, text: bytes) -> None:
-    """Have the process print something, and wait until it is in the pipe."""
+    """Have the process print some text, and wait until the text is in the pipe."""
     assert process.stdin is not None
     process.stdin.write(text)
     process.stdin.flush()
@@ -180,7 +180,7 @@ def test_what_the_engine_reads_late_comes_too(
     put(process, reader, b"last words\n")
 
     def engine() -> None:
-        """It writes what it has read first, so that nothing is between the pipe and the log."""
+        """Log the words before they are read, so that they are always in the pipe or in the log."""
         time.sleep(0.1)
         log.write_bytes(b"last words\n")
         os.read(reader, 100)

@@ -1,4 +1,4 @@
-"""migrate/files/tree_door.py and rsync_tunnel.py joined by real programs: rsync at both ends, and the plug between."""
+"""Tests of migrate/files/tree_door.py, with rsync at both ends and the plug between them."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ WORDS = ("rsync", "--server", "-logDtpre.iLsfxCIvu", ".", "/tree/")
 
 
 class Remote:
-    """A command of the other host, which is this one."""
+    """A command of the other host, which is this host."""
 
     def __init__(self, command: str) -> None:
         pipe = subprocess.PIPE
@@ -94,7 +94,7 @@ def source(tmp_path: Path) -> Iterator[TreeRoot]:
 
 
 def passed(source: TreeRoot, tmp_path: Path, key: str | None, link: Any = None) -> Running:
-    """A whole pass to the tree that the door knows by a key."""
+    """Start a whole pass to the tree that the door knows by a key."""
     limit: Any = Unlimited()
     connection: Any = link or Straight()
     tunnel = RsyncTunnel(connection, tmp_path / "run/door", limit)
@@ -147,7 +147,7 @@ def test_after_the_last_pass_nothing_can_be_filled(
 
 
 def test_no_rsync_outlives_the_door(door: TreeDoor, source: TreeRoot, tmp_path: Path) -> None:
-    """One that waits for its list is killed."""
+    """An rsync that waits for its list is killed."""
     door.show([(DATA, tmp_path / "target")])
     limit: Any = Unlimited()
     link: Any = Straight()
@@ -170,7 +170,7 @@ def test_a_link_that_is_gone(source: TreeRoot, tmp_path: Path) -> None:
 
 
 def refused(path: Path, message: bytes, count: int = 2) -> str:
-    """What a plug is told that brings a message and so many descriptors; refused is all that it can be."""
+    """Return the words by which a plug with this message and so many descriptors is refused."""
     ours, theirs = socket.socketpair()
     with ours, theirs, socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as plug:
         until(path.exists, "the door to be there")

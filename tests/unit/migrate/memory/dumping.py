@@ -24,9 +24,9 @@ Found = tuple[int, int, int | None]
 
 
 class Session:
-    """What CRIU sends in one session: for each address space (dst_id) the extents that it finds.
+    """A session of CRIU's, which finds some extents in each address space (dst_id).
 
-    After `play` it is known in `parents` which of them the other end said to have already.
+    After `play`, `parents` has the answers of the other end: which of them it has already.
     """
 
     def __init__(self, found: dict[int, Sequence[Found]], *, fails: bool = False) -> None:
@@ -63,7 +63,7 @@ class Session:
 
 
 class Dump:
-    """The source's role in the dump at the end: its session is played when the request is released."""
+    """The source's role in the dump, whose session is played when the request is released."""
 
     def __init__(self, session: Session, *, lost: bool = False) -> None:
         self.parent: str | None = None
@@ -80,7 +80,7 @@ class Dump:
 
 
 class Ends:
-    """Both ends of a way to send memory: real progress, and what the target would get."""
+    """Both ends of a way to send memory, which keep what the target would get."""
 
     def __init__(self, pid: int, directory: Path, dump: Dump) -> None:
         observer: Any = SimpleNamespace(note=lambda _: None, sent=lambda *_: None)
@@ -94,5 +94,5 @@ class Ends:
         self.progress = Progress(Report.begin("web", "beta"), observer)
 
     def content(self) -> dict[tuple[int, int], int]:
-        """The first byte of each page that the target has, by (dst_id, address); later ones count."""
+        """Return the first byte of each page that the target has, by (dst_id, address)."""
         return {(dst_id, vaddr): data[0] for dst_id, vaddr, data in self.pages.pages()}

@@ -110,7 +110,7 @@ SHARED = 7 << 8 | PS_TYPE_SHMEM
 
 
 class PlayedPreDumps:
-    """The chain of pre-dumps: each plays its session; one that is lost fails."""
+    """A chain of pre-dumps, each of which plays its session, and fails if the chain is `lost`."""
 
     def __init__(self, sessions: Sequence[Session], *, lost: bool = False) -> None:
         self._sessions, self._lost = list(sessions), lost
@@ -141,7 +141,7 @@ class PlayedPreDumps:
 
 
 class Move:
-    """A way by pre-dumps whose sessions find this much; `last` is the dump's."""
+    """A way by pre-dumps, with what each finds; `last` is what the dump finds."""
 
     def __init__(
         self,
@@ -162,7 +162,7 @@ class Move:
         self.ends, self.copying = ends, SoftDirtyCopy(ends)
 
     def freeze(self, child: Child) -> dict[int, int]:
-        """Dump and send the last; return what came in it, by page of the child's buffer."""
+        """Dump, send the last pages, and return their bytes by page of the child's buffer."""
         self.ends.pages.batches.clear()
         self.copying.dump()
         self.copying.send_last([child.pid], lambda pid: [])
@@ -183,7 +183,7 @@ def make(
     monkeypatch: pytest.MonkeyPatch,
     session: Callable[..., Session],
 ) -> Make:
-    """Makes a way for the child."""
+    """Return a function that makes a way for the child."""
     return lambda *rounds, **options: Move(
         child, tmp_path, monkeypatch, session, *rounds, **options
     )
@@ -213,7 +213,7 @@ def test_each_round_has_what_was_written_since(child: Child, make: Make) -> None
 
 
 def test_pages_that_only_criu_takes_for_sent_are_sent(child: Child, make: Make) -> None:
-    """As after an exec: the next round sends that memory whole, and the freeze at the latest."""
+    """An exec leads to such pages. The freeze sends them at the latest."""
     first: list[Found] = [(child.address, 2, 1)]
     odd: list[Found] = [(child.address, 5, None)]
     move = make(first, odd, last=odd)

@@ -89,7 +89,7 @@ Made = Callable[..., tuple[UserfaultfdCopy, Ends]]
 
 @pytest.fixture
 def made(tmp_path: Path, child: Child, session: Callable[..., Session]) -> Iterator[Made]:
-    """Makes the way for the child, of whose buffer CRIU will say that the parent has it."""
+    """Yield a function that makes the way for the child. To CRIU the parent has all its pages."""
     with contextlib.ExitStack() as stack:
 
         def make(*, lost: bool = False) -> Any:
@@ -104,7 +104,7 @@ def made(tmp_path: Path, child: Child, session: Callable[..., Session]) -> Itera
 
 
 def of_buffer(ends: Ends, child: Child) -> dict[int, int]:
-    """What the target has of the child's buffer."""
+    """Return what the target has of the child's buffer, by page."""
     image = dst_id_of_process(child.pid)
     return {
         (vaddr - child.address) // PAGE_SIZE: content
@@ -155,7 +155,7 @@ def test_without_a_round_all_is_sent_in_the_freeze(child: Child, made: Made) -> 
 
 
 def test_a_process_of_which_criu_found_nothing_is_passed_over(child: Child, made: Made) -> None:
-    """A zombie has no memory, and nothing is read of it."""
+    """A zombie is such a process, and none of its memory can be read."""
     copying, ends = made()
     copying.send_round()
     copying.dump()
@@ -227,7 +227,7 @@ def test_a_process_that_ended_meanwhile_is_nobodys_fault(
 def test_where_the_kernel_tracks_by_itself_writes_are_forgotten_before_the_dump(
     child: Child, made: Made, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """CRIU sends what is written after that, since it looks at soft-dirty pages there."""
+    """CRIU then sends the pages that are soft-dirty, which are those written afterwards."""
     forgotten: list[list[int]] = []
     monkeypatch.setattr(userfaultfd, "forget_writes", forgotten.append)
     monkeypatch.setattr(userfaultfd, "kerndat_with_tracking", lambda: b"")

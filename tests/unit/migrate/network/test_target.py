@@ -1,4 +1,4 @@
-"""migrate/network/target.py on real links: silent until it is connected, and then heard with all that came for it."""
+"""Tests of migrate/network/target.py, on real links: silence until the network is connected."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ class Made:
 
 
 def made(path: Path | None) -> Made:
-    """A network that is made at a path, or none yet."""
+    """Make a network at a path, or with None one that an engine makes later."""
     undo, tidy, said = contextlib.ExitStack(), contextlib.ExitStack(), list[str]()
     wanted = None
     if path is not None:
@@ -77,7 +77,7 @@ def frame(to: bytes, number: int) -> bytes:
 
 @pytest.fixture
 def path(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Where the namespace is bound; this host forgets no connections."""
+    """Return the path of the namespace. This host forgets no connections."""
     monkeypatch.setattr(conntrack, "forget", lambda addresses: None)
     return tmp_path / "net"
 
@@ -112,7 +112,7 @@ def test_a_roll_back_removes_it(path: Path) -> None:
 
 
 def test_frames_of_both_hosts_reach_the_container(path: Path) -> None:
-    """Those that the source has kept, then those that came for it on the target."""
+    """Frames that the source has kept come first, then those that came on the target."""
 
     def body() -> None:
         found = made(path)
@@ -155,7 +155,7 @@ def test_a_network_that_an_engine_has_made_is_taken_down(path: Path) -> None:
 
 
 def test_a_link_that_stays_down_is_told(path: Path) -> None:
-    """A container that cannot be reached is better than none."""
+    """The failure is only told, because an unreachable container is better than none."""
 
     def body() -> None:
         found = made(path)

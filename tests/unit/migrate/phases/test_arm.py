@@ -1,4 +1,4 @@
-"""migrate/phases/arm.py: the end of an engine's checkpoint, and a container's log."""
+"""Tests of migrate/phases/arm.py: the end of an engine's checkpoint, and a container's log."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def test_the_end_of_a_checkpoint_ends_every_wait_for_it(dump: DumpRole) -> None:
 
 @pytest.mark.parametrize(("script", "status"), [("exit 3", 3), ("exec sleep 100", -9)])
 def test_no_checkpoint_outlives_the_move(dump: DumpRole, script: str, status: int) -> None:
-    """One that hangs is killed. What it waits for is refused before."""
+    """A checkpoint that hangs is killed, after what it waits for was refused."""
     checkpoint = started(script)
     arm.reap(checkpoint, dump, LIMIT_S if status > 0 else 0.1)
     assert checkpoint.returncode == status
@@ -48,7 +48,7 @@ def test_no_checkpoint_outlives_the_move(dump: DumpRole, script: str, status: in
 
 
 class Move:
-    """Of a migration, what copies a container's log."""
+    """The parts of a migration that copy a container's log."""
 
     def __init__(self, log: Path | None) -> None:
         self.notes: list[str] = []

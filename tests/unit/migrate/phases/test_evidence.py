@@ -1,4 +1,4 @@
-"""migrate/phases/evidence.py: logs of both hosts are kept, and no failure to keep them is another failure."""
+"""Tests of migrate/phases/evidence.py: the logs of both hosts are kept if they can be."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ ID = "0123456789ab"
 
 @pytest.fixture
 def kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Where logs are kept. The move's own directory has one of CRIU's."""
+    """Return the directory of kept logs. The migration's own directory has a log of CRIU's."""
     monkeypatch.setattr(logs, "DIRECTORY", tmp_path / "kept")
     monkeypatch.setattr(evidence, "directory_of", lambda _: tmp_path / "run")
     (tmp_path / "run/images").mkdir(parents=True)
@@ -28,7 +28,7 @@ def kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def move(answer: Any) -> Any:
-    """A migration whose agent answers so, or fails so."""
+    """Return a migration whose agent gives this answer, or fails with this error."""
 
     def request(message: Any, *, timeout_s: float) -> Any:
         if isinstance(answer, Exception):

@@ -1,4 +1,4 @@
-"""migrate/phases/precopy.py: which way is taken, how many rounds go, and when a container is slowed down."""
+"""Tests of migrate/phases/precopy.py: the way, the number of rounds, and the slowing down."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ BOTH = (Tracking.USERFAULTFD, Tracking.SOFT_DIRTY)
 
 
 class Way:
-    """A way to send memory that reaches so much, and finds so many bytes written in each round."""
+    """A way to send memory that reaches `reach`, and finds so many bytes written in each round."""
 
     def __init__(self, reach: Reach, rounds: Sequence[int] = (64 * MIB, 0)) -> None:
         self._reach, self._rounds = reach, list(rounds)
@@ -52,7 +52,7 @@ class Way:
 
 
 class Agent:
-    """The target's agent: counts what it is asked; one that fails does so at the first."""
+    """The target's agent, which keeps what it is asked, or fails at the first question."""
 
     def __init__(self) -> None:
         self.asked: list[object] = []
@@ -65,7 +65,7 @@ class Agent:
 
 
 class Limit:
-    """The limit of a container's speed; each failure but None is raised once."""
+    """The limit of a container's speed. Each failure that is not None is raised once."""
 
     def __init__(self, failures: Sequence[Exception | None] = ()) -> None:
         self.shares: list[float] = []
@@ -84,7 +84,7 @@ class Limit:
 def move(
     tracking: tuple[Tracking, ...] = BOTH, mode: Mode = Mode.AUTO, **policy: Any
 ) -> tuple[Migration, Any, list[str]]:
-    """A migration whose container is to be sent, what it has prepared, and the lines that people read."""
+    """Return a migration, what it has prepared, and the lines that people read of it."""
     notes: list[str] = []
     observer: Any = SimpleNamespace(note=notes.append, phase=lambda _: None, sent=lambda *_: None)
     make: Callable[..., Migration] = Migration
@@ -109,7 +109,7 @@ def move(
 
 @pytest.fixture
 def ways(monkeypatch: pytest.MonkeyPatch) -> Callable[..., list[Any]]:
-    """Has these ways in place of userfaultfd and of soft-dirty pages; each round takes a quarter of a second."""
+    """Return a function that replaces the ways to track. Each round takes a quarter of a second."""
 
     def take(*ways: Way) -> list[Any]:
         made = {tracking: lambda _, way=way: way for tracking, way in zip(BOTH, ways, strict=False)}
@@ -151,7 +151,7 @@ def test_without_tracking_nothing_is_sent_ahead() -> None:
 def test_the_first_way_that_reaches_every_process_is_taken(
     ways: Ways, first: Reach, second: Reach, taken: int | None
 ) -> None:
-    """Of the last one it is enough that it reaches some."""
+    """It is enough if the last way reaches some processes."""
     both = ways(Way(first), Way(second))
     migration, prepared, notes = move()
     found = pre_copy(migration, prepared)
@@ -211,7 +211,7 @@ def test_one_that_writes_too_fast_is_left_where_it_is(ways: Ways) -> None:
 
 
 def test_one_that_writes_too_fast_is_slowed_down(ways: Ways, limit: Limit) -> None:
-    """By half each time, until the freeze; its speed is given back however the move ends."""
+    """Its speed is halved each time, and is given back however the migration ends."""
     ways(Way(Reach.ALL, BUSY))
     migration, prepared, notes = move(on_no_converge=OnNoConverge.THROTTLE, max_downtime_ms=100)
     found = pre_copy(migration, prepared)
@@ -251,7 +251,7 @@ def test_one_that_cannot_be_slowed_down_further_is_frozen_anyway(
 
 
 def test_a_last_round_before_the_freeze(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Of a way that sends rounds; a stop-copy has sent none."""
+    """A stop-copy sends no rounds, and no last one either."""
     migration, prepared, _ = move()
     copying = UserfaultfdCopy(ends(7, Carrier()))
     monkeypatch.setattr(copying, "send_round", lambda: 3 * MIB)

@@ -149,7 +149,7 @@ def test_an_engine_that_could_not_be_asked_is_named(
 
 
 class Agent:
-    """The target's agent, with one answer; what it is asked is kept."""
+    """The target's agent, which has one answer, and keeps what it is asked."""
 
     def __init__(self, answer: Any) -> None:
         self._answer = answer
@@ -165,7 +165,7 @@ class Agent:
 
 @pytest.fixture
 def engines(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
-    """Has these engines that own the bound, and reasons why others could not be asked."""
+    """Return a function that sets the engines that own the container, and the silent ones."""
     monkeypatch.setattr(os, "geteuid", lambda: 0)
     monkeypatch.setattr(lock, "DIRECTORY", tmp_path / "locks")
 
@@ -275,7 +275,7 @@ def test_an_address_that_another_station_has() -> None:
 
 
 def bound(root: Path, *, engine: bool = False, **paths: bool) -> Any:
-    """A bound whose rootfs is there, with bind mounts of /srv/NAME, writable or not."""
+    """Return a container with a rootfs, and with bind mounts of /srv/NAME, writable or not."""
     (root / "rootfs").mkdir(exist_ok=True)
     return SimpleNamespace(
         name="web",
@@ -295,7 +295,7 @@ def answer(**words: Any) -> protocol.PathsFound:
 
 
 def test_a_rootfs_that_both_hosts_see(tmp_path: Path) -> None:
-    """The target finds a secret in it, which is gone afterwards."""
+    """The target finds a secret in the rootfs. The secret is gone afterwards."""
 
     def look(message: protocol.CheckPaths) -> protocol.PathsFound:
         assert message.probe is not None

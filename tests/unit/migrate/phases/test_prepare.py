@@ -1,4 +1,4 @@
-"""migrate/phases/prepare.py: which trees are copied, which image is sent, how page channels are opened."""
+"""Tests of migrate/phases/prepare.py: trees, the container image, and page channels."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from migrate.phases import prepare
 
 
 class Copied:
-    """A copy of a tree, as TreeSync makes it; it brings 100 bytes."""
+    """A copy of a tree in place of TreeSync. It brings 100 bytes."""
 
     made: list[Tree]
 
@@ -31,7 +31,7 @@ class Copied:
 
 
 def move(*, shared: bool = False, layers: frozenset[str] | None = None) -> Any:
-    """A migration of a container with a rootfs and two volumes."""
+    """Return a migration of a container with a rootfs and two volumes."""
     trees = [Tree(destination=name, root=Path("/x")) for name in ("/", "/a", "/b")]
     counted: dict[str, int] = {}
     notes: list[str] = []

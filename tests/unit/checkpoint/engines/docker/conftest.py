@@ -1,4 +1,4 @@
-"""A docker for the tests of this directory."""
+"""Fixtures of the tests of docker."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from tests.unit.checkpoint.engines.docker.dockerd import Dockerd
 
 @pytest.fixture
 def docker(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Dockerd]:
-    """This host's docker, which has nothing, and records of what moves have left."""
+    """Yield this host's docker, which has nothing yet. Records of volumes are the test's own."""
     docker = Dockerd(tmp_path)
     monkeypatch.setattr(api, "SOCKET", str(docker.socket))
     monkeypatch.setattr(left_behind, "RECORDS", tmp_path / "records")

@@ -1,4 +1,4 @@
-"""A small dockerd: docker's API on a unix socket, with networks, volumes, images and containers in memory."""
+"""A small dockerd: docker's API on a unix socket, over networks, volumes and the like in memory."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from urllib.parse import parse_qs, unquote, urlsplit
 
 
 class Refused(Exception):
-    """Answered by a status and a message."""
+    """The error that docker answers by a status and a message."""
 
     def __init__(self, status: int, message: str) -> None:
         super().__init__(message)
@@ -26,7 +26,7 @@ def not_found(kind: str, name: str) -> Refused:
 
 
 class Dockerd:
-    """What docker has, and what it was asked: (method, path, query, body).
+    """A docker, with a record of all requests as (method, path, query, body).
 
     `refuses` maps "METHOD path" to the message with which docker refuses that.
     """
@@ -55,11 +55,11 @@ class Dockerd:
         self._server.server_close()
 
     def requests(self, method: str) -> list[str]:
-        """The paths of all requests of a kind, in order."""
+        """Return the paths of all requests of a kind, in order."""
         return [path for asked, path, _, _ in self.asked if asked == method]
 
     def body(self, path: str) -> Any:
-        """What came with the last POST to a path."""
+        """Return the body of the last POST to a path."""
         return [body for method, at, _, body in self.asked if (method, at) == ("POST", path)][-1]
 
     def answer(self, method: str, path: str, query: dict[str, str], body: Any) -> Any:
@@ -129,7 +129,7 @@ class Dockerd:
 
 
 def found(things: dict[str, dict[str, Any]], kind: str, name: str) -> dict[str, Any]:
-    """A thing by its name, or an image by its id as well. Raises Refused."""
+    """Return a thing by its name or its id. Raises Refused."""
     by_id = {thing["Id"]: thing for thing in things.values() if "Id" in thing}
     if (thing := things.get(name, by_id.get(name))) is None:
         raise not_found(kind, name)

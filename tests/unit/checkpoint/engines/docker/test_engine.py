@@ -131,7 +131,7 @@ ENDPOINT = {"IPAddress": "10.1.0.2", "GlobalIPv6Address": "", "MacAddress": "02:
 
 
 def container(**changes: Any) -> dict[str, Any]:
-    """A container as docker describes it."""
+    """Return a container as docker describes it."""
     mount = {"Type": "volume", "Name": "data", "Driver": "local", "Destination": "/data"}
     return {
         "Id": ID,
@@ -156,7 +156,7 @@ def container(**changes: Any) -> dict[str, Any]:
 
 @pytest.fixture
 def beneath(known: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Runtime:
-    """The runc beneath docker, with the container."""
+    """Return the runc beneath docker, which has the container."""
     monkeypatch.setenv("PATH", f"{tmp_path}/bin:/usr/bin:/bin")
     monkeypatch.setattr(engine, "STATE", str(tmp_path / "run"))
     runtime = Runtime(tmp_path, "runc", tmp_path / "run/runtime-runc/moby")

@@ -91,7 +91,7 @@ IMAGE = {"Id": "sha256:ff", "RootFS": {"Layers": ["sha256:1a"]}}
 
 
 def fields(*, log: str = "json-file", **changes: Any) -> dict[str, Any]:
-    """What the source tells of a container."""
+    """Return what the source tells of a container."""
     host = {"LogConfig": {"Type": log}, "RestartPolicy": {"Name": "always"}, "Memory": 1 << 20}
     endpoint = {"IPAddress": "10.1.0.2", "GlobalIPv6Address": "", "MacAddress": "02:00:00:00:00:01"}
     return {
@@ -118,7 +118,7 @@ def undo() -> Iterator[contextlib.ExitStack]:
 
 @pytest.fixture
 def program(tmp_path: Path, docker: Dockerd) -> Path:
-    """The runtime that docker calls for a container that comes in, as it is to be."""
+    """Return the path of docker's runtime for incoming containers, which is of this version."""
     path = tmp_path / "runtime"
     path.write_bytes(Path(oci_wrapper.__file__).read_bytes())
     docker.runtimes[RUNTIME] = {"path": str(path)}
@@ -214,7 +214,7 @@ def prepared(docker: Dockerd, undo: contextlib.ExitStack, log: str) -> IncomingD
 
 
 def test_the_log_goes_on(docker: Dockerd, undo: contextlib.ExitStack) -> None:
-    """In the file until docker has it open, and then by the streams of the process that stands for the container."""
+    """Lines go to the file until docker has it open, and then to the streams that docker reads."""
     arriving = prepared(docker, undo, "json-file")
     log = docker.directory / "containers/1f2e/1f2e-json.log"
     arriving.take_output(b"one\n")
@@ -244,7 +244,7 @@ def test_a_log_that_docker_keeps_elsewhere(docker: Dockerd, undo: contextlib.Exi
 def started(
     docker: Dockerd, undo: contextlib.ExitStack, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> IncomingDockerContainer:
-    """An arrival that waits for docker's runtime; `docker start` is said and does nothing."""
+    """Return an arrival that waits for docker's runtime, with a `docker start` that does nothing."""
     monkeypatch.setattr(incoming, "DIRECTORY", str(tmp_path / "sockets"))
     monkeypatch.setattr(incoming, "start_logged", lambda *_: None)
     arriving = prepared(docker, undo, "json-file")
@@ -253,7 +253,7 @@ def started(
 
 
 def asked(tmp_path: Path, question: dict[str, str]) -> socket.socket:
-    """A runtime that has asked something of the arrival."""
+    """Return the connection of a runtime that has asked the arrival something."""
     return oci_wrapper.ask(str(tmp_path / "sockets/1f2e"), question)
 
 

@@ -290,7 +290,7 @@ FAILS = "exit 1"
 
 
 class Agent:
-    """The agent's end: has one order for whoever connects, and keeps what it is told."""
+    """An agent that has one order for every process that connects, and keeps what it is told."""
 
     def __init__(self, path: Path, order: bytes) -> None:
         self.path, self._order = path, order
@@ -313,7 +313,7 @@ class Agent:
 
 @pytest.fixture
 def agent(tmp_path: Path) -> Iterator[Callable[[object], Agent]]:
-    """Makes an agent with an order, of which None is that it hangs up."""
+    """Yield a function that makes an agent with an order; an agent without an order hangs up."""
     made: list[Agent] = []
 
     def make(order: object) -> Agent:
@@ -327,7 +327,7 @@ def agent(tmp_path: Path) -> Iterator[Callable[[object], Agent]]:
 
 @pytest.fixture
 def bundle(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A bundle in a working directory, and cgroups that are plain files."""
+    """Return a bundle, which is the working directory. Cgroups are plain files of the test."""
     monkeypatch.setattr(oci_wrapper, "CGROUPS", str(tmp_path / "cgroups"))
     path = tmp_path / "bundle"
     path.mkdir()
@@ -342,7 +342,7 @@ def write_config(bundle: Path, namespaces: list[dict[str, str]]) -> None:
 
 
 def order(tmp_path: Path, script: str) -> dict[str, Any]:
-    """The order to restore by a shell script, whose $0 is the pid file."""
+    """Return the order to restore by a shell script, whose $0 is the pid file."""
     pid_file = str(tmp_path / "restored.pid")
     return {"argv": ["sh", "-c", script, pid_file], "env": {}, "pid_file": pid_file}
 
@@ -419,7 +419,7 @@ def test_where_the_bundle_is(
 def test_a_restore_that_fails_ends_it_and_says_if_it_was_in_the_way(
     bundle: Path, tmp_path: Path, agent: Callable[[object], Agent], stays: bool
 ) -> None:
-    """runc refuses a cgroup that has a process in it."""
+    """The process may be the cause: runc refuses a cgroup that has a process in it."""
     for controllers, path in cgroups_of("self").items():
         home = f"{tmp_path}/cgroups/{controllers.removeprefix('name=')}/{path}"
         (tmp_path if stays else Path(home)).mkdir(parents=True, exist_ok=True)
@@ -448,7 +448,7 @@ def test_a_move_that_is_over_ends_it(
 
 
 def test_a_process_that_could_not_be_made_is_told(bundle: Path, tmp_path: Path) -> None:
-    """Nobody listens any more at its agent's socket."""
+    """No agent listens any more at the socket."""
 
     def body() -> None:
         with pytest.raises(SystemExit, match="could not be made"):
@@ -459,7 +459,7 @@ def test_a_process_that_could_not_be_made_is_told(bundle: Path, tmp_path: Path) 
 
 
 def standing(*scripts: str) -> int:
-    """A process that stands for the last of some shell scripts, all of which it started."""
+    """Start a process that runs shell scripts and stands for the last of them; return its pid."""
     if (pid := os.fork()) == 0:
         signal.pthread_sigmask(signal.SIG_SETMASK, signal.valid_signals())
         init = 0

@@ -155,7 +155,7 @@ def test_a_runtime(docker: Dockerd) -> None:
 
 
 def saved(**files: bytes) -> bytes:
-    """The archive of a `docker save`: its files' names have __ for /."""
+    """Return the archive of a `docker save`. The names of files are given with __ for /."""
     written = io.BytesIO()
     with tarfile.open(fileobj=written, mode="w") as archive:
         for name, data in files.items():
@@ -223,7 +223,7 @@ def test_another_image_than_was_meant(
 
 
 def test_an_answer_that_is_not_json_is_passed_over(docker: Dockerd) -> None:
-    """Some answers have no body at all."""
+    """Some answers of docker's have no body at all."""
     docker.containers["1f"] = {}
     assert api.call("DELETE", "/containers/1f") is None
     assert api.is_here()

@@ -62,7 +62,7 @@ ID = "box"
 
 
 class Runtime:
-    """A Restores whose containers are directories; a restore makes one and its streams are kept."""
+    """A runtime whose containers are directories, and which keeps the arguments of each restore."""
 
     name = "runc"
 
@@ -101,7 +101,7 @@ def runtime(tmp_path: Path) -> Runtime:
 
 @pytest.fixture
 def place(tmp_path: Path) -> Path:
-    """Where the bundle is to be; its parent is not there either."""
+    """Return the place of the bundle, where no directory is yet, nor on the way to it."""
     return tmp_path / "srv/box"
 
 

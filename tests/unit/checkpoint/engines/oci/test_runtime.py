@@ -1,4 +1,4 @@
-"""checkpoint/engines/oci/runtime.py, runc.py and crun.py with programs that stand for the runtimes."""
+"""Tests of checkpoint/engines/oci/runtime.py, with programs that stand for runc and crun."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ INTERNAL: dict[str, Any] = {
 
 @pytest.fixture
 def beneath(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Runtime:
-    """A runc with a running container."""
+    """Return a runc with a running container."""
     monkeypatch.setenv("PATH", f"{tmp_path}/bin:/usr/bin:/bin")
     runtime = Runtime(tmp_path, "runc", tmp_path / "root", status=1)
     runtime.has("state.json", INTERNAL)
@@ -146,7 +146,7 @@ def test_another_container_of_the_name_is_not_removed(runc: Runc, beneath: Runti
 
 
 def test_no_policy_and_no_image(runc: Runc, tmp_path: Path) -> None:
-    """What an engine above a runtime has, and a runtime alone has not."""
+    """A runtime alone lacks what an engine above a runtime has."""
     container = runc.inspect(ID)
     asked = runc.layers(container), runc.pack(container, tmp_path)
     assert asked == ([], b"")
@@ -159,7 +159,7 @@ def test_no_policy_and_no_image(runc: Runc, tmp_path: Path) -> None:
 
 
 def test_what_the_source_tells_is_what_the_target_takes(runc: Runc, beneath: Runtime) -> None:
-    """With the limits in force."""
+    """The description has the limits in force."""
     ownership.mark(beneath.bundle / "other")
     told = runc.describe(runc.inspect(ID))
     assert told["config"]["linux"]["resources"] == {

@@ -1,4 +1,4 @@
-"""checkpoint/engines/oci/stdio.py: a restored container's streams, with real processes at their other ends."""
+"""Tests of checkpoint/engines/oci/stdio.py, with real processes at the other ends of streams."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def logs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def streams(
     logs: Path, request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch
 ) -> Iterator[Streams]:
-    """The streams of a container with such descriptors. When they are closed, the processes end as well."""
+    """Yield the streams of a container with such descriptors; processes end when they are closed."""
     started: list[subprocess.Popen[bytes]] = []
 
     def start(*arguments: Any, **options: Any) -> None:
@@ -57,7 +57,7 @@ def test_what_was_no_pipe_leads_nowhere(streams: Streams, logs: Path) -> None:
 
 @pytest.mark.parametrize("streams", [["/dev/null", "pipe:[1]", "pipe:[2]"]], indirect=True)
 def test_two_pipes_go_to_one_log(streams: Streams, logs: Path) -> None:
-    """One that is for root alone, whose directory is so too."""
+    """The log and its directory are for root alone."""
     assert os.fstat(streams[1]).st_ino != os.fstat(streams[2]).st_ino
     os.write(streams[1], b"out\n")
     until(lambda: (logs / "box.log").exists(), "its log")

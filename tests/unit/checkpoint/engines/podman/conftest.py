@@ -1,4 +1,4 @@
-"""A podman for the tests of this directory."""
+"""Fixtures of the tests of podman."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from tests.unit.checkpoint.engines.podman.program import Podman
 
 @pytest.fixture
 def podman(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Podman:
-    """This host's podman, and records of what moves have left."""
+    """Return this host's podman. Records of volumes are the test's own."""
     monkeypatch.setenv("PATH", f"{tmp_path}/bin:/usr/bin:/bin")
     monkeypatch.setattr(engine, "TRACES", (tmp_path,))
     monkeypatch.setattr(left_behind, "RECORDS", tmp_path / "records")

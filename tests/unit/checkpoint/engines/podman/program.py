@@ -20,7 +20,7 @@ exit 0
 
 
 class Podman:
-    """What the program says to command lines that a shell's pattern fits, and what it was asked."""
+    """The answers of the program to command lines, and a record of what it was asked."""
 
     def __init__(self, directory: Path) -> None:
         self._directory = directory / "podman"
@@ -32,7 +32,7 @@ class Podman:
         self._answers = 0
 
     def says(self, words: str, said: Any = "", *, errors: str = "", status: int = 0) -> None:
-        """Have an answer to `words`, a pattern with * for the rest: text, or JSON of anything else."""
+        """Let the program answer `words`, a pattern with * for the rest, by text or by JSON."""
         self._answers += 1
         answer = self._directory / "answers" / f"{self._answers:03}"
         answer.mkdir()
@@ -45,7 +45,7 @@ class Podman:
         self.says(f"{kind} exists {name}", status=1)
 
     def asked(self, words: str = "") -> list[str]:
-        """The command lines so far that begin with these words."""
+        """Return the command lines so far that begin with these words."""
         asked = self._directory / "asked"
         lines = asked.read_text().splitlines() if asked.exists() else []
         return [line for line in lines if line.startswith(words)]

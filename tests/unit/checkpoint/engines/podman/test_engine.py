@@ -173,7 +173,7 @@ LAYERS = ["sha256:1a"]
 
 
 def container(**changes: Any) -> dict[str, Any]:
-    """A container as `podman container inspect` describes it."""
+    """Return a container as `podman container inspect` describes it."""
     mount = {"Type": "volume", "Name": "data", "Driver": "local", "Destination": "/data"}
     return {
         "Id": ID,
@@ -197,7 +197,7 @@ def container(**changes: Any) -> dict[str, Any]:
 
 @pytest.fixture
 def beneath(tmp_path: Path, podman: Program, monkeypatch: pytest.MonkeyPatch) -> Runtime:
-    """The crun beneath podman, with the container."""
+    """Return the crun beneath podman, which has the container."""
     runtime = Runtime(tmp_path, "crun", tmp_path / "crun")
     monkeypatch.setitem(engine.BENEATH, "crun", lambda: Crun(runtime.root))
     monkeypatch.setattr(cgroups, "limits", lambda pid: {})
@@ -254,7 +254,7 @@ def test_one_that_cannot_be_moved(
 def test_a_host_where_podman_has_never_run_is_not_asked(
     podman: Program, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Any command would make directories of podman's there."""
+    """Any command of podman's would make directories of podman's there."""
     assert Podman().exists("box")
     monkeypatch.setattr(engine, "TRACES", (tmp_path / "none",))
     before = podman.asked()
@@ -273,7 +273,7 @@ def test_what_the_source_tells_is_what_the_target_takes(box: Container, podman: 
 
 
 def test_a_network_that_is_none(box: Container) -> None:
-    """podman names one all the same."""
+    """podman names a network for such a container all the same."""
     host = {**box.engine_state["HostConfig"], "NetworkMode": "none"}
     box = replace(box, log=None, engine_state={**box.engine_state, "HostConfig": host})
     told = Podman().describe(box)
@@ -306,7 +306,7 @@ def test_an_archive_that_podman_does_not_make(
 
 @pytest.fixture
 def monitor(tmp_path: Path) -> Iterator[subprocess.Popen[bytes]]:
-    """A process that is called conmon."""
+    """Yield a process that is called conmon."""
     program = tmp_path / "conmon"
     program.symlink_to("/bin/sleep")
     with subprocess.Popen([str(program), "60"]) as process:

@@ -128,7 +128,7 @@ VOLUME = {"Name": "data", "Driver": "local"}
 
 
 def description(**changes: Any) -> dict[str, Any]:
-    """What the source tells of a container."""
+    """Return what the source tells of a container."""
     return {
         "id": ID,
         "runtime": "crun",
@@ -195,7 +195,7 @@ def test_what_the_container_has_besides_is_made(
 
 @pytest.fixture
 def hierarchy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Where the only cgroup hierarchy of this host is mounted."""
+    """Return the place where the only cgroup hierarchy of this host is mounted."""
     mount = SimpleNamespace(kind="cgroup2", point=str(tmp_path), options="rw")
     monkeypatch.setattr(proc, "mounts", lambda pid: [mount])
     return tmp_path

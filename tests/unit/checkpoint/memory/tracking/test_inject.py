@@ -216,13 +216,13 @@ assert libc.prctl(22, 2, program, 0, 0) == 0
 
 
 def untouched(child: Child) -> bool:
-    """Whether a process is traced by nobody and goes on."""
+    """Return whether a process is traced by nobody and goes on."""
     return not is_traced(child.pid) and child.do("answer = 6 * 7") == 42
 
 
 @pytest.fixture
 def before_call(monkeypatch: pytest.MonkeyPatch) -> Callable[[int, Callable[[int], object]], None]:
-    """Do something before_call the first ptrace call of a kind; it is told whose call that is."""
+    """Return a function that sets what is done, with the pid, before the first call of a kind."""
 
     def alter(request: int, action: Callable[[int], object]) -> None:
         plain = inject.ptrace
@@ -263,7 +263,7 @@ def test_the_result_of_a_call_that_fails(child: Child) -> None:
 
 
 def test_a_call_that_faults_is_given_up(child: Child) -> None:
-    """The instruction at its address is another one; the process has its own registers again."""
+    """There is no instruction at the address. The process has its own registers again."""
     with pytest.raises(InjectError, match="got signal"), Stopped(child.pid) as thread:
         thread.instruction = child.address  # may be read and written, and not be run
         thread.call(SYS_CLOSE, NO_FD)
@@ -334,7 +334,7 @@ def test_a_thread_that_gets_no_time_to_stop(child: Child, monkeypatch: pytest.Mo
 
 
 def unattached(**saved: int) -> Stopped:
-    """A thread as if it had been stopped with such registers. Its number is this process's own."""
+    """Return this process's thread as if it had been stopped with such registers."""
     thread = object.__new__(Stopped)
     thread.tid = os.getpid()
     thread.saved = {**dict.fromkeys(inject.NAMES, 0), "cs": inject.USER_CS_64, **saved}
@@ -352,7 +352,7 @@ def test_32_bit_code_is_refused() -> None:
 def test_a_restartable_sequence_is_not_entered(
     monkeypatch: pytest.MonkeyPatch, registered: bool, section: int
 ) -> None:
-    """struct rseq is in this process, which stands for the one that is stopped."""
+    """This process has the struct rseq, and stands for the process that is stopped."""
     rseq = ctypes.create_string_buffer(struct.pack("IIQ", 0, 0, section), 32)
     pointer = ctypes.addressof(rseq) if registered else 0
 
@@ -370,7 +370,7 @@ def test_a_restartable_sequence_is_not_entered(
 
 
 def test_a_kernel_without_restartable_sequences() -> None:
-    """ptrace(2) fails: here because this process does not trace itself."""
+    """ptrace(2) fails on such a kernel; here it fails because this process does not trace itself."""
     unattached().check()
 
 
@@ -400,7 +400,7 @@ def test_an_interrupted_call_comes_again(error: int, call: int, resumed_at: int,
 
 
 def told(monkeypatch: pytest.MonkeyPatch, pid: int) -> tuple[dict[str, object], list[int]]:
-    """What the program sends when it is asked for a process: its words, and descriptors."""
+    """Return the words and the descriptors that the program sends for a process."""
     ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     monkeypatch.setattr("sys.argv", ["inject.py", str(pid), str(theirs.fileno())])
     with ours, theirs:
