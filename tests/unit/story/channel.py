@@ -1,7 +1,8 @@
-"""A connection that stays in memory: what transport.ssh is to a move, with the target in threads of this process.
+"""A connection to the target that stays in memory, in place of that of transport/ssh.py.
 
-Its `run` knows the two commands that the product has run on a target, the agent and the plug of a page
-channel, and gives any other to a shell. Each frame passes `Wire`, which may do with it what a test wants.
+The target runs in threads of this process. `run` of a Link knows the two commands that the product
+runs on a target, the agent and the plug of a page channel, and gives any other command to a shell.
+Each frame passes a Wire, which may change, drop or delay the frame.
 """
 
 from __future__ import annotations
@@ -24,12 +25,13 @@ from transport.destination import Destination
 from transport.errors import IncompleteFrame
 from transport.framing import PREFIX
 
-#: Runs the target's agent on a descriptor until its channel ends, and closes neither.
+#: A function that runs the target's agent on a descriptor until its channel ends. The function does
+#: not close the descriptor.
 Serve = Callable[[int], None]
 
 
 class Frame:
-    """One message on the agent's channel, as it is on the wire."""
+    """One message on the agent's channel or a page channel, as it is on the wire."""
 
     def __init__(self, header: bytes, payload: bytes = b"") -> None:
         self.header, self.payload = header, payload
@@ -43,20 +45,27 @@ class Frame:
 
 
 class Wire(Protocol):
-    """What happens to frames between the hosts. Called in the thread that sends or reads."""
+    """What happens to frames between the hosts.
+
+    Each method is called in the thread that sends or reads the frame, and returns the frames that
+    reach the other end in its place.
+    """
 
     def request(self, frame: Frame, link: Link) -> list[Frame]:
-        """Return what reaches the agent of a frame that the coordinator sends."""
+        """Return what reaches the agent in place of a frame of the coordinator."""
 
     def answer(self, asked: str, frame: Frame, link: Link) -> list[Frame]:
-        """Return what reaches the coordinator of a frame that the agent sends after a request of kind `asked`."""
+        """Return what reaches the coordinator in place of a frame of the agent.
+
+        `asked` is the type of the request that the agent got last.
+        """
 
     def pages(self, frame: Frame, link: Link) -> list[Frame]:
-        """Return what reaches the agent of a frame on one of the page channels."""
+        """Return what reaches the agent in place of a frame on a page channel."""
 
 
 class Straight:
-    """A wire where nothing happens."""
+    """A wire that passes every frame as it is."""
 
     def request(self, frame: Frame, link: Link) -> list[Frame]:
         return [frame]
@@ -69,7 +78,7 @@ class Straight:
 
 
 class Link:
-    """Everything between the two hosts: `cut` ends all of it at once, for both."""
+    """The connection between the two hosts, with all streams on it."""
 
     def __init__(self, target: Host, serve: Serve, wire: Wire, destination: Destination) -> None:
         self.destination = destination
@@ -98,21 +107,24 @@ class Link:
         return Shell(self._target, command)
 
     def cut(self) -> None:
-        """The network is gone: every stream ends in its middle."""
+        """End every stream in its middle, at both ends, as if the network were gone."""
         self.is_cut = True
         for process in self._processes:
             process.cut()
 
     def close(self) -> None:
-        """The connection is closed as it should be; waits for what ran on the target, but for a held agent."""
+        """Close the connection in order.
+
+        All that ran on the target ends, except an agent that holds a container.
+        """
         for process in self._processes:
             process.close()
 
 
 class Remote:
-    """A process on the target, with a socket for its stdin and stdout.
+    """A process on the target, with a socket as its stdin and stdout.
 
-    After `silence_s` of waiting for it, whoever waits for ever otherwise takes the connection for broken.
+    A read without a time limit of its own fails after `silence_s`, if that is given.
     """
 
     silence_s: ClassVar[float | None] = None
@@ -167,7 +179,7 @@ class Remote:
 
 
 class Agent(Remote):
-    """The agent: takes its code, which it has already, and serves."""
+    """The process of the agent, which has its code already and drops what is sent of that."""
 
     def __init__(self, serve: Serve, wire: Wire, link: Link) -> None:
         super().__init__()
@@ -186,7 +198,10 @@ class Agent(Remote):
             serve(self._theirs.fileno())
 
     def write(self, data: bytes | memoryview) -> None:
-        """Collect whole frames; the code comes first, behind its size (migrate/agent/zipapp.py)."""
+        """Take bytes of the coordinator, and pass every whole frame on.
+
+        The code of the agent comes first, behind its size (migrate/agent/zipapp.py).
+        """
         self._sent += data
         if self._code_left is None and len(self._sent) >= 4:
             self._code_left = int.from_bytes(self._sent[:4], "big")
@@ -225,7 +240,8 @@ class Agent(Remote):
         return frame
 
     def read_errors(self, size: int) -> bytes:
-        self._silent.wait()  # what an agent says goes to the test's own standard error
+        # An agent in this process writes to the standard error of the test.
+        self._silent.wait()
         return b""
 
     def cut(self) -> None:
@@ -237,12 +253,12 @@ class Agent(Remote):
         self._silent.set()
 
     def lives(self) -> bool:
-        """Whether the agent has not ended."""
+        """Return whether the agent has not ended."""
         return self._thread.is_alive()
 
 
 def taken_from(data: bytearray) -> Frame | None:
-    """Take the first frame off, if there is a whole one."""
+    """Remove the first frame from some bytes and return it, or None if it is not whole."""
     if len(data) < PREFIX.size:
         return None
     header, payload = PREFIX.unpack_from(data)
@@ -257,7 +273,7 @@ def taken_from(data: bytearray) -> Frame | None:
 
 
 class Plug(Remote):
-    """migrate/agent/plug.py: hands its streams to the agent that listens at a path."""
+    """The process of migrate/agent/plug.py, which hands its streams to the agent."""
 
     def __init__(self, path: str, message: str, wire: Wire, link: Link) -> None:
         super().__init__()
@@ -283,7 +299,7 @@ class Plug(Remote):
 
 
 class Shell(Remote):
-    """Any other command."""
+    """A process of any other command."""
 
     def __init__(self, target: Host, command: str) -> None:
         super().__init__()

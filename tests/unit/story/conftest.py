@@ -1,4 +1,4 @@
-"""One stage for all moves of a test run: setting it takes longer than a move."""
+"""The stage is one for all migrations of a test run, because setting it takes the longest."""
 
 from __future__ import annotations
 
@@ -19,6 +19,6 @@ def theatre(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stage]:
 
 @pytest.fixture(autouse=True)
 def kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Where logs of a move that failed are kept."""
+    """Keep the logs of failed migrations in a directory of the test, and return its path."""
     monkeypatch.setattr(logs, "DIRECTORY", tmp_path / "kept")
     return tmp_path / "kept"

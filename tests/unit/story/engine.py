@@ -1,7 +1,7 @@
-"""An engine whose containers are warm.py's: the Engine of both hosts, as a test sets it up.
+"""The engine of both hosts, whose containers are processes of warm.py.
 
-Everything that it does is a line of the journal. What it does that a roll-back must undo has an undoing
-of its own in `UNDONE_BY`.
+The engine writes all that it does into the journal. `UNDONE_BY` in model.py names the step that
+undoes each step in a roll-back.
 """
 
 from __future__ import annotations
@@ -11,7 +11,6 @@ import json
 import os
 import signal
 import subprocess
-import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -19,7 +18,7 @@ from typing import Any, cast
 
 from checkpoint.criu.shim_install import rpc_socket
 from checkpoint.engines.base import ROOTFS, Container, Tree
-from checkpoint.errors import CommandFailed, ContainerNotFound, ImageError
+from checkpoint.errors import ContainerNotFound, ImageError
 from tests.unit.story.processes import Child, Host
 
 NAME = "box"
@@ -27,10 +26,10 @@ NAME = "box"
 
 @dataclass(kw_only=True)
 class World:
-    """Both hosts, and what is to go wrong on them.
+    """Both hosts of one migration, and what is to go wrong on them.
 
-    `faults` by "host point": what is done there instead of going on; `process_faults` by host: what
-    warm.py's runtime and CRIU are told.
+    `faults` is {"host step": function}, called before that step. `process_faults` is {host: fault},
+    which the runtime and CRIU of warm.py get. With `undying` the frozen init survives SIGKILL.
     """
 
     directory: Path
@@ -41,7 +40,7 @@ class World:
     process_faults: dict[str, dict[str, Any]] = field(default_factory=dict)
     undying: bool = False
     children: list[Child] = field(default_factory=list)
-    #: Containers that the target's engine knows.
+    #: The names of containers that the target's engine knows.
     taken_in: set[str] = field(default_factory=set)
 
     @property
@@ -53,7 +52,7 @@ class World:
         return self.directory / "root"
 
     def lines(self) -> list[dict[str, Any]]:
-        """The journal so far."""
+        """Return the journal so far."""
         return (
             [json.loads(line) for line in self.journal.read_text().splitlines()]
             if self.journal.exists()
@@ -61,11 +60,11 @@ class World:
         )
 
     def events(self, host: str) -> list[str]:
-        """What happened on a host, in order."""
+        """Return the events of a host, in their order."""
         return [line["event"] for line in self.lines() if line["host"] == host and line["event"]]
 
     def criu(self, host: str) -> int:
-        """The CRIU that runs on a host."""
+        """Return the pid of the CRIU that runs on a host."""
         return next(
             int(line["criu"]) for line in self.lines() if line["host"] == host and "criu" in line
         )
@@ -80,30 +79,30 @@ class World:
                     os.kill(line["criu"], signal.SIGKILL)
 
     def here(self) -> Host:
-        """The host whose code runs in this thread."""
+        """Return the host whose code runs in this thread."""
         return self.target if self.target.is_here() else self.source
 
     def note(self, event: str) -> None:
-        """Add a line to the journal."""
+        """Add an event of this thread's host to the journal."""
         line = json.dumps({"host": self.here().name, "event": event}) + "\n"
         fd = os.open(self.journal, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
         os.write(fd, line.encode())
         os.close(fd)
 
     def point(self, name: str) -> None:
-        """A place where something may go wrong."""
+        """Let a step go wrong, if it is to."""
         if (happen := self.faults.get(f"{self.here().name} {name}")) is not None:
             happen()
 
     def does(self, name: str) -> None:
-        """A step of the engine's: it goes wrong, or is done and written down."""
+        """Let a step go wrong if it is to, and otherwise write it into the journal."""
         self.point(name)
         self.note(name)
 
     def start(
         self, asks: str, images: Path, env: Mapping[str, str], **spec: Any
     ) -> subprocess.Popen[bytes]:
-        """Start a runtime that finds the `criu` that comes first on its PATH."""
+        """Start a runtime that takes the `criu` that comes first on its PATH."""
         host = self.here()
         child = host.make(
             "runtime",
@@ -121,14 +120,14 @@ class World:
 
 
 class Engine:
-    """Engine of the host that it is made on."""
+    """The engine of the host on which the object is made."""
 
     name = "runc"
 
     def __init__(self, world: World) -> None:
         self._world, self._host = world, world.here()
 
-    # --- the source's -----------------------------------------------------------------------------
+    # --- the source's engine ------------------------------------------------------------------
 
     def inspect(self, name: str) -> Container:
         self._world.point("inspect")
@@ -186,7 +185,7 @@ class Engine:
     def remove_migrated(self, container: Container, *, shared: bool) -> None:
         self._world.does("remove migrated")
 
-    # --- the target's -----------------------------------------------------------------------------
+    # --- the target's engine ------------------------------------------------------------------
 
     def arrival(
         self, name: str, description: Mapping[str, Any], undo: contextlib.ExitStack
@@ -196,7 +195,7 @@ class Engine:
 
 
 class Arriving:
-    """An IncomingContainer."""
+    """The arrival of a container in the target's engine (checkpoint/engines/base.py)."""
 
     def __init__(self, world: World, name: str, undo: contextlib.ExitStack) -> None:
         self._world, self._name, self._undo = world, name, undo
@@ -243,30 +242,3 @@ class Arriving:
 
     def settle(self) -> None:
         self._world.does("settle")
-
-
-# --- what can go wrong in a step ----------------------------------------------------------------
-
-
-def failing(error: Exception) -> Callable[[], None]:
-    """Raise."""
-
-    def fail() -> None:
-        raise error
-
-    return fail
-
-
-def refusing(argv: str, status: int, stderr: str) -> Callable[[], None]:
-    """A command of the engine's ends badly."""
-    return failing(CommandFailed(argv.split(), status, stderr))
-
-
-def interrupting(number: signal.Signals) -> Callable[[], None]:
-    """The user interrupts the move; only where the main thread runs."""
-    return lambda: signal.raise_signal(number)
-
-
-def sleeping(seconds: float) -> Callable[[], None]:
-    """It takes a while."""
-    return lambda: time.sleep(seconds)

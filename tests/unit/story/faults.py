@@ -1,4 +1,4 @@
-"""What goes wrong between the hosts: a Wire that does one thing to one message."""
+"""What goes wrong between the hosts: a wire that changes one message, and the changes."""
 
 from __future__ import annotations
 
@@ -10,12 +10,16 @@ from typing import Any
 
 from tests.unit.story.channel import Frame, Link, Straight
 
-#: Does something to a frame, and returns what reaches the other end.
+#: A function that returns the frames that reach the other end in place of a frame.
 Act = Callable[[Frame, Link], list[Frame]]
 
 
 class Fault(Straight):
-    """Acts once, on the first frame that it is about: a request (or what is streamed), the answer to it, or pages."""
+    """A wire that changes the first frame of a kind, and passes all others.
+
+    `where` is "request" for a request or what is streamed, "answer" for the answer to a request of
+    that kind, and "pages" for a frame on a page channel.
+    """
 
     def __init__(self, where: str, kind: str, act: Act) -> None:
         self._where, self._kind, self._act = where, kind, act
@@ -39,8 +43,13 @@ class Fault(Straight):
         return self._act(frame, link)
 
 
+def once(where: str, kind: str, act: Act) -> Callable[[object], Fault]:
+    """Return the maker of a Fault, as a row of the table has it."""
+    return lambda _: Fault(where, kind, act)
+
+
 class Both(Straight):
-    """Two faults in one move."""
+    """A wire with two faults."""
 
     def __init__(self, *faults: Fault) -> None:
         self._faults = faults
@@ -58,13 +67,13 @@ class Both(Straight):
 
 
 def lost(_: Frame, link: Link) -> list[Frame]:
-    """The network is gone."""
+    """Cut the connection, with the frame unsent."""
     link.cut()
     return []
 
 
 def dropped(_: Frame, __: Link) -> list[Frame]:
-    """It is swallowed; the network is there."""
+    """Drop the frame. The connection stays."""
     return []
 
 
@@ -73,45 +82,45 @@ def twice(frame: Frame, _: Link) -> list[Frame]:
 
 
 def late(frame: Frame, _: Link) -> list[Frame]:
-    """It takes a while."""
+    """Pass the frame after a while."""
     time.sleep(0.05)
     return [frame]
 
 
 def no_message(_: Frame, __: Link) -> list[Frame]:
-    """A frame that is no message."""
+    """Replace the frame by one that is no message."""
     return [Frame(b"\xff\xfe no JSON")]
 
 
 def no_message_before(frame: Frame, link: Link) -> list[Frame]:
-    """A frame that is no message, and then the right one."""
+    """Put a frame that is no message before the right one."""
     return [*no_message(frame, link), frame]
 
 
 def failed(_: Frame, __: Link) -> list[Frame]:
-    """The target says that it could not."""
+    """Replace the answer by one that says that the target failed."""
     return [message("Failed", kind="ImageError", text="made up by a test", detail=[])]
 
 
 def another(frame: Frame, _: Link) -> list[Frame]:
-    """An answer to something else."""
+    """Replace the answer by one to another question."""
     return [message("TreeListed", paths=[])]
 
 
 def damaged(frame: Frame, _: Link) -> list[Frame]:
-    """One byte of the payload is another."""
+    """Change one byte of the payload."""
     assert frame.payload
     return [Frame(frame.header, frame.payload[:-1] + bytes([frame.payload[-1] ^ 1]))]
 
 
 def shorter(frame: Frame, _: Link) -> list[Frame]:
-    """The last byte of the payload is missing."""
+    """Cut off the last byte of the payload."""
     assert frame.payload
     return [Frame(frame.header, frame.payload[:-1])]
 
 
 def with_fields(change: Callable[[dict[str, Any]], None]) -> Act:
-    """Fields of its header are others."""
+    """Return the change of a frame whose header gets other fields."""
 
     def act(frame: Frame, _: Link) -> list[Frame]:
         fields = json.loads(frame.header)
@@ -122,7 +131,7 @@ def with_fields(change: Callable[[dict[str, Any]], None]) -> Act:
 
 
 def after(action: Callable[[], None]) -> Act:
-    """Something else happens before it is passed on."""
+    """Return the change that calls a function and then passes the frame."""
 
     def act(frame: Frame, _: Link) -> list[Frame]:
         action()
@@ -132,10 +141,10 @@ def after(action: Callable[[], None]) -> Act:
 
 
 def interrupted(number: signal.Signals) -> Act:
-    """The user interrupts the move, whose main thread waits for this answer."""
+    """Return the change that raises a signal in the main thread, which waits for the answer."""
     return after(lambda: signal.raise_signal(number))
 
 
 def message(name: str, /, **fields: Any) -> Frame:
-    """A message written by hand, so that it may be wrong."""
+    """Return a message that is written out, so that it can be wrong."""
     return Frame(json.dumps({"type": name, **fields}).encode())

@@ -1,17 +1,18 @@
-"""What must come of a fault, from the story of a move and the commit rule alone; knows nothing of the product's code.
+"""What must come of a fault, from the course of a migration and the commit rule alone.
 
-`STORY` is a move where nothing goes wrong: what is asked of the target, what each host then does, and the
-states that people are told of. A fault has a place in it. Before the kill everything that was done is undone
-in reverse on its host, and the source runs the container; the target gets GO only after the kill, and nothing
-is undone from then on.
+The model knows nothing of the product's code. `STORY` is a migration where nothing goes wrong: what
+the coordinator asks of the target, what each host does then, and the states that people are told. A
+fault has a place in it. Before the kill, everything that was done is undone on its host in reverse
+order, and the source runs the container. The target gets GO only after the kill, and nothing is
+undone from then on.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
-#: (what, name). ask: a question to the target; tell: something streamed to it; source and target: what
-#: happens on a host; state: the move is in it from now on.
+#: Pairs (what, name). `ask` is a question to the target, `tell` is a message without an answer,
+#: `source` and `target` are steps of a host, and `state` is the state that the migration enters.
 STORY: tuple[tuple[str, str], ...] = (
     ("ask", "Hello"),
     ("ask", "CheckPaths"),
@@ -46,7 +47,7 @@ STORY: tuple[tuple[str, str], ...] = (
     ("source", "remove migrated"),
     ("state", "done"),
 )
-#: How each thing done before the kill is undone. What is not listed leaves nothing.
+#: The step that undoes each step before the kill. A step that is not listed leaves nothing.
 UNDONE_BY = {
     "suspend restart policy": "no longer held back",
     "frozen": "thawed",
@@ -55,14 +56,14 @@ UNDONE_BY = {
     "restored": "killed what was restored",
 }
 QUESTIONS = [name for what, name in STORY if what == "ask"]
-#: Nothing was changed as long as no more than these was asked.
+#: The questions that change nothing on the target.
 HARMLESS = QUESTIONS[: QUESTIONS.index("Prepare")]
 BEFORE_THE_KILL = QUESTIONS[QUESTIONS.index("Prepare") : QUESTIONS.index("Go")]
 
 
 @dataclass(frozen=True, kw_only=True)
 class Expected:
-    """An ending: as in stage.Ending, and what happened on each host."""
+    """The end of a migration as in stage.Ending, with the steps of each host."""
 
     code: int
     error_kind: str | None
@@ -75,12 +76,12 @@ class Expected:
 
 
 def done_before(place: tuple[str, str], kind: str) -> tuple[str, ...]:
-    """What of a kind comes before a place of the story."""
+    """Return the names of one kind that come before a place of the story."""
     return tuple(name for what, name in STORY[: STORY.index(place)] if what == kind)
 
 
 def answered(question: str) -> tuple[str, ...]:
-    """What the target does when it is asked."""
+    """Return the steps of the target that follow a question."""
     follows = STORY[STORY.index(("ask", question)) + 1 :]
     end = next(index for index, (what, _) in enumerate(follows) if what != "target")
     return tuple(name for _, name in follows[:end])
@@ -103,7 +104,10 @@ MOVED = Expected(
 
 
 def so_far(place: tuple[str, str], obeyed: tuple[str, ...] = ()) -> Expected:
-    """Everything before a place was done, and what the target did of it besides; nothing is undone."""
+    """Return the end of a migration that stops at a place, and of which nothing is undone.
+
+    `obeyed` are steps that the target takes besides those before the place.
+    """
     states = done_before(place, "state")
     return replace(
         MOVED,
@@ -115,7 +119,7 @@ def so_far(place: tuple[str, str], obeyed: tuple[str, ...] = ()) -> Expected:
 
 
 def refused(place: tuple[str, str], code: int = 49, kind: str = "Refused") -> Expected:
-    """Nothing was changed."""
+    """Return the end of a migration that is refused at a place and has changed nothing."""
     return replace(
         so_far(place), code=code, error_kind=kind, outcome="refused", running=frozenset({"source"})
     )
@@ -124,7 +128,10 @@ def refused(place: tuple[str, str], code: int = 49, kind: str = "Refused") -> Ex
 def rolled_back(
     place: tuple[str, str], obeyed: tuple[str, ...] = (), code: int = 50, kind: str = "RolledBack"
 ) -> Expected:
-    """All that was done is undone, and the source runs it."""
+    """Return the end of a migration that is rolled back from a place.
+
+    All steps are undone, and the source runs the container.
+    """
     before = so_far(place, obeyed)
     return replace(
         before,

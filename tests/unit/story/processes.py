@@ -1,4 +1,4 @@
-"""The test's end of warm.py, and the processes it makes."""
+"""The two hosts of a test, each of which is a process of warm.py, and the processes on them."""
 
 from __future__ import annotations
 
@@ -24,12 +24,15 @@ T = TypeVar("T")
 CLONE_FS, CLONE_NEWNS = 0x200, 1 << 17
 libc = ctypes.CDLL(None, use_errno=True)
 PROGRAM = Path(__file__).with_name("warm.py")
-#: For anything that takes milliseconds; reached only by a failure.
+#: A limit in seconds to what takes milliseconds. Only a failure reaches it.
 LIMIT_S = 10.0
 
 
 class Child:
-    """A process that warm.py made: what the product uses of subprocess.Popen. Several threads may wait."""
+    """A process that warm.py made, with what the product uses of subprocess.Popen.
+
+    Several threads may wait for the process.
+    """
 
     stderr = None
 
@@ -40,7 +43,7 @@ class Child:
         self._reaping = threading.Lock()
 
     def wait(self, timeout: float | None = None) -> int:
-        """Return its exit status. Raises subprocess.TimeoutExpired."""
+        """Return the exit status of the process. Raises subprocess.TimeoutExpired."""
         if self.returncode is None and not ready(self._pidfd, timeout_s=timeout):
             raise subprocess.TimeoutExpired(["story"], timeout or 0.0)
         with self._reaping:
@@ -49,25 +52,28 @@ class Child:
         return self.returncode
 
     def poll(self) -> int | None:
-        """Return its exit status, or None while it runs."""
+        """Return the exit status of the process, or None while it runs."""
         with contextlib.suppress(subprocess.TimeoutExpired):
             return self.wait(0)
         return None
 
     def kill(self) -> None:
-        """SIGKILL it, unless it was waited for."""
+        """Send SIGKILL to the process, unless its status was collected."""
         with contextlib.suppress(ProcessLookupError):
             signal.pidfd_send_signal(self._pidfd, signal.SIGKILL)
 
     def close(self) -> None:
-        """End it, and let go of its number."""
+        """End the process, and collect its status."""
         self.kill()
         self.wait(LIMIT_S)
         os.close(self._pidfd)
 
 
 def enter(namespace: int) -> None:
-    """Have this thread in a mount namespace. Its root and its working directory are that one's root."""
+    """Put this thread into a mount namespace.
+
+    The root and the working directory of the thread are then the root of that namespace.
+    """
     if libc.unshare(CLONE_FS) or libc.setns(namespace, CLONE_NEWNS):
         raise OSError(ctypes.get_errno(), os.strerror(ctypes.get_errno()))
 
@@ -75,9 +81,9 @@ def enter(namespace: int) -> None:
 class Host:
     """One of two hosts on this machine: a running warm.py.
 
-    What they have of their own is /run, where all is that the product has on a host under a fixed name:
-    each has a mount namespace, which threads enter. Make it in the main thread, with whose end its
-    processes end.
+    The hosts differ in /run, which has all files of the product with a fixed name: each host has a
+    mount namespace, which threads enter. A host must be made in the main thread, because the host's
+    processes end with the thread that made them.
     """
 
     def __init__(self, name: str) -> None:
@@ -89,7 +95,8 @@ class Host:
                 argv, stdin=subprocess.DEVNULL, pass_fds=[theirs.fileno()]
             )
         self._asking = threading.Lock()
-        self.make("nothing").close()  # now it is what it is to be
+        # Once a process has been made, warm.py has its mount namespace.
+        self.make("nothing").close()
 
     def enter(self) -> None:
         """Have this thread, and those that it starts, run on this host."""
@@ -101,7 +108,7 @@ class Host:
 
     @contextlib.contextmanager
     def visited(self) -> Iterator[None]:
-        """Have this thread run on this host in the block, and where it was after it."""
+        """Have this thread run on this host in the block, and where it was before after that."""
         before, directory = (
             os.open("/proc/thread-self/ns/mnt", os.O_RDONLY | os.O_CLOEXEC),
             os.getcwd(),
@@ -116,16 +123,16 @@ class Host:
             os.chdir(directory)
 
     def is_here(self) -> bool:
-        """Whether this thread runs on this host."""
+        """Return whether this thread runs on this host."""
         own = os.stat("/proc/thread-self/ns/mnt")
         return os.path.samestat(own, os.stat(f"/proc/{self._process.pid}/ns/mnt"))
 
     def path(self, path: str) -> str:
-        """Where any thread finds what is at a path on this host."""
+        """Return the path by which any thread finds a path of this host."""
         return f"/proc/{self._process.pid}/root{path}"
 
     def do(self, action: Callable[[], T]) -> T:
-        """Do something in a thread on this host, and return what it returns."""
+        """Call a function in a thread on this host, and return its result."""
 
         def there() -> T:
             self.enter()
@@ -135,7 +142,7 @@ class Host:
             return thread.submit(there).result(LIMIT_S)
 
     def make(self, kind: str, **spec: Any) -> Child:
-        """Make a process; see warm.py."""
+        """Have warm.py make a process of a kind, and return that."""
         with self._asking:
             self._control.send(json.dumps({"kind": kind, **spec}).encode())
             answer = self._control.recv(64)
@@ -149,7 +156,7 @@ class Host:
 
 
 def until(condition: Callable[[], bool], what: str) -> None:
-    """Wait for what nothing announces."""
+    """Wait until a condition holds that nothing announces."""
     deadline = time.monotonic() + LIMIT_S
     while not condition():
         assert time.monotonic() < deadline, f"not in time: {what}"
@@ -157,7 +164,7 @@ def until(condition: Callable[[], bool], what: str) -> None:
 
 
 def state_of(pid: int) -> str:
-    """The letter of proc_pid_stat(5); empty when there is no such process."""
+    """Return the state letter of proc_pid_stat(5), or "" if there is no such process."""
     try:
         return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
     except (FileNotFoundError, ProcessLookupError):
@@ -165,7 +172,7 @@ def state_of(pid: int) -> str:
 
 
 def memory(pid: int) -> bytes:
-    """The region of tests/fakes/task.py; empty when there is none, or no such process."""
+    """Return the region of tests/fakes/task.py in a process, or b"" if it has none."""
     try:
         with open(f"/proc/{pid}/mem", "rb", 0) as file:
             file.seek(task.REGION)
@@ -175,13 +182,16 @@ def memory(pid: int) -> bytes:
 
 
 def counter(pid: int) -> int | None:
-    """How far a container has counted; None when it does not exist."""
+    """Return how far a container has counted, or None if it does not exist."""
     found = memory(pid)[: task.COUNTER.size]
     return int(task.COUNTER.unpack(found)[0]) if found else None
 
 
 def counts(pid: int, timeout_s: float) -> bool:
-    """Whether a process runs: it is waited for as long as it lives. It may be told to go on a moment later."""
+    """Return whether a container counts on before a time limit.
+
+    A container that was told to go on may take a moment to do so.
+    """
     before, deadline = counter(pid), time.monotonic() + timeout_s
     while (
         before is not None and state_of(pid) not in ("Z", "X", "") and time.monotonic() < deadline

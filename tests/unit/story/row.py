@@ -13,7 +13,7 @@ from tests.unit.story.stage import PATIENT
 
 NOWHERE: frozenset[str] = frozenset()
 TARGET = frozenset({"target"})
-#: For rows where something never comes: what is waited for, and is not the row's point, has time all the same.
+#: Limits for rows where something never comes. All that comes has time enough.
 IMPATIENT = Limits(
     arm_s=0.5,
     dump_s=0.5,
@@ -29,11 +29,12 @@ IMPATIENT = Limits(
 
 @dataclass(frozen=True, kw_only=True)
 class Row:
-    """One move. `wire` and `world` arrange the fault.
+    """One migration, its fault and its end.
 
-    `later` is what an operator does about a held container; with `hangs` CRIU or the runtime on the target stays.
-    `cause` is the kind of what went wrong first, if the report of the move is to name it.
-    `also`: what else may come of it where two hosts' doings meet by chance.
+    `wire` and `world` arrange the fault. `later` is what an operator does about a held container,
+    as arguments of `migratectl recover`. With `hangs`, CRIU or the runtime on the target does not
+    end by itself. `cause` is the kind of the first error, if the report must name it. `also` are
+    other ends, where the order of the two hosts' steps is left to chance.
     """
 
     name: str

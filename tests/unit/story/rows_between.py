@@ -1,4 +1,4 @@
-"""What goes wrong between the hosts: questions, answers, and what is streamed."""
+"""Rows of faults between the hosts: in questions, in answers, and in what is not answered."""
 
 from __future__ import annotations
 
@@ -8,13 +8,13 @@ from dataclasses import replace
 from typing import Any
 
 from tests.unit.story import faults, model
-from tests.unit.story.faults import Fault
+from tests.unit.story.faults import once
 from tests.unit.story.model import MOVED, Expected, answered, refused, rolled_back, so_far
 from tests.unit.story.row import IMPATIENT, NOWHERE, TARGET, Row
 
 # --- the target's answers ------------------------------------------------------------------------
 
-#: What becomes of a question, and whether the target obeyed it.
+#: {name: (where, change of the frame, whether the target obeys the question)}.
 ANSWERS: dict[str, tuple[str, faults.Act, bool]] = {
     "the question is lost": ("request", faults.lost, False),
     "the answer is lost": ("answer", faults.lost, True),
@@ -36,20 +36,20 @@ CAUSES = {
 
 
 def answers() -> Iterator[Row]:
-    """Every question of the story, with every thing that can become of its answer."""
+    """Yield a row for each question, and each fault of the question or its answer."""
     for question in model.QUESTIONS:
         for what, (where, act, obeyed) in ANSWERS.items():
             expected, later = of_a_question(question, what, answered(question) if obeyed else ())
             yield Row(
                 name=f"{question}: {what}",
-                wire=lambda _, where=where, question=question, act=act: Fault(where, question, act),  # type: ignore[misc]
+                wire=once(where, question, act),
                 expected=expected,
                 later=later,
                 cause=CAUSES[what] if expected.code else None,
             )
         yield Row(
             name=f"{question}: the answer is late",
-            wire=lambda _, question=question: Fault("answer", question, faults.late),  # type: ignore[misc]
+            wire=once("answer", question, faults.late),
             expected=MOVED,
         )
 
@@ -65,7 +65,8 @@ def of_a_question(
     if question in model.BEFORE_THE_KILL:
         expected = rolled_back(place, obeyed)
         if question == "Restore" and what == "the answer is lost":
-            # Whether the source was killed after that the target cannot know. It holds the container.
+            # The target cannot know whether the source was killed after that, and holds the
+            # container.
             held = so_far(place, obeyed).target
             return replace(expected, target=held, held=True), ("--abort",)
         return expected, ()
@@ -79,14 +80,14 @@ def of_a_question(
         return replace(stopped, code=60, error_kind="Undecided"), ()
     if what == "the target fails":
         return replace(stopped, code=63, error_kind="ResumeFailed"), ()
-    return MOVED, ()  # whoever answers obeyed GO
+    return MOVED, ()  # a target that answers has obeyed GO
 
 
 # --- interruptions -------------------------------------------------------------------------------
 
 
 def interruptions() -> Iterator[Row]:
-    """A signal while the coordinator waits for each answer."""
+    """Yield a row for each question, with a signal while the coordinator waits for the answer."""
     numbers = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
     for index, question in enumerate(model.QUESTIONS):
         number = numbers[index % len(numbers)]
@@ -99,9 +100,7 @@ def interruptions() -> Iterator[Row]:
             )
         yield Row(
             name=f"{question}: {number.name} meanwhile",
-            wire=lambda _, question=question, number=number: Fault(
-                "answer", question, faults.interrupted(number)
-            ),  # type: ignore[misc]
+            wire=once("answer", question, faults.interrupted(number)),
             expected=expected,
         )
 
@@ -110,17 +109,20 @@ def interruptions() -> Iterator[Row]:
 
 
 def streams() -> Iterator[Row]:
-    """What is not answered: the next question's answer tells."""
+    """Yield rows for messages without an answer.
+
+    The answer to the next question tells that such a message went wrong.
+    """
     freezing, images, restore = ("tell", "Freezing"), ("tell", "CriuImages"), ("ask", "Restore")
 
     def row(
         name: str, where: str, kind: str, act: faults.Act, expected: Expected, **more: Any
     ) -> Row:
-        return Row(name=name, wire=lambda _: Fault(where, kind, act), expected=expected, **more)
+        return Row(name=name, wire=once(where, kind, act), expected=expected, **more)
 
     yield row("Freezing is lost", "request", "Freezing", faults.lost, rolled_back(freezing))
     yield row("Freezing is swallowed", "request", "Freezing", faults.dropped, rolled_back(restore))
-    # The link breaks while CRIU dumps; when that is noticed depends on who is quicker.
+    # The link breaks while CRIU dumps. When the coordinator notices that is left to chance.
     yield row(
         "Images are lost",
         "request",

@@ -1,4 +1,4 @@
-"""What goes wrong on a host: engines, CRIU, runtimes, and what a host is."""
+"""Rows of faults on a host: in its engine, its CRIU and its runtime, and in what the host is."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from checkpoint.errors import CommandFailed, ContainerNotFound, ContainerNotRunn
 from tests.unit.story import faults
 from tests.unit.story.channel import Wire
 from tests.unit.story.engine import World
-from tests.unit.story.faults import Both, Fault
+from tests.unit.story.faults import Both, Fault, once
 from tests.unit.story.model import MOVED, answered, refused, rolled_back, so_far
 from tests.unit.story.processes import state_of, until
 from tests.unit.story.row import IMPATIENT, NOWHERE, TARGET, Row
@@ -44,7 +44,7 @@ def engine(point: str, error: Callable[[], Exception]) -> Callable[[World], None
 
 
 def engines() -> Iterator[Row]:
-    """Each step that an engine takes, failing in each way."""
+    """Yield a row for each step of an engine, and each kind of failure."""
     before = [
         ("source", "pack"),
         ("source", "checkpoint"),
@@ -115,7 +115,7 @@ DEEDS = ("fail", "die", "stall", "late")
 
 
 def dumps() -> Iterator[Row]:
-    """CRIU and the runtime on the source, at each point of a dump."""
+    """Yield rows for CRIU and the runtime on the source, at each point of a dump."""
     for at in ("runtime start", "pre-dump", "network-lock", "pages", "post-dump"):
         for do in DEEDS:
             place = ("source", "frozen")
@@ -124,7 +124,7 @@ def dumps() -> Iterator[Row]:
             elif at != "pre-dump":
                 place = ("state", "frozen")
             expected = rolled_back(place)
-            if do in ("die", "stall"):  # the kernel thaws, and nobody writes it down
+            if do in ("die", "stall"):  # nobody writes down that the kernel thaws
                 expected = replace(
                     expected, source=tuple(name for name in expected.source if name != "thawed")
                 )
@@ -137,7 +137,7 @@ def dumps() -> Iterator[Row]:
 
 
 def restores() -> Iterator[Row]:
-    """CRIU and the runtime on the target, before GO and after it."""
+    """Yield rows for CRIU and the runtime on the target, before GO and after it."""
     for do in DEEDS:
         for at in ("runtime start", "pre-restore", "post-restore"):
             place = ("ask", "Arm") if at == "runtime start" else ("ask", "Restore")
@@ -148,7 +148,7 @@ def restores() -> Iterator[Row]:
             if do != "fail":
                 kept = tuple(name for name in expected.target if name != "killed what was restored")
                 expected = replace(expected, target=kept)
-            if at == "runtime start":  # nothing is there yet that this move has made
+            if at == "runtime start":  # this migration has made no container yet
                 expected = replace(
                     expected, target=tuple(name for name in expected.target if name != "delete")
                 )
@@ -174,7 +174,7 @@ def restores() -> Iterator[Row]:
             )
 
 
-# --- one of a kind -------------------------------------------------------------------------------
+# --- connections, containers, hosts, and two faults at once ---------------------------------
 
 
 def connections() -> Iterator[Row]:
@@ -209,7 +209,7 @@ def connections() -> Iterator[Row]:
 
 
 def hosts() -> Iterator[Row]:
-    """What the target says of itself."""
+    """Yield rows for facts of the target that refuse a migration."""
     facts: list[tuple[str, object, int, str]] = [
         ("uid", 1000, 30, "NotRoot"),
         ("criu_version", None, 31, "MissingOnHost"),
@@ -229,13 +229,13 @@ def hosts() -> Iterator[Row]:
 
         yield Row(
             name=f"the target's {name} is {value}",
-            wire=lambda _, change=change: Fault("answer", "Hello", faults.with_fields(change)),  # type: ignore[misc]
+            wire=once("answer", "Hello", faults.with_fields(change)),
             expected=refused(("ask", "CheckPaths"), code, kind),
         )
 
 
 def doubles() -> Iterator[Row]:
-    """Something goes wrong, and in the roll-back something else does."""
+    """Yield rows where another fault comes in the roll-back from the first one."""
     arming, restoring = ("ask", "Arm"), ("ask", "Restore")
     for what, (where, act, _) in {
         **ANSWERS,
@@ -281,9 +281,7 @@ def doubles() -> Iterator[Row]:
 
             yield Row(
                 name=f"{place[1]}: the link is lost; {host}'s {undoing}: {what}",
-                wire=lambda _, place=place: Fault(  # type: ignore[misc]
-                    "answer" if place[0] == "ask" else "request", place[1], faults.lost
-                ),
+                wire=once("answer" if place[0] == "ask" else "request", place[1], faults.lost),
                 world=arrange,
                 expected=replace(expected, source=source, target=target),
             )
@@ -295,7 +293,7 @@ def end(pid: int) -> None:
 
 
 def ends() -> Iterator[Row]:
-    """Processes that die, or do not, behind the coordinator's back."""
+    """Yield rows for processes that die, or do not, without the coordinator's doing."""
     restore, go = ("ask", "Restore"), ("ask", "Go")
 
     def kill(pid: Callable[[World], int]) -> Callable[[World], Wire]:
@@ -330,7 +328,7 @@ def ends() -> Iterator[Row]:
     )
     yield Row(
         name="Go: the answer never comes",
-        wire=lambda _: Fault("answer", "Go", faults.dropped),
+        wire=once("answer", "Go", faults.dropped),
         expected=replace(
             so_far(go, answered("Go")), code=60, error_kind="Undecided", running=TARGET
         ),
@@ -338,7 +336,7 @@ def ends() -> Iterator[Row]:
     )
     yield Row(
         name="Restore: the answer never comes",
-        wire=lambda _: Fault("answer", "Restore", faults.dropped),
+        wire=once("answer", "Restore", faults.dropped),
         expected=rolled_back(restore, ("restored",)),
         limits=replace(PATIENT, held_s=0.3, ask_s=0.2, abort_s=0.2),
     )

@@ -1,4 +1,7 @@
-"""Plays one move from the command line to the last clean-up, and looks at what it left."""
+"""Two hosts on which migrations are run, and what can be seen of a migration after it.
+
+A migration is run from its command line to its last clean-up.
+"""
 
 from __future__ import annotations
 
@@ -13,6 +16,7 @@ import signal
 import threading
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -44,7 +48,7 @@ from transport.destination import Destination
 from transport.framing import Descriptors
 
 PR_SET_CHILD_SUBREAPER = 36
-#: What is waited for at most. Nothing of a move on the stage takes a tenth of that.
+#: Limits that no migration on the stage uses a tenth of.
 PATIENT = Limits(
     arm_s=5,
     dump_s=5,
@@ -60,12 +64,13 @@ PATIENT = Limits(
     thaw_s=1,
     fill_s=5,
 )
-#: Forty times what a container takes to count on.
+#: Forty times what a container takes to count on, in seconds.
 A_LOOK_S = 0.02
 STATES = {state.value for state in State}
 
 
-#: Programs that are looked for on PATH. No ssh(1) gets in by itself: pages go over the connection that is there.
+#: Shell scripts that are found on PATH. The ssh(1) among them connects to nothing, so pages go over
+#: the connection that is there.
 PROGRAMS = {
     "criu": 'case "$*" in --version) echo "Version: 4.2.1";; *nftables) ;; *) exit 1;; esac',
     "runc": "echo runc version 1.3.0",
@@ -75,10 +80,11 @@ PROGRAMS = {
 
 @dataclass(kw_only=True)
 class Ending:
-    """What can be seen of a move after it.
+    """What can be seen of a migration after it.
 
-    `running`: hosts where the container's counter counts on. `held`: the target's agent holds the
-    container and can be asked about it. `said` is what a person reads, `states` those that were told of.
+    `running` are the hosts where the container counts on. With `held`, the target's agent holds the
+    container and answers questions about it. `said` is what a person reads, and `states` are the
+    states in it.
     """
 
     code: int
@@ -90,7 +96,7 @@ class Ending:
 
 
 class Play:
-    """One move of the container of a world, and what comes after it."""
+    """One migration of the container of a world."""
 
     def __init__(self, world: World, wire: Wire, limits: Limits, options: tuple[str, ...]) -> None:
         self._world, self._wire, self._limits, self._options = world, wire, limits, options
@@ -101,12 +107,12 @@ class Play:
         self.id = ""
 
     def run(self) -> Ending:
-        """Move it by the command line, and wait until nothing goes on any more by itself."""
+        """Run the command line, and wait until nothing goes on any more by itself."""
         out, err = io.StringIO(), io.StringIO()
         with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
             argv = [NAME, "beta", "--engine", "runc", "--json", *self._options]
             code = move.main(argv, connect=self._connect, limits=self._limits)
-        gc.enable()  # an agent whose process ends leaves it off
+        gc.enable()  # an agent leaves the collector off, as its process ends
         report = json.loads(out.getvalue())
         self.id = str(report["migration_id"])
         held = self.settled()
@@ -135,7 +141,7 @@ class Play:
         Server(Descriptors(fd, fd), self._limits).serve()
 
     def settled(self) -> bool:
-        """Wait until every agent has ended or holds the container for good. Whether one does."""
+        """Wait until every agent has ended or holds the container, and return whether one does."""
         agents = [agent for link in self._links for agent in link.agents]
         until(lambda: all(self._is_at_rest(agent) for agent in agents), "an agent at rest")
         return any(agent.lives() for agent in agents)
@@ -144,21 +150,24 @@ class Play:
         return not agent.lives() or "the coordinator is gone" in self.ask(control.STATUS).text
 
     def ask(self, word: str) -> control.Reply:
-        """What the agent answers to an operator on the target; without text if none listens."""
+        """Return the agent's answer to an operator on the target.
+
+        The answer has no text if no agent listens.
+        """
         with contextlib.suppress(OSError):
             return self._world.target.do(lambda: control.ask(control.control_path(self.id), word))
         return control.Reply(outcome=control.Outcome.FAILED, text="")
 
     def recover(self, *how: str) -> int:
-        """`migratectl recover` on the target, and its exit code."""
+        """Run `migratectl recover` on the target, and return its exit code."""
         with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
             return self._world.target.do(lambda: ctl.main(["recover", self.id, *how]))
 
     def running(self) -> set[str]:
-        """Where the container runs."""
+        """Return the hosts where the container runs."""
         running = {"source"} if counts(self._world.init.pid, LIMIT_S) else set()
         if self.restored:
-            # One that was told to go has time to begin; of any other a look is enough.
+            # A container that was told to go has time to begin. For any other a look is enough.
             told = "resumed" in self._world.events("target")
             running |= (
                 {"target"} if counts(self.restored[-1], LIMIT_S if told else A_LOOK_S) else set()
@@ -167,11 +176,11 @@ class Play:
 
     @property
     def restored(self) -> list[int]:
-        """The processes that CRIU restored on the target, whatever became of them."""
+        """Return the pids of all processes that CRIU restored on the target."""
         return [line["restored"] for line in self._world.lines() if "restored" in line]
 
     def check_memory(self) -> None:
-        """What runs on the target remembers what the source did."""
+        """Check that the container on the target has the memory of that on the source."""
         found, page = memory(self.restored[-1]), task.PAGE_SIZE
         assert found[page:] == b"".join(task.pattern(number) for number in range(1, task.PAGES))
 
@@ -184,15 +193,15 @@ class Play:
         )
 
     def check_nothing_left(self) -> None:
-        """No thread, descriptor, directory, mount, or process of the move."""
+        """Check that no thread, descriptor, file, mount or process of the migration is left."""
         until(lambda: set(threading.enumerate()) <= self._threads, "its threads to end")
         for child in self._world.children:
-            until(lambda child=child: child.poll() is not None, "its runtimes to end")  # type: ignore[misc]
+            child.wait(LIMIT_S)
             child.close()
         self._world.children.clear()
         for line in self._world.lines():
             if "criu" in line:
-                until(lambda line=line: state_of(line["criu"]) in ("Z", ""), "its CRIU to end")  # type: ignore[misc]
+                until(partial(has_ended, line["criu"]), "its CRIU to end")
         with contextlib.suppress(AssertionError):
             until(lambda: not self._left_open(), "its descriptors to be closed")
         assert not (left := self._left_open()), left
@@ -202,12 +211,12 @@ class Play:
 
 
 def files(host: Host) -> set[Path]:
-    """What the product has in its directory on a host."""
+    """Return the paths in the product's directory on a host."""
     return {path for path in Path(host.path(str(RUN))).rglob("*") if not path.is_dir()}
 
 
 def descriptors() -> dict[str, str]:
-    """What this process has open."""
+    """Return {descriptor: what it is open on} of this process."""
     found = {}
     for name in os.listdir("/proc/self/fd"):
         with contextlib.suppress(OSError):
@@ -217,7 +226,7 @@ def descriptors() -> dict[str, str]:
 
 @dataclass(kw_only=True)
 class Stage:
-    """What stays from move to move."""
+    """The two hosts, which stay from migration to migration."""
 
     source: Host
     target: Host
@@ -226,7 +235,7 @@ class Stage:
 
     @contextlib.contextmanager
     def empty_world(self) -> Iterator[World]:
-        """Two hosts without a container; everything is ended after the block."""
+        """Yield two hosts without a container. All their processes end after the block."""
         self.moves += 1
         directory = self.directory / str(self.moves)
         (directory / "root").mkdir(parents=True)
@@ -241,7 +250,10 @@ class Stage:
 
     @contextlib.contextmanager
     def world(self, *, tmpfs: bool = False) -> Iterator[World]:
-        """Two hosts, and a container that counts on the first; everything is ended after the block."""
+        """Yield two hosts, with a container that counts on the source.
+
+        All their processes end after the block.
+        """
         self.moves += 1
         directory = self.directory / str(self.moves)
         root = directory / "root"
@@ -266,7 +278,10 @@ class Stage:
         limits: Limits = PATIENT,
         options: tuple[str, ...] = (),
     ) -> Iterator[Play]:
-        """Have a move ready to be run; a container that its agent holds after the block is dropped."""
+        """Yield a migration that is ready to be run.
+
+        A container that its agent holds after the block is dropped.
+        """
         play = Play(world, wire or Straight(), limits, options)
         try:
             yield play
@@ -275,7 +290,7 @@ class Stage:
 
 
 def end(world: World) -> None:
-    """End what CRIU and the engines started."""
+    """End the processes that CRIU and the engines started."""
     for child in world.children:
         child.close()
     for line in world.lines():
@@ -285,7 +300,7 @@ def end(world: World) -> None:
 
 
 def is_ours(pid: int) -> bool:
-    """Whether a number is still that of a process of warm.py."""
+    """Return whether a pid is still that of a process of warm.py."""
     try:
         return (
             PROGRAM.name.encode() in Path(f"/proc/{pid}/cmdline").read_bytes()
@@ -295,20 +310,28 @@ def is_ours(pid: int) -> bool:
         return False
 
 
+def has_ended(pid: int) -> bool:
+    """Return whether a process has ended, though its status may not have been collected."""
+    return state_of(pid) in ("Z", "")
+
+
 def end_orphan(pid: int) -> None:
-    """End a process of warm.py whose parent, the runtime, has ended: this one inherits it."""
+    """End a process of warm.py that this process has inherited.
+
+    The parent of such a process was a runtime that has ended.
+    """
     if not is_ours(pid):
         return
     with contextlib.suppress(ProcessLookupError):
         os.kill(pid, signal.SIGKILL)
-    until(lambda: state_of(pid) in ("Z", ""), "what was restored to die")
+    until(partial(has_ended, pid), "what was restored to die")
     with contextlib.suppress(ChildProcessError):
         os.waitpid(pid, 0)
 
 
 @contextlib.contextmanager
 def stage(directory: Path) -> Iterator[Stage]:
-    """Set the stage: programs on PATH, two hosts, and a collector that has little to do."""
+    """Yield the stage, with programs on PATH and a garbage collector that has little to do."""
     programs = directory / "bin"
     programs.mkdir()
     for name, text in PROGRAMS.items():

@@ -1,4 +1,4 @@
-"""The table: what goes wrong, and what must come of it."""
+"""The table of faults, with the end that each must come to."""
 
 from __future__ import annotations
 
@@ -21,5 +21,5 @@ MAKERS = (
 
 
 def rows() -> list[Row]:
-    """Every row, in the order of a move."""
+    """Return every row, in the order of a migration."""
     return [row for make in MAKERS for row in make()]

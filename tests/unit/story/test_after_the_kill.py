@@ -1,4 +1,7 @@
-"""From the kill on: whatever becomes of GO or its answer, what is told is true, and no container is lost or doubled."""
+"""Migrations that go wrong after the kill: no container is lost or doubled.
+
+What people are told is true, whatever becomes of GO and of its answer.
+"""
 
 from __future__ import annotations
 
@@ -13,12 +16,12 @@ from tests.unit.story.channel import Frame, Link, Straight
 from tests.unit.story.faults import message
 from tests.unit.story.stage import PATIENT, Stage
 
-#: What reaches the coordinator of the agent's answer to GO.
+#: A function that returns what reaches the coordinator in place of the answer to GO.
 Fault = Callable[[Frame, Link], list[Frame]]
 
 
 class AtGo(Straight):
-    """Does something to the answer to the first GO."""
+    """A wire that changes the answer to the first GO."""
 
     def __init__(self, fault: Fault) -> None:
         self._fault, self._done = fault, False
@@ -63,7 +66,7 @@ def nothing(frame: Frame, link: Link) -> list[Frame]:
 
 
 @pytest.mark.parametrize("fault", [cut, nothing])
-def test_without_an_answer_it_is_left_open_whether_it_runs_and_the_source_keeps_it(
+def test_without_an_answer_to_go_the_source_keeps_its_container(
     theatre: Stage, fault: Fault
 ) -> None:
     limits = replace(PATIENT, go_s=1, ask_s=1)
@@ -79,7 +82,7 @@ def test_without_an_answer_it_is_left_open_whether_it_runs_and_the_source_keeps_
 
 
 class CutAtGo(Straight):
-    """The link is lost before GO gets through."""
+    """A wire that is cut before GO gets through."""
 
     def request(self, frame: Frame, link: Link) -> list[Frame]:
         if frame.kind == "Go":
@@ -88,7 +91,7 @@ class CutAtGo(Straight):
         return [frame]
 
 
-def test_a_link_lost_before_go_leaves_it_held_for_recover(theatre: Stage) -> None:
+def test_a_link_lost_before_go_leaves_a_held_container_for_recover(theatre: Stage) -> None:
     with theatre.world() as world, theatre.move(world, CutAtGo()) as play:
         ending = play.run()
         assert (ending.code, ending.running, ending.held) == (CODES[Undecided], set(), True), (

@@ -1,4 +1,4 @@
-"""A fault at every step of a move: what the two hosts then do, who runs the container, and what is told."""
+"""A fault at every step of a migration: what hosts do, who runs the container, what is said."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ def test_the_table_is_large_and_has_no_row_twice() -> None:
     assert len({row.name for row in ROWS}) == len(ROWS) >= 120
 
 
-def test_the_table_asks_all_that_a_move_asks(theatre: Stage) -> None:
+def test_the_table_has_every_question_of_a_migration(theatre: Stage) -> None:
     wire = Fault("none", "", lambda frame, _: [frame])
     with theatre.world() as world, theatre.move(world, wire) as play:
         assert play.run().code == 0
@@ -30,7 +30,7 @@ def test_the_table_asks_all_that_a_move_asks(theatre: Stage) -> None:
 
 
 @pytest.mark.parametrize("row", ROWS, ids=lambda row: row.name)
-def test_a_fault(theatre: Stage, row: Row) -> None:
+def test_a_migration_with_a_fault_ends_as_the_table_says(theatre: Stage, row: Row) -> None:
     with theatre.world(tmpfs=row.tmpfs) as world:
         row.world(world)
         with theatre.move(world, row.wire(world), limits=row.limits, options=row.options) as play:
@@ -64,12 +64,13 @@ def check(world: World, row: Row, ending: Ending) -> None:
     if expected.code == 0:
         assert report["error"] is None
     else:
-        told = f"migrate: {report['error']}"  # not always the last line: the agent may say something later
+        # This need not be the last line, as the agent may write after it.
+        told = f"migrate: {report['error']}"
         assert any(line.startswith(told) for line in ending.said.splitlines()), ending.said
 
 
 def check_the_commit_rule(world: World, ending: Ending) -> None:
-    """Never two; never none, unless that is what is told."""
+    """Check that one host runs the container, or that people are told that none does."""
     for line in world.lines():
         assert not line.get("source_runs"), "the target resumed while the source could still run"
     assert len(ending.running) < 2
@@ -82,7 +83,7 @@ def check_the_commit_rule(world: World, ending: Ending) -> None:
 
 
 def recover(world: World, play: Play, row: Row) -> None:
-    """Whoever looks after a held container ends the move either way."""
+    """Check that an operator ends the migration either way with a held container."""
     assert play.recover(*row.later) == 0
     assert not play.settled()
     if "--go" in row.later:

@@ -1,4 +1,4 @@
-"""A move where nothing goes wrong: what the table of faults is measured against."""
+"""A migration where nothing goes wrong, with which the table of faults is compared."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from tests.unit.story.stage import Stage
 
 
 @pytest.mark.parametrize("tmpfs", [False, True], ids=["files shared", "and a tmpfs"])
-def test_a_move(theatre: Stage, tmpfs: bool) -> None:
+def test_a_migration_without_a_fault_takes_all_its_steps(theatre: Stage, tmpfs: bool) -> None:
     with theatre.world(tmpfs=tmpfs) as world, theatre.move(world) as play:
         ending = play.run()
         assert (ending.code, ending.running, ending.held) == (0, {"target"}, False), ending.said

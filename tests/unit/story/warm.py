@@ -1,15 +1,19 @@
-"""Forks what a move needs processes for, in milliseconds: warm.py SOCKET. Run as a program.
+"""warm.py SOCKET: a program that forks the processes of a migration in milliseconds.
 
-It has imported everything by the time it is asked. Each request is one JSON object in one message; the
-answer is the pid of the process that was made, which is a child of whoever started this program
-(clone(2), CLONE_PARENT), so that the starter can wait for it. `kind` of a request is
-    init      a container's init: a pid and a mount namespace of its own, nothing open, counting in memory
+The program has imported everything before it is asked for a process. Each request is a JSON object
+in one message of the socket, and the answer is the pid of the new process. That is a child of the
+process that started this program (clone(2), CLONE_PARENT), which can therefore wait for it. `kind`
+of a request is one of:
+
+    init      the init of a container, with a pid and a mount namespace of its own and nothing open,
+              which counts in its memory
     nothing   a process that ends
-    runtime   what runc does with CRIU: asks the fake CRIU for a dump or a restore, through the interposer
+    runtime   what runc does with CRIU: the process asks the fake CRIU for a dump or a restore,
+              through the interposer
 
-It and its processes are a host of their own as far as the product goes: a mount namespace with another /run.
-
-The journal is a file that all processes of a move append to, so that the kernel keeps the order.
+This program and its processes are one host to the product: they have a mount namespace with a /run
+of its own. All processes of a migration append to one file, the journal, so that the kernel keeps
+the order of the steps.
 """
 
 import ctypes
@@ -26,7 +30,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[3]))
-if sys.version_info >= (3, 14):  # as pycriu itself says
+if sys.version_info >= (3, 14):  # pycriu itself says so
     os.environ.setdefault("PROTOCOL_BUFFERS_PYTHON_IMPLEMENTATION", "python")
 
 with warnings.catch_warnings():
@@ -44,9 +48,9 @@ MS_BIND, MS_REC, MS_PRIVATE, MNT_DETACH = 1 << 12, 1 << 14, 1 << 18, 2
 SYS_PIVOT_ROOT = {"x86_64": 155, "aarch64": 41}
 PTRACE_O_TRACEEXIT = 0x40
 PF_EXITING = 0x4
-#: Far from any number that another process is likely to have.
+#: A descriptor that nothing else of the process is likely to have.
 IMAGES_FD = 150
-#: No process of a test lives longer, whatever became of the test.
+#: No process of a test lives longer, in seconds, whatever becomes of the test.
 LIFE_S = 120
 
 libc = criu.libc
@@ -71,7 +75,7 @@ def write_down(spec: Spec, event: str, **fields: Any) -> None:
 
 
 def fault(spec: Spec, at: str) -> None:
-    """Do what the test wants to go wrong here."""
+    """Let a point go wrong, if it is to."""
     if (spec.get("fault") or {}).get("at") != at:
         return
     what = spec["fault"]["do"]
@@ -91,7 +95,7 @@ def fault(spec: Spec, at: str) -> None:
 
 
 def remember(content: bytes) -> None:
-    """Have the region of tests/fakes/task.py in memory, with a content."""
+    """Map the region of tests/fakes/task.py, and fill it with a content."""
     size = task.PAGES * task.PAGE_SIZE
     found = libc.mmap(
         task.REGION, size, task.PROT_READ_WRITE, task.MAP_PRIVATE_ANONYMOUS_FIXED, -1, 0
@@ -102,7 +106,7 @@ def remember(content: bytes) -> None:
 
 
 def count() -> NoReturn:
-    """Go on from the number in memory."""
+    """Count on from the number in memory."""
     (counter,) = task.COUNTER.unpack(ctypes.string_at(task.REGION, task.COUNTER.size))
     last = time.monotonic() + LIFE_S
     while time.monotonic() < last:
@@ -113,7 +117,7 @@ def count() -> NoReturn:
 
 
 def must(result: int) -> None:
-    """Of a system call."""
+    """Raise OSError for a system call that has failed."""
     if result < 0:
         raise OSError(ctypes.get_errno(), os.strerror(ctypes.get_errno()))
 
@@ -138,7 +142,10 @@ def init(spec: Spec) -> NoReturn:
 
 
 class Criu(criu.Service):
-    """tests/fakes/criu.py without exec, with faults, and with what it does in the journal."""
+    """The CRIU of tests/fakes/criu.py, with faults, and with its steps in the journal.
+
+    The process does not call exec.
+    """
 
     def __init__(self, fd: int, spec: Spec) -> None:
         super().__init__(fd)
@@ -146,7 +153,7 @@ class Criu(criu.Service):
         write_down(spec, "", criu=os.getpid())
 
     def log(self) -> None:
-        """Nobody reads it."""
+        """Write no log, as nobody reads it."""
 
     def step(self, script: str, pid: int = 0) -> None:
         fault(self.spec, script)
@@ -160,7 +167,8 @@ class Criu(criu.Service):
     def dump(self, answer: Any) -> None:
         images, pid = self.directory(), self.opts.pid
         self.step("pre-dump")
-        # With this option a traced process stops on its way out, too: it survives SIGKILL until CRIU lets go.
+        # With this option a traced process stops on its way out, too. The process survives SIGKILL
+        # until CRIU lets it go.
         options = PTRACE_O_TRACEEXIT if self.spec.get("undying") else 0
         if libc.ptrace(criu.PTRACE_SEIZE, pid, None, options) or libc.ptrace(
             criu.PTRACE_INTERRUPT, pid, None, None
@@ -188,7 +196,7 @@ class Criu(criu.Service):
         os.kill(pid, signal.SIGKILL)
 
     def send_memory(self, pid: int, virtual_pid: int) -> None:
-        """CRIU criu/page-xfer.c: one image, all of it present."""
+        """Send the memory of a process in one image, all of it present (CRIU criu/page-xfer.c)."""
         image = virtual_pid << 8 | 1
         with socket.socket(fileno=self.opts.ps.fd) as server:
             server.sendall(criu.IOV.pack(criu.OPEN2, 0, 0, image))
@@ -227,9 +235,11 @@ class Criu(criu.Service):
         self.step("post-resume", pid)
 
     def restored(self, content: bytes) -> tuple[int, int]:
-        """(pid, descriptor): the container goes on when a byte is written; it ends when CRIU ends before.
+        """Return (pid, descriptor) of a restored process, which waits.
 
-        As with CRIU, its memory is in place when this returns, however busy the machine is.
+        The process goes on when a byte is written to the descriptor, and ends when CRIU ends before
+        that. As with CRIU, the memory of the process is in place at the return, however busy the
+        machine is.
         """
         (wait, release), (filled, tell) = os.pipe(), os.pipe()
         pid = clone(CLONE_PARENT if self.opts.rst_sibling else 0)
@@ -257,7 +267,7 @@ def status_of(pid: int, name: str) -> str:
 
 
 def can_run(pid: int) -> bool:
-    """Whether a process may ever run its own code again (proc_pid_stat(5))."""
+    """Return whether a process may run its own code again (proc_pid_stat(5))."""
     try:
         fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
     except (FileNotFoundError, ProcessLookupError):
@@ -265,11 +275,11 @@ def can_run(pid: int) -> bool:
     return fields[0] not in "ZX" and not int(fields[6]) & PF_EXITING
 
 
-# --- the runtime -----------------------------------------------------------------------------------
+# --- the runtime ---------------------------------------------------------------------------------
 
 
 def runtime(spec: Spec) -> NoReturn:
-    """`runc checkpoint` or `runc restore`: ends with 0 if CRIU did it."""
+    """Run `runc checkpoint` or `runc restore`, and end with 0 if CRIU has done it."""
     fault_of(spec, "start")
     ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     child = os.fork()
@@ -315,7 +325,7 @@ def converse(peer: socket.socket, spec: Spec) -> bool:
             if message.type != rpc.NOTIFY:
                 return bool(message.success)
             peer.send(rpc.criu_req(type=rpc.NOTIFY, notify_success=True).SerializeToString())
-    except OSError:  # whoever was at the other end is gone
+    except OSError:  # the other end is gone
         pass
     return False
 

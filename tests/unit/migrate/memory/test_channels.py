@@ -8,7 +8,7 @@ import random
 import signal
 import socket
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable
 
 import pytest
 
@@ -144,21 +144,18 @@ class Interrupted(Exception):
     """The exception that the signal handler of a migration raises, anywhere in the main thread."""
 
 
-@contextlib.contextmanager
-def interrupted_after(seconds: float) -> Iterator[None]:
-    """Raise Interrupted in the block after some seconds, once, which ends the block."""
+def run_until_interrupted(work: Callable[[], None], seconds: float) -> None:
+    """Call a function again and again, until a signal after some seconds raises Interrupted."""
 
     def handler(*_: object) -> None:
         raise Interrupted
 
     before = signal.signal(signal.SIGALRM, handler)
     with contextlib.suppress(Interrupted):
-        try:
-            signal.setitimer(signal.ITIMER_REAL, seconds)
-            yield
-        finally:
-            signal.setitimer(signal.ITIMER_REAL, 0)
-            signal.signal(signal.SIGALRM, before)
+        signal.setitimer(signal.ITIMER_REAL, seconds)
+        while True:
+            work()
+    signal.signal(signal.SIGALRM, before)
 
 
 @pytest.mark.parametrize("seed", range(8))
@@ -168,10 +165,12 @@ def test_the_channels_end_wherever_the_producer_was_interrupted(seed: int) -> No
         fds = [os.open(os.devnull, os.O_RDWR) for _ in range(2)]
         streams = [Descriptors(fd, fd) for fd in fds]
         channels = PageChannels(streams, EncodingChoice(["raw"]), RateLimit(None))
-        with interrupted_after(chance.uniform(0.0002, 0.004)):
-            while True:
-                channels.submit([PageExtent(0x101, BASE, 0, 0, False)], channels.buffer(), 0)
-                channels.drain()
+
+        def send(channels: PageChannels = channels) -> None:
+            channels.submit([PageExtent(0x101, BASE, 0, 0, False)], channels.buffer(), 0)
+            channels.drain()
+
+        run_until_interrupted(send, chance.uniform(0.0002, 0.004))
         end = threading.Thread(target=channels.close, daemon=True)
         end.start()
         end.join(PATIENCE_S)
