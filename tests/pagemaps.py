@@ -1,4 +1,4 @@
-"""Read pagemap images as CRIU does, by the classes that its own protobuf description makes."""
+"""Pagemap images, read as CRIU reads them, by the classes of its own protobuf description."""
 
 from __future__ import annotations
 
@@ -7,11 +7,12 @@ from pathlib import Path
 
 from pycriu.images import pagemap_pb2
 
-HEADER_BYTES = 8  # two magics
+#: Two magic numbers.
+HEADER_BYTES = 8
 
 
 def messages(path: Path) -> list[bytes]:
-    """The head, then the entries."""
+    """Return the messages of an image: its head, then its entries."""
     data, offset, found = path.read_bytes(), HEADER_BYTES, []
     while offset < len(data):
         (size,) = struct.unpack_from("=I", data, offset)
@@ -21,11 +22,11 @@ def messages(path: Path) -> list[bytes]:
 
 
 def pages_id(path: Path) -> int:
-    """The number of the file that holds the bytes."""
+    """Return the number of the image file that has the pages' bytes."""
     return int(pagemap_pb2.pagemap_head.FromString(messages(path)[0]).pages_id)
 
 
 def rows(path: Path) -> list[tuple[int, int, int]]:
-    """(address, pages, flags) of each entry."""
+    """Return (address, pages, flags) of each entry."""
     entries = [pagemap_pb2.pagemap_entry.FromString(message) for message in messages(path)[1:]]
     return [(entry.vaddr, entry.nr_pages, entry.flags) for entry in entries]

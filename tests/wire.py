@@ -1,4 +1,7 @@
-"""What may come over the wire, as hypothesis strategies made of what is declared (checkpoint/schema.py)."""
+"""What may come over the wire, as strategies of hypothesis.
+
+They are made of what the messages declare (checkpoint/schema.py).
+"""
 
 from __future__ import annotations
 
@@ -15,7 +18,7 @@ from checkpoint.errors import DataInvalid
 from checkpoint.schema import Check, FreeForm, Harmless, Length, Pattern, Range
 from migrate.wire.message import PAYLOAD, Message
 
-#: Any JSON.
+#: Values of any JSON.
 JSON: st.SearchStrategy[Any] = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=8),
     lambda inner: (
@@ -25,7 +28,7 @@ JSON: st.SearchStrategy[Any] = st.recursive(
 )
 NAME = st.text("abc\n\udcff é'\\", min_size=1, max_size=6)
 PATH = st.lists(NAME, min_size=1, max_size=4).map("/".join)
-#: Of those that would rarely be met by chance.
+#: Strategies of those that chance would rarely meet.
 KNOWN: dict[Any, st.SearchStrategy[Any]] = {
     bounded.AbsolutePath: PATH.map("/".__add__),
     bounded.ContainerPath: PATH.map("/".__add__),
@@ -44,7 +47,7 @@ KNOWN: dict[Any, st.SearchStrategy[Any]] = {
 
 
 def values(kind: Any) -> st.SearchStrategy[Any]:
-    """JSON that is a `kind`."""
+    """Return a strategy of JSON that is a `kind`."""
     if kind in KNOWN:
         return KNOWN[kind]
     bounds: tuple[Any, ...] = ()
@@ -112,7 +115,7 @@ def _fits(kind: Any, value: Any) -> bool:
 
 
 def payload_of(kind: type[Message], fields: Mapping[str, Any]) -> bytes:
-    """Of a message of these fields, as long as it must be."""
+    """Return a payload as long as a message with these fields must have it."""
     if PAYLOAD not in schema.fields_of(kind):
         return b""
     parts: list[Any] = next(

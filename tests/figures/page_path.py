@@ -1,7 +1,8 @@
-"""The files on a page's way from a process on the source to the page store, found by sending some and watching.
+"""The files on a page's way from a process on the source to the page store on the target.
 
-A real process is tracked, and its pages go over a pipe and the plug to the receiver: all of it real, but without sshd.
-The way is what is called while a round is sent, by the thread that sends a batch, and by the thread that receives it.
+The way is found by sending some pages and watching what is called: while a round is sent, by the
+thread that sends a batch, and by the thread that receives it. A real process is tracked, and its
+pages go over a pipe and the plug to the receiver. All of that is real; only sshd is left out.
 """
 
 from __future__ import annotations
@@ -35,16 +36,19 @@ from transport.openssh import SshProcess
 from transport.throttle import RateLimit
 
 MIGRATION = "0123456789ab"
-#: What a round does besides: looking for processes that came or went.
+#: Functions that a round calls besides, to look for processes that came or went.
 BESIDES = {"attach", "_forget_ended"}
 #: A file that modules of so many directories import is of general use: a reader knows it already.
 GENERAL_DIRECTORIES = 6
-#: A program of its own, which cannot be watched.
+#: The plug, which is a program of its own and cannot be watched.
 PLUG = "migrate/agent/plug.py"
 
 
 class Watch:
-    """Notes the product's files in the order in which functions of theirs are first called, in each thread."""
+    """A watch that notes the product's files, for each thread.
+
+    They are in the order in which functions of theirs are first called.
+    """
 
     def __init__(self) -> None:
         self.files: dict[str, dict[str, None]] = {}
@@ -64,7 +68,7 @@ class Watch:
 
 @contextlib.contextmanager
 def received(room: Path) -> Iterator[Received]:
-    """The target's end, in a directory of its own."""
+    """Make the target's end of a copy, in a directory of its own."""
     ram_directory.RUN = room
     request = protocol.Prepare(shared=False, network=None, room_bytes=64 << 20, page_channels=1)
     with contextlib.ExitStack() as tidy:
@@ -72,7 +76,10 @@ def received(room: Path) -> Iterator[Received]:
 
 
 def page_path() -> list[str]:
-    """Return the files, source first. Needs root, and a kernel with userfaultfd's write protection."""
+    """Return the files, those of the source first.
+
+    This needs root, and a kernel with userfaultfd's write protection.
+    """
     watch = Watch()
     with tempfile.TemporaryDirectory() as name, received(Path(name)):
         threading.setprofile(watch)
@@ -102,7 +109,7 @@ def page_path() -> list[str]:
 
 
 def _ends(pid: int, channels: PageChannels) -> Ends:
-    """Both ends of a copy, as far as a round needs them."""
+    """Return both ends of a copy, as far as a round needs them."""
     silent: Any = lambda *_: None  # noqa: E731
     progress = SimpleNamespace(note=silent, sent=silent)
     return cast(Ends, SimpleNamespace(pid=pid, pages=channels, progress=progress))

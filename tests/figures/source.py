@@ -1,4 +1,4 @@
-"""Figures of the product's source: sizes, openings of docstrings, classes with very many attributes."""
+"""Figures of the product's source: its sizes, its docstrings, classes with many attributes."""
 
 from __future__ import annotations
 
@@ -13,8 +13,9 @@ LONG_FILE, LONG_FUNCTION, MANY_ATTRIBUTES = 250, 45, 15
 #: A docstring that opens with one of these has no noun of its own, or is no whole sentence.
 OPENINGS = frozenset(
     """
-    what whatever whoever who whom whose which where wherever when whenever how however why those these this that it its
-    they their them ones of as to from until by for in on at with without beside likewise same also not nothing
+    what whatever whoever who whom whose which where wherever when whenever how however why those
+    these this that it its they their them ones of as to from until by for in on at with without
+    beside likewise same also not nothing
     nobody none never such other others after before because if lest told
     """.split()  # noqa: SIM905
 )
@@ -22,7 +23,7 @@ OPENINGS = frozenset(
 
 @dataclass(frozen=True, kw_only=True)
 class Figures:
-    """What was found; each list says where."""
+    """The figures of all files; each list says where something is."""
 
     files: int
     lines: int
@@ -34,7 +35,7 @@ class Figures:
 
 
 def figures() -> Figures:
-    """Read all files of the product."""
+    """Read all files of the product, and return their figures."""
     paths = [path for name in PACKAGES for path in sorted((ROOT / name).rglob("*.py"))]
     lines = 0
     long_files, long_functions, docstrings, fragments, bags = [], [], 0, [], []
@@ -70,13 +71,16 @@ def figures() -> Figures:
 
 
 def opens_as_fragment(docstring: str) -> bool:
-    """Return whether a docstring opens with a pronoun, a relative or a preposition, or has no sentence at its start."""
+    """Return whether a docstring opens with a word that begins no whole sentence (OPENINGS)."""
     first = docstring.split()[0].strip("`'\"(,.;:")
     return first.lower() in OPENINGS
 
 
 def _is_bag(node: ast.ClassDef) -> bool:
-    """Return whether a class has very many attributes and they change. A frozen record or a message is no bag."""
+    """Return whether a class has very many attributes that change.
+
+    A frozen record or a message is no such class.
+    """
     frozen = any("frozen=True" in ast.unparse(decorator) for decorator in node.decorator_list)
     message = any(
         ast.unparse(base).startswith(("Request", "Answer", "Streamed", "Message"))
@@ -95,7 +99,7 @@ def _attributes(node: ast.ClassDef) -> set[str]:
 
 
 def _assigned(node: ast.ClassDef) -> Iterator[str]:
-    """Attributes of self to which the methods assign."""
+    """Yield the attributes of self to which the methods of a class assign."""
     for each in ast.walk(node):
         if (
             isinstance(each, ast.Attribute)

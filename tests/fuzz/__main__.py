@@ -1,4 +1,4 @@
-"""scripts/fuzz: look for inputs and orders of events that something does not bear."""
+"""scripts/fuzz: look for inputs that a parser does not bear, and for what hostile hosts can do."""
 
 from __future__ import annotations
 
@@ -24,21 +24,25 @@ from tests.fuzz import peers
 from tests.fuzz.parser import CORPUS, MOST_S
 from tests.fuzz.parsers import PARSERS
 
-#: What is kept of a parser's corpus, the shortest inputs first.
+#: So much is kept of a parser's corpus, the shortest inputs first.
 MOST_KEPT_BYTES = 4 << 10
 MOST_INPUT_BYTES = 1 << 13
 AT_ONCE = 2
 PRODUCT = tuple(
     str(Path(package.__file__ or "").parent) for package in (checkpoint, migrate, transport)
 )
-#: File, line, next line.
+#: A step of a run: file, line, next line.
 Step = tuple[str, int, int]
 Trace = Callable[[FrameType, str, object], Any]
 
 
 @dataclass(frozen=True, kw_only=True)
 class Outcome:
-    """Of fuzzing one parser. `defect`: the end of what was said of an input that is neither taken nor refused."""
+    """What came of fuzzing one parser.
+
+    `defect` is the end of what was said of an input that the parser neither took nor refused, and
+    `file` has that input.
+    """
 
     name: str
     runs: int
@@ -49,7 +53,7 @@ class Outcome:
 
 
 def fuzz(name: str, seconds: int, findings: Path, *, keep: bool) -> Outcome:
-    """Fuzz one parser for so long, or until a defect is found: its input is left in `findings`."""
+    """Fuzz one parser for so long, or until a defect is found; its input is left in findings."""
     with tempfile.TemporaryDirectory(prefix="migrate-fuzz-") as directory:
         found, seeds = Path(directory, "found"), Path(directory, "seeds")
         for path in (found, seeds):
@@ -86,7 +90,7 @@ def fuzz(name: str, seconds: int, findings: Path, *, keep: bool) -> Outcome:
 
 
 def _keep(name: str, directories: Sequence[Path]) -> None:
-    """Have the corpus of a parser hold the shortest inputs that go where none before them, and no seed, goes."""
+    """Have the corpus of a parser hold the shortest inputs that take steps which no seed takes."""
     inputs = {path.read_bytes() for directory in directories for path in directory.glob("*")}
     directory, room = CORPUS / name, MOST_KEPT_BYTES
     directory.mkdir(parents=True, exist_ok=True)
@@ -101,7 +105,7 @@ def _keep(name: str, directories: Sequence[Path]) -> None:
 
 
 def _steps(name: str, data: bytes) -> set[Step]:
-    """From which line to which the product's code goes with an input."""
+    """Return the steps that the product's code takes with an input."""
     found: set[Step] = set()
 
     def line(frame: FrameType, event: str, _: object, at: int = 0) -> Trace:
@@ -121,7 +125,7 @@ def _steps(name: str, data: bytes) -> set[Step]:
 
 
 def _guided(name: str, *options: str) -> tuple[bool, str]:
-    """Run the fuzzer; whether it came to its end, and what it said."""
+    """Run the fuzzer, and return whether it came to its end, and what it said."""
     argv = [sys.executable, "-m", "tests.fuzz.guided", name, *options]
     done = subprocess.run(
         argv, stdin=subprocess.DEVNULL, stdout=PIPE, stderr=STDOUT, errors="replace", check=False
@@ -130,7 +134,7 @@ def _guided(name: str, *options: str) -> tuple[bool, str]:
 
 
 def parsers(arguments: argparse.Namespace) -> int:
-    """Fuzz those that were named, or all. Returns the exit code."""
+    """Fuzz the parser that was named, or all, and return the exit code."""
     names = [arguments.name] if arguments.name else list(PARSERS)
     print(f"{'parser':18} {'runs':>10} {'covered':>8} {'inputs':>7}  defects", flush=True)
     defects = 0
@@ -151,7 +155,10 @@ def parsers(arguments: argparse.Namespace) -> int:
 
 
 def hostile(arguments: argparse.Namespace) -> int:
-    """Have peers do what they like. Returns the exit code; what is found is a traceback with the sequence."""
+    """Have hostile peers do what they like, and return the exit code.
+
+    A defect is raised, and its traceback tells the sequence.
+    """
     sides = [arguments.side] if arguments.side else list(peers.SIDES)
     with (
         tempfile.TemporaryDirectory(prefix="migrate-fuzz-") as directory,
@@ -163,7 +170,7 @@ def hostile(arguments: argparse.Namespace) -> int:
 
 
 def main(argv: Sequence[str]) -> int:
-    """Entry point. Returns the exit code: 0 if nothing was found."""
+    """Do what the command line says, and return the exit code: 0 if nothing was found."""
     parser = argparse.ArgumentParser(prog="scripts/fuzz", description=__doc__)
     verbs = parser.add_subparsers(required=True)
     for verb, what in (

@@ -57,7 +57,7 @@ def _container(config: dict[str, Any], directory: Path = Path("/")) -> Container
 
 
 def bundle(data: bytes) -> None:
-    """config.json, and what is asked of it."""
+    """Read config.json, and ask it all that the product asks."""
     directory = Path(tempfile.mkdtemp(prefix="migrate-fuzz-", dir=RAM))
     try:
         (directory / "config.json").write_bytes(data)
@@ -72,7 +72,7 @@ def bundle(data: bytes) -> None:
 
 
 def runtime_state(data: bytes) -> None:
-    """What runc and crun print, and what they write: of runc, of crun."""
+    """Read what runc and crun print and write, by the reader of either."""
     told = shape.parse(data, STATE, "state")
     assert isinstance(told["pid"], int)
 
@@ -107,7 +107,7 @@ def docker_inspect(data: bytes) -> None:
 
 
 def description(data: bytes) -> None:
-    """What a source tells of a container; the first letter says of which engine."""
+    """Read what a source tells of a container; the first letter names the engine."""
     fields = json.loads(data[1:])
     with contextlib.ExitStack() as undo:
         if data[:1] == b"b":
@@ -150,7 +150,7 @@ def docker_log(data: bytes) -> None:
 
 
 class Agent:
-    """Takes pieces of output."""
+    """An agent that takes pieces of output."""
 
     def __init__(self) -> None:
         self.size = 0
@@ -181,7 +181,7 @@ def wrapper_words(data: bytes) -> None:
 
 
 class Held:
-    """A container that is held."""
+    """A container that is held, as the code that writes its output sees it."""
 
     holds_container = True
 
@@ -327,7 +327,11 @@ PARSERS = {
     "docker-inspect": Parser(run=docker_inspect, refuses=_DAMAGED, seeds=(_json(_DOCKER),)),
     "description": Parser(
         run=description,
-        refuses=(*_DAMAGED, ValueError, RecursionError),  # of this function's own JSON
+        refuses=(
+            *_DAMAGED,
+            ValueError,
+            RecursionError,
+        ),  # the last two come of this function's own JSON
         seeds=(b"b" + _json(_BUNDLE), b"p" + _json(_OF_PODMAN), b"d" + _json(_OF_DOCKER)),
     ),
     "podman-archive": Parser(

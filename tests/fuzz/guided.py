@@ -1,6 +1,8 @@
-"""The coverage-guided fuzzer (atheris, which is libFuzzer) over one parser: a program of its own, run by __main__.py.
+"""The coverage-guided fuzzer of one parser: atheris, which is libFuzzer.
 
-Usage: python -m tests.fuzz.guided PARSER [libFuzzer's options and directories]
+    python -m tests.fuzz.guided PARSER [libFuzzer's options and directories]
+
+__main__.py runs it as a program of its own.
 """
 
 from __future__ import annotations
@@ -17,11 +19,13 @@ with atheris.instrument_imports(
     from tests.fuzz.parser import MOST_BYTES, PAGE_BYTES
     from tests.fuzz.parsers import PARSERS
 
-#: The fuzzer itself takes more and more: what an input may take is counted anew so often.
+#: The fuzzer itself takes more and more memory, so what an input may take is counted anew after so
+#: many runs.
 RUNS_OF_A_BOUND = 256
 
 
 def main() -> None:
+    """Fuzz the parser until libFuzzer ends."""
     parser = PARSERS[sys.argv.pop(1)]
     runs = 0
 

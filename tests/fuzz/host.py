@@ -1,4 +1,7 @@
-"""Parsers of what the kernel, CRIU and its images say, in which names and numbers are the container's."""
+"""Parsers of what the kernel, CRIU and its images say.
+
+The container chooses names and numbers in it.
+"""
 
 from __future__ import annotations
 
@@ -27,7 +30,7 @@ from tests.fuzz.parser import MOST_BYTES, Parser
 
 @contextlib.contextmanager
 def file_of(data: bytes) -> Iterator[Path]:
-    """A file with that content, in memory."""
+    """Yield the path of a file with that content, in memory."""
     fd = os.memfd_create("fuzz")
     try:
         with open(fd, "wb", closefd=False) as file:
@@ -90,7 +93,7 @@ def memory_map(data: bytes) -> None:
 
 
 class Sink:
-    """Adds up what it is given."""
+    """A sink that adds up what it is given."""
 
     def __init__(self) -> None:
         self.size = 0
@@ -103,7 +106,7 @@ class Sink:
 
 
 def page_server(data: bytes) -> None:
-    """The first byte says which CRIU it is."""
+    """Read messages of a page server; the first byte says of which CRIU."""
     layout = page_wire.wire_struct(40100 if data[:1] == b"\0" else 40200)
     ours, theirs = socket.socketpair()
     with ours, theirs:
@@ -134,7 +137,7 @@ def inotify_events(data: bytes) -> None:
 
 
 def memory_events(data: bytes) -> None:
-    """What a process does to its mappings while they are filled in (userfaultfd)."""
+    """Read what a process does to its mappings while they are filled in (userfaultfd)."""
     missing = Missing.of([(0x1000_0000, 0x2000_0000), (0x4000_0000, 0x4000_1000)])
     for at in range(0, len(data) // MESSAGE.size * MESSAGE.size, MESSAGE.size):
         event = Event.unpack(data[at : at + MESSAGE.size])
@@ -163,7 +166,7 @@ _ADDRESSES = _attribute(
 
 
 def _timer() -> bytes:
-    """files.img with a periodic timerfd that expired."""
+    """Return files.img with a periodic timerfd that has expired."""
     entry: Any = fdinfo_pb2.file_entry(type=fdinfo_pb2.TIMERFD, id=7)
     zero = dict.fromkeys(
         ("flags", "clockid", "ticks", "settime_flags", "vsec", "vnsec", "insec"), 0

@@ -1,4 +1,7 @@
-"""A hostile source against the real agent: every message, in any order, with any field, or no message at all."""
+"""A hostile source against the real agent.
+
+It sends every message, in any order and with any field, or what is no message at all.
+"""
 
 from __future__ import annotations
 
@@ -34,7 +37,7 @@ from tests.wire import JSON, payload_of, values
 from transport.errors import StreamError
 from transport.framing import PREFIX, Descriptors, FrameStream
 
-#: Nothing that must come is waited for long: most of it never does.
+#: The agent waits for nothing for long, because most of what it waits for never comes.
 SHORT = Limits(arm_s=2, batch_s=0.05, restore_s=2, end_s=2, resume_s=2, fill_s=2)
 ANSWER_S = 10.0
 ROOM_BYTES = 16 << 20
@@ -44,13 +47,13 @@ COMMANDS = sorted(concrete(Command), key=lambda kind: kind.__name__)
 HUGE = st.sampled_from(
     [-1, 1 << 31, 1 << 63, 1 << 64, -(1 << 63), "x" * (1 << 19), "../" * 64, [0] * 4096, 1e300]
 )
-#: Fields of anything: what the schema allows, any JSON, and what is too large.
+#: Values of a field: any JSON, and what is too large.
 WILD = JSON | HUGE
 CONTENT = b"".join(map(task.pattern, range(task.PAGES)))
 
 
 class Agent:
-    """The real agent in threads of the target, and this end of its channel."""
+    """The real agent, in threads on the target of a stage, and this end of its channel."""
 
     def __init__(self, stage: Stage) -> None:
         self._stage = stage
@@ -69,7 +72,7 @@ class Agent:
             self.failure = error
 
     def say(self, data: bytes) -> bool:
-        """Send bytes; whether somebody takes them."""
+        """Send bytes, and return whether somebody takes them."""
         try:
             self.socket.sendall(data)
         except OSError:
@@ -77,13 +80,16 @@ class Agent:
         return True
 
     def answered(self) -> Answer | None:
-        """Return the next answer that is no log; None when the agent has hung up. Raises what it is no message by."""
+        """Return the next answer that is no log; None when the agent has hung up.
+
+        Raises the error by which a message is none.
+        """
         while True:
             deadline = time.monotonic() + ANSWER_S
             while not ready(self.socket.fileno(), timeout_s=0.1):
                 assert time.monotonic() < deadline, "the agent neither answers nor hangs up"
                 if "the coordinator is gone" in self.told(control.STATUS):
-                    return None  # it holds a container, and listens to nobody else any more
+                    return None  # it holds a container, and listens to nobody any more
             try:
                 header, payload = self._frames.receive()
             except (StreamError, ConnectionError):
@@ -93,7 +99,7 @@ class Agent:
                 return answer
 
     def told(self, word: str) -> str:
-        """What a held container's agent answers to an operator."""
+        """Return what the agent of a held container answers to an operator."""
         with contextlib.suppress(OSError):
             return self._stage.target.do(
                 lambda: control.ask(control.control_path(MIGRATION), word)
@@ -101,14 +107,17 @@ class Agent:
         return ""
 
     def hang_up(self) -> None:
+        """End the connection."""
         with contextlib.suppress(OSError):
             self.socket.shutdown(socket.SHUT_RDWR)
 
     def lives(self) -> bool:
+        """Return whether the agent has not ended yet."""
         return self._thread.is_alive()
 
 
 def frame(kind: str, fields: dict[str, Any], payload: bytes = b"") -> bytes:
+    """Return a message as it is on the wire."""
     header = json.dumps({"type": kind, **fields}).encode()
     return PREFIX.pack(len(header), len(payload)) + header + payload
 
@@ -118,7 +127,7 @@ class HostileSource(RuleBasedStateMachine):
 
     stage: Stage
     opened: Opened
-    #: How often each answer came, of all sequences: how far they got.
+    #: How often each answer came in all sequences, which tells how far they got.
     heard: ClassVar[Counter[str]] = Counter()
 
     def __init__(self) -> None:
@@ -134,12 +143,11 @@ class HostileSource(RuleBasedStateMachine):
         self._next = 0
         self._files = files(self.stage.target)
 
-    # --- what is sent -------------------------------------------------------------------------------
+    # --- What is sent ---
 
     def _send(self, kind: type[Message], fields: dict[str, Any], payload: bytes) -> None:
-        if (
-            self._over
-        ):  # nobody listens any more; when that is so must decide nothing that hypothesis draws
+        # When nobody listens any more, that must decide nothing that hypothesis draws.
+        if self._over:
             return
         if kind is protocol.CheckPaths and isinstance(fields.get("own"), list):
             self.opened.also.update(
@@ -158,13 +166,13 @@ class HostileSource(RuleBasedStateMachine):
 
     @initialize(steps=st.integers(0, 11))
     def begin(self, steps: int) -> None:
-        """It behaves for a while."""
+        """Send the first messages of a move as they should be."""
         for _ in range(steps):
             self.go_on()
 
     @rule()
     def go_on(self) -> None:
-        """The next message of a move that is as it should be."""
+        """Send the next message of a move as it should be."""
         steps = list(proper(self.world))
         if self._next < len(steps):
             kind, fields, payload = steps[self._next]
@@ -176,13 +184,13 @@ class HostileSource(RuleBasedStateMachine):
 
     @rule(data=st.data(), kind=st.sampled_from(COMMANDS))
     def any_command(self, data: st.DataObject, kind: type[Command]) -> None:
-        """A message that is one, whenever."""
+        """Send any message, whether it is its turn or not."""
         fields = data.draw(values(kind))
         self._send(kind, fields, payload_of(kind, fields))
 
     @rule(data=st.data(), kind=st.sampled_from(COMMANDS), payload=st.binary(max_size=64))
     def damaged_command(self, data: st.DataObject, kind: type[Command], payload: bytes) -> None:
-        """One whose fields are others, too many or too few."""
+        """Send a message with a wrong value, or with a field too many."""
         fields = data.draw(values(kind))
         if fields and data.draw(st.booleans()):
             name = data.draw(st.sampled_from(sorted(fields)))
@@ -197,14 +205,14 @@ class HostileSource(RuleBasedStateMachine):
         payload=st.integers(0, (1 << 32) - 1),
     )
     def no_frame(self, data: bytes, header: int, payload: int) -> None:
-        """Anything; of a frame that is announced, not more than its beginning comes."""
+        """Announce a frame of any size, and send no more than its beginning."""
         if not self._over:
             self.agent.say(PREFIX.pack(header, payload) + data)
             self._over = True
 
     @rule(data=st.data(), proper=st.booleans())
     def pages(self, data: st.DataObject, proper: bool) -> None:
-        """A batch on a page channel of its own, if there are any."""
+        """Send a batch on a page channel of its own, if there are page channels."""
         fields, payload = (
             (pages_of(0), CONTENT) if proper else (data.draw(values(protocol.Pages)), b"\0" * 64)
         )
@@ -226,13 +234,13 @@ class HostileSource(RuleBasedStateMachine):
         self._plugs.append(plug)
         return ours
 
-    # --- what must be so after it -------------------------------------------------------------------
+    # --- What must be so afterwards ---
 
     def teardown(self) -> None:
-        """The agent has ended by a clean refusal, and nothing is left of it."""
-        with (
-            self._stack
-        ):  # whatever is found: what is collected late would be taken for the next agent's doing
+        """Assert that the agent has ended by a clean refusal, and that nothing is left of it."""
+        # The stack is unwound whatever is found: what is collected later would be taken for the
+        # next agent's doing.
+        with self._stack:
             self._check_end()
 
     def _check_end(self) -> None:
@@ -252,13 +260,13 @@ class HostileSource(RuleBasedStateMachine):
         assert not (left := files(self.stage.target) - self._files), left
 
     def _dropped(self) -> bool:
-        """A held container is dropped by whoever looks after the host."""
+        """Drop a held container, as an operator would, and return False."""
         self.agent.told(control.ABORT)
         return False
 
 
 def proper(world: World) -> Iterator[tuple[type[Command], dict[str, Any], bytes]]:
-    """A move's messages, each in its turn."""
+    """Yield the messages of a move in their order: class, fields and payload of each."""
     images = {
         "story.img": json.dumps({"image": 1, "source": os.getpid(), "held": True}).encode(),
         "inventory.img": b"not looked at",
@@ -299,7 +307,7 @@ def proper(world: World) -> Iterator[tuple[type[Command], dict[str, Any], bytes]
 
 
 def pages_of(number: int) -> dict[str, Any]:
-    """The memory of tests/fakes/task.py, as one batch."""
+    """Return the fields of a batch that has all memory of tests/fakes/task.py."""
     return {
         "number": number,
         "extents": [[IMAGE, task.REGION, task.PAGES, PE_PRESENT, False]],

@@ -1,4 +1,7 @@
-"""A hostile target against the real coordinator: any answer to any question, or no message at all."""
+"""A hostile target against the real coordinator.
+
+It gives any answer to any question, or what is no message at all.
+"""
 
 from __future__ import annotations
 
@@ -22,32 +25,18 @@ from tests.unit.story.stage import Ending, Stage
 from tests.wire import payload_of, values
 from transport.framing import PREFIX
 
-#: In a move there are about so many answers.
+#: A move has about so many answers.
 ANSWERS = 30
 KINDS = sorted(concrete(Answer), key=lambda kind: kind.__name__)
 NOT_KNOWN_WHERE_IT_RUNS = {CODES[kind] for kind in (ContainerEnded, Undecided, ResumeFailed)}
 ON_TARGET = {0, CODES[LeftBehind]}
-#: What comes of a mistake in a program, and not of a check.
+#: Errors that come of a mistake in a program, and not of a check.
 MISTAKES = frozenset(
-    {
-        "ArithmeticError",
-        "AssertionError",
-        "AttributeError",
-        "IndexError",
-        "KeyError",
-        "LookupError",
-        "MemoryError",
-    }
-    | {
-        "NameError",
-        "OverflowError",
-        "RecursionError",
-        "RuntimeError",
-        "StopIteration",
-        "TypeError",
-        "ValueError",
-    }
-    | {"UnicodeDecodeError", "UnicodeEncodeError", "ZeroDivisionError", "error"}
+    """
+    ArithmeticError AssertionError AttributeError IndexError KeyError LookupError MemoryError
+    NameError OverflowError RecursionError RuntimeError StopIteration TypeError ValueError
+    UnicodeDecodeError UnicodeEncodeError ZeroDivisionError error
+    """.split()  # noqa: SIM905
 )
 
 
@@ -93,14 +82,15 @@ def _answer_of(kind: type[Answer]) -> st.SearchStrategy[Act]:
     return values(kind).map(lambda fields: _instead(kind, fields))
 
 
-#: What is done to an answer. All of it is drawn before the move: how that goes must decide nothing that is drawn.
+#: What is done to an answer. All of it is drawn before the move, because how the move goes must
+#: decide nothing that is drawn.
 ACTS: st.SearchStrategy[Act] = st.one_of(
     st.builds(_damaged, st.integers(0, 7), WILD),
     st.sampled_from(KINDS).flatmap(_answer_of),
     st.builds(_announced, st.integers(0, (1 << 32) - 1), st.integers(0, (1 << 32) - 1)),
     st.sampled_from([_flood, _many, lost, no_message]),
 )
-#: By the kind of an answer: another of its kind.
+#: The kind of an answer, and another answer of that kind.
 ALIKE = st.sampled_from(KINDS).flatmap(
     lambda kind: st.tuples(st.just(kind.__name__), _answer_of(kind))
 )
@@ -111,7 +101,7 @@ PLANS = st.tuples(
 
 
 class Lying(Straight):
-    """Does something to some answers: by their number, or to the first one of a kind."""
+    """A channel that does something to some answers: by number, or to the first of a kind."""
 
     def __init__(self, by_number: dict[int, Act], by_kind: dict[str, Act]) -> None:
         self._by_number, self._by_kind, self._number = by_number, by_kind, 0
@@ -123,7 +113,7 @@ class Lying(Straight):
 
 
 class HostileTarget:
-    """One move to such a target."""
+    """Moves to such a target."""
 
     stage: Stage
     opened: Opened
@@ -132,7 +122,7 @@ class HostileTarget:
 
     @classmethod
     def play(cls, by_number: dict[int, Act], by_kind: dict[str, Act]) -> None:
-        """Move a container, and look at what came of it."""
+        """Move a container, and look at what has come of it."""
         with cls.stage.world() as world:
             with (
                 cls.stage.move(world, Lying(dict(by_number), dict(by_kind))) as play,
@@ -148,7 +138,7 @@ class HostileTarget:
 
 
 def check(world: World, ending: Ending) -> None:
-    """A clean end, and a container that is where it is said to be."""
+    """Assert that a move has ended cleanly, and that the container is where it is said to be."""
     cause: Any = ending.report["cause_kind"]
     assert ending.code in {0, 129, 130, 143, *CODES.values()} - {CODES[Defect]}, ending.said
     assert cause not in MISTAKES, ending.said

@@ -98,7 +98,7 @@ DAMAGES: tuple[Damage, ...] = (_flip, _number, _word, _cut, _repeat, _splice)
 
 
 def damaged(seeds: Sequence[bytes], seed: int, count: int) -> Iterator[bytes]:
-    """So many inputs, each made of one of the seeds."""
+    """Yield so many inputs, each of which is a damaged seed."""
     chance = random.Random(seed)  # noqa: S311
     for _ in range(count):
         data = bytearray(chance.choice(seeds))

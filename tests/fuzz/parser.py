@@ -1,4 +1,4 @@
-"""What a parser is to a fuzzer, and one run of it within bounds."""
+"""A parser as a fuzzer sees it, and the bounds within which one run of it must stay."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 CORPUS = Path(__file__).parent / "corpus"
-#: So much memory may one input take, and so long.
+#: One input may take so much memory, and so many seconds.
 MOST_BYTES, MOST_S = 64 << 20, 5.0
 PAGE_BYTES = resource.getpagesize()
 
@@ -29,7 +29,7 @@ class Parser:
     seeds: tuple[bytes, ...]
 
     def takes(self, data: bytes) -> bool:
-        """Whether an input is taken, and not refused. Raises what is a defect."""
+        """Return whether an input is taken, and not refused. Raises the error that is a defect."""
         try:
             self.run(data)
         except self.refuses:
@@ -38,14 +38,14 @@ class Parser:
 
 
 def corpus(name: str) -> list[bytes]:
-    """The inputs of a parser that a fuzzer found to lead somewhere, in the order of their names."""
+    """Return the inputs of a parser that a fuzzer found to lead somewhere new, by name."""
     return [path.read_bytes() for path in sorted((CORPUS / name).glob("*"))]
 
 
 @contextmanager
 def bounded_memory() -> Iterator[None]:
-    """Of this process, whose allocations fail beyond what it has now and MOST_BYTES."""
-    gc.collect()  # what is given back later would be free to take
+    """Have allocations of this process fail in the block beyond MOST_BYTES more than it has."""
+    gc.collect()  # or memory that is given back later could be taken, too
     before = resource.getrlimit(resource.RLIMIT_AS)
     pages = int(Path("/proc/self/statm").read_text().split()[0])
     resource.setrlimit(resource.RLIMIT_AS, (pages * PAGE_BYTES + MOST_BYTES, before[1]))
@@ -57,7 +57,7 @@ def bounded_memory() -> Iterator[None]:
 
 @contextmanager
 def bounded_time() -> Iterator[None]:
-    """Of the main thread: TimeoutError is raised in it after MOST_S, wherever it is."""
+    """Raise TimeoutError in the main thread if it is still in the block after MOST_S."""
 
     def end(*_: object) -> None:
         raise TimeoutError(f"no end after {MOST_S:g} s")

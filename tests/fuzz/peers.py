@@ -1,4 +1,7 @@
-"""Hostile hosts against the real thing, so many sequences of them: what scripts/fuzz and the tests start."""
+"""Hostile hosts against the real coordinator and the real agent, in so many sequences.
+
+scripts/fuzz starts them, and so do the tests.
+"""
 
 from __future__ import annotations
 
@@ -20,17 +23,18 @@ from tests.unit.story.channel import Remote
 from tests.unit.story.faults import Act
 from tests.unit.story.stage import Stage, stage
 
-#: Of a sequence against an agent, after what it does as it should.
+#: So many steps has a sequence against an agent, after those that are as they should be.
 STEPS = 14
-#: So many sequences are drawn in one go: hypothesis remembers all of those, and each move collects garbage.
+#: So many sequences are drawn in one go. hypothesis remembers all of them, and each move collects
+#: garbage among what it remembers.
 PORTION = 500
-#: Of a target; its agent answers in a hundredth of that.
+#: A target is given up on after so long a silence; an agent answers in a hundredth of that.
 SILENCE_S = 2.0
 
 
 @functools.cache
 def opened() -> Opened:
-    """The process's only one."""
+    """Return the only one of this process."""
     return Opened()
 
 
@@ -56,7 +60,7 @@ def _portions(sequences: int) -> Iterator[int]:
 
 
 def source(theatre: Stage, sequences: int, *, seeded: bool) -> str:
-    """A hostile source against the agent. Returns how often each of its answers was heard."""
+    """Have hostile sources talk to the agent, and return how often each answer was heard."""
     HostileSource.stage, HostileSource.opened = theatre, opened()
     HostileSource.heard.clear()
     for portion in _portions(sequences):
@@ -65,14 +69,15 @@ def source(theatre: Stage, sequences: int, *, seeded: bool) -> str:
 
 
 def target(theatre: Stage, sequences: int, *, seeded: bool) -> str:
-    """A hostile target against the coordinator. Returns how often a move ended with each exit code."""
+    """Have hostile targets talk to the coordinator.
+
+    Return how often a move ended with each exit code.
+    """
     HostileTarget.stage, HostileTarget.opened = theatre, opened()
     HostileTarget.codes.clear()
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(
-            Remote, "silence_s", SILENCE_S
-        )  # one that says nothing is the user's to interrupt
+        patch.setattr(Remote, "silence_s", SILENCE_S)
         for portion in _portions(sequences):
             _play_targets(_settings(portion, seeded=seeded))
     return ", ".join(f"{code}: {count}" for code, count in HostileTarget.codes.most_common())
@@ -91,14 +96,17 @@ SIDES: dict[str, Callable[..., str]] = {"source": source, "target": target}
 
 
 def play(theatre: Stage, side: str, sequences: int, *, seeded: bool = False) -> str:
-    """Play so many sequences. Raises what was found. Agents' words on standard error are nobody's."""
+    """Play so many sequences with that side hostile. Raises what was found.
+
+    What agents write to standard error is thrown away.
+    """
     with contextlib.redirect_stderr(io.StringIO()):
         return SIDES[side](theatre, sequences, seeded=seeded)
 
 
 @contextlib.contextmanager
 def staged(directory: Path) -> Iterator[Stage]:
-    """A stage of its own; logs of moves that fail are kept beside it."""
+    """Make a stage for the block, and have logs of moves that fail kept beside it."""
     with pytest.MonkeyPatch.context() as patch, stage(directory) as found:
         patch.setattr(logs, "DIRECTORY", directory / "kept")
         yield found

@@ -1,4 +1,4 @@
-"""Parsers of what ssh(1), its files and a host that is not known yet say."""
+"""Parsers of what ssh(1) and its files say, and of what a host says that is not known yet."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ HOST, NOW_S = "beta.example", 1_800_000_000.0
 
 
 def certificate(data: bytes) -> None:
-    """What a host shows before anything is known of it."""
+    """Read the certificate that a host shows before anything is known of it."""
     found = Certificate.parse(data)
     objection = found.objection(HOST, NOW_S)
     assert objection or (
@@ -45,7 +45,7 @@ def patterns(data: bytes) -> None:
 
 
 def settings(data: bytes) -> None:
-    """What `ssh -G` prints."""
+    """Read what `ssh -G` prints."""
     found = Endpoint.of(Destination(name=HOST), parsed(os.fsdecode(data)), Path("/root"))
     assert found.address
     assert found.user
@@ -85,7 +85,8 @@ PARSERS = {
         run=settings,
         refuses=(ValueError,),
         seeds=(
-            b"host beta\nuser root\nhostname 10.0.0.1\nport 22\nproxyjump a,b\nidentityfile ~/.ssh/id_%r\n"
+            b"host beta\nuser root\nhostname 10.0.0.1\nport 22\nproxyjump a,b\n"
+            b"identityfile ~/.ssh/id_%r\n"
             b"userknownhostsfile ~/a ~/b\nidentityagent SSH_AUTH_SOCK\nrevokedhostkeys none\n",
         ),
     ),

@@ -1,4 +1,7 @@
-"""What a hostile peer must not bring about: a file opened outside what is its own, memory taken without bound."""
+"""A watch over what a hostile peer must not bring about.
+
+It must not have a file opened outside what is its own, nor memory taken without a bound.
+"""
 
 from __future__ import annotations
 
@@ -10,24 +13,17 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-#: Most memory that one sequence may take.
+#: The most memory that one sequence may take.
 MOST_BYTES = 64 << 20
-#: Events of sys.addaudithook whose first argument is a path; docs.python.org/3/library/audit_events.html.
+#: Events of sys.addaudithook whose first argument is a path
+#: (docs.python.org/3/library/audit_events.html).
 PATHS = frozenset(
-    {
-        "open",
-        "os.chmod",
-        "os.chown",
-        "os.link",
-        "os.listdir",
-        "os.mkdir",
-        "os.remove",
-        "os.rename",
-        "os.rmdir",
-    }
-    | {"os.scandir", "os.setxattr", "os.symlink", "os.truncate", "os.utime", "shutil.rmtree"}
+    """
+    open os.chmod os.chown os.link os.listdir os.mkdir os.remove os.rename os.rmdir os.scandir
+    os.setxattr os.symlink os.truncate os.utime shutil.rmtree
+    """.split()  # noqa: SIM905
 )
-#: Of the interpreter, the kernel, and what the product has under fixed names.
+#: Paths of the interpreter, of the kernel, and of what the product has under fixed names.
 ALWAYS = (
     *{sys.prefix, sys.base_prefix, *(path for path in sys.path if path)},
     "/proc",
@@ -38,26 +34,26 @@ ALWAYS = (
     "/run/migrate",
     "/var/lib/migrate",
 )
-#: Python finds a module; nobody else's words are in that.
+#: Ends of paths that Python opens when it finds a module; no peer chooses them.
 OF_PYTHON = (".py", ".pyc", ".so")
 
 
 class Opened:
-    """Paths that were opened, made or removed by any thread while `watching`, outside of what is allowed.
+    """Paths outside of what is allowed that a thread opened, made or removed while `watching`.
 
-    There is one for the whole process: an audit hook stays.
+    There is one for the whole process, because an audit hook stays.
     """
 
     def __init__(self) -> None:
         self._allowed: tuple[str, ...] | None = None
-        #: What else may be touched, and nothing beneath it.
+        #: Paths that may be touched, too, but nothing beneath them.
         self.also: set[str] = set()
         self.outside: list[str] = []
         sys.addaudithook(self._hear)
 
     @contextmanager
     def watching(self, allowed: Iterable[Path]) -> Iterator[None]:
-        """Raise AssertionError after the block if something else than these was touched."""
+        """Raise AssertionError after the block if anything outside of `allowed` was touched."""
         self.outside.clear()
         self.also.clear()
         self._allowed = (*ALWAYS, *map(str, allowed))
@@ -72,25 +68,27 @@ class Opened:
             return
         path = arguments[0]
         if isinstance(path, int):
-            return  # a descriptor: it was opened before, and heard of then
+            return  # of a descriptor was heard when it was opened
         if event == "open" and isinstance(arguments[2], int) and arguments[2] & os.O_DIRECTORY:
-            return  # what is done by it is heard of
+            return  # of what is done by its descriptor is heard
         text = os.path.normpath(os.fsdecode(path))
         if event == "os.mkdir" and os.path.isdir(text):
             return  # it fails
         inside = (
             text.startswith(tuple(f"{each}/" for each in self._allowed)) or text in self._allowed
         )
-        beneath = not os.path.isabs(text) and ".." not in text.split(
-            "/"
-        )  # of a directory's descriptor
+        # A relative path is beneath the descriptor of a directory.
+        beneath = not os.path.isabs(text) and ".." not in text.split("/")
         if not (inside or text in self.also or beneath or text.endswith(OF_PYTHON)):
             self.outside.append(f"{event} {text} in {threading.current_thread().name}")
 
 
 @contextmanager
 def bounded() -> Iterator[None]:
-    """Raise AssertionError after the block if this process took more than MOST_BYTES in it (proc_pid_status(5))."""
+    """Raise AssertionError after the block if this process took more than MOST_BYTES in it.
+
+    VmHWM of proc_pid_status(5) tells.
+    """
     Path("/proc/self/clear_refs").write_text("5")  # forget the peak
     before = _status("VmRSS")
     yield

@@ -30,7 +30,7 @@ MAC, ADDRESS = bytes.fromhex("0200000000aa"), bytes((10, 7, 0, 9))
 
 
 class Bytes:
-    """A ByteStream of bytes that come in small pieces."""
+    """A ByteStream whose bytes come in small pieces."""
 
     def __init__(self, data: bytes) -> None:
         self._data = memoryview(data)
@@ -62,7 +62,7 @@ def message(data: bytes) -> None:
 
 
 def pages(data: bytes) -> None:
-    """A message with a batch of pages: its header, then what is on the wire."""
+    """Read a message with a batch of pages: its header, then what is on the wire."""
     header, _, payload = data.partition(b"\0")
     found = protocol.decode(header, payload, protocol.Pages)
     size = 0
@@ -92,7 +92,10 @@ def _directory() -> Iterator[Path]:
 
 
 def page_images(data: bytes) -> None:
-    """Extents as they come into images: (flags, image, address, pages), and how many pages' bytes come along."""
+    """Write extents into images.
+
+    An extent is (flags, image, address, pages), and says how many pages' bytes come along.
+    """
     with _directory() as directory, PageImages(directory) as images:
         for flags, image, vaddr, count, came in OPERATION.iter_unpack(
             data[: len(data) // OPERATION.size * OPERATION.size]
@@ -102,7 +105,7 @@ def page_images(data: bytes) -> None:
 
 
 def page_store(data: bytes) -> None:
-    """Pages as they come into the store, and whether they are found again."""
+    """Put pages into the store, and look whether they are found again."""
     with _directory() as directory, PageStore(directory) as store:
         expected: dict[tuple[int, int], bytes] = {}
         for number, (_, image, vaddr, _, came) in enumerate(

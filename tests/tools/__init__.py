@@ -1,1 +1,1 @@
-"""The tool with something wrong in it, for tests on the rig: programs that run on a node."""
+"""Programs that run the tool on a node of the rig, with something wrong in it."""

@@ -1,4 +1,4 @@
-"""Run the tool on a node with an agent that was altered before it begins: what the other host may be."""
+"""Run the tool on a node, with an agent that was altered before it begins."""
 
 from __future__ import annotations
 
@@ -9,7 +9,10 @@ CHECKOUT = "/opt/migrate"
 
 
 def migrate(alteration: str, words: Sequence[str]) -> int:
-    """`migrate WORDS...`, whose agent runs `alteration` first, Python that may import what tests/ has."""
+    """Run `migrate WORDS...`, whose agent first runs `alteration`, and return its exit code.
+
+    `alteration` is Python that may import what tests/ has.
+    """
     sys.path.insert(0, CHECKOUT)
     from migrate.agent import zipapp
     from migrate.cli.move import main

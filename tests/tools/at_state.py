@@ -1,7 +1,8 @@
-"""Run the tool on a node, and have something happen the moment the migration has reached a state.
+"""Run `migrate redis beta` on alpha, and have something happen when it has reached a state.
 
-Run on the source as `python3 -m tests.tools.at_state ACT STATE [WORD ...]`: `migrate redis beta`. ACT names a function
-of ACTS, which gets the migration and the words.
+    python3 -m tests.tools.at_state ACT STATE [WORD ...]
+
+ACT names a function of ACTS, which gets the migration and the words.
 """
 
 from __future__ import annotations
@@ -20,12 +21,12 @@ from migrate.cli.move import main as migrate
 from migrate.decisions.state import State
 from migrate.migration import Migration
 
-#: A migration that waits does so as long as this file is there.
+#: A migration waits as long as this file is there (`wait`).
 WAITS = Path("/run/waits")
 
 
 def crash(migration: Migration) -> None:
-    """Kill the coordinator, which has told the migration's id."""
+    """Print the migration's id, and kill the coordinator."""
     print(migration.migration_id, flush=True)
     os.kill(os.getpid(), signal.SIGKILL)
 
@@ -58,20 +59,23 @@ def on_target_and_fail(migration: Migration, command: str) -> None:
 
 
 def lose_docker_and_fail(_: Migration) -> None:
-    """Have docker on the source be gone; then the source fails."""
+    """Have docker on the source be unreachable; then the source fails."""
     api.SOCKET = "/nowhere"
     raise RuntimeError("a failure")
 
 
 def wait(_: Migration) -> None:
-    """Wait until somebody removes WAITS."""
+    """Make the file WAITS, and wait until somebody removes it."""
     WAITS.touch()
     while WAITS.exists():
         time.sleep(0.01)
 
 
 def migrate_again(migration: Migration, target: str) -> None:
-    """Start another migration of the container; tell how it ended, and the container's nftables before and after."""
+    """Start another migration of the container, and print how it ended.
+
+    The names of the container's nftables before and after it are printed, too.
+    """
 
     def tables() -> str:
         netns = f"--net=/proc/{migration.source.container.pid}/ns/net"
@@ -102,7 +106,7 @@ ACTS: dict[str, Callable[..., None]] = {
 
 
 def main() -> int:
-    """On the source: the tool, whose states are watched."""
+    """Run the tool, whose states are watched, and return its exit code."""
     act, state, *words = sys.argv[1:]
     advance = Migration.advance
 

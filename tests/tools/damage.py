@@ -1,8 +1,10 @@
-"""Change one byte of a container's memory on the target, after it has arrived and its digest was checked.
+"""Run `migrate WORDS...` on the source, and have one byte of the memory change on the target.
 
-Run on the source as `python3 -m tests.tools.damage PLACE SEED WORDS...`: `migrate WORDS...` with an agent that
-does the damage. PLACE is `store` (a page that the pager will serve), `image` (a page that CRIU reads) or `batch`
-(a page on its way from a batch into the store). SEED says which byte.
+    python3 -m tests.tools.damage PLACE SEED WORDS...
+
+The agent does the damage, after the byte has arrived and the digest of its batch was checked.
+PLACE is `store` (a page that the pager will serve), `image` (a page that CRIU reads) or `batch` (a
+page on its way from a batch into the store). SEED says which byte.
 """
 
 from __future__ import annotations
@@ -13,18 +15,19 @@ from pathlib import Path
 
 from tests.tools import altered
 
-#: A batch of that size is of the workload's own mapping.
+#: Data of that size is of the workload's own mapping.
 LARGE_BYTES = 256 << 10
 
 
 def install(place: str, seed: str) -> None:
-    """In the agent: arrange for the damage."""
+    """Arrange for the damage; the agent calls this."""
     {"store": damage_store, "image": damage_image, "batch": damage_batch}[place](
         random.Random(seed)  # noqa: S311
     )
 
 
 def damage_store(drawn: random.Random) -> None:
+    """Change a page of the largest range in the page store, when all memory has arrived."""
     from migrate.agent.received import Received
     from migrate.wire import protocol
 
@@ -45,6 +48,7 @@ def damage_store(drawn: random.Random) -> None:
 
 
 def damage_image(drawn: random.Random) -> None:
+    """Change a byte of the largest image file with pages, when all memory has arrived."""
     from migrate.agent.received import Received
     from migrate.wire import protocol
 
@@ -65,6 +69,7 @@ def damage_image(drawn: random.Random) -> None:
 
 
 def damage_batch(drawn: random.Random) -> None:
+    """Change a byte of one of the first ten large pieces that are put into the page store."""
     from checkpoint.memory.store import PageStore
 
     put, wait = PageStore.put, drawn.randrange(10)
@@ -80,13 +85,13 @@ def damage_batch(drawn: random.Random) -> None:
 
 
 def flipped(data: bytearray, drawn: random.Random) -> bytearray:
-    """The same with one bit another."""
+    """Return the data with one bit changed."""
     data[drawn.randrange(len(data))] ^= 1 << drawn.randrange(8)
     return data
 
 
 def main() -> int:
-    """On the source: the tool, whose agent installs the damage before it begins."""
+    """Run the tool, whose agent installs the damage before it begins; return its exit code."""
     place, seed, *words = sys.argv[1:]
     return altered.migrate(
         f"from tests.tools import damage; damage.install({place!r}, {seed!r})", words

@@ -1,7 +1,9 @@
-"""Run the tool on a node, and have a batch of pages go wrong on its way.
+"""Run `migrate WORDS...` on the source, and have a batch of pages go wrong on its way.
 
-Run on the source as `python3 -m tests.tools.faulty_pages FAULT NUMBER WORD ...`: `migrate WORD ...`. FAULT is `lost`,
-`damaged` or `twice`, of the batch of that NUMBER; `none`; or `uncompressed`, of all batches.
+    python3 -m tests.tools.faulty_pages FAULT NUMBER WORDS...
+
+FAULT is `lost`, `damaged` or `twice`, of the batch of that NUMBER; `none`; or `uncompressed`, of
+all batches.
 """
 
 from __future__ import annotations
@@ -16,7 +18,7 @@ from transport.framing import FrameStream
 
 
 def install(fault: str, number: int) -> None:
-    """Arrange for the fault, in this process."""
+    """Arrange for the fault of the batch of that number, in this process."""
     send_job, send_frame = PageChannels._send, FrameStream.send
 
     def changed(
@@ -43,7 +45,7 @@ def install(fault: str, number: int) -> None:
 
 
 def main() -> int:
-    """On the source: the tool with the fault."""
+    """Run the tool with the fault, and return its exit code."""
     fault, number, *words = sys.argv[1:]
     if fault == "uncompressed":
         EncodingChoice.next = lambda _: "raw"  # type: ignore[method-assign,assignment]

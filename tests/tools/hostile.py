@@ -1,8 +1,10 @@
-"""One host that is hostile: a target that lies in one answer, or a source that sends what takes all RAM.
+"""Run `migrate WORDS...` on the source, with one of the hosts hostile.
 
-Run on the source as `python3 -m tests.tools.hostile LIE WORDS...`: `migrate WORDS...` with an agent that tells the LIE
-and keeps what the source sends it because of that. With the LIE `zeros` the agent is as it always is but for a bound on
-its memory, and tells how much it took; the source sends a batch of pages of which 4 TiB are zeros.
+    python3 -m tests.tools.hostile LIE WORDS...
+
+The agent tells the LIE in one answer, and keeps what the source sends it because of that. With the
+LIE `zeros` it is the source that is hostile: it sends a batch of which 4 TiB are zeros. The agent
+is as it always is, but with a bound on its memory, and tells how much it took.
 """
 
 from __future__ import annotations
@@ -15,28 +17,33 @@ from typing import Any
 
 from tests.tools import altered
 
-#: On the target: all that came of files in tmpfs mounts.
+#: A file of the target, with all that came of files in tmpfs mounts, or with how much memory the
+#: agent took at most.
 LOOT = Path("/root/loot")
-#: On the source: what no move has to do with. ... and a way there from the root of any container, by a symlink that
-#: every container has, /dev/fd -> /proc/self/fd, resolved in the tool's own process.
+#: A file of the source that no move has to do with.
 SECRET = Path("/srv/secret/file")
+#: A way to its directory from the root of any container, by a symlink that every container has,
+#: /dev/fd -> /proc/self/fd, if the tool's own process follows it.
 WAY = f"/dev/fd/../root{SECRET.parent}"
 
 
 def tmpfs_elsewhere(answer: Any) -> Any:
-    """The first tmpfs mount of the container is at another path, which leads to a directory of the source."""
+    """Say that the container's first tmpfs is at WAY, which leads to a directory of the source."""
     return dataclasses.replace(answer, paths=type(answer.paths)([WAY, *answer.paths[1:]]))
 
 
 def layers_by_path(answer: Any) -> Any:
-    """A layer of the image is called like a file of the source; its archive there is removed once it was sent."""
+    """Say that a layer is missing which is called like a file of the source.
+
+    The source removes the archive of a layer once it was sent.
+    """
     return dataclasses.replace(answer, layers=type(answer.objections)([f"sha256:{SECRET}"]))
 
 
 #: PE_PRESENT of CRIU (criu/include/pagemap.h).
 PRESENT = 4
 BOUND_BYTES = 2 << 30
-#: By name: the answer that is changed, and how.
+#: By name, the class of the answer that is changed, and how.
 LIES: dict[str, tuple[str, Callable[[Any], Any]]] = {
     "tmpfs": ("TmpfsMade", tmpfs_elsewhere),
     "layers": ("Examined", layers_by_path),
@@ -44,7 +51,7 @@ LIES: dict[str, tuple[str, Callable[[Any], Any]]] = {
 
 
 def send_zeros() -> None:
-    """In the tool: the first batch has one extent more."""
+    """Have the first batch claim an extent of zeros more; the source calls this."""
     from migrate.memory.channels import PageChannels
 
     submit = PageChannels.submit
@@ -60,7 +67,10 @@ def send_zeros() -> None:
 
 
 def measure() -> None:
-    """In the agent: bound its memory, and leave behind how much it had at most, in KiB (VmHWM, proc_pid_status(5))."""
+    """Bound the agent's memory, and leave behind in LOOT how much it had at most, in KiB.
+
+    The agent calls this. The number is VmHWM of proc_pid_status(5).
+    """
     import atexit
     import resource
 
@@ -71,7 +81,7 @@ def measure() -> None:
 
 
 def install(lie: str) -> None:
-    """In the agent: tell the lie."""
+    """Arrange for the lie; the agent calls this."""
     if lie == "zeros":
         measure()
         return
@@ -90,7 +100,7 @@ def install(lie: str) -> None:
 
 
 def main() -> int:
-    """On the source: the tool."""
+    """Run the tool, and return its exit code."""
     lie, *words = sys.argv[1:]
     if lie == "zeros":
         sys.path.insert(0, altered.CHECKOUT)

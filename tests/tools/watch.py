@@ -1,4 +1,7 @@
-"""Hold a tracker on a process, as another migration of its container would: python3 -m tests.tools.watch PID."""
+"""Hold a tracker on a process, as another migration of its container would.
+
+python3 -m tests.tools.watch PID
+"""
 
 from __future__ import annotations
 

@@ -1,7 +1,8 @@
-"""Run the tool as it is on a kernel without userfaultfd's asynchronous write protection.
+"""Run the tool as on a kernel without userfaultfd's asynchronous write protection.
 
-Run on the source as `python3 -m tests.tools.without_userfaultfd FAULT NUMBER WORD ...`, which are as those of
-faulty_pages.
+    python3 -m tests.tools.without_userfaultfd FAULT NUMBER WORDS...
+
+The arguments are those of faulty_pages.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
-"""A log appended through one descriptor, a counter in a mapped file, and small files that come and go.
+"""A log that is appended to, a counter in a mapped file, and small files that come and go.
 
-Memory and disk are moved by two different parts of a migration; this program notices when they disagree.
-`--verify FILE` checks a log from outside: exit 0 if it is whole, 1 if not.
+Two different parts of a migration move memory and files; this program notices when they disagree.
+`--verify FILE` checks a log from outside, and exits with 0 if the log is whole, with 1 if not.
 """
 
 import argparse
@@ -38,7 +38,10 @@ def log_line(seq: int) -> bytes:
 
 
 def verify_log(data: bytes) -> tuple[int, list[str]]:
-    """Number of whole lines in a log and what is wrong with it: lines must be 1, 2, 3, ... with right checksums."""
+    """Return the number of whole lines in a log, and what is wrong with it.
+
+    The lines must be 1, 2, 3, ..., with right checksums.
+    """
     errors: list[str] = []
     expected = 1
     for at in range(0, len(data) - LINE_BYTES + 1, LINE_BYTES):
@@ -57,7 +60,10 @@ def verify_log(data: bytes) -> tuple[int, list[str]]:
 
 
 class Log:
-    """The appended file. The descriptor is opened once: a restore has to give back the same file at the same path."""
+    """The file that is appended to.
+
+    Its descriptor is opened once: a restore has to give back the same file at the same path.
+    """
 
     def __init__(self, path: Path) -> None:
         self._path = path
@@ -87,7 +93,10 @@ class Log:
 
 
 class MappedCounter:
-    """The number of lines, in a page of a file mapped shared and writable: written by stores, without a system call."""
+    """The number of lines, in a page of a file that is mapped shared and writable.
+
+    It is written by stores, without a system call.
+    """
 
     def __init__(self, path: Path) -> None:
         self._path = path
@@ -114,7 +123,10 @@ class MappedCounter:
 
 
 class Churn:
-    """Small files created, renamed and deleted; `_files` says which must exist and what each holds."""
+    """Small files that are created, renamed and deleted.
+
+    `_files` says which must exist and what each holds.
+    """
 
     def __init__(self, directory: Path) -> None:
         self._directory = directory
@@ -156,7 +168,7 @@ class Churn:
 
 
 class Appender:
-    """All three together, and the errors, which are sticky."""
+    """The log, the counter and the small files, and the errors of them, which stay."""
 
     def __init__(self, directory: Path) -> None:
         directory.mkdir(parents=True, exist_ok=True)
@@ -211,9 +223,8 @@ def run(host: str, port: int, directory: Path, interval_s: float) -> None:
         now_s = time.monotonic()
         if now_s >= next_s:
             appender.step()
-            next_s = max(
-                next_s + interval_s, now_s
-            )  # after a freeze go on at the rate, do not catch up
+            # After a freeze the program goes on at its rate, and does not catch up.
+            next_s = max(next_s + interval_s, now_s)
 
 
 def main() -> int:

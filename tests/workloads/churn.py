@@ -1,7 +1,8 @@
-"""Memory of every kind, changed in every way a program changes it, and checked to the last byte on STATUS.
+"""Memory of every kind that is changed in every way, and checked to the last byte on STATUS.
 
-Private, shared and file-backed mappings are written at a set rate; mappings come and go, grow and move, lose pages to
-MADV_DONTNEED; children are forked that write to what they inherited. Every page knows what it should hold (dirtier.py).
+Private, shared and file-backed mappings are written at a set rate. Mappings come and go, grow and
+move, and lose pages to MADV_DONTNEED. Children are forked that write to what they inherited. Every
+page knows what it should hold (dirtier.py).
 """
 
 import argparse
@@ -21,7 +22,8 @@ else:
     from status import serve
 
 MIB = 1 << 20
-#: Of the memory asked for, in hundredths. What is not lazy to CRIU is copied while frozen: kept small.
+#: Shares of the memory, in hundredths. Memory that is not lazy to CRIU is copied while frozen, so
+#: there is little of it.
 SHARES = {"private": 76, "shared": 6, "file": 3, "copy on write": 3, "dropped": 6, "grown": 6}
 YOUNG = 8  # mappings alive at a time, of YOUNG_PAGES each
 YOUNG_PAGES = 64
@@ -31,7 +33,7 @@ DROPPED_PAGES = 16
 
 
 class Dropping(Pages):
-    """Pages that are given back now and then, and are zero after that until they are written again."""
+    """Pages that are given back now and then, and are zero from then until they are written."""
 
     def _content(self, page: int, version: int) -> bytes:
         return super()._content(page, version) if version else bytes(PAGE_BYTES)
@@ -44,7 +46,7 @@ class Dropping(Pages):
 
 
 class Growing(Pages):
-    """A mapping that grows, and is moved by the kernel when there is no room behind it (mremap(2))."""
+    """A mapping that grows; the kernel moves it when there is no room behind it (mremap(2))."""
 
     def grow(self, pages: int) -> None:
         self.memory.resize((self.count + pages) * PAGE_BYTES)
@@ -55,7 +57,7 @@ class Growing(Pages):
 
 
 class Every:
-    """Due again and again, so many seconds apart."""
+    """An action that is due again and again, so many seconds apart."""
 
     def __init__(self, seconds: float, action: Callable[[], None]) -> None:
         self._seconds, self._action = seconds, action
@@ -68,7 +70,7 @@ class Every:
 
 
 class Churn:
-    """All of it."""
+    """All of the memory, and what happens to it."""
 
     def __init__(
         self, memory_bytes: int, directory: Path, bytes_per_second: float, fork_every_s: float = 0.4
@@ -108,7 +110,7 @@ class Churn:
         parts = [*self.parts.values(), self._dropping, self._growing]
         weights = [part.count for part in parts]
         while self._owed >= 1:
-            # A walk over all pages of all parts that meets each, scattered.
+            # The walk meets every page of every part, in a scattered order.
             self._cursor = (self._cursor + 7919) % sum(weights)
             at = self._cursor
             for part in parts:
@@ -176,7 +178,7 @@ class Churn:
             self._done["forks"] += 1
 
     def _be_child(self) -> None:
-        """Write to what was inherited, see that nobody else does, end."""
+        """Write to what was inherited, see that nobody else does, and end; a child calls this."""
         status = 1
         with contextlib.suppress(Exception):
             private, ends = self.parts["private"], time.monotonic() + CHILD_S

@@ -1,8 +1,9 @@
 """Memory that changes at a known rate and knows what it should hold.
 
-Each page is a header (page, version, CRC-32 of the body) and a body cut from a seeded pool at a place that depends on
-page and version; `versions` is the log of what was written. STATUS compares every byte of every page with that log, so
-a page that is lost, stale or another's is found, and so is one whose log entry is.
+Each page is a header (page, version, CRC-32 of the body) and a body that is cut from a seeded pool
+at a place that depends on page and version. `versions` is the log of what was written. STATUS
+compares every byte of every page with the log. So a page that is lost, stale or another's is found,
+and so is a page whose entry in the log is.
 """
 
 import argparse
@@ -26,18 +27,24 @@ else:
 PAGE_BYTES = 4096
 HEADER = struct.Struct("<QII")  # page, version, CRC-32 of the body
 BODY_BYTES = PAGE_BYTES - HEADER.size
-BODIES = 1024  # different bodies, cut from the pool BODY_STEP_BYTES apart
-BODY_STEP_BYTES = 4096  # so that no batch of pages compresses
+#: How many bodies there are. They are cut from the pool so far apart that no batch of pages
+#: compresses.
+BODIES = 1024
+BODY_STEP_BYTES = 4096
 TICK_S = 0.005
-MAX_CATCH_UP_S = 0.1  # after a freeze go on at the rate, do not make up for the time away
+#: After a freeze the program goes on at its rate, and does not make up for more than this.
+MAX_CATCH_UP_S = 0.1
 MAX_ERRORS = 20
 KINDS = ("private", "shared", "memfd", "file")
-# push rbp; mov rbp, rsp; and rsp, -4096; mov eax, 34 (pause); syscall; leave; ret
+#: push rbp; mov rbp, rsp; and rsp, -4096; mov eax, 34 (pause); syscall; leave; ret
 PAUSE_ON_A_PAGE_BOUNDARY = bytes.fromhex("55 4889e5 4881e400f0ffff b822000000 0f05 c9 c3")
 
 
 class Pages:
-    """A mapping, anonymous, of a new file or of a memfd, and the version that each of its pages must hold."""
+    """A mapping, and the version that each of its pages must hold.
+
+    The mapping is anonymous, of a new file, or of a memfd.
+    """
 
     def __init__(
         self,
@@ -63,8 +70,8 @@ class Pages:
                 self.memory = mmap.mmap(opened.fileno(), self.count * PAGE_BYTES, flags=kind)
         self.versions = array("I", bytes(4 * self.count))
         self.writes = 0
-        pool = random.Random(seed).randbytes(BODIES * BODY_STEP_BYTES + PAGE_BYTES)  # noqa: S311 - test data
-        self._pool = pool
+        drawn = random.Random(seed)  # noqa: S311 - test data
+        pool = self._pool = drawn.randbytes(BODIES * BODY_STEP_BYTES + PAGE_BYTES)
         self._checksums = [
             zlib.crc32(pool[at : at + BODY_BYTES])
             for at in range(0, BODIES * BODY_STEP_BYTES, BODY_STEP_BYTES)
@@ -88,7 +95,7 @@ class Pages:
         self.writes += 1
 
     def check(self) -> list[str]:
-        """Compare all pages with the log; at most MAX_ERRORS findings."""
+        """Compare all pages with the log, and return what is wrong, MAX_ERRORS findings at most."""
         errors: list[str] = []
         if sum(self.versions) != self.writes:
             errors.append(f"log holds {sum(self.versions)} writes, {self.writes} were made")
@@ -100,16 +107,15 @@ class Pages:
             torn = (
                 "" if checksum == zlib.crc32(found[HEADER.size :]) else ", body not as its checksum"
             )
-            errors.append(
-                f"page {page}: expected version {version}, found page {found_page} version {found_version}{torn}"
-            )
+            found_is = f"found page {found_page} version {found_version}{torn}"
+            errors.append(f"page {page}: expected version {version}, {found_is}")
             if len(errors) >= MAX_ERRORS:
                 break
         return errors
 
 
 class Dirtier:
-    """Writes pages in a scattered order, so that dirty memory is not one run of neighbours."""
+    """The writer of the pages: it goes through them in a scattered order, at a rate."""
 
     def __init__(self, pages: Pages, *, hot_pages: int, bytes_per_second: float) -> None:
         self._pages = pages
@@ -144,20 +150,26 @@ class Dirtier:
 
 
 def of_kind(kind: str, memory_bytes: int, name: str, *, fill: bool = True) -> Pages:
-    """Memory of one of KINDS; a file of that name is made for it in /data where it is backed by one."""
+    """Return memory of one of KINDS; a file that backs it has that name in /data."""
     if kind == "file":
         return Pages(memory_bytes, shared=True, file=Path("/data") / name, fill=fill)
     return Pages(memory_bytes, shared=kind != "private", memfd=kind == "memfd", fill=fill)
 
 
 def read_zeros(untouched: list[Pages]) -> dict[str, object]:
-    """What is wrong with mappings that nobody wrote to: they must read as zeros. From then on they were touched."""
+    """Return what is wrong with mappings to which nobody has written: they must be zeros.
+
+    From then on the mappings are no longer untouched.
+    """
     wrong = [any(part.memory[:]) for part in untouched]
     return {"ok": False, "errors": [f"untouched: {wrong}"]} if any(wrong) else {}
 
 
 def stand_on_a_page_boundary() -> None:
-    """Never returns; the stack pointer of the thread is a multiple of the page size all the time (x86_64)."""
+    """Keep the thread's stack pointer at a multiple of the page size, and never return.
+
+    The code is for x86_64.
+    """
     code = mmap.mmap(-1, mmap.PAGESIZE, prot=mmap.PROT_READ | mmap.PROT_WRITE | mmap.PROT_EXEC)
     code.write(PAUSE_ON_A_PAGE_BOUNDARY)
     pause = ctypes.CFUNCTYPE(ctypes.c_long)(ctypes.addressof(ctypes.c_char.from_buffer(code)))

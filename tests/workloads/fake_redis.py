@@ -8,7 +8,10 @@ from typing import Any
 
 
 class FakeRedis(socketserver.ThreadingTCPServer):
-    """As much of redis as the workloads use; `on_incr` turns the true reply into what is sent (None: close)."""
+    """As much of redis as the workloads use.
+
+    `on_incr` turns the true reply into what is sent; None has the connection closed.
+    """
 
     daemon_threads = True
     request_queue_size = 16

@@ -1,4 +1,7 @@
-"""GET every millisecond over one HTTP/1.1 connection that is never made again; redis_client.py tells the rest."""
+"""A client that sends GET every millisecond over one HTTP/1.1 connection.
+
+The connection is never made again. The rest is as in redis_client.py.
+"""
 
 import argparse
 import socket
@@ -14,7 +17,7 @@ END_OF_HEADER = b"\r\n\r\n"
 
 
 class HttpClient(Client):
-    """Each answer must be status 200 and the same as the first."""
+    """A client to which each answer must be status 200 and the same as the first."""
 
     def __init__(self, sock: socket.socket, args: argparse.Namespace) -> None:
         super().__init__(sock, args)

@@ -1,8 +1,9 @@
 """Clients of an HTTP server that keep their connections: http_load.py ADDRESS PATH CLIENTS.
 
-Each asks again and again on one connection; besides, one downloads PATH slowly enough to be at it for long, again and
-again. Until a line comes on standard input; then one line of JSON: requests, failed (with the first reasons),
-downloads, and the digests of what was downloaded.
+Each client asks again and again on one connection. Another downloads PATH again and again, slowly
+enough to be at it for long. When a line comes on standard input, the clients end, and one line of
+JSON is printed: requests, failed (with the first reasons), downloads, and the digests of what was
+downloaded.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ PIECE = 1 << 20
 
 
 class Load:
-    """What all clients did."""
+    """What all clients have done so far."""
 
     def __init__(self, address: str, path: str) -> None:
         self._address, self._path = address, path
@@ -32,7 +33,7 @@ class Load:
 
     def ask(self) -> None:
         connection = http.client.HTTPConnection(self._address, 80, timeout=TIMEOUT_S)
-        connection.auto_open = 0  # one connection is all it gets
+        connection.auto_open = 0  # it gets no second connection
         try:
             connection.connect()
             while not self._stop.is_set():

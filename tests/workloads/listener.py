@@ -1,7 +1,8 @@
-"""Idle listeners: nothing but accept and answer `PING <x>` with `PONG <x> <pings served>`.
+"""Idle listeners, which do nothing but answer `PING <x>` with `PONG <x> <pings served>`.
 
-An idle process has no dirty memory and no packets in flight: what must survive a move is the listening sockets (one
-TCP, one unix), their backlog, connections that said nothing for long, and the count of pings.
+An idle process has no dirty memory and no packets in flight. What must survive a move is its
+listening sockets (one TCP, one unix), their backlog, connections that have said nothing for long,
+and the count of pings.
 """
 
 import argparse
@@ -30,7 +31,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description="idle TCP and unix listeners that answer PING <x>")
     parser.add_argument("--host", default="0.0.0.0")  # noqa: S104 - inside a container
     parser.add_argument("--port", type=int, default=7103)
-    parser.add_argument("--unix", type=Path, default=Path("/tmp/listener.sock"))  # noqa: S108 - the container's own /tmp
+    parser.add_argument("--unix", type=Path, default=Path("/tmp/listener.sock"))  # noqa: S108
     args = parser.parse_args()
     served = 0
 

@@ -1,6 +1,7 @@
-"""A server that forks its workers before it serves, as many do; they share what it had in memory by then.
+"""A server that forks its workers before it serves, as many do.
 
-STATUS has every worker look at each byte that it shares, and at a page of its own, and answer.
+The workers share what the server had in memory by then. STATUS has every worker look at each byte
+that it shares, and at a page of its own, and answer.
 """
 
 import argparse
@@ -40,7 +41,7 @@ class Worker:
 
 
 def work(peer: socket.socket, number: int, shared: bytearray, right: bytes) -> None:
-    """Never returns: answer whether memory is as it was, until the server is gone."""
+    """Answer whether memory is as it was, until the server is gone, and never return."""
     own = bytearray(number.to_bytes(4, "big") * (OWN_BYTES // 4))
     while peer.recv(1):
         intact = shared == right and own == number.to_bytes(4, "big") * (OWN_BYTES // 4)

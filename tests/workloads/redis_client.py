@@ -1,10 +1,12 @@
-"""The client that must not notice: INCR every millisecond over one TCP connection that is never made again.
+"""A client that sends INCR every millisecond over one TCP connection, which is never made again.
 
-Each reply must be exactly one more than the one before. Times between consecutive replies ("gaps") are what a move
-costs a client; those of at least --gap-ms are logged, each with the time of the reply before it.
+Each reply must be exactly one more than the reply before. The times between consecutive replies,
+the gaps, are what a move costs a client. Gaps of at least --gap-ms are logged, each with the time
+of the reply before it.
 
-stdin: `MARK name` ends the window so far and prints its figures as one JSON line; a wait that is still going on counts
-in both windows. Ends on SIGTERM, SIGINT, --seconds or the end of stdin with one JSON line; exit 0 if all went well.
+A line `MARK name` on stdin ends the window so far and prints its figures as one line of JSON; a
+wait that is still going on counts in both windows. The client ends on SIGTERM, SIGINT, --seconds or
+the end of stdin with one line of JSON, and exits with 0 if all went well.
 """
 
 import argparse
@@ -18,9 +20,11 @@ import socket
 import sys
 import time
 
-MAX_GAPS = 1000  # the longest are kept
+#: So many of the longest gaps are kept.
+MAX_GAPS = 1000
 MAX_LINE_BYTES = 4096
-POLL_S = 0.1  # longest wait without a look at the stop flag and the time limits
+#: The longest wait without a look at the stop flag and the time limits.
+POLL_S = 0.1
 NS_PER_MS = 1_000_000
 
 
@@ -29,13 +33,12 @@ class ClientError(Exception):
 
 
 class Gaps:
-    """Worst gap of the run and of the window, and the longest gaps, in bounded memory."""
+    """The worst gap of the run and of the window, and the longest gaps, in bounded memory."""
 
     def __init__(self, threshold_ms: float) -> None:
         self._threshold_ns = int(threshold_ms * NS_PER_MS)
-        self._longest: list[
-            tuple[int, int, int]
-        ] = []  # a heap of (ns, start monotonic, start unix)
+        #: A heap of (ns, start monotonic, start unix).
+        self._longest: list[tuple[int, int, int]] = []
         self.above_threshold = 0
         self.worst_ns = 0
         self.window_worst_ns = 0
@@ -61,14 +64,16 @@ class Gaps:
 
 
 class Client:
-    """The loop. Nothing in it allocates memory that stays, and the collector is off: it must not make gaps itself."""
+    """The loop of the client, which must not make gaps itself.
+
+    Nothing in it allocates memory that stays, and the garbage collector is off.
+    """
 
     def __init__(self, sock: socket.socket, args: argparse.Namespace) -> None:
         self._sock = sock
         key = args.key.encode()
-        self._request = (
-            b"INCR %s\r\n" % key
-        )  # an inline command: other workloads understand it, too (status.py)
+        #: An inline command, which other workloads understand, too (status.py).
+        self._request = b"INCR %s\r\n" % key
         self._interval_ns = int(args.interval_ms * NS_PER_MS)
         self._reply_timeout_ns = int(args.reply_timeout_s * 1e9)
         self._inputs: list[int] = [] if args.no_stdin else [sys.stdin.fileno()]
@@ -92,20 +97,18 @@ class Client:
                 sent_ns = time.monotonic_ns()
                 self._sock.sendall(self._request)
                 if not self._wait(sent_ns + self._reply_timeout_ns, reply=True):
-                    self._add_gap(
-                        time.monotonic_ns()
-                    )  # a wait that was cut short was at least so long
+                    # A wait that was cut short was at least so long.
+                    self._add_gap(time.monotonic_ns())
                     return
                 self._take_reply()
-                next_ns = max(
-                    next_ns + self._interval_ns, self._reply_monotonic_ns
-                )  # after a gap no burst
+                # No burst follows a gap.
+                next_ns = max(next_ns + self._interval_ns, self._reply_monotonic_ns)
         except (ClientError, OSError) as error:
             self._add_gap(time.monotonic_ns())
             self._error = self._error or f"{type(error).__name__}: {error}"
 
     def _wait(self, until_ns: int, *, reply: bool) -> bool:
-        """Serve stdin until the time comes, or the reply if one is due; False if the run is over."""
+        """Serve stdin until the time or the reply comes, and return False if the run is over."""
         sources = [self._sock.fileno(), *self._inputs] if reply else self._inputs
         while True:
             now_ns = time.monotonic_ns()

@@ -1,7 +1,8 @@
-"""Fill a redis with known data, take a digest of everything in it, or write to it, over raw RESP with pipelining.
+"""Fill a redis with known data, take a digest of everything in it, or write to it all the time.
 
-The data is the same for the same seed and size: about half text-like JSON documents and half incompressible bytes, in
-strings, hashes and lists. The digest does not depend on the order of SCAN or of hash fields, nor on redis's encodings.
+The data is the same for the same seed and size: about half of it is JSON documents and half is
+bytes that do not compress, in strings, hashes and lists. The digest does not depend on the order of
+SCAN or of hash fields, nor on redis's encodings. The program speaks RESP itself, with pipelining.
 """
 
 import argparse
@@ -31,7 +32,10 @@ class RedisError(Exception):
 
 
 class Redis:
-    """One connection. Requests are sent a batch at a time, then as many replies are read; of no use after an error."""
+    """A connection to redis, of no use after an error.
+
+    Requests are sent a batch at a time, and then as many replies are read.
+    """
 
     def __init__(self, host: str, port: int, *, timeout_s: float = 60) -> None:
         self._sock = socket.create_connection((host, port), timeout=timeout_s)
@@ -83,7 +87,7 @@ def encode(words: Sequence[bytes | str]) -> bytes:
 
 
 class Cells:
-    """Makes values from a seeded pool: cutting is much faster than making each byte anew."""
+    """A maker of values, which are cut from a seeded pool: that is faster than making them."""
 
     def __init__(self, seed: int) -> None:
         rng = random.Random(seed)  # noqa: S311 - test data
@@ -112,7 +116,10 @@ class Cells:
             self._tails.append(json.dumps(document).encode()[1:])
 
     def __call__(self, number: int) -> bytes:
-        """Odd numbers: a JSON document; even numbers: bytes that do not compress. Both differ for each number."""
+        """Return the value of a number, which differs for each number.
+
+        It is a JSON document for an odd number, and bytes that do not compress for an even one.
+        """
         if number % 2:
             return b'{"id": %d, %s' % (number, self._tails[number * 40503 // 2 % len(self._tails)])
         start = number * 7919 % POOL_BYTES
@@ -120,7 +127,10 @@ class Cells:
 
 
 def commands_for(cells: Cells, prefix: str) -> Iterator[tuple[int, list[bytes | str]]]:
-    """Endless (bytes of values, command): of five keys three are strings, one a hash, one a list."""
+    """Yield commands that write keys, without an end, each with the size of its values in bytes.
+
+    Of five keys three are strings, one is a hash and one a list.
+    """
     number = index = 0
     while True:
         kind = index % 5
@@ -141,7 +151,10 @@ def commands_for(cells: Cells, prefix: str) -> Iterator[tuple[int, list[bytes | 
 
 
 def fill(redis: Redis, mib: float, *, seed: int = 1, prefix: str = "data:") -> dict[str, object]:
-    """Load that many MiB of values (redis itself needs a little more memory); keys of an earlier fill must be gone."""
+    """Write so many MiB of values, for which redis needs a little more memory.
+
+    Keys of an earlier fill must be gone.
+    """
     started_s = time.monotonic()
     wanted_bytes = int(mib * (1 << 20))
     total_bytes = batch_bytes = keys = 0
@@ -164,7 +177,10 @@ def fill(redis: Redis, mib: float, *, seed: int = 1, prefix: str = "data:") -> d
 
 
 def scan_keys(redis: Redis, exclude: Sequence[str] = ()) -> list[bytes]:
-    """All keys but those that match a glob of `exclude`, sorted; SCAN may return a key more than once."""
+    """Return all keys but those that match a glob of `exclude`, sorted.
+
+    SCAN may return a key more than once.
+    """
     keys: set[bytes] = set()
     cursor = b"0"
     while True:
@@ -196,7 +212,10 @@ READ_COMMANDS: dict[bytes, tuple[str, tuple[str, ...]]] = {
 
 
 def canonical(kind: bytes, reply: Reply) -> bytes:
-    """The value as bytes: each element with its length before it, sorted where redis promises no order."""
+    """Return a value as bytes: each element with its length before it.
+
+    Elements are sorted where redis promises no order.
+    """
     items = [
         item for item in (reply if isinstance(reply, list) else [reply]) if isinstance(item, bytes)
     ]
@@ -210,7 +229,10 @@ def canonical(kind: bytes, reply: Reply) -> bytes:
 
 
 def digest(redis: Redis, exclude: Sequence[str] = ()) -> dict[str, object]:
-    """SHA-256 over each sorted key and the SHA-256 of its value. Data must not change meanwhile."""
+    """Return a SHA-256 over all sorted keys, each with the SHA-256 of its value.
+
+    Data must not change meanwhile.
+    """
     total = hashlib.sha256()
     count = 0
     keys = iter(scan_keys(redis, exclude))
@@ -232,7 +254,10 @@ def digest(redis: Redis, exclude: Sequence[str] = ()) -> dict[str, object]:
 
 
 def load(redis: Redis, per_second: float, *, keys: int, prefix: str = "load:") -> dict[str, object]:
-    """SET keys at random at that rate until SIGTERM. What is not done in time, in a freeze, is left out."""
+    """SET keys at random at that rate, until SIGTERM.
+
+    What is not done in time, as in a freeze, is left out.
+    """
     stopping: list[int] = []
     signal.signal(signal.SIGTERM, lambda *_: stopping.append(1))
     cells, dice = Cells(1), random.Random(1)  # noqa: S311 - test data

@@ -1,4 +1,7 @@
-"""How many commands a redis has done, asked for each tenth of a second over one connection: a JSON line each time."""
+"""How many commands a redis has done so far, told by a line of JSON every tenth of a second.
+
+One connection asks for all of them.
+"""
 
 import argparse
 import json

@@ -1,6 +1,7 @@
-"""Line server that the in-container workloads share; it lives in the workload's own epoll loop, without threads.
+"""The line server of the workloads, which runs in a workload's own epoll loop, without threads.
 
-A script here runs with its directory as sys.path[0], a test imports it as tests.workloads.*; hence, in each user:
+A container runs a script of this directory with the directory as sys.path[0]; a test imports it as
+tests.workloads.*. Hence, in each script that uses this one:
 
     if TYPE_CHECKING or __package__:
         from tests.workloads.status import LineServer
@@ -20,14 +21,20 @@ MAX_UNSENT_BYTES = 1 << 20
 
 
 def tcp_listener(host: str, port: int) -> socket.socket:
-    """Listen on host:port (port 0: any) and print the chosen port as `PORT n`, the first line on stdout."""
+    """Listen on a port, and print `PORT n` as the first line on stdout.
+
+    Port 0 stands for any that is free.
+    """
     listener = socket.create_server((host, port), backlog=16)
     print("PORT", listener.getsockname()[1], flush=True)
     return listener
 
 
 def status_answer(report: Callable[[], dict[str, object]]) -> Callable[[str], str]:
-    """Make the `answer` of a server that knows STATUS, and INCR for redis_client.py, whatever the key."""
+    """Return the `answer` of a server that knows STATUS and INCR.
+
+    INCR is for redis_client.py, and counts by one whatever its key is.
+    """
     count = 0
 
     def answer(line: str) -> str:
@@ -49,7 +56,7 @@ def serve(
     tick: Callable[[], None],
     tick_s: float,
 ) -> None:
-    """Answer STATUS and INCR, and call `tick` that often, until SIGTERM."""
+    """Answer STATUS and INCR, and call `tick` every `tick_s` seconds, until SIGTERM."""
     # Init of a container has no default action for SIGTERM: without a handler it would be ignored.
     signal.signal(signal.SIGTERM, lambda *_: os._exit(0))
     epoll = select.epoll()
@@ -61,7 +68,10 @@ def serve(
 
 
 class LineServer:
-    """Answers each line a client sends with one line; connections stay open as long as the client likes."""
+    """A server that answers each line of a client with one line.
+
+    A connection stays open as long as its client likes.
+    """
 
     def __init__(
         self, epoll: select.epoll, listener: socket.socket, answer: Callable[[str], str]
@@ -76,7 +86,7 @@ class LineServer:
         epoll.register(listener.fileno(), select.EPOLLIN)
 
     def handle(self, fd: int, events: int) -> bool:
-        """Serve an epoll event; False if the fd is none of ours."""
+        """Serve an epoll event, and return False if its fd is none of this server's."""
         if fd == self._listener.fileno():
             self._accept()
             return True

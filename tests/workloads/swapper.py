@@ -1,15 +1,18 @@
-"""A hostile program: it puts a symlink where a directory was, while somebody looks at the directory, and back.
+"""A hostile program: it puts a symlink where a directory was, while somebody looks, and back.
 
-    DIR/p/d/NAME    a file of its own, in a directory
+    DIR/p/d/NAME    a file of the program's own, in a directory
     DIR/q/d         a symlink that leads out, to where only the host has such a file
     DIR/z/decoy     a file that is copied later than the others
-    DIR/a/first     a large one that is copied before them
+    DIR/a/first     a large file that is copied before the others
 
-inotify(7) tells that DIR/p/d is opened: somebody looks, and is about to copy what is in it. p and q are exchanged
-(renameat2(2)), so that the way to the file leads out, and exchanged again when the decoy is opened, or soon. It is done
-once for each number given, and SIGUSR1 has the next one begin: so many looks pass before, and the file is written after
-each of them, that it be copied; or, when none passes, after the exchange. On an overlay those who look at its layer are
-not seen; there it is done when the first file is opened.
+inotify(7) tells when DIR/p/d is opened: somebody looks at it, and is about to copy what is in it.
+The program then exchanges p and q (renameat2(2)), so that the way to the file leads out. It
+exchanges them again when the decoy is opened, or soon.
+
+The program attacks once for each number of --skip, and SIGUSR1 has the next attack begin. So many
+looks pass before the exchange, and the program writes the file after each of them, so that the file
+is copied again. If no look is to pass, it writes the file after the exchange. On an overlay, those
+who look at its layer are not seen; the program attacks there when the first file is opened.
 """
 
 import argparse
@@ -25,9 +28,10 @@ import time
 IN_OPEN = 0x20
 AT_FDCWD, RENAME_EXCHANGE = -100, 2
 FIRST_WORDS = 1 << 21
-#: Of the paths watched: none.
+#: The number of no watched path.
 NOBODY = -1
-#: How long a copy takes to begin: of a tmpfs, and by rsync, which opens the decoy when it is too late.
+#: How long a copy takes to begin: a copy of a tmpfs, and one by rsync. rsync opens the decoy when
+#: it is too late.
 SWAPPED_S, MOST_SWAPPED_S = 0.2, 1.5
 EVENT = struct.Struct("=iIII")
 
@@ -35,7 +39,7 @@ libc = ctypes.CDLL(None, use_errno=True)
 
 
 class Watch:
-    """Of who opens files or directories."""
+    """A watch over paths, which tells when somebody opens one of them."""
 
     def __init__(self, paths: list[str]) -> None:
         self.fd = libc.inotify_init1(os.O_NONBLOCK | os.O_CLOEXEC)
@@ -44,7 +48,7 @@ class Watch:
         ]
 
     def wait(self, which: int, timeout_s: float) -> bool:
-        """Until that path itself is opened."""
+        """Wait until that path itself is opened, and return whether it was in time."""
         deadline = time.monotonic() + timeout_s
         while (left := deadline - time.monotonic()) > 0:
             if select.select([self.fd], [], [], left)[0] and self._is_opened(which):
@@ -77,7 +81,7 @@ def write(path: str, text: str) -> None:
 
 
 def attack(own: str, skip: int, *, overlay: bool) -> None:
-    """Exchange them when the directory is looked at, but for the first times."""
+    """Exchange p and q when somebody looks at the directory, after `skip` looks."""
     watch = Watch(["a/first" if overlay else "p/d", "z/decoy"])
     for number in range(skip):
         watch.wait(0, 3600)

@@ -1,7 +1,8 @@
-"""Memory whose pages are touched one each millisecond, in a scattered order, and how long each touch took.
+"""Memory of which a page is touched each millisecond, in a scattered order.
 
-After a pause in which nothing was touched (a freeze) a new list begins, so that STATUS tells of the pages touched since
-the last one: [microseconds since then, microseconds it took], each page at most once.
+STATUS tells how long each touch took, in a list of [microseconds since its beginning, microseconds
+it took], with each page once at most. The list begins after the last pause in which nothing was
+touched, such as a freeze.
 """
 
 import argparse
@@ -24,7 +25,7 @@ STRIDE = 7919  # prime: the walk meets every page unless their number is a multi
 
 
 class Toucher:
-    """Walks over pages that each hold their own number."""
+    """A walk over pages, each of which holds its own number."""
 
     def __init__(self, memory_bytes: int) -> None:
         self._count = memory_bytes // PAGE_BYTES

@@ -1,13 +1,15 @@
-"""A tree of processes that check each other: one wrong byte, lost message or stopped timer is an error for good.
+"""A tree of processes that check each other for a wrong byte, a lost message, a stopped timer.
 
     root -pipe-> signals -pipe-> threads -socketpair-> sleeper -pipe-> poller -seqpacket pair-> root
 
-`sleeper` is a child of `threads`, the others of `root`. Numbered tokens go round that ring. Each stage checks number,
-place, content and checksum of each token, and with each token verifies and rewrites a page of its private memory. One
-token at a time is the baton: whoever holds it, and nobody else, may raise the counter in shared memory, and the baton
-says what the counter must be. `sleeper` lags on purpose, so that bytes are in flight whenever the freeze comes.
+`sleeper` is a child of `threads`, the others are children of `root`. Numbered tokens go round that
+ring. Each stage checks number, place, content and checksum of each token, and with each token
+verifies and rewrites a page of its private memory. One token at a time is the baton: its holder,
+and nobody else, may raise the counter in shared memory, and the baton says what the counter must
+be. `sleeper` lags on purpose, so that bytes are in flight whenever the freeze comes. Errors stay.
 
-What has stopped is found by counting root's own periods, not by a clock: a freeze stops all of them alike.
+root finds what has stopped by counting its own periods, and not by a clock: a freeze stops all
+stages alike.
 """
 
 import argparse
@@ -52,19 +54,21 @@ else:
         pack_token,
     )
 
-IN_FLIGHT = (
-    32  # at most: all of them fit in one pipe, so that no stage can block for ever on a full one
-)
+#: So many tokens are on their way at most. All of them fit into one pipe, so that no stage can
+#: block for ever on a full one.
+IN_FLIGHT = 32
 PERIOD_S = 0.004
 ALARM_S = 0.01
 SLEEP_S = 0.01
-ONE_SHOT_S = 1.0  # longer than a dump, so that it is still to come when restored
-STALLED_PERIODS = 1000  # about 4 s of root not being frozen
+#: Longer than a dump, so that the timer is still to expire when it is restored.
+ONE_SHOT_S = 1.0
+#: About 4 s of root not being frozen.
+STALLED_PERIODS = 1000
 MAX_ERRORS = 20
 
 
 def read_token(fd: int) -> bytes:
-    """One token, or b"" at the end of the stream."""
+    """Return one token, or b"" at the end of the stream."""
     token = b""
     while len(token) < TOKEN_BYTES:
         data = os.read(fd, TOKEN_BYTES - len(token))
@@ -107,7 +111,7 @@ def relay_threads(stage: Stage, shared: Shared, source: int, sink: int) -> None:
 
 
 def relay_sleeper(stage: Stage, shared: Shared, source: int, sink: int) -> None:
-    """Relay in batches, asleep in between: what comes meanwhile waits in the socket."""
+    """Relay in batches, and sleep between them; what comes meanwhile waits in the socket."""
     while token := read_token(source):
         os.write(sink, stage.forward(token))
         if shared.get(stage.place, Shared.PASSED) % 4 == 0:
@@ -115,7 +119,7 @@ def relay_sleeper(stage: Stage, shared: Shared, source: int, sink: int) -> None:
 
 
 def relay_poller(stage: Stage, shared: Shared, source: int, sink: int) -> None:
-    """Relay by epoll with a short timeout, while a timer without an interval is set anew by its own signal."""
+    """Relay by epoll with a short timeout; a timer is set anew by its own signal meanwhile."""
 
     def ring(*_: object) -> None:
         shared.add(stage.place, Shared.ONE_SHOTS)
@@ -145,7 +149,7 @@ RELAYS: dict[int, Relay] = {
 
 
 class Links:
-    """The ring's edges: `source(i)` is where stage i reads, `sink(i)` where it writes."""
+    """The ring's edges: each stage has a source where it reads, and a sink where it writes."""
 
     def __init__(self) -> None:
         from_threads, to_sleeper = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
@@ -157,7 +161,10 @@ class Links:
         self._sources |= {SLEEPER: to_sleeper.detach(), ROOT: to_root.detach()}
 
     def take(self, place: int) -> tuple[int, int]:
-        """Keep one stage's ends and close all others: only so does a death show as the end of a stream."""
+        """Keep the source and the sink of one stage, and close all others.
+
+        Only so does the death of a stage show as the end of a stream.
+        """
         source, sink = self._sources[place], self._sinks[place]
         for fd in {*self._sources.values(), *self._sinks.values()} - {source, sink}:
             os.close(fd)
@@ -165,7 +172,10 @@ class Links:
 
 
 def child_main(place: int, shared: Shared, links: Links, memory_bytes: int) -> NoReturn:
-    """A relay's life. It ends with the stream it reads, so no process outlives the one before it in the ring."""
+    """Be a relay until the stream ends that it reads.
+
+    So no process outlives the one before it in the ring.
+    """
     code = 1
     try:
         signal.signal(signal.SIGTERM, signal.SIG_DFL)
@@ -193,7 +203,7 @@ def fork_stage(place: int, shared: Shared, links: Links, memory_bytes: int) -> i
 
 
 def periodic_timerfd() -> int:
-    """A timerfd with an interval of PERIOD_S, or -1 where Python has none (before 3.13)."""
+    """Return a timerfd with an interval of PERIOD_S, or -1 if Python has none (before 3.13)."""
     if sys.version_info < (3, 13):
         return -1
     fd = os.timerfd_create(time.CLOCK_MONOTONIC)
@@ -202,7 +212,7 @@ def periodic_timerfd() -> int:
 
 
 class Root:
-    """The first process: starts the others, feeds the ring, watches, answers STATUS."""
+    """The first process: it starts the others, feeds the ring, watches it, answers STATUS."""
 
     def __init__(self, memory_bytes: int, *, stalled_periods: int, timerfd: bool) -> None:
         self._stalled_periods = stalled_periods
@@ -217,10 +227,10 @@ class Root:
         self._stage = Stage(self._shared, ROOT, memory_bytes)
         self._errors: list[str] = []
         self._sent = self._returned = self._periods = 0
-        self._baton_counter = -1  # what the baton on its way said when it left; -1: it is here
-        self._progress: dict[
-            str, tuple[int, int]
-        ] = {}  # what moves: its count, the period it last moved in
+        #: What the baton said when it left; -1 while it is here.
+        self._baton_counter = -1
+        #: Of all that moves, its count, and the period in which it moved last.
+        self._progress: dict[str, tuple[int, int]] = {}
         self._timerfd = periodic_timerfd() if timerfd else -1
         while not all(self._shared.get(place, Shared.PID) for place in range(len(STAGES))):
             self._reap()
@@ -245,7 +255,7 @@ class Root:
                     self._shared.add(ROOT, Shared.TICKS)
                 else:
                     server.handle(fd, event)
-            # Not by the timerfd: what watches the timers must not be one of them.
+            # The timerfd does not tell the time here: what watches the timers must not be one.
             now_s = time.monotonic()
             if now_s >= next_s:
                 next_s = now_s + PERIOD_S
@@ -288,7 +298,7 @@ class Root:
         return True
 
     def _reap(self) -> None:
-        """As init of a container root also reaps strangers, such as `sleeper` once `threads` is gone."""
+        """Reap children, and note which stage died; init of a container reaps strangers, too."""
         with contextlib.suppress(ChildProcessError):
             while True:
                 pid, status = os.waitpid(-1, os.WNOHANG)
@@ -296,9 +306,8 @@ class Root:
                     return
                 place = self._children.pop(pid, None)
                 if place is not None:
-                    self._fail(
-                        f"{STAGES[place]} ({pid}) died: exit code {os.waitstatus_to_exitcode(status)}"
-                    )
+                    code = os.waitstatus_to_exitcode(status)
+                    self._fail(f"{STAGES[place]} ({pid}) died: exit code {code}")
 
     def _timers(self) -> dict[str, int]:
         timers = {
@@ -339,9 +348,8 @@ class Root:
             "ticks": self._shared.get(SIGNALS, Shared.TICKS),
             "timers": self._timers(),
             "processes": self._processes(),
-            "sweeps": min(
-                self._shared.get(place, Shared.SWEEPS) for place in stages
-            ),  # of all memory, by all
+            # Sweeps over all of their memory that all stages have made.
+            "sweeps": min(self._shared.get(place, Shared.SWEEPS) for place in stages),
             "counter": self._shared.counter,
             "pids": {STAGES[place]: self._shared.get(place, Shared.PID) for place in stages},
             "errors": errors,

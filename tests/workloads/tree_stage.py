@@ -1,4 +1,4 @@
-"""What each process of tree.py checks: tokens, the shared counter, its own memory, pid and clock."""
+"""A stage of tree.py, which checks tokens, the shared counter, its memory, its pid, its clock."""
 
 import hashlib
 import mmap
@@ -10,9 +10,8 @@ import zlib
 STAGES = ("root", "signals", "threads", "sleeper", "poller")
 ROOT, SIGNALS, THREADS, SLEEPER, POLLER = range(len(STAGES))
 
-TOKEN = struct.Struct(
-    "<QIIQ40s"
-)  # number, stages passed, 1 if it is the baton, counter, content; then a CRC-32
+#: Number, stages passed, 1 if it is the baton, counter, content. A CRC-32 follows.
+TOKEN = struct.Struct("<QIIQ40s")
 TOKEN_BYTES = TOKEN.size + 4
 PAGE_BYTES = 4096
 
@@ -27,7 +26,10 @@ def pack_token(number: int, passed: int, baton: int, counter: int) -> bytes:
 
 
 class Shared:
-    """Anonymous memory shared by all: the counter, a stop flag, and a slot per stage that only that stage writes."""
+    """Anonymous memory that all stages share.
+
+    It has the counter, a stop flag, and a slot for each stage, to which only that stage writes.
+    """
 
     _SLOT_WORDS, _TEXT_BYTES = 8, 512
     PID, PASSED, TICKS, ONE_SHOTS, SWEEPS, ERRORS = range(6)
@@ -103,7 +105,10 @@ class PatternMemory:
         )
 
     def step(self) -> tuple[bool, bool]:
-        """Verify and rewrite the next page: (it was intact, all pages have been seen once more)."""
+        """Verify and rewrite the next page.
+
+        Return whether the page was intact, and whether all pages have been seen once more.
+        """
         page = self._cursor
         place = slice(page * PAGE_BYTES, (page + 1) * PAGE_BYTES)
         intact = self._memory[place] == self._content(page)
@@ -129,7 +134,10 @@ class Stage:
         self._shared.fail(self.place, error)
 
     def receive(self, token: bytes, passed: int) -> tuple[int, int, int]:
-        """Check a token that has passed so many stages: (number, is the baton, counter)."""
+        """Check a token that has passed so many stages.
+
+        Return its number, whether it is the baton (1 or 0), and the counter that it tells.
+        """
         number, found_passed, baton, counter, content = TOKEN.unpack_from(token)
         if zlib.crc32(token[: TOKEN.size]).to_bytes(4, "little") != token[TOKEN.size :]:
             self.fail(f"token {number}: checksum")
@@ -149,7 +157,10 @@ class Stage:
         return number, baton, counter
 
     def forward(self, token: bytes) -> bytes:
-        """Check a token and make the one to hand on; the baton's holder raises the shared counter."""
+        """Check a token, and return the one to hand on.
+
+        The holder of the baton raises the shared counter.
+        """
         number, baton, counter = self.receive(token, self.place - 1)
         if baton:
             counter += 1
