@@ -1,1 +1,1 @@
-"""How long a client waits: this tool beside what people do by hand (scripts/bench)."""
+"""How long a client waits with this tool, and with what people do by hand (scripts/bench)."""

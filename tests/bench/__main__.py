@@ -1,6 +1,7 @@
 """scripts/bench: what this tool does beside what people do without it, measured in the same run.
 
-Every case starts on a rig of its own. Machines are shared and noisy: ratios count, and medians of several runs.
+Every case starts on a rig of its own. Machines are shared and noisy: ratios count, and medians of
+several runs.
 """
 
 from __future__ import annotations
@@ -17,26 +18,27 @@ import psutil
 
 from tests.bench import engines, files, fill, moves, rates, soak, timeline
 from tests.rig import Rig
+from tests.rig.hosts import Hosts
 
 SCHEMA = 2
 RUNS = 5
 
-CASES: dict[str, Callable[[Rig, int], dict[str, Any]]] = {
-    "runc-redis-128m": lambda rig, runs: moves.redis_case(rig, runs, 128),
-    "runc-redis-1g": lambda rig, runs: moves.redis_case(rig, runs, 1024, sets_per_second=2000),
-    "runc-redis-4g": lambda rig, runs: moves.redis_case(rig, runs, 4096, sets_per_second=2000),
-    "crun-redis-128m": lambda rig, runs: engines.engine_case(rig, runs, "crun"),
-    "podman-redis-128m": lambda rig, runs: engines.engine_case(rig, runs, "podman"),
-    "docker-redis-128m": lambda rig, runs: engines.engine_case(rig, runs, "docker"),
+CASES: dict[str, Callable[[Hosts, int], dict[str, Any]]] = {
+    "runc-redis-128m": lambda hosts, runs: moves.redis_case(hosts, runs, 128),
+    "runc-redis-1g": lambda hosts, runs: moves.redis_case(hosts, runs, 1024, sets_per_second=2000),
+    "runc-redis-4g": lambda hosts, runs: moves.redis_case(hosts, runs, 4096, sets_per_second=2000),
+    "crun-redis-128m": lambda hosts, runs: engines.engine_case(hosts, runs, "crun"),
+    "podman-redis-128m": lambda hosts, runs: engines.engine_case(hosts, runs, "podman"),
+    "docker-redis-128m": lambda hosts, runs: engines.engine_case(hosts, runs, "docker"),
     "runc-idle": moves.idle_case,
     "runc-files-50k": files.files_case,
     "timeline": timeline.timeline_case,
     "first-touch": fill.first_touch_case,
     "recovery": fill.recovery_case,
     "soak": soak.soak_case,
-    "runc-dirty-10": lambda rig, runs: moves.dirtier_case(rig, runs, 10),
-    "runc-dirty-50": lambda rig, runs: moves.dirtier_case(rig, runs, 50),
-    "runc-dirty-200": lambda rig, runs: moves.dirtier_case(rig, runs, 200),
+    "runc-dirty-10": lambda hosts, runs: moves.dirtier_case(hosts, runs, 10),
+    "runc-dirty-50": lambda hosts, runs: moves.dirtier_case(hosts, runs, 50),
+    "runc-dirty-200": lambda hosts, runs: moves.dirtier_case(hosts, runs, 200),
     "relay": rates.relay_case,
     "tracking-cost": rates.cost_case,
     "bandwidth-limit": rates.limit_case,
@@ -44,6 +46,7 @@ CASES: dict[str, Callable[[Rig, int], dict[str, Any]]] = {
 
 
 def main() -> int:
+    """Run the cases that were asked for, and write and print the result."""
     arguments = _parser().parse_args()
     cases = []
     for name in arguments.case or [name for name in CASES if name != "soak"]:
@@ -51,7 +54,7 @@ def main() -> int:
         rig = Rig(f"bench-{os.getpid()}")
         rig.up()
         try:
-            cases.append({"name": name, **CASES[name](rig, arguments.runs)})
+            cases.append({"name": name, **CASES[name](Hosts.of(rig), arguments.runs)})
         finally:
             rig.down()
     machine = {"processors": psutil.cpu_count(), "memory_bytes": psutil.virtual_memory().total}
@@ -69,7 +72,7 @@ def _parser() -> argparse.ArgumentParser:
         "--case",
         action="append",
         choices=sorted(CASES),
-        help="only this one (may be repeated); soak, which counts its runs in hundreds of moves, runs only when named",
+        help="only this one (may be repeated); soak, which makes 20 moves a run, must be named",
     )
     parser.add_argument(
         "--runs", type=int, default=RUNS, help="of each kind per case (default %(default)s)"

@@ -1,17 +1,20 @@
-"""A case of scripts/bench: a container with very many small files, moved to where none of them are, and back."""
+"""A case of scripts/bench: a container with very many small files.
+
+It is moved to where none of the files are, and back to where only some differ.
+"""
 
 from __future__ import annotations
 
 import time
 from typing import Any
 
-from tests.bench.moves import move, other, start_redis
+from tests.bench.moves import filled_redis, move
 from tests.bench.spread import spread
-from tests.rig import Rig
+from tests.rig.hosts import Hosts, Report
 
 DIRECTORIES, OF_EACH = 500, 100
 MIB = 16
-#: Run on a node with a path: 50,000 files of 0.5 to 4 KiB.
+#: argv: a path, in which 50,000 files of 0.5 to 4 KiB are made.
 FILL = f"""
 import os, sys
 for directory in range({DIRECTORIES}):
@@ -23,21 +26,21 @@ for directory in range({DIRECTORIES}):
 """
 
 
-def files_case(rig: Rig, runs: int) -> dict[str, Any]:
-    """How long the whole move takes and how long the container stands still, each way."""
-    here = start_redis(rig, MIB)
-    place = f"{here.bundle}/rootfs/srv/files"
-    here.node.run(["python3", "-c", FILL, place], timeout=600)
-    took: dict[str, list[dict[str, Any]]] = {"all files": [], "differences": []}
+def files_case(hosts: Hosts, runs: int) -> dict[str, Any]:
+    """Measure how long the whole move takes and how long the container stands still, each way."""
+    container = filled_redis(hosts, MIB).container
+    place = f"{container.bundle}/rootfs/srv/files"
+    container.node.run(["python3", "-c", FILL, place], timeout=600)
+    took: dict[str, list[Report]] = {"all files": [], "differences": []}
     for _ in range(runs):
         for reports in took.values():
-            there = other(here, rig)
             if reports is took["all files"]:
-                there.run(["rm", "-rf", "--one-file-system", str(here.bundle)], timeout=600)
-            here, report, _ = move(here, rig)
+                remove = ["rm", "-rf", "--one-file-system", str(container.bundle)]
+                hosts.other(container.node).run(remove, timeout=600)
+            container, report, _ = move(hosts, container)
             reports.append(report)
             time.sleep(1)
-    found = here.node.run(["sh", "-c", f"find {place} -type f | wc -l"], timeout=600).stdout
+    found = container.node.run(["sh", "-c", f"find {place} -type f | wc -l"], timeout=600).stdout
     if int(found) != DIRECTORIES * OF_EACH:
         raise SystemExit(f"bench: {found.strip()} files arrived")
     return {

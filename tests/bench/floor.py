@@ -1,8 +1,11 @@
-"""What CRIU itself takes for a container, on one host and with nothing to send: floor.py NAME, as root on that host.
+"""How long CRIU itself takes for a container, on one host and with nothing to send.
 
-Two times, in ms: a dump that leaves memory out, until everything else is written; and a restore from complete images
-in RAM with `criu lazy-pages`, until the tasks run. Requests are edited as the tool does (no cgroup freezer, nft,
-cgroups left to the runtime), the runtime and the daemon were started before. The container goes on where it is.
+    floor.py NAME, as root on that host
+
+It prints two times in ms. The first is of a dump that leaves memory out, until everything else is
+written. The second is of a restore from complete images in RAM with `criu lazy-pages`, until the
+tasks run. Requests are edited as the tool edits them (no cgroup freezer, nft, cgroups left to the
+runtime), and the runtime and the daemon are started before. The container goes on where it is.
 """
 
 from __future__ import annotations
@@ -31,7 +34,10 @@ TIMEOUT_S = 120.0
 
 
 class LazyDump(DumpRole):
-    """One that leaves memory to be served later, and never comes to serve it: `status-ready` fails."""
+    """A dump that leaves memory to be served later, and is refused when it should be served.
+
+    CRIU says `status-ready` then.
+    """
 
     def last_edit(self, options: rpc.Message) -> None:
         options.lazy_pages = True
@@ -41,7 +47,10 @@ class LazyDump(DumpRole):
 
 
 class WholeDump:
-    """A dump as the runtime wants it, but for the edits: the images say how to unlock what it locked."""
+    """A dump as the runtime wants it, but for the edits.
+
+    The images then say how what the dump has locked is unlocked.
+    """
 
     def fds_for_criu(self, kind: str) -> dict[int, int]:
         return {}

@@ -1,4 +1,4 @@
-"""Cases of scripts/bench about pre-copy: how fast it is, what it costs the container, whether it keeps a limit."""
+"""Cases of scripts/bench about pre-copy: its speed, its cost for the container, and its limit."""
 
 from __future__ import annotations
 
@@ -12,93 +12,70 @@ import time
 from collections.abc import Iterator
 from typing import Any
 
-from tests.bench.moves import ADDRESS, DIRTIER_PORT, start_redis
+from migrate.cli.exit_codes import CODES
+from migrate.errors import NotConverging
+from tests.bench.moves import MOVE_TIMEOUT_S, filled_redis
 from tests.bench.spread import spread
-from tests.clients import REDIS_PORT, ask
-from tests.rig import Container, Rig, until
+from tests.rig import Container, Workload
+from tests.rig.hosts import Hosts, Report
+from tests.rig.workload import ADDRESS, REDIS_PORT
 
 MIB = 512
-STILL = [
-    "python3",
-    "-B",
-    "/opt/migrate/tests/workloads/dirtier.py",
-    "--mib",
-    str(MIB),
-    "--mb-per-second",
-    "0",
-]
-#: Ends a move before the freeze, so that it can be repeated on the spot.
+#: Options that end a move before the freeze, so that it can be repeated on the spot.
 STAY = ["--on-no-converge", "abort", "--max-downtime", "1", "--json"]
-NOT_CONVERGING = 52
 LIMIT_BYTES_PER_S = 20_000_000
 BYTES = "/dev/shm/bytes"  # noqa: S108  (of a node)
-BENCHMARK = [
-    "redis-benchmark",
-    "-h",
-    ADDRESS,
-    "-t",
-    "set",
-    "-r",
-    "100000",
-    "-d",
-    "512",
-    "-c",
-    "10",
-    "--csv",
-]
 BENCHMARK_REQUESTS = 150_000
+BENCHMARK = ["redis-benchmark", "-h", ADDRESS, "-p", str(REDIS_PORT), "-t", "set"]
+BENCHMARK += ["-r", "100000", "-d", "512", "-c", "10", "-n", str(BENCHMARK_REQUESTS), "--csv"]
 ATTACHED_S = 1.0
-#: Slow enough that what is seen is the tracking alone; and a copy that takes its share of two processors.
+#: By name, the limit of the pre-copy that goes on meanwhile. The first is so slow that what is
+#: seen is the tracking alone; the second is a copy that takes its share of two processors.
 DURING = {"tracked": "1M", "copied at 20 MB/s": "20M"}
 
 
-def pre_copy(container: Container, *options: str) -> dict[str, Any]:
-    """Everything up to the freeze, and back; the report."""
-    done = container.node.run(
-        ["migrate", container.name, "beta", *STAY, *options], check=False, timeout=600
-    )
-    if done.returncode != NOT_CONVERGING:
+def pre_copy(hosts: Hosts, workload: Workload[Container], *options: str) -> Report:
+    """Have a move go on until it would freeze the container, and return its report."""
+    words = [workload.name, "beta", *STAY, *options]
+    done = hosts.migrate(workload.node, *words, timeout=MOVE_TIMEOUT_S)
+    if done.returncode != CODES[NotConverging]:
         raise SystemExit(f"bench: {done.stderr}")
     return dict(json.loads(done.stdout))
 
 
-def pre_copy_s(report: dict[str, Any]) -> float:
+def pre_copy_s(report: Report) -> float:
+    """Return how long the pre-copy of a move took."""
     lengths = {phase["name"]: float(phase["length_us"]) for phase in report["phases"]}
     return lengths["pre-copy"] / 1e6
 
 
-def start_still(rig: Rig) -> Container:
-    """Memory that does not compress and does not change."""
-    container = rig.node("alpha").start_container("still", ip=ADDRESS, argv=STILL)
-    until(lambda: ask(rig.switch, ADDRESS, DIRTIER_PORT, "STATUS"), "the dirtier to answer")
-    return container
+def start_still(hosts: Hosts) -> Workload[Container]:
+    """Start a container whose memory does not compress and does not change."""
+    return hosts.start("dirtier", "--mib", str(MIB), "--mb-per-second", "0")
 
 
-def relay_case(rig: Rig, runs: int) -> dict[str, Any]:
-    """Memory to the target's store, all rounds, beside as many random bytes by ssh: into RAM there, and to nowhere."""
-    container = start_still(rig)
-    alpha, beta = rig.node("alpha"), rig.node("beta")
+def relay_case(hosts: Hosts, runs: int) -> dict[str, Any]:
+    """Measure all rounds of memory to the target's store, beside as many random bytes by ssh.
+
+    The bytes go into the target's RAM, and to nowhere.
+    """
+    workload = start_still(hosts)
+    ssh = "ssh -c aes128-gcm@openssh.com beta"
     rates: dict[str, list[float]] = {"relay": [], "ssh to RAM": [], "ssh to /dev/null": []}
     for run in range(runs):
-        report = pre_copy(container)
+        report = pre_copy(hosts, workload)
         size = report["page_bytes"]
         rates["relay"].append(size / pre_copy_s(report) / 1e6)
-        alpha.run(["sh", "-c", f"head -c {size} /dev/urandom > {BYTES}"], timeout=120)
+        make = f"head -c {size} /dev/urandom > {BYTES}"
+        hosts.alpha.run(["sh", "-c", make], timeout=120)
         for name, sink in (("ssh to RAM", BYTES), ("ssh to /dev/null", "/dev/null")):
             started = time.monotonic()
-            alpha.run(
-                ["sh", "-c", f"ssh -c aes128-gcm@openssh.com beta 'cat > {sink}' < {BYTES}"],
-                timeout=120,
-            )
+            hosts.alpha.run(["sh", "-c", f"{ssh} 'cat > {sink}' < {BYTES}"], timeout=120)
             rates[name].append(size / (time.monotonic() - started) / 1e6)
-        for node in (alpha, beta):
+        for node in hosts.both:
             node.run(["rm", BYTES])
-        print(
-            f"  run {run + 1}:",
-            *(f"{name} {found[-1]:.0f}" for name, found in rates.items()),
-            "MB/s",
-            file=sys.stderr,
-        )
+        last = [f"{name} {found[-1]:.0f}" for name, found in rates.items()]
+        print(f"  run {run + 1}:", *last, "MB/s", file=sys.stderr)
     median = {name: statistics.median(found) for name, found in rates.items()}
     return {
         "mb_per_s": {name: spread(found) for name, found in rates.items()},
@@ -107,45 +84,41 @@ def relay_case(rig: Rig, runs: int) -> dict[str, Any]:
     }
 
 
-def limit_case(rig: Rig, runs: int) -> dict[str, Any]:
-    """What was sent per second of pre-copy, over the limit it was given."""
-    container = start_still(rig)
+def limit_case(hosts: Hosts, runs: int) -> dict[str, Any]:
+    """Measure what was sent per second of pre-copy, over the limit that it was given."""
+    workload = start_still(hosts)
     shares = []
     for run in range(runs):
-        report = pre_copy(container, "--bandwidth-limit", str(LIMIT_BYTES_PER_S))
+        report = pre_copy(hosts, workload, "--bandwidth-limit", str(LIMIT_BYTES_PER_S))
         shares.append(report["bytes_sent"]["pages"] / pre_copy_s(report) / LIMIT_BYTES_PER_S)
         print(f"  run {run + 1}: {shares[-1]:.3f} of the limit", file=sys.stderr)
     return {"sent_over_limit": spread(shares, digits=3)}
 
 
-def cost_case(rig: Rig, runs: int) -> dict[str, Any]:
-    """redis-benchmark's requests a second: undisturbed, with its memory tracked, and copied besides; in turn."""
-    container = start_redis(rig, 1024)
+def cost_case(hosts: Hosts, runs: int) -> dict[str, Any]:
+    """Measure redis-benchmark's requests a second, undisturbed and in each of DURING, in turn."""
+    redis = filled_redis(hosts, 1024)
     per_s: dict[str, list[float]] = {"undisturbed": [], **{name: [] for name in DURING}}
     for run in range(runs):
-        per_s["undisturbed"].append(_requests_per_s(rig))
+        per_s["undisturbed"].append(_requests_per_s(hosts))
         for name, limit in DURING.items():
-            with _pre_copying(container, limit):
-                per_s[name].append(_requests_per_s(rig))
-        print(
-            f"  run {run + 1}:",
-            *(f"{name} {found[-1]:.0f}/s" for name, found in per_s.items()),
-            file=sys.stderr,
-        )
+            with _pre_copying(redis, limit):
+                per_s[name].append(_requests_per_s(hosts))
+        last = [f"{name} {found[-1]:.0f}/s" for name, found in per_s.items()]
+        print(f"  run {run + 1}:", *last, file=sys.stderr)
     median = {name: statistics.median(found) for name, found in per_s.items()}
+    shares = {name: round(median[name] / median["undisturbed"], 3) for name in DURING}
     return {
         "requests_per_s": {name: spread(found) for name, found in per_s.items()},
-        "over_undisturbed": {
-            name: round(median[name] / median["undisturbed"], 3) for name in DURING
-        },
+        "over_undisturbed": shares,
     }
 
 
 @contextlib.contextmanager
-def _pre_copying(container: Container, limit: str) -> Iterator[None]:
-    """The first round of a move that is interrupted at the end of the block."""
-    argv = ["migrate", container.name, "beta", "--bandwidth-limit", limit]
-    move = container.node.popen(argv, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
+def _pre_copying(workload: Workload[Container], limit: str) -> Iterator[None]:
+    """Have the first round of a move go on during the block; the move is interrupted at its end."""
+    argv = ["migrate", workload.name, "beta", "--bandwidth-limit", limit]
+    move = workload.node.popen(argv, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
     assert move.stderr is not None
     next(line for line in move.stderr if "armed" in line)
     time.sleep(ATTACHED_S)
@@ -156,7 +129,7 @@ def _pre_copying(container: Container, limit: str) -> Iterator[None]:
     move.communicate()
 
 
-def _requests_per_s(rig: Rig) -> float:
-    argv = [*BENCHMARK, "-p", str(REDIS_PORT), "-n", str(BENCHMARK_REQUESTS)]
-    rows = list(csv.DictReader(rig.node("beta").run(argv, timeout=120).stdout.splitlines()))
-    return float(rows[0]["rps"])
+def _requests_per_s(hosts: Hosts) -> float:
+    """Run redis-benchmark on beta, and return how many requests a second it made."""
+    lines = hosts.beta.run(BENCHMARK, timeout=120).stdout.splitlines()
+    return float(next(csv.DictReader(lines))["rps"])

@@ -8,18 +8,19 @@ import sys
 import time
 from typing import Any
 
-from tests.bench.moves import ADDRESS, last_word, load, move, start_redis
+from tests.bench.moves import filled_redis, last_word, load, move
 from tests.bench.spread import percentile, spread
-from tests.clients import RedisClient
-from tests.rig import Node, Rig
+from tests.rig import Node
+from tests.rig.hosts import Hosts
 
 MOVES_A_RUN = 20
 MIB, SETS_PER_SECOND = 128, 500
 SETTLE_S = 0.5
-#: What is on a node, counted there. `files` are those a move makes or might leave.
+#: Counts what is on a node. `files` are in the trees where a move makes some or might leave some.
 COUNTS = """
 import json, os, subprocess
-def lines(*argv): return len(subprocess.run(argv, capture_output=True, text=True).stdout.splitlines())
+def lines(*argv):
+    return len(subprocess.run(argv, capture_output=True, text=True).stdout.splitlines())
 pids = [p for p in os.listdir("/proc") if p.isdigit() and p != str(os.getpid())]
 def number(path, start):
     try:
@@ -46,24 +47,28 @@ print(json.dumps({
 
 
 def count(node: Node) -> dict[str, int]:
+    """Return how much there is on a node, by kind (COUNTS)."""
     return dict(json.loads(node.run(["python3", "-c", COUNTS]).stdout))
 
 
-def soak_case(rig: Rig, runs: int) -> dict[str, Any]:
-    """redis with 128 MiB under load, to and fro; 20 moves a run, and one there and back before anything is counted."""
-    container = start_redis(rig, MIB)
+def soak_case(hosts: Hosts, runs: int) -> dict[str, Any]:
+    """Measure redis with 128 MiB under load, to and fro, with 20 moves a run.
+
+    Nothing is counted before it was moved to beta and back once.
+    """
+    redis = filled_redis(hosts, MIB)
     blackout_ms: list[float] = []
-    with load(rig, SETS_PER_SECOND), RedisClient(rig.switch, ADDRESS) as client:
+    with load(hosts, SETS_PER_SECOND), redis.client() as client:
         for _ in range(2):
-            container, _, _ = move(container, rig)
-        before = {name: count(rig.node(name)) for name in ("alpha", "beta")}
+            redis, _, _ = move(hosts, redis)
+        before = {node.name: count(node) for node in hosts.both}
         for number in range(runs * MOVES_A_RUN):
             client.mark("before")
-            container, _, _ = move(container, rig)
+            redis, _, _ = move(hosts, redis)
             time.sleep(SETTLE_S)
             blackout_ms.append(float(client.mark("after")["worst_gap_ms"]))
             print(f"  move {number + 1}: {blackout_ms[-1]:.1f} ms", file=sys.stderr)
-        after = {name: count(rig.node(name)) for name in ("alpha", "beta")}
+        after = {node.name: count(node) for node in hosts.both}
         last_word(client)
     p99 = percentile(blackout_ms, 99)
     return {

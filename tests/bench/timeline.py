@@ -7,12 +7,13 @@ import sys
 import time
 from typing import Any
 
-from tests.bench.moves import move, start_redis
-from tests.rig import Rig
+from tests.bench.moves import filled_redis, move
+from tests.rig.hosts import Hosts
 
 MIB = 128
 SETTLE_S = 1.0
-#: (until which instant of the report's `freeze`, what happens until then). Each begins where the one before ends.
+#: An instant of the report's `freeze`, and what happens until then. Each step begins where the step
+#: before it ends.
 STEPS = (
     ("pre-dump", "CRIU starts on the dump"),
     ("network-lock", "tasks are frozen"),
@@ -31,20 +32,18 @@ STEPS = (
 )
 
 
-def timeline_case(rig: Rig, runs: int) -> dict[str, Any]:
-    """Medians of each step, in ms, of moves of a redis with 128 MiB."""
-    container = start_redis(rig, MIB)
+def timeline_case(hosts: Hosts, runs: int) -> dict[str, Any]:
+    """Measure the median of each step, in ms, of moves of a redis with 128 MiB."""
+    redis = filled_redis(hosts, MIB)
     lengths: dict[str, list[float]] = {what: [] for _, what in STEPS}
     for run in range(runs):
-        container, _, at_us = move(container, rig)
+        redis, _, at_us = move(hosts, redis)
         before_us = at_us["request DUMP"]
         for instant, what in STEPS:
             lengths[what].append((at_us[instant] - before_us) / 1000)
             before_us = at_us[instant]
-        print(
-            f"  run {run + 1}: {(at_us['resumed'] - at_us['request DUMP']) / 1000:.1f} ms",
-            file=sys.stderr,
-        )
+        frozen_ms = (at_us["resumed"] - at_us["request DUMP"]) / 1000
+        print(f"  run {run + 1}: {frozen_ms:.1f} ms", file=sys.stderr)
         time.sleep(SETTLE_S)
     return {
         "steps_ms": {what: round(statistics.median(found), 1) for what, found in lengths.items()}

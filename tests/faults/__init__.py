@@ -1,1 +1,1 @@
-"""What is tried many times with chance in it, because one try shows little. `scripts/faults --help`."""
+"""Faults that need many tries to show, because chance is in them: `scripts/faults --help`."""

@@ -1,4 +1,4 @@
-"""scripts/faults: what is tried many times with chance in it. Exit status 1 if anything was wrong."""
+"""scripts/faults: tries with chance in them, many times. Exit status 1 if anything was wrong."""
 
 from __future__ import annotations
 
@@ -12,15 +12,14 @@ from tests.rig import Rig
 
 
 def main() -> int:
+    """Run every contest on a rig of its own, and print what came of each as a line of JSON."""
     arguments = _parser().parse_args()
     rig = Rig(f"faults-{os.getpid()}")
     rig.up(nodes=two_moves.NODES)
     wrong = False
     try:
-        for way, connected in [
-            *((way, True) for way in two_moves.CONTESTS),
-            ("same target", False),
-        ]:
+        contests = [*((way, True) for way in two_moves.CONTESTS), ("same target", False)]
+        for way, connected in contests:
             result = two_moves.run(rig, way, arguments.tries, arguments.seed, connected=connected)
             print(json.dumps(result), flush=True)
             wrong |= bool(result["faults"])

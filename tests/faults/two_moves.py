@@ -1,6 +1,7 @@
-"""Two moves of one container at once, at random offsets: one of them moves it, the other is refused and harms nothing.
+"""Two moves of one container at once: one of them moves it, the other is refused and harms nothing.
 
-The container wanders over three nodes, try after try, while the 1 ms client counts on one TCP connection.
+The moves begin at random offsets. The container wanders over three nodes, try after try, while a
+client counts on one TCP connection.
 """
 
 from __future__ import annotations
@@ -12,29 +13,31 @@ import time
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field
 from typing import Any
 
 from migrate import errors
 from migrate.cli.exit_codes import CODES
-from tests.clients import REDIS_PORT, RedisClient, ask
-from tests.rig import Node, Rig, until
+from tests.rig import Container, Node, Redis, Rig
+from tests.rig.clients import Client
+from tests.rig.workload import ADDRESS, REDIS
 
 NODES = 3
-ADDRESS = "10.77.0.50"
-REDIS = ["redis-server", "--bind", "0.0.0.0", "--save", "", "--protected-mode", "no"]  # noqa: S104 - in the rig
 LATEST_S = 3.0
-#: A refusal comes within so long, by the tool's own clock: how long Python takes to start is the machine's affair.
+#: A refusal comes within so long, by the tool's own clock. How long Python takes to start depends
+#: on the machine, and is not counted.
 REFUSED_WITHIN_S = 2.0
 MOVE_TIMEOUT_S = 120.0
 REFUSALS = {CODES[errors.AlreadyMoving], CODES[errors.NoSuchContainer], CODES[errors.NotRunning]}
-#: Which two moves: (from, to) of each, as places in a turn of the three nodes that begins with the container's own.
+#: Which two moves: (from, to) of each, as places in a turn of the three nodes that begins with the
+#: container's own.
 CONTESTS: Mapping[str, tuple[tuple[int, int], tuple[int, int]]] = {
     "same target": ((0, 1), (0, 1)),
     "other target": ((0, 1), (0, 2)),
     "other side": ((0, 1), (1, 2)),
 }
-#: Takes the path out of a bundle's network namespace: the runtime makes one then, and CRIU moves it whole.
+#: Takes the path out of a bundle's network namespace: the runtime makes one then, and CRIU moves
+#: it as a whole.
 OWN_NETWORK = """
 import json, sys
 config = json.load(open(sys.argv[1]))
@@ -46,7 +49,10 @@ json.dump(config, open(sys.argv[1], "w"))
 
 @dataclass(frozen=True, kw_only=True)
 class Outcome:
-    """One of the two moves: its exit status, how long the command took, its report, its last line of complaint."""
+    """How one of the two moves ended.
+
+    `seconds` is how long the command took, and `said` its last line on standard error.
+    """
 
     status: int
     seconds: float
@@ -60,18 +66,28 @@ class Outcome:
 
     @property
     def left_target_at_ns(self) -> int:
-        """When the target was asked to finish, in ns since the epoch: before that nobody may move the container on."""
+        """When the target was asked to finish, in ns since the epoch.
+
+        Nobody may move the container on before that.
+        """
         clean_up = next(phase for phase in self.report["phases"] if phase["name"] == "clean up")
         return int(self.report["started_unix_ns"]) + int(clean_up["start_us"]) * 1000
 
 
 def one_after_the_other(first: Outcome, second: Outcome) -> bool:
-    """Whether the second began when the first had the container where the second's own source is."""
+    """Return whether the second move began when the first had ended.
+
+    The container was on the source of the second move then.
+    """
     return bool(second.report["started_unix_ns"] >= first.left_target_at_ns)
 
 
 def faults(first: Outcome, second: Outcome, running: Sequence[str], *, in_turn: bool) -> list[str]:
-    """What was wrong with a try. `running`: nodes where the container runs afterwards; `in_turn`: both may succeed."""
+    """Return what was wrong with a try.
+
+    `running` are the nodes on which the container runs afterwards. `in_turn` says that both moves
+    may succeed, one after the other.
+    """
     found = []
     if len(running) != 1:
         found.append(f"{'doubled: ' + ', '.join(running) if running else 'lost'}")
@@ -89,43 +105,41 @@ def faults(first: Outcome, second: Outcome, running: Sequence[str], *, in_turn: 
 
 
 class Wanderer:
-    """redis, moved about among the nodes of a rig. Not `connected`, it owns a network namespace that leads nowhere."""
+    """redis, which is moved about among the nodes of a rig.
+
+    If it is not `connected`, it owns a network namespace that leads nowhere, and has no client.
+    """
 
     def __init__(self, rig: Rig, *, connected: bool) -> None:
         self._nodes = list(rig.nodes)
-        self._container = self._nodes[0].start_container("redis", ip=ADDRESS, argv=REDIS)
-        self.client: RedisClient | None = None
+        container = self._nodes[0].start_container("redis", ip=ADDRESS, argv=REDIS)
+        self._redis = Redis(container=container)
+        self.client: Client | None = None
         if connected:
-            until(
-                lambda: ask(rig.switch, ADDRESS, REDIS_PORT, "PING") == "+PONG", "redis to answer"
-            )
-            self.client = RedisClient(rig.switch, ADDRESS)
+            self.client = self._redis.ready().client()
         else:
-            self._without_path()
+            self._own_network(container)
 
-    def _without_path(self) -> None:
-        node, bundle = self._nodes[0], str(self._container.bundle)
+    def _own_network(self, container: Container) -> None:
+        """Start the container again, in a network namespace that the runtime makes."""
+        node, bundle = container.node, str(container.bundle)
         node.run(["runc", "delete", "--force", "redis"])
-        self._container.unplug()
+        container.unplug()
         node.run(["python3", "-c", OWN_NETWORK, f"{bundle}/config.json"])
-        self._container.leave("run", "-d", "--bundle", bundle)
+        container.leave("run", "-d", "--bundle", bundle)
 
     def running(self) -> list[str]:
-        """The nodes where it runs."""
-        return [
-            node.name
-            for node in self._nodes
-            if replace(self._container, node=node).status == "running"
-        ]
+        """Return the nodes on which the container runs."""
+        return [node.name for node in self._nodes if self._redis.on(node).status == "running"]
 
     def turn(self) -> list[Node]:
-        """The nodes, its own first."""
+        """Return the nodes in their order, from the one on which the container runs."""
         (at,) = self.running()
         place = [node.name for node in self._nodes].index(at)
         return self._nodes[place:] + self._nodes[:place]
 
     def contest(self, way: str, offset_s: float) -> tuple[Outcome, Outcome]:
-        """Start two moves, the second so much later."""
+        """Start two moves, the second so much later, and return how both ended."""
         turn = self.turn()
         (source, target), (source2, target2) = CONTESTS[way]
         with ThreadPoolExecutor(2) as threads:
@@ -135,14 +149,14 @@ class Wanderer:
             return first.result(), second.result()
 
     def remove(self) -> None:
-        """From wherever it is."""
+        """Remove the container from all nodes."""
         for node in self._nodes:
-            replace(self._container, node=node).remove()
+            self._redis.on(node).remove()
 
 
 @contextlib.contextmanager
 def wandering(rig: Rig, *, connected: bool) -> Iterator[Wanderer]:
-    """A container for the length of the block."""
+    """Have such a container on a rig for the length of the block."""
     container = Wanderer(rig, connected=connected)
     with contextlib.ExitStack() as stack:
         stack.callback(container.remove)
@@ -152,7 +166,7 @@ def wandering(rig: Rig, *, connected: bool) -> Iterator[Wanderer]:
 
 
 def move(source: Node, target: Node) -> Outcome:
-    """Have the tool move it, to the end."""
+    """Have the tool move the container, and return how that ended."""
     began = time.monotonic()
     done = source.run(
         ["migrate", "redis", target.name, "--json"], check=False, timeout=MOVE_TIMEOUT_S
@@ -165,46 +179,68 @@ def move(source: Node, target: Node) -> Outcome:
     )
 
 
+@dataclass(kw_only=True)
+class Tally:
+    """What came of the tries of one contest so far."""
+
+    won: Counter[str] = field(default_factory=Counter)
+    refused: Counter[str] = field(default_factory=Counter)
+    refusals: list[Outcome] = field(default_factory=list)
+    worst_gap_ms: float = 0.0
+    faults: list[str] = field(default_factory=list)
+
+    def count(self, outcomes: tuple[Outcome, Outcome]) -> None:
+        """Count which of the two moves moved the container, and why the other did not."""
+        for name, outcome in zip(("first", "second"), outcomes, strict=True):
+            if outcome.status == 0:
+                self.won[name] += 1
+            else:
+                self.refused[str(outcome.report.get("error_kind"))] += 1
+                self.refusals.append(outcome)
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the tally as JSON has it."""
+        own = [outcome.own_seconds for outcome in self.refusals]
+        commands = [outcome.seconds for outcome in self.refusals]
+        return {
+            "moved": dict(self.won),
+            "refused": dict(self.refused),
+            "slowest_refusal_s": round(max(own, default=0.0), 2),
+            "slowest_refused_command_s": round(max(commands, default=0.0), 2),
+            "worst_gap_ms": round(self.worst_gap_ms, 1),
+            "faults": self.faults,
+        }
+
+
 def run(rig: Rig, way: str, tries: int, seed: int, *, connected: bool = True) -> dict[str, Any]:
-    """So many tries of a contest; what came of them, as JSON has it. `faults` is empty if all is well."""
+    """Try a contest so often, and return what came of it, as JSON has it.
+
+    `faults` is empty if all is well.
+    """
     chance = random.Random(f"{seed} {way} {connected}")  # noqa: S311  (not a secret)
-    found: list[str] = []
-    won, refused, refusals, worst_gap_ms = Counter[str](), Counter[str](), list[Outcome](), 0.0
+    tally = Tally()
     with wandering(rig, connected=connected) as container:
         for number in range(tries):
             offset_s = chance.uniform(0, LATEST_S)
             outcomes = container.contest(way, offset_s)
             running = container.running()
+            tally.count(outcomes)
             wrong = faults(*outcomes, running, in_turn=way == "other side")
-            for name, outcome in zip(("first", "second"), outcomes, strict=True):
-                if outcome.status == 0:
-                    won[name] += 1
-                else:
-                    refused[str(outcome.report.get("error_kind"))] += 1
-                    refusals.append(outcome)
             if container.client is not None:
                 window = container.client.mark(str(number))
-                worst_gap_ms = max(worst_gap_ms, window["worst_gap_ms"])
+                tally.worst_gap_ms = max(tally.worst_gap_ms, window["worst_gap_ms"])
                 if not window["contiguous"] or not window["count"]:
                     wrong.append(f"the client's connection: {window}")
-            found += [f"try {number}, {offset_s:.3f} s apart: {fault}" for fault in wrong]
+            apart = f"try {number}, {offset_s:.3f} s apart"
+            tally.faults += [f"{apart}: {fault}" for fault in wrong]
             if len(running) != 1:
                 break  # there is nothing left to contest
         if container.client is not None and (error := container.client.finish()["error"]):
-            found.append(f"the client ended with {error}")
+            tally.faults.append(f"the client ended with {error}")
     return {
         "contest": way,
         "connected": connected,
         "tries": tries,
         "seed": seed,
-        "moved": dict(won),
-        "refused": dict(refused),
-        "slowest_refusal_s": round(
-            max((outcome.own_seconds for outcome in refusals), default=0.0), 2
-        ),
-        "slowest_refused_command_s": round(
-            max((outcome.seconds for outcome in refusals), default=0.0), 2
-        ),
-        "worst_gap_ms": round(worst_gap_ms, 1),
-        "faults": found,
+        **tally.to_json(),
     }

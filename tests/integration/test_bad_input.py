@@ -1,4 +1,4 @@
-"""Whatever cannot work is refused in one line, with an exit code of its own, and nothing is changed."""
+"""Whatever cannot work is refused in one line, with its own exit code, and nothing is changed."""
 
 from collections.abc import Iterator
 
@@ -6,48 +6,28 @@ import pytest
 
 from migrate import errors
 from migrate.cli.exit_codes import CODES
-from tests.integration.conftest import REDIS, REDIS_ADDRESS, Hosts, new_traces, traces, without
-from tests.rig import Container, Node
+from tests.rig import Container, Node, Redis
+from tests.rig.hosts import NOTHING_CHANGED, Hosts
+from tests.rig.seed import KNOWN_HOSTS_IN_NODE as KNOWN_HOSTS
+from tests.rig.without import CRIU, without
+from tests.rig.workload import ADDRESS, REDIS
 
-KNOWN_HOSTS = "/etc/ssh/ssh_known_hosts"
+OTHER_ADDRESS = "10.77.0.51"
 KEPT = "/root/kept"
-NOTHING_CHANGED = "nothing was changed"
-
-
-def refused(
-    hosts: Hosts, *words: str, source: Node | None = None
-) -> tuple[type[errors.MigrateError], str]:
-    """Run the tool, which must refuse and change nothing; the class of its error, and what it said."""
-    before = [traces(node) for node in (hosts.alpha, hosts.beta)]
-    done = hosts.migrate(source or hosts.alpha, *words)
-    said = done.stderr.strip()
-    assert done.stdout == ""
-    assert done.returncode != 0
-    assert len(said.splitlines()) == 1, said
-    assert NOTHING_CHANGED in said
-    assert [
-        new_traces(old, traces(node))
-        for old, node in zip(before, (hosts.alpha, hosts.beta), strict=True)
-    ] == [
-        {},
-        {},
-    ]
-    by_code = {code: kind for kind, code in CODES.items()}
-    return by_code[done.returncode], said
 
 
 @pytest.mark.parametrize(
     ("name", "told"), [("nobody", "'nobody'"), ("\udcff", "udcff")], ids=["text", "no text"]
 )
-def test_unknown_container(hosts: Hosts, name: str, told: str) -> None:
-    kind, said = refused(hosts, name, "beta")
+def test_an_unknown_container_is_refused(hosts: Hosts, name: str, told: str) -> None:
+    kind, said = hosts.refused(name, "beta")
     assert kind is errors.NoSuchContainer
     assert told in said
 
 
-def test_container_that_does_not_run(hosts: Hosts, redis: Container) -> None:
+def test_a_paused_container_is_refused(hosts: Hosts, redis: Redis[Container]) -> None:
     hosts.alpha.run(["runc", "pause", "redis"])
-    kind, said = refused(hosts, "redis", "beta")
+    kind, said = hosts.refused("redis", "beta")
     assert kind is errors.NotRunning
     assert "paused" in said
 
@@ -56,41 +36,45 @@ def test_container_that_does_not_run(hosts: Hosts, redis: Container) -> None:
     ("host", "why"),
     [("gamma", "cannot resolve gamma: "), ("beta:1", "beta port 1: Connection refused")],
 )
-def test_unreachable_host(hosts: Hosts, redis: Container, host: str, why: str) -> None:
-    kind, said = refused(hosts, "redis", host)
+def test_an_unreachable_host_is_told_with_the_reason(
+    hosts: Hosts, redis: Redis[Container], host: str, why: str
+) -> None:
+    kind, said = hosts.refused("redis", host)
     assert kind is errors.TargetUnreachable
     assert why in said
 
 
 @pytest.fixture
-def sealed(hosts: Hosts) -> Iterator[Node]:
+def sealed(hosts: Hosts) -> Iterator[None]:
     """beta takes no key of alpha's."""
     hosts.beta.run(["mv", "/root/.ssh/authorized_keys", "/root/.ssh/kept"])
-    yield hosts.beta
+    yield
     hosts.beta.run(["mv", "/root/.ssh/kept", "/root/.ssh/authorized_keys"])
 
 
-def test_authentication_refused(hosts: Hosts, redis: Container, sealed: Node) -> None:
-    assert refused(hosts, "redis", "beta")[0] is errors.AuthenticationFailed
+def test_a_host_that_takes_no_key_is_told(
+    hosts: Hosts, redis: Redis[Container], sealed: None
+) -> None:
+    assert hosts.refused("redis", "beta")[0] is errors.AuthenticationFailed
 
 
-def test_unknown_host_key(hosts: Hosts, redis: Container) -> None:
+def test_an_unknown_host_key_is_refused(hosts: Hosts, redis: Redis[Container]) -> None:
     hosts.alpha.run(["mv", KNOWN_HOSTS, KEPT])
     try:
-        assert refused(hosts, "redis", "beta")[0] is errors.UnknownHostKey
+        assert hosts.refused("redis", "beta")[0] is errors.UnknownHostKey
     finally:
         hosts.alpha.run(["mv", KEPT, KNOWN_HOSTS])
 
 
-def test_changed_host_key(hosts: Hosts, redis: Container) -> None:
-    # alpha's own key where beta's belongs
+def test_a_changed_host_key_is_refused(hosts: Hosts, redis: Redis[Container]) -> None:
+    # alpha's own key is put where beta's belongs.
     script = (
         f"cp {KNOWN_HOSTS} {KEPT}; k=$(awk '/alpha/ {{print $3; exit}}' {KEPT});"
         f' sed -i "/beta/s#[^ ]*\\$#$k#" {KNOWN_HOSTS}'
     )
     hosts.alpha.run(["sh", "-c", script])
     try:
-        assert refused(hosts, "redis", "beta")[0] is errors.ChangedHostKey
+        assert hosts.refused("redis", "beta")[0] is errors.ChangedHostKey
     finally:
         hosts.alpha.run(["mv", KEPT, KNOWN_HOSTS])
 
@@ -105,10 +89,11 @@ def test_changed_host_key(hosts: Hosts, redis: Container) -> None:
         ("/usr/bin/python3", "python3"),
     ],
 )
-def test_target_without_a_program(hosts: Hosts, redis: Container, path: str, program: str) -> None:
-    found = hosts.beta.run(
-        ["sh", "-c", f"command -v {path.rsplit('/', 1)[1]} || echo {path}"]
-    ).stdout.strip()
+def test_a_program_that_the_target_lacks_is_named(
+    hosts: Hosts, redis: Redis[Container], path: str, program: str
+) -> None:
+    look = f"command -v {path.rsplit('/', 1)[1]} || echo {path}"
+    found = hosts.beta.run(["sh", "-c", look]).stdout.strip()
     with without(hosts.beta, found):
         done = hosts.migrate(hosts.alpha, "redis", "beta")
     assert done.returncode == CODES[errors.MissingOnHost], done.stderr
@@ -116,117 +101,112 @@ def test_target_without_a_program(hosts: Hosts, redis: Container, path: str, pro
     assert NOTHING_CHANGED in done.stderr
 
 
-def fake_version(text: str) -> str:
-    """A criu that claims another version and is the real one otherwise."""
-    return f'#!/bin/sh\n[ "$1" = --version ] && echo "Version: {text}" && exit\nexec /usr/sbin/criu.kept "$@"\n'
+def criu_of_version(text: str) -> str:
+    """Return a script that claims to be another version of CRIU, and is the real one otherwise."""
+    claim = f'[ "$1" = --version ] && echo "Version: {text}" && exit'
+    return f'#!/bin/sh\n{claim}\nexec /usr/sbin/criu.kept "$@"\n'
 
 
-def test_criu_too_old_for_its_kernel(hosts: Hosts, redis: Container) -> None:
-    with without(hosts.beta, "/usr/sbin/criu", fake_version("4.1")):
-        kind, said = refused(hosts, "redis", "beta")
+def test_a_criu_that_is_too_old_for_its_kernel_is_refused(
+    hosts: Hosts, redis: Redis[Container]
+) -> None:
+    with without(hosts.beta, CRIU, criu_of_version("4.1")):
+        kind, said = hosts.refused("redis", "beta")
     assert kind is errors.CriuTooOld
     assert "CRIU 4.1 on the target beta" in said
     assert "4.2 or newer" in said
 
 
-def test_criu_of_another_wire_version(hosts: Hosts, redis: Container) -> None:
-    """An old kernel would take the old CRIU; both hosts here have the same, so the kernel is made to look old too."""
+def test_a_criu_of_another_wire_version_is_refused(hosts: Hosts, redis: Redis[Container]) -> None:
+    """Only an old kernel takes the old CRIU, so the target's is made to look old, too."""
     uname = "import platform; platform.release = lambda: '6.1.0'\n"
     site = "/usr/lib/python3/dist-packages/old-kernel.pth"
     hosts.beta.run(["sh", "-c", f"cat > {site}"], input=uname)
     try:
-        with without(hosts.beta, "/usr/sbin/criu", fake_version("4.1")):
-            kind, said = refused(hosts, "redis", "beta")
+        with without(hosts.beta, CRIU, criu_of_version("4.1")):
+            kind, said = hosts.refused("redis", "beta")
     finally:
         hosts.beta.run(["rm", site])
     assert kind is errors.CriuWireMismatch
     assert "4.2.1 on the source and 4.1 on the target" in said
 
 
-def test_not_root_on_the_source(hosts: Hosts, redis: Container) -> None:
-    done = hosts.alpha.run(
-        ["setpriv", "--reuid=65534", "--clear-groups", "migrate", "redis", "beta"], check=False
-    )
+def test_who_is_not_root_on_the_source_is_refused(hosts: Hosts, redis: Redis[Container]) -> None:
+    as_nobody = ["setpriv", "--reuid=65534", "--clear-groups"]
+    done = hosts.alpha.run([*as_nobody, "migrate", "redis", "beta"], check=False)
     assert done.returncode == CODES[errors.NotRoot], done.stderr
     assert "not root on the source alpha" in done.stderr
 
 
-def test_not_root_on_the_target(hosts: Hosts, redis: Container) -> None:
+def test_who_is_not_root_on_the_target_is_refused(hosts: Hosts, redis: Redis[Container]) -> None:
     make = (
-        "useradd -m mover && mkdir -m 700 ~mover/.ssh && cp /root/.ssh/authorized_keys ~mover/.ssh/"
-        " && chown -R mover ~mover/.ssh"
+        "useradd -m mover && mkdir -m 700 ~mover/.ssh"
+        " && cp /root/.ssh/authorized_keys ~mover/.ssh/ && chown -R mover ~mover/.ssh"
     )
     hosts.beta.run(["sh", "-c", make])
     try:
-        kind, said = refused(hosts, "redis", "mover@beta")
+        kind, said = hosts.refused("redis", "mover@beta")
     finally:
         hosts.beta.run(["sh", "-c", "userdel -r mover 2>/dev/null"])
     assert kind is errors.NotRoot
     assert "not root on the target beta" in said
 
 
-def test_name_taken_on_the_target(hosts: Hosts, redis: Container) -> None:
-    hosts.beta.start_container("redis", ip="10.77.0.51", argv=REDIS)
-    kind, said = refused(hosts, "redis", "beta")
+def test_a_name_that_the_target_has_already_is_refused(
+    hosts: Hosts, redis: Redis[Container]
+) -> None:
+    hosts.beta.start_container("redis", ip=OTHER_ADDRESS, argv=REDIS)
+    kind, said = hosts.refused("redis", "beta")
     assert kind is errors.NameTaken
     assert "beta already has a runc container named 'redis'" in said
 
 
-def test_files_of_somebody_else_on_the_target(hosts: Hosts, redis: Container) -> None:
-    hosts.beta.run(
-        ["sh", "-c", "mkdir -p /srv/containers/redis && echo mine > /srv/containers/redis/precious"]
-    )
-    assert refused(hosts, "redis", "beta")[0] is errors.PathTaken
-    assert hosts.beta.run(["cat", "/srv/containers/redis/precious"]).stdout == "mine\n"
+def test_files_of_somebody_else_on_the_target_are_left_alone(
+    hosts: Hosts, redis: Redis[Container]
+) -> None:
+    precious = f"{redis.container.bundle}/precious"
+    make = f"mkdir -p {redis.container.bundle} && echo mine > {precious}"
+    hosts.beta.run(["sh", "-c", make])
+    assert hosts.refused("redis", "beta")[0] is errors.PathTaken
+    assert hosts.beta.run(["cat", precious]).stdout == "mine\n"
 
 
-def test_too_little_memory_on_the_target(hosts: Hosts, redis: Container) -> None:
-    limit = MemoryLimit(hosts.beta)
-    used = limit.used()
-    with limit.of(used + (40 << 20)):
-        kind, said = refused(hosts, "redis", "beta")
+class MemoryLimit:
+    """The memory limit of a whole node: that of its cgroup, which the node sees as its root.
+
+    There is a limit during a `with` block, of so many bytes more than the node uses now.
+    """
+
+    USED = "/sys/fs/cgroup/memory/memory.usage_in_bytes"
+    LIMIT = "/sys/fs/cgroup/memory/memory.limit_in_bytes"
+
+    def __init__(self, node: Node, room_bytes: int) -> None:
+        self._node, self._room_bytes = node, room_bytes
+
+    def __enter__(self) -> None:
+        self._set(int(self._node.run(["cat", self.USED]).stdout) + self._room_bytes)
+
+    def __exit__(self, *_: object) -> None:
+        self._set(-1)
+
+    def _set(self, size_bytes: int) -> None:
+        self._node.run(["sh", "-c", f"echo {size_bytes} > {self.LIMIT}"])
+
+
+def test_a_target_with_too_little_memory_is_refused(hosts: Hosts, redis: Redis[Container]) -> None:
+    with MemoryLimit(hosts.beta, 40 << 20):
+        kind, said = hosts.refused("redis", "beta")
     assert kind is errors.NotEnoughMemory
     assert "MiB of RAM to give" in said
 
 
-class MemoryLimit:
-    """The memory limit of a whole node: that of its cgroup, which it sees as its root."""
-
-    def __init__(self, node: Node) -> None:
-        self._node = node
-
-    def used(self) -> int:
-        return int(
-            self._node.run(["sh", "-c", "cat /sys/fs/cgroup/memory/memory.usage_in_bytes"]).stdout
-        )
-
-    def of(self, size_bytes: int) -> "MemoryLimit":
-        self._size = size_bytes
-        return self
-
-    def _set(self, text: str) -> None:
-        self._node.run(["sh", "-c", f"echo {text} > /sys/fs/cgroup/memory/memory.limit_in_bytes"])
-
-    def __enter__(self) -> None:
-        self._set(str(self._size))
-
-    def __exit__(self, *_: object) -> None:
-        self._set("-1")
-
-
-def test_file_open_outside_the_container(hosts: Hosts) -> None:
+def test_a_file_that_is_open_outside_the_container_is_refused(hosts: Hosts) -> None:
     """The container was started with a host file as its output, as with `runc run > file`."""
-    container = Container(node=hosts.alpha, name="outside", address="10.77.0.52")
-    made = hosts.alpha.start_container("outside", ip="10.77.0.52", argv=["sleep", "1000"])
+    container = hosts.alpha.start_container("outside", ip=ADDRESS, argv=["sleep", "1000"])
     hosts.alpha.run(["runc", "delete", "--force", "outside"])
-    hosts.alpha.run(
-        [
-            "sh",
-            "-c",
-            f"runc run -d --bundle {made.bundle} outside > /root/output.txt 2>&1 < /dev/null",
-        ]
-    )
-    kind, said = refused(hosts, "outside", "beta")
+    run = f"runc run -d --bundle {container.bundle} outside"
+    hosts.alpha.run(["sh", "-c", f"{run} > /root/output.txt 2>&1 < /dev/null"])
+    kind, said = hosts.refused("outside", "beta")
     assert kind is errors.OpenFileOutside
     assert "fd 1 open on /root/output.txt" in said
     assert container.status == "running"
@@ -236,12 +216,14 @@ def test_file_open_outside_the_container(hosts: Hosts) -> None:
     "config",
     ["{", "[]", '{"root": {}}', '{"root": {"path": "rootfs"}, "mounts": [{"type": "bind"}]}'],
 )
-def test_a_bundle_whose_config_is_damaged(hosts: Hosts, redis: Container, config: str) -> None:
-    path = f"{redis.bundle}/config.json"
+def test_a_bundle_whose_config_is_damaged_is_refused(
+    hosts: Hosts, redis: Redis[Container], config: str
+) -> None:
+    path = f"{redis.container.bundle}/config.json"
     hosts.alpha.run(["cp", path, KEPT])
     hosts.alpha.run(["sh", "-c", f"cat > {path}"], input=config)
     try:
-        kind, said = refused(hosts, "redis", "beta")
+        kind, said = hosts.refused("redis", "beta")
     finally:
         hosts.alpha.run(["mv", KEPT, path])
     assert issubclass(kind, errors.Refused)
@@ -249,62 +231,66 @@ def test_a_bundle_whose_config_is_damaged(hosts: Hosts, redis: Container, config
     assert redis.status == "running"
 
 
-def test_a_station_on_the_targets_network_that_sends_runt_frames(
-    hosts: Hosts, redis: Container
+#: Answers every ARP request that comes by on v-rude with frames that are cut off.
+RUDE = """
+import socket
+s = socket.socket(socket.AF_PACKET, socket.SOCK_RAW, socket.htons(0x0806))
+s.bind(("v-rude", 0x0806))
+print("ready", flush=True)
+while True:
+    frame = s.recv(2048)
+    for size in range(14, 42):
+        s.send((b"\\xff" * 6 + frame[6:12] + frame[12:])[:size])
+"""
+
+
+def test_runt_frames_on_the_targets_network_stop_no_move(
+    hosts: Hosts, redis: Redis[Container]
 ) -> None:
-    """A program with CAP_NET_RAW there answers every ARP request by frames that are cut off; it stops nobody's move."""
-    code = (
-        "import socket, struct; s = socket.socket(socket.AF_PACKET, socket.SOCK_RAW, socket.htons(0x0806));"
-        " s.bind(('v-rude', 0x0806)); print(flush=True)\n"
-        "while True:\n"
-        "  frame = s.recv(2048)\n"
-        "  for size in range(14, 42): s.send((b'\\xff' * 6 + frame[6:12] + frame[12:])[:size])\n"
-    )
-    made = (
+    """Any program there with CAP_NET_RAW can do this; it stops nobody's move."""
+    make = (
         "ip netns add rude && ip link add v-port type veth peer name v-rude netns rude"
         " && ip link set v-port master br0 up && ip -n rude link set v-rude up"
-        f' && {{ ip netns exec rude timeout 60 python3 -c "{code}" > /dev/null 2>&1 & }}; sleep 0.5'
+        ' && { ip netns exec rude timeout 60 python3 -c "$1" > /run/rude 2>&1 & };'
+        " until grep -q ready /run/rude; do sleep 0.01; done; rm /run/rude"
     )
-    hosts.beta.run(["sh", "-c", made])
+    unmake = "ip netns pids rude | xargs -r kill; ip link delete v-port; ip netns delete rude"
+    hosts.beta.run(["sh", "-c", make, "sh", RUDE])
     try:
         done = hosts.migrate(hosts.alpha, "redis", "beta")
     finally:
-        hosts.beta.run(
-            [
-                "sh",
-                "-c",
-                "ip netns pids rude | xargs -r kill; ip link delete v-port; ip netns delete rude",
-            ]
-        )
+        hosts.beta.run(["sh", "-c", unmake])
     assert done.returncode == 0, done.stderr
 
 
-def test_address_in_use_on_the_targets_network(hosts: Hosts, redis: Container) -> None:
+def test_an_address_in_use_on_the_targets_network_is_refused(
+    hosts: Hosts, redis: Redis[Container]
+) -> None:
     """A station on the target's network that is not the container answers for its address."""
-    script = (
+    make = (
         "ip netns add squatter && ip link add v-squatter type veth peer name eth0 netns squatter"
         " && ip link set v-squatter master br0 up && ip -n squatter link set eth0 up"
-        f" && ip -n squatter address add {REDIS_ADDRESS}/24 dev eth0"
+        f" && ip -n squatter address add {ADDRESS}/24 dev eth0"
     )
-    hosts.beta.run(["sh", "-c", script])
+    hosts.beta.run(["sh", "-c", make])
     try:
-        kind, said = refused(hosts, "redis", "beta")
+        kind, said = hosts.refused("redis", "beta")
     finally:
         hosts.beta.run(["sh", "-c", "ip link delete v-squatter; ip netns delete squatter"])
     assert kind is errors.AddressTaken
-    assert f"address {REDIS_ADDRESS} is already in use" in said
+    assert f"address {ADDRESS} is already in use" in said
 
 
 @pytest.mark.parametrize(
     "host", ["", "-oProxyCommand=x", "a b", "beta:0", "beta:99999", "user@@beta"]
 )
-def test_host_that_is_none(hosts: Hosts, host: str) -> None:
+def test_a_word_that_names_no_host_is_refused(hosts: Hosts, host: str) -> None:
     done = hosts.migrate(hosts.alpha, "--", "redis", host)
     assert done.returncode == CODES[errors.BadRequest]
     assert done.stdout == ""
 
 
-def test_ssh_config_is_honoured(hosts: Hosts, redis: Container) -> None:
+def test_ssh_config_is_honoured(hosts: Hosts, redis: Redis[Container]) -> None:
     config = "Host elsewhere\n  HostName beta\n  User root\n  HostKeyAlias beta\n"
     hosts.alpha.run(["sh", "-c", "umask 077; cat > /root/.ssh/config"], input=config)
     try:

@@ -1,4 +1,4 @@
-"""A rootfs of very many files."""
+"""A rootfs of very many files, a file that cannot be written, and the root directory itself."""
 
 from __future__ import annotations
 
@@ -6,10 +6,14 @@ import pytest
 
 from migrate.cli.exit_codes import CODES
 from migrate.errors import RolledBack
-from tests.integration.conftest import Hosts, goes_on_through_moves
-from tests.rig import Container, Node
+from tests.rig import Container
+from tests.rig.hosts import Hosts
+from tests.rig.printing import goes_on_through_moves
+from tests.rig.workload import ADDRESS
 
-#: argv: how many. A thousand a directory, with long names, each with its own number in it.
+TIMEOUT_S = 900.0
+#: argv: how many files. There are a thousand to a directory, with long names, and each has its own
+#: number in it.
 MAKE = """
 import os, pathlib, sys
 for number in range(int(sys.argv[1])):
@@ -18,7 +22,7 @@ for number in range(int(sys.argv[1])):
         directory.mkdir(parents=True)
     (directory / f"file-{number:048}").write_text(str(number))
 """
-#: What is there: how many files, and the sum of what is in them.
+#: Prints how many files are there, and the sum of the numbers in them.
 COUNT = """
 import pathlib
 numbers = [int(path.read_text()) for path in pathlib.Path("many").rglob("file-*")]
@@ -31,7 +35,7 @@ with open(sys.argv[1]) as file:
     fcntl.ioctl(file, 0x40086602, struct.pack("l", int(sys.argv[2])))
 """
 IMMUTABLE = 0x10
-#: Changes of the root directory itself, and looks whether it is as the last change made it.
+#: Changes the root directory itself, and looks whether it is as the last change made it.
 CHANGING = """
 import os, time
 number = 0
@@ -50,29 +54,27 @@ while True:
 """
 
 
-def in_rootfs(node: Node, container: Container, program: str, *words: str) -> str:
+def in_rootfs(container: Container, program: str, *words: str) -> str:
+    """Run a Python program in the container's rootfs, on its node, and return what it prints."""
     argv = ["env", "--chdir", f"{container.bundle}/rootfs", "python3", "-c", program, *words]
-    return str(node.run(argv, timeout=900).stdout).strip()
+    return container.node.run(argv, timeout=TIMEOUT_S).stdout.strip()
 
 
 def test_all_of_very_many_files_arrive(hosts: Hosts, request: pytest.FixtureRequest) -> None:
     """The list of them is longer than one message may be."""
     files = request.config.getoption("--files")
-    container = hosts.alpha.start_container("many", ip="10.77.0.54", argv=["sleep", "100000"])
-    in_rootfs(hosts.alpha, container, MAKE, str(files))
-    done = hosts.alpha.run(
-        ["migrate", "many", "beta"], check=False, timeout=900 * hosts.alpha.slowness
-    )
-    assert done.returncode == 0, done.stderr
-    assert in_rootfs(hosts.beta, container, COUNT) == f"{files} {sum(range(files))}"
+    container = hosts.alpha.start_container("many", ip=ADDRESS, argv=["sleep", "100000"])
+    in_rootfs(container, MAKE, str(files))
+    container, _ = hosts.move(container, timeout=TIMEOUT_S)
+    assert in_rootfs(container, COUNT) == f"{files} {sum(range(files))}"
 
 
 def test_a_file_that_the_target_cannot_write_fails_the_move(hosts: Hosts) -> None:
     """rsync on the source learns of such a file only by how rsync on the target ends."""
-    container = hosts.alpha.start_container("stuck", ip="10.77.0.55", argv=["sleep", "100000"])
+    container = hosts.alpha.start_container("stuck", ip=ADDRESS, argv=["sleep", "100000"])
     file = f"{container.bundle}/rootfs/stuck"
     hosts.alpha.run(["sh", "-c", f"echo old > {file}"])
-    container, _ = hosts.move(container, hosts.alpha)
+    container, _ = hosts.move(container)
     hosts.beta.run(["sh", "-c", f"echo new > {file}"])
     hosts.alpha.run(["python3", "-c", SET_FLAGS, file, str(IMMUTABLE)])
     try:
@@ -82,13 +84,12 @@ def test_a_file_that_the_target_cannot_write_fails_the_move(hosts: Hosts) -> Non
     assert failed.returncode == CODES[RolledBack], failed.stderr
     assert "the target failed: rsync" in failed.stderr
     assert container.status == "running"
-    hosts.move(container, hosts.beta)
+    hosts.move(container)
     assert hosts.alpha.run(["cat", file]).stdout == "new\n"
 
 
-def test_the_root_directory_itself(hosts: Hosts) -> None:
-    """It changes all the time, and is after each move as the container left it."""
-    container = hosts.alpha.start_container(
-        "root", ip="10.77.0.56", argv=["python3", "-c", CHANGING]
-    )
+def test_the_root_directory_itself_stays_as_it_was_left(hosts: Hosts) -> None:
+    """The container changes it all the time; after each move it is as the container left it."""
+    argv = ["python3", "-c", CHANGING]
+    container = hosts.alpha.start_container("root", ip=ADDRESS, argv=argv)
     goes_on_through_moves(hosts, container)

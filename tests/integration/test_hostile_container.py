@@ -1,10 +1,12 @@
-"""A container that exchanges directories with symlinks under the tool reads and writes nothing of either host."""
+"""A container that exchanges directories with symlinks under the tool gets at nothing of a host.
+
+Neither does it read a file of the host's, nor does it have one written.
+"""
 
 from __future__ import annotations
 
 import subprocess
 from collections.abc import Callable, Iterator
-from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -12,26 +14,33 @@ import pytest
 
 from migrate.cli.exit_codes import CODES
 from migrate.errors import RolledBack
-from tests.clients import REDIS_PORT, ask
-from tests.integration.conftest import REDIS_ADDRESS, Hosts
-from tests.rig import Container, Node, until
-from tests.rig.engine import EngineContainer
-from tests.services import REDIS_IMAGE
+from tests.rig import Container, EngineContainer, Node, Redis, until
+from tests.rig.clients import PROGRAMS
+from tests.rig.hosts import Hosts
+from tests.rig.services import REDIS_IMAGE
+from tests.rig.workload import ADDRESS
 
-ADDRESS = "10.77.0.61"
-#: What every host has and no container may see; each host's has another text, all of them equally long.
-HIDDEN = "/root/hidden/secret.txt"
-PROGRAM = Path(__file__).parent.parent / "workloads/swapper.py"
-#: Where the container's files are that it plays with, and the options by which its engine gives it the place.
+#: A file that every host has and no container may see. Each host's has another text, and all texts
+#: are equally long.
+HIDDEN = Path("/root/hidden/secret.txt")
+#: The directory to which the container's symlinks lead, and the hidden file seen from there.
+WAY = HIDDEN.parent.parent
+NAME = str(HIDDEN.relative_to(WAY))
+SWAPPER = (PROGRAMS / "swapper.py").read_text()
+#: Where the container has the files with which it plays, and the options by which its engine gives
+#: it the place.
 PLACES = {
     "rootfs": ("/srv/hostile", ()),
     "volume": ("/data/hostile", ("--volume", "hostile:/data")),
     "tmpfs": ("/scratch/hostile", ("--tmpfs", "/scratch")),
     "shm": ("/dev/shm/hostile", ()),  # noqa: S108
 }
+#: What an engine has in RAM, and the tool therefore copies by itself and not by rsync.
+IN_RAM = {("podman", "tmpfs"), ("docker", "tmpfs"), ("docker", "shm")}
 
-#: Somebody else who may write the container's files, and is not frozen with it: all the time DIR/p and DIR/q change
-#: places, of which one leads out, and the file is written anew. It ends when DIR is gone.
+#: Somebody else who may write the container's files and is not frozen with it. All the time DIR/p
+#: and DIR/q change places, of which one leads out, and the file is written anew. The program ends
+#: when DIR is gone. argv: DIR, where DIR/q/d leads to, the file's name.
 SWAPPING = """
 import ctypes, os, sys, time
 directory, leads_to, name = sys.argv[1:]
@@ -54,137 +63,118 @@ while os.path.exists(f"{directory}/p"):
 
 
 def argv(directory: str, *, tree: bool, overlay: bool = False) -> list[str]:
-    """A tree is looked at by the tool, by rsync, and by the tool again before the freeze; a tmpfs by the tool alone."""
-    way = Path(HIDDEN).parent.parent
-    words = [
-        "--dir",
-        directory,
-        "--leads-to",
-        str(way),
-        "--name",
-        str(Path(HIDDEN).relative_to(way)),
-    ]
-    words += [
-        "--skip",
-        *(("2", "0") if tree and not overlay else ("0", "0")),
-        *(["--overlay"] if overlay else []),
-    ]
-    return ["python3", "-c", PROGRAM.read_text(), *words]
+    """Return the command of the hostile container.
 
-
-def secret_of(node: Node) -> str:
-    return f"secret of {node.name:>6}"
+    `tree` says that the place is one that rsync copies: the tool looks at it before rsync does,
+    and again before the freeze. A tmpfs is looked at by the tool alone. On an `overlay` nobody is
+    seen to look (workloads/swapper.py).
+    """
+    words = ["--dir", directory, "--leads-to", str(WAY), "--name", NAME]
+    words += ["--skip", *(("2", "0") if tree and not overlay else ("0", "0"))]
+    return ["python3", "-c", SWAPPER, *words, *(["--overlay"] if overlay else [])]
 
 
 @pytest.fixture(autouse=True)
 def tidied(hosts: Hosts) -> Iterator[None]:
+    """The hidden files are removed afterwards."""
     yield
-    for node in (hosts.alpha, hosts.beta):
-        node.run(["rm", "-rf", str(Path(HIDDEN).parent)])
+    for node in hosts.both:
+        node.run(["rm", "-rf", str(HIDDEN.parent)])
 
 
 def plant(source: Node, target: Node, *, to_read: bool) -> dict[Node, str]:
-    """Hide a file on the target, that the container may want to write, and one on the source that it may want to read.
+    """Hide a file on the target, which the container may want to write, and return all texts.
 
-    tar on the source complains of a directory that is where a symlink leads, and so must not find one.
+    `to_read` hides another on the source, which the container may want to read. tar on the source
+    complains of a directory that is where a symlink leads, and so must not find one.
     """
-    source.run(["rm", "-rf", str(Path(HIDDEN).parent)])
-    hidden = {node: secret_of(node) for node in ((source, target) if to_read else (target,))}
+    source.run(["rm", "-rf", str(HIDDEN.parent)])
+    nodes = (source, target) if to_read else (target,)
+    hidden = {node: f"secret of {node.name:>6}" for node in nodes}
     for node, text in hidden.items():
-        node.run(["sh", "-c", f"mkdir -p {Path(HIDDEN).parent}; cat > {HIDDEN}"], input=text)
+        node.run(["sh", "-c", f"mkdir -p {HIDDEN.parent}; cat > {HIDDEN}"], input=text)
     return hidden
+
+
+def assert_untouched(hidden: dict[Node, str]) -> None:
+    """Assert that the hidden files are as they were planted, with no others beside them."""
+    for node, text in hidden.items():
+        assert node.run(["ls", str(HIDDEN.parent)]).stdout == f"{HIDDEN.name}\n"
+        assert node.run(["cat", str(HIDDEN)]).stdout == text
 
 
 def attacked(
     hosts: Hosts, name: str, directory: str, in_container: Callable[[Node, str], str], *, tree: bool
 ) -> None:
-    """Move it there and back. `in_container` runs words of a shell in the container on a node."""
+    """Move a hostile container to beta and back; each time it attacks once, and gets nothing.
+
+    `in_container` runs words of a shell in the container on a node, and returns what they print.
+    """
     source = hosts.alpha
     until(lambda: "decoy" in in_container(source, f"ls {directory}/z"), "the container to be ready")
     for _ in range(2):
         target = hosts.other(source)
         hidden = plant(source, target, to_read=tree)
         done = hosts.migrate(source, name, target.name)
-        for node, text in hidden.items():
-            assert node.run(["ls", str(Path(HIDDEN).parent)]).stdout == f"{Path(HIDDEN).name}\n"
-            assert node.run(["cat", HIDDEN]).stdout == text
+        assert_untouched(hidden)
         assert done.returncode == 0, done.stderr
-        until(lambda: in_container(target, f"ls {directory}/done"), "the attack to be over")  # noqa: B023
+        attack_is_over = partial(in_container, target, f"ls {directory}/done")
+        until(attack_is_over, "the attack to be over")
         found = in_container(target, f"cat {directory}/p/d/*/*; echo; stat -c %N {directory}/q/d")
         assert found.startswith("mine"), found
-        assert found.endswith(f"-> '{Path(HIDDEN).parent.parent}'\n"), found
+        assert found.endswith(f"-> '{WAY}'\n"), found
         in_container(target, f"rm {directory}/done; kill -USR1 1")
         source = target
 
 
 @pytest.mark.parametrize("place", ["rootfs", "shm"])
-def test_of_runc(hosts: Hosts, place: str) -> None:
+def test_a_container_of_runc_gets_at_nothing(hosts: Hosts, place: str) -> None:
     directory, _ = PLACES[place]
-    container = hosts.alpha.start_container(
-        "hostile", ip=ADDRESS, argv=argv(directory, tree=place != "shm")
-    )
+    tree = place != "shm"
+    hosts.alpha.start_container("hostile", ip=ADDRESS, argv=argv(directory, tree=tree))
 
     def in_container(node: Node, words: str) -> str:
-        return node.run(["runc", "exec", container.name, "sh", "-c", words], check=False).stdout
+        return node.run(["runc", "exec", "hostile", "sh", "-c", words], check=False).stdout
 
-    attacked(hosts, container.name, directory, in_container, tree=place != "shm")
-    Container(node=hosts.alpha, name="hostile", address=ADDRESS).remove()
+    attacked(hosts, "hostile", directory, in_container, tree=tree)
 
 
 def _removed(node: Node, place: str) -> bool:
     return node.run(["rm", "-rf", place], check=False).returncode == 0
 
 
-def test_of_somebody_else_while_it_is_frozen(hosts: Hosts, redis: Container) -> None:
-    """A move may fail of it; what it has copied by then is the container's own."""
-    source = hosts.alpha
-    way, name = (
-        Path(HIDDEN).parent.parent,
-        str(Path(HIDDEN).relative_to(Path(HIDDEN).parent.parent)),
-    )
+def test_somebody_else_who_writes_its_files_gets_at_nothing(
+    hosts: Hosts, redis: Redis[Container]
+) -> None:
+    """A move may fail of it; what the move has copied by then is the container's own."""
+    place = f"{redis.container.bundle}/rootfs/srv/hostile"
+    look = ["find", str(redis.container.bundle), "-xdev", "-path", "*hostile*", "-type", "f"]
     for _ in range(4):
-        target = hosts.other(source)
+        source, target = redis.node, hosts.other(redis.node)
         hidden = plant(source, target, to_read=True)
-        place = f"{redis.bundle}/rootfs/srv/hostile"
-        with source.popen(
-            ["python3", "-c", SWAPPING, place, str(way), name], stdout=subprocess.PIPE
-        ) as swapping:
+        swap = ["python3", "-c", SWAPPING, place, str(WAY), NAME]
+        with source.popen(swap, stdout=subprocess.PIPE) as swapping:
             assert swapping.stdout is not None
             assert swapping.stdout.readline() == "ready\n"
-            done = hosts.migrate(source, redis.name, target.name)
-            # It may make a file anew in what is being removed.
-            until(partial(_removed, source, place), "it to end")
-        for node, text in hidden.items():
-            assert node.run(["ls", str(Path(HIDDEN).parent)]).stdout == f"{Path(HIDDEN).name}\n"
-            assert node.run(["cat", HIDDEN]).stdout == text
-        arrived = [
-            "find",
-            str(redis.bundle),
-            "-xdev",
-            "-path",
-            "*hostile*",
-            "-type",
-            "f",
-            "-exec",
-            "cat",
-            "{}",
-            "+",
-        ]
-        assert "secret" not in target.run(arrived, check=False).stdout, done.stderr
-        if done.returncode == 0:
-            source = target
+            done = hosts.migrate(source, "redis", target.name)
+            # The program may make a file anew in what is being removed.
+            until(partial(_removed, source, place), "the program's files to be removed")
+        assert_untouched(hidden)
+        arrived = target.run([*look, "-exec", "cat", "{}", "+"], check=False).stdout
+        assert "secret" not in arrived, done.stderr
         assert done.returncode in (0, CODES[RolledBack]), done.stderr
-        assert replace(redis, node=source).status == "running", done.stderr
+        if done.returncode == 0:
+            redis = redis.on(target)
+        assert redis.status == "running", done.stderr
         target.run(["rm", "-rf", place])
-    assert ask(hosts.rig.switch, REDIS_ADDRESS, REDIS_PORT, "PING") == "+PONG"
+    assert redis.answers()
 
 
 @pytest.mark.checkered
 @pytest.mark.parametrize("place", PLACES)
-def test_of_an_engine(hosts: Hosts, engine: str, place: str) -> None:
+def test_a_container_of_an_engine_gets_at_nothing(hosts: Hosts, engine: str, place: str) -> None:
     directory, options = PLACES[place]
-    options = (*options, "--volume", "/usr:/usr:ro")  # where its Python is
-    tree = (engine, place) not in {("podman", "tmpfs"), ("docker", "tmpfs"), ("docker", "shm")}
+    tree = (engine, place) not in IN_RAM
     container = EngineContainer.start(
         hosts.alpha,
         engine,
@@ -192,7 +182,7 @@ def test_of_an_engine(hosts: Hosts, engine: str, place: str) -> None:
         REDIS_IMAGE,
         argv(directory, tree=tree, overlay=place == "rootfs"),
         address=ADDRESS,
-        options=options,
+        options=(*options, "--volume", "/usr:/usr:ro"),  # where its Python is
     )
 
     def in_container(node: Node, words: str) -> str:
@@ -201,7 +191,7 @@ def test_of_an_engine(hosts: Hosts, engine: str, place: str) -> None:
     try:
         attacked(hosts, "hostile", directory, in_container, tree=tree)
     finally:
-        for node in (hosts.alpha, hosts.beta):
+        for node in hosts.both:
             container.on(node).remove()
             node.run([engine, "volume", "rm", "hostile"], check=False)
             node.run(["rm", "-rf", "/var/lib/migrate"])

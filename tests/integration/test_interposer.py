@@ -2,24 +2,16 @@
 
 import re
 
-from tests.integration.conftest import Hosts
 from tests.rig import Node, Rig
+from tests.rig.hosts import Hosts
+from tests.rig.node_init import CHECKOUT_IN_NODE
 
 
 def test_the_contract_holds_on_the_real_criu(rig: Rig) -> None:
-    suite = [
-        "python3",
-        "-m",
-        "pytest",
-        "-q",
-        "/opt/migrate/tests/contract",
-        "--real-criu",
-        "-p",
-        "no:cacheprovider",
-    ]
-    done = rig.node("alpha").run(
-        ["env", "PYTHONDONTWRITEBYTECODE=1", *suite, "-k", "real"], check=False, timeout=300
-    )
+    pytest = ["env", "PYTHONDONTWRITEBYTECODE=1", "python3", "-m", "pytest", "-q"]
+    contract = [f"{CHECKOUT_IN_NODE}/tests/contract", "--real-criu", "-k", "real"]
+    argv = [*pytest, "-p", "no:cacheprovider", *contract]
+    done = rig.node("alpha").run(argv, check=False, timeout=300)
     passed = re.search(r"^(\d+) passed", done.stdout, re.MULTILINE)
     assert done.returncode == 0, done.stdout[-4000:]
     assert passed is not None
@@ -28,15 +20,17 @@ def test_the_contract_holds_on_the_real_criu(rig: Rig) -> None:
 
 
 def taken_for_tracking(node: Node) -> tuple[bool, str]:
-    """Whether CRIU takes the kernel for one that tracks memory; and all it remembers of it."""
+    """Return whether CRIU takes the kernel for one that tracks memory, and a digest of its cache.
+
+    The cache, criu.kdat, has all that CRIU remembers of the kernel.
+    """
     done = node.run(["criu", "check", "--feature", "mem_dirty_track"], check=False)
     return done.returncode == 0, node.run(["sha256sum", "/run/criu.kdat"]).stdout
 
 
 def test_nobody_but_our_criu_is_told_that_memory_is_tracked(hosts: Hosts) -> None:
     before = taken_for_tracking(hosts.alpha)
-    argv = ["python3", "-B", "/opt/migrate/tests/workloads/dirtier.py", "--mib", "16"]
-    container = hosts.alpha.start_container("dirtier", ip="10.77.0.62", argv=argv)
-    _, report = hosts.move(container, hosts.alpha)
-    assert report["pages_skipped_parent"] >= (16 << 20) // 4096, "it was"
+    dirtier = hosts.start("dirtier", "--mib", "16")
+    _, report = hosts.move(dirtier)
+    assert report["pages_skipped_parent"] >= (16 << 20) // 4096, "our CRIU was told"
     assert taken_for_tracking(hosts.alpha) == before

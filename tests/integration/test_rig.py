@@ -1,4 +1,4 @@
-"""The rig itself: what tests build on must hold."""
+"""The rig itself: what other tests build on must hold."""
 
 import os
 import signal
@@ -23,15 +23,17 @@ from tests.rig import (
 )
 from tests.rig.__main__ import main
 from tests.rig.cgroups import hierarchies, pids
+from tests.rig.workload import ADDRESS, REDIS, REDIS_PORT
 
-REDIS = ["redis-server", "--bind", "0.0.0.0", "--save", "", "--protected-mode", "no"]  # noqa: S104 - in the rig
-REDIS_PORT = 6379
+OTHER_ADDRESS = "10.77.0.51"
+
 RUNC_DATA = ["--tcp-established", "--image-path", "/srv/image", "--work-path", "/srv/work"]
 
-# A client that asks when it is told to: one line in, one answer out, all on one connection.
+#: A client on one connection, which sends each line that it reads and prints the answer to it.
 ASKER = f"""
 import socket, sys
-server = socket.create_connection((sys.argv[1], {REDIS_PORT}), timeout=60).makefile("rw", newline="")
+connection = socket.create_connection((sys.argv[1], {REDIS_PORT}), timeout=60)
+server = connection.makefile("rw", newline="")
 for request in sys.stdin:
     server.write(request.strip() + "\\r\\n")
     server.flush()
@@ -49,31 +51,31 @@ def second_rig(rig_name: str) -> Iterator[Rig]:
 
 @pytest.fixture
 def redis(rig: Rig) -> Iterator[Container]:
-    """redis in a container on alpha."""
-    with_redis = rig.node("alpha").start_container(
-        "redis", ip="10.77.0.50", argv=REDIS, memory="256M"
-    )
+    """redis in a container of runc's on alpha, which beta's redis-cli reaches."""
+    with_redis = rig.node("alpha").start_container("redis", ip=ADDRESS, argv=REDIS, memory="256M")
     until(lambda: answers(rig.node("beta"), with_redis), "redis to answer")
     yield with_redis
     with_redis.remove()
 
 
 def answers(node: Node, container: Container) -> bool:
+    """Return whether a redis answers redis-cli on a node."""
     ping = node.run(["redis-cli", "-h", container.address, "ping"], check=False)
     return ping.stdout.strip() == "PONG"
 
 
 def traces(rig: Rig) -> Mapping[str, set[str]]:
-    """Whatever on this machine bears the rig's name, by kind; other rigs come and go meanwhile."""
+    """Return what on this machine bears the rig's name, by kind. Other rigs come and go meanwhile.
+
+    A process that is dead and waits for its parent is no trace: PID 1 may let it wait.
+    """
     prefix = f"{rig.name}-"
     processes = set()
     for process in Path("/proc").glob("[0-9]*"):
         try:
             bears = f"/{prefix}".encode() in (process / "cgroup").read_bytes()
             bears |= str(rig.directory).encode() in (process / "cmdline").read_bytes()
-            is_dead = (
-                b"\nState:\tZ" in (process / "status").read_bytes()
-            )  # and waits for its parent, as PID 1 may let it
+            is_dead = b"\nState:\tZ" in (process / "status").read_bytes()
         except OSError:
             continue
         if bears and not is_dead:
@@ -95,32 +97,21 @@ def traces(rig: Rig) -> Mapping[str, set[str]]:
 
 
 def assert_no_trace(rig: Rig) -> None:
+    """Assert that nothing on this machine bears the rig's name."""
     assert {kind: found for kind, found in traces(rig).items() if found} == {}
 
 
 @pytest.mark.parametrize(("source", "target"), [("alpha", "beta"), ("beta", "alpha")])
 def test_nodes_reach_each_other_by_ssh(rig: Rig, source: str, target: str) -> None:
     strict = ["ssh", "-o", "StrictHostKeyChecking=yes", "-o", "BatchMode=yes"]
-    assert rig.node(source).run([*strict, target, "hostname"]).stdout == f"{target}\n"
-    assert (
-        rig.node(source).run([*strict, rig.node(target).address, "hostname"]).stdout
-        == f"{target}\n"
-    )
+    for name in (target, rig.node(target).address):
+        assert rig.node(source).run([*strict, name, "hostname"]).stdout == f"{target}\n"
 
 
 def test_a_node_knows_only_the_rigs_hosts(rig: Rig) -> None:
-    other_name = [
-        "ssh",
-        "-o",
-        "BatchMode=yes",
-        "-o",
-        "HostKeyAlias=gamma",
-        "-o",
-        "StrictHostKeyChecking=yes",
-        "beta",
-    ]
+    strict = ["ssh", "-o", "StrictHostKeyChecking=yes", "-o", "BatchMode=yes"]
     with pytest.raises(CommandFailed, match="Host key verification failed"):
-        rig.node("alpha").run([*other_name, "true"])
+        rig.node("alpha").run([*strict, "-o", "HostKeyAlias=gamma", "beta", "true"])
 
 
 def test_a_node_is_a_host_of_its_own(rig: Rig) -> None:
@@ -143,12 +134,8 @@ def test_the_checkout_is_there_and_read_only(rig: Rig) -> None:
 def test_init_reaps_orphans(rig: Rig) -> None:
     alpha = rig.node("alpha")
     alpha.run(["sh", "-c", "(sleep 0 & exec sleep 0) & exec true"])
-    until(
-        lambda: (
-            alpha.run(["ps", "--no-headers", "-o", "stat", "--ppid", "1"]).stdout.count("Z") == 0
-        ),
-        "no zombie",
-    )
+    look = ["ps", "--no-headers", "-o", "stat", "--ppid", "1"]
+    until(lambda: "Z" not in alpha.run(look).stdout, "no zombie")
 
 
 def test_exit_status_output_and_input_pass_through(rig: Rig) -> None:
@@ -172,29 +159,27 @@ def test_a_command_that_does_not_end_is_killed(rig: Rig) -> None:
     alpha = rig.node("alpha")
     with pytest.raises(CommandTimedOut):
         alpha.run(["sleep", "4321"], timeout=0.2)
-    until(
-        lambda: alpha.run(["pgrep", "-f", "sleep 4321"], check=False).returncode == 1,
-        "sleep to be gone",
-    )
+    until(lambda: not is_there(alpha, "sleep 4321"), "sleep to be gone")
+
+
+def is_there(node: Node, command: str) -> bool:
+    """Return whether a command runs on a node."""
+    return node.run(["pgrep", "-f", command], check=False).returncode == 0
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
 def test_signals_reach_a_command(rig: Rig, number: signal.Signals) -> None:
     alpha = rig.node("alpha")
-    with alpha.popen(
-        ["sh", "-c", "echo ready; exec sleep 4322"], stdout=subprocess.PIPE
-    ) as process:
+    sleep = ["sh", "-c", "echo ready; exec sleep 4322"]
+    with alpha.popen(sleep, stdout=subprocess.PIPE) as process:
         assert process.stdout is not None
         process.stdout.readline()
         process.send_signal(number)
         assert process.wait(timeout=60) == -number
-    until(
-        lambda: alpha.run(["pgrep", "-f", "sleep 4322"], check=False).returncode == 1,
-        "sleep to be gone",
-    )
+    until(lambda: not is_there(alpha, "sleep 4322"), "sleep to be gone")
 
 
-def test_copy(rig: Rig, tmp_path: Path) -> None:
+def test_files_and_directories_are_copied_into_a_node(rig: Rig, tmp_path: Path) -> None:
     alpha = rig.node("alpha")
     (tmp_path / "inner").mkdir()
     (tmp_path / "inner/script").write_text("#!/bin/sh\necho copied\n")
@@ -208,19 +193,17 @@ def test_copy(rig: Rig, tmp_path: Path) -> None:
 def test_a_container_answers_from_everywhere(rig: Rig, redis: Container) -> None:
     assert answers(rig.node("alpha"), redis)
     assert answers(rig.node("beta"), redis)
-    with rig.switch.popen(
-        [sys.executable, "-c", ASKER, redis.address], stdin=-1, stdout=-1
-    ) as client:
+    asker = [sys.executable, "-c", ASKER, redis.address]
+    pipe = subprocess.PIPE
+    with rig.switch.popen(asker, stdin=pipe, stdout=pipe) as client:
         assert client.communicate("PING\n", timeout=60)[0] == "+PONG\n"
     assert redis.status == "running"
 
 
 def test_a_containers_memory_is_limited(rig: Rig, redis: Container) -> None:
-    v1 = rig.node("alpha").run(
-        ["cat", "/sys/fs/cgroup/memory/redis/memory.limit_in_bytes"], check=False
-    )
-    v2 = rig.node("alpha").run(["cat", "/sys/fs/cgroup/redis/memory.max"], check=False)
-    assert (v1.stdout or v2.stdout) == f"{256 << 20}\n"
+    v1, v2 = "memory/redis/memory.limit_in_bytes", "redis/memory.max"
+    look = f"cd /sys/fs/cgroup; cat {v1} 2>/dev/null || cat {v2}"
+    assert rig.node("alpha").run(["sh", "-c", look]).stdout == f"{256 << 20}\n"
 
 
 def test_a_containers_output_is_logged(rig: Rig, redis: Container) -> None:
@@ -234,10 +217,10 @@ def test_a_containers_output_is_logged(rig: Rig, redis: Container) -> None:
 def test_a_container_moves_by_hand_with_its_client(rig: Rig, redis: Container) -> None:
     """CRIU can dump and restore what the rig runs, on the other node too."""
     alpha, beta = rig.node("alpha"), rig.node("beta")
-    moved = Container(node=beta, name=redis.name, address=redis.address)
-    with rig.switch.popen(
-        [sys.executable, "-u", "-c", ASKER, redis.address], stdin=-1, stdout=-1
-    ) as client:
+    moved = redis.on(beta)
+    asker = [sys.executable, "-u", "-c", ASKER, redis.address]
+    pipe = subprocess.PIPE
+    with rig.switch.popen(asker, stdin=pipe, stdout=pipe) as client:
         assert client.stdin is not None
         assert client.stdout is not None
 
@@ -268,7 +251,7 @@ def test_a_container_moves_by_hand_with_its_client(rig: Rig, redis: Container) -
 def test_a_container_that_cannot_start_leaves_nothing(rig: Rig) -> None:
     alpha = rig.node("alpha")
     with pytest.raises(CommandFailed, match="no-such-program"):
-        alpha.start_container("broken", ip="10.77.0.51", argv=["/no-such-program"])
+        alpha.start_container("broken", ip=OTHER_ADDRESS, argv=["/no-such-program"])
     for listing in (["ls", "/srv/containers"], ["ip", "netns"], ["ip", "link"], ["runc", "list"]):
         assert "broken" not in alpha.run(listing).stdout
 
@@ -278,10 +261,8 @@ def test_two_rigs_do_not_meet(rig: Rig, redis: Container, second_rig: Rig) -> No
     same = second_rig.node("alpha").start_container("redis", ip=redis.address, argv=REDIS)
     until(lambda: answers(second_rig.node("beta"), same), "the second rig's redis to answer")
     rig.node("beta").run(["redis-cli", "-h", redis.address, "set", "rig", "first"])
-    assert (
-        second_rig.node("beta").run(["redis-cli", "-h", same.address, "get", "rig"]).stdout.strip()
-        == ""
-    )
+    get = ["redis-cli", "-h", same.address, "get", "rig"]
+    assert second_rig.node("beta").run(get).stdout.strip() == ""
     second_rig.down()
     assert answers(rig.node("beta"), redis)
 
@@ -296,26 +277,20 @@ def test_down_leaves_nothing_and_may_be_repeated(second_rig: Rig) -> None:
     assert_no_trace(second_rig)
     second_rig.up(nodes=1)
     alpha = second_rig.node("alpha")
-    alpha.start_container("redis", ip="10.77.0.50", argv=REDIS)
-    alpha.start_container("frozen", ip="10.77.0.51", argv=REDIS)
+    alpha.start_container("redis", ip=ADDRESS, argv=REDIS)
+    alpha.start_container("frozen", ip=OTHER_ADDRESS, argv=REDIS)
     alpha.run(["runc", "pause", "frozen"])
+    sleep = ["sh", "-c", "echo ready; exec sleep infinity"]
     with (
         second_rig.switch.popen(["sleep", "infinity"]) as client,
-        alpha.popen(
-            ["sh", "-c", "echo ready; exec sleep infinity"], stdout=subprocess.PIPE
-        ) as command,
+        alpha.popen(sleep, stdout=subprocess.PIPE) as command,
     ):
         assert command.stdout is not None
         command.stdout.readline()
-        found = traces(second_rig)
-        assert {kind for kind in found if found[kind]} == set(
-            found
-        )  # or finding nothing later would mean nothing
+        assert all(traces(second_rig).values()), "or finding nothing later would mean nothing"
         second_rig.down()
-        assert (client.wait(timeout=60), command.wait(timeout=60)) == (
-            -signal.SIGKILL,
-            -signal.SIGKILL,
-        )
+        ends = (client.wait(timeout=60), command.wait(timeout=60))
+        assert ends == (-signal.SIGKILL, -signal.SIGKILL)
     assert_no_trace(second_rig)
     second_rig.down()
     assert_no_trace(second_rig)
@@ -388,7 +363,7 @@ def test_a_node_that_died_is_noticed(second_rig: Rig) -> None:
         ),
     ],
 )
-def test_bad_usage(
+def test_bad_usage_is_told(
     rig: Rig, capsys: pytest.CaptureFixture[str], arguments: list[str], complaint: str
 ) -> None:
     assert main(["--name", rig.name, *arguments]) == 2

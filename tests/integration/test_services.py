@@ -1,44 +1,45 @@
-"""Services as people run them, that move under load."""
+"""Services as people run them, which move under load."""
 
 from __future__ import annotations
 
 import contextlib
 import json
 import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from tests.clients import WORKLOADS, ask
-from tests.integration.conftest import Hosts
-from tests.rig import until
-from tests.rig.engine import EngineContainer, load
-from tests.services import IMAGE, SERVE, write_services
+from tests.rig import EngineContainer, Workload
+from tests.rig.clients import program_command
+from tests.rig.engine import load
+from tests.rig.hosts import Hosts
+from tests.rig.services import IMAGE, SERVE, write_services
+from tests.rig.workload import ADDRESS
 
-ADDRESS = "10.77.0.70"
 FILE_MIB, CLIENTS = 200, 100
+#: A question that has nginx open the file, and not send it.
+HEAD = "HEAD /file HTTP/1.0\r\n\r"
 
 
 @pytest.fixture
 def image(hosts: Hosts, engine: str, tmp_path: Path) -> Iterator[str]:
-    """An image on alpha alone: it goes with the first container."""
+    """An image that alpha alone has: it goes to beta with the first container."""
     write_services(tmp_path / "services.tar")
     load(hosts.alpha, engine, tmp_path / "services.tar")
     yield IMAGE
-    for node in (hosts.alpha, hosts.beta):
+    for node in hosts.both:
         node.run([engine, "rmi", "--force", IMAGE], check=False)
         node.run(["sh", "-c", "rm -rf /var/lib/migrate"])
 
 
 @contextlib.contextmanager
 def http_load(hosts: Hosts) -> Iterator[dict[str, Any]]:
-    """Filled in when it is over."""
+    """Have a hundred clients ask all the time; what they saw is filled in at the end."""
     seen: dict[str, Any] = {}
-    argv = [sys.executable, "-B", str(WORKLOADS / "http_load.py"), ADDRESS, "/file", str(CLIENTS)]
-    process = hosts.rig.switch.popen(argv, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+    argv = [*program_command("http_load.py"), ADDRESS, "/file", str(CLIENTS)]
+    process = hosts.switch.popen(argv, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
     assert process.stdout is not None
     assert process.stdout.readline() == "running\n"
     try:
@@ -52,20 +53,18 @@ def http_load(hosts: Hosts) -> Iterator[dict[str, Any]]:
 
 @pytest.mark.parametrize("engine", ["podman"], indirect=True)
 def test_nginx_fails_no_request_of_a_hundred_clients(hosts: Hosts, engine: str, image: str) -> None:
-    command = ["sh", "-c", SERVE.format(mib=FILE_MIB)]
-    nginx = EngineContainer.start(hosts.alpha, engine, "nginx", image, command, address=ADDRESS)
+    argv = ["sh", "-c", SERVE.format(mib=FILE_MIB)]
+    container = EngineContainer.start(hosts.alpha, engine, "nginx", image, argv, address=ADDRESS)
     try:
-        until(
-            lambda: "200 OK" in ask(hosts.rig.switch, ADDRESS, 80, "HEAD /file HTTP/1.0\r\n\r"),
-            "nginx to answer",
-        )
+        nginx = Workload(container=container, port=80, question=HEAD, answer="200 OK").ready()
         with http_load(hosts) as seen:
             for _ in range(2):
-                nginx, _ = hosts.move(nginx, nginx.node)
+                nginx, _ = hosts.move(nginx)
         assert seen["failed"] == 0, seen
         assert seen["requests"] > 10 * CLIENTS
         assert seen["downloads"] >= 1
-        assert seen["digests"] == [nginx.do("exec", "nginx", "sha256sum", "/srv/file").split()[0]]
+        digest = nginx.container.do("exec", "nginx", "sha256sum", "/srv/file").split()[0]
+        assert seen["digests"] == [digest]
     finally:
-        for node in (hosts.alpha, hosts.beta):
-            nginx.on(node).remove()
+        for node in hosts.both:
+            container.on(node).remove()

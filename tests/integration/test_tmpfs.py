@@ -1,18 +1,19 @@
-"""What a container has in its tmpfs mounts is there on the other host, and is made there once."""
+"""What a container has in its tmpfs mounts is there on the target, and is made there once."""
 
 import json
 
 import pytest
 
-from tests.clients import status
-from tests.integration.conftest import WORKLOADS, Hosts, goes_on_through_moves, without
-from tests.integration.test_move import ADDRESS, more_written
-from tests.rig import Container
+from tests.rig import Container, Workload
+from tests.rig.hosts import Hosts
+from tests.rig.printing import goes_on_through_moves
+from tests.rig.without import without
+from tests.rig.workload import ADDRESS, command
 
-APPENDER = ["python3", "-B", f"{WORKLOADS}/appender.py", "--port", "7102", "--dir", "/dev/shm/log"]  # noqa: S108
-#: Every kind of file that tar carries, one with a hole of 1 GiB, and an open one that has no name any more.
+LOG = "/dev/shm/log"  # noqa: S108  (of a container)
+#: Makes every kind of file that tar carries, and a file with a hole of 40 MiB.
 MAKE = """
-import mmap, os, socket
+import os, socket
 os.chdir("/dev/shm")
 os.mkdir("private", 0o750)
 open("private/secret", "w").write("s")
@@ -27,7 +28,8 @@ with open("with a hole", "wb") as sparse:
     sparse.write(b"end of the hole")
 os.utime("private", (1, 2))
 """
-#: Stores to files by mappings that exist for a moment, and looks whether the last store is still there.
+#: Stores to files by mappings that exist for a moment, and looks whether the last store is still
+#: there.
 MAPPING = """
 import mmap, os, time
 files = ["/dev/shm/short", "/dev/shm/kept", "/dev/in-dev"]
@@ -52,6 +54,8 @@ while True:
         print("goes on", flush=True)
     time.sleep(0.02)
 """
+#: Prints what MAKE made and which tmpfs mounts there are, without the masks under /proc: runc
+#: binds those to the null device of the host on which it restores.
 LOOK = """
 import json, os
 found = {}
@@ -60,9 +64,9 @@ for directory, _, names in os.walk("/dev/shm"):
         for path in [directory, *(os.path.join(directory, name) for name in names)]:
             s = os.lstat(path)
             link = os.readlink(path) if os.path.islink(path) else ""
-            found[path] = [s.st_mode, s.st_uid, s.st_gid, s.st_nlink, s.st_size, s.st_rdev, int(s.st_mtime), link]
+            owner = [s.st_mode, s.st_uid, s.st_gid, s.st_nlink]
+            found[path] = [*owner, s.st_size, s.st_rdev, int(s.st_mtime), link]
 found["blocks"] = os.stat("/dev/shm/with a hole").st_blocks
-# Without the masks under /proc, which runc binds to the null device of the host it restores on.
 mounts = [line.split(" ", 4)[4] for line in open("/proc/self/mountinfo") if " - tmpfs " in line]
 found["mounts"] = sorted(mount for mount in mounts if not mount.startswith("/proc/"))
 print(json.dumps(found))
@@ -70,57 +74,58 @@ print(json.dumps(found))
 
 
 def run(container: Container, script: str) -> str:
+    """Run a Python program in a container, and return what it prints."""
     return container.node.run(["runc", "exec", container.name, "python3", "-c", script]).stdout
 
 
 def look(container: Container) -> dict[str, object]:
+    """Return what is in the container's tmpfs mounts (LOOK)."""
     return dict(json.loads(run(container, LOOK)))
 
 
 @pytest.fixture
-def appender(hosts: Hosts) -> Container:
-    argv = ["sh", "-c", f"mkdir -p /dev/shm/log; exec {' '.join(APPENDER)}"]
-    return hosts.alpha.start_container("appender", ip=ADDRESS, argv=argv)
+def appender(hosts: Hosts) -> Workload[Container]:
+    """An appender that writes to a tmpfs; it has files open and mapped, and makes others."""
+    writing = " ".join(command("appender", "--dir", LOG))
+    argv = ["sh", "-c", f"mkdir -p {LOG}; exec {writing}"]
+    return Workload.start(hosts.alpha, "appender", argv=argv)
 
 
-def test_files_of_all_kinds_and_one_that_is_written_all_the_time(
-    hosts: Hosts, appender: Container
+def test_files_of_all_kinds_arrive_and_one_is_written_all_the_time(
+    hosts: Hosts, appender: Workload[Container]
 ) -> None:
-    """The appender has files open and mapped there, and makes and removes others."""
-    run(appender, MAKE)
-    before = look(appender)
+    run(appender.container, MAKE)
+    before = look(appender.container)
     for _ in range(2):
-        appender, report = hosts.move(appender, appender.node)
-        arrived = status(hosts.rig.switch, ADDRESS, 7102)
-        assert arrived["ok"], arrived
-        verdict = more_written(hosts, arrived["written"])
-        assert verdict["ok"], verdict
-        assert look(appender) == before
+        appender, report = hosts.move(appender)
+        appender.goes_on("written")
+        assert look(appender.container) == before
         assert report["bytes_sent"]["tmpfs"] > 0
 
 
-def test_criu_archives_none_of_them(hosts: Hosts, appender: Container) -> None:
-    """Its tar runs gzip, which would be missed."""
+def test_criu_archives_none_of_them(hosts: Hosts, appender: Workload[Container]) -> None:
+    """CRIU's tar runs gzip, and would miss it."""
     with without(hosts.alpha, "/usr/bin/gzip"), without(hosts.beta, "/usr/bin/gzip"):
-        appender, _ = hosts.move(appender, appender.node)
-    assert status(hosts.rig.switch, ADDRESS, 7102)["ok"]
+        appender, _ = hosts.move(appender)
+    appender.verdict()
 
 
-def test_one_that_is_full_on_the_target_is_told_and_rolled_back(
-    hosts: Hosts, appender: Container
+def test_a_tar_that_fails_on_the_target_is_told_and_rolled_back(
+    hosts: Hosts, appender: Workload[Container]
 ) -> None:
-    """The mount is made with the container's own limits: what is in it fits. Not so what tar cannot write."""
+    """A tmpfs cannot be too small, since it has the container's own limits; tar can fail."""
     with without(hosts.beta, "/usr/bin/tar"):
         hosts.beta.run(["cp", "/usr/bin/cat", "/usr/bin/tar"])  # it knows none of tar's options
         done = hosts.migrate(hosts.alpha, appender.name, "beta")
     assert done.returncode != 0
     assert "tar --extract --delay-directory-restore ended with status 1" in done.stderr
     assert appender.status == "running"
-    assert status(hosts.rig.switch, ADDRESS, 7102)["ok"]
+    appender.verdict()
 
 
-def test_stores_by_mappings_that_are_gone(hosts: Hosts) -> None:
-    container = hosts.alpha.start_container("mapping", ip=ADDRESS, argv=["python3", "-c", MAPPING])
+def test_stores_by_mappings_that_are_gone_arrive(hosts: Hosts) -> None:
+    argv = ["python3", "-c", MAPPING]
+    container = hosts.alpha.start_container("mapping", ip=ADDRESS, argv=argv)
     goes_on_through_moves(hosts, container)
 
 
@@ -134,7 +139,7 @@ def test_one_that_is_bound_twice_stays_one(hosts: Hosts, way: str) -> None:
     run(container, "import os; os.mkdir('/dev/shm/sub'); os.mkdir('/again')")
     inside = ["nsenter", f"--target={container.pid}", "--mount"]
     hosts.alpha.run([*inside, "mount", *way.split(), "/again"])
-    container, _ = hosts.move(container, hosts.alpha)
+    container, _ = hosts.move(container)
     again = "/again" if way.endswith("sub") else "/again/sub"
     run(container, f"open('{again}/file', 'w').write('once')")
     assert run(container, "print(open('/dev/shm/sub/file').read())") == "once\n"

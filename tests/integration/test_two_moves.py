@@ -1,4 +1,4 @@
-"""One container, two moves at once: one moves it, the other is refused at once and touches nothing."""
+"""Two moves of one container at once: one moves it, the other is refused and changes nothing."""
 
 from __future__ import annotations
 
@@ -13,15 +13,15 @@ from migrate import errors
 from migrate.cli.exit_codes import CODES
 from tests.faults import two_moves
 from tests.faults.two_moves import CONTESTS, faults, wandering
-from tests.integration.conftest import new_traces, tool_command, traces
 from tests.rig import Node, Rig, until
+from tests.rig.hosts import NOTHING_CHANGED, Hosts, tool_command
 
 SEED = 7
 
 
 @pytest.fixture(scope="module")
 def three(rig_name: str) -> Iterator[Rig]:
-    """alpha, beta and gamma."""
+    """A rig of alpha, beta and gamma."""
     rig = Rig(f"{rig_name}-three")
     rig.up(nodes=two_moves.NODES)
     yield rig
@@ -31,14 +31,14 @@ def three(rig_name: str) -> Iterator[Rig]:
 @pytest.mark.checkered
 @pytest.mark.parametrize("connected", [True, False], ids=["connected", "own network"])
 @pytest.mark.parametrize("way", CONTESTS)
-def test_one_moves_it(three: Rig, way: str, connected: bool) -> None:
-    """Twice, at offsets of a seed; scripts/faults two-moves does it as often as you like."""
+def test_one_of_two_moves_it(three: Rig, way: str, connected: bool) -> None:
+    """The two begin at offsets of a seed, twice; scripts/faults two-moves does it more often."""
     result = two_moves.run(three, way, 2, SEED, connected=connected)
     assert result["faults"] == [], result
     assert sum(result["moved"].values()) >= 2
 
 
-def test_half_a_second_apart_where_nothing_but_a_lock_keeps_them_apart(three: Rig) -> None:
+def test_one_of_two_moves_it_where_a_lock_alone_keeps_them_apart(three: Rig) -> None:
     """No link's name is in the way of a container that owns its network namespace."""
     with wandering(three, connected=False) as container:
         outcomes = container.contest("same target", 0.5)
@@ -62,21 +62,23 @@ def test_the_second_is_told_who_has_it_and_takes_nothing_away(
     other: dict[str, Any] = json.loads(done.stdout.splitlines()[0])
     assert other["status"] == CODES[errors.AlreadyMoving], other["said"]
     assert "from alpha to beta, since 2" in other["said"]
-    assert "nothing was changed" in other["said"]
+    assert NOTHING_CHANGED in other["said"]
     assert other["after"] == other["before"]
     assert ("CRIU" in other["before"]) == (state in ("FROZEN", "HELD"))
 
 
 def locks(node: Node) -> str:
+    """Return the names of the locks on a node."""
     return node.run(["ls", "/run/migrate/locks"]).stdout
 
 
 def test_a_move_that_was_killed_keeps_nobody_from_the_next(three: Rig) -> None:
     """Its lock went with it, on both hosts; nothing looks at the age of a file."""
-    alpha, beta = three.node("alpha"), three.node("beta")
-    before = [traces(node) for node in (alpha, beta)]
+    hosts = Hosts.of(three)
+    alpha, beta = hosts.both
+    before = hosts.traces()
     with wandering(three, connected=True) as container:
-        crashed = alpha.run(tool_command("at_state", "crash", "PREPARED"), check=False, timeout=60)
+        crashed = alpha.run(tool_command("at_state", "crash", "PREPARED"), check=False)
         assert crashed.returncode == -signal.SIGKILL
         assert "runc-redis" in locks(alpha)
         # beta's agent needs a moment to notice.
@@ -89,9 +91,6 @@ def test_a_move_that_was_killed_keeps_nobody_from_the_next(three: Rig) -> None:
         assert locks(alpha) == locks(beta) == ""
         assert container.client is not None
         assert container.client.finish()["error"] is None
-    alpha.run(
-        ["sh", "-c", "for d in /run/migrate/*/; do umount -l $d; rmdir $d; done"], check=False
-    )
-    assert [
-        new_traces(old, traces(node)) for old, node in zip(before, (alpha, beta), strict=True)
-    ] == [{}, {}]
+    remove = "for d in /run/migrate/*/; do umount -l $d; rmdir $d; done"
+    alpha.run(["sh", "-c", remove], check=False)
+    assert hosts.new_traces(before) == {}

@@ -1,4 +1,7 @@
-"""A move that fails takes every step back, and removes what it made: not what came to have the same name meanwhile."""
+"""A move that fails takes every step back, and removes what it made.
+
+It leaves alone what somebody else made meanwhile and gave the same name.
+"""
 
 from __future__ import annotations
 
@@ -8,27 +11,21 @@ import pytest
 
 from migrate import errors
 from migrate.cli.exit_codes import CODES
-from tests.clients import REDIS_PORT, RedisClient, ask
-from tests.integration.conftest import (
-    BROKEN,
-    REDIS,
-    REDIS_ADDRESS,
-    Hosts,
-    settled,
-    traces,
-    without,
-)
-from tests.rig import Container, until
-from tests.rig.engine import EngineContainer
-from tests.services import REDIS_IMAGE as IMAGE
+from tests.rig import Container, EngineContainer, Redis
+from tests.rig.hosts import Hosts
+from tests.rig.services import REDIS_IMAGE
+from tests.rig.traces import settled, traces
+from tests.rig.without import BROKEN_CRIU, CRIU, without
+from tests.rig.workload import ADDRESS, REDIS
 
 ROLLED_BACK = CODES[errors.RolledBack]
+INNOCENT_ADDRESS = "10.77.0.51"
 
 
 @pytest.fixture
 def innocent(hosts: Hosts) -> Iterator[Container]:
-    """A bundle on beta, and the command that has runc run it as `redis`."""
-    container = hosts.beta.start_container("other", ip="10.77.0.51", argv=["sleep", "1000"])
+    """A bundle on beta, of which runc can make a container named `redis`."""
+    container = hosts.beta.start_container("other", ip=INNOCENT_ADDRESS, argv=["sleep", "1000"])
     hosts.beta.run(["runc", "delete", "--force", "other"])
     yield container
     for name in ("redis", "other"):
@@ -37,17 +34,17 @@ def innocent(hosts: Hosts) -> Iterator[Container]:
 
 
 def test_a_container_that_was_started_on_the_target_meanwhile_stays(
-    hosts: Hosts, redis: Container, innocent: Container
+    hosts: Hosts, redis: Redis[Container], innocent: Container
 ) -> None:
-    """It has the name, and came after the tool had looked for it."""
+    """It has the moved container's name, and was started after the tool had looked for one."""
     start = f"runc run -d --bundle {innocent.bundle} redis > /dev/null 2>&1 < /dev/null"
     before = traces(hosts.alpha)
-    with RedisClient(hosts.rig.switch, REDIS_ADDRESS) as client:
+    with redis.client() as client:
         done = hosts.migrate_with("at_state", "on_target", "PREPARED", start)
         seen = client.finish()
     assert done.returncode == ROLLED_BACK, done.stderr
     assert "a runc container named 'redis' was started on the target meanwhile" in done.stderr
-    assert Container(node=hosts.beta, name="redis", address="").status == "running"
+    assert redis.on(hosts.beta).status == "running"
     assert redis.status == "running"
     assert seen["contiguous"]
     assert settled(hosts.alpha, before) == {}
@@ -55,7 +52,7 @@ def test_a_container_that_was_started_on_the_target_meanwhile_stays(
 
 @pytest.mark.parametrize("what", ["bundle", "network"])
 def test_what_has_a_name_again_on_the_target_stays(
-    hosts: Hosts, redis: Container, what: str
+    hosts: Hosts, redis: Redis[Container], what: str
 ) -> None:
     """Somebody removed what the move had made, and made his own of that name."""
     again = {
@@ -67,10 +64,10 @@ def test_what_has_a_name_again_on_the_target_stays(
     look = {
         "bundle": "cat /srv/containers/redis/precious",
         "network": "ip -n redis link show eth0 && ip link show v-redis",
-    }
+    }[what]
     done = hosts.migrate_with("at_state", "on_target_and_fail", "PREPARED", again)
     assert done.returncode == ROLLED_BACK, done.stderr
-    found = hosts.beta.run(["sh", "-c", look[what]], check=False)
+    found = hosts.beta.run(["sh", "-c", look], check=False)
     hosts.beta.run(["sh", "-c", "ip link delete v-redis; ip netns delete redis"], check=False)
     assert found.returncode == 0, found.stderr
     assert redis.status == "running"
@@ -78,17 +75,13 @@ def test_what_has_a_name_again_on_the_target_stays(
 
 @pytest.fixture
 def podman_redis(hosts: Hosts, engine: str) -> Iterator[EngineContainer]:
+    """redis in a container of podman's on alpha, with a volume."""
+    options = ["--volume", "kept:/data"]
     container = EngineContainer.start(
-        hosts.alpha,
-        engine,
-        "redis",
-        IMAGE,
-        REDIS,
-        address=REDIS_ADDRESS,
-        options=("--volume", "kept:/data"),
+        hosts.alpha, engine, "redis", REDIS_IMAGE, REDIS, address=ADDRESS, options=options
     )
     yield container
-    for node in (hosts.alpha, hosts.beta):
+    for node in hosts.both:
         container.on(node).remove()
         node.run([engine, "volume", "rm", "--force", "kept"], check=False)
         node.run(["sh", "-c", "rm -rf /var/lib/migrate"])
@@ -98,14 +91,14 @@ def podman_redis(hosts: Hosts, engine: str) -> Iterator[EngineContainer]:
 def test_podmans_container_that_was_started_meanwhile_stays(
     hosts: Hosts, podman_redis: EngineContainer
 ) -> None:
-    start = f"podman run -d --name redis {IMAGE} sleep 1000"
+    start = f"podman run -d --name redis {REDIS_IMAGE} sleep 1000"
     done = hosts.migrate_with("at_state", "on_target", "PREPARED", start)
     assert done.returncode == ROLLED_BACK, done.stderr
     assert "a podman container named 'redis' was started on the target meanwhile" in done.stderr
-    there = podman_redis.on(hosts.beta).inspect()
-    assert there is not None
-    assert there["State"]["Status"] == "running"
-    assert there["Config"]["Cmd"] == ["sleep", "1000"]
+    innocent = podman_redis.on(hosts.beta).inspect()
+    assert innocent is not None
+    assert innocent["State"]["Status"] == "running"
+    assert innocent["Config"]["Cmd"] == ["sleep", "1000"]
     assert podman_redis.status == "running"
 
 
@@ -114,43 +107,40 @@ def test_podmans_volume_that_has_the_name_again_stays(
     hosts: Hosts, podman_redis: EngineContainer
 ) -> None:
     again = "podman volume rm kept && podman volume create --label whose=mine kept"
-    with without(hosts.beta, "/usr/sbin/criu", BROKEN):
+    with without(hosts.beta, CRIU, BROKEN_CRIU):
         done = hosts.migrate_with("at_state", "on_target", "PREPARED", again)
     assert done.returncode == ROLLED_BACK, done.stderr
     assert podman_redis.on(hosts.beta).inspect() is None
-    labels = hosts.beta.run(
-        ["podman", "volume", "inspect", "--format", "{{.Labels}}", "kept"]
-    ).stdout
-    assert labels.strip() == "map[whose:mine]"
+    look = ["podman", "volume", "inspect", "--format", "{{.Labels}}", "kept"]
+    assert hosts.beta.run(look).stdout.strip() == "map[whose:mine]"
     assert podman_redis.status == "running"
 
 
 @pytest.mark.parametrize("engine", ["docker"], indirect=True)
 def test_a_step_that_fails_keeps_no_other_from_being_taken(hosts: Hosts, engine: str) -> None:
-    """docker on the source has gone when its restart policy is to be put back: all the same the container is thawed,
-    first, and the target drops what it holds."""
-    options = ("--restart", "always")
-    redis = EngineContainer.start(
-        hosts.alpha, engine, "redis", IMAGE, REDIS, address=REDIS_ADDRESS, options=options
+    """docker on the source is gone when it should put back the container's restart policy.
+
+    The container is thawed all the same, first, and the target drops what it holds.
+    """
+    options = ["--restart", "always"]
+    container = EngineContainer.start(
+        hosts.alpha, engine, "redis", REDIS_IMAGE, REDIS, address=ADDRESS, options=options
     )
     try:
-        until(
-            lambda: ask(hosts.rig.switch, REDIS_ADDRESS, REDIS_PORT, "PING") == "+PONG",
-            "redis to answer",
-        )
-        with RedisClient(hosts.rig.switch, REDIS_ADDRESS) as client:
+        redis = Redis(container=container).ready()
+        with redis.client() as client:
             done = hosts.migrate_with("at_state", "lose_docker_and_fail", "HELD")
             seen = client.finish()
         assert done.returncode == ROLLED_BACK, done.stderr
         assert "on the source" in done.stderr
         assert seen["contiguous"]
         assert redis.status == "running"
-        assert redis.on(hosts.beta).inspect() is None, done.stderr
+        assert container.on(hosts.beta).inspect() is None, done.stderr
         assert hosts.beta.run(["migratectl", "status"]).stdout == ""
-        redis.do("update", "--restart", "always", "redis")
-        there = hosts.move(redis, hosts.alpha)[0].inspect()
-        assert there is not None
-        assert there["HostConfig"]["RestartPolicy"]["Name"] == "always"
+        container.do("update", "--restart", "always", "redis")
+        moved = hosts.move(container)[0].inspect()
+        assert moved is not None
+        assert moved["HostConfig"]["RestartPolicy"]["Name"] == "always"
     finally:
-        for node in (hosts.alpha, hosts.beta):
-            redis.on(node).remove()
+        for node in hosts.both:
+            container.on(node).remove()

@@ -1,4 +1,7 @@
-"""An OCI bundle whose container runs the programs of the node it is on (config.json after the OCI runtime spec 1.0)."""
+"""OCI bundles whose containers run the programs of the node that they are on.
+
+config.json is as in the OCI runtime specification 1.0.
+"""
 
 import json
 import os
@@ -17,7 +20,7 @@ ENVIRONMENT = [
     "LANG=C.UTF-8",
     "PYTHONDONTWRITEBYTECODE=1",
 ]
-# Those docker gives by default.
+#: The capabilities that docker gives by default.
 CAPABILITIES = [
     "CAP_AUDIT_WRITE",
     "CAP_CHOWN",
@@ -52,7 +55,7 @@ EMPTY_DIRECTORIES = [
     "var/tmp",
 ]
 USR_MERGE = {"bin": "usr/bin", "sbin": "usr/sbin", "lib": "usr/lib", "lib64": "usr/lib64"}
-# What programs look up in the node's /etc; the alternatives are links that /usr/bin goes through.
+#: What programs look up in the node's /etc. /usr/bin has links that lead through alternatives.
 FROM_ETC = [
     "passwd",
     "group",
@@ -65,7 +68,10 @@ FROM_ETC = [
 
 
 def parse_size(text: str) -> int:
-    """Bytes, from a number with K, M or G after it or nothing."""
+    """Return a size in bytes, from a number that may have K, M or G after it.
+
+    Raises BadUsage for any other text.
+    """
     number, unit = (text[:-1], text[-1].upper()) if text[-1:].isalpha() else (text, "")
     if not number.isdecimal() or unit not in UNITS:
         raise BadUsage(f"{text!r} is no size: write bytes, or a number with K, M or G")
@@ -82,7 +88,7 @@ def write_bundle(
     memory_bytes: int | None,
     unified_cgroups: bool,
 ) -> None:
-    """Lay out config.json and rootfs under directory."""
+    """Write config.json and rootfs into a directory, for a node whose Debian tree is `tree`."""
     rootfs = directory / "rootfs"
     for empty in EMPTY_DIRECTORIES:
         (rootfs / empty).mkdir(parents=True)
@@ -106,6 +112,7 @@ def write_bundle(
 def spec(
     name: str, argv: Sequence[str], memory_bytes: int | None, *, unified_cgroups: bool
 ) -> Mapping[str, Any]:
+    """Return what config.json says: the container has its address from the netns of its name."""
     resources: dict[str, Any] = {"devices": [{"allow": False, "access": "rwm"}]}
     if memory_bytes is not None:
         resources["memory"] = {"limit": memory_bytes}
@@ -135,7 +142,8 @@ def spec(
 
 def _namespaces(name: str, *, unified_cgroups: bool) -> Sequence[Mapping[str, str]]:
     kinds = ["pid", "ipc", "uts", "mount"]
-    # Like docker: private cgroup namespaces where cgroups are v2 (there the root group lists its controllers).
+    # As with docker, cgroup namespaces are private where cgroups are v2: the root group lists its
+    # controllers there.
     if unified_cgroups:
         kinds.append("cgroup")
     return [*({"type": kind} for kind in kinds), {"type": "network", "path": f"/run/netns/{name}"}]
@@ -151,11 +159,11 @@ def _mounts() -> Sequence[Mapping[str, Any]]:
             "devpts",
             ["nosuid", "noexec", "newinstance", "ptmxmode=0666", "mode=0620", "gid=5"],
         ),
-        _mount("/dev/shm", "tmpfs", [*secure, "mode=1777", "size=65536k"]),  # noqa: S108 - a mount point
+        _mount("/dev/shm", "tmpfs", [*secure, "mode=1777", "size=65536k"]),  # noqa: S108
         _mount("/dev/mqueue", "mqueue", secure),
         _mount("/sys", "sysfs", [*secure, "ro"]),
         _mount("/sys/fs/cgroup", "cgroup", [*secure, "relatime", "ro"]),
-        # Each bind by itself: CRIU is told of those named here, not of what a recursive one brings along.
+        # Each bind is named by itself: CRIU is not told of what a recursive one brings along.
         *(
             {"destination": path, "type": "bind", "source": path, "options": ["bind", "ro"]}
             for path in ("/usr", "/opt", os.fspath(CHECKOUT_IN_NODE))

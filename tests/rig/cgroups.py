@@ -1,7 +1,7 @@
 """A cgroup of its own for each node, in every hierarchy of this machine (v1, v2, or both).
 
-A node enters its cgroups before it unshares the cgroup namespace, so that it sees them as roots and containers of one
-name on two nodes do not meet.
+A node enters its cgroups before it unshares the cgroup namespace, so that it sees them as roots.
+Containers of one name on two nodes then do not meet.
 """
 
 import contextlib
@@ -22,7 +22,10 @@ CPUSET_FILES = ("cpuset.cpus", "cpuset.mems")
 
 @dataclass(frozen=True, kw_only=True)
 class Hierarchy:
-    """A mounted cgroup hierarchy; options are what a mount of it needs (controllers, or the name of a v1 one)."""
+    """A mounted cgroup hierarchy.
+
+    `options` are what a mount of it needs: its controllers, or the name of a v1 hierarchy.
+    """
 
     path: Path
     version: int
@@ -30,16 +33,22 @@ class Hierarchy:
 
     @property
     def is_only_one(self) -> bool:
-        """On a machine of cgroups v2 alone, runtimes want controllers from it."""
+        """Whether this machine has cgroups v2 alone; runtimes then want controllers from it."""
         return self.version == 2 and self.path == CGROUP_BASE
 
     def inner(self, group: str) -> Path:
-        """Where a node's processes are: a v2 group that gives controllers to its children may hold none itself."""
+        """Return the group that has a node's processes.
+
+        A v2 group that gives controllers to its children may hold no process itself.
+        """
         return self.path / group / "init" if self.is_only_one else self.path / group
 
 
 def hierarchies() -> Sequence[Hierarchy]:
-    """Those mounted here, each once."""
+    """Return the hierarchies that are mounted on this machine, each once.
+
+    Raises RigError if there is none.
+    """
     found = []
     for line in MOUNT_TABLE.read_text().splitlines():
         before, _, after = line.partition(" - ")
@@ -63,13 +72,14 @@ def hierarchies() -> Sequence[Hierarchy]:
 
 
 def _v1_options(super_options: Sequence[str]) -> str:
-    """A hierarchy without controllers is found by its name, and must be said to have none."""
+    """Return the mount options of a v1 hierarchy: its controllers, or `none` and its name."""
     controllers = [word for word in super_options if "=" not in word]
     names = [word for word in super_options if word.startswith("name=")]
     return ",".join(controllers or ["none", *names])
 
 
 def create(group: str) -> None:
+    """Make the group in every hierarchy."""
     for hierarchy in hierarchies():
         hierarchy.inner(group).mkdir(parents=True, exist_ok=True)
         if "cpuset" in hierarchy.options.split(","):
@@ -78,7 +88,10 @@ def create(group: str) -> None:
 
 
 def delegate(group: str) -> None:
-    """Give a v2 group's controllers to its children; whatever still sits in the group itself moves out of the way."""
+    """Give a v2 group's controllers to its children.
+
+    What is in the group itself moves into the inner one, or the kernel would refuse.
+    """
     for hierarchy in hierarchies():
         if not hierarchy.is_only_one:
             continue
@@ -88,23 +101,32 @@ def delegate(group: str) -> None:
                 (inner / "cgroup.procs").write_text(str(pid))
         for directory in (hierarchy.path, inner.parent):
             for controller in (directory / "cgroup.controllers").read_text().split():
-                # Some cannot be delegated everywhere (cpu beside real-time tasks); runtimes then go without.
+                # Some controllers cannot be given everywhere, such as cpu beside real-time tasks.
+                # Runtimes then do without.
                 with contextlib.suppress(OSError):
                     (directory / "cgroup.subtree_control").write_text(f"+{controller}")
 
 
 def roots(group: str) -> Sequence[Path]:
-    """The group itself in each hierarchy: what the node is to see as its root."""
+    """Return the group in each hierarchy, which the node sees as its root."""
     return [hierarchy.path / group for hierarchy in hierarchies()]
 
 
 def entrances(group: str) -> Sequence[Path]:
-    """Where a process that joins a running node must be entered."""
+    """Return the group of each hierarchy into which a process goes that enters a node."""
     return [hierarchy.inner(group) for hierarchy in hierarchies()]
 
 
+def members(group: str) -> Sequence[int]:
+    """Return the processes of the group itself, without those of its children, in no order.
+
+    A node's own processes are in the same group of every hierarchy, so one of them tells.
+    """
+    return _read_pids(entrances(group)[0])
+
+
 def pids(group: str) -> set[int]:
-    """The group's processes, those of its children included."""
+    """Return the group's processes, with those of its children."""
     return {pid for directory in _subtrees(group) for pid in _read_pids(directory)}
 
 
@@ -114,22 +136,25 @@ def remove(group: str) -> None:
     if inside:
         kill(inside)
         _thaw(group)
-        # Let their parents outside reap them, which then end too. Otherwise that falls to this machine's PID 1, and
-        # until it does so the node's init, though dead, cannot go either.
+        # Their parents outside reap them, and then end, too. Otherwise this machine's PID 1 has to,
+        # and until it does the node's init, though dead, is not gone either.
         with contextlib.suppress(RigError):
             until(lambda: not pids(group), "parents to end", timeout_s=GRACE_S)
     until(lambda: _is_removed(group), f"the processes in cgroup {group} to die")
 
 
 def is_in_a_node(pid: int) -> bool:
-    """Whether a process is in a PID namespace below this one."""
+    """Return whether a process is in a PID namespace below this one."""
     return len(pids_by_namespace(pid)) > len(pids_by_namespace(os.getpid()))
 
 
 def pids_by_namespace(pid: int) -> Sequence[int]:
-    """A process's number in each PID namespace from this one inwards; empty if it is gone."""
+    """Return a process's number in each PID namespace, from this one inwards.
+
+    The result is empty if the process is gone.
+    """
     try:
-        status = Path(f"/proc/{pid}/status").read_bytes()  # the process's name in it may be no text
+        status = Path(f"/proc/{pid}/status").read_bytes()  # its name may be no text
     except OSError:
         return []
     return next(
@@ -140,13 +165,14 @@ def pids_by_namespace(pid: int) -> Sequence[int]:
 
 
 def _thaw(group: str) -> None:
-    """In the v1 freezer's hierarchy a frozen process does not even die."""
+    """Thaw the group: in the hierarchy of the v1 freezer a frozen process does not even die."""
     for directory in _subtrees(group):
-        with contextlib.suppress(OSError):  # another hierarchy's, or the freezer's root
+        with contextlib.suppress(OSError):  # of another hierarchy, or the freezer's root
             (directory / "freezer.state").write_text("THAWED")
 
 
 def _is_removed(group: str) -> bool:
+    """Kill what is in the group, remove what is empty of it, and return whether it is gone."""
     kill(pids(group))
     _thaw(group)
     for directory in _subtrees(group):
@@ -156,7 +182,7 @@ def _is_removed(group: str) -> bool:
 
 
 def _subtrees(group: str) -> Iterator[Path]:
-    """The group's directories, deepest first."""
+    """Yield the group's directories in all hierarchies, the deepest first."""
     for hierarchy in hierarchies():
         for directory, _, _ in os.walk(hierarchy.path / group, topdown=False):
             yield Path(directory)

@@ -1,8 +1,11 @@
-"""Run a command that leaves a container behind, its streams on pipes: detached.py LOG COMMAND...
+"""Run a command that leaves a container behind, with its streams on pipes.
 
-Run as a program in a node, by path: standard library only. CRIU cannot dump a container that holds a file opened
-outside it, but takes pipes. So stdin is a pipe nobody writes to, and a process left behind (this one's child) appends
-what comes through stdout and stderr to LOG until the container's last process has closed them.
+    detached.py LOG COMMAND...
+
+A node runs this as a program, by path, so it uses the standard library only. CRIU dumps no
+container that has a file open outside it, but takes pipes. So stdin is a pipe to which nobody
+writes, and a child that this process leaves behind appends what comes through stdout and stderr to
+LOG, until the last process of the container has closed them.
 """
 
 import os
@@ -14,6 +17,7 @@ CHUNK = 65536
 
 
 def append(log: int, stdout: int, stderr: int) -> None:
+    """Append what comes through two pipes to a log, until both have ended."""
     selector = selectors.DefaultSelector()
     for stream in (stdout, stderr):
         selector.register(stream, selectors.EVENT_READ)
@@ -27,6 +31,7 @@ def append(log: int, stdout: int, stderr: int) -> None:
 
 
 def main() -> int:
+    """Run the command, and return its exit status."""
     log_path, *command = sys.argv[1:]
     stdin, stdin_writer = os.pipe()
     stdout_reader, stdout = os.pipe()

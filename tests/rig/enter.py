@@ -1,8 +1,9 @@
 """Run a command inside a node: enter.py PID CGROUP... -- COMMAND...
 
-Run as a program, by path: standard library only. Unlike nsenter it also enters the node's cgroups (before the cgroup
-namespace, or the command would be seen outside the node's), passes signals on to the command, ends as the command
-ended, and takes the command with it when it is killed.
+This machine runs this as a program, by path, so it uses the standard library only. It enters the
+node's cgroups, and then its namespaces: the other way round the command would be seen outside the
+node's root cgroups. It passes signals on to the command, ends as the command ended, and takes the
+command with it when it is killed. nsenter(1) does the last two only.
 """
 
 import contextlib
@@ -13,18 +14,12 @@ import signal
 import sys
 from pathlib import Path
 
-NAMESPACES = (
-    "cgroup",
-    "ipc",
-    "uts",
-    "net",
-    "pid",
-    "mnt",
-)  # mnt last: until then /proc is this machine's
+#: mnt is the last, because /proc is this machine's until then.
+NAMESPACES = ("cgroup", "ipc", "uts", "net", "pid", "mnt")
 PR_SET_PDEATHSIG = 1
-SENT_BY_A_PROCESS = (
-    0  # si_code above it: by the kernel, so by a terminal, which the command got too
-)
+#: A greater si_code than this is the kernel's. A terminal has then sent the signal, and the command
+#: has got it, too.
+SENT_BY_A_PROCESS = 0
 FORWARDED = {
     signal.SIGTERM,
     signal.SIGINT,
@@ -45,12 +40,14 @@ libc = ctypes.CDLL(None, use_errno=True)
 
 
 def check(result: int, what: str) -> None:
+    """Raise the OSError of a call to libc that failed."""
     if result != 0:
         number = ctypes.get_errno()
         raise OSError(number, os.strerror(number), what)
 
 
 def enter(pid: str, cgroups: list[str]) -> None:
+    """Enter the cgroups, and the namespaces of the process with that PID."""
     for cgroup in cgroups:
         (Path(cgroup) / "cgroup.procs").write_text("0")
     descriptors = [os.open(f"/proc/{pid}/ns/{name}", os.O_RDONLY) for name in NAMESPACES]
@@ -61,7 +58,7 @@ def enter(pid: str, cgroups: list[str]) -> None:
 
 
 def become(command: list[str]) -> None:
-    """In the child: the command, with default signals."""
+    """Become the command, with default signals; the child calls this."""
     check(libc.prctl(PR_SET_PDEATHSIG, signal.SIGKILL), "prctl")
     signal.pthread_sigmask(signal.SIG_SETMASK, set())
     signal.signal(signal.SIGPIPE, signal.SIG_DFL)
@@ -74,7 +71,7 @@ def become(command: list[str]) -> None:
 
 
 def wait(child: int) -> int:
-    """Pass signals on until the child ends; its wait status."""
+    """Pass signals on until the child ends, and return its wait status."""
     while True:
         event = signal.sigwaitinfo({signal.SIGCHLD, *FORWARDED})
         if event.si_signo != signal.SIGCHLD:
@@ -88,6 +85,7 @@ def wait(child: int) -> int:
 
 
 def end_as(status: int) -> None:
+    """End as a child ended that has this wait status: by its exit code, or by its signal."""
     if os.WIFSIGNALED(status):
         number = os.WTERMSIG(status)
         resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
@@ -99,6 +97,7 @@ def end_as(status: int) -> None:
 
 
 def main() -> None:
+    """Enter the node, and run the command."""
     separator = sys.argv.index("--")
     pid, *cgroups = sys.argv[1:separator]
     command = sys.argv[separator + 1 :]

@@ -1,4 +1,4 @@
-"""What can go wrong in the rig.
+"""The errors of the rig.
 
 RigError                 the rig cannot do what was asked
 ├── BadUsage             the request itself is wrong (unknown node, name too long, ...)
@@ -13,7 +13,7 @@ TAIL_LINES = 20
 
 
 def tail(text: str, lines: int = TAIL_LINES) -> str:
-    """The end of a command's output, which is where its reason is."""
+    """Return the last lines of a command's output, which have the reason of a failure."""
     return "\n".join(text.rstrip().splitlines()[-lines:])
 
 
@@ -26,7 +26,10 @@ class BadUsage(RigError):
 
 
 class CommandFailed(RigError):
-    """A command ended badly; status is negative when a signal ended it, as in subprocess."""
+    """A command ended with a status other than 0.
+
+    The status is negative if a signal ended the command, as in subprocess.
+    """
 
     def __init__(self, argv: Sequence[str], status: int, stdout: str, stderr: str) -> None:
         self.argv = tuple(argv)
@@ -36,6 +39,7 @@ class CommandFailed(RigError):
         super().__init__(f"{join(argv)}: {self.how()}\n{self.stderr or tail(stdout)}".rstrip())
 
     def how(self) -> str:
+        """Return how the command ended, in words."""
         return f"ended with status {self.status}"
 
 
@@ -43,4 +47,5 @@ class CommandTimedOut(CommandFailed):
     """A command was killed because it did not end in time."""
 
     def how(self) -> str:
+        """Return how the command ended, in words."""
         return "was killed: it did not end in time"

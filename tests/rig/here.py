@@ -1,8 +1,8 @@
-"""The machine this runs on as a node: start a container on it as scripts/rig does on its own.
+"""Start a container on the machine on which this runs, as scripts/rig does on its nodes.
 
     python3 -m tests.rig.here NAME --ip IP -- COMMAND...
 
-For a host that no rig made, such as one of the Vagrantfile; it needs a bridge br0.
+It is for a host that no rig made, such as one of the Vagrantfile. The host needs a bridge br0.
 """
 
 import argparse
@@ -18,25 +18,32 @@ from tests.rig.tree import TREE_VARIABLE
 
 
 class Here(Node):
+    """This machine as a node."""
+
     @property
     def unified_cgroups(self) -> bool:
+        """Whether this machine has cgroups v2 alone."""
         return Path("/sys/fs/cgroup/cgroup.controllers").exists()
 
     @property
     def pid(self) -> int:
+        """The PID of this machine's first process."""
         return 1
 
     def start(self, *, base: Path, seed: Path, directory: Path, lock_fd: int) -> None:
+        """Raise BadUsage: nobody can start the machine on which he is."""
         raise BadUsage("this machine is up")
 
     def ready(self, directory: Path) -> None:
-        """It is."""
+        """Do nothing, since this machine is ready."""
 
     def command(self, argv: Sequence[str | PathLike[str]]) -> Sequence[str | PathLike[str]]:
+        """Return argv itself."""
         return argv
 
 
 def main() -> int:
+    """Start the container, and return 0 if it runs."""
     words = sys.argv[1:]
     cut = words.index("--") if "--" in words else len(words)
     parser = argparse.ArgumentParser(

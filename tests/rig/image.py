@@ -1,6 +1,7 @@
-"""Container images made of the nodes' own programs, as archives that `podman load` and `docker load` take.
+"""Container images made of the nodes' own programs, as archives for `podman load`, `docker load`.
 
-Format: the docker-archive of containers/image (manifest.json, a config after the OCI image spec, one tar per layer).
+The format is the docker-archive of containers/image: manifest.json, a config as in the OCI image
+specification, and a tar archive for each layer.
 """
 
 import functools
@@ -49,7 +50,7 @@ SHELL = [
     "mv",
 ]
 SHELL += ["rm", "sh", "sleep", "stat", "touch", "true", "xargs"]
-#: What programs look up beside what they are linked with.
+#: Python, with what it looks up beside the libraries that it is linked with.
 PYTHON = ("/usr/bin/python3", "/usr/bin/python3.14", "/usr/lib/python3.14")
 SEARCHED = ("/usr/sbin", "/usr/bin")
 LINKED = re.compile(r"(/\S+) \(0x")
@@ -57,7 +58,11 @@ LINKED = re.compile(r"(/\S+) \(0x")
 
 @dataclass(frozen=True, kw_only=True)
 class Layer:
-    """Programs (by name or path) with the libraries they need, further paths of the tree, and files by content."""
+    """What a layer of an image has.
+
+    `programs` are names or paths, and come with the libraries that they need. `paths` are of the
+    tree, and `files` are given by their content.
+    """
 
     programs: Sequence[str] = ()
     paths: Sequence[str] = ()
@@ -75,7 +80,10 @@ BASE = Layer(
 def write_archive(
     archive: Path, tree: Path, name: str, layers: Sequence[Layer], command: Sequence[str]
 ) -> str:
-    """Write the image's archive; its id. The same input makes the same image."""
+    """Write the archive of an image of that name, and return the image's id.
+
+    The same input makes the same image.
+    """
     blobs = [_layer(tree, layer, first=index == 0) for index, layer in enumerate(layers)]
     config = {
         "architecture": ARCHITECTURES[os.uname().machine],
@@ -101,6 +109,7 @@ def write_archive(
 
 
 def _layer(tree: Path, layer: Layer, *, first: bool) -> bytes:
+    """Return the tar archive of a layer; the first one has what every root directory has."""
     data = io.BytesIO()
     paths = {path for program in layer.programs for path in _closure(tree, program)} | {
         *layer.paths
@@ -122,7 +131,7 @@ def _layer(tree: Path, layer: Layer, *, first: bool) -> bytes:
 
 @functools.cache
 def _closure(tree: Path, program: str) -> frozenset[str]:
-    """The program's file, what its links lead to, and the libraries it is linked with."""
+    """Return the paths of a program, of all that its links lead to, and of its libraries."""
     path = next(
         p for at in SEARCHED if os.path.lexists(tree / (p := os.path.join(at, program)).lstrip("/"))
     )
@@ -134,7 +143,10 @@ def _closure(tree: Path, program: str) -> frozenset[str]:
 
 
 def _links(tree: Path, path: str) -> Iterable[str]:
-    """The path and, as long as it is a link, where it leads to; /lib and the like told as what they lead to."""
+    """Yield the path and, as long as it is a link, where it leads to.
+
+    A path under /lib and the like is told as the path under /usr that it is.
+    """
     for merged, real in USR_MERGE.items():
         if path.startswith(f"/{merged}/"):
             path = f"/{real}{path.removeprefix(f'/{merged}')}"
@@ -146,6 +158,7 @@ def _links(tree: Path, path: str) -> Iterable[str]:
 
 
 def _timeless(entry: tarfile.TarInfo) -> tarfile.TarInfo | None:
+    """Return an entry without its time of change; None for what an image need not have."""
     entry.mtime = 0
     return None if "__pycache__" in entry.name or "/test/" in entry.name else entry
 

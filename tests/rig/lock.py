@@ -1,7 +1,8 @@
-"""One command at a time changes a rig.
+"""The lock of a rig: one command at a time changes it.
 
-The lock is inherited by the rig's own steps (process.run(keep_lock=True)) and by a node until it has entered its
-cgroups (node_init.py). So a `down` that follows a killed `up` waits for what that left running, and then finds it all.
+The rig's own steps inherit the lock (process.run(keep_lock=True)), and so does a node until it has
+entered its cgroups (node_init.py). So a `down` that follows a killed `up` waits for what `up` left
+running, and then finds all of it.
 """
 
 import contextlib
@@ -15,7 +16,7 @@ from tests.rig.wait import until
 
 @contextlib.contextmanager
 def locked(path: Path) -> Iterator[int]:
-    """Hold the lock; yields its descriptor, which is inheritable."""
+    """Hold the lock during a `with` block, and yield its descriptor, which is inheritable."""
     descriptor = until(lambda: _try(path), f"another command to release {path}")
     try:
         yield descriptor
@@ -24,7 +25,7 @@ def locked(path: Path) -> Iterator[int]:
 
 
 def _try(path: Path) -> int | None:
-    """The lock's descriptor (above the standard ones, so never 0), or None if another process holds it."""
+    """Return the lock's descriptor, which is never 0; None if another process holds the lock."""
     path.parent.mkdir(parents=True, exist_ok=True)
     descriptor = os.open(path, os.O_CREAT | os.O_RDWR, 0o600)
     try:
@@ -41,6 +42,7 @@ def _try(path: Path) -> int | None:
 
 
 def _is_still(path: Path, descriptor: int) -> bool:
+    """Return whether the file at the path is the one that is open."""
     try:
         return path.stat().st_ino == os.fstat(descriptor).st_ino
     except FileNotFoundError:

@@ -1,4 +1,4 @@
-"""A node made of namespaces and cgroups, over an overlay of the nodes' Debian tree (see node_init.py)."""
+"""A node made of namespaces and cgroups, over the nodes' Debian tree (node_init.py)."""
 
 import os
 import sys
@@ -7,33 +7,47 @@ from os import PathLike
 from pathlib import Path
 
 from tests.rig import cgroups, network, process
+from tests.rig.enter import ENVIRONMENT
 from tests.rig.errors import RigError
 from tests.rig.node import CHECKOUT, Node
 from tests.rig.node_init import CGROUP_BASE, Spec
 
 HERE = Path(__file__).resolve().parent
 WRITABLE_SIZE = "8g"
+#: What `sh` runs as ENTER PID CGROUP... -- COMMAND...: the process enters the cgroups before it
+#: enters the cgroup namespace, and the command dies with the process that waits for it.
+ENTER = """
+pid=$1; shift
+while [ "$1" != -- ]; do echo 0 > "$1/cgroup.procs" || exit 125; shift; done; shift
+exec nsenter --target="$pid" --cgroup --ipc --uts --net --pid --mount --wdns=/ \\
+    setpriv --pdeathsig=KILL "$@"
+"""
 
 
 class NamespaceNode(Node):
-    """Starts in well under a second, and sees the checkout as it is now."""
+    """Such a node starts in well under a second, and sees the checkout as it is now."""
 
     @property
     def unified_cgroups(self) -> bool:
-        """As this machine has it."""
+        """Return whether the node has cgroups v2 alone, which it has if this machine has."""
         return any(hierarchy.is_only_one for hierarchy in cgroups.hierarchies())
 
     @property
     def pid(self) -> int:
-        """Among the node's processes (its containers' have inits too) that which is 1 one namespace down."""
+        """Return this machine's PID of the node's first process.
+
+        The containers' inits are in the node's cgroups, too: the node's own is the process that
+        has number 1 exactly one PID namespace down. Raises RigError if there is none.
+        """
         depth = len(cgroups.pids_by_namespace(os.getpid())) + 1
-        for pid in cgroups.pids(self.group):
+        for pid in cgroups.members(self.group):
             numbers = cgroups.pids_by_namespace(pid)
             if len(numbers) == depth and numbers[-1] == 1:
                 return pid
         raise RigError(f"node {self.name} of rig {self.rig} is not running")
 
     def start(self, *, base: Path, seed: Path, directory: Path, lock_fd: int) -> None:
+        """Start the node over the Debian tree `base` (Node.start)."""
         network.create_uplink(self.rig, self.name)
         cgroups.create(self.group)
         work = directory / f"{self.name}.root"
@@ -53,33 +67,29 @@ class NamespaceNode(Node):
         )
         spec_path = directory / f"{self.name}.json"
         spec_path.write_text(spec.to_json())
-        init: list[str | PathLike[str]] = [
-            sys.executable,
-            "-I",
-            "-B",
-            HERE / "node_init.py",
-            "join",
-            spec_path,
-        ]
-        process.run(init, keep_lock=True)
+        init = [sys.executable, "-I", "-B", str(HERE / "node_init.py")]
+        process.run([*init, "join", str(spec_path)], keep_lock=True)
 
     def ready(self, directory: Path) -> None:
+        """Give the node's cgroups to its containers."""
         cgroups.delegate(self.group)
 
     def command(self, argv: Sequence[str | PathLike[str]]) -> Sequence[str | PathLike[str]]:
-        """Signals sent to the process reach the command, and killing it kills the command (see enter.py)."""
-        entrances = cgroups.entrances(self.group)
-        return [
-            sys.executable,
-            "-I",
-            "-S",
-            "-B",
-            HERE / "enter.py",
-            str(self.pid),
-            *entrances,
-            "--",
-            *argv,
-        ]
+        """Return the command that runs argv in the node, by enter.py."""
+        enter = [sys.executable, "-I", "-S", "-B", str(HERE / "enter.py")]
+        return [*enter, *self._place(), *argv]
+
+    def brief_command(self, argv: Sequence[str | PathLike[str]]) -> Sequence[str | PathLike[str]]:
+        """Return the command that runs argv in the node, by nsenter(1), within a few milliseconds.
+
+        A test runs very many of these, and Python alone takes ten times as long to start.
+        """
+        environment = [f"{name}={value}" for name, value in ENVIRONMENT.items()]
+        return ["env", "-i", *environment, "sh", "-c", ENTER, "sh", *self._place(), *argv]
+
+    def _place(self) -> Sequence[str | PathLike[str]]:
+        """Return the arguments that tell enter.py and ENTER where the node is."""
+        return [str(self.pid), *cgroups.entrances(self.group), "--"]
 
 
 def _cgroup_mount(hierarchy: cgroups.Hierarchy) -> tuple[str, str, str]:

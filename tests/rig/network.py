@@ -1,8 +1,8 @@
 """Network namespaces and the wires between them, made by ip(8).
 
-switch:  br0 10.77.0.1 -- p-alpha ... p-beta         the rack switch; test clients live here too
-node:    eth0 (uplink) -- br0 10.77.0.11 -- v-NAME   one port per container
-container netns NAME, inside the node: eth0
+switch:     br0 10.77.0.1, with ports p-alpha, p-beta, ...      clients of tests are here, too
+node:       br0 10.77.0.11, with ports eth0 (to the switch) and v-NAME for each container
+container:  eth0, in a network namespace NAME inside the node
 """
 
 from collections.abc import Callable, Sequence
@@ -17,10 +17,12 @@ PLAIN_BRIDGE = "type bridge stp_state 0 forward_delay 0 mcast_snooping 0"
 
 
 def netns_path(name: str) -> Path:
+    """Return the file by which a network namespace of this machine is entered."""
     return NETNS_DIRECTORY / name
 
 
 def create_switch(rig: str) -> None:
+    """Make the switch of a rig."""
     switch = names.member(rig, names.SWITCH)
     _ip(["ip"], [f"netns add {switch}"])
     address = names.SWITCH_ADDRESS
@@ -28,7 +30,10 @@ def create_switch(rig: str) -> None:
 
 
 def create_uplink(rig: str, node: str) -> None:
-    """The node's network namespace, plugged into the switch. Links are born in their namespaces: none passes here."""
+    """Make a node's network namespace, and connect it with the switch.
+
+    Links are made in their namespaces, so that none appears on this machine even for a moment.
+    """
     netns, switch = names.member(rig, node), names.member(rig, names.SWITCH)
     port = names.switch_port(node)
     _ip(
@@ -43,13 +48,13 @@ def create_uplink(rig: str, node: str) -> None:
 
 
 def create_tap(rig: str, node: str) -> None:
-    """A port of the switch for a virtual machine's network card."""
+    """Make a port of the switch for the network card of a virtual machine."""
     switch, port = names.member(rig, names.SWITCH), names.switch_port(node)
     _ip(["ip", "-n", switch], [f"tuntap add {port} mode tap", *_up(port, f"master {names.BRIDGE}")])
 
 
 def configure_host(ip: Sequence[str], node: str) -> None:
-    """A node's own network, around its eth0; ip is the ip(8) that is in the right place."""
+    """Make a node's own network, around its eth0. `ip` is the command that acts in the node."""
     _ip(
         ip,
         [
@@ -68,9 +73,10 @@ def plug_container(
     *,
     connected: bool,
 ) -> None:
-    """Make a container's network in a node; in_node runs a command there with some input.
+    """Make a container's network in a node, in which `in_node` runs a command with some input.
 
-    Not connected, its link to the bridge stays down: the container's address is still in use elsewhere.
+    If it is not `connected`, the link to the bridge stays down, for the container's address is
+    still in use elsewhere.
     """
     port = names.host_interface(container)
     pair = f"type veth peer name eth0 netns {container} address {names.mac_address(address)}"
@@ -91,21 +97,19 @@ def plug_container(
     in_node(["ip", "-n", container, "-batch", "-"], "\n".join(inside))
     if not connected:
         return
-    # A container that was elsewhere before: have the switch learn its new port.
-    in_node(
-        ["ip", "netns", "exec", container, "arping", "-q", "-U", "-c", "1", "-I", "eth0", address],
-        "",
-    )
+    # The container may have been elsewhere before: the switch learns its new port.
+    announce = ["arping", "-q", "-U", "-c", "1", "-I", "eth0", address]
+    in_node(["ip", "netns", "exec", container, *announce], "")
 
 
 def pids(netns: str) -> set[int]:
-    """Processes in a network namespace of this machine."""
+    """Return the processes in a network namespace of this machine."""
     listed = run(["ip", "netns", "pids", netns], check=False, keep_lock=True)
     return {int(word) for word in listed.stdout.split()}
 
 
 def remove(netns: str) -> None:
-    """Kill the processes in a network namespace of this machine and remove it; its links go with it."""
+    """Kill the processes in a network namespace of this machine, and remove it and its links."""
     if netns_path(netns).exists():
         until(lambda: _is_empty(netns), f"the processes in network namespace {netns} to die")
         run(["ip", "netns", "delete", netns], keep_lock=True)
@@ -122,7 +126,11 @@ def _loopback() -> Sequence[str]:
 
 
 def _bridge(address: str) -> Sequence[str]:
-    """A fixed MAC: a bridge otherwise takes one of its ports', which change as containers come and go."""
+    """Return the lines for `ip -batch` that make a bridge.
+
+    The bridge has a fixed MAC. Otherwise it would take the MAC of one of its ports, which change
+    as containers come and go.
+    """
     bridge = names.BRIDGE
     return [
         f"link add {bridge} address {names.mac_address(address)} {PLAIN_BRIDGE}",
@@ -132,7 +140,10 @@ def _bridge(address: str) -> Sequence[str]:
 
 
 def _up(interface: str, settings: str = "") -> Sequence[str]:
-    """Without an IPv6 address of the kernel's own making, so without its traffic."""
+    """Return the lines for `ip -batch` that set an interface up.
+
+    The interface gets no IPv6 address of the kernel's own making, and so has none of its traffic.
+    """
     quiet = (
         [f"link set {interface} addrgenmode none"] if Path("/proc/sys/net/ipv6").exists() else []
     )

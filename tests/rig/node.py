@@ -1,4 +1,7 @@
-"""One node: a host of the rig, seen from this machine. Made of namespaces (namespace_node.py) or a VM (vm_node.py)."""
+"""One node: a host of the rig, seen from this machine.
+
+A node is made of namespaces (namespace_node.py) or is a virtual machine (vm_node.py).
+"""
 
 import subprocess
 from abc import abstractmethod
@@ -16,26 +19,27 @@ CHECKOUT = Path(__file__).resolve().parents[2]
 class Node(Place):
     """A node by name; it need not be running."""
 
+    #: How many times longer things take on the node than on this machine.
+    slowness = 1
+
     def __init__(self, rig: str, name: str) -> None:
         self.rig = rig
         self.name = name
         self.address = names.node_address(name)
         self.group = names.member(rig, name)
 
-    #: How many times longer things take here than on this machine.
-    slowness = 1
-
     @property
     @abstractmethod
     def unified_cgroups(self) -> bool:
-        """Whether it has cgroups v2 alone."""
+        """Whether the node has cgroups v2 alone."""
 
     @property
     @abstractmethod
     def pid(self) -> int:
-        """This machine's PID of the node. Raises RigError if it is not running."""
+        """This machine's PID of the node. Raises RigError if the node is not running."""
 
     def is_running(self) -> bool:
+        """Return whether the node is running."""
         try:
             return bool(self.pid)
         except RigError:
@@ -45,32 +49,36 @@ class Node(Place):
     def start(self, *, base: Path, seed: Path, directory: Path, lock_fd: int) -> None:
         """Start the node on the Debian tree or disk `base`, with the files under `seed` over it.
 
-        It is ready when its sshd answers.
+        The node is ready when its sshd answers.
         """
 
     @abstractmethod
     def ready(self, directory: Path) -> None:
-        """Called when all sshds answer."""
+        """Do what remains to be done once the sshds of all nodes answer."""
 
     def check_alive(self, directory: Path) -> None:
-        """Raises RigError with the node's last words if nothing of it runs (any more)."""
+        """Raise RigError with the node's last words if no process of it runs.
+
+        The kernel's last words are left out, because they would hide the reason.
+        """
         if not cgroups.pids(self.group):
             log = self.log(directory)
             lines = log.read_text().splitlines() if log.exists() else []
-            said = [
-                line for line in lines if not line.startswith("[ ")
-            ]  # a kernel's last words hide the reason
+            said = [line for line in lines if not line.startswith("[ ")]
             raise RigError("\n".join([f"node {self.name} did not start:", tail("\n".join(said))]))
 
     def log(self, directory: Path) -> Path:
+        """Return the file of this machine to which the node's first process writes."""
         return directory / f"{self.name}.log"
 
     def copy(self, source: Path | str, target: str) -> None:
-        """Copy a file, or what a directory holds, to a path in the node."""
+        """Copy a file, or what a directory holds, to a path in the node.
+
+        tar on this machine packs it, so that owners, modes, times and links arrive as they are.
+        """
         source = Path(source)
         if not source.exists():
             raise BadUsage(f"{source} is not there to be copied")
-        # Packed by tar on this side, so that owners, modes, times and links arrive as they are.
         if source.is_dir():
             self.run(["mkdir", "-p", target])
             packed, unpack = ["-C", str(source), "."], ["-C", target]
@@ -99,5 +107,5 @@ class Node(Place):
         memory: str | None = None,
         runtime: str = "runc",
     ) -> Container:
-        """Run a container that goes on after this returns (see container.py)."""
+        """Run argv in a new container, which goes on after this returns (Container.start)."""
         return Container.start(self, name, address=ip, argv=argv, memory=memory, runtime=runtime)

@@ -1,6 +1,7 @@
 """The life of a node, from a process of this machine to the node's PID 1.
 
-Run as a program, by path: standard library only, nothing of ours imported. Each stage ends by becoming the next:
+This runs as a program, by path, so it uses the standard library only and nothing of ours. Each
+stage ends by becoming the next:
     join    in this machine: enter the node's cgroups, then unshare everything
     pivot   PID 1, in this machine's files: make the node's root and move into it
     serve   PID 1, in the node's files: mount what a host has, start sshd, reap orphans for ever
@@ -56,19 +57,25 @@ class Spec:
     lock_fd: int
 
     def to_json(self) -> str:
+        """Return the text from which `load` reads the same."""
         return json.dumps(asdict(self), indent=2)
 
     @classmethod
     def load(cls, path: Path) -> "Spec":
+        """Return what a file says."""
         return cls(**json.loads(path.read_text()))
 
 
 def command(*argv: str) -> None:
+    """Run a command, which must succeed."""
     subprocess.run(argv, check=True)
 
 
 def join(spec: Spec, spec_path: str) -> None:
-    """Enter the cgroups; then let the caller go on, and become a process outside its session, then the node."""
+    """Enter the node's cgroups, let the caller go on, and become the node.
+
+    The process leaves the caller's session, or a signal to that would reach the node.
+    """
     for root in spec.cgroup_roots:
         (Path(root) / "cgroup.procs").write_text("0")
     os.close(spec.lock_fd)  # from here on `down` finds this process by its cgroups
@@ -98,7 +105,10 @@ def join(spec: Spec, spec_path: str) -> None:
 
 
 def pivot(spec: Spec) -> None:
-    """Mounts made here are the node's alone: when its last process is gone, so are they."""
+    """Make the node's root and move into it.
+
+    Its mounts are the node's alone: they are gone when its last process is gone.
+    """
     work = Path(spec.work)
     command(
         "mount", "-t", "tmpfs", "-o", f"mode=755,size={spec.writable_size}", "rig-node", spec.work
@@ -124,6 +134,7 @@ def pivot(spec: Spec) -> None:
 
 
 def serve(spec: Spec) -> None:
+    """Become the first process of a host that is up."""
     socket.sethostname(spec.hostname)
     mount_api_file_systems()
     make_devices()
@@ -133,14 +144,16 @@ def serve(spec: Spec) -> None:
 
 
 def start_sshd() -> None:
+    """Start sshd, as every host has it."""
     Path("/run/sshd").mkdir()
     command("/usr/sbin/sshd", "-E", "/var/log/sshd.log")
 
 
 def mount_api_file_systems(*, devices: bool = True) -> None:
-    """Without devices, those in /dev are there: the kernel made them."""
+    """Mount what a host has. Without `devices`, /dev has been mounted already, by the kernel."""
     command("mount", "-t", "sysfs", "sysfs", "/sys")
-    for path, options in (("/run", "mode=755"), ("/tmp", "mode=1777"), ("/dev", "mode=755")):  # noqa: S108
+    modes = {"/run": "mode=755", "/tmp": "mode=1777", "/dev": "mode=755"}  # noqa: S108
+    for path, options in modes.items():
         if path != "/dev" or devices:
             command("mount", "-t", "tmpfs", "-o", options, "tmpfs", path)
     for name in ("pts", "shm", "mqueue", "net"):
@@ -159,35 +172,39 @@ def mount_api_file_systems(*, devices: bool = True) -> None:
 
 
 def make_devices() -> None:
+    """Make the device nodes and links that a host has in /dev."""
     os.umask(0)
     for devices, mode in ((CHARACTER_DEVICES, 0o666), (PRIVILEGED_DEVICES, 0o600)):
         for name, (major, minor) in devices.items():
             os.mknod(f"/dev/{name}", mode | stat.S_IFCHR, os.makedev(major, minor))
     if CPU_DMA_LATENCY.exists():  # its number is the kernel's choice
-        major, minor = map(int, CPU_DMA_LATENCY.read_text().split(":"))
-        os.mknod(
-            f"/dev/{CPU_DMA_LATENCY.parent.name}", 0o600 | stat.S_IFCHR, os.makedev(major, minor)
-        )
+        number = os.makedev(*map(int, CPU_DMA_LATENCY.read_text().split(":")))
+        os.mknod(f"/dev/{CPU_DMA_LATENCY.parent.name}", 0o600 | stat.S_IFCHR, number)
     os.umask(0o022)
     for name, target in DEVICE_LINKS.items():
         Path("/dev", name).symlink_to(target)
 
 
 def mount_cgroups(spec: Spec) -> None:
-    """The same layout as this machine's; seen from the node's cgroup namespace each root is the node's own group."""
+    """Mount the cgroup hierarchies as this machine has them.
+
+    In the node's cgroup namespace, the root of each is the node's own group.
+    """
     if not any(path == "." for path, _, _ in spec.cgroup_mounts):
         command("mount", "-t", "tmpfs", "-o", "mode=755", "cgroup", str(CGROUP_BASE))
     for path, kind, options in spec.cgroup_mounts:
         directory = CGROUP_BASE / path
         directory.mkdir(exist_ok=True)
         command("mount", "-t", kind, *(["-o", options] if options else []), kind, str(directory))
-        # Controllers mounted together are looked up one by one: cpu -> cpu,cpuacct.
+        # Programs look for controllers by their own names, also for those that are mounted
+        # together: cpu -> cpu,cpuacct.
         if "," in path:
             for name in path.split(","):
                 (CGROUP_BASE / name).symlink_to(path)
 
 
 def reap_for_ever() -> None:
+    """Reap every child that ends, orphans among them, and never return."""
     signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGCHLD})
     while True:
         reap()
@@ -195,6 +212,7 @@ def reap_for_ever() -> None:
 
 
 def reap() -> None:
+    """Reap the children that have ended."""
     try:
         while os.waitpid(-1, os.WNOHANG)[0] != 0:
             pass
@@ -203,14 +221,17 @@ def reap() -> None:
 
 
 def python(interpreter: str, *arguments: str) -> list[str]:
+    """Return the command of a Python program that writes no bytecode."""
     return [interpreter, "-I", "-B", *arguments]
 
 
 def become(*argv: str) -> None:
+    """Become another program."""
     os.execvp(argv[0], argv)  # noqa: S606
 
 
 def main() -> None:
+    """Run the stage that the command line names."""
     stage, spec_path = sys.argv[1:]
     spec = Spec.load(Path(spec_path))
     if stage == "join":

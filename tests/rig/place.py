@@ -1,4 +1,4 @@
-"""Where commands of a test run: a node, or the switch between them."""
+"""Where commands of a test run: a node, or the switch between the nodes."""
 
 import subprocess
 from abc import ABC, abstractmethod
@@ -9,11 +9,21 @@ from tests.rig import process
 
 
 class Place(ABC):
-    """Runs commands as root."""
+    """A place runs commands as root."""
 
     @abstractmethod
     def command(self, argv: Sequence[str | PathLike[str]]) -> Sequence[str | PathLike[str]]:
-        """What this machine runs to have argv run there; its streams and its end are argv's."""
+        """Return the command of this machine that runs argv in this place.
+
+        Its streams are argv's, it ends as argv ends, and signals sent to it reach argv.
+        """
+
+    def brief_command(self, argv: Sequence[str | PathLike[str]]) -> Sequence[str | PathLike[str]]:
+        """Return such a command that need not pass on signals.
+
+        SIGKILL alone ends argv as well. A place has a cheaper command for this where it can.
+        """
+        return self.command(argv)
 
     def run(
         self,
@@ -23,9 +33,13 @@ class Place(ABC):
         input: str | None = None,
         timeout: float | None = process.DEFAULT_TIMEOUT_S,
     ) -> subprocess.CompletedProcess[str]:
-        """Run a command to its end."""
+        """Run a command to its end, and return its exit status and its output.
+
+        Raises CommandFailed if its status is not 0, unless check is False, and CommandTimedOut if
+        it has not ended after timeout seconds.
+        """
         return process.run(
-            argv, whole=self.command(argv), check=check, input=input, timeout=timeout
+            argv, whole=self.brief_command(argv), check=check, input=input, timeout=timeout
         )
 
     def popen(

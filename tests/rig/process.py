@@ -1,7 +1,7 @@
 """The one door for subprocesses.
 
-Output is captured in unnamed files, not pipes: a container or daemon that a command leaves behind inherits its
-standard streams, and reading a pipe to its end would then wait as long as that lives.
+Output is captured in unnamed files, and not by pipes. A container or daemon that a command leaves
+behind inherits the command's streams, and a pipe would have to be read until that ends.
 """
 
 import contextlib
@@ -29,11 +29,14 @@ def run(
     whole: Sequence[str | os.PathLike[str]] | None = None,
     keep_lock: bool = False,
 ) -> subprocess.CompletedProcess[str]:
-    """Run a command to its end; with check, a status other than 0 raises CommandFailed.
+    """Run a command to its end, and return its status and its output.
 
-    whole is the command that runs argv elsewhere, such as in a node: errors do not speak of it.
-    keep_lock lets the command inherit the rig's lock (lock.py), so that it counts as part of `rig up` even if that
-    is killed: for the rig's own short steps only.
+    `whole` is the command that runs argv elsewhere, such as in a node; errors do not speak of it.
+    `keep_lock` lets the command inherit the rig's lock (lock.py): the command is then part of
+    `rig up` even if that is killed. It is for the rig's own short steps only.
+
+    Raises CommandFailed if the status is not 0, unless check is False, and CommandTimedOut if the
+    command has not ended after timeout seconds.
     """
     words = [os.fspath(word) for word in argv]
     started = words if whole is None else [os.fspath(word) for word in whole]
@@ -79,7 +82,7 @@ def popen(
 
 
 def kill(pids: Iterable[int]) -> None:
-    """SIGKILL each that still lives."""
+    """Send SIGKILL to each process that still lives."""
     for pid in pids:
         with contextlib.suppress(ProcessLookupError):
             os.kill(pid, signal.SIGKILL)

@@ -29,7 +29,7 @@ class Rig:
 
     @property
     def keys(self) -> Path:
-        """Host keys of the nodes and the key that root has on all of them."""
+        """The directory of the nodes' host keys, and of the key that root has on all nodes."""
         return self.directory / "keys"
 
     @property
@@ -38,6 +38,7 @@ class Rig:
         return [self._node(node) for node in self._names()]
 
     def node(self, name: str) -> Node:
+        """Return a node of the rig. Raises BadUsage if there is none of that name."""
         there = self._names()
         if name not in there:
             has = f"it has {', '.join(there)}" if there else "it is not up"
@@ -45,11 +46,15 @@ class Rig:
         return self._node(name)
 
     def is_up(self) -> bool:
+        """Return whether the rig was made to the end and all of its nodes run."""
         nodes = self.nodes
         return bool(nodes) and all(node.is_running() for node in nodes)
 
     def up(self, nodes: int = 2, *, vm: bool = False) -> bool:
-        """Make the rig; False if it was there already. After a failure nothing of it is left."""
+        """Make the rig, and return True; return False if it was there already.
+
+        Raises BadUsage if it is there with other nodes. Nothing of it is left after a failure.
+        """
         _must_be_root()
         wanted = names.node_names(nodes)
         base = vm_image() if vm else node_tree()
@@ -58,23 +63,22 @@ class Rig:
                 if (list(wanted), vm) == (self._names(), self._state()["vm"]):
                     return False
                 kind = "virtual machines" if self._state()["vm"] else "nodes"
-                raise BadUsage(
-                    f"rig {self.name} is up with {kind} {', '.join(self._names())}: take it down first"
-                )
+                there = f"rig {self.name} is up with {kind} {', '.join(self._names())}"
+                raise BadUsage(f"{there}: take it down first")
             self._clean()  # of what a killed `up` left
+            made = VmNode if vm else NamespaceNode
             try:
-                self._make(
-                    [VmNode(self.name, n) if vm else NamespaceNode(self.name, n) for n in wanted],
-                    base,
-                    lock_fd,
-                )
+                self._make([made(self.name, name) for name in wanted], base, lock_fd)
             except BaseException:
                 self._clean()
                 raise
         return True
 
     def down(self) -> None:
-        """Remove every trace of the rig, whatever state it is in, by name rather than by what was written down."""
+        """Remove every trace of the rig, whatever state it is in.
+
+        The names of the rig tell what there is to remove, and not what `up` has written down.
+        """
         _must_be_root()
         with locked(names.lock_file(self.name)):
             self._clean()
@@ -100,7 +104,7 @@ class Rig:
         self._state_file.write_text(json.dumps(state, indent=2) + "\n")
 
     def _wait_for_sshd(self, nodes: Sequence[Node]) -> None:
-        """Until each node shows its host key at its address."""
+        """Wait until each node shows its host key at its address."""
         silent = {node.name: node for node in nodes}
 
         def all_answer() -> bool:
@@ -138,7 +142,7 @@ class Rig:
         return names_
 
     def _state(self) -> dict[str, Any]:
-        """Of a rig that was made to the end."""
+        """Return what `up` wrote down of a rig that was made to the end."""
         try:
             state: dict[str, Any] = json.loads(self._state_file.read_text())
         except FileNotFoundError:
@@ -151,7 +155,10 @@ class Rig:
 
 
 def existing() -> Sequence[str]:
-    """Names of the rigs of which anything may be left: the lock is made first and removed last."""
+    """Return the names of the rigs of which anything may be left.
+
+    The lock of a rig is made first and removed last.
+    """
     return sorted(path.stem for path in names.RUN_DIRECTORY.glob("*.lock"))
 
 

@@ -1,4 +1,7 @@
-"""The files in which the nodes of one rig differ from their Debian tree: names, SSH keys, launchers."""
+"""The files in which the nodes of one rig differ from their Debian tree.
+
+They are its names, its SSH keys, and the programs that start the tool.
+"""
 
 import sys
 from collections.abc import Sequence
@@ -8,12 +11,15 @@ from tests.rig import names
 from tests.rig.node_init import CHECKOUT_IN_NODE, PYTHON_IN_NODE
 from tests.rig.process import run
 
+KNOWN_HOSTS_IN_NODE = "/etc/ssh/ssh_known_hosts"
+#: Where a node keeps the bytecode of the checkout, which can only be read.
+BYTECODE = "/var/cache/bytecode"
 LAUNCHERS = ("migrate", "migratectl")
 LAUNCHER = f"""\
 #!{PYTHON_IN_NODE}
 import sys
 
-sys.pycache_prefix = "/var/cache/bytecode"  # the checkout can only be read
+sys.pycache_prefix = "{BYTECODE}"
 sys.path.insert(0, "{CHECKOUT_IN_NODE}")
 from migrate.cli.entry import {{program}}
 
@@ -27,17 +33,19 @@ UseDNS no
 MaxStartups 100
 """
 ROOT_KEY = "root_key"
-KNOWN_HOSTS = "known_hosts"  # among the keys, for connections from this machine
+#: A file among the keys, for connections from this machine.
+KNOWN_HOSTS = "known_hosts"
 
 
 def write_seed(directory: Path, nodes: Sequence[str], node: str, keys: Path) -> None:
-    """Lay out the files of one node under directory; host keys of all nodes are in keys."""
+    """Write the files of one node into a directory. `keys` has the host keys of all nodes."""
     _write(directory / "etc/hostname", f"{node}\n")
     _write(directory / "etc/hosts", _hosts(nodes, node))
-    _write(directory / "etc/resolv.conf", "")  # nothing outside the rig is reachable: fail at once
+    # Nothing outside the rig is reachable, so that a look-up fails at once.
+    _write(directory / "etc/resolv.conf", "")
     ssh = directory / "etc/ssh"
     _write(ssh / "sshd_config.d/rig.conf", SSHD_CONFIG)
-    _write(ssh / "ssh_known_hosts", _known_hosts(nodes, keys))
+    _write(directory / KNOWN_HOSTS_IN_NODE.lstrip("/"), _known_hosts(nodes, keys))
     _write(ssh / "ssh_host_ed25519_key", (keys / node).read_text(), 0o600)
     _write(ssh / "ssh_host_ed25519_key.pub", _public_key(keys / node))
     root = directory / "root"
@@ -53,7 +61,7 @@ def write_seed(directory: Path, nodes: Sequence[str], node: str, keys: Path) -> 
 
 
 def make_keys(nodes: Sequence[str], keys: Path) -> None:
-    """A host key for each node, and one key with which root is let in everywhere."""
+    """Make a host key for each node, and one key with which root is let in everywhere."""
     keys.mkdir(mode=0o700)
     _generate_key(keys / ROOT_KEY, "rig")
     for node in nodes:
@@ -62,6 +70,7 @@ def make_keys(nodes: Sequence[str], keys: Path) -> None:
 
 
 def host_key(node: str, keys: Path) -> str:
+    """Return the public part of a node's host key, in base64."""
     return _public_key(keys / node).split()[1]
 
 
@@ -91,7 +100,7 @@ def _write(path: Path, text: str, mode: int = 0o644) -> None:
 
 
 def main() -> None:
-    """Seeds for nodes that the rig does not make: python3 -m tests.rig.seed DIRECTORY NODE..."""
+    """Write seeds for nodes that no rig makes: python3 -m tests.rig.seed DIRECTORY NODE..."""
     directory, *nodes = sys.argv[1:]
     Path(directory).mkdir(parents=True)
     make_keys(nodes, Path(directory) / "keys")

@@ -1,4 +1,4 @@
-"""Where scripts/setup keeps what nodes are made of."""
+"""Where scripts/setup keeps the tree and the disk of which nodes are made."""
 
 import functools
 import os
@@ -13,14 +13,18 @@ BUILD_TIMEOUT_S = 1800.0
 
 @functools.cache
 def node_tree() -> Path:
-    """Their Debian tree. Said by the calling script, or asked of scripts/setup, which builds it where it is missing."""
+    """Return the nodes' Debian tree.
+
+    The calling script says where it is; otherwise scripts/setup is asked, which builds it if it is
+    missing.
+    """
     said = os.environ.get(TREE_VARIABLE)
     return Path(said) if said else _ask("tree")
 
 
 @functools.cache
 def vm_image() -> Path:
-    """The directory with a virtual machine's kernel and disk."""
+    """Return the directory with the kernel and the disk of virtual machines."""
     return _ask("image")
 
 

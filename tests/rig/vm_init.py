@@ -1,6 +1,7 @@
-"""PID 1 of a virtual machine of the rig: mounts what a host has, wires its network, starts sshd, reaps orphans.
+"""PID 1 of a virtual machine of the rig.
 
-Run as a program, by path, from the VM's copy of the checkout (see boot.sh).
+It mounts what a host has, makes the host's network, starts sshd and reaps orphans. The machine
+runs it as a program, by path, from its copy of the checkout (boot.sh).
 """
 
 import socket
@@ -11,6 +12,7 @@ CHECKOUT = Path(__file__).resolve().parents[2]
 
 
 def main() -> None:
+    """Become the first process of a host that is up."""
     sys.path.insert(0, str(CHECKOUT))
     from tests.rig import network, node_init
 

@@ -1,8 +1,8 @@
-"""A node that is a virtual machine with a kernel of its own: QEMU, emulating the processor in software.
+"""A node that is a virtual machine with a kernel of its own.
 
-About ten times slower than this machine. For what its kernel lacks: Debian's can track soft-dirty pages, and the
-machine has cgroups v2. The VM is wired to the switch by a tap device and holds a copy of the checkout made when it
-was started.
+QEMU emulates the processor in software, so the node is about ten times slower than this machine.
+Its kernel is Debian's, which tracks soft-dirty pages, and it has cgroups v2. A tap device connects
+it with the switch. It has a copy of the checkout that was made when it was started.
 """
 
 import shlex
@@ -27,22 +27,28 @@ KERNEL_ARGUMENTS = [
 
 
 class VmNode(Node):
-    """Commands run over an SSH connection that `ready` opened; ending one here does not end it there."""
+    """Such a node runs commands over an SSH connection, which `ready` opens.
+
+    A command that is ended on this machine goes on in the node.
+    """
 
     slowness = 10
 
     @property
     def unified_cgroups(self) -> bool:
+        """True: the node has cgroups v2 alone."""
         return True
 
     @property
     def pid(self) -> int:
+        """This machine's PID of QEMU. Raises RigError if the node is not running."""
         running = cgroups.pids(self.group)
         if not running:
             raise RigError(f"node {self.name} of rig {self.rig} is not running")
         return min(running)
 
     def start(self, *, base: Path, seed: Path, directory: Path, lock_fd: int) -> None:
+        """Start QEMU on an overlay of the disk `base`, with the seed on a second disk."""
         network.create_tap(self.rig, self.name)
         cgroups.create(self.group)
         disk, files = directory / f"{self.name}.qcow2", directory / f"{self.name}.tar"
@@ -50,44 +56,17 @@ class VmNode(Node):
         process.run(["qemu-img", "create", "-q", *overlay], keep_lock=True)
         _pack(files, seed)
         pid_file = directory / f"{self.name}.pid"
+        nvme = ["-device", "nvme,serial=rig", "-device", "nvme-ns,drive=disk"]
+        tap = f"tap,id=net,ifname={names.switch_port(self.name)},script=no,downscript=no"
         qemu: list[str | PathLike[str]] = [
-            *(
-                "qemu-system-x86_64",
-                "-accel",
-                "tcg,thread=multi",
-                "-cpu",
-                PROCESSOR,
-                "-m",
-                MEMORY,
-                "-smp",
-                "1",
-            ),
-            *(
-                "-nodefaults",
-                "-no-user-config",
-                "-display",
-                "none",
-                "-no-reboot",
-                "-daemonize",
-                "-pidfile",
-                pid_file,
-            ),
+            *("qemu-system-x86_64", "-accel", "tcg,thread=multi", "-cpu", PROCESSOR),
+            *("-m", MEMORY, "-smp", "1", "-nodefaults", "-no-user-config", "-display", "none"),
+            *("-no-reboot", "-daemonize", "-pidfile", pid_file),
             *("-kernel", base / "vmlinuz", "-append", " ".join(KERNEL_ARGUMENTS)),
             *("-serial", f"file:{self.log(directory)}"),
             *("-drive", f"if=none,id=disk,format=qcow2,cache=unsafe,file={disk}"),
             *("-drive", f"if=none,id=files,format=raw,file={files}"),
-            *(
-                "-device",
-                "nvme,serial=rig",
-                "-device",
-                "nvme-ns,drive=disk",
-                "-device",
-                "nvme-ns,drive=files",
-            ),
-            *(
-                "-netdev",
-                f"tap,id=net,ifname={names.switch_port(self.name)},script=no,downscript=no",
-            ),
+            *(*nvme, "-device", "nvme-ns,drive=files", "-netdev", tap),
             *("-device", "virtio-net-pci,netdev=net,romfile=", "-device", "virtio-rng-pci"),
         ]
         process.run(Switch(self.rig).command(qemu))  # without the lock, which it would hold
@@ -95,10 +74,11 @@ class VmNode(Node):
             (entrance / "cgroup.procs").write_text(pid_file.read_text())
 
     def ready(self, directory: Path) -> None:
-        """Opens the connection that all commands share."""
+        """Open the connection that all commands share."""
         process.run([*self._ssh(directory), "-M", "-N", "-f", self.address], keep_lock=True)
 
     def command(self, argv: Sequence[str | PathLike[str]]) -> Sequence[str | PathLike[str]]:
+        """Return the command that has the node's shell run argv, by ssh(1)."""
         words = shlex.join(fspath(word) for word in argv)
         return [*self._ssh(names.state_directory(self.rig)), self.address, words]
 
@@ -111,19 +91,12 @@ class VmNode(Node):
             "IdentitiesOnly": "yes",
             "LogLevel": "ERROR",
         }
-        ssh = [
-            "ssh",
-            "-F",
-            "none",
-            "-l",
-            "root",
-            *(f"-o{name}={value}" for name, value in options.items()),
-        ]
-        return Switch(self.rig).command(ssh)
+        settings = [f"-o{name}={value}" for name, value in options.items()]
+        return Switch(self.rig).command(["ssh", "-F", "none", "-l", "root", *settings])
 
 
 def _pack(archive: Path, files: Path) -> None:
-    """The files and the checkout, as the VM unpacks them over its root (boot.sh)."""
+    """Pack the files and the checkout, as the VM unpacks them over its root (boot.sh)."""
     owned = ["--numeric-owner", "--owner=0", "--group=0", f"--file={archive}"]
     process.run(["tar", "--create", *owned, "-C", files, "."], keep_lock=True)
     moved = f"--transform=s,^\\.,.{CHECKOUT_IN_NODE},"

@@ -1,4 +1,4 @@
-"""An image with services as people run them, and how they are started in it."""
+"""Images with services as people run them, and how the services are started."""
 
 from __future__ import annotations
 
@@ -18,35 +18,36 @@ http {
     server { listen 80; root /srv; }
 }
 """
-#: nginx with a file of that size.
+#: Runs nginx with a file of that size.
 SERVE = (
     "head -c {mib}M /dev/urandom > /srv/file && exec nginx -e /data/error.log -c /etc/nginx.conf"
 )
-#: PostgreSQL with its data in /data.
+#: Runs PostgreSQL with its data in /data.
 START_POSTGRES = """
 export PATH=$PATH:{bin}
 chown postgres /data /run
 exec setpriv --reuid=postgres --regid=postgres --clear-groups sh -c '
 initdb --auth=trust --username=postgres --locale=C.UTF-8 --pgdata=/data/pg > /data/initdb.log &&
 echo "host all all all trust" >> /data/pg/pg_hba.conf &&
-exec postgres -D /data/pg -c listen_addresses=* -c unix_socket_directories=/run -c shared_buffers=32MB'
+exec postgres -D /data/pg -c listen_addresses=* -c unix_socket_directories=/run \
+    -c shared_buffers=32MB'
 """
 
 
 def postgres_programs() -> str:
-    """The directory where the nodes' PostgreSQL is."""
+    """Return the directory of PostgreSQL's programs, on the nodes and in the image."""
     version = next((node_tree() / "usr/lib/postgresql").iterdir()).name
     return f"/usr/lib/postgresql/{version}/bin"
 
 
 def write_redis(archive: Path) -> None:
-    """The archive of an image with redis."""
+    """Write the archive of an image with redis (REDIS_IMAGE)."""
     redis = Layer(programs=["redis-server", "redis-cli"])
     write_archive(archive, node_tree(), REDIS_IMAGE, [BASE, redis], ["redis-server"])
 
 
 def write_services(archive: Path) -> None:
-    """The image's archive."""
+    """Write the archive of an image with nginx and PostgreSQL (IMAGE)."""
     tools = Layer(
         programs=["head", "sha256sum", "chown", "setpriv", "nginx"],
         files={"/etc/nginx.conf": NGINX_CONFIGURATION},
