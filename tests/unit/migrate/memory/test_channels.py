@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import gc
 import os
 import random
 import signal
@@ -145,16 +146,22 @@ class Interrupted(Exception):
 
 
 def run_until_interrupted(work: Callable[[], None], seconds: float) -> None:
-    """Call a function again and again, until a signal after some seconds raises Interrupted."""
+    """Call a function again and again, until a signal after some seconds raises Interrupted.
+
+    No garbage is collected meanwhile: an exception that a signal handler raises in a callback of
+    the collector goes no further, and the function would be called for ever.
+    """
 
     def handler(*_: object) -> None:
         raise Interrupted
 
     before = signal.signal(signal.SIGALRM, handler)
+    gc.disable()
     with contextlib.suppress(Interrupted):
         signal.setitimer(signal.ITIMER_REAL, seconds)
         while True:
             work()
+    gc.enable()
     signal.signal(signal.SIGALRM, before)
 
 
