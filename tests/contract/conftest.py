@@ -1,4 +1,7 @@
-"""The contract suite runs on the fake CRIU, and with --real-criu on the real one as well."""
+"""The contract between a runtime, the interposer and CRIU, on a fake CRIU and on the real one.
+
+With --real-criu the tests run on the real one, too.
+"""
 
 from __future__ import annotations
 
@@ -6,6 +9,7 @@ import os
 import shutil
 import subprocess
 import sys
+import time
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
@@ -13,9 +17,9 @@ from pathlib import Path
 import pytest
 
 with warnings.catch_warnings():
-    # Debian's protobuf calls what Python 3.12 deprecated; here warnings are errors.
+    # The protobuf of Debian calls what Python 3.12 deprecated. Warnings are errors here.
     warnings.simplefilter("ignore", DeprecationWarning)
-    from tests.contract.harness import FAKES, Peer, Scene
+    from tests.contract.harness import FAKES, LIMIT_S, Peer, Scene, open_descriptors
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -32,7 +36,10 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
 
 @pytest.fixture
 def peer(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Peer:
-    """The CRIU under the interposer. The real one was asked for, so one that cannot run is a failure."""
+    """Return the CRIU beneath the interposer.
+
+    The real one was asked for, so a real CRIU that cannot run fails the test.
+    """
     if request.param == "real":
         found = shutil.which("criu")
         assert found is not None, "--real-criu was given, but there is no criu on PATH"
@@ -46,7 +53,7 @@ def peer(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.Mon
 
 
 def fake_peer(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Peer:
-    """tests/fakes/criu.py as the `criu` on PATH."""
+    """Install tests/fakes/criu.py as the `criu` on PATH, and return it."""
     directory, record = tmp_path / "criu", tmp_path / "record"
     directory.mkdir()
     program = directory / "criu"
@@ -59,13 +66,26 @@ def fake_peer(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Peer:
 
 @pytest.fixture
 def scene(peer: Peer, tmp_path: Path) -> Iterator[Scene]:
-    """An interposer's surroundings: shim installed, directories made; everything started is ended."""
+    """Yield the surroundings of an interposer, with the shim. All processes end with the test."""
     with Scene(peer, tmp_path) as scene:
         yield scene
 
 
 @pytest.fixture
 def fake_scene(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Scene]:
-    """A scene for what the real CRIU does not show."""
+    """Yield a scene with the fake CRIU, for what cannot be seen with the real one."""
     with Scene(fake_peer(tmp_path, monkeypatch), tmp_path) as scene:
         yield scene
+
+
+@pytest.fixture(autouse=True)
+def nothing_leaks() -> Iterator[None]:
+    """Check that the conversations of a test leave no descriptor in this process."""
+    before = open_descriptors()
+    yield
+    deadline = time.monotonic() + LIMIT_S
+    while left := {
+        number: what for number, what in open_descriptors().items() if before.get(number) != what
+    }:
+        assert time.monotonic() < deadline, f"left open: {left}"
+        time.sleep(0.002)

@@ -1,4 +1,4 @@
-"""What the contract suite is made of: a CRIU, a runtime, a process tree to dump, and an interposer between them."""
+"""What the contract tests have: a CRIU, a runtime, processes to dump, and an interposer."""
 
 from __future__ import annotations
 
@@ -26,15 +26,18 @@ from checkpoint.criu.shim_install import install_shim, rpc_socket
 from tests.fakes import task as task_program
 
 FAKES = Path(__file__).parent.parent / "fakes"
-#: For anything that takes well under a second; reached only by a failure.
+#: A limit in seconds to what takes well under one. Only a failure reaches it.
 LIMIT_S = 30.0
+PAGE_SIZE = 4096
+DUMP_NOTIFICATIONS = ["pre-dump", "query-ext-files", "post-dump"]
+RESTORE_NOTIFICATIONS = ["pre-restore", "post-restore", "pre-resume", "post-resume"]
 IPTABLES = 1  # criu_network_lock_method of rpc.proto
 EDITS = Edits(nftables=True, one_cgroup=True)
 Event = dict[str, Any]
 
 
 def until(condition: Callable[[], bool], what: str) -> None:
-    """Wait for what the kernel does not announce."""
+    """Wait until a condition holds that the kernel does not announce."""
     deadline = time.monotonic() + LIMIT_S
     while not condition():
         assert time.monotonic() < deadline, f"not in time: {what}"
@@ -43,21 +46,24 @@ def until(condition: Callable[[], bool], what: str) -> None:
 
 @dataclass(frozen=True, kw_only=True)
 class Peer:
-    """A CRIU. `record` is where a fake one writes what it was asked."""
+    """A CRIU.
+
+    `record` is the file in which the fake CRIU writes what it was asked.
+    """
 
     real: bool
     directory: Path
     record: Path | None
 
     def recorded(self, key: str) -> list[Any]:
-        """What the fake CRIU noted under a name, in order."""
+        """Return what the fake CRIU wrote under a name, in its order."""
         assert self.record is not None
         lines = self.record.read_text().splitlines() if self.record.exists() else []
         return [entry[key] for line in lines if key in (entry := json.loads(line))]
 
 
 class Runtime:
-    """A running tests/fakes/runtime.py and its events."""
+    """A process of tests/fakes/runtime.py, with its events."""
 
     def __init__(self, spec: dict[str, Any], env: dict[str, str]) -> None:
         argv = [sys.executable, "-B", str(FAKES / "runtime.py"), json.dumps(spec)]
@@ -81,7 +87,7 @@ class Runtime:
         self._queue.put(None)
 
     def wait_for(self, event: str, **fields: Any) -> Event:
-        """The next such event; those before it are kept in `events`."""
+        """Wait for an event and return it. The events before it are kept in `events`."""
         while True:
             found = self._queue.get(timeout=LIMIT_S)
             assert found is not None, f"the runtime ended without {event} {fields}: {self.events}"
@@ -90,7 +96,7 @@ class Runtime:
                 return found
 
     def finish(self) -> list[Event]:
-        """All events up to its end."""
+        """Wait for the end of the runtime, and return all its events."""
         self.wait_for("ended")
         self.process.wait(LIMIT_S)
         return self.events
@@ -107,7 +113,10 @@ class Runtime:
 
 
 class Task:
-    """A running tests/fakes/task.py: a process and its child. Survives its dump and restore under the same numbers."""
+    """A process of tests/fakes/task.py, and its child.
+
+    Both have the same pids again after a dump and a restore.
+    """
 
     def __init__(self) -> None:
         self._process = subprocess.Popen(
@@ -138,7 +147,7 @@ class Task:
             return bytes(memory.read(size))
 
     def counter(self, pid: int) -> int:
-        """0 when it has none (yet)."""
+        """Return the number in a process's memory, or 0 if there is none yet."""
         try:
             data = self.memory(pid, task_program.REGION, task_program.COUNTER.size)
         except OSError:
@@ -149,7 +158,7 @@ class Task:
         return all(state_of(pid) == "t" for pid in self.tree())
 
     def check_runs(self) -> None:
-        """Wait until each of its processes has counted on."""
+        """Wait until each process has counted on."""
         for pid in self.tree():
             until(partial(self._counted_on, pid, self.counter(pid)), f"process {pid} to run")
             assert state_of(pid) in "SR"
@@ -158,7 +167,7 @@ class Task:
         return self.counter(pid) > before
 
     def wait_killed(self) -> None:
-        """Killed, and its number free again."""
+        """Wait until the process was killed and its pid is free again."""
         assert self._process.wait(LIMIT_S) == -signal.SIGKILL
 
     def close(self) -> None:
@@ -169,7 +178,7 @@ class Task:
 
 
 def state_of(pid: int) -> str:
-    """The letter of proc(5); empty when there is no such process."""
+    """Return the state letter of proc_pid_stat(5), or "" if there is no such process."""
     try:
         return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
     except (FileNotFoundError, ProcessLookupError):
@@ -177,7 +186,7 @@ def state_of(pid: int) -> str:
 
 
 class Ended:
-    """Mixed into a role: tells when a conversation is over and its descriptors are closed."""
+    """A mixin of roles, to wait until a conversation is over and its descriptors are closed."""
 
     def __init__(self, edits: Edits, *others: Path) -> None:
         super().__init__(edits, *others)  # type: ignore[call-arg]
@@ -193,7 +202,10 @@ class Ended:
 
 
 class Dump(Ended, DumpRole):
-    """A DumpRole with a page server in a thread, which completes the images and keeps {(image, vaddr): page}."""
+    """A DumpRole with a page server in a thread.
+
+    The page server completes the images, and keeps `received`: {(pid, address): page}.
+    """
 
     def __init__(self, images: Path, edits: Edits = EDITS) -> None:
         super().__init__(edits)
@@ -218,7 +230,10 @@ class Dump(Ended, DumpRole):
             self.failure = error
 
     def close(self) -> None:
-        """End the page server; its socket and, if no CRIU took it, the one meant for CRIU."""
+        """End the page server, and close its socket.
+
+        The socket that was meant for CRIU is closed too, if no CRIU took it.
+        """
         with contextlib.suppress(OSError):
             self.pages.shutdown(socket.SHUT_RDWR)
         self._server.join(LIMIT_S)
@@ -227,7 +242,7 @@ class Dump(Ended, DumpRole):
 
 
 class Tee:
-    """A page server's sink that also remembers."""
+    """A sink of the page server that keeps the pages, too."""
 
     def __init__(self, images: PageImages, pages: dict[tuple[int, int], bytes]) -> None:
         self._images, self._pages = images, pages
@@ -241,18 +256,18 @@ class Tee:
 
 
 class Restore(Ended, RestoreRole):
-    """A RestoreRole."""
+    """A RestoreRole whose end can be waited for."""
 
 
 def end(process: subprocess.Popen[bytes]) -> None:
-    """Kill a process of ours, if it still is one."""
+    """Kill a process, and collect its status."""
     process.kill()
     process.communicate()
 
 
 @dataclass
 class Scene:
-    """One interposer's surroundings. Use as a context: what was started in it is ended."""
+    """The surroundings of an interposer. As a context it ends all that was started in it."""
 
     peer: Peer
     directory: Path
@@ -282,7 +297,7 @@ class Scene:
         return self._stack.enter_context(contextlib.closing(Task()))
 
     def runtime(self, kind: str, *, interposed: bool = True, **spec: Any) -> Runtime:
-        """Start a runtime with a request of a kind; a dump or restore is of `images`."""
+        """Start a runtime with a request of a kind. A dump or a restore is of `images`."""
         if kind in ("DUMP", "RESTORE"):
             spec["images"] = str(self.images)
         env = self.env if interposed else {**self.env, "PATH": self.env["PATH"].partition(":")[2]}
@@ -290,7 +305,10 @@ class Scene:
         return self._stack.enter_context(contextlib.closing(Runtime(spec, env)))
 
     def dump_of(self, task: Task, *, opts: dict[str, Any] | None = None, **spec: Any) -> Runtime:
-        """A runtime that dumps a task, with iptables and a cgroup freezer that does not exist."""
+        """Start a runtime that dumps a task.
+
+        The runtime asks for iptables, and for a freezer cgroup that does not exist.
+        """
         freezer = "/sys/fs/cgroup/freezer/there-is-none"
         options = {
             "pid": task.pid,
@@ -301,7 +319,10 @@ class Scene:
         return self.runtime("DUMP", opts=options, **spec)
 
     def holder(self, kind: str, gate: str) -> subprocess.Popen[bytes]:
-        """An interposer in a process of its own, which stays at a gate. It says "listening", then "reached"."""
+        """Start an interposer in a process of its own, which stays at a gate.
+
+        The process prints "listening", and then "reached".
+        """
         argv = [
             sys.executable,
             "-B",
@@ -316,7 +337,7 @@ class Scene:
 
     @contextlib.contextmanager
     def dump_role(self, edits: Edits = EDITS) -> Iterator[Dump]:
-        """An interposer that holds dumps."""
+        """Yield the role of an interposer that holds dumps."""
         with (
             contextlib.closing(Dump(self.images, edits)) as role,
             Interposer(self.socket_path, role),
@@ -325,7 +346,38 @@ class Scene:
 
     @contextlib.contextmanager
     def restore_role(self) -> Iterator[Restore]:
-        """An interposer that holds restores."""
+        """Yield the role of an interposer that holds restores."""
         role = Restore(EDITS, self.images)
         with Interposer(self.socket_path, role):
             yield role
+
+
+def open_descriptors() -> dict[str, str]:
+    """Return {descriptor: what it is open on} of this process."""
+    found = {}
+    for path in Path("/proc/self/fd").iterdir():
+        try:
+            found[path.name] = os.readlink(path)
+        except FileNotFoundError:
+            continue  # the descriptor of the listing itself
+    return found
+
+
+def release(role: Dump | Restore) -> None:
+    """Let a conversation go on from its request to its second gate."""
+    role.request_gate.wait_reached(LIMIT_S)
+    role.request_gate.open()
+    role.done_gate.wait_reached(LIMIT_S)
+
+
+def dump_to_images(scene: Scene, task: Task) -> int:
+    """Dump a task for good, and return the number that it had counted to."""
+    with scene.dump_role() as role:
+        runtime = scene.dump_of(task)
+        release(role)
+        counter = task.counter(task.pid)
+        role.done_gate.open()
+        assert runtime.finish()[-2]["success"]
+        role.wait_over()
+    task.wait_killed()
+    return counter

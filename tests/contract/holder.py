@@ -1,4 +1,4 @@
-"""An interposer in a process of its own that stays at a gate until it is killed: holder.py KIND GATE SOCKET."""
+"""holder.py KIND GATE SOCKET: an interposer that stays at a gate until it is killed."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ LIMIT_S = 60.0
 
 
 class Nowhere:
-    """A sink."""
+    """A sink of a page server that keeps nothing."""
 
     def extent(self, dst_id: int, vaddr: int, pages: int, flags: int, data: memoryview) -> None: ...
 

@@ -1,10 +1,13 @@
-"""A CRIU without CRIU: the sub-commands `--version`, `check` and `swrk FD`, on real processes and real sockets.
+"""criu.py: a stand-in for CRIU, which works on real processes and over real sockets.
 
-Run as a program. It freezes by ptrace, as CRIU does, so that the kernel thaws what it froze when it dies; a restore
-starts the program again, with the counter it had (tests/fakes/task.py). It writes the few images that tests read, in
-CRIU's format. What it was asked is appended to the file named by FAKE_CRIU_RECORD, one JSON object a line.
+The program has the sub-commands `--version`, `check` and `swrk FD`. It freezes
+by ptrace, as CRIU does, so that the kernel thaws the frozen processes if the program dies. A
+restore starts tests/fakes/task.py again with the number that it had counted to. The program writes
+the few images that tests read, in CRIU's format. It appends each request that it gets to the file
+of FAKE_CRIU_RECORD, as a JSON object on a line.
 
-Written from CRIU's sources, not from ours: criu/cr-service.c (the conversation), criu/page-xfer.c (the pages).
+The program is written from CRIU's sources and not from the product's: criu/cr-service.c (the
+conversation) and criu/page-xfer.c (the pages).
 """
 
 import ctypes
@@ -18,7 +21,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-if sys.version_info >= (3, 14):  # as pycriu itself says
+if sys.version_info >= (3, 14):  # pycriu itself says so
     os.environ.setdefault("PROTOCOL_BUFFERS_PYTHON_IMPLEMENTATION", "python")
 
 from google.protobuf.json_format import MessageToDict
@@ -33,7 +36,7 @@ ADD_F, OPEN2, FORCE_CLOSE = 6, 4, 0x1024
 PE_PARENT, PE_LAZY, PE_PRESENT = 1, 2, 4
 PTRACE_DETACH, PTRACE_SEIZE, PTRACE_INTERRUPT = 17, 0x4206, 0x4207
 CLONE_PARENT = 0x8000
-#: What the RPC calls a method, and what images do (criu/include/cr_options.h). iptables, nftables, none.
+#: {method in the RPC: its number in images (criu/include/cr_options.h)}.
 NETWORK_LOCK = {rpc.IPTABLES: 0, rpc.NFTABLES: 1, rpc.SKIP: 2}
 SYS_CLONE = {"x86_64": 56, "aarch64": 220}
 
@@ -43,15 +46,15 @@ libc.ptrace.restype = libc.syscall.restype = ctypes.c_long
 
 
 class FakeError(Exception):
-    """The step fails; the response says so."""
+    """A step that fails, as the response then says."""
 
 
 class PeerGone(FakeError):
-    """There is nobody to answer."""
+    """The peer is gone, and nothing can be answered."""
 
 
 def record(**what: Any) -> None:
-    """Tell the test."""
+    """Write fields for the test."""
     if path := os.environ.get("FAKE_CRIU_RECORD"):
         line = json.dumps({"pid": os.getpid(), "ppid": os.getppid(), **what}) + "\n"
         fd = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
@@ -60,7 +63,7 @@ def record(**what: Any) -> None:
 
 
 class Service:
-    """`criu swrk FD`."""
+    """The process of `criu swrk FD`."""
 
     def __init__(self, fd: int) -> None:
         self.peer = socket.socket(fileno=fd)
@@ -69,7 +72,7 @@ class Service:
         self.opts: Any = None
 
     def serve(self) -> int:
-        """Answer requests until the peer goes or one of them ends the service; the exit status."""
+        """Answer requests until one ends the service or the peer goes, and return the status."""
         handlers = {rpc.VERSION: self.version, rpc.FEATURE_CHECK: self.features}
         while True:
             request = self.receive()
@@ -140,10 +143,13 @@ class Service:
         if not answer.notify_success:
             raise FakeError(f"the peer failed {script}")
 
-    # --- dump and restore ---------------------------------------------------------------------------
+    # --- dump and restore -------------------------------------------------------------------------
 
     def directory(self) -> Path:
-        """The images directory, found as CRIU finds it: among the descriptors of whoever made the socket."""
+        """Return the images directory, as CRIU finds it.
+
+        Its descriptor is one of the process that made the socket.
+        """
         return Path(os.readlink(f"/proc/{self.creator}/fd/{self.opts.images_dir_fd}"))
 
     def log(self) -> None:
@@ -184,7 +190,7 @@ class Service:
         (images / "fake.json").write_text(
             json.dumps({"argv": [interpreter, option, program, str(counter)]})
         )
-        if self.opts.HasField("ps"):  # then pagemaps are the page server's
+        if self.opts.HasField("ps"):  # the page server writes the pagemaps then
             self.send_pages(tasks)
             return
         for number, task in enumerate(tasks, 1):
@@ -234,7 +240,11 @@ class Service:
 
 
 def start_held(argv: list[str], *, sibling: bool) -> tuple[int, int]:
-    """(pid, descriptor): the program starts when a byte is written. Like CRIU's, it can be its caller's sibling."""
+    """Start a program that waits, and return (pid, descriptor).
+
+    The program goes on when a byte is written to the descriptor. As with CRIU, it can be a sibling
+    of this process.
+    """
     wait, release = os.pipe()
     flags = (CLONE_PARENT if sibling else 0) | signal.SIGCHLD
     pid = libc.syscall(SYS_CLONE[platform.machine()], flags, 0, 0, 0, 0)

@@ -1,16 +1,18 @@
-"""What runc does with CRIU, and nothing else: runtime.py SPEC. Tells each event on stdout, one JSON object a line.
+"""runtime.py SPEC: what runc does with CRIU, and nothing else.
 
-Run as a program, a process of its own as any runtime is: descriptor numbers of its requests mean nothing elsewhere.
-SPEC is a JSON object:
-    kind            VERSION, FEATURE_CHECK, DUMP or RESTORE
-    images          directory, for DUMP and RESTORE; passed by descriptor number
-    opts            further fields of criu_opts
-    stall_at        a notification never to be answered
-    fail_at         ... or to be answered with failure
-    attach          a file whose descriptor goes along with the request
-    log             a file for CRIU's stderr
-    hold_open       do not close our end after the response, wait for the peer's
-    raw             hexadecimal bytes to send instead of a request
+The program is a process of its own, as any runtime is: the descriptor numbers in its requests mean
+nothing in another process. It prints each event as a JSON object on a line. SPEC is a JSON object
+with these fields:
+
+    kind        VERSION, FEATURE_CHECK, DUMP or RESTORE
+    images      the images directory of DUMP and RESTORE, which is passed by its descriptor number
+    opts        further fields of criu_opts
+    stall_at    a notification that is never answered
+    fail_at     a notification that is answered with failure
+    attach      a file whose descriptor goes along with the request
+    log         a file for the standard error of CRIU
+    hold_open   the socket stays open after the response, until the peer closes its end
+    raw         hexadecimal bytes to send in place of a request
 """
 
 import contextlib
@@ -28,7 +30,7 @@ if sys.version_info >= (3, 14):
 
 from pycriu import rpc_pb2 as rpc
 
-#: Far from any number that another process is likely to have.
+#: Descriptors that nothing else of the process is likely to have.
 IMAGES_FD, WORK_FD = 150, 151
 Spec = dict[str, Any]
 
@@ -95,7 +97,7 @@ def converse(peer: socket.socket, spec: Spec) -> None:
             os.close(fd)
         if script != spec.get("stall_at"):
             answer = rpc.criu_req(type=rpc.NOTIFY, notify_success=script != spec.get("fail_at"))
-            with contextlib.suppress(BrokenPipeError):  # then the next read tells
+            with contextlib.suppress(BrokenPipeError):  # the next read tells
                 peer.send(answer.SerializeToString())
 
 
@@ -123,7 +125,7 @@ def main() -> None:
             stderr=log,
         )
     tell("started", criu=criu.pid)
-    with ours, contextlib.suppress(BrokenPipeError):  # CRIU went before it read
+    with ours, contextlib.suppress(BrokenPipeError):  # CRIU ended before it read
         converse(ours, spec)
     tell("ended", status=criu.wait())
 

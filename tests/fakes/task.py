@@ -1,6 +1,7 @@
-"""A process to dump: task.py [COUNTER]. It and a child of its own count, each in memory at a fixed address.
+"""task.py [COUNTER]: a process to dump, and its child, which count in memory.
 
-Run as a program, by path. Seen from outside through /proc/PID/mem: whether it runs, and that it is the same process.
+The number is at a fixed address. Tests read it through /proc/PID/mem, to see whether the process
+runs and that it is the same one.
 """
 
 import ctypes
@@ -20,7 +21,10 @@ ANYBODY = ctypes.c_ulong(-1)
 
 
 def pattern(page: int) -> bytes:
-    """What a page of the region holds, but for the counter at the start of the first."""
+    """Return the content of a page of the region.
+
+    The first page has the counter at its start instead.
+    """
     return bytes([page + 1]) * PAGE_SIZE
 
 
@@ -28,17 +32,24 @@ def main() -> None:
     libc = ctypes.CDLL(None, use_errno=True)
     libc.mmap.restype = ctypes.c_void_p
     libc.mmap.argtypes = [ctypes.c_void_p, ctypes.c_size_t, *[ctypes.c_int] * 3, ctypes.c_long]
-    # The kernel writes the number of the processor into a thread's rseq(2) area, even into that of a frozen one.
+    # The kernel writes the number of the processor into the rseq(2) area of a thread, even of a
+    # frozen one.
     os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})
     libc.prctl(
-        PR_SET_PTRACER, ANYBODY, 0, 0, 0
-    )  # a tracer that is no ancestor, where Yama would mind
+        PR_SET_PTRACER,
+        ANYBODY,
+        0,
+        0,
+        0,
+        # Yama allows a tracer that is no ancestor only to such a process.
+    )
     size = PAGES * PAGE_SIZE
     found = libc.mmap(REGION, size, PROT_READ_WRITE, MAP_PRIVATE_ANONYMOUS_FIXED, -1, 0)
     if found != REGION:
         sys.exit("no memory at the fixed address")
     counter = int(sys.argv[1]) if len(sys.argv) > 1 else 0
-    # The counter comes with the pattern: whoever looks meanwhile would take the pattern for a counter.
+    # The counter comes in one copy with the pattern, which tests would otherwise take for a
+    # counter.
     content = COUNTER.pack(counter) + b"".join(map(pattern, range(PAGES)))[COUNTER.size :]
     ctypes.memmove(REGION, content, size)
     if os.fork() == 0:
