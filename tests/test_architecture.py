@@ -1,4 +1,8 @@
-"""Who may import whom, and one door to each foreign thing; read from the source, not from what happens to run."""
+"""Rules of the product's modules and of the unit tests, read from their source.
+
+The rules say which module may import which, and that each foreign thing has one door: a module
+through which alone it is reached.
+"""
 
 import ast
 import re
@@ -10,25 +14,30 @@ import pytest
 ROOT = Path(__file__).resolve().parent.parent
 PACKAGES = ("migrate", "checkpoint", "transport")
 MODULES = sorted(path for package in PACKAGES for path in (ROOT / package).rglob("*.py"))
-#: What does no input and no output: two rooms, and some modules in others.
+#: Modules without input and output: two packages, and some modules in others.
 PURE = [
-    *(f"migrate/{room}/" for room in ("decisions", "wire")),
+    "migrate/decisions/",
+    "migrate/wire/",
     *(
         f"migrate/{name}.py"
         for name in ("errors", "observer", "options", "text", "agent/state", "memory/encoding")
     ),
 ]
 UNIT = ROOT / "tests/unit"
-#: Rooms of tests/unit that mirror packages.
+#: Directories of tests/unit that mirror packages.
 MIRRORS = (*PACKAGES, "tests")
-#: The other rooms: whole migrations, documents, and what takes several modules.
-OTHER_ROOMS = {"story", "documents", "across"}
+#: The other directories: whole migrations, documents, and what takes several modules.
+OTHER_DIRECTORIES = {"story", "documents", "across"}
 UNIT_TESTS = sorted(UNIT.rglob("test_*.py"))
-MOST_LINES = 400
-#: Lists that nobody reads as a whole: one entry of each is looked up.
+#: All files of the tests that run without the rig.
+TEST_FILES = sorted(
+    path for name in ("unit", "contract", "fakes") for path in (ROOT / "tests" / name).rglob("*.py")
+)
+MOST_LINES, MOST_COLUMNS = 400, 100
+#: Modules that are lists, of which people look up one entry, may be longer.
 LISTS = {"migrate/wire/protocol.py": 450, "migrate/errors.py": 450}
 MOST_FUNCTION_LINES = 60
-#: Foreign module -> the only places that may import it.
+#: {foreign package: the only modules that may import it}.
 DOORS = {
     "paramiko": ("transport/ssh.py", "transport/ssh_config.py"),
     "pycriu": ("checkpoint/criu/rpc.py",),
@@ -36,7 +45,8 @@ DOORS = {
     "rich": ("migrate/cli/",),
     "psutil": ("checkpoint/host/cpu_limit.py",),
 }
-#: The agent's standard error is a channel to the source, which reads it as text of a peer.
+#: The modules that may print. The agent's standard error is a channel to the source, which reads it
+#: as text of a peer.
 PRINT = (
     "migrate/cli/console.py",
     "migrate/cli/progress.py",
@@ -51,7 +61,7 @@ def name_of(path: Path) -> str:
 
 
 def imports(path: Path) -> Iterator[str]:
-    """Dotted names of what a module imports."""
+    """Yield the dotted names that a module imports."""
     for node in ast.walk(ast.parse(path.read_text())):
         if isinstance(node, ast.Import):
             yield from (alias.name for alias in node.names)
@@ -60,12 +70,12 @@ def imports(path: Path) -> Iterator[str]:
             yield from (f"{node.module}.{alias.name}" for alias in node.names)
 
 
-def test_there_is_something_to_look_at() -> None:
+def test_the_modules_are_found() -> None:
     assert len(MODULES) > 50
 
 
 @pytest.mark.parametrize("path", MODULES, ids=name_of)
-def test_layers(path: Path) -> None:
+def test_packages_import_only_what_is_beneath_them(path: Path) -> None:
     package = path.relative_to(ROOT).parts[0]
     used = {name.split(".")[0] for name in imports(path)} & set(PACKAGES)
     if package != "migrate":
@@ -75,7 +85,7 @@ def test_layers(path: Path) -> None:
 
 
 @pytest.mark.parametrize("path", MODULES, ids=name_of)
-def test_doors(path: Path) -> None:
+def test_one_door_to_each_foreign_package(path: Path) -> None:
     for foreign, doors in DOORS.items():
         if any(name.split(".")[0] == foreign for name in imports(path)):
             assert name_of(path).startswith(doors), f"{foreign} has a door of its own"
@@ -94,7 +104,7 @@ def test_one_door_to_other_programs(path: Path) -> None:
                 assert name_of(path) == "checkpoint/host/run.py"
 
 
-#: Programs that run by themselves, with the standard library only, or in another process's place.
+#: Programs with the standard library only, which run by themselves or in another process's place.
 LONE_PROGRAMS = {
     "checkpoint/criu/shim.py",
     "checkpoint/engines/docker/oci_wrapper.py",
@@ -104,7 +114,7 @@ LONE_PROGRAMS = {
     "migrate/agent/bootstrap.py",
     "migrate/agent/plug.py",
 }
-#: What a source line may hold only in one module, by a pattern, and that module.
+#: {pattern: the only modules with a line that matches}.
 SPELLED_ONCE = {
     r"ctypes\.(CDLL|cdll|PyDLL|pythonapi)": {"checkpoint/host/kernel.py"},
     r"\bThread\(|start_new_thread": {
@@ -137,7 +147,10 @@ def test_lone_programs_import_nothing_of_this_project(path: Path) -> None:
 
 @pytest.mark.parametrize("path", MODULES, ids=name_of)
 def test_one_door_to_the_terminal(path: Path) -> None:
-    """What is printed may be of a peer's or a container's choosing: one module makes it harmless."""
+    """A peer or a container may have chosen what is printed.
+
+    migrate/cli/console.py makes such text harmless.
+    """
     for node in ast.walk(ast.parse(path.read_text())):
         if (
             isinstance(node, ast.Call)
@@ -147,8 +160,8 @@ def test_one_door_to_the_terminal(path: Path) -> None:
             assert name_of(path) in PRINT
 
 
-#: System calls that may do less than they were asked. checkpoint/host/whole.py is their door; whoever calls one
-#: elsewhere says on the same line why a short result is right there.
+#: System calls that may do less than they were asked, whose door is checkpoint/host/whole.py. A
+#: line elsewhere that calls one says why a short result is right there.
 SHORT_CALLS = {
     "read",
     "readv",
@@ -162,7 +175,8 @@ SHORT_CALLS = {
     "splice",
 }
 SHORT_RESULT = "# short result: "
-#: Verbs of sockets, and who may use them, because a message is whole there or because all of it is waited for.
+#: Verbs of sockets, and the modules that may use them: a message is whole there, or the module
+#: waits for all of it.
 SOCKET_VERBS = {
     "send",
     "sendto",
@@ -189,7 +203,7 @@ SOCKET_USERS = {
 
 
 def attribute_calls(path: Path) -> Iterator[tuple[str, str, int]]:
-    """(name before the dot or "", name behind it, line) of each call of an attribute."""
+    """Yield (name before the dot or "", name behind the dot, line) of each call of an attribute."""
     for node in ast.walk(ast.parse(path.read_text())):
         if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute):
             owner = node.func.value
@@ -197,7 +211,7 @@ def attribute_calls(path: Path) -> Iterator[tuple[str, str, int]]:
 
 
 @pytest.mark.parametrize("path", MODULES, ids=name_of)
-def test_bytes_are_moved_whole(path: Path) -> None:
+def test_short_results_of_system_calls_are_expected(path: Path) -> None:
     lines = path.read_text().splitlines()
     for owner, name, line in attribute_calls(path):
         assert name != "process_vm_readv", (
@@ -224,7 +238,7 @@ WALKS = {
     "move",
     "chown",
 }
-#: Modules that may, in directories where no container writes.
+#: Modules that may call these functions, in directories where no container writes.
 WALKERS = {
     "checkpoint/criu/predump.py",
     "checkpoint/host/cgroups.py",
@@ -233,13 +247,16 @@ WALKERS = {
     "migrate/logs.py",
 }
 DOOR = "checkpoint/files/beneath.py"
-#: A directory of podman's own.
+#: This module opens files in a directory of podman's own.
 OTHER_DESCRIPTORS = "checkpoint/engines/podman/store.py"
 
 
 @pytest.mark.parametrize("path", MODULES, ids=name_of)
 def test_one_door_to_what_a_container_can_write(path: Path) -> None:
-    """Programs go there in enclosures, this program by descriptors; nothing joins a path of a container's to a root."""
+    """Other programs go to such files in enclosures, and this program by descriptors.
+
+    No module joins a path of a container's to a root.
+    """
     name = name_of(path)
     for node in ast.walk(ast.parse(path.read_text())):
         if isinstance(node, ast.Call):
@@ -286,7 +303,7 @@ def test_decisions_do_no_io(path: Path) -> None:
 
 
 @pytest.mark.parametrize("path", MODULES, ids=name_of)
-def test_size(path: Path) -> None:
+def test_modules_and_functions_are_short(path: Path) -> None:
     source = path.read_text()
     assert len(source.splitlines()) <= LISTS.get(name_of(path), MOST_LINES)
     for node in ast.walk(ast.parse(source)):
@@ -295,7 +312,7 @@ def test_size(path: Path) -> None:
 
 
 @pytest.mark.parametrize("package", PACKAGES)
-def test_one_way_to_wait(package: str) -> None:
+def test_nothing_waits_by_select(package: str) -> None:
     """select(2) knows no descriptor beyond 1023 (checkpoint/host/ready.py)."""
     found = [
         path for path in (ROOT / package).rglob("*.py") if "select.select(" in path.read_text()
@@ -304,7 +321,7 @@ def test_one_way_to_wait(package: str) -> None:
 
 
 def test_the_agent_brings_all_it_imports() -> None:
-    """Every module of ours that is reached from the agent's server is in the zipapp."""
+    """Every module of the product that the agent's server reaches is in the zipapp."""
     from migrate.agent.zipapp import CONTENTS
 
     packed = {path for pattern in CONTENTS for path in ROOT.glob(pattern)}
@@ -327,12 +344,25 @@ def test_the_agent_brings_all_it_imports() -> None:
 
 @pytest.mark.parametrize("path", UNIT_TESTS, ids=name_of)
 def test_each_unit_test_has_the_name_of_its_module(path: Path) -> None:
-    """The tests of `a/b/c.py` are in `tests/unit/a/b/test_c.py`, and of nothing else."""
-    room = path.relative_to(UNIT).parts[0]
-    if room in OTHER_ROOMS:
+    """The tests of `a/b/c.py`, and of no other module, are in `tests/unit/a/b/test_c.py`."""
+    directory = path.relative_to(UNIT).parts[0]
+    if directory in OTHER_DIRECTORIES:
         return
-    assert room in MIRRORS
+    assert directory in MIRRORS
     module = ROOT / path.relative_to(UNIT).parent / path.stem.removeprefix("test_")
     assert module.with_suffix(".py").is_file() or (module / "__init__.py").is_file(), (
         f"there is no {name_of(module)}.py"
     )
+
+
+@pytest.mark.parametrize("path", TEST_FILES, ids=name_of)
+def test_files_of_tests_are_short(path: Path) -> None:
+    lines = path.read_text().splitlines()
+    assert len(lines) <= MOST_LINES
+    assert not [number for number, line in enumerate(lines, 1) if len(line) > MOST_COLUMNS]
+
+
+@pytest.mark.parametrize("path", TEST_FILES, ids=name_of)
+def test_tests_replace_nothing_private_by_its_name(path: Path) -> None:
+    """A name in a string is overlooked when the module changes."""
+    assert not re.findall(r'attr\([^()]*["\'.]_[a-z]', path.read_text())

@@ -1,6 +1,6 @@
-"""Checks of documents for people: what they name is there, and can be typed as it is written.
+"""Checks of documents: what they name is there, and commands can be typed as they are written.
 
-A check is a function of a document's text and place, which returns what is wrong with it.
+A check is a function of a document's text and path, which returns a list of what is wrong.
 """
 
 from __future__ import annotations
@@ -19,33 +19,39 @@ from migrate.signals import INTERRUPTING
 ROOT = next(path for path in Path(__file__).parents if (path / "pyproject.toml").exists())
 README, CHANGELOG = ROOT / "README.md", ROOT / "CHANGELOG.md"
 DOCS = ROOT / "docs"
-#: CHANGELOG.md is not among them: it speaks of names that have gone.
+#: The documents that are checked. CHANGELOG.md is none of them, as it has names that are gone.
 DOCUMENTS = [README, ROOT / "SECURITY.md", ROOT / "CONTRIBUTING.md", *sorted(DOCS.rglob("*.md"))]
 WIDTH = 100
-#: A check takes the text of a document and where it lies, and returns what is wrong.
+#: A function that takes the text of a document and its path, and returns what is wrong.
 Check = Callable[[str, Path], list[str]]
 
 
-# --- what is code in a document --------------------------------------------------------------------------------
+# --- code in a document ------------------------------------------------------------------------
 
 DRAWN = frozenset("─│═▶")
 
 
 def block_lines(text: str) -> list[str]:
-    """The lines of code blocks that are no drawing; one that ends with a backslash goes on in the next."""
+    """Return the lines of code blocks that are no drawing.
+
+    A line that ends with a backslash is joined to the next.
+    """
     lines = re.findall(r"^    (.*)$", text, re.MULTILINE)
     joined = re.sub(r"\\\n\s*", "", "\n".join(lines)).splitlines()
     return [line for line in joined if not DRAWN & set(line)]
 
 
 def spans(text: str) -> list[str]:
-    """What stands in backticks outside code blocks."""
+    """Return the texts in backticks outside code blocks."""
     prose = re.sub(r"^    .*$", "", text, flags=re.MULTILINE)
     return [" ".join(span.split()) for span in re.findall(r"`([^`]+)`", prose)]
 
 
 def words_of(line: str) -> list[str]:
-    """The words of a command; what stands after it, behind two blanks, tells of it. [] if it is no command."""
+    """Return the words of a command, or [] if the line is none.
+
+    What stands behind two blanks explains the command, and is no part of it.
+    """
     try:
         return shlex.split(re.split(r"\s{2,}", line.strip())[0])
     except ValueError:  # a sentence with an apostrophe
@@ -53,7 +59,7 @@ def words_of(line: str) -> list[str]:
 
 
 def commands(text: str) -> Iterator[list[str]]:
-    """Each command of a document, as words, and the command that it gives to another host."""
+    """Yield the words of each command, and of the command that it gives to another host."""
     for line in (*block_lines(text), *spans(text)):
         words = words_of(line)
         yield words
@@ -61,17 +67,17 @@ def commands(text: str) -> Iterator[list[str]]:
             yield words[words.index("--") + 1 :]
 
 
-# --- commands and options --------------------------------------------------------------------------------------
+# --- commands and options ----------------------------------------------------------------------
 
 PARSERS = {"migrate": move.parser, "migratectl": ctl.parser}
-#: What a command needs where a document speaks of its options alone.
+#: The arguments that a command needs where a document speaks of its options alone.
 LEAST = {"migrate": ["CTR", "HOST"], "migratectl": []}
 MIGRATION = "0" * 12
 #: Options of other programs that documents name without the program.
 FOREIGN = {"--rm", "--lazy-pages", "--system-site-packages"}
-#: pytest's own options, which scripts/test passes on.
+#: Options of pytest, to which scripts/test passes them on.
 PYTESTS = {"-k", "-m", "--numprocesses"}
-#: The scripts with options of their own, and where these are declared.
+#: {script with options of its own: the files that declare them}.
 DECLARED = {
     "rig": ["tests/rig/__main__.py"],
     "bench": ["tests/bench/__main__.py"],
@@ -84,7 +90,7 @@ WITH_VERBS = ("rig", "fuzz", "faults")
 
 
 def options_of(parser: argparse.ArgumentParser) -> set[str]:
-    """All options of a parser and of its sub-commands."""
+    """Return all options of a parser and of its sub-commands."""
     found: set[str] = set()
     for action in parser._actions:
         found.update(action.option_strings)
@@ -104,7 +110,7 @@ def options_that_exist() -> set[str]:
 
 
 def wrong_commands(text: str, _: Path) -> list[str]:
-    """Commands of ours that their parser refuses."""
+    """Return the commands of the product that their parser refuses."""
     found = []
     for words in commands(text):
         name, *rest = words or [""]
@@ -125,7 +131,7 @@ def wrong_commands(text: str, _: Path) -> list[str]:
 
 
 def wrong_options(text: str, _: Path) -> list[str]:
-    """Options in backticks that no program has, or that do not take what they are given."""
+    """Return the options in backticks that no program has, or whose value is refused."""
     found = []
     known = options_that_exist()
     migrates = options_of(move.parser())
@@ -144,7 +150,7 @@ def wrong_options(text: str, _: Path) -> list[str]:
 
 
 def wrong_scripts(text: str, _: Path) -> list[str]:
-    """Scripts that are not there, and options and verbs that they do not have."""
+    """Return the scripts that are not there, and their options and verbs that they do not have."""
     found = []
     for line in (*block_lines(text), *spans(text)):
         if not (match := re.match(r"scripts/([\w-]+)", line)):
@@ -162,9 +168,9 @@ def wrong_scripts(text: str, _: Path) -> list[str]:
     return found
 
 
-# --- files and links -------------------------------------------------------------------------------------------
+# --- files and links ---------------------------------------------------------------------------
 
-#: A path from the root of the repository, not a part of a longer one.
+#: A path from the root of the repository, which is no part of a longer one.
 PATH = re.compile(
     r"(?<![\w./~-])(?:migrate|checkpoint|transport|tests|scripts|docs)/[\w./*-]*[\w/*]"
 )
@@ -181,7 +187,10 @@ def names_in_the_tree() -> set[str]:
 
 
 def missing_paths(text: str, place: Path) -> list[str]:
-    """Files that are named and not there: paths anywhere, bare names in backticks."""
+    """Return the files that are named and not there.
+
+    A path is looked for anywhere, a name without directories only in backticks.
+    """
     found = [path for path in PATH.findall(text) if not list(ROOT.glob(path.rstrip("/")))]
     names = {span for span in spans(text) if re.fullmatch(r"[\w-]+\.\w+", span)}
     bare = {name for name in names if name.endswith(OWN_KINDS)}
@@ -189,19 +198,22 @@ def missing_paths(text: str, place: Path) -> list[str]:
 
 
 def missing_symbols(text: str, _: Path) -> list[str]:
-    """Names that are said to be in a module (`name` in `a/module.py`) and that it does not define."""
+    """Return the names that a module does not define, though the document says so.
+
+    The document says so by `name` in `a/module.py`.
+    """
     pairs = re.findall(r"`(\w+)`\s+in\s+`([\w/]+\.py)`", text)
     return [f"{name} in {path}" for name, path in pairs if not defines(ROOT / path, name)]
 
 
 def defines(module: Path, name: str) -> bool:
-    """Whether a module is there and defines a function, class or constant of that name."""
+    """Return whether a module is there and defines a function, class or constant of a name."""
     definition = rf"^ *(?:def|class) {name}\b|^{name}\b.* = "
     return module.exists() and bool(re.search(definition, module.read_text(), re.MULTILINE))
 
 
 def slug(heading: str) -> str:
-    """The anchor that a forge makes of a heading."""
+    """Return the anchor that a forge makes of a heading."""
     return re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-")
 
 
@@ -210,13 +222,13 @@ def anchors(text: str) -> set[str]:
 
 
 def links(text: str) -> list[str]:
-    """Where the relative links of a document lead, as they are written."""
+    """Return the targets of a document's relative links, as they are written."""
     found = re.findall(r"\[[^\]]*\]\(([^)\s]+)\)", text)
     return [link for link in found if not re.match(r"\w+:", link)]
 
 
 def broken_links(text: str, place: Path) -> list[str]:
-    """Relative links to a file that is not there, or to a heading that it does not have."""
+    """Return the relative links to a file or a heading that is not there."""
     found = []
     for link in links(text):
         path, _, anchor = link.partition("#")
@@ -227,18 +239,18 @@ def broken_links(text: str, place: Path) -> list[str]:
     return found
 
 
-# --- exit codes, wide lines ------------------------------------------------------------------------------------
+# --- exit codes, wide lines --------------------------------------------------------------------
 
 
 def all_codes() -> dict[int, str]:
-    """{exit code: name of its error}, without those of interruptions."""
+    """Return {exit code: name of its error}, without those of interruptions."""
     return {code: kind.__name__ for kind, code in exit_codes.CODES.items()} | {
         code: name for name, code in exit_codes.CTL_CODES.items()
     }
 
 
 def unknown_codes(text: str, _: Path) -> list[str]:
-    """Numbers that are called exit codes and are none."""
+    """Return the numbers that are called exit codes and are none."""
     known = {0, *all_codes(), *(128 + number for number in INTERRUPTING)}
     lists = re.findall(r"exit codes?\s+((?:\d+)(?:(?:,\s|\sand\s|\sto\s|\sor\s)\d+)*)", text, re.I)
     return [
@@ -250,7 +262,7 @@ def unknown_codes(text: str, _: Path) -> list[str]:
 
 
 def wide_lines(text: str, _: Path) -> list[str]:
-    """Lines of more than WIDTH columns."""
+    """Return the lines of more than WIDTH columns."""
     return [
         f"line {number} has {len(line)} columns"
         for number, line in enumerate(text.splitlines(), 1)

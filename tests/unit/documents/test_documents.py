@@ -53,7 +53,7 @@ CHECKS: list[Check] = [
 
 @pytest.mark.parametrize("check", CHECKS)
 @pytest.mark.parametrize("document", DOCUMENTS, ids=name_of)
-def test_a_document(document: Path, check: Check) -> None:
+def test_a_document_has_no_mistake(document: Path, check: Check) -> None:
     assert check(document.read_text(), document) == []
 
 
@@ -89,7 +89,7 @@ def test_a_check_finds_a_mistake(check: Check, text: str, wrong: str) -> None:
     assert wrong in found[0]
 
 
-def test_what_the_checks_look_at_is_found() -> None:
+def test_commands_paths_and_links_are_found() -> None:
     assert ["migrate", "redis", "beta", "--json"] in list(commands(README.read_text()))
     shown = list(commands((DOCS / "first-move.md").read_text()))
     assert ["migrate", "web", "beta"] in shown, "a command that is given to a node"
@@ -111,7 +111,7 @@ def test_the_readme_is_short() -> None:
 
 
 def reached_from(start: Path) -> set[Path]:
-    """The documents that links lead to from one of them."""
+    """Return the documents to which links lead from a document, directly or not."""
     found, pending = set[Path](), [start]
     while pending:
         place = pending.pop()
@@ -128,11 +128,14 @@ def test_every_document_is_reached_from_the_readme() -> None:
     assert reached_from(README) == {README, *DOCUMENTS}
 
 
-# --- exit codes ------------------------------------------------------------------------------------------------
+# --- exit codes --------------------------------------------------------------------------------
 
 
 def entries(text: str) -> dict[int, str]:
-    """{exit code: name} of the headings of troubleshooting.md; an interruption has the name "interrupted"."""
+    """Return {exit code: name} of the headings of troubleshooting.md.
+
+    The name of an interruption's code is "interrupted".
+    """
     found = {}
     for numbers, name in re.findall(r"^### ([\d, ]+): (\w+)$", text, re.MULTILINE):
         found.update({int(number): name for number in numbers.split(",")})

@@ -1,4 +1,4 @@
-"""What the documents say of the code is what the code says: numbers, the report, states, phases and messages."""
+"""Numbers, keys, states, phases and messages in the documents are those of the code."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from migrate.wire.message import Message, concrete
 from tests.unit.documents.checks import DOCS, ROOT, spans
 from transport import keepalive
 
-# --- numbers that the code decides -----------------------------------------------------------------------------
+# --- numbers that the code decides -------------------------------------------------------------
 
 NEEDED = [
     (".".join(map(str, linux)), compatibility.version_text(criu))
@@ -31,14 +31,16 @@ NEEDED = [
 ]
 PYTHON = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["requires-python"]
 TRACKS = re.search(r"(\d+\.\d+) on x86_64 can", inspect.getsource(write_tracking))
-#: The RAM that a migration needs on the target: so many times the container's memory, and so many MiB.
+#: The RAM that a migration needs on the target: this share of the container's memory, and this
+#: number of MiB besides.
 RAM_MIB = str(compatibility.memory_needed(0) >> 20)
 RAM_SHARE = str((compatibility.memory_needed(4 << 30) - compatibility.memory_needed(0)) / (4 << 30))
 #: (document, pattern with a group for each value, the values).
 FACTS: list[tuple[str, str, tuple[str, ...]]] = [
     (
         "README.md",
-        r"CRIU ([\d.]+) on Linux ([\d.]+) and newer, ([\d.]+) from Linux ([\d.]+) on, ([\d.]+) before",
+        r"CRIU ([\d.]+) on Linux ([\d.]+) and newer, "
+        r"([\d.]+) from Linux ([\d.]+) on, ([\d.]+) before",
         (NEEDED[0][1], NEEDED[0][0], NEEDED[1][1], NEEDED[1][0], NEEDED[2][1]),
     ),
     (
@@ -89,14 +91,17 @@ FACTS: list[tuple[str, str, tuple[str, ...]]] = [
 
 
 def stated(text: str, pattern: str) -> list[tuple[str, ...]]:
-    """What a document says, for each place where it does; the full stop of a sentence is none of a number."""
+    """Return the values that a document states, for each place where it does.
+
+    A full stop at the end of a value ends the sentence, and is no part of the value.
+    """
     found = re.findall(pattern, text)
     groups = [(match,) if isinstance(match, str) else match for match in found]
     return [tuple(value.rstrip(".") for value in values) for values in groups]
 
 
 @pytest.mark.parametrize(("document", "pattern", "values"), FACTS)
-def test_a_number_is_the_codes(document: str, pattern: str, values: tuple[str, ...]) -> None:
+def test_a_number_is_that_of_the_code(document: str, pattern: str, values: tuple[str, ...]) -> None:
     found = stated((ROOT / document).read_text(), pattern)
     assert found, "the document says nothing of it any more"
     assert set(found) == {values}
@@ -111,23 +116,26 @@ def test_the_places_on_a_host_are_documented(path: Path) -> None:
     assert f"`{path}`" in (DOCS / "files.md").read_text()
 
 
-# --- the report ------------------------------------------------------------------------------------------------
+# --- the report --------------------------------------------------------------------------------
 
 PARTS = (Proof, Fill, Interval, Instant, compatibility.Facts)
 
 
 def keys_of_reports() -> set[str]:
-    """All keys of a report, and of the objects in it."""
+    """Return all keys of a report, and of the objects in it."""
     return own_keys() | {field.name for kind in PARTS for field in dataclasses.fields(kind)}
 
 
 def own_keys() -> set[str]:
-    """The keys of a report itself."""
+    """Return the keys of a report itself."""
     return set(Report.begin("web", "beta").to_json())
 
 
 def keys_in_prose(text: str) -> list[str]:
-    """What report.md calls a key: words in backticks with an underscore, and those that head an item."""
+    """Return the words that report.md uses as keys.
+
+    These are the words in backticks with an underscore, and those at the head of an item.
+    """
     items = re.findall(r"^- (`[^:]+`):", text, re.MULTILINE)
     names = [name for item in items for name in re.findall(r"`(\w+)`", item)]
     return [
@@ -137,12 +145,12 @@ def keys_in_prose(text: str) -> list[str]:
 
 
 def section(text: str, title: str) -> str:
-    """The text beneath a heading, up to the next."""
+    """Return the text beneath a heading, up to the next heading."""
     _, _, rest = text.partition(f"\n## {title}")
     return rest.partition("\n## ")[0]
 
 
-def test_keys_that_report_md_names_are_the_reports() -> None:
+def test_keys_that_report_md_names_are_those_of_a_report() -> None:
     text = (DOCS / "report.md").read_text()
     outcomes = {state.value for state in State} | {"refused"}
     kinds = {"image", "rootfs", "volumes", "tmpfs", "output", "pages", "images"}
@@ -173,11 +181,11 @@ def test_the_report_that_is_shown_has_the_keys_of_reports() -> None:
     assert own_keys() <= shown
 
 
-# --- phases, states, messages ----------------------------------------------------------------------------------
+# --- phases, states, messages ------------------------------------------------------------------
 
 
 def first_cells(text: str) -> list[str]:
-    """The first cells of the rows of a document's tables, without head and rule."""
+    """Return the first cells of the rows of a document's tables, without head and rule."""
     rows = re.findall(r"^\| (.+?) \|", text, re.MULTILINE)
     return [row for row in rows if row != "state"]
 
@@ -199,7 +207,10 @@ def test_the_phases_are_those_of_the_report() -> None:
 
 
 def named_messages(text: str) -> set[str]:
-    """What the drawing of the sequence in protocol.md names: words with a capital letter and small ones."""
+    """Return the names in the drawing of the sequence in protocol.md.
+
+    A name has a capital letter and small ones.
+    """
     return set(re.findall(r"\b[A-Z][a-z]+(?:[A-Z][a-z]+)*\b", section(text, "Sequence")))
 
 
