@@ -132,7 +132,7 @@ def dumps() -> Iterator[Row]:
                 name=f"source's CRIU at {at}: {do}",
                 world=process("source", at, do),
                 expected=MOVED if do == "late" else expected,
-                limits=IMPATIENT,
+                limits=PATIENT if do == "late" else IMPATIENT,
             )
 
 
@@ -156,7 +156,7 @@ def restores() -> Iterator[Row]:
                 name=f"target's CRIU at {at}: {do}",
                 world=process("target", at, do),
                 expected=MOVED if do == "late" else expected,
-                limits=IMPATIENT,
+                limits=PATIENT if do == "late" else IMPATIENT,
             )
         for at in ("network-unlock", "pre-resume", "resume", "post-resume", "runtime end"):
             obeyed = ("resumed",) if at in ("post-resume", "runtime end") else ()
@@ -169,7 +169,7 @@ def restores() -> Iterator[Row]:
                 name=f"target's CRIU at {at}: {do}",
                 world=process("target", at, do),
                 expected=MOVED if do == "late" else expected,
-                limits=IMPATIENT,
+                limits=PATIENT if do == "late" else IMPATIENT,
                 hangs=do == "stall",
             )
 
