@@ -166,5 +166,5 @@ def engine(rig: Rig, archive: Path, request: pytest.FixtureRequest) -> str:
 
 @pytest.fixture
 def moves(request: pytest.FixtureRequest) -> int:
-    """How often a container is moved to and fro; more often in a run of its own."""
+    """The number of moves to and fro, which is greater in a run of its own."""
     return int(request.config.getoption("--moves"))

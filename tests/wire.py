@@ -1,4 +1,4 @@
-"""What may come over the wire, as strategies of hypothesis.
+"""Strategies of hypothesis for what may come over the wire.
 
 They are made of what the messages declare (checkpoint/schema.py).
 """

@@ -1,1 +1,1 @@
-"""How long a client waits with this tool, and with what people do by hand (scripts/bench)."""
+"""Measurements of how long a client waits, with this tool and by hand (scripts/bench)."""

@@ -1,4 +1,4 @@
-"""How long CRIU itself takes for a container, on one host and with nothing to send.
+"""Measure how long CRIU itself takes for a container, on one host and with nothing to send.
 
     floor.py NAME, as root on that host
 
@@ -77,7 +77,7 @@ def between(stamps: list[Stamp], first: str, last: str) -> float:
 
 
 def dump_ms(name: str, directory: Path) -> float:
-    """The container is thawed afterwards."""
+    """Dump the container but for its memory, thaw it, and return how long the dump took."""
     images = directory / "metadata"
     images.mkdir()
     role = LazyDump(EDITS)
@@ -96,7 +96,7 @@ def dump_ms(name: str, directory: Path) -> float:
 
 
 def restore_ms(name: str, directory: Path) -> float:
-    """From a whole dump, which ends the container."""
+    """Dump the container whole, which ends it, and return how long a restore of that takes."""
     images = directory / "whole"
     images.mkdir()
     runtime = Runc()

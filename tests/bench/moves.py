@@ -34,7 +34,7 @@ Moved = TypeVar("Moved", bound=Movable)
 
 @dataclass(kw_only=True)
 class Series:
-    """What the moves of one case showed."""
+    """The figures of the moves of one case."""
 
     blackout_ms: list[float] = field(default_factory=list)
     baseline_blackout_ms: list[float] = field(default_factory=list)

@@ -1,4 +1,4 @@
-"""Many moves in a row: do they stay as quick, and does anything stay behind?"""
+"""A case of scripts/bench: whether many moves stay as quick, and whether anything stays behind."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How a series of measurements is told in a result."""
+"""The figures by which a result tells a series of measurements."""
 
 from __future__ import annotations
 

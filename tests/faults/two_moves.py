@@ -49,7 +49,7 @@ json.dump(config, open(sys.argv[1], "w"))
 
 @dataclass(frozen=True, kw_only=True)
 class Outcome:
-    """How one of the two moves ended.
+    """The end of one of the two moves.
 
     `seconds` is how long the command took, and `said` its last line on standard error.
     """
@@ -61,12 +61,12 @@ class Outcome:
 
     @property
     def own_seconds(self) -> float:
-        """How long the tool took, by its own clock."""
+        """The time that the tool took, by its own clock."""
         return int(self.report["total_us"]) / 1e6
 
     @property
     def left_target_at_ns(self) -> int:
-        """When the target was asked to finish, in ns since the epoch.
+        """The time when the target was asked to finish, in ns since the epoch.
 
         Nobody may move the container on before that.
         """
@@ -181,7 +181,7 @@ def move(source: Node, target: Node) -> Outcome:
 
 @dataclass(kw_only=True)
 class Tally:
-    """What came of the tries of one contest so far."""
+    """The results of the tries of one contest so far."""
 
     won: Counter[str] = field(default_factory=Counter)
     refused: Counter[str] = field(default_factory=Counter)

@@ -25,7 +25,8 @@ def main() -> int:
         (f"classes with more than {MANY_ATTRIBUTES} attributes that change", found.bags),
         (f"files on a page's way, {packages_crossed(own)} changes of directory", own),
         (
-            f"more that its functions call, imported from {GENERAL_DIRECTORIES} directories or more",
+            "more that its functions call,"
+            f" imported from {GENERAL_DIRECTORIES} directories or more",
             used,
         ),
     ):

@@ -116,7 +116,10 @@ def _ends(pid: int, channels: PageChannels) -> Ends:
 
 
 def general(path: list[str]) -> list[str]:
-    """Return those files of a way that are of general use, such as ranges, /proc and bounds of fields."""
+    """Return those files of a way that are of general use.
+
+    Such files are of ranges, of /proc, and of the bounds of fields.
+    """
     users: dict[str, set[Path]] = {}
     for package in PACKAGES:
         for module in (ROOT / package).rglob("*.py"):

@@ -38,7 +38,7 @@ Trace = Callable[[FrameType, str, object], Any]
 
 @dataclass(frozen=True, kw_only=True)
 class Outcome:
-    """What came of fuzzing one parser.
+    """The result of fuzzing one parser.
 
     `defect` is the end of what was said of an input that the parser neither took nor refused, and
     `file` has that input.

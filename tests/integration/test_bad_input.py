@@ -1,4 +1,4 @@
-"""Whatever cannot work is refused in one line, with its own exit code, and nothing is changed."""
+"""A move that cannot work is refused in one line, with its own exit code, and changes nothing."""
 
 from collections.abc import Iterator
 

@@ -34,7 +34,7 @@ Start = Callable[..., EngineContainer]
 
 @pytest.fixture
 def start(engine: str, hosts: Hosts) -> Iterator[Start]:
-    """What starts containers on alpha; they are removed afterwards wherever they are."""
+    """A function that starts containers on alpha; they are removed wherever they are then."""
     started = []
 
     def run(name: str, *command: str, options: tuple[str, ...] = ()) -> EngineContainer:

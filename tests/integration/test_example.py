@@ -1,4 +1,4 @@
-"""One move of one container, explained line by line: CONTRIBUTING.md, "Add a test", goes through it.
+"""One move of one container, explained step by step for "Add a test" in CONTRIBUTING.md.
 
 The fixture `hosts` (tests/conftest.py) has two real hosts, alpha and beta, each with its own sshd,
 CRIU and engines. It lists what is on both before and after the test: what the move leaves behind on

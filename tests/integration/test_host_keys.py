@@ -1,4 +1,4 @@
-"""Who the target is, is decided by known_hosts and ssh_config as ssh(1) reads them.
+"""The target's key is checked against known_hosts and ssh_config as ssh(1) reads them.
 
 Each case is tried on a real sshd, and most of them with ssh(1) itself, too.
 """

@@ -55,7 +55,7 @@ def most_used(node: Node, name: str, *, reset: bool = False) -> int:
 def test_forked_workers_share_afterwards_what_they_shared_before(
     hosts: Hosts, request: pytest.FixtureRequest
 ) -> None:
-    """What the workers share since the fork they still share, on both hosts.
+    """Workers still share what they share since the fork, on both hosts.
 
     The source's memory does not grow by being copied.
     """

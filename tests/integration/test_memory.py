@@ -1,6 +1,6 @@
-"""What is in memory at the freeze is in memory when the container goes on: every byte of it.
+"""Every byte that is in memory at the freeze is in memory when the container goes on.
 
-Where that cannot be had, the container goes on on the source.
+If a byte is lost, the container goes on on the source.
 """
 
 import json
@@ -35,7 +35,10 @@ def test_every_byte_of_changing_memory_is_as_it_was(hosts: Hosts, moves: int) ->
 
 
 def test_no_more_is_sent_than_was_written(hosts: Hosts) -> None:
-    """At most 1.15 times the memory and what was written to it meanwhile, uncompressed."""
+    """The pages sent are at most 1.15 times the memory and what was written to it meanwhile.
+
+    They are sent uncompressed here.
+    """
     dirtier = hosts.start("dirtier", "--mib", "128", "--hot-mib", "16", "--mb-per-second", "10")
     before = dirtier.verdict()
     done = hosts.migrate_with("faulty_pages", "uncompressed", "0", "dirtier", "beta", "--json")
@@ -102,7 +105,7 @@ def test_pages_go_over_the_connection_that_is_there(hosts: Hosts) -> None:
 
 
 def test_memory_that_another_userfaultfd_watches_moves_in_the_freeze(hosts: Hosts) -> None:
-    """Such memory is copied while frozen, and the report says so."""
+    """The move copies such memory while it is frozen, and the report says so."""
     dirtier = hosts.start("dirtier", "--mib", "32")
     dirtier.verdict()
     watch = tool_command("watch", str(dirtier.container.pid))

@@ -135,7 +135,7 @@ def test_an_idle_listener_listens_on(hosts: Hosts) -> None:
 
 
 def test_the_container_is_the_targets_own_afterwards(hosts: Hosts) -> None:
-    """Its id, limits, host name, output and signals are as if the target had started it."""
+    """The id, limits, host name, output and signals are as if the target had started it."""
     appender = hosts.start("appender", memory="96M")
     hosts.alpha.run(["runc", "update", "--pids-limit", "77", "appender"])
     moved, _ = hosts.move(appender)

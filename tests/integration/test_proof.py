@@ -50,7 +50,7 @@ def test_one_wrong_byte_is_never_restored(
 def test_what_was_compared_is_told(
     hosts: Hosts, dirtier: Workload[Container], words: list[str]
 ) -> None:
-    """Of a file that is mapped shared, the pages are the file's and not the memory's."""
+    """The pages that are counted are the memory's, and those of a file that is mapped shared."""
     dirtier, report = hosts.move(dirtier, *words)
     proof = report["proof"]
     assert proof["whole"] is bool(words)

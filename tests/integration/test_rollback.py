@@ -1,6 +1,6 @@
-"""Before the kill the container goes on on the source, after it on the target: never on both.
+"""A move that fails or is interrupted leaves the container on exactly one of the hosts.
 
-A move that fails or is interrupted leaves the container on exactly one of the hosts.
+The container goes on on the source before the kill, and on the target after it.
 """
 
 import json

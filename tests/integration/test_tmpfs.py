@@ -1,4 +1,4 @@
-"""What a container has in its tmpfs mounts is there on the target, and is made there once."""
+"""The content of a container's tmpfs mounts is there on the target, and is made there once."""
 
 import json
 
@@ -131,7 +131,7 @@ def test_stores_by_mappings_that_are_gone_arrive(hosts: Hosts) -> None:
 
 @pytest.mark.parametrize("way", ["--bind /dev/shm", "--bind /dev/shm/sub"])
 def test_one_that_is_bound_twice_stays_one(hosts: Hosts, way: str) -> None:
-    """What is written at one place is seen at the other.
+    """A file that is written at one place is seen at the other.
 
     CRIU binds a directory of a mount that was made for it, too.
     """

@@ -51,7 +51,7 @@ def test_one_of_two_moves_it_where_a_lock_alone_keeps_them_apart(three: Rig) -> 
 def test_the_second_is_told_who_has_it_and_takes_nothing_away(
     three: Rig, state: str, target: str
 ) -> None:
-    """In the freeze it would take away the rules that lock the frozen container's network."""
+    """The second move could take away the rules that lock the frozen container's network."""
     with wandering(three, connected=True) as container:
         again = tool_command("at_state", "migrate_again", state, target)
         done = three.node("alpha").run(again, check=False, timeout=120)
@@ -73,7 +73,7 @@ def locks(node: Node) -> str:
 
 
 def test_a_move_that_was_killed_keeps_nobody_from_the_next(three: Rig) -> None:
-    """Its lock went with it, on both hosts; nothing looks at the age of a file."""
+    """The lock of a move goes with it, on both hosts; nothing looks at the age of a file."""
     hosts = Hosts.of(three)
     alpha, beta = hosts.both
     before = hosts.traces()

@@ -36,7 +36,7 @@ def innocent(hosts: Hosts) -> Iterator[Container]:
 def test_a_container_that_was_started_on_the_target_meanwhile_stays(
     hosts: Hosts, redis: Redis[Container], innocent: Container
 ) -> None:
-    """It has the moved container's name, and was started after the tool had looked for one."""
+    """Somebody started a container of the same name after the tool had looked for one."""
     start = f"runc run -d --bundle {innocent.bundle} redis > /dev/null 2>&1 < /dev/null"
     before = traces(hosts.alpha)
     with redis.client() as client:

@@ -89,7 +89,7 @@ class Container:
 
     @property
     def status(self) -> str | None:
-        """What the runtime says: running, stopped, ...; None if it knows no such container."""
+        """The runtime's word for it: running, stopped, ...; None if there is no such container."""
         state = self._state()
         return None if state is None else str(state["status"])
 

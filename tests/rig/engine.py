@@ -144,7 +144,7 @@ class EngineContainer:
 
     @property
     def status(self) -> str | None:
-        """What the engine says: running, exited, ...; None if it knows no such container."""
+        """The engine's word for it: running, exited, ...; None if there is no such container."""
         found = self.inspect()
         return None if found is None else str(found["State"]["Status"])
 

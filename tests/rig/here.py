@@ -18,7 +18,7 @@ from tests.rig.tree import TREE_VARIABLE
 
 
 class Here(Node):
-    """This machine as a node."""
+    """The machine on which this runs, as a node."""
 
     @property
     def unified_cgroups(self) -> bool:

@@ -27,7 +27,7 @@ Report = Mapping[str, Any]
 
 
 class Movable(Protocol):
-    """What can be moved: a container of any engine, or a workload in one."""
+    """A container of any engine, or a workload in one: they can be moved."""
 
     @property
     def node(self) -> Node:
@@ -102,7 +102,7 @@ class Hosts:
         return container.on(target), json.loads(done.stdout)
 
     def refused(self, *words: str) -> tuple[type[errors.MigrateError], str]:
-        """Run `migrate WORDS...` on alpha, which must refuse in one line and change nothing on any host.
+        """Run `migrate WORDS...` on alpha, which must refuse in one line and change nothing.
 
         Return the class of its error, and what it said.
         """

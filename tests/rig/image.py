@@ -58,7 +58,7 @@ LINKED = re.compile(r"(/\S+) \(0x")
 
 @dataclass(frozen=True, kw_only=True)
 class Layer:
-    """What a layer of an image has.
+    """The content of a layer of an image.
 
     `programs` are names or paths, and come with the libraries that they need. `paths` are of the
     tree, and `files` are given by their content.

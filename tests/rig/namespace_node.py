@@ -25,7 +25,7 @@ exec nsenter --target="$pid" --cgroup --ipc --uts --net --pid --mount --wdns=/ \
 
 
 class NamespaceNode(Node):
-    """Such a node starts in well under a second, and sees the checkout as it is now."""
+    """A node that starts in well under a second, and sees the checkout as it is now."""
 
     @property
     def unified_cgroups(self) -> bool:

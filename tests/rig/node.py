@@ -36,7 +36,7 @@ class Node(Place):
     @property
     @abstractmethod
     def pid(self) -> int:
-        """This machine's PID of the node. Raises RigError if the node is not running."""
+        """The PID of the node on this machine. Raises RigError if the node is not running."""
 
     def is_running(self) -> bool:
         """Return whether the node is running."""

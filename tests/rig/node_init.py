@@ -42,7 +42,7 @@ DEVICE_LINKS = {
 
 @dataclass(frozen=True, kw_only=True)
 class Spec:
-    """What a node is made of; paths are this machine's."""
+    """The parts of a node; paths are this machine's."""
 
     hostname: str
     tree: str

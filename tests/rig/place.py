@@ -1,4 +1,4 @@
-"""Where commands of a test run: a node, or the switch between the nodes."""
+"""A place where commands of a test run: a node, or the switch between the nodes."""
 
 import subprocess
 from abc import ABC, abstractmethod

@@ -1,4 +1,4 @@
-"""What a move could leave behind on a node, found by comparing what was there before and after."""
+"""Traces that a move leaves behind on a node: what is there afterwards and was not before."""
 
 import shlex
 from collections import Counter

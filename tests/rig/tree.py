@@ -1,4 +1,4 @@
-"""Where scripts/setup keeps the tree and the disk of which nodes are made."""
+"""The places where scripts/setup keeps the tree and the disk of which nodes are made."""
 
 import functools
 import os

@@ -27,7 +27,7 @@ KERNEL_ARGUMENTS = [
 
 
 class VmNode(Node):
-    """Such a node runs commands over an SSH connection, which `ready` opens.
+    """A node that runs commands over an SSH connection, which `ready` opens.
 
     A command that is ended on this machine goes on in the node.
     """
@@ -41,7 +41,7 @@ class VmNode(Node):
 
     @property
     def pid(self) -> int:
-        """This machine's PID of QEMU. Raises RigError if the node is not running."""
+        """The PID of QEMU on this machine. Raises RigError if the node is not running."""
         running = cgroups.pids(self.group)
         if not running:
             raise RigError(f"node {self.name} of rig {self.rig} is not running")

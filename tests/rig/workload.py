@@ -89,7 +89,7 @@ class Workload(Generic[C]):
 
     @property
     def status(self) -> str | None:
-        """What the engine says: running, ...; None if it knows no such container."""
+        """The engine's word for the container: running, ...; None if there is no such container."""
         return self.container.status
 
     @property

@@ -34,7 +34,7 @@ def move(
 
 
 def test_every_byte_of_changing_memory_is_as_it_was(hosts: Hosts, moves: int) -> None:
-    """What a child shares with its parent is sent for each of them; here children live long."""
+    """Memory that a child shares with its parent is sent for each; here children live long."""
     churn = hosts.start("churn", "--mib", "256", *SLOWLY, "--fork-every", "20")
     before = churn.verdict()
     for _ in range(moves):
@@ -67,7 +67,7 @@ def test_memory_that_did_not_change_stays_out_of_the_freeze(
 def test_where_userfaultfd_is_used_the_last_dump_takes_what_went_ahead_for_sent(
     hosts: Hosts, dirtier: Workload[Container]
 ) -> None:
-    """To CRIU every page is a written one until somebody has the kernel forget that."""
+    """CRIU takes every page for a written one until somebody has the kernel forget that."""
     dirtier.verdict()
     dirtier, report = move(hosts, dirtier, ["migrate"])
     assert report["notes"][0].startswith("pre-copy: writes are seen by userfaultfd")

@@ -8,7 +8,7 @@ from typing import Any
 
 
 class FakeRedis(socketserver.ThreadingTCPServer):
-    """As much of redis as the workloads use.
+    """A server that speaks as much of redis as the workloads use.
 
     `on_incr` turns the true reply into what is sent; None has the connection closed.
     """

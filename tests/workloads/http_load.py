@@ -22,7 +22,7 @@ PIECE = 1 << 20
 
 
 class Load:
-    """What all clients have done so far."""
+    """The clients, and what they have done so far."""
 
     def __init__(self, address: str, path: str) -> None:
         self._address, self._path = address, path

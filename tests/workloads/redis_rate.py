@@ -1,4 +1,4 @@
-"""How many commands a redis has done so far, told by a line of JSON every tenth of a second.
+"""A line of JSON every tenth of a second that tells how many commands a redis has done so far.
 
 One connection asks for all of them.
 """
