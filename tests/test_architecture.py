@@ -344,15 +344,17 @@ def test_the_agent_brings_all_it_imports() -> None:
 
 @pytest.mark.parametrize("path", UNIT_TESTS, ids=name_of)
 def test_each_unit_test_has_the_name_of_its_module(path: Path) -> None:
-    """The tests of `a/b/c.py`, and of no other module, are in `tests/unit/a/b/test_c.py`."""
-    directory = path.relative_to(UNIT).parts[0]
-    if directory in OTHER_DIRECTORIES:
+    """The tests of `a/b/c.py`, and of no other module, are in `tests/unit/a/b/test_c.py`.
+
+    Where they are many they are in files of the directory `tests/unit/a/b/c`.
+    """
+    place = path.relative_to(UNIT)
+    if place.parts[0] in OTHER_DIRECTORIES:
         return
-    assert directory in MIRRORS
-    module = ROOT / path.relative_to(UNIT).parent / path.stem.removeprefix("test_")
-    assert module.with_suffix(".py").is_file() or (module / "__init__.py").is_file(), (
-        f"there is no {name_of(module)}.py"
-    )
+    assert place.parts[0] in MIRRORS
+    module = ROOT / place.parent / place.stem.removeprefix("test_")
+    found = (module.with_suffix(".py"), module / "__init__.py", module.parent.with_suffix(".py"))
+    assert any(map(Path.is_file, found)), f"there is no {name_of(module)}.py"
 
 
 @pytest.mark.parametrize("path", TEST_FILES, ids=name_of)

@@ -32,7 +32,10 @@ def test_a_report() -> None:
 
 
 def test_a_list() -> None:
-    text = "# Text\n\n- `migrate/a.py`: 70 %\n  - `tests/unit/test_a.py`\n  - `tests/vm/test_b.py`: `test_c`\n"
+    text = (
+        "# Text\n\n- `migrate/a.py`: 70 %\n"
+        "  - `tests/unit/test_a.py`\n  - `tests/vm/test_b.py`: `test_c`\n"
+    )
     tests = (("tests/unit/test_a.py", ""), ("tests/vm/test_b.py", "test_c"))
     assert read_list(text) == {A: Listed(percent=70, tests=tests)}
 

@@ -117,7 +117,7 @@ def options(kind: str = "DUMP", **changes: Any) -> Any:
     return found
 
 
-# --- a request -------------------------------------------------------------------------------------
+# --- a request -----------------------------------------------------------------------------------
 
 
 def test_little_is_changed_unless_it_is_asked_for() -> None:
@@ -228,7 +228,7 @@ def test_other_conversations_pass(dump: DumpRole, conversation: Any) -> None:
     assert dump.request("DUMP", rpc.request("DUMP"))
 
 
-# --- CRIU ------------------------------------------------------------------------------------------
+# --- CRIU ----------------------------------------------------------------------------------------
 
 
 def test_a_criu_that_ends_is_not_killed(dump: DumpRole, conversation: Any) -> None:
@@ -300,7 +300,7 @@ def test_a_resume(restore: RestoreRole) -> None:
     restore.wait_resumed(TIMEOUT_S)
 
 
-# --- a dump that is skipped ------------------------------------------------------------------------
+# --- a dump that is skipped ----------------------------------------------------------------------
 
 
 def test_a_dump_that_is_skipped() -> None:

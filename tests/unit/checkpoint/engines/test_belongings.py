@@ -157,7 +157,7 @@ def mount(**changes: Any) -> dict[str, Any]:
     return {**plain, "Source": "/volumes/data", **changes}
 
 
-# --- on the target ---------------------------------------------------------------------------------
+# --- on the target -------------------------------------------------------------------------------
 
 
 def test_what_is_made_is_removed_with_the_move(in_memory: Store, tmp_path: Path) -> None:
@@ -231,7 +231,7 @@ def test_a_volume_that_is_used_again_was_not_left(in_memory: Store) -> None:
     wanted(in_memory).settle()  # once more is no error
 
 
-# --- on the source ---------------------------------------------------------------------------------
+# --- on the source -------------------------------------------------------------------------------
 
 
 def test_volumes_that_the_target_has_are_noted(in_memory: Store) -> None:

@@ -250,7 +250,7 @@ def test_a_process_is_moved(
 
 
 def test_cgroups_that_a_restore_has_made_are_removed(mounted: Path) -> None:
-    """A cgroup that was there before belongs to another, and so does one that has the name again."""
+    """Another owner has a cgroup that was there before, or has its name again."""
     make(mounted, "cpu/box")
     hierarchies = Hierarchies("/box")
     hierarchies.look()

@@ -116,7 +116,7 @@ BUSY = "import os\nif not os.fork():\n while True: pass\nprint(1, flush=True)\nw
 
 
 def test_what_all_its_processes_use(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Two busy processes use something between no and two processors of a machine with other work."""
+    """On a machine with other work, two busy processes use up to two processors."""
     monkeypatch.setattr(cpu_limit, "MEASURE_S", 0.3)
     inside = ["unshare", "--pid", "--fork", "--kill-child"]
     argv = [*inside, sys.executable, "-IS", "-c", BUSY]

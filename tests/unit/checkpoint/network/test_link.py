@@ -184,7 +184,7 @@ def is_up(name: str) -> bool:
     return b"UP" in told.stdout.partition(b"<")[2].partition(b">")[0].split(b",")
 
 
-# --- a link ----------------------------------------------------------------------------------------
+# --- a link --------------------------------------------------------------------------------------
 
 
 def test_a_link_goes_up_and_down() -> None:
@@ -203,7 +203,7 @@ def test_a_link_that_is_not_there(up: bool, word: str) -> None:
         set_link("nowhere", up=up)
 
 
-# --- an announcement -------------------------------------------------------------------------------
+# --- an announcement -----------------------------------------------------------------------------
 
 
 def announced(*addresses: str) -> list[bytes]:
@@ -266,7 +266,7 @@ def test_a_link_that_is_down_is_no_error() -> None:
     apart(body)
 
 
-# --- another namespace -----------------------------------------------------------------------------
+# --- another namespace ---------------------------------------------------------------------------
 
 
 def test_an_action_in_another_namespace() -> None:
@@ -290,7 +290,7 @@ def test_a_failure_in_another_namespace(tmp_path: Path) -> None:
         in_netns("/proc/self/ns/net", lambda: 1 // 0)
 
 
-# --- frames that come in the freeze ----------------------------------------------------------------
+# --- frames that come in the freeze --------------------------------------------------------------
 
 
 def sent(end: socket.socket, *to: str, size: int = 60) -> list[bytes]:

@@ -263,7 +263,7 @@ def test_parts_that_have_the_name_again_stay(wanted: Network) -> None:
     apart(body)
 
 
-# --- what cannot be moved --------------------------------------------------------------------------
+# --- what cannot be moved ------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(

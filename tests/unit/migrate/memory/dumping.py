@@ -19,7 +19,8 @@ from tests.unit.migrate.memory.carrier import Carrier
 VERSION = 40201
 WIRE = page_server.wire_struct(VERSION)
 LIMIT_S = 20.0
-#: Of an address space: (address, pages, the byte that all of them have, or None for pages of the parent).
+#: Extents of an address space: (address, pages, the byte that fills them). The byte is None for
+#: pages of the parent.
 Found = tuple[int, int, int | None]
 
 

@@ -67,7 +67,8 @@ def end_of(link: str) -> socket.socket:
     return end
 
 
-#: The host's end of the container's link, which hears what the container sends; and the container's.
+#: The host's end of the container's link, which hears what the container sends, and the
+#: container's end.
 host_end, container_end = partial(end_of, "host0"), partial(end_of, "eth0")
 
 

@@ -160,7 +160,7 @@ class Agent:
         return self._answer(message) if callable(self._answer) else self._answer
 
 
-# --- which engine ----------------------------------------------------------------------------------
+# --- which engine --------------------------------------------------------------------------------
 
 
 @pytest.fixture
@@ -206,7 +206,7 @@ def test_another_task_has_it(engines: Callable[..., None], engine: str | None) -
         assert preflight.choose_engine("crun", "web").name == "crun"
 
 
-# --- processes -------------------------------------------------------------------------------------
+# --- processes -----------------------------------------------------------------------------------
 
 
 def test_what_exec_has_started_is_noted_once(child: Child, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -255,7 +255,7 @@ def test_limits_that_cannot_be_read(child: Child, monkeypatch: pytest.MonkeyPatc
         preflight.check_limits([child.pid])
 
 
-# --- the target ------------------------------------------------------------------------------------
+# --- the target ----------------------------------------------------------------------------------
 
 ADDRESSES = (OwnAddress("10.1.0.2", "02:00:00:00:00:01", "br0"),)
 
@@ -356,7 +356,8 @@ def test_layers_that_the_target_has(
     layers: tuple[str, ...] | None, found: frozenset[str] | None
 ) -> None:
     agent: Any = Agent(SimpleNamespace(objections=(), layers=layers))
-    assert preflight.check_engine(agent, engine("1a", "2b"), None, "beta") == found  # type: ignore[arg-type]
+    container: Any = None
+    assert preflight.check_engine(agent, engine("1a", "2b"), container, "beta") == found
     assert agent.asked == [protocol.Examine(description={"a": "b"})]
 
 

@@ -10,7 +10,10 @@ from typing import Any
 import pytest
 
 from checkpoint.engines.base import Tree
+from checkpoint.host import processes
 from migrate.phases import prepare
+
+TUNNEL: Any = "tunnel"
 
 
 class Copied:
@@ -67,11 +70,11 @@ def copies(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_trees_for_which_there_is_a_place_are_copied(monkeypatch: pytest.MonkeyPatch) -> None:
-    migration, tunnel = move(), Any
-    found: Any = prepare.copy_trees(migration, tunnel, ["/", "/b", "/other"])  # type: ignore[arg-type]
+    migration = move()
+    found: Any = prepare.copy_trees(migration, TUNNEL, ["/", "/b", "/other"])
     assert list(found) == ["/", "/b"]
     assert migration.report.counted == {"rootfs": 100, "volumes": 100}
-    monkeypatch.setattr(prepare.processes, "tree_of", lambda pid: [pid, 7])  # type: ignore[attr-defined]
+    monkeypatch.setattr(processes, "tree_of", lambda pid: [pid, 7])
     monkeypatch.setattr(prepare, "written_through_mappings", set)
     assert found["/"].mapped() == {1, 7}, "files that its processes have mapped"
     migration.tidy.close()
@@ -80,7 +83,7 @@ def test_trees_for_which_there_is_a_place_are_copied(monkeypatch: pytest.MonkeyP
 
 def test_a_tree_that_both_hosts_see_is_not_copied() -> None:
     migration = move(shared=True)
-    assert prepare.copy_trees(migration, Any, ["/"]) == {}  # type: ignore[arg-type]
+    assert prepare.copy_trees(migration, TUNNEL, ["/"]) == {}
     assert migration.report.counted == {}
 
 

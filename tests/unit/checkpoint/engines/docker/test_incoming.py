@@ -237,14 +237,14 @@ def test_a_log_that_docker_keeps_elsewhere(docker: Dockerd, undo: contextlib.Exi
     assert list((docker.directory / "containers").rglob("*.log")) == []
 
 
-# --- the restore -----------------------------------------------------------------------------------
+# --- the restore ---------------------------------------------------------------------------------
 
 
 @pytest.fixture
 def started(
     docker: Dockerd, undo: contextlib.ExitStack, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> IncomingDockerContainer:
-    """Return an arrival that waits for docker's runtime, with a `docker start` that does nothing."""
+    """Return an arrival that waits for docker's runtime. `docker start` does nothing."""
     monkeypatch.setattr(incoming, "DIRECTORY", str(tmp_path / "sockets"))
     monkeypatch.setattr(incoming, "start_logged", lambda *_: None)
     arriving = prepared(docker, undo, "json-file")

@@ -192,7 +192,7 @@ def test_files_that_both_hosts_see_are_the_containers_own(place: Path, arriving:
     assert content(place) == {"config.json": b"{}", "rootfs/file": b"shared"}
 
 
-# --- the restore -----------------------------------------------------------------------------------
+# --- the restore ---------------------------------------------------------------------------------
 
 
 @pytest.fixture

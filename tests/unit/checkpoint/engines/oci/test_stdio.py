@@ -29,7 +29,7 @@ def logs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def streams(
     logs: Path, request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch
 ) -> Iterator[Streams]:
-    """Yield the streams of a container with such descriptors; processes end when they are closed."""
+    """Yield the streams of a container with such descriptors. Their processes end with them."""
     started: list[subprocess.Popen[bytes]] = []
 
     def start(*arguments: Any, **options: Any) -> None:

@@ -6,13 +6,16 @@ import json
 from pathlib import Path
 from typing import Any
 
-#: Each answer is a directory whose name is the number of its words; of two that fit the later one counts.
+#: Each answer is a directory whose name is its number. If two answers fit, the later one counts.
 PROGRAM = """#!/bin/sh
 printf '%s\\n' "$*" >> {directory}/asked
 for answer in $(ls -r {directory}/answers); do
     answer={directory}/answers/$answer
     case "$*" in
-        $(cat $answer/words)) cat $answer/said; cat $answer/errors >&2; exit $(cat $answer/status) ;;
+        $(cat $answer/words))
+            cat $answer/said
+            cat $answer/errors >&2
+            exit $(cat $answer/status) ;;
     esac
 done
 exit 0

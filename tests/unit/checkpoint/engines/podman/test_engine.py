@@ -301,7 +301,7 @@ def test_an_archive_that_podman_does_not_make(
     assert {"--leave-running", "--ignore-rootfs", "--ignore-volumes"} < set(asked.split())
 
 
-# --- the end on the source -------------------------------------------------------------------------
+# --- the end on the source -----------------------------------------------------------------------
 
 
 @pytest.fixture
