@@ -14,6 +14,7 @@ from tests.rig import (
     CommandFailed,
     CommandTimedOut,
     Container,
+    EngineContainer,
     Node,
     Rig,
     RigError,
@@ -246,6 +247,21 @@ def test_a_container_moves_by_hand_with_its_client(rig: Rig, redis: Container) -
             moved.remove()
             for node in (alpha, beta):
                 node.run(["rm", "-rf", "/srv/image", "/srv/work"])
+
+
+def test_containers_of_all_engines_are_run_and_listed(
+    rig: Rig, redis: Container, engine: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = ["run", "beta", "web", "--engine", engine, "--ip", OTHER_ADDRESS, "--", "sleep", "1000"]
+    web = EngineContainer(node=rig.node("beta"), name="web", engine=engine, address=OTHER_ADDRESS)
+    try:
+        assert main(["--name", rig.name, *run]) == 0
+        assert main(["--name", rig.name, "status"]) == 0
+    finally:
+        web.remove()
+    alpha, beta = capsys.readouterr().out.splitlines()[-2:]
+    assert alpha.endswith("  runc: redis")
+    assert beta.endswith(f"  {engine}: web")
 
 
 def test_a_container_that_cannot_start_leaves_nothing(rig: Rig) -> None:
