@@ -28,7 +28,7 @@ PROJECT = str(ROOT / "pyproject.toml")
 LIST = ROOT / "docs/internals/coverage.md"
 #: What coverage.py takes from the environment: its settings, and where to leave what was measured.
 ENVIRONMENT = ("COVERAGE_PROCESS_START", "COVERAGE_FILE")
-#: The least part in percent of all statements, of all branches, and of a module that is not in LIST.
+#: The least part in percent of all statements, of all branches, and of a module not in LIST.
 LEAST = 85
 #: A module with this part or more does not belong into LIST. Between both it may be there or not,
 #: because threads do not meet in the same order in each run.

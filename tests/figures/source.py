@@ -72,7 +72,7 @@ def figures() -> Figures:
 
 def opens_as_fragment(docstring: str) -> bool:
     """Return whether a docstring opens with a word that begins no whole sentence (OPENINGS)."""
-    first = docstring.split()[0].strip("`'\"(,.;:")
+    first = docstring.split(maxsplit=1)[0].strip("`'\"(,.;:")
     return first.lower() in OPENINGS
 
 

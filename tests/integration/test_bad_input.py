@@ -9,7 +9,7 @@ from migrate.cli.exit_codes import CODES
 from tests.rig import Container, Node, Redis
 from tests.rig.hosts import NOTHING_CHANGED, Hosts
 from tests.rig.seed import KNOWN_HOSTS_IN_NODE as KNOWN_HOSTS
-from tests.rig.without import CRIU, without
+from tests.rig.without import CRIU, Without
 from tests.rig.workload import ADDRESS, REDIS
 
 OTHER_ADDRESS = "10.77.0.51"
@@ -94,7 +94,7 @@ def test_a_program_that_the_target_lacks_is_named(
 ) -> None:
     look = f"command -v {path.rsplit('/', 1)[1]} || echo {path}"
     found = hosts.beta.run(["sh", "-c", look]).stdout.strip()
-    with without(hosts.beta, found):
+    with Without(hosts.beta, found):
         done = hosts.migrate(hosts.alpha, "redis", "beta")
     assert done.returncode == CODES[errors.MissingOnHost], done.stderr
     assert f"no usable {program} on the target beta" in done.stderr
@@ -110,7 +110,7 @@ def criu_of_version(text: str) -> str:
 def test_a_criu_that_is_too_old_for_its_kernel_is_refused(
     hosts: Hosts, redis: Redis[Container]
 ) -> None:
-    with without(hosts.beta, CRIU, criu_of_version("4.1")):
+    with Without(hosts.beta, CRIU, criu_of_version("4.1")):
         kind, said = hosts.refused("redis", "beta")
     assert kind is errors.CriuTooOld
     assert "CRIU 4.1 on the target beta" in said
@@ -123,7 +123,7 @@ def test_a_criu_of_another_wire_version_is_refused(hosts: Hosts, redis: Redis[Co
     site = "/usr/lib/python3/dist-packages/old-kernel.pth"
     hosts.beta.run(["sh", "-c", f"cat > {site}"], input=uname)
     try:
-        with without(hosts.beta, CRIU, criu_of_version("4.1")):
+        with Without(hosts.beta, CRIU, criu_of_version("4.1")):
             kind, said = hosts.refused("redis", "beta")
     finally:
         hosts.beta.run(["rm", site])

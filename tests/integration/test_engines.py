@@ -20,7 +20,7 @@ from tests.rig.hosts import Hosts, Report
 from tests.rig.image import BASE, Layer, write_archive
 from tests.rig.services import REDIS_IMAGE
 from tests.rig.tree import node_tree
-from tests.rig.without import BROKEN_CRIU, CRIU, without
+from tests.rig.without import BROKEN_CRIU, CRIU, Without
 from tests.rig.workload import ADDRESS, REDIS
 
 TALKER = ["sh", "-c", "n=0; while sleep 0.02; do n=$((n+1)); echo line $n; done"]
@@ -260,7 +260,7 @@ def test_after_a_failure_it_runs_on_and_the_target_knows_nothing(
 ) -> None:
     redis = start_redis(start, "--restart", "always")
     with redis.client() as client:
-        with without(hosts.beta, CRIU, BROKEN_CRIU):
+        with Without(hosts.beta, CRIU, BROKEN_CRIU):
             done = hosts.migrate(hosts.alpha, "redis", "beta", "--json")
         seen = client.finish()
     assert done.returncode == CODES[errors.RolledBack], done.stderr

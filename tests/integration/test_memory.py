@@ -14,7 +14,7 @@ from migrate import errors
 from migrate.cli.exit_codes import CODES
 from tests.rig import until
 from tests.rig.hosts import Hosts, tool_command
-from tests.rig.without import without
+from tests.rig.without import Without
 from tests.rig.workload import ADDRESS
 
 PAGE_BYTES = 4096
@@ -98,7 +98,7 @@ def test_pages_go_over_the_connection_that_is_there(hosts: Hosts) -> None:
     """ssh(1) does not get in; the tool's own connection carries the pages."""
     dirtier = hosts.start("dirtier", "--mib", "32")
     dirtier.verdict()
-    with without(hosts.alpha, "/usr/bin/ssh", NO_CONNECTION):
+    with Without(hosts.alpha, "/usr/bin/ssh", NO_CONNECTION):
         dirtier, report = hosts.move(dirtier)
     assert report["mode"] == "pre-copy"
     dirtier.verdict()

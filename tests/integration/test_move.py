@@ -6,7 +6,7 @@ import pytest
 
 from tests.rig import Container, Node, Redis, Workload, until
 from tests.rig.hosts import Hosts
-from tests.rig.without import BROKEN_CRIU, CRIU, without
+from tests.rig.without import BROKEN_CRIU, CRIU, Without
 from tests.rig.workload import ADDRESS, WORKLOADS, command, start_redis
 
 #: To the target, back, and to the target again.
@@ -39,7 +39,7 @@ def test_a_container_of_crun_is_cruns_on_the_target(hosts: Hosts) -> None:
     digest = redis.digest()
     hosts.alpha.run(["crun", "update", "--pids-limit", "77", "redis"])
     with redis.client() as client:
-        with without(hosts.beta, CRIU, BROKEN_CRIU):
+        with Without(hosts.beta, CRIU, BROKEN_CRIU):
             failed = hosts.migrate(hosts.alpha, "redis", "beta")
         assert "CRIU failed in restore" in failed.stderr
         for _ in range(MOVES):
@@ -195,7 +195,7 @@ def test_without_lazy_pages_memory_moves_in_the_freeze(
 ) -> None:
     redis.fill(16)
     digest = redis.digest()
-    with redis.client() as client, without(hosts.beta, CRIU, NO_LAZY_PAGES):
+    with redis.client() as client, Without(hosts.beta, CRIU, NO_LAZY_PAGES):
         redis, report = hosts.move(redis)
         seen = client.finish()
     assert report["mode"] == "stop-copy"

@@ -10,7 +10,7 @@ from migrate.cli.exit_codes import CODES
 from migrate.errors import RolledBack
 from tests.rig import Container, Node, Redis
 from tests.rig.hosts import Hosts
-from tests.rig.without import BROKEN_CRIU, CRIU, without
+from tests.rig.without import BROKEN_CRIU, CRIU, Without
 
 SECRET = "PASSWORD=in-the-environment"  # noqa: S105
 BASE = "/srv/private"
@@ -103,7 +103,7 @@ def test_a_parent_that_is_there_stays_as_it_is_and_lets_nobody_in(
 def test_parents_that_were_made_go_with_a_roll_back(
     hosts: Hosts, private: Redis[Container]
 ) -> None:
-    with without(hosts.beta, CRIU, BROKEN_CRIU):
+    with Without(hosts.beta, CRIU, BROKEN_CRIU):
         done = hosts.migrate(hosts.alpha, "redis", "beta")
     assert done.returncode == CODES[RolledBack], done.stderr
     assert hosts.beta.run(["test", "-e", BASE], check=False).returncode == 1

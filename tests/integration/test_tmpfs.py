@@ -7,7 +7,7 @@ import pytest
 from tests.rig import Container, Workload
 from tests.rig.hosts import Hosts
 from tests.rig.printing import goes_on_through_moves
-from tests.rig.without import without
+from tests.rig.without import Without
 from tests.rig.workload import ADDRESS, command
 
 LOG = "/dev/shm/log"  # noqa: S108  (of a container)
@@ -105,7 +105,7 @@ def test_files_of_all_kinds_arrive_and_one_is_written_all_the_time(
 
 def test_criu_archives_none_of_them(hosts: Hosts, appender: Workload[Container]) -> None:
     """CRIU's tar runs gzip, and would miss it."""
-    with without(hosts.alpha, "/usr/bin/gzip"), without(hosts.beta, "/usr/bin/gzip"):
+    with Without(hosts.alpha, "/usr/bin/gzip"), Without(hosts.beta, "/usr/bin/gzip"):
         appender, _ = hosts.move(appender)
     appender.verdict()
 
@@ -114,7 +114,7 @@ def test_a_tar_that_fails_on_the_target_is_told_and_rolled_back(
     hosts: Hosts, appender: Workload[Container]
 ) -> None:
     """A tmpfs cannot be too small, since it has the container's own limits; tar can fail."""
-    with without(hosts.beta, "/usr/bin/tar"):
+    with Without(hosts.beta, "/usr/bin/tar"):
         hosts.beta.run(["cp", "/usr/bin/cat", "/usr/bin/tar"])  # it knows none of tar's options
         done = hosts.migrate(hosts.alpha, appender.name, "beta")
     assert done.returncode != 0

@@ -15,7 +15,7 @@ from tests.rig import Container, EngineContainer, Redis
 from tests.rig.hosts import Hosts
 from tests.rig.services import REDIS_IMAGE
 from tests.rig.traces import settled, traces
-from tests.rig.without import BROKEN_CRIU, CRIU, without
+from tests.rig.without import BROKEN_CRIU, CRIU, Without
 from tests.rig.workload import ADDRESS, REDIS
 
 ROLLED_BACK = CODES[errors.RolledBack]
@@ -107,7 +107,7 @@ def test_podmans_volume_that_has_the_name_again_stays(
     hosts: Hosts, podman_redis: EngineContainer
 ) -> None:
     again = "podman volume rm kept && podman volume create --label whose=mine kept"
-    with without(hosts.beta, CRIU, BROKEN_CRIU):
+    with Without(hosts.beta, CRIU, BROKEN_CRIU):
         done = hosts.migrate_with("at_state", "on_target", "PREPARED", again)
     assert done.returncode == ROLLED_BACK, done.stderr
     assert podman_redis.on(hosts.beta).inspect() is None

@@ -12,7 +12,7 @@ exec /usr/sbin/criu.kept "$@"
 """
 
 
-class without:
+class Without:
     """A node on which a path is missing during a `with` block, or is a script instead.
 
     The script finds what is usually there at PATH.kept.

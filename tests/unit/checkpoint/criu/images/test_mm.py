@@ -58,7 +58,8 @@ def test_private_anonymous_mappings_may_be_lazy(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "flags, status", [(FILE, 1), (LOCKED, REGULAR), (HUGE, REGULAR), (SHARED, 1), (ANONYMOUS, VDSO)]
+    ("flags", "status"),
+    [(FILE, 1), (LOCKED, REGULAR), (HUGE, REGULAR), (SHARED, 1), (ANONYMOUS, VDSO)],
 )
 def test_other_mappings_may_not_be_lazy(tmp_path: Path, flags: int, status: int) -> None:
     assert may_be_lazy(written(tmp_path, [(10, 20, flags, status)])) == []
