@@ -75,7 +75,9 @@ def test_without_ssh_the_users_file_is_read(path: Path) -> None:
         ("echo port of call", "ssh's settings for beta make no sense: "),
     ],
 )
-def test_settings_that_are_of_no_use(path: Path, script: str, said: str) -> None:
+def test_settings_of_ssh_that_are_of_no_use_are_an_error(
+    path: Path, script: str, said: str
+) -> None:
     answers(path, script)
     with pytest.raises(Unreachable) as caught:
         reach.endpoint_of(BETA)
@@ -98,7 +100,7 @@ def test_a_proxy_that_fails_says_why() -> None:
         raise Unreachable("no banner")
 
 
-def test_a_proxy_that_fails_silently() -> None:
+def test_the_error_over_a_silent_proxy_names_the_proxy() -> None:
     with (
         pytest.raises(Unreachable, match=r"through its proxy: no banner$"),
         reach.through_proxy("true", ENDPOINT) as sock,
@@ -181,7 +183,9 @@ def host(tmp_path: Path) -> Iterator[Host]:
 
 
 @pytest.mark.parametrize("proxy", [False, True])
-def test_a_command_on_the_host(path: Path, host: Host, proxy: bool) -> None:
+def test_a_command_runs_on_the_host_directly_and_through_a_proxy(
+    path: Path, host: Host, proxy: bool
+) -> None:
     lines = list(host.settings)
     if proxy:
         (path / "proxy").write_text(PROXY)

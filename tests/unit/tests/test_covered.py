@@ -27,11 +27,11 @@ def listed(**percent: int) -> Mapping[str, Listed]:
     return {f"migrate/{name}.py": Listed(percent=part, tests=()) for name, part in percent.items()}
 
 
-def test_a_report() -> None:
+def test_the_report_of_coverage_is_read() -> None:
     assert read_report(REPORT) == measured(90.5, 85.0, a=84.9)
 
 
-def test_a_list() -> None:
+def test_the_list_of_modules_is_read() -> None:
     text = (
         "# Text\n\n- `migrate/a.py`: 70 %\n"
         "  - `tests/unit/test_a.py`\n  - `tests/vm/test_b.py`: `test_c`\n"
@@ -59,7 +59,9 @@ def test_a_list() -> None:
         ),
     ],
 )
-def test_complaints(found: Measured, table: Mapping[str, Listed], told: list[str]) -> None:
+def test_what_is_not_covered_or_wrongly_listed_is_told(
+    found: Measured, table: Mapping[str, Listed], told: list[str]
+) -> None:
     assert complaints(found, table) == told
 
 

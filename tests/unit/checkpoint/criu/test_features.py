@@ -35,7 +35,9 @@ def criu(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[
         ("echo Version: 4.2.1; exit 1", None),
     ],
 )
-def test_versions(criu: Callable[[str], None], script: str, version: int | None) -> None:
+def test_a_version_is_read_from_crius_own_words(
+    criu: Callable[[str], None], script: str, version: int | None
+) -> None:
     criu(script)
     assert features.version() == version
 
@@ -49,7 +51,7 @@ def test_a_feature_is_tried_once(criu: Callable[[str], None], tmp_path: Path) ->
     assert asked == [f"check --feature {name}" for name in ("uffd-noncoop", "mem_dirty_track")]
 
 
-def test_without_criu(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_host_without_criu_has_no_version_and_no_feature(monkeypatch: pytest.MonkeyPatch) -> None:
     features.has.cache_clear()
     monkeypatch.setattr(features, "find_program", lambda name: None)
     assert features.version() is None
@@ -61,7 +63,7 @@ def test_without_criu(monkeypatch: pytest.MonkeyPatch) -> None:
     ("merging", "tracked", "works"),
     [("0\n", True, True), ("1\n", True, False), ("0\n", False, False), (None, True, True)],
 )
-def test_merged_pages_forget_who_wrote_them(
+def test_soft_dirty_pages_are_not_trusted_while_pages_are_merged(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
     merging: str | None,

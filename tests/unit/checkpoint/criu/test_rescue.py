@@ -71,7 +71,7 @@ def test_a_connection_can_be_used_again(connected: Child, nft: Nft) -> None:
     assert can_talk(connected)
 
 
-def test_nothing_to_rescue(connected: Child, nft: Nft) -> None:
+def test_processes_that_need_no_rescue_are_left_as_they_are(connected: Child, nft: Nft) -> None:
     before = connected.do("import os; answer = len(os.listdir('/proc/self/fd'))")
     assert not rescue.unlock([connected.pid])
     assert nft.asked() == ["list tables inet"]
@@ -99,7 +99,9 @@ def test_a_table_that_cannot_be_removed_is_told(connected: Child, nft: Nft) -> N
 
 
 @pytest.mark.parametrize("repair", [False, True])
-def test_without_nft(connected: Child, monkeypatch: pytest.MonkeyPatch, repair: bool) -> None:
+def test_without_nft_only_sockets_are_rescued(
+    connected: Child, monkeypatch: pytest.MonkeyPatch, repair: bool
+) -> None:
     monkeypatch.setattr(rescue, "find_program", lambda name: None)
     connected.do(REPAIR.format(int(repair)) if repair else "")
     assert rescue.unlock([connected.pid]) is repair

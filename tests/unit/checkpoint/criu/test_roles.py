@@ -120,7 +120,7 @@ def options(kind: str = "DUMP", **changes: Any) -> Any:
 # --- a request -----------------------------------------------------------------------------------
 
 
-def test_little_is_changed_unless_it_is_asked_for() -> None:
+def test_without_edits_only_notifications_are_asked_for() -> None:
     found = options(manage_cgroups=True)
     PLAIN.apply(found)
     assert found.notify_scripts
@@ -129,7 +129,7 @@ def test_little_is_changed_unless_it_is_asked_for() -> None:
     assert list(found.ext_mnt) == []
 
 
-def test_all_that_can_be_changed() -> None:
+def test_every_edit_is_applied() -> None:
     found = options(manage_cgroups=True)
     Edits(nftables=True, one_cgroup=True, external_mounts=(("/run", "/run"),)).apply(found)
     assert found.network_lock == rpc.network_lock_nftables()
@@ -198,14 +198,16 @@ def test_a_restore_reads_the_migrations_images_in_the_containers_cgroup(
 
 
 @pytest.mark.parametrize("lazy", [False, True])
-def test_whether_a_restore_reads_memory(restore: RestoreRole, lazy: bool) -> None:
+def test_a_lazy_restore_reads_no_memory(restore: RestoreRole, lazy: bool) -> None:
     restore.lazy = lazy
     found = options("RESTORE")
     restore.last_edit(found)
     assert found.lazy_pages is lazy
 
 
-def test_what_a_restore_request_says(restore: RestoreRole, conversation: Any) -> None:
+def test_roots_and_network_are_read_from_the_restore_request(
+    restore: RestoreRole, conversation: Any
+) -> None:
     restore.begun(conversation, "RESTORE")
     restore.options = options("RESTORE", root="/run/rootfs")
     restore.options.ext_mnt.add(key="/data", val="/srv/data")
@@ -215,7 +217,7 @@ def test_what_a_restore_request_says(restore: RestoreRole, conversation: Any) ->
     assert restore.network_namespace == f"/proc/{conversation.criu_pid}/fd/9"
 
 
-def test_other_conversations_pass(dump: DumpRole, conversation: Any) -> None:
+def test_other_conversations_pass_unchanged(dump: DumpRole, conversation: Any) -> None:
     dump.begun(conversation, "VERSION")
     message = rpc.request("VERSION")
     before = message.SerializeToString()
@@ -261,7 +263,7 @@ def test_a_criu_is_buried_before_it_undoes_anything(
     assert dump.pages.recv(1) == b"", "who serves pages is told as well"
 
 
-def test_whether_the_network_is_locked(dump: DumpRole, conversation: Any) -> None:
+def test_the_network_is_locked_from_its_stamp_on(dump: DumpRole, conversation: Any) -> None:
     dump.begun(conversation, "DUMP")
     assert not dump.locked_network
     conversation.stamps.append(Stamp(name="network-lock", at_ns=1))
@@ -281,7 +283,7 @@ def test_an_end_says_how_far_it_came(
         dump.done_gate.wait_reached(TIMEOUT_S)
 
 
-def test_a_resume_that_does_not_come(restore: RestoreRole) -> None:
+def test_a_resume_that_does_not_come_is_an_error(restore: RestoreRole) -> None:
     with pytest.raises(ConversationLost, match=r"did not resume the container within 0\.01 s"):
         restore.wait_resumed(0.01)
     restore.lose("the runtime ended")
@@ -290,7 +292,7 @@ def test_a_resume_that_does_not_come(restore: RestoreRole) -> None:
         restore.wait_resumed(TIMEOUT_S)
 
 
-def test_a_resume(restore: RestoreRole) -> None:
+def test_a_wait_for_the_resume_ends_with_post_resume(restore: RestoreRole) -> None:
     called: list[str] = []
     restore.at["post-resume"] = lambda: called.append("at")
     assert restore.notify("post-resume", 0)
@@ -303,7 +305,7 @@ def test_a_resume(restore: RestoreRole) -> None:
 # --- a dump that is skipped ----------------------------------------------------------------------
 
 
-def test_a_dump_that_is_skipped() -> None:
+def test_a_skipped_dump_asks_criu_for_its_version_alone() -> None:
     """CRIU is asked for its version instead, and the runtime is told that the dump is done."""
     (criu, at_criu), (runtime, at_runtime) = (
         socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET) for _ in range(2)

@@ -198,7 +198,7 @@ def test_a_volume_that_is_gone_already_is_no_error(in_memory: Store) -> None:
         in_memory.volumes.clear()
 
 
-def test_another_network_of_the_name(in_memory: Store) -> None:
+def test_another_network_of_the_name_is_an_objection(in_memory: Store) -> None:
     in_memory.networks["net"] = {**NETWORK, "subnet": "10.9.0.0/24"}
     said = "podman's network 'net' is another one there: its subnet is '10.9.0.0/24'"
     assert list(wanted(in_memory).objections()) == [said]
@@ -207,7 +207,7 @@ def test_another_network_of_the_name(in_memory: Store) -> None:
     assert in_memory.volumes == {}, "nothing was made before"
 
 
-def test_a_volume_of_somebody_elses(in_memory: Store) -> None:
+def test_a_volume_of_somebody_else_is_an_objection(in_memory: Store) -> None:
     in_memory.create_volume(VOLUME)
     said = ["podman's volume 'data' is there already, and no move has left it"]
     assert list(wanted(in_memory).objections()) == said * 2
@@ -260,7 +260,7 @@ def test_trees_are_what_has_a_directory_on_the_host() -> None:
     assert belongings.trees_of(found(local, *others), beneath) == trees
 
 
-def test_layers(in_memory: Store) -> None:
+def test_the_layers_of_an_image_that_is_not_there_are_none(in_memory: Store) -> None:
     in_memory.images["x"] = {"RootFS": {"Layers": ["sha256:1", "sha256:2"]}}
     in_memory.images["empty"] = {"RootFS": {"Layers": None}}
     names = ("x", "empty", "none")

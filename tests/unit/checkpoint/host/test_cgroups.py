@@ -214,7 +214,7 @@ def names(mounted: Path, found: Iterator[Path]) -> list[str]:
     return [str(path.relative_to(mounted)) for path in found]
 
 
-def test_where_a_process_is(mounted: Path, placed: Place) -> None:
+def test_the_directories_of_a_process_are_found_by_controller(mounted: Path, placed: Place) -> None:
     make(mounted, "cpu/box", "pids/box", "again/box", "unified/slice/box")
     placed({"cpu,cpuacct": "/box", "pids": "/box", "": "/slice/box"})
     assert names(mounted, directories(1, "cpuacct")) == ["cpu/box"]
@@ -266,7 +266,9 @@ def test_cgroups_that_a_restore_has_made_are_removed(mounted: Path) -> None:
 
 
 @pytest.mark.parametrize("path", ["", "/", "/../box", "box/../.."])
-def test_a_path_that_is_none(mounted: Path, path: str) -> None:
+def test_a_path_that_leads_to_no_cgroup_of_its_own_removes_nothing(
+    mounted: Path, path: str
+) -> None:
     make(mounted, "cpu/box")
     hierarchies = Hierarchies(path)
     hierarchies.claim()
@@ -274,7 +276,7 @@ def test_a_path_that_is_none(mounted: Path, path: str) -> None:
     assert (mounted / "cpu/box").exists()
 
 
-def test_whether_all_are_in_one_cgroup(child: Child) -> None:
+def test_processes_in_one_cgroup_are_told_from_others(child: Child) -> None:
     ended = Child()
     ended.end()
     assert in_one_cgroup(child.pid, [child.pid, os.getpid(), ended.pid])

@@ -46,7 +46,7 @@ def write(directory: Path, *texts: str) -> None:
         (("-1\n", "50000\n"), ["75000", str(PERIOD_US)], [str(LEAST_QUOTA_US), str(PERIOD_US)]),
     ],
 )
-def test_a_share_of_what_it_used(
+def test_the_limit_is_a_share_of_the_use_before(
     cgroup: Path, before: tuple[str, ...], half: list[str], least: list[str]
 ) -> None:
     write(cgroup, *before)
@@ -59,7 +59,9 @@ def test_a_share_of_what_it_used(
     assert content(cgroup) == list(before)
 
 
-def test_what_it_used_is_measured_once(cgroup: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_use_before_the_first_limit_is_measured_once(
+    cgroup: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     used = iter([2.0])
     monkeypatch.setattr(cpu_limit, "used_cpus", lambda init: next(used))
     write(cgroup, "max 100000\n")
@@ -79,7 +81,7 @@ def test_a_container_that_is_gone_needs_no_speed(cgroup: Path, before: tuple[str
     limit.restore()
 
 
-def test_no_cgroup_of_its_own(cgroup: Path) -> None:
+def test_a_process_without_a_cgroup_of_its_own_is_not_limited(cgroup: Path) -> None:
     with pytest.raises(CgroupUnavailable, match="process 7 has no cpu cgroup of its own"):
         CpuLimit(7)
 
@@ -101,7 +103,9 @@ def real_cgroup(pid: int) -> Iterator[Path]:
         path.rmdir()
 
 
-def test_a_real_cgroup(child: Child, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_kernel_takes_the_limit_of_a_real_cgroup(
+    child: Child, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(cpu_limit, "used_cpus", lambda init: 0.5)
     with real_cgroup(child.pid) as path:
         before = content(path)
@@ -115,7 +119,9 @@ def test_a_real_cgroup(child: Child, monkeypatch: pytest.MonkeyPatch) -> None:
 BUSY = "import os\nif not os.fork():\n while True: pass\nprint(1, flush=True)\nwhile True: pass"
 
 
-def test_what_all_its_processes_use(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_use_of_all_processes_of_a_container_is_measured(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     """On a machine with other work, two busy processes use up to two processors."""
     monkeypatch.setattr(cpu_limit, "MEASURE_S", 0.3)
     inside = ["unshare", "--pid", "--fork", "--kill-child"]

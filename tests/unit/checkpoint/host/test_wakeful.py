@@ -26,7 +26,9 @@ def test_a_latency_of_nothing_is_asked_for_while_the_device_is_open(
 
 
 @pytest.mark.parametrize("device", ["/nowhere/cpu_dma_latency", "/dev/full"])
-def test_a_kernel_that_does_not_do_it(monkeypatch: pytest.MonkeyPatch, device: str) -> None:
+def test_a_kernel_without_the_device_is_no_error(
+    monkeypatch: pytest.MonkeyPatch, device: str
+) -> None:
     monkeypatch.setattr(module, "DEVICE", device)
     before = os.listdir("/proc/self/fd")
     with wakeful():

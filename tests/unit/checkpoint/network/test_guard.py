@@ -61,7 +61,7 @@ def test_a_container_without_an_address_needs_no_rules(nft: Path) -> None:
 
 
 @pytest.mark.parametrize("fails", ["-f", "delete"])
-def test_rules_that_cannot_be_set_or_removed(nft: Path, fails: str) -> None:
+def test_rules_that_cannot_be_set_or_removed_are_an_error(nft: Path, fails: str) -> None:
     write(nft, fails)
     entered = False
     with pytest.raises(CommandFailed), silenced(MACS, "1f"):

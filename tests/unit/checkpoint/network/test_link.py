@@ -198,7 +198,7 @@ def test_a_link_goes_up_and_down() -> None:
 
 
 @pytest.mark.parametrize(("up", "word"), [(True, "up"), (False, "down")])
-def test_a_link_that_is_not_there(up: bool, word: str) -> None:
+def test_a_link_that_is_not_there_is_an_error(up: bool, word: str) -> None:
     with pytest.raises(NetworkError, match=f"cannot set link nowhere {word}: No such device"):
         set_link("nowhere", up=up)
 
@@ -269,7 +269,7 @@ def test_a_link_that_is_down_is_no_error() -> None:
 # --- another namespace ---------------------------------------------------------------------------
 
 
-def test_an_action_in_another_namespace() -> None:
+def test_an_action_in_another_namespace_leaves_this_thread_where_it_is() -> None:
     def body() -> None:
         mine = os.stat("/proc/self/ns/net").st_ino
         theirs = f"/proc/{os.getppid()}/ns/net"
@@ -280,7 +280,7 @@ def test_an_action_in_another_namespace() -> None:
     apart(body)
 
 
-def test_a_failure_in_another_namespace(tmp_path: Path) -> None:
+def test_a_failure_in_another_namespace_is_told_here(tmp_path: Path) -> None:
     with pytest.raises(NetworkError, match=f"in {tmp_path}/none: .*No such file"):
         in_netns(f"{tmp_path}/none", lambda: 1)
     (tmp_path / "plain").touch()
@@ -368,7 +368,7 @@ def test_a_link_that_goes_down_loses_no_frame() -> None:
     apart(body)
 
 
-def test_an_interface_that_is_not_there() -> None:
+def test_an_interface_that_is_not_there_leaves_no_socket() -> None:
     before = len(os.listdir("/proc/self/fd"))
     with pytest.raises(OSError, match="No such device"):
         FrameBuffer(interface())

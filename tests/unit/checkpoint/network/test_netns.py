@@ -165,7 +165,7 @@ def nothing_is_made(wanted: Network, said: str, before: Callable[[], object]) ->
     apart(body)
 
 
-def test_a_name_that_is_taken(wanted: Network) -> None:
+def test_where_the_name_of_a_link_is_taken_nothing_is_made(wanted: Network) -> None:
     nothing_is_made(
         wanted,
         "there already is a link named host0",
@@ -173,11 +173,11 @@ def test_a_name_that_is_taken(wanted: Network) -> None:
     )
 
 
-def test_a_namespace_that_is_there(wanted: Network) -> None:
+def test_where_the_namespace_exists_nothing_is_made(wanted: Network) -> None:
     nothing_is_made(wanted, "exists already", Path(wanted.path).touch)
 
 
-def test_a_bridge_that_is_not_there(wanted: Network) -> None:
+def test_without_the_bridge_nothing_is_made(wanted: Network) -> None:
     wanted = with_interface(wanted, bridge="br7")
     nothing_is_made(wanted, "there is no bridge named br7 for host0", lambda: None)
 
@@ -186,11 +186,13 @@ def test_a_bridge_that_is_not_there(wanted: Network) -> None:
     "changes",
     [{"mac": "ff:ff:ff:ff:ff:ff"}, {"addresses": ("10.9.0.2/24", "10.9.0.400/24")}],
 )
-def test_a_command_that_fails(wanted: Network, changes: dict[str, str]) -> None:
+def test_after_a_command_that_fails_nothing_is_left(
+    wanted: Network, changes: dict[str, str]
+) -> None:
     nothing_is_made(with_interface(wanted, **changes), "cannot build the network", lambda: None)
 
 
-def test_a_route_that_cannot_be_made(wanted: Network) -> None:
+def test_after_a_route_that_cannot_be_made_nothing_is_left(wanted: Network) -> None:
     route = Route(
         family=4,
         destination="10.2.0.0/16",
@@ -202,14 +204,14 @@ def test_a_route_that_cannot_be_made(wanted: Network) -> None:
     nothing_is_made(replace(wanted, routes=(route,)), "cannot build the network", lambda: None)
 
 
-def test_a_place_that_cannot_be_bound(wanted: Network) -> None:
+def test_a_path_that_cannot_be_bound_is_an_error(wanted: Network) -> None:
     """The name is too long for a file."""
     wanted = replace(wanted, path=f"{Path(wanted.path).parent}/{'x' * 300}")
     with pytest.raises((NetworkError, OSError), match="too long"):
         netns.create(wanted)
 
 
-def test_a_link_on_a_bridge(wanted: Network) -> None:
+def test_a_link_on_a_bridge_is_down_at_first(wanted: Network) -> None:
     wanted = with_interface(wanted, bridge="br7")
 
     def body() -> None:
@@ -221,7 +223,7 @@ def test_a_link_on_a_bridge(wanted: Network) -> None:
     apart(body)
 
 
-def test_a_namespace_that_ip_knows(wanted: Network) -> None:
+def test_ip_knows_a_namespace_in_run_netns(wanted: Network) -> None:
     wanted = replace(wanted, path="/run/netns/test-netns-more")
 
     def body() -> None:
@@ -235,7 +237,7 @@ def test_a_namespace_that_ip_knows(wanted: Network) -> None:
     apart(body)
 
 
-def test_parts_that_are_there(wanted: Network) -> None:
+def test_parts_that_were_made_before_are_found_and_removed(wanted: Network) -> None:
     def body() -> None:
         netns.create(wanted).close()
         parts = netns.Parts.of(wanted)
@@ -273,7 +275,9 @@ def test_parts_that_have_the_name_again_stay(wanted: Network) -> None:
         ("link add eth1 type veth peer name inner", "has its other end in a namespace"),
     ],
 )
-def test_an_interface_that_cannot_be_moved(wanted: Network, words: str, said: str) -> None:
+def test_an_interface_of_another_kind_than_veth_cannot_be_moved(
+    wanted: Network, words: str, said: str
+) -> None:
     def body() -> None:
         netns.create(wanted)
         ip(words, wanted.path)
@@ -283,7 +287,7 @@ def test_an_interface_that_cannot_be_moved(wanted: Network, words: str, said: st
     apart(body)
 
 
-def test_a_namespace_that_cannot_be_read(tmp_path: Path) -> None:
+def test_a_namespace_that_cannot_be_read_is_an_error(tmp_path: Path) -> None:
     with pytest.raises(NetworkError, match=r"cannot read address of .*none"):
         netns.read(str(tmp_path / "none"))
 
@@ -298,7 +302,7 @@ def test_a_namespace_that_cannot_be_read(tmp_path: Path) -> None:
         ({"link_type": "ether"}, False),
     ],
 )
-def test_a_device_that_the_kernel_puts_everywhere(
+def test_only_an_unused_tunnel_is_a_device_that_the_kernel_puts_everywhere(
     changes: dict[str, object], left_out: bool
 ) -> None:
     link = {"ifname": "tunl0", "link_type": "ipip", "flags": ["NOARP"], "addr_info": [], **changes}

@@ -191,7 +191,7 @@ def test_of_two_moves_that_bring_an_image_each_has_its_own_files(
     assert names(tmp_path / "images") == [KEY], "the first still fills its own"
 
 
-def test_other_stations_that_have_an_address(
+def test_only_another_station_that_has_an_address_is_told(
     waiting: Waiting, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Only bridges that are there are asked, and the container's own answer does not count."""

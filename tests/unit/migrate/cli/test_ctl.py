@@ -231,7 +231,7 @@ def test_an_agent_on_another_host_is_asked(
     assert capsys.readouterr().out.startswith("migratectl: ok: \U0001f600")
 
 
-def test_nobody_answers_there(
+def test_a_host_without_an_agent_holds_nothing(
     reached: list[Destination], capsys: pytest.CaptureFixture[str]
 ) -> None:
     code = ctl.main(["recover", ID, "--on", "beta", "--abort"])
@@ -241,7 +241,7 @@ def test_nobody_answers_there(
     assert len(said.splitlines()) == 1
 
 
-def test_a_host_that_cannot_be_reached(
+def test_a_host_that_cannot_be_reached_has_the_exit_code_of_its_error(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     def unknown(destination: Destination) -> None:
@@ -252,7 +252,7 @@ def test_a_host_that_cannot_be_reached(
     assert "no key of beta" in capsys.readouterr().err
 
 
-def test_a_host_that_is_none(
+def test_an_option_in_place_of_a_host_is_a_bad_request(
     reached: list[Destination], capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert ctl.main(["recover", ID, "--on", "-oProxyCommand=x"]) == CODES[errors.BadRequest]

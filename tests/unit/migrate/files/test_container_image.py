@@ -172,7 +172,7 @@ def test_an_image_arrives_without_the_layers_that_are_there(outgoing: Path, targ
     ]
 
 
-def test_an_engine_that_cannot_write_it_out(outgoing: Path, target: Path) -> None:
+def test_an_engine_that_cannot_write_the_image_is_an_error(outgoing: Path, target: Path) -> None:
     engine, agent = Engine(outgoing), Agent()
     engine.refuses = True
     with pytest.raises(EngineRefused, match="no space left"):
@@ -180,7 +180,7 @@ def test_an_engine_that_cannot_write_it_out(outgoing: Path, target: Path) -> Non
     assert agent.asked == []
 
 
-def test_an_agent_that_does_not_wait_for_it(outgoing: Path, target: Path) -> None:
+def test_an_agent_that_refuses_the_image_gets_none_of_it(outgoing: Path, target: Path) -> None:
     agent = Agent()
     agent.failure = AgentFailed("EngineRefused", "no such image", ())
     with pytest.raises(AgentFailed):

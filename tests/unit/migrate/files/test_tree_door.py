@@ -120,7 +120,9 @@ def test_a_key_keeps_its_first_path(door: TreeDoor, source: TreeRoot, tmp_path: 
     assert list((tmp_path / "other").iterdir()) == []
 
 
-def test_a_tree_that_was_not_shown(door: TreeDoor, source: TreeRoot, tmp_path: Path) -> None:
+def test_a_tree_that_was_not_shown_is_not_filled(
+    door: TreeDoor, source: TreeRoot, tmp_path: Path
+) -> None:
     door.show([(DATA, tmp_path / "target")])
     with pytest.raises(ReceiverFailed, match="there is no tree '/etc'") as caught:
         passed(source, tmp_path, "/etc").finish(LIMIT_S)
@@ -128,7 +130,9 @@ def test_a_tree_that_was_not_shown(door: TreeDoor, source: TreeRoot, tmp_path: P
     assert list((tmp_path / "target").iterdir()) == []
 
 
-def test_a_place_that_is_gone(door: TreeDoor, source: TreeRoot, tmp_path: Path) -> None:
+def test_a_tree_whose_directory_is_gone_is_not_filled(
+    door: TreeDoor, source: TreeRoot, tmp_path: Path
+) -> None:
     door.show([(DATA, tmp_path / "none")])
     with pytest.raises(ReceiverFailed, match="No such file or directory"):
         passed(source, tmp_path, DATA).finish(LIMIT_S)
@@ -159,12 +163,12 @@ def test_no_rsync_outlives_the_door(door: TreeDoor, source: TreeRoot, tmp_path: 
     assert list((tmp_path / "target").iterdir()) == []
 
 
-def test_an_agent_that_is_not_there(source: TreeRoot, tmp_path: Path) -> None:
+def test_a_pass_without_an_agent_fails(source: TreeRoot, tmp_path: Path) -> None:
     with pytest.raises((ReceiverFailed, CommandFailed), match="No such file or directory"):
         passed(source, tmp_path, DATA).finish(LIMIT_S)
 
 
-def test_a_link_that_is_gone(source: TreeRoot, tmp_path: Path) -> None:
+def test_a_pass_over_a_broken_connection_fails(source: TreeRoot, tmp_path: Path) -> None:
     with pytest.raises((ReceiverFailed, CommandFailed), match="the link is gone"):
         passed(source, tmp_path, DATA, Broken()).finish(LIMIT_S)
 
@@ -193,7 +197,7 @@ def refused(path: Path, message: bytes, count: int = 2) -> str:
         (WORDS[:1], "values to unpack"),
     ],
 )
-def test_an_rsync_that_asks_for_something_else(
+def test_an_rsync_that_asks_for_something_else_is_refused(
     door: TreeDoor, source: TreeRoot, tmp_path: Path, words: tuple[str, ...], said: str
 ) -> None:
     door.show([(DATA, tmp_path / "target")])
@@ -202,14 +206,16 @@ def test_an_rsync_that_asks_for_something_else(
 
 
 @pytest.mark.parametrize("message", [b"x", b"{}", b'{"type": "ServeRsync", "tree": 7}'])
-def test_a_message_that_is_none(
+def test_bytes_that_are_no_message_are_refused(
     door: TreeDoor, source: TreeRoot, tmp_path: Path, message: bytes
 ) -> None:
     door.show([(DATA, tmp_path / "target")])
     assert refused(tmp_path / "run/door", message)
 
 
-def test_a_channel_that_is_only_half(door: TreeDoor, source: TreeRoot, tmp_path: Path) -> None:
+def test_a_message_without_both_descriptors_is_refused(
+    door: TreeDoor, source: TreeRoot, tmp_path: Path
+) -> None:
     door.show([(DATA, tmp_path / "target")])
     message = encode(ServeRsync(tree=DATA, words=WORDS))
     assert "values to unpack" in refused(tmp_path / "run/door", message, count=1)

@@ -100,7 +100,7 @@ def test_a_network_is_silent_until_it_is_connected(path: Path) -> None:
     apart(body)
 
 
-def test_a_roll_back_removes_it(path: Path) -> None:
+def test_a_roll_back_removes_the_network(path: Path) -> None:
     def body() -> None:
         found = made(path)
         found.tidy.close()
@@ -168,7 +168,7 @@ def test_a_link_that_stays_down_is_told(path: Path) -> None:
     apart(body)
 
 
-def test_a_network_that_cannot_be_made(path: Path) -> None:
+def test_a_network_that_cannot_be_made_is_an_error(path: Path) -> None:
     def body() -> None:
         path.touch()
         with pytest.raises(NetworkError, match="exists already"):

@@ -50,7 +50,7 @@ def content(directory: Path) -> dict[str, bytes]:
     return {path.name: path.read_bytes() for path in (directory / ID).iterdir()}
 
 
-def test_the_logs_of_both_hosts(kept: Path) -> None:
+def test_the_logs_of_both_hosts_are_kept(kept: Path) -> None:
     files = (LogFile("restore.log", 13), LogFile("agent.log", 3))
     migration = move(protocol.LogsFound(files=files, payload=b"of the targetabc"))
     evidence.keep_logs(migration)
@@ -63,14 +63,14 @@ def test_the_logs_of_both_hosts(kept: Path) -> None:
     assert migration.notes == []
 
 
-def test_a_target_that_is_gone(kept: Path) -> None:
+def test_without_the_target_its_own_logs_are_kept_and_that_is_noted(kept: Path) -> None:
     migration = move(ConnectionResetError())
     evidence.keep_logs(migration)
     assert list(content(kept)) == ["source-images-dump.log"]
     assert migration.notes == ["the target's logs could not be had: ConnectionResetError"]
 
 
-def test_a_disk_that_is_full(kept: Path) -> None:
+def test_logs_that_cannot_be_kept_are_noted(kept: Path) -> None:
     kept.write_text("no directory")
     migration = move(protocol.LogsFound(files=(), payload=b""))
     evidence.keep_logs(migration)

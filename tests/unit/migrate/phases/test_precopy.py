@@ -173,7 +173,7 @@ def test_one_way_alone_may_reach_some_processes(ways: Ways) -> None:
     assert pre_copy(migration, prepared).copying is way
 
 
-def test_who_asked_for_pre_copy_is_told_that_there_is_none(ways: Ways) -> None:
+def test_a_user_who_asked_for_pre_copy_is_told_that_there_is_none(ways: Ways) -> None:
     ways(Way(Reach.NONE), Way(Reach.NONE))
     migration, prepared, _ = move(mode=Mode.PRE_COPY)
     with pytest.raises(CannotTrack):
@@ -202,7 +202,7 @@ def test_a_target_that_has_failed_shows_before_the_freeze(ways: Ways) -> None:
     assert migration.report.sent.rounds == 0
 
 
-def test_one_that_writes_too_fast_is_left_where_it_is(ways: Ways) -> None:
+def test_a_container_that_writes_too_fast_is_left_where_it_is(ways: Ways) -> None:
     ways(Way(Reach.ALL, BUSY))
     migration, prepared, _ = move(on_no_converge=OnNoConverge.ABORT, max_downtime_ms=100)
     with pytest.raises(NotConverging, match="over the 100 ms allowed"):
@@ -210,7 +210,7 @@ def test_one_that_writes_too_fast_is_left_where_it_is(ways: Ways) -> None:
     assert (migration.report.times.predicted_downtime_us or 0) > 100_000
 
 
-def test_one_that_writes_too_fast_is_slowed_down(ways: Ways, limit: Limit) -> None:
+def test_a_container_that_writes_too_fast_is_slowed_down(ways: Ways, limit: Limit) -> None:
     """Its speed is halved each time, and is given back however the migration ends."""
     ways(Way(Reach.ALL, BUSY))
     migration, prepared, notes = move(on_no_converge=OnNoConverge.THROTTLE, max_downtime_ms=100)
@@ -224,7 +224,7 @@ def test_one_that_writes_too_fast_is_slowed_down(ways: Ways, limit: Limit) -> No
 
 
 @pytest.mark.parametrize("error", [CgroupUnavailable("no cgroup"), PermissionError(1, "no")])
-def test_one_that_cannot_be_slowed_down_is_frozen_anyway(
+def test_a_container_that_cannot_be_slowed_down_is_frozen_anyway(
     ways: Ways, monkeypatch: pytest.MonkeyPatch, error: Exception
 ) -> None:
     def none(pid: int) -> None:
@@ -238,7 +238,7 @@ def test_one_that_cannot_be_slowed_down_is_frozen_anyway(
     assert "frozen anyway" in notes[-1]
 
 
-def test_one_that_cannot_be_slowed_down_further_is_frozen_anyway(
+def test_a_container_that_cannot_be_slowed_down_further_is_frozen_anyway(
     ways: Ways, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     limit = Limit([None, OSError(22, "Invalid argument")])
@@ -250,7 +250,7 @@ def test_one_that_cannot_be_slowed_down_further_is_frozen_anyway(
     assert "cannot be slowed down: [Errno 22] Invalid argument" in notes
 
 
-def test_a_last_round_before_the_freeze(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_last_round_comes_before_the_freeze(monkeypatch: pytest.MonkeyPatch) -> None:
     """A stop-copy sends no rounds, and no last one either."""
     migration, prepared, _ = move()
     copying = UserfaultfdCopy(ends(7, Carrier()))

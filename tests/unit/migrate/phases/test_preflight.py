@@ -177,13 +177,13 @@ def engines(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., No
     return own
 
 
-def test_the_engine_that_has_it(engines: Callable[..., None]) -> None:
+def test_the_engine_that_has_the_container_is_taken(engines: Callable[..., None]) -> None:
     engines("podman")
     assert preflight.choose_engine(None, "web").name == "podman"
     assert preflight.choose_engine("runc", "web").name == "runc", "as the user has said"
 
 
-def test_nobody_has_it(engines: Callable[..., None]) -> None:
+def test_a_container_that_no_engine_has_is_not_found(engines: Callable[..., None]) -> None:
     engines(docker="docker does not answer")
     with pytest.raises(errors.NoSuchContainer, match=r"podman.*; docker does not answer"):
         preflight.choose_engine(None, "web")
@@ -191,14 +191,16 @@ def test_nobody_has_it(engines: Callable[..., None]) -> None:
         preflight.choose_engine(None, "w\neb")
 
 
-def test_several_have_it(engines: Callable[..., None]) -> None:
+def test_a_name_that_several_engines_have_is_refused(engines: Callable[..., None]) -> None:
     engines("podman", "runc")
     with pytest.raises(errors.SeveralContainers, match="podman"):
         preflight.choose_engine(None, "web")
 
 
 @pytest.mark.parametrize("engine", [None, "runc"])
-def test_another_task_has_it(engines: Callable[..., None], engine: str | None) -> None:
+def test_a_container_that_another_task_has_is_refused(
+    engines: Callable[..., None], engine: str | None
+) -> None:
     engines("runc")
     with lock.locked([lock.name_key("runc", "web")], "another move"):
         with pytest.raises(errors.AlreadyMoving, match="another move"):
@@ -232,7 +234,7 @@ def test_what_exec_has_started_is_noted_once(child: Child, monkeypatch: pytest.M
     other.end()
 
 
-def test_a_file_that_criu_cannot_dump(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_open_file_outside_the_container_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     outside = SimpleNamespace(pid=7, fd=3, path="/srv/file")
     bound: Any = SimpleNamespace(pid=1)
     monkeypatch.setattr(processes, "open_outside", lambda *_: [])
@@ -242,7 +244,9 @@ def test_a_file_that_criu_cannot_dump(monkeypatch: pytest.MonkeyPatch) -> None:
         preflight.check_open_files(bound, [7])
 
 
-def test_limits_that_cannot_be_read(child: Child, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_processes_whose_limits_cannot_be_read_are_refused(
+    child: Child, monkeypatch: pytest.MonkeyPatch
+) -> None:
     ended = Child()
     ended.end()
     preflight.check_limits([child.pid, ended.pid])
@@ -260,7 +264,7 @@ def test_limits_that_cannot_be_read(child: Child, monkeypatch: pytest.MonkeyPatc
 ADDRESSES = (OwnAddress("10.1.0.2", "02:00:00:00:00:01", "br0"),)
 
 
-def test_an_address_that_another_station_has() -> None:
+def test_an_address_that_another_station_has_is_refused() -> None:
     agent: Any = Agent(protocol.AddressesFound(taken=()))
     preflight.check_addresses(agent, (), "beta")
     assert agent.asked == [], "there is nothing to ask"
@@ -294,7 +298,7 @@ def answer(**words: Any) -> protocol.PathsFound:
     return protocol.PathsFound(**{"missing": (), "taken": (), "shared": False, **words})
 
 
-def test_a_rootfs_that_both_hosts_see(tmp_path: Path) -> None:
+def test_a_rootfs_that_both_hosts_see_is_found_by_a_probe(tmp_path: Path) -> None:
     """The target finds a secret in the rootfs. The secret is gone afterwards."""
 
     def look(message: protocol.CheckPaths) -> protocol.PathsFound:
@@ -328,14 +332,14 @@ def test_a_rootfs_that_an_engine_keeps_is_not_probed(tmp_path: Path) -> None:
         ({"taken": ("/etc",)}, ProtocolError, "CheckPaths"),
     ],
 )
-def test_paths_that_are_in_the_way(
+def test_paths_that_are_missing_or_not_shared_are_refused(
     tmp_path: Path, words: dict[str, Any], error: type[Exception], said: str
 ) -> None:
     with pytest.raises(error, match=said):
         checked(Agent(answer(**words)), bound(tmp_path, data=True, config=False))
 
 
-def test_a_place_that_is_taken(tmp_path: Path) -> None:
+def test_a_path_that_is_taken_is_refused(tmp_path: Path) -> None:
     taken = answer(taken=(str(tmp_path / "rootfs"),))
     with pytest.raises(errors.PathTaken, match="rootfs"):
         checked(Agent(taken), bound(tmp_path))
@@ -352,7 +356,7 @@ def engine(*layers: str) -> Any:
 @pytest.mark.parametrize(
     ("layers", "found"), [(None, None), ((), frozenset()), (("1a",), frozenset({"1a"}))]
 )
-def test_layers_that_the_target_has(
+def test_the_target_tells_which_layers_it_has(
     layers: tuple[str, ...] | None, found: frozenset[str] | None
 ) -> None:
     agent: Any = Agent(SimpleNamespace(objections=(), layers=layers))
@@ -361,7 +365,7 @@ def test_layers_that_the_target_has(
     assert agent.asked == [protocol.Examine(description={"a": "b"})]
 
 
-def test_an_engine_that_objects() -> None:
+def test_an_engine_that_objects_is_a_refusal() -> None:
     agent: Any = Agent(SimpleNamespace(objections=("no such runtime", "and more"), layers=None))
     with pytest.raises(errors.RefusedByEngine, match="no such runtime"):
         preflight.check_engine(agent, engine(), None, "beta")  # type: ignore[arg-type]

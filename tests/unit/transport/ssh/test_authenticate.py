@@ -38,12 +38,12 @@ def test_without_a_key_nothing_is_offered(user: User, known: Sshd) -> None:
     assert known.offered == []
 
 
-def test_keys_that_are_not_accepted(user: User, known: Sshd) -> None:
+def test_keys_that_are_not_accepted_are_an_error(user: User, known: Sshd) -> None:
     user.key("other")
     assert refused(known, user.endpoint("other")).endswith(":22 accepts none of the keys offered")
 
 
-def test_a_host_that_takes_no_keys(user: User, known: Sshd) -> None:
+def test_a_host_that_takes_no_keys_is_offered_one(user: User, known: Sshd) -> None:
     known.methods = "password"
     known.allowed = ()
     user.key("other")
@@ -51,7 +51,7 @@ def test_a_host_that_takes_no_keys(user: User, known: Sshd) -> None:
     assert len(known.offered) == 1, "the second is of no use"
 
 
-def test_a_host_that_hangs_up_after_some_keys(user: User, known: Sshd) -> None:
+def test_a_host_that_hangs_up_after_some_keys_accepts_none(user: User, known: Sshd) -> None:
     for name in ("a", "b", "c"):
         user.key(name)
     known.hangs_up_after = 1
@@ -59,7 +59,7 @@ def test_a_host_that_hangs_up_after_some_keys(user: User, known: Sshd) -> None:
     assert known.offered == [ssh.public_blob(user.home / name) for name in ("a", "b")]
 
 
-def test_a_connection_that_broke_before_any_key(user: User, known: Sshd) -> None:
+def test_a_connection_that_broke_before_any_key_is_no_refusal(user: User, known: Sshd) -> None:
     ours, theirs = socket.socketpair()
     with ours, theirs:
         transport = paramiko.Transport(ours)  # it was never started
@@ -89,7 +89,7 @@ def agent(user: User) -> Iterator[Path]:
 
 
 @pytest.mark.parametrize("only", [False, True])
-def test_keys_of_an_agent(
+def test_keys_of_an_agent_that_files_name_are_offered_first(
     user: User, known: Sshd, agent: Path, monkeypatch: pytest.MonkeyPatch, only: bool
 ) -> None:
     """Keys that a file names come first, and are all if the user wants no others."""
@@ -101,7 +101,7 @@ def test_keys_of_an_agent(
     assert os.environ["SSH_AUTH_SOCK"] == "/somewhere/else"
 
 
-def test_an_agent_signs(
+def test_a_key_that_only_an_agent_has_logs_in(
     user: User, known: Sshd, agent: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.delenv("SSH_AUTH_SOCK", raising=False)
@@ -115,7 +115,9 @@ def test_an_agent_signs(
 
 @pytest.mark.filterwarnings("ignore:unclosed <socket", "ignore:Exception ignored in. <socket")
 @pytest.mark.parametrize("answers", [False, True])
-def test_an_agent_that_is_none(user: User, known: Sshd, answers: bool) -> None:
+def test_without_an_agent_at_its_socket_only_files_are_used(
+    user: User, known: Sshd, answers: bool
+) -> None:
     path = user.home / "agent"
     with socket.socket(socket.AF_UNIX) as server:
         server.bind(str(path))  # paramiko leaves its own end of it to the garbage collector
@@ -144,7 +146,9 @@ def key_line(user: User) -> str:
         (lambda text: f"\N{LATIN SMALL LETTER E WITH ACUTE}{text}", False),
     ],
 )
-def test_a_public_key_in_a_file(user: User, damage: Callable[[str], str], found: bool) -> None:
+def test_a_public_key_is_read_if_its_type_is_that_of_its_line(
+    user: User, damage: Callable[[str], str], found: bool
+) -> None:
     text = key_line(user)
     (user.home / "public").write_text(damage(text))
     blob = ssh.public_blob(user.home / "public")

@@ -19,18 +19,18 @@ from transport.errors import (
 )
 
 
-def test_a_host_that_is_not_known(user: User) -> None:
+def test_a_host_that_is_not_known_is_refused(user: User) -> None:
     assert refused(Sshd(), user.endpoint()) == (
         f"HostKeyUnknown: no key of {NAME} in {user.known_hosts}, /dev/null"
     )
 
 
-def test_a_host_whose_key_has_changed(user: User) -> None:
+def test_a_host_whose_key_has_changed_is_refused(user: User) -> None:
     user.known_hosts.write_text(Sshd().line(NAME))
     assert refused(Sshd(), user.endpoint()).startswith(HostKeyChanged.__name__)
 
 
-def test_a_host_with_a_key_of_another_type(user: User) -> None:
+def test_a_host_with_a_key_of_another_type_is_refused(user: User) -> None:
     user.known_hosts.write_text(Sshd(key=paramiko.RSAKey.generate(2048)).line(NAME))
     said = refused(Sshd(), user.endpoint())
     assert said.startswith(HostKeyUnknown.__name__)
@@ -38,7 +38,9 @@ def test_a_host_with_a_key_of_another_type(user: User) -> None:
 
 
 @pytest.mark.parametrize("where", ["known_hosts", "RevokedHostKeys"])
-def test_a_host_whose_key_is_revoked(user: User, tmp_path: Path, known: Sshd, where: str) -> None:
+def test_a_host_whose_key_is_revoked_is_refused(
+    user: User, tmp_path: Path, known: Sshd, where: str
+) -> None:
     endpoint = user.endpoint("id", revoked_keys=tmp_path / "revoked")
     line = known.line(NAME)
     (tmp_path / "revoked").write_text("" if where == "known_hosts" else line.partition(" ")[2])
@@ -47,13 +49,15 @@ def test_a_host_whose_key_is_revoked(user: User, tmp_path: Path, known: Sshd, wh
     assert known.offered == [], "nobody tries to log in there"
 
 
-def test_revoked_keys_that_cannot_be_read(user: User, tmp_path: Path, known: Sshd) -> None:
+def test_revoked_keys_that_cannot_be_read_refuse_every_host(
+    user: User, tmp_path: Path, known: Sshd
+) -> None:
     endpoint = user.endpoint("id", revoked_keys=tmp_path / "none")
     assert refused(known, endpoint).startswith(HostKeyRefused.__name__)
 
 
 @pytest.mark.parametrize("words", [b"", b"HTTP/1.1 400 Bad Request\r\n\r\n"])
-def test_who_listens_is_no_sshd(user: User, known: Sshd, words: bytes) -> None:
+def test_a_peer_that_is_no_sshd_is_unreachable(user: User, known: Sshd, words: bytes) -> None:
     ours, theirs = socket.socketpair()
     with ours, theirs:
         theirs.sendall(words)
@@ -65,7 +69,7 @@ def test_who_listens_is_no_sshd(user: User, known: Sshd, words: bytes) -> None:
             pass
 
 
-def test_a_socket_for_the_switch_over(user: User) -> None:
+def test_a_socket_sends_at_once_and_notices_a_dead_peer(user: User) -> None:
     with socket.create_server(("127.0.0.1", 0)) as server:
         port = server.getsockname()[1]
         with ssh.open_socket(user.endpoint(address="127.0.0.1", port=port)) as sock:
@@ -78,7 +82,9 @@ def test_a_socket_for_the_switch_over(user: User) -> None:
         ssh.open_socket(user.endpoint(address="127.0.0.1", port=port))
 
 
-def test_a_name_that_is_none(user: User, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_name_that_cannot_be_resolved_is_an_error(
+    user: User, monkeypatch: pytest.MonkeyPatch
+) -> None:
     with pytest.raises(Unreachable, match=r"port 22: .*label"):
         ssh.open_socket(user.endpoint(address=64 * "a"))
 

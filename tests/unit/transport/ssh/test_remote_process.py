@@ -72,7 +72,7 @@ def test_patience_is_for_answers_and_not_for_what_is_said_besides(
     assert process.read_errors(16) == b""
 
 
-def test_a_command(user: User, known: Sshd) -> None:
+def test_a_command_has_streams_and_an_exit_status(user: User, known: Sshd) -> None:
     with connected(known, user.endpoint("id")) as connection:
         assert connection.destination == Destination(name=NAME)
         process = connection.run("some words")
@@ -89,7 +89,7 @@ def test_a_command(user: User, known: Sshd) -> None:
         process.close()
 
 
-def test_a_command_without_an_exit_status(user: User, known: Sshd) -> None:
+def test_a_command_without_an_exit_status_has_minus_one(user: User, known: Sshd) -> None:
     def killed(channel: paramiko.Channel, command: str) -> None:
         channel.recv(1)  # the client knows by then that it runs
 
@@ -100,7 +100,7 @@ def test_a_command_without_an_exit_status(user: User, known: Sshd) -> None:
         assert process.wait() == -1
 
 
-def test_no_further_session(user: User, known: Sshd) -> None:
+def test_a_host_that_opens_no_further_session_is_an_error(user: User, known: Sshd) -> None:
     known.sessions = 1
     with connected(known, user.endpoint("id")) as connection:
         connection.run("true")
@@ -108,7 +108,7 @@ def test_no_further_session(user: User, known: Sshd) -> None:
             connection.run("true")
 
 
-def test_a_connection_that_breaks(user: User, known: Sshd) -> None:
+def test_a_connection_that_breaks_is_told_at_every_use(user: User, known: Sshd) -> None:
     with known.connection() as sock, ssh.connect(user.endpoint("id"), sock) as connection:
         process = connection.run("cat")
         assert process.read(3) == b"cat"
@@ -140,7 +140,7 @@ def test_a_host_that_fell_silent_is_told_of() -> None:
             use()
 
 
-def test_an_error_without_words_has_its_kinds_name() -> None:
+def test_an_error_without_words_has_the_name_of_its_class() -> None:
     alive: Any = SimpleNamespace(silent_s=None)
     channel: Any = SimpleNamespace(recv=raising(EOFError()))
     with pytest.raises(IncompleteFrame, match="broke: EOFError"):

@@ -172,7 +172,7 @@ def known(docker: Dockerd) -> None:
     docker.images["redis"] = {"Id": "sha256:ff", "RootFS": {"Layers": ["sha256:1a"]}}
 
 
-def test_a_running_container(beneath: Runtime) -> None:
+def test_a_running_container_is_described(beneath: Runtime) -> None:
     assert Docker().exists("box")
     found = Docker().inspect("box")
     assert (found.id, found.name, found.pid) == (ID, "box", 4242)
@@ -185,7 +185,7 @@ def test_a_running_container(beneath: Runtime) -> None:
     assert found.engine_network
 
 
-def test_without_a_log(beneath: Runtime, docker: Dockerd) -> None:
+def test_a_container_may_have_no_log(beneath: Runtime, docker: Dockerd) -> None:
     docker.containers["box"] = container(LogPath="")
     assert Docker().inspect("box").log is None
 
@@ -201,7 +201,7 @@ def test_without_a_log(beneath: Runtime, docker: Dockerd) -> None:
         ({"Id": "3d"}, ContainerNotFound, "no runc of docker's knows 3d"),
     ],
 )
-def test_one_that_cannot_be_moved(
+def test_a_container_that_cannot_be_described_is_an_error(
     beneath: Runtime, docker: Dockerd, changes: dict[str, Any], error: type[Exception], said: str
 ) -> None:
     docker.containers["box"] = container(**changes)
@@ -209,13 +209,13 @@ def test_one_that_cannot_be_moved(
         Docker().inspect("box")
 
 
-def test_one_that_is_not_there(docker: Dockerd) -> None:
+def test_a_container_that_is_not_there_is_not_found(docker: Dockerd) -> None:
     assert not Docker().exists("none")
     with pytest.raises(ContainerNotFound, match="docker knows no container named 'none'"):
         Docker().inspect("none")
 
 
-def test_what_the_source_tells_is_what_the_target_takes(beneath: Runtime, docker: Dockerd) -> None:
+def test_the_target_takes_the_description_of_the_source(beneath: Runtime, docker: Dockerd) -> None:
     told = Docker().describe(Docker().inspect("box"))
     assert told["endpoints"] == {"net": ENDPOINT}
     assert told["networks"] == {"net": NETWORK}
@@ -226,7 +226,7 @@ def test_what_the_source_tells_is_what_the_target_takes(beneath: Runtime, docker
         assert isinstance(Docker().arrival("box", told, undo), IncomingDockerContainer)
 
 
-def test_a_checkpoint_is_the_runtimes(beneath: Runtime, tmp_path: Path) -> None:
+def test_the_runtime_makes_the_checkpoint(beneath: Runtime, tmp_path: Path) -> None:
     found = Docker().inspect("box")
     assert Docker().pack(found, tmp_path) == b""
     assert Docker().checkpoint(found, tmp_path, dict(os.environ)).wait(20) == 0

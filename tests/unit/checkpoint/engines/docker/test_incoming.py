@@ -129,11 +129,11 @@ def objections(undo: contextlib.ExitStack) -> list[str]:
     return IncomingDockerContainer("box", fields(), undo).objections()
 
 
-def test_a_docker_that_is_ready(program: Path, undo: contextlib.ExitStack) -> None:
+def test_a_docker_that_is_ready_has_no_objection(program: Path, undo: contextlib.ExitStack) -> None:
     assert objections(undo) == []
 
 
-def test_a_docker_without_the_runtime(
+def test_a_docker_without_the_runtime_is_an_objection(
     program: Path, docker: Dockerd, undo: contextlib.ExitStack
 ) -> None:
     program.write_bytes(b"#!/bin/sh\n")
@@ -147,12 +147,16 @@ def test_a_docker_without_the_runtime(
     assert [each.partition(" (")[0] for each in objections(undo)] == said
 
 
-def test_a_volume_that_is_there(program: Path, docker: Dockerd, undo: contextlib.ExitStack) -> None:
+def test_a_volume_of_somebody_else_is_an_objection(
+    program: Path, docker: Dockerd, undo: contextlib.ExitStack
+) -> None:
     docker.volumes["data"] = {"Name": "data", "CreatedAt": "then"}
     assert objections(undo) == ["docker's volume 'data' is there already, and no move has left it"]
 
 
-def test_layers_that_need_not_be_sent(docker: Dockerd, undo: contextlib.ExitStack) -> None:
+def test_layers_that_docker_has_need_not_be_sent(
+    docker: Dockerd, undo: contextlib.ExitStack
+) -> None:
     arriving = IncomingDockerContainer("box", fields(), undo)
     assert arriving.layers_there() == []
     docker.images["base"] = {**IMAGE, "Id": "sha256:ee"}
@@ -161,7 +165,9 @@ def test_layers_that_need_not_be_sent(docker: Dockerd, undo: contextlib.ExitStac
     assert arriving.layers_there() is None
 
 
-def test_an_image_that_arrives(docker: Dockerd, undo: contextlib.ExitStack, tmp_path: Path) -> None:
+def test_only_the_image_that_was_meant_is_taken(
+    docker: Dockerd, undo: contextlib.ExitStack, tmp_path: Path
+) -> None:
     (tmp_path / "image").mkdir()
     arriving = IncomingDockerContainer("box", fields(), undo)
     with pytest.raises(ImageError, match="what arrived is not the image sha256:ff"):
@@ -213,7 +219,9 @@ def prepared(docker: Dockerd, undo: contextlib.ExitStack, log: str) -> IncomingD
     return arriving
 
 
-def test_the_log_goes_on(docker: Dockerd, undo: contextlib.ExitStack) -> None:
+def test_the_log_goes_on_with_the_output_of_the_source(
+    docker: Dockerd, undo: contextlib.ExitStack
+) -> None:
     """Lines go to the file until docker has it open, and then to the streams that docker reads."""
     arriving = prepared(docker, undo, "json-file")
     log = docker.directory / "containers/1f2e/1f2e-json.log"
@@ -232,7 +240,9 @@ def test_the_log_goes_on(docker: Dockerd, undo: contextlib.ExitStack) -> None:
         assert process.communicate()[0] == b"to stdout\nto stderr\n"
 
 
-def test_a_log_that_docker_keeps_elsewhere(docker: Dockerd, undo: contextlib.ExitStack) -> None:
+def test_output_for_a_log_that_docker_keeps_elsewhere_is_dropped(
+    docker: Dockerd, undo: contextlib.ExitStack
+) -> None:
     prepared(docker, undo, "journald").take_output(b"one\n")
     assert list((docker.directory / "containers").rglob("*.log")) == []
 
@@ -287,7 +297,7 @@ def test_the_process_that_waits_becomes_the_container(
 
 
 @pytest.mark.parametrize(("words", "told"), [(b"", ""), (b"in the way", " (in the way)")])
-def test_a_runc_that_fails(
+def test_a_runc_that_fails_fails_the_start(
     started: IncomingDockerContainer, tmp_path: Path, words: bytes, told: str
 ) -> None:
     with created(tmp_path) as process:
@@ -300,7 +310,9 @@ def test_a_runc_that_fails(
             assert json.loads(runtime.recv(100)) == {"failure": f"runc could not restore it{told}"}
 
 
-def test_a_process_that_has_ended(started: IncomingDockerContainer, tmp_path: Path) -> None:
+def test_a_process_that_has_ended_fails_the_start(
+    started: IncomingDockerContainer, tmp_path: Path
+) -> None:
     with created(tmp_path) as process:
         waits(started)
         process.close()

@@ -119,7 +119,7 @@ def test_a_volume_is_made_as_another_docker_describes_it(docker: Dockerd) -> Non
     assert store.volume("data") is None
 
 
-def test_who_has_a_volume(docker: Dockerd) -> None:
+def test_all_containers_that_use_a_volume_are_found(docker: Dockerd) -> None:
     docker.containers = {
         name: {"Id": name, "Mounts": [{"Name": volume}]}
         for name, volume in (("1f", "data"), ("2e", "other"), ("3d", "data"))
@@ -139,7 +139,7 @@ def test_a_container_is_removed_with_its_anonymous_volumes(docker: Dockerd) -> N
         store.remove_container("1f")
 
 
-def test_layers_of_all_images(docker: Dockerd) -> None:
+def test_images_have_their_layers_once(docker: Dockerd) -> None:
     docker.images = {
         "a": IMAGE,
         "the same": IMAGE,
@@ -148,7 +148,7 @@ def test_layers_of_all_images(docker: Dockerd) -> None:
     assert store.layers_of_all_images() == [[], LAYERS]
 
 
-def test_a_runtime(docker: Dockerd) -> None:
+def test_a_runtime_has_the_program_that_docker_names(docker: Dockerd) -> None:
     docker.runtimes = {"migrate": {"path": "/usr/sbin/x"}, "odd": {"runtimeType": "io.odd"}}
     names = ("migrate", "odd", "none")
     assert [store.runtime_program(name) for name in names] == [Path("/usr/sbin/x"), None, None]
@@ -179,7 +179,7 @@ def test_an_image_is_written_without_the_layers_that_are_there(
     assert written == {"blobs/sha256/2b": b"upper", "index": b"{}"}
 
 
-def test_an_image_that_breaks_off(docker: Dockerd, tmp_path: Path) -> None:
+def test_an_image_that_breaks_off_is_an_error(docker: Dockerd, tmp_path: Path) -> None:
     docker.images["x"] = IMAGE
     docker.saved = saved(index=bytes(2000))[:1500]
     with pytest.raises(ImageError, match="cannot be unpacked"):
@@ -213,7 +213,7 @@ def test_an_image_is_loaded(docker: Dockerd, arrived: Path) -> None:
         ('{"error": "layer does not match"}', EngineRefused),
     ],
 )
-def test_another_image_than_was_meant(
+def test_another_image_than_was_meant_is_refused(
     docker: Dockerd, arrived: Path, said: str, error: type[Exception]
 ) -> None:
     docker.loads = lambda: said

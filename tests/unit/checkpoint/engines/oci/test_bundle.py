@@ -143,7 +143,7 @@ def test_a_bundle_is_made_as_it_was(place: Path, arriving: Arrive) -> None:
         undo.pop_all()
 
 
-def test_a_roll_back_takes_it_and_the_directories_on_the_way(
+def test_a_roll_back_removes_a_bundle_and_the_directories_above_that_were_made(
     tmp_path: Path, place: Path, arriving: Arrive
 ) -> None:
     with contextlib.ExitStack() as undo:
@@ -221,7 +221,7 @@ def test_a_restore_gets_the_containers_streams(
         assert not runtime.exists(ID)
 
 
-def test_a_container_that_was_started_meanwhile(
+def test_a_container_that_was_started_meanwhile_refuses_the_restore(
     runtime: Runtime, images: Path, arriving: Arrive
 ) -> None:
     with contextlib.ExitStack() as undo:
@@ -249,7 +249,7 @@ def test_streams_are_closed_if_the_runtime_cannot_be_started(
     "change",
     [{"bundle": 7}, {"descriptors": [None]}, {"config": {"root": {}}}, {"owned": {"/": [1]}}],
 )
-def test_a_description_that_is_none(runtime: Runtime, change: dict[str, Any]) -> None:
+def test_a_description_of_another_form_is_refused(runtime: Runtime, change: dict[str, Any]) -> None:
     fields = {
         "bundle": "/b",
         "rootfs": "/b/rootfs",

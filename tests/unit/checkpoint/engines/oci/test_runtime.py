@@ -39,7 +39,7 @@ def runc(beneath: Runtime) -> Runc:
     return Runc(beneath.root)
 
 
-def test_a_running_container(runc: Runc, beneath: Runtime) -> None:
+def test_a_running_container_is_described(runc: Runc, beneath: Runtime) -> None:
     found = runc.inspect(ID)
     assert (found.id, found.name, found.pid) == (ID, ID, 4242)
     assert found.bundle == beneath.bundle
@@ -58,7 +58,7 @@ def test_a_running_container(runc: Runc, beneath: Runtime) -> None:
         ([{"type": "network", "path": "/run/netns/a"}], "/run/netns/a"),
     ],
 )
-def test_a_network_namespace_that_was_made_for_it(
+def test_only_a_network_namespace_with_a_path_was_made_before(
     runc: Runc, beneath: Runtime, namespaces: list[dict[str, str]], path: str | None
 ) -> None:
     beneath.has("state.json", INTERNAL, namespaces=namespaces)
@@ -66,13 +66,15 @@ def test_a_network_namespace_that_was_made_for_it(
 
 
 @pytest.mark.parametrize("name", ["none", f"../root/{ID}", "x" * 300, ""])
-def test_a_container_that_is_not_there(runc: Runc, beneath: Runtime, name: str) -> None:
+def test_a_container_that_is_not_there_is_not_found(
+    runc: Runc, beneath: Runtime, name: str
+) -> None:
     with pytest.raises(ContainerNotFound, match="runc knows no container"):
         runc.inspect(name)
     assert beneath.asked() == []
 
 
-def test_a_container_whose_state_is_damaged(runc: Runc, beneath: Runtime) -> None:
+def test_a_container_whose_state_is_damaged_is_refused(runc: Runc, beneath: Runtime) -> None:
     (beneath.root / ID / "told").unlink()
     with pytest.raises(ContainerNotFound, match=r"no usable state of '1f2e': .*no such container"):
         runc.inspect(ID)
@@ -81,13 +83,15 @@ def test_a_container_whose_state_is_damaged(runc: Runc, beneath: Runtime) -> Non
         runc.inspect(ID)
 
 
-def test_a_container_that_does_not_run(runc: Runc, beneath: Runtime) -> None:
+def test_a_container_that_does_not_run_is_refused(runc: Runc, beneath: Runtime) -> None:
     beneath.has("state.json", INTERNAL, state={"status": "paused"})
     with pytest.raises(ContainerNotRunning, match="is paused"):
         runc.inspect(ID)
 
 
-def test_a_container_of_cruns(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_container_of_crun_has_the_descriptors_and_limits_in_force(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("PATH", f"{tmp_path}/bin:/usr/bin:/bin")
     monkeypatch.setattr(cgroups, "limits", lambda pid: {"pids": {"limit": pid}})
     runtime = Runtime(tmp_path, "crun", tmp_path / "root")
@@ -145,7 +149,7 @@ def test_another_container_of_the_name_is_not_removed(runc: Runc, beneath: Runti
     assert ["delete", "--force", ID] not in beneath.asked()
 
 
-def test_no_policy_and_no_image(runc: Runc, tmp_path: Path) -> None:
+def test_a_runtime_alone_has_no_restart_policy_and_no_image(runc: Runc, tmp_path: Path) -> None:
     """A runtime alone lacks what an engine above a runtime has."""
     container = runc.inspect(ID)
     asked = runc.layers(container), runc.pack(container, tmp_path)
@@ -158,7 +162,7 @@ def test_no_policy_and_no_image(runc: Runc, tmp_path: Path) -> None:
     assert sorted(tmp_path.rglob("*")) == before
 
 
-def test_what_the_source_tells_is_what_the_target_takes(runc: Runc, beneath: Runtime) -> None:
+def test_the_target_takes_the_description_of_the_source(runc: Runc, beneath: Runtime) -> None:
     """The description has the limits in force."""
     ownership.mark(beneath.bundle / "other")
     told = runc.describe(runc.inspect(ID))
@@ -171,7 +175,7 @@ def test_what_the_source_tells_is_what_the_target_takes(runc: Runc, beneath: Run
     assert isinstance(arriving, IncomingBundle)
 
 
-def test_a_runtime_that_is_not_there(
+def test_a_runtime_that_is_not_there_is_a_command_that_fails(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, beneath: Runtime, runc: OciRuntime
 ) -> None:
     container = runc.inspect(ID)

@@ -214,7 +214,7 @@ def box(beneath: Runtime) -> Container:
     return Podman().inspect("box")
 
 
-def test_a_running_container(box: Container) -> None:
+def test_a_running_container_is_described(box: Container) -> None:
     assert (box.id, box.name, box.pid) == (ID, "box", 4242)
     assert box.trees == (
         Tree(destination=ROOTFS, root=Path("/merged"), layer=Path("/upper")),
@@ -243,7 +243,7 @@ def test_files_that_are_no_overlay_are_sent_whole(beneath: Runtime, podman: Prog
         ({"Id": "3d"}, ContainerNotFound, "crun knows no container named '3d'"),
     ],
 )
-def test_one_that_cannot_be_moved(
+def test_a_container_that_cannot_be_described_is_an_error(
     beneath: Runtime, podman: Program, changes: dict[str, Any], error: type[Exception], said: str
 ) -> None:
     podman.says("container inspect box", [container(**changes)])
@@ -262,7 +262,7 @@ def test_a_host_where_podman_has_never_run_is_not_asked(
     assert podman.asked() == before
 
 
-def test_what_the_source_tells_is_what_the_target_takes(box: Container, podman: Program) -> None:
+def test_the_target_takes_the_description_of_the_source(box: Container, podman: Program) -> None:
     told = Podman().describe(box)
     assert told["image"] == {"id": "ff", "name": "localhost/redis", "layers": LAYERS}
     assert (told["runtime"], told["cgroup"], told["log"]) == ("crun", "/box", "/logs/ctr.log")
@@ -272,7 +272,7 @@ def test_what_the_source_tells_is_what_the_target_takes(box: Container, podman: 
         assert isinstance(Podman().arrival("box", told, undo), IncomingPodmanContainer)
 
 
-def test_a_network_that_is_none(box: Container) -> None:
+def test_a_container_without_a_network_names_none(box: Container) -> None:
     """podman names a network for such a container all the same."""
     host = {**box.engine_state["HostConfig"], "NetworkMode": "none"}
     box = replace(box, log=None, engine_state={**box.engine_state, "HostConfig": host})
@@ -280,18 +280,18 @@ def test_a_network_that_is_none(box: Container) -> None:
     assert (told["networks"], told["log"]) == ({}, None)
 
 
-def test_a_checkpoint_is_the_runtimes(box: Container, beneath: Runtime, tmp_path: Path) -> None:
+def test_the_runtime_makes_the_checkpoint(box: Container, beneath: Runtime, tmp_path: Path) -> None:
     assert Podman().checkpoint(box, tmp_path, dict(os.environ)).wait(20) == 0
     assert beneath.asked()[-1][0] == "checkpoint"
 
 
-def test_an_image_is_podmans(box: Container, podman: Program, tmp_path: Path) -> None:
+def test_podman_writes_the_image(box: Container, podman: Program, tmp_path: Path) -> None:
     Podman().export_image(box, frozenset(), tmp_path)
     (asked,) = podman.asked("push")
     assert asked.endswith(f" ff dir:{tmp_path}")
 
 
-def test_an_archive_that_podman_does_not_make(
+def test_an_archive_that_podman_does_not_make_is_an_error(
     box: Container, podman: Program, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     podman.says("container checkpoint*", errors="it has no CRIU", status=125)

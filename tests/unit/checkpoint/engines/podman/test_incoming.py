@@ -151,7 +151,7 @@ def incoming_box(undo: contextlib.ExitStack, **changes: Any) -> IncomingPodmanCo
     return IncomingPodmanContainer("box", description(**changes), undo)
 
 
-def test_a_runtime_that_is_not_there(
+def test_a_runtime_that_is_not_there_is_an_objection(
     podman: Podman, undo: contextlib.ExitStack, tmp_path: Path
 ) -> None:
     runtime = "no-such-runtime"
@@ -161,7 +161,9 @@ def test_a_runtime_that_is_not_there(
     assert incoming_box(undo, runtime=runtime).objections() == []
 
 
-def test_layers_that_need_not_be_sent(podman: Podman, undo: contextlib.ExitStack) -> None:
+def test_layers_that_podman_has_need_not_be_sent(
+    podman: Podman, undo: contextlib.ExitStack
+) -> None:
     podman.lacks("image", IMAGE)
     assert incoming_box(undo).layers_there() == []
     podman.says("images*", "ee\n")
@@ -172,7 +174,9 @@ def test_layers_that_need_not_be_sent(podman: Podman, undo: contextlib.ExitStack
     assert incoming_box(undo).layers_there() is None
 
 
-def test_an_image_that_arrives(podman: Podman, undo: contextlib.ExitStack, tmp_path: Path) -> None:
+def test_an_image_that_arrives_gets_its_name(
+    podman: Podman, undo: contextlib.ExitStack, tmp_path: Path
+) -> None:
     podman.says("pull*", f"{IMAGE}\n")
     incoming_box(undo).load_image(tmp_path)
     assert podman.asked("tag") == [f"tag {IMAGE} redis"]
@@ -201,7 +205,7 @@ def hierarchy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
-def test_a_container_that_podman_restores(
+def test_a_restored_container_is_removed_with_its_cgroup(
     podman: Podman, undo: contextlib.ExitStack, tmp_path: Path, hierarchy: Path
 ) -> None:
     for name in ("box", ID):
@@ -237,7 +241,7 @@ def test_a_cgroup_that_was_there_stays(
 
 
 @pytest.mark.parametrize("taken", ["box", ID])
-def test_a_name_that_was_taken_meanwhile(
+def test_a_name_that_was_taken_meanwhile_refuses_the_restore(
     podman: Podman, undo: contextlib.ExitStack, tmp_path: Path, taken: str
 ) -> None:
     for name in {"box", ID} - {taken}:
@@ -248,6 +252,8 @@ def test_a_name_that_was_taken_meanwhile(
 
 
 @pytest.mark.parametrize("change", [{"id": "../x"}, {"image": {}}, {"networks": {"net": {}}}])
-def test_a_description_that_is_none(undo: contextlib.ExitStack, change: dict[str, Any]) -> None:
+def test_a_description_of_another_form_is_refused(
+    undo: contextlib.ExitStack, change: dict[str, Any]
+) -> None:
     with pytest.raises(DataInvalid):
         incoming_box(undo, **change)

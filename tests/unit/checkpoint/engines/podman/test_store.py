@@ -212,7 +212,7 @@ def test_a_volume_is_made_as_another_podman_describes_it(
     assert podman.asked("volume create") == [f"volume create {words}"]
 
 
-def test_what_there_is(podman: Podman) -> None:
+def test_what_is_not_there_is_none_and_a_podman_that_fails_an_error(podman: Podman) -> None:
     """`exists` is asked first: an `inspect` that fails does not say why by its status."""
     podman.says("volume inspect data", [{"Name": "data"}])
     assert store.volume("data") == {"Name": "data"}
@@ -224,13 +224,13 @@ def test_what_there_is(podman: Podman) -> None:
 
 
 @pytest.mark.parametrize("said", ["", "{}", "[7]", "[", '["a"]'])
-def test_a_description_that_is_none(podman: Podman, said: str) -> None:
+def test_a_description_of_another_form_is_refused(podman: Podman, said: str) -> None:
     podman.says("network inspect net", said)
     with pytest.raises(DataInvalid, match="podman's description of network 'net'"):
         store.network("net")
 
 
-def test_what_is_removed(podman: Podman) -> None:
+def test_networks_volumes_and_containers_are_removed_by_podman(podman: Podman) -> None:
     store.remove_network("1f")
     store.remove_volume("data")
     store.remove_container("2e")
@@ -241,19 +241,19 @@ def test_what_is_removed(podman: Podman) -> None:
     ]
 
 
-def test_who_has_a_volume(podman: Podman) -> None:
+def test_all_containers_that_use_a_volume_are_found(podman: Podman) -> None:
     podman.says("ps --all --quiet --no-trunc --filter volume=data", "1f\n2e\n")
     assert store.users("data") == {"1f", "2e"}
     assert store.users("other") == set()
 
 
-def test_where_podman_keeps_a_log(podman: Podman) -> None:
+def test_a_log_is_beneath_podmans_own_directory(podman: Podman) -> None:
     podman.says("info*", {"store": {"graphRoot": "/var/lib/c", "graphDriverName": "overlay"}})
     wanted = Path("/var/lib/c/overlay-containers/1f/userdata/ctr.log")
     assert store.log_of("1f") == wanted
 
 
-def test_layers_of_all_images(podman: Podman) -> None:
+def test_images_have_their_layers_once(podman: Podman) -> None:
     assert store.layers_of_all_images() == []
     assert podman.asked("image inspect") == [], "podman fails if it is asked for none"
     podman.says("images*", "sha256:2b\nsha256:1a\nsha256:2b\n")
@@ -293,7 +293,7 @@ def test_an_image_is_loaded_and_has_its_name(
     assert podman.asked("tag") == ([f"tag {IMAGE} {name}"] if tagged else [])
 
 
-def test_another_image_than_was_meant(podman: Podman, tmp_path: Path) -> None:
+def test_another_image_than_was_meant_is_refused(podman: Podman, tmp_path: Path) -> None:
     podman.says("pull*", "ee\n")
     with pytest.raises(ImageError, match=f"the image that arrived is ee, not {IMAGE}"):
         store.load_image(tmp_path, IMAGE, "redis")

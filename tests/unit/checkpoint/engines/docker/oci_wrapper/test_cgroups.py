@@ -27,7 +27,7 @@ def test_cgroups_that_cannot_be_entered_are_told(
     assert (tmp_path / "y/cgroup.procs").read_text() == "0"
 
 
-def test_the_cgroups_of_a_process() -> None:
+def test_the_cgroups_of_a_process_are_those_of_the_kernel() -> None:
     lines = Path("/proc/self/cgroup").read_text().splitlines()
     assert [f"{name}:{path}" for name, path in cgroups_of("self").items()] == [
         line.split(":", 1)[1] for line in lines

@@ -67,7 +67,7 @@ def test_a_start_that_succeeds_says_nothing(agent: Callable[[object], Agent]) ->
     ("answer", "said"),
     [({"failure": "no way"}, "no way"), (None, "the move that was to bring it has ended")],
 )
-def test_a_start_that_fails(
+def test_a_start_that_fails_is_told(
     tmp_path: Path, agent: Callable[[object], Agent], log: bool, answer: object, said: str
 ) -> None:
     told = agent(answer)
@@ -79,7 +79,7 @@ def test_a_start_that_fails(
 
 
 @pytest.mark.parametrize("given", [[], ["start", "box"], ["create", "box"], ["state", "box"]])
-def test_anything_else_is_runcs(
+def test_any_other_command_goes_to_runc(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, given: list[str]
 ) -> None:
     monkeypatch.setattr(oci_wrapper, "DIRECTORY", str(tmp_path))
@@ -90,7 +90,7 @@ def test_anything_else_is_runcs(
     assert called == [("runc", ["runc", *given])]
 
 
-def test_a_container_that_comes_in_is_not(
+def test_create_and_start_of_an_arriving_container_do_not_go_to_runc(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, agent: Callable[[object], Agent]
 ) -> None:
     monkeypatch.setattr(oci_wrapper, "DIRECTORY", str(tmp_path))
@@ -105,7 +105,7 @@ def test_a_container_that_comes_in_is_not(
 
 
 @pytest.mark.parametrize("name", ["", "../box", "none", "plain", "a\0b"])
-def test_a_name_that_is_no_agents(
+def test_a_name_without_an_agent_has_no_socket(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
 ) -> None:
     monkeypatch.setattr(oci_wrapper, "DIRECTORY", str(tmp_path / "sockets"))

@@ -45,7 +45,7 @@ def ended(pid: int) -> int:
     return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
 
 
-def test_what_create_leaves_ends_as_the_container_does(
+def test_the_stand_in_ends_as_the_container_does(
     bundle: Path, tmp_path: Path, agent: Callable[[object], Agent]
 ) -> None:
     told = agent(order(tmp_path, RESTORES))
@@ -67,7 +67,7 @@ def test_what_create_leaves_ends_as_the_container_does(
         ([{"type": "mount"}], False),
     ],
 )
-def test_it_has_a_network_namespace_if_the_container_is_to_have_one(
+def test_the_stand_in_has_a_network_namespace_if_the_container_is_to_have_one(
     bundle: Path,
     tmp_path: Path,
     agent: Callable[[object], Agent],
@@ -89,7 +89,7 @@ def test_it_has_a_network_namespace_if_the_container_is_to_have_one(
 
 
 @pytest.mark.parametrize("option", ["--bundle", "-b"])
-def test_where_the_bundle_is(
+def test_the_agent_is_told_the_path_of_the_bundle(
     bundle: Path,
     tmp_path: Path,
     agent: Callable[[object], Agent],
@@ -103,7 +103,7 @@ def test_where_the_bundle_is(
 
 
 @pytest.mark.parametrize("stays", [True, False])
-def test_a_restore_that_fails_ends_it_and_says_if_it_was_in_the_way(
+def test_a_restore_that_fails_ends_the_stand_in_which_says_if_it_was_in_the_way(
     bundle: Path, tmp_path: Path, agent: Callable[[object], Agent], stays: bool
 ) -> None:
     """The process may be the cause: runc refuses a cgroup that has a process in it."""
@@ -122,7 +122,7 @@ def test_a_restore_that_fails_ends_it_and_says_if_it_was_in_the_way(
     assert (b"a process could not leave its cgroup for" in said) is stays
 
 
-def test_a_move_that_is_over_ends_it(
+def test_the_stand_in_ends_with_the_migration(
     bundle: Path, tmp_path: Path, agent: Callable[[object], Agent]
 ) -> None:
     told = agent(None)
@@ -167,11 +167,13 @@ def standing(*scripts: str) -> int:
         (("exit 3", "sleep 0.2; exit 9"), 9),
     ],
 )
-def test_its_end_is_the_inits(scripts: tuple[str, ...], status: int) -> None:
+def test_the_stand_in_ends_with_the_status_of_the_init(
+    scripts: tuple[str, ...], status: int
+) -> None:
     assert ended(standing(*scripts)) == status
 
 
-def test_signals_are_passed_on(tmp_path: Path) -> None:
+def test_the_stand_in_passes_signals_on(tmp_path: Path) -> None:
     script = f"trap 'exit 5' USR1; : > {tmp_path}/ready; while :; do sleep 0.01; done"
     pid = standing(script)
     until((tmp_path / "ready").exists, "the trap to be set")

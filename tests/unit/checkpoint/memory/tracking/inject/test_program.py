@@ -42,7 +42,7 @@ def test_the_program_says_what_went_wrong(child: Child, monkeypatch: pytest.Monk
     assert fds == []
 
 
-def test_another_architecture(child: Child, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_another_architecture_is_told(child: Child, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(platform, "machine", lambda: "aarch64")
     assert told(monkeypatch, child.pid) == ({"error": "not supported on aarch64"}, [])
 

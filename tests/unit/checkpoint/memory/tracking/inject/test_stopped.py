@@ -60,7 +60,7 @@ def before_call(monkeypatch: pytest.MonkeyPatch) -> Callable[[int, Callable[[int
     return alter
 
 
-def test_a_descriptor_of_another_process(child: Child) -> None:
+def test_a_descriptor_is_taken_and_the_process_goes_on(child: Child) -> None:
     before_call = os.listdir(f"/proc/{child.pid}/fd")
     fd, stopped_us = inject.userfaultfd_of(child.pid)
     assert os.readlink(f"/proc/self/fd/{fd}") == "anon_inode:[userfaultfd]"
@@ -70,14 +70,14 @@ def test_a_descriptor_of_another_process(child: Child) -> None:
     assert untouched(child)
 
 
-def test_a_process_that_may_open_nothing_more(child: Child) -> None:
+def test_a_process_that_may_open_nothing_more_is_an_error(child: Child) -> None:
     child.do("import resource; resource.setrlimit(resource.RLIMIT_NOFILE, (0, 0))")
     with pytest.raises(InjectError, match="userfaultfd in the process: Too many open files"):
         inject.userfaultfd_of(child.pid)
     assert untouched(child)
 
 
-def test_the_result_of_a_call_that_fails(child: Child) -> None:
+def test_a_call_that_fails_has_its_error_as_result(child: Child) -> None:
     with Stopped(child.pid) as thread:
         assert thread.call(SYS_CLOSE, NO_FD) == -9  # EBADF
     assert untouched(child)
@@ -91,14 +91,16 @@ def test_a_call_that_faults_is_given_up(child: Child) -> None:
     assert untouched(child)
 
 
-def test_where_a_system_call_is(child: Child) -> None:
+def test_a_syscall_instruction_is_found(child: Child) -> None:
     address = inject.find_syscall(child.pid)
     with open(f"/proc/{child.pid}/mem", "rb", 0) as memory:
         memory.seek(address)
         assert memory.read(2) == inject.SYSCALL_INSTRUCTION
 
 
-def test_no_system_call(child: Child, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_process_without_a_syscall_instruction_is_an_error(
+    child: Child, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(inject, "SYSCALL_INSTRUCTION", os.urandom(32))
     with pytest.raises(InjectError, match="no syscall instruction"):
         inject.find_syscall(child.pid)
@@ -111,7 +113,7 @@ def test_seccomp_is_seen(child: Child) -> None:
     assert Stopped(child.pid).options & inject.O_SUSPEND_SECCOMP
 
 
-def test_a_process_that_ends_before_it_stops(
+def test_a_process_that_ends_before_it_stops_is_an_error(
     child: Child, before_call: Callable[[int, Callable[[int], object]], None]
 ) -> None:
     before_call(inject.PTRACE_INTERRUPT, lambda pid: os.kill(pid, signal.SIGKILL))
@@ -119,7 +121,7 @@ def test_a_process_that_ends_before_it_stops(
         inject.userfaultfd_of(child.pid)
 
 
-def test_a_process_that_ends_in_a_call(
+def test_a_process_that_ends_in_a_call_is_an_error(
     child: Child, before_call: Callable[[int, Callable[[int], object]], None]
 ) -> None:
     before_call(inject.PTRACE_SYSCALL, lambda pid: os.kill(pid, signal.SIGKILL))
@@ -144,7 +146,9 @@ def test_a_signal_on_its_way_is_delivered_first(
     assert child.do("answer = got") == [1]
 
 
-def test_a_thread_that_gets_no_time_to_stop(child: Child, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_thread_that_gets_no_time_to_stop_is_an_error(
+    child: Child, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(inject, "STOP_TIMEOUT_S", 0.0)
     thread = Stopped(child.pid)
     with pytest.raises(InjectError, match="did not stop"):
@@ -190,7 +194,7 @@ def test_a_restartable_sequence_is_not_entered(
         unattached().check()
 
 
-def test_a_kernel_without_restartable_sequences() -> None:
+def test_a_kernel_without_restartable_sequences_has_none_to_avoid() -> None:
     """ptrace(2) fails on such a kernel, as it does here for a process that nobody traces."""
     unattached().check()
 
