@@ -190,7 +190,10 @@ class Examine(Request[Examined]):
 
 
 class AwaitContainerImage(Request[Done]):
-    """The request to take a container image as tree plugs.IMAGE; an equal `key` resumes it."""
+    """The request to take a container image as the tree IMAGE of plug_command.py.
+
+    An equal `key` resumes it.
+    """
 
     key: Annotated[str, Pattern(r"[0-9a-f]{64}")]
 

@@ -288,6 +288,7 @@ def test_until_the_target_says_that_it_runs_the_source_keeps_the_container(
     with redis.client() as client:
         done = hosts.migrate_with("at_state", "lose_link", "KILLED")
         assert done.returncode == CODES[errors.Undecided], done.stderr
+        assert "the link was lost after the source had been stopped" in done.stderr
         hosts.recover_as_told(done.stderr.splitlines()[-1])
         client.goes_on()
         seen = client.finish()

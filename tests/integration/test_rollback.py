@@ -215,6 +215,7 @@ def test_the_target_waits_for_go_if_the_link_is_lost(
     done = hosts.migrate_with("at_state", "lose_link", "KILLED")
     assert done.returncode == CODES[errors.Undecided], done.stderr
     said = done.stderr.splitlines()[-1]
+    assert "the link was lost after the source had been stopped" in said
     assert "the container is held on beta, restored but not running" in said
     assert redis.status == "stopped"
     assert hosts.alpha.run(["ls", f"{redis.container.bundle}/config.json"]).stdout

@@ -20,6 +20,7 @@ from checkpoint.engines.docker import api
 from migrate.cli.move import main as migrate
 from migrate.decisions.state import State
 from migrate.migration import Migration
+from transport import ssh
 
 #: A migration waits as long as this file is there (`wait`).
 WAITS = Path("/run/waits")
@@ -33,7 +34,8 @@ def crash(migration: Migration) -> None:
 
 def lose_link(migration: Migration) -> None:
     """Close the connection to the target."""
-    migration.target.connection._client.close()  # type: ignore[attr-defined]
+    assert isinstance(migration.target.connection, ssh.Connection)
+    migration.target.connection._transport.close()
 
 
 def kill_criu(migration: Migration) -> None:
