@@ -100,7 +100,13 @@ class NotRunning(Refused):
     """The container exists, but does not run."""
 
     def __init__(self, reason: str) -> None:
-        super().__init__(reason, "only a running container can be moved; start or resume it first")
+        # A target may hold the container of a move that was cut off: started again, it would run
+        # twice once that target is told to go on.
+        super().__init__(
+            reason,
+            "only a running container can be moved; if an earlier move of it was cut off, ask its "
+            "target by 'migratectl status' there; else start or resume it first",
+        )
 
 
 class NotMovableError(Refused):
