@@ -141,3 +141,8 @@ class IncompleteIO(CheckpointError):
 
 class NetworkError(CheckpointError):
     """A network namespace, link, address or route could not be read or made."""
+
+
+def reason(error: BaseException) -> str:
+    """Return what an error says; its class's name if it says nothing, as TimeoutError may."""
+    return str(error) or type(error).__name__

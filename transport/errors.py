@@ -60,3 +60,8 @@ class IncompleteFrame(StreamError):
 
 class FrameInvalid(StreamError):
     """A frame to send, or one that the peer announces, exceeds the bounds."""
+
+
+def reason(error: BaseException) -> str:
+    """Return what an error says; its class's name if it says nothing, as TimeoutError may."""
+    return str(error) or type(error).__name__

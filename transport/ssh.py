@@ -28,6 +28,7 @@ from transport.errors import (
     HostKeyUnknown,
     IncompleteFrame,
     Unreachable,
+    reason,
 )
 from transport.host_certificate import SUFFIX, Certificate
 from transport.keepalive import HeardSocket, Keepalive
@@ -120,7 +121,7 @@ class RemoteProcess:
             return IncompleteFrame(
                 f"the SSH connection broke: nothing came from the other host for {silent_s:.0f} s"
             )
-        return IncompleteFrame(f"the SSH connection broke: {str(error) or type(error).__name__}")
+        return IncompleteFrame(f"the SSH connection broke: {reason(error)}")
 
 
 class Connection:
@@ -148,7 +149,7 @@ class Connection:
         except BROKEN as error:
             raise IncompleteFrame(
                 "the target's sshd opens no further session on the connection (MaxSessions in its"
-                f" sshd_config is how many it may open): {str(error) or type(error).__name__}"
+                f" sshd_config is how many it may open): {reason(error)}"
             ) from error
         return RemoteProcess(channel, self._keepalive)
 
@@ -192,9 +193,7 @@ def connect(
             transport.start_client(timeout=timeout_s)
             shown = transport.get_remote_server_key()
         except (paramiko.SSHException, OSError, EOFError) as error:
-            raise Unreachable(
-                f"no SSH connection to {endpoint}: {str(error) or type(error).__name__}"
-            ) from error
+            raise Unreachable(f"no SSH connection to {endpoint}: {reason(error)}") from error
         verify(shown, known, endpoint)
         authenticate(transport, endpoint)
         keepalive = Keepalive(
@@ -322,9 +321,7 @@ def authenticate(transport: paramiko.Transport, endpoint: Endpoint) -> None:
             except BROKEN as error:
                 if offered > 1:  # sshd hangs up after some (MaxAuthTries)
                     break
-                raise Unreachable(
-                    f"no SSH connection to {endpoint}: {str(error) or type(error).__name__}"
-                ) from error
+                raise Unreachable(f"no SSH connection to {endpoint}: {reason(error)}") from error
     if not offered:
         raise AuthenticationRefused(
             f"there is no key to log in to {endpoint} with,"

@@ -16,7 +16,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import partial
 
-from checkpoint.errors import CommandFailed, ReceiverFailed
+from checkpoint.errors import CommandFailed, ReceiverFailed, reason
 from checkpoint.files.enclosure import TREE, start_enclosed
 from checkpoint.host.worker import Worker
 
@@ -212,8 +212,7 @@ class Running:
                 os.close(to_rsync)
                 os.close(from_rsync)
         except Exception as error:  # `finish` tells of it
-            why = str(error) or type(error).__name__
-            told = f"the connection to rsync on the target failed: {why}"
+            told = f"the connection to rsync on the target failed: {reason(error)}"
             self._other = Ending(status=UNKNOWN, complaint=told)
             log.debug("%s", told, exc_info=True)
         finally:

@@ -15,6 +15,8 @@ log = logging.getLogger(__name__)
 #: The umask of every program that is started, whatever that of this process is, so that an engine
 #: makes its files with the modes that it always gives them.
 UMASK = 0o022
+#: The most characters of one word of a command in the log.
+MOST_SHOWN = 80
 
 
 def run(
@@ -48,7 +50,7 @@ def run(
     except subprocess.TimeoutExpired as error:
         raise CommandFailed(argv, 124, f"no end after {timeout_s:g} s") from error
     ms = (time.monotonic_ns() - began_ns) / 1e6
-    log.debug("ran %s: status %d after %.1f ms", tuple(argv), done.returncode, ms)
+    log.debug("ran %s: status %d after %.1f ms", _shown(argv), done.returncode, ms)
     if done.returncode != 0:
         raise CommandFailed(argv, done.returncode, done.stderr.decode(errors="replace"))
     return os.fsdecode(done.stdout)
@@ -83,8 +85,13 @@ def start(
         )
     except OSError as error:
         raise CommandFailed(argv, 127, error.strerror or str(error)) from error
-    log.debug("started %s as process %d", tuple(argv), process.pid)
+    log.debug("started %s as process %d", _shown(argv), process.pid)
     return process
+
+
+def _shown(argv: Sequence[str]) -> tuple[str, ...]:
+    """Return the words of a command for the log; a word may be the text of a whole program."""
+    return tuple(word[:MOST_SHOWN] for word in argv)
 
 
 def find_program(name: str, *, path: str | None = None) -> Path | None:

@@ -10,14 +10,15 @@ import enum
 import json
 import os
 import platform
-import shlex
 import socket
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
+from checkpoint.errors import reason
 from checkpoint.host.paths import RUN
 from checkpoint.host.ready import ready
+from migrate.agent import programs
 
 SUFFIX = ".control"
 GO, ABORT, STATUS = "go", "abort", "status"
@@ -145,9 +146,8 @@ def _obey(held: Held, word: str, link_alive: bool) -> Reply:
             held.abort()
             return Reply(outcome=Outcome.OK, text=f"the container was dropped on {platform.node()}")
     except Exception as error:  # noqa: BLE001  (reported; the agent must live to be asked again)
-        what = str(error) or type(error).__name__
         state = "is still held" if held.holds_container else "is held no more"
-        return Reply(outcome=Outcome.FAILED, text=f"{what}; the container {state}")
+        return Reply(outcome=Outcome.FAILED, text=f"{reason(error)}; the container {state}")
     return Reply(outcome=Outcome.REFUSED, text=f"{word!r} is not a request")
 
 
@@ -179,6 +179,4 @@ def ask_command(path: Path, word: str) -> str:
 
     It prints the reply, or fails with what is wrong on its standard error (ask.py).
     """
-    source = Path(__file__).with_name("ask.py").read_text()
-    arguments = [str(path), word, str(ANSWER_S), str(MAX_ANSWER)]
-    return shlex.join(["exec", "python3", "-Ic", source, *arguments])
+    return programs.command("ask", str(path), word, str(ANSWER_S), str(MAX_ANSWER))

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import functools
-import shlex
 from pathlib import Path
 from typing import Annotated
 
 from checkpoint.bounded import ContainerPath
 from checkpoint.schema import Length
+from migrate.agent import programs
 from migrate.wire.message import Message
 
 #: The first byte on a channel, sent by the agent when the channel has reached it.
@@ -35,9 +34,4 @@ def plug_command(socket_path: Path, message: str) -> str:
 
     `socket_path` is where the agent listens; `message` tells the agent what the channel is for.
     """
-    return shlex.join(["exec", "python3", "-Ic", _source(), str(socket_path), message])
-
-
-@functools.cache
-def _source() -> str:
-    return Path(__file__).with_name("plug.py").read_text()
+    return programs.command("plug", str(socket_path), message)

@@ -15,7 +15,7 @@ from checkpoint.criu.interposer import Interposer
 from checkpoint.criu.roles import Edits, RestoreRole
 from checkpoint.criu.shim_install import install_shim, rpc_socket
 from checkpoint.engines.base import IncomingContainer
-from checkpoint.errors import CheckpointError, ConversationLost, CriuFailed
+from checkpoint.errors import CheckpointError, ConversationLost, CriuFailed, reason
 from checkpoint.host.worker import Worker
 from checkpoint.memory.pager.keeper import Keeper
 from checkpoint.memory.pager.pager import Pager
@@ -222,7 +222,7 @@ class ArmedRestore:
         try:
             yield
         except Exception as error:  # noqa: BLE001  (a container without this is better than none)
-            self._log(f"{what}: {str(error) or type(error).__name__}")
+            self._log(f"{what}: {reason(error)}")
 
     def _watch(self, process: subprocess.Popen[bytes]) -> None:
         status = process.wait()

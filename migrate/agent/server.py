@@ -12,7 +12,7 @@ import sys
 import time
 from collections.abc import Iterable
 
-from checkpoint.errors import CriuFailed
+from checkpoint.errors import CriuFailed, reason
 from checkpoint.host.own_process import keep_to_itself
 from checkpoint.host.ready import ready
 from checkpoint.schema import harmless
@@ -64,7 +64,7 @@ class Server:
                 try:
                     self._incoming.close()
                 except Exception as error:  # noqa: BLE001  (only stderr is left to report it to)
-                    _say(f"not all was undone: {str(error) or type(error).__name__}")
+                    _say(f"not all was undone: {reason(error)}")
 
     def _serve_one(self) -> bool:
         if self._incoming is not None and self._incoming.holds_container:
@@ -178,7 +178,7 @@ class Server:
                     while not control.answer(incoming, link_alive=False):
                         pass
             except Exception as error:  # noqa: BLE001  (to end here would drop the container)
-                _say(f"cannot be asked: {str(error) or type(error).__name__}")
+                _say(f"cannot be asked: {reason(error)}")
                 time.sleep(1)
 
     def _log(self, text: str) -> None:
@@ -200,7 +200,7 @@ def _say(text: str) -> None:
 
 def _failed(error: Exception) -> protocol.Failed:
     detail = error.log[-MOST_DETAIL:] if isinstance(error, CriuFailed) else ()
-    text = harmless(str(error) or type(error).__name__)
+    text = harmless(reason(error))
     return protocol.Failed(
         kind=causes.kind_of(error), text=text, detail=tuple(map(harmless, detail))
     )

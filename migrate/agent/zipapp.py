@@ -7,9 +7,10 @@ or left on the target.
 from __future__ import annotations
 
 import io
-import shlex
 import zipfile
 from pathlib import Path
+
+from migrate.agent import programs
 
 #: The files that the agent imports, relative to the directory of this project's packages.
 CONTENTS = (
@@ -38,13 +39,11 @@ CONTENTS = (
 )
 #: The size bound of a packed agent: about 18 times what it is now.
 MOST_BYTES = 4 << 20
-#: The program that receives the agent, as text.
-BOOTSTRAP = Path(__file__).with_name("bootstrap.py").read_text()
 
 
-def command(bootstrap: str = BOOTSTRAP) -> str:
+def command() -> str:
     """Return the command, for the target's login shell, that receives and starts the agent."""
-    return shlex.join(["exec", "python3", "-Ic", bootstrap, str(MOST_BYTES)])
+    return programs.command("bootstrap", str(MOST_BYTES))
 
 
 def pack() -> bytes:

@@ -10,6 +10,7 @@ import contextlib
 import time
 from collections.abc import Iterator
 
+from checkpoint.errors import reason
 from checkpoint.host.worker import Worker
 from migrate.decisions import causes
 from migrate.decisions.state import State
@@ -145,8 +146,7 @@ def _say_go(migration: Migration, kept: SourceFrames) -> protocol.Go:
         except AgentGone:
             raise
         except Exception as error:  # noqa: BLE001  (nothing was sent)
-            why = str(error) or type(error).__name__
-            migration.note(f"frames that came in the freeze were not sent: {why}")
+            migration.note(f"frames that came in the freeze were not sent: {reason(error)}")
             return _ask_to_go(migration, [])
     except AgentGone as error:
         what = f"the link was lost after the source had been stopped ({error})"
@@ -215,4 +215,4 @@ def _optional(migration: Migration, what: str) -> Iterator[None]:
     try:
         yield
     except Exception as error:  # noqa: BLE001  (the target is about to get its GO, or has)
-        migration.note(f"{what}: {str(error) or type(error).__name__}")
+        migration.note(f"{what}: {reason(error)}")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from checkpoint.errors import reason
 from checkpoint.host.ram_directory import directory_of
 from migrate import logs
 from migrate.migration import Migration
@@ -18,7 +19,7 @@ def keep_logs(migration: Migration) -> None:
         if kept := logs.keep(migration.migration_id, "source", found):
             migration.report.log_directory = str(kept)
     except Exception as error:  # noqa: BLE001
-        migration.note(f"the source's logs could not be kept: {str(error) or type(error).__name__}")
+        migration.note(f"the source's logs could not be kept: {reason(error)}")
     try:
         answer = migration.target.agent.request(
             protocol.Logs(), timeout_s=migration.options.limits.ask_s
@@ -26,7 +27,7 @@ def keep_logs(migration: Migration) -> None:
         if kept := logs.keep(migration.migration_id, "target", _split(answer)):
             migration.report.log_directory = str(kept)
     except Exception as error:  # noqa: BLE001
-        migration.note(f"the target's logs could not be had: {str(error) or type(error).__name__}")
+        migration.note(f"the target's logs could not be had: {reason(error)}")
 
 
 def _split(found: protocol.LogsFound) -> list[logs.Log]:

@@ -7,7 +7,7 @@ import time
 from collections.abc import Iterator
 
 from checkpoint.criu import rescue
-from checkpoint.errors import CheckpointError, ContainerNotFound, ContainerNotRunning
+from checkpoint.errors import CheckpointError, ContainerNotFound, ContainerNotRunning, reason
 from checkpoint.host import processes
 from migrate.decisions import causes
 from migrate.decisions.state import State
@@ -74,7 +74,7 @@ def _noted(left: list[str], what: str) -> Iterator[None]:
     try:
         yield
     except Exception as error:  # noqa: BLE001  (reported; what follows matters more)
-        left.append(f"{what}: {str(error) or type(error).__name__}")
+        left.append(f"{what}: {reason(error)}")
 
 
 def _abort(migration: Migration, *, may_be_held: bool) -> list[str]:
@@ -136,6 +136,5 @@ def _where(migration: Migration) -> str | None:
     except (ContainerNotFound, ContainerNotRunning) as error:
         return f"the container's processes run on the source, but its engine says: {error}"
     except Exception as error:  # noqa: BLE001  (its process runs: that was seen)
-        why = str(error) or type(error).__name__
-        migration.note(f"the engine could not be asked about the container: {why}")
+        migration.note(f"the engine could not be asked about the container: {reason(error)}")
     return "the container runs on the source, as before"

@@ -14,11 +14,13 @@ def migrate(alteration: str, words: Sequence[str]) -> int:
     `alteration` is Python that may import what tests/ has.
     """
     sys.path.insert(0, CHECKOUT)
-    from migrate.agent import zipapp
+    from migrate.agent import programs
     from migrate.cli.move import main
 
-    start = zipapp.BOOTSTRAP.index("from migrate.agent.server import main")
+    source = programs.source("bootstrap")
+    start = source.index("from migrate.agent.server import main")
     prelude = f"sys.dont_write_bytecode = True\nsys.path.append({CHECKOUT!r})\n{alteration}\n"
-    altered = zipapp.command(zipapp.BOOTSTRAP[:start] + prelude + zipapp.BOOTSTRAP[start:])
-    zipapp.command = lambda: altered  # type: ignore[misc,assignment]
+    altered = {"bootstrap": source[:start] + prelude + source[start:]}
+    read = programs.source
+    programs.source = lambda name: altered.get(name) or read(name)  # type: ignore[assignment]
     return main(words)

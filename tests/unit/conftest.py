@@ -2,6 +2,7 @@
 
 import ctypes
 import os
+import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -32,6 +33,14 @@ def child() -> Iterator[Child]:
     child = Child()
     yield child
     child.end()
+
+
+@pytest.fixture
+def mounted(tmp_path: Path) -> Iterator[Path]:
+    """Yield a directory that is a tmpfs of 64 MiB."""
+    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=64m", "tmpfs", str(tmp_path)], check=True)
+    yield tmp_path
+    subprocess.run(["umount", str(tmp_path)], check=True)
 
 
 @pytest.fixture

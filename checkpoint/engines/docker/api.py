@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import IO, Any
 from urllib.parse import quote, urlencode
 
-from checkpoint.errors import EngineRefused
+from checkpoint.errors import EngineRefused, reason
 from checkpoint.host.run import find_program
 
 SOCKET = "/var/run/docker.sock"
@@ -109,9 +109,7 @@ def _understood() -> Iterator[None]:
             f"docker does not answer on {SOCKET}: {error.strerror or error}"
         ) from error
     except (http.client.HTTPException, ValueError, RecursionError) as error:
-        raise EngineRefused(
-            f"docker's answer cannot be read: {str(error) or type(error).__name__}"
-        ) from error
+        raise EngineRefused(f"docker's answer cannot be read: {reason(error)}") from error
 
 
 def _whole(response: http.client.HTTPResponse) -> bytes:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import socket
+import struct
 import threading
 from typing import cast
 
@@ -11,6 +12,9 @@ from migrate.wire.protocol import Answer, Command, decode, encode
 from transport.connection import Connection
 from transport.framing import Descriptors, FrameStream
 
+#: The longest wait for an answer, in seconds: a question that no test answers fails then.
+LONGEST_S = 30
+
 
 class Process:
     """An agent's process on the target, of which the test has the other end."""
@@ -18,6 +22,7 @@ class Process:
     def __init__(self, end: socket.socket) -> None:
         self._stream = Descriptors(end.fileno(), end.fileno())
         self._end = end
+        end.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, struct.pack("ll", LONGEST_S, 0))
 
     def read_into(self, view: memoryview) -> int:
         return self._stream.read_into(view)

@@ -20,14 +20,6 @@ from tests.unit.helpers.descendants import Descendants
 MIB = 1 << 20
 
 
-@pytest.fixture
-def mounted(tmp_path: Path) -> Iterator[Path]:
-    """Yield a directory that is a tmpfs of 64 MiB."""
-    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=64m", "tmpfs", str(tmp_path)], check=True)
-    yield tmp_path
-    subprocess.run(["umount", str(tmp_path)], check=True)
-
-
 def mount_of(path: Path) -> Tmpfs:
     return Tmpfs(path=str(path), options="rw", device=path.stat().st_dev)
 

@@ -18,6 +18,7 @@ from migrate.files import tree_door
 from migrate.limits import Limits
 from migrate.wire import protocol
 from migrate.wire.values import OwnAddress, Station
+from tests.unit.helpers.hello import hello
 
 
 class Engine:
@@ -52,15 +53,7 @@ def arriving(
 ) -> tuple[Incoming, list[str]]:
     """Return the agent of a container on its way in, and the objections to the container."""
     monkeypatch.setattr(incoming, "engine_named", lambda _: Engine(*volumes))
-    hello = protocol.Hello(
-        version=protocol.PROTOCOL_VERSION,
-        migration_id=f"{name:0>12}",
-        source="alpha",
-        engine="docker",
-        container_name=name,
-        traces=False,
-    )
-    agent = Incoming(hello, print, Limits())
+    agent = Incoming(hello(name, engine="docker"), print, Limits())
     [examined] = agent.handle(protocol.Examine(description={}))
     assert isinstance(examined, protocol.Examined)
     return agent, list(examined.objections)
@@ -137,15 +130,7 @@ def waiting(engine: Loading) -> Iterator[Waiting]:
     with contextlib.ExitStack() as stack:
 
         def make(name: str) -> Incoming:
-            hello = protocol.Hello(
-                version=protocol.PROTOCOL_VERSION,
-                migration_id=f"{name:0>12}",
-                source="alpha",
-                engine="docker",
-                container_name=name,
-                traces=False,
-            )
-            agent = Incoming(hello, print, Limits())
+            agent = Incoming(hello(name, engine="docker"), print, Limits())
             stack.callback(agent.close)
             agent.handle(protocol.Examine(description={}))
             agent.handle(protocol.AwaitContainerImage(key=KEY))

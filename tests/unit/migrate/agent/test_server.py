@@ -21,6 +21,7 @@ from migrate.agent.state import State
 from migrate.limits import Limits
 from migrate.wire import protocol
 from migrate.wire.protocol import Answer, Command, Message, decode, encode
+from tests.unit.helpers.hello import hello
 from tests.unit.helpers.some_facts import facts
 from transport.errors import EndOfStream
 from transport.framing import PREFIX, Descriptors, FrameStream
@@ -108,14 +109,7 @@ class Coordinator:
         assert not self._agent.is_alive()
 
 
-HELLO = protocol.Hello(
-    version=protocol.PROTOCOL_VERSION,
-    migration_id="0123456789ab",
-    source="s",
-    engine="runc",
-    container_name="c",
-    traces=False,
-)
+HELLO = hello()
 #: A request that is answered, and one that is streamed.
 ASKED, STREAMED = protocol.Remove(tree="/", paths=()), protocol.Output()
 

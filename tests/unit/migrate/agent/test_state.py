@@ -11,20 +11,11 @@ from migrate.decisions.state import InvalidTransition
 from migrate.wire import protocol
 from migrate.wire.message import concrete
 from migrate.wire.protocol import Command, ProtocolError
+from tests.unit.helpers.hello import hello
 
 #: The commands of a migration that goes well and has all there is, and the state after each.
 STORY: list[tuple[Command, State]] = [
-    (
-        protocol.Hello(
-            version=3,
-            migration_id="0" * 12,
-            source="alpha",
-            engine="podman",
-            container_name="web",
-            traces=False,
-        ),
-        State.GREETED,
-    ),
+    (hello(), State.GREETED),
     (protocol.CheckPaths(required=(), own=(), probe=None), State.GREETED),
     (protocol.Examine(description={}), State.EXAMINED),
     (protocol.CheckAddresses(addresses=()), State.EXAMINED),

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import resource
 import subprocess
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, cast
@@ -93,14 +93,6 @@ def test_an_address_that_was_not_asked_for_is_refused(target: Target) -> None:
 
 
 MIB = 1 << 20
-
-
-@pytest.fixture
-def mounted(tmp_path: Path) -> Iterator[Path]:
-    """Yield a directory that is a tmpfs of 64 MiB."""
-    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=64m", "tmpfs", str(tmp_path)], check=True)
-    yield tmp_path
-    subprocess.run(["umount", str(tmp_path)], check=True)
 
 
 @pytest.mark.parametrize("size", ["64m", "0"])
