@@ -1,4 +1,4 @@
-"""A parent that seems to have all memory, so that CRIU's last dump lists pages and copies none.
+"""An empty parent image that claims to have all memory: CRIU's last dump then copies no page.
 
 A dump passes every page through a pipe, which takes two thirds of its time (docs/performance.md),
 although pre-copy has sent nearly all of them. If the request names a parent and `track_mem`, CRIU

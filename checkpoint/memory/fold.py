@@ -13,9 +13,9 @@ from checkpoint.memory.store import PageStore
 NOTHING = memoryview(b"")
 #: The most that is copied from the store to an image in one step: RAM that is needed twice.
 PIECE_BYTES = 1 << 20
-#: Copied pages are freed in the store once they amount to this much; up to this much of an image
-#: stays in RAM twice. To free a range takes some 10 us, however small it is, and the container is
-#: frozen meanwhile.
+#: To free a range in the store takes some 10 us, however small it is, and the container is frozen
+#: meanwhile. Copied ranges are therefore freed together, once they amount to this much. Until then
+#: these bytes are in RAM twice.
 LEAST_GIVEN_BYTES = 256 << 10
 
 

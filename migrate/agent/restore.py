@@ -147,7 +147,7 @@ class ArmedRestore:
 
     def warm(self) -> None:
         """Have the pager bring the pages that came more than once: they are needed first."""
-        with self._noted("what is wanted first comes with the rest"):
+        with self._noted("the pages that are wanted first come with the rest"):
             if self._pager is not None:
                 self._pager.warm()
 
@@ -173,11 +173,11 @@ class ArmedRestore:
         Returns when it was seen to run (CLOCK_MONOTONIC of the target, ns). Raises
         ConversationLost if CRIU ends without a resume, or takes longer than `resume_s`.
         """
-        with self._noted("its links"):
+        with self._noted("the container's links"):
             self._prepared.network.connect()  # CRIU unlocks the network meanwhile, and takes longer
         self._role.wait_resumed(self._limits.resume_s)
         resumed_ns = time.monotonic_ns()
-        with self._noted("its network"):
+        with self._noted("the container's network"):
             self._prepared.network.give_frames()
             self._prepared.network.announce()
         return resumed_ns
@@ -189,7 +189,7 @@ class ArmedRestore:
         restore fails, or takes longer than `resume_s`.
         """
         self._wait_runtime(self._limits.resume_s)
-        with self._noted("its engine"):
+        with self._noted("the container's engine"):
             self._prepared.arrival.settle()
         return tuple(Stamp(stamp.name, stamp.at_ns) for stamp in self._role.stamps)
 
@@ -213,7 +213,7 @@ class ArmedRestore:
         )
 
     def _take_frames(self) -> None:
-        with self._noted("its network"):
+        with self._noted("the container's network"):
             self._prepared.network.take_frames()
 
     @contextlib.contextmanager

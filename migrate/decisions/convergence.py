@@ -137,8 +137,8 @@ def predict_us(history: History) -> tuple[int, int]:
     if len(rounds) == 1:
         left = float(last.bytes)
     else:
-        # `last.bytes` were written during the previous round, and since then, at the same rate,
-        # what the length of the last round allows.
+        # The last round sent what was written during the previous one. At that rate, as long a time
+        # as the last round took brings `left`.
         left = min(history.memory_bytes, last.bytes * last.length_us / max(1, rounds[-2].length_us))
     floor_us = FLOOR_US + FLOOR_US_PER_GIB * history.memory_bytes / (1 << 30)
     return int(floor_us), int(left / _speed(rounds) * 1e6)

@@ -22,11 +22,11 @@ MAX_EXTENTS = 1024
 
 
 class Dumped:
-    """The pages of one pre-dump, or of the dump at the end, as CRIU sends them (page_server.Sink).
+    """The pages that CRIU reports in one session of its page server (page_server.Sink).
 
-    Their bytes go into `batches`. `in_parent` returns whether the parent has an address space,
-    given as its dst_id. `last` says that this is the dump. In a pre-dump, memory that processes
-    share is ignored.
+    Their bytes go into `batches`. `in_parent` returns, for a dst_id, whether CRIU may leave pages
+    of that address space to the parent image. `last`: the session is the dump in the freeze. Any
+    other session is a pre-dump, whose shared memory is ignored.
     """
 
     def __init__(

@@ -180,9 +180,9 @@ class PageReceiver:
     def _wait_turn(self, number: int) -> None:
         """Wait until batch `number` is the next one, or a batch has failed.
 
-        Each channel brings its batches in rising order. If every channel waits with a later batch,
-        batch `_next` can no longer come. Raises ImageError then, and if no batch takes effect for
-        `_patience_s`.
+        Each channel brings its batches in rising order. If every channel holds a batch above
+        `_next`, batch `_next` was lost: ImageError is raised at once. ImageError is also raised if
+        no batch takes effect for `_patience_s`.
         """
         self._waiting.add(number)
         try:

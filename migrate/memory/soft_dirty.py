@@ -130,7 +130,10 @@ class SoftDirtyCopy:
 
 
 def unmoved(before: list[Range], now: list[Range]) -> list[Range]:
-    """Return the addresses mapped both times, in mappings that changed at one end at most."""
+    """Return the addresses that were mapped both times, by mappings that stayed where they were.
+
+    Such a mapping has at least its start or its end where it had it before.
+    """
     ends, starts = dict(before), {end: start for start, end in before}
     kept = []
     for start, end in now:

@@ -27,8 +27,8 @@ class UserfaultfdCopy:
 
     def __init__(self, ends: Ends) -> None:
         self._ends = ends
-        #: Where the kernel tracks soft-dirty pages, CRIU sends those written after `dump` has
-        #: cleared their bits, shortly before it freezes.
+        #: True if the kernel tracks soft-dirty pages. CRIU then sends by itself the pages that were
+        #: written between `forget_writes`, shortly before the freeze, and the freeze.
         self.by_criu = kerndat_with_tracking() == b""
         self._trackers: dict[int, Tracker] = {}
         self._refused: set[int] = set()

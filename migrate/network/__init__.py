@@ -6,7 +6,9 @@
                   announced to the neighbours
 
 In between, checkpoint/network/model.py is the network as data; migrate/wire/protocol.py has the
-messages CheckAddresses, Prepare, Arm and Go that carry it. checkpoint/network does the work on one
-host: netns.py reads and makes namespaces, link.py sets links and sends announcements, frames.py
-keeps frames, conntrack.py forgets old connections, guard.py silences what an engine connects early.
+messages CheckAddresses, Prepare, Arm and Go that carry it. The phases that ask are preflight,
+prepare, arm and commit; migrate/agent/incoming.py and restore.py answer. checkpoint/network does
+the work on one host: netns.py reads and makes namespaces, link.py sets links and sends
+announcements, frames.py keeps frames, conntrack.py forgets old connections, guard.py silences what
+an engine connects early.
 """

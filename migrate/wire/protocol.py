@@ -375,9 +375,11 @@ class Held(Answer):
 
 
 class Restore(Request[Held]):
-    """The request to restore and hold, after so many image files, bytes and batches were sent.
+    """The request to restore the container and hold it.
 
-    `proof_seed` draws the pages whose digests are requested; None: all. `left_out` count as zeros.
+    `image_files`, `image_bytes` and `batches` are how much was sent, which the target compares with
+    what has come. `proof_seed` draws the pages to be digested; None means all pages. The areas
+    `left_out` are digested as zeros.
     """
 
     image_files: Count

@@ -39,13 +39,19 @@ from checkpoint.memory.pager.filler import Filler
 from checkpoint.memory.pager.uffd_copy import Event
 from checkpoint.memory.store import LazyRanges, PageStore
 
-#: Messages from the pager, in this order: descriptors of the page store; a file with the store's
-#: index and the lazy ranges; then, as it happens: a task's pid in its namespace with its
-#: userfaultfd; an event of an address space, with the child's userfaultfd if it is a fork; an
-#: address space has all its pages. The last message: all have; the pager has failed and its process
-#: lives.
+#: Messages from the pager. The first two come once, in this order: descriptors of the page store,
+#: then a file with the store's index and the lazy ranges.
 STORED, INDEX = b"s", b"i"
-OPENED, CHANGED, FILLED, DONE, FAILED = b"o", b"c", b"f", b"d", b"x"
+#: A task has been restored: its pid in its own pid namespace, with its userfaultfd.
+OPENED = b"o"
+#: An event of an address space, with the child's userfaultfd if the event is a fork.
+CHANGED = b"c"
+#: An address space has all its pages.
+FILLED = b"f"
+#: The last message: every address space has all its pages, and the keeper ends.
+DONE = b"d"
+#: The last message: the pager has failed, but its process lives; the keeper fills in the rest.
+FAILED = b"x"
 NUMBER = struct.Struct("=Q")
 MAX_MESSAGE = 64
 #: The descriptors of one message; the kernel takes at most 253 (SCM_MAX_FD, unix(7)).

@@ -122,9 +122,9 @@ def scan_written(pid: int) -> list[Range]:
 def scan_unprotected(pid: int) -> list[Range]:
     """Return all addresses except those of pages that are still write-protected.
 
-    A last scan of this kind, with the process frozen, misses nothing. The kernel has a fast path
-    for a scan that asks for written pages alone (pagemap_scan_pmd_entry of fs/proc/task_mmu.c),
-    which makes this scan several times as fast. Raises OSError.
+    The scan misses nothing once the process is frozen. It asks the kernel for written pages alone,
+    because such a scan takes a fast path (pagemap_scan_pmd_entry of fs/proc/task_mmu.c) and is
+    several times as fast. Raises OSError.
     """
     return _scan(pid, 0, 0, IS_WRITTEN, 0)
 
