@@ -20,7 +20,6 @@ from tests.fuzz.watch import Opened, bounded
 from tests.unit.story.channel import Frame, Link, Straight
 from tests.unit.story.engine import World
 from tests.unit.story.faults import Act, lost, message, no_message
-from tests.unit.story.processes import until
 from tests.unit.story.stage import Ending, Stage
 from tests.wire import payload_of, values
 from transport.framing import PREFIX
@@ -130,8 +129,6 @@ class HostileTarget:
                 cls.opened.watching([world.directory, cls.stage.directory, logs.DIRECTORY]),
             ):
                 ending = play.run()
-            if ending.held:
-                until(lambda: not play.settled(), "what was held to be dropped")
             cls.codes[ending.code] += 1
             check(world, ending)
             play.check_nothing_left()

@@ -142,9 +142,15 @@ class Play:
 
     def settled(self) -> bool:
         """Wait until every agent has ended or holds the container, and return whether one does."""
-        agents = [agent for link in self._links for agent in link.agents]
-        until(lambda: all(self._is_at_rest(agent) for agent in agents), "an agent at rest")
-        return any(agent.lives() for agent in agents)
+        until(lambda: all(self._is_at_rest(agent) for agent in self._agents()), "an agent at rest")
+        return not self.agents_ended()
+
+    def agents_ended(self) -> bool:
+        """Return whether no agent of the migration runs any more."""
+        return not any(agent.lives() for agent in self._agents())
+
+    def _agents(self) -> list[Agent]:
+        return [agent for link in self._links for agent in link.agents]
 
     def _is_at_rest(self, agent: Agent) -> bool:
         return not agent.lives() or "the coordinator is gone" in self.ask(control.STATUS).text
@@ -280,13 +286,15 @@ class Stage:
     ) -> Iterator[Play]:
         """Yield a migration that is ready to be run.
 
-        A container that its agent holds after the block is dropped.
+        A container that its agent holds after the block is dropped. The agents have ended then, so
+        the next migration finds no lock of this one.
         """
         play = Play(world, wire or Straight(), limits, options)
         try:
             yield play
         finally:
             play.ask(control.ABORT)
+            until(play.agents_ended, "the agents to end")
 
 
 def end(world: World) -> None:
