@@ -1,0 +1,181 @@
+"""Journals: files on disk that outlive a task, its process and its host, and say what it has done.
+
+A journal is a sequence of entries, which are JSON objects. Each entry is a line of its own, with a
+checksum in front: the CRC-32 (zlib) of this entry and of all before it. So an entry that was torn,
+altered, lost or put elsewhere ends the journal, and all entries before it are sound. That is what a
+power cut leaves: a file system may lose the end of what was written and not synced, and it may show
+zeros in its place.
+
+`append` outlives this process from its return on, `sync` outlives the host. The owner of a journal
+holds flock(2) on its file, so that a journal without an owner is one whose task was cut off. A
+descriptor that another process inherits keeps the lock.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import json
+import os
+import time
+import zlib
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from checkpoint.host import whole
+
+#: A reader takes no more of a file: a journal has some hundred entries of some hundred bytes, and a
+#: description of the container (MAX_HEADER of transport/framing.py bounds that).
+MOST_BYTES = 16 << 20
+#: The checksum has so many hexadecimal digits, and a space follows it.
+CHECKSUM_DIGITS = 8
+#: How long after a look at the lock that found it taken the next look comes.
+LOOK_AGAIN_S = 0.02
+
+
+class Journal:
+    """A journal that this process has open to append to. Use it as a context, or close it.
+
+    `entries` are those that the file has, also those that were there before.
+    """
+
+    def __init__(self, path: Path) -> None:
+        """Open the journal at `path`, which is made if it is missing, and become its owner.
+
+        What follows the last sound entry is cut off. Raises BlockingIOError if another process owns
+        the journal, and OSError.
+        """
+        self.path = path
+        made = not path.exists()
+        flags = os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC | os.O_NOFOLLOW
+        self._fd = os.open(path, flags, 0o600)
+        try:
+            _own(self._fd)
+            self.entries, self._end, self._checksum = _sound(_content(self._fd))
+            os.ftruncate(self._fd, self._end)
+            if made:
+                sync_directory(path.parent)
+        except BaseException:
+            os.close(self._fd)
+            raise
+
+    def __enter__(self) -> Journal:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def fileno(self) -> int:
+        """Return the descriptor that holds the lock."""
+        return self._fd
+
+    def append(self, entry: Mapping[str, Any]) -> None:
+        """Append an entry. Raises OSError; the journal then has the entries before and no more."""
+        line, checksum = line_of(entry, self._checksum)
+        try:
+            whole.write(self._fd, line)
+        except BaseException:
+            # The next entry must not follow a piece of this one.
+            with contextlib.suppress(OSError):
+                os.ftruncate(self._fd, self._end)
+            raise
+        self._end += len(line)
+        self._checksum = checksum
+        self.entries.append(dict(entry))
+
+    def sync(self) -> None:
+        """Have the file system write all entries to its device. Raises OSError."""
+        os.fdatasync(self._fd)
+
+    def close(self) -> None:
+        """Give the journal up. The file stays."""
+        os.close(self._fd)
+
+
+def line_of(entry: Mapping[str, Any], before: int) -> tuple[bytes, int]:
+    """Return the line of an entry, and the checksum up to it. `before` is that of the last one."""
+    text = json.dumps(entry, separators=(",", ":"), allow_nan=False).encode()
+    checksum = zlib.crc32(text, before)
+    return b"%0*x %s\n" % (CHECKSUM_DIGITS, checksum, text), checksum
+
+
+def entries_in(content: bytes) -> list[dict[str, Any]]:
+    """Return the sound entries in the content of a journal."""
+    return _sound(content)[0]
+
+
+def read(path: Path) -> list[dict[str, Any]]:
+    """Return the sound entries of a journal, which another process may own. Raises OSError."""
+    fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
+    try:
+        return entries_in(_content(fd))
+    finally:
+        os.close(fd)
+
+
+def has_owner(path: Path) -> bool:
+    """Return whether a process owns the journal at `path`. Raises OSError."""
+    fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
+    try:
+        # A shared lock: two processes that look at once do not take each other for the owner.
+        fcntl.flock(fd, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    finally:
+        os.close(fd)
+    return False
+
+
+def _own(fd: int) -> None:
+    """Take the lock of a journal. Raises BlockingIOError if another process owns the journal.
+
+    `has_owner` of another process holds the lock for a moment, too: hence the second try.
+    """
+    for _ in range(2):
+        with contextlib.suppress(BlockingIOError):
+            return fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        time.sleep(LOOK_AGAIN_S)
+    return fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+
+
+def sync_directory(path: Path) -> None:
+    """Have the file system write the names in a directory to its device. Raises OSError."""
+    fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        os.fsync(fd)
+    finally:
+        os.close(fd)
+
+
+def _content(fd: int) -> bytes:
+    content = bytearray(min(os.fstat(fd).st_size, MOST_BYTES))
+    whole.pread(fd, memoryview(content), 0)
+    return bytes(content)
+
+
+def _sound(content: bytes) -> tuple[list[dict[str, Any]], int, int]:
+    """Return the sound entries, where the last of them ends, and its checksum."""
+    entries: list[dict[str, Any]] = []
+    end = checksum = 0
+    for line in _lines(content):
+        digits, _, text = line.partition(b" ")
+        following = zlib.crc32(text, checksum)
+        if digits != b"%0*x" % (CHECKSUM_DIGITS, following) or (entry := _entry(text)) is None:
+            break
+        entries.append(entry)
+        end, checksum = end + len(line) + 1, following
+    return entries, end, checksum
+
+
+def _entry(text: bytes) -> dict[str, Any] | None:
+    with contextlib.suppress(ValueError, RecursionError):
+        found = json.loads(text)
+        return found if isinstance(found, dict) else None
+    return None
+
+
+def _lines(content: bytes) -> Iterator[bytes]:
+    """Yield the lines that a newline ends, without the newline."""
+    *lines, _ = content.split(b"\n")
+    yield from lines

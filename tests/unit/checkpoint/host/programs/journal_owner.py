@@ -1,0 +1,11 @@
+"""Own the journal at a path, append an entry to it, print a line, and wait for the end of input."""
+
+import sys
+from pathlib import Path
+
+from checkpoint.host.journal import Journal
+
+with Journal(Path(sys.argv[1])) as owned:
+    owned.append({"state": "held"})
+    print("owned", flush=True)
+    sys.stdin.read()
