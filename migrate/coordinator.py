@@ -7,7 +7,9 @@ from __future__ import annotations
 
 import contextlib
 import time
+from collections.abc import Iterator
 
+from migrate.decisions.state import SETTLED
 from migrate.errors import MigrateError
 from migrate.migration import Migration
 from migrate.observer import Observer, Unfailing
@@ -54,15 +56,28 @@ def move_container(
                 migration = stack.enter_context(
                     planned(report, destination, Unfailing(observer), options, connect)
                 )
-            try:
+            with _outcome_kept(migration):
                 _go_through(migration, signals)
-            finally:
-                report.outcome = migration.state.value
     except MigrateError as error:
         report.enter(error)
         raise
     finally:
         report.times.total_us = (time.monotonic_ns() - started_ns) // 1000
+
+
+@contextlib.contextmanager
+def _outcome_kept(migration: Migration) -> Iterator[None]:
+    """Enter how the block ends into the report, and into the journal if nothing is left to do."""
+    told: str | None = None
+    try:
+        yield
+    except MigrateError as error:
+        told = str(error)
+        raise
+    finally:
+        migration.report.outcome = migration.state.value
+        if migration.state in SETTLED:
+            migration.journal.end(migration.state.value, told)
 
 
 def _go_through(migration: Migration, signals: Signals) -> None:

@@ -1,5 +1,7 @@
 """Removal of what killed migrations left on this host: images in RAM, container images on disk.
 
+Their journals are ended, too.
+
 A directory is a leftover if nobody holds its lock (checkpoint/host/ram_directory.py), never because
 of its age.
 """
@@ -11,6 +13,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from checkpoint.host import paths, ram_directory
+from migrate.journal import book
 
 #: Files of container images on their way out, of no use to another migration. They are on disk,
 #: because a container image may be larger than RAM.
@@ -27,6 +30,7 @@ def sweep(tell: Callable[[str], None]) -> None:
 
     `tell` is called with a line for people about each directory that held a container's memory.
     """
+    book.sweep()
     for line in ram_directory.remove_abandoned():
         tell(line)
     for path in _unheld(OUTGOING_IMAGES):

@@ -13,6 +13,7 @@ from migrate.decisions.clock import Offset
 from migrate.decisions.compatibility import Facts
 from migrate.decisions.state import State
 from migrate.decisions.write_tracking import Tracking
+from migrate.journal.book import MigrationJournal
 from migrate.network.source import SourceNetwork
 from migrate.options import Options
 from migrate.progress import Progress
@@ -61,6 +62,7 @@ class Migration:
     the RAM that image files and the page store may take on a host. `dump` is the source's role in
     CRIU's dump.
 
+    `journal` is the source's, which lists the migration from here on, whatever becomes of it.
     `undo` is closed when the migration is rolled back, `tidy` however it ends. `awake` keeps the
     source's processors awake (checkpoint/host/wakeful.py) until the container runs again, on either
     host.
@@ -75,6 +77,7 @@ class Migration:
     limit: RateLimit
     dump: DumpRole
     progress: Progress
+    journal: MigrationJournal
     undo: contextlib.ExitStack = field(default_factory=contextlib.ExitStack)
     tidy: contextlib.ExitStack = field(default_factory=contextlib.ExitStack)
     awake: contextlib.ExitStack = field(default_factory=contextlib.ExitStack)
@@ -88,8 +91,9 @@ class Migration:
         return self.progress.report
 
     def advance(self, state: State) -> None:
-        """Enter `state` and tell the observer. Raises InvalidTransition."""
+        """Enter `state`, tell the observer and the journal. Raises InvalidTransition."""
         self.progress.advance(state)
+        self.journal.entered(state.value)
 
     def note(self, text: str) -> None:
         """Tell the observer a line for people, and keep it for the report."""

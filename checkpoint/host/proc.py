@@ -164,6 +164,11 @@ def state(stat: bytes) -> tuple[str, int]:
         raise ProcError(f"{stat[:80]!r} is no stat of a process") from error
 
 
+def boot_id() -> str:
+    """Return the id that the kernel gave itself at this boot (random(4)). Raises OSError."""
+    return read("sys", "kernel", "random", "boot_id").decode().strip()
+
+
 def start_ticks(stat: bytes) -> int:
     """Return when a process was started, from the content of its `stat`.
 

@@ -112,8 +112,11 @@ class Init:
     """A container's init, held by a pidfd so that its pid cannot come to mean another process."""
 
     def __init__(self, pid: int) -> None:
+        """Hold the process. Raises OSError, and ProcError."""
         self.pid = pid
         self._pidfd = os.pidfd_open(pid)
+        #: Pid and start time in clock ticks since boot, which no other process of this boot has.
+        self.identity = (pid, proc.start_ticks(proc.read(pid, "stat")))
 
     def kill(self) -> None:
         """Send SIGKILL to init, and with it to all processes of its pid namespace.

@@ -13,9 +13,9 @@ from typing import Any
 from checkpoint.engines.base import IncomingContainer
 from checkpoint.engines.occupied import is_taken
 from checkpoint.engines.registry import engine_named
-from checkpoint.errors import ContainerLocked
+from checkpoint.errors import ContainerLocked, reason
 from checkpoint.files.beneath import TreeRoot, remove_tree
-from checkpoint.host import lock
+from checkpoint.host import lock, proc
 from checkpoint.host.identity import PathIdentity
 from checkpoint.host.ownership import private_directory
 from checkpoint.host.ram_directory import claim, claim_alone, directory_of
@@ -30,6 +30,8 @@ from migrate.agent.restore import ArmedRestore, Prepared
 from migrate.agent.state import REVERSIBLE, State, check_transition
 from migrate.files.tree_door import TreeDoor, socket_path
 from migrate.host_facts import collect
+from migrate.journal.book import MigrationJournal, now_ms
+from migrate.journal.records import TARGET, Begun
 from migrate.leftovers import INCOMING_IMAGES, sweep
 from migrate.limits import Limits
 from migrate.network.target import TargetNetwork
@@ -67,6 +69,9 @@ class Incoming:
             )
         self._awake = self._tidy.enter_context(contextlib.ExitStack())
         self.state = State.GREETED
+        self._hello = hello
+        #: Set by Prepare, the first to make something that may have to be undone.
+        self._journal: MigrationJournal | None = None
         #: Set by Examine; the next three by AwaitContainerImage, Prepare and Arm.
         self._arrival: IncomingContainer | None = None
         self._image_directory: PathIdentity | None = None
@@ -200,6 +205,7 @@ class Incoming:
 
     def _prepare(self, request: protocol.Prepare) -> Answer:
         assert self._arrival is not None
+        self._journal = MigrationJournal(self._begun())
         received = Received(
             self._id, request, self._trees, self._tidy, self._log, batch_s=self._limits.batch_s
         )
@@ -269,10 +275,11 @@ class Incoming:
         """
         self._advance(State.ABORTED)
         self._trees.close()
-        try:
-            self._undo.close()
-        finally:
-            self._tidy.close()
+        with self._ending():
+            try:
+                self._undo.close()
+            finally:
+                self._tidy.close()
 
     def describe(self) -> str:
         host = platform.node()
@@ -284,9 +291,10 @@ class Incoming:
 
     def _finish(self, _: protocol.Finish) -> Answer:
         assert self._restore is not None
-        finished = self._restore.fill()
-        self._tidy.close()
-        self._advance(State.FINISHED)
+        with self._ending():
+            finished = self._restore.fill()
+            self._tidy.close()
+            self._advance(State.FINISHED)
         return finished
 
     def close(self) -> None:
@@ -300,15 +308,48 @@ class Incoming:
             self.abort()
         elif self.state is State.RESUMED:
             assert self._restore is not None
-            try:
-                self._restore.fill()
-            finally:
-                self._tidy.close()
+            with self._ending():
+                try:
+                    self._restore.fill()
+                finally:
+                    self._tidy.close()
 
     def _advance(self, state: State) -> None:
         """Enter `state`. Raises InvalidTransition if the present state does not lead to it."""
         check_transition(self.state, state)
         self.state = state
+        if self._journal is not None:
+            self._journal.entered(state.value)
+
+    @contextlib.contextmanager
+    def _ending(self) -> Iterator[None]:
+        """Enter into the journal that the block was the last act on the target, and how it ended.
+
+        What the block has failed to remove stays on the target, and the journal says why.
+        """
+        told: str | None = None
+        try:
+            yield
+        except Exception as error:
+            told = reason(error)
+            raise
+        finally:
+            if self._journal is not None:
+                self._journal.end(self.state.value, told)
+                self._journal.close()
+                self._journal = None
+
+    def _begun(self) -> Begun:
+        return Begun(
+            at_ms=now_ms(),
+            boot_id=proc.boot_id(),
+            migration_id=self._id,
+            side=TARGET,
+            engine=self._hello.engine,
+            container_name=self._container_name,
+            source=self._hello.source,
+            target=platform.node(),
+        )
 
 
 def _holds(probe: Path, token: str) -> bool:

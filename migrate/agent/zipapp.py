@@ -25,6 +25,7 @@ CONTENTS = (
     "migrate/decisions/*.py",
     "migrate/files/__init__.py",
     "migrate/files/tree_door.py",
+    "migrate/journal/*.py",
     "migrate/memory/__init__.py",
     "migrate/memory/batches.py",
     "migrate/memory/encoding.py",

@@ -14,23 +14,19 @@ from pathlib import Path
 from checkpoint import schema
 from checkpoint.engines.docker import install
 from checkpoint.errors import DataInvalid
-from checkpoint.host.paths import RUN
-from checkpoint.host.ram_directory import abandoned
 from migrate import VERSION, logs
 from migrate.agent import control
+from migrate.cli import status
 from migrate.cli.console import Parser, open_standard_streams, put, say
 from migrate.cli.exit_codes import CODES, CTL_CODES, exit_code
 from migrate.decisions import causes
 from migrate.errors import BadRequest, Defect, MigrateError, NotRoot
 from migrate.reach import by_ssh
-from migrate.text import size
 from migrate.wire.values import MigrationId
 from transport.destination import Destination
 from transport.errors import TransportError
 
 MAX_OUTPUT = 1 << 16
-#: The limit to the answer of each agent on this host that `status` asks, one after the other.
-STATUS_S = 3.0
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -66,28 +62,9 @@ def _check_root() -> None:
         raise NotRoot(None, platform.node())
 
 
-def _status(_: argparse.Namespace) -> int:
+def _status(arguments: argparse.Namespace) -> int:
     _check_root()
-    for path in sorted(RUN.glob(f"*{control.SUFFIX}")):
-        name = path.name.removesuffix(control.SUFFIX)
-        try:
-            answer = control.ask(path, control.STATUS, STATUS_S)
-            put(f"{name}: {answer.text}")
-        except TimeoutError:
-            say(
-                f"migratectl: {name}: its agent does not answer within {STATUS_S:g} s;"
-                " it may hold a container, so ask again and do not end it"
-            )
-        except OSError as error:
-            say(
-                f"migratectl: {name}: no agent answers any more ({error.strerror or error});"
-                " the next move here cleans up"
-            )
-    for name, size_bytes in abandoned().items():
-        put(
-            f"{name}: left by a move that was killed, {size(size_bytes)} of RAM;"
-            " the next move here removes it"
-        )
+    status.show(as_json=arguments.json)
     return 0
 
 
@@ -173,10 +150,13 @@ def parser() -> argparse.ArgumentParser:
     parser = Parser(prog="migratectl", description=__doc__)
     parser.add_argument("--version", action="version", version=f"migratectl {VERSION}")
     commands = parser.add_subparsers(required=True)
-    status = commands.add_parser(
-        "status", help="containers this host holds, restored but not running"
+    command = commands.add_parser(
+        "status",
+        help="the migrations of this host: those it holds a container of, those that were cut off,"
+        " those under way, and those that ended",
     )
-    status.set_defaults(run=_status)
+    command.add_argument("--json", action="store_true", help="print one JSON object")
+    command.set_defaults(run=_status)
     command = commands.add_parser("recover", help="end a migration whose coordinator is gone")
     command.add_argument(
         "id", type=_migration_id, help="the migration's id, from the coordinator's output or log"

@@ -90,7 +90,7 @@ def arm_target(migration: Migration, prepared: Prepared) -> Armed:
             tree.wait_armed()
         frames = migration.tidy.enter_context(contextlib.closing(SourceFrames(source.network)))
         migration.undo.callback(source.engine.suspend_restart_policy(source.container))
-        note_exec_processes(migration)
+        note_exec_processes(migration.source.container, migration.progress)
         migration.dump.at["network-lock"] = frames.keep
         migration.tidy.enter_context(no_pauses())
     return Armed(trees=trees, output=output, frames=frames)

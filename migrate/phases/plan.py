@@ -10,13 +10,15 @@ from functools import partial
 from checkpoint.criu.roles import DumpRole, Edits
 from checkpoint.engines.base import Container, Engine
 from checkpoint.errors import ContainerLocked, ContainerNotFound
-from checkpoint.host import lock, memory, processes
+from checkpoint.host import lock, memory, proc, processes
 from checkpoint.host.cgroups import in_one_cgroup
 from migrate.agent.client import AgentClient
 from migrate.decisions import causes
 from migrate.decisions.compatibility import Facts, room
 from migrate.decisions.write_tracking import choose
 from migrate.errors import AgentFailed, AgentGone, MigrateError, MissingOnHost, NameTaken, Side
+from migrate.journal.book import MigrationJournal, now_ms
+from migrate.journal.records import SOURCE, Begun, InitProcess
 from migrate.leftovers import sweep
 from migrate.migration import Migration, Source, Target
 from migrate.network.source import SourceNetwork
@@ -51,7 +53,6 @@ def planned(
     with contextlib.ExitStack() as stack:
         try:
             migration = _plan(stack, Progress(report, observer), connect(destination), options)
-            preflight.note_exec_processes(migration)
         except MigrateError:
             raise
         except Exception as error:
@@ -86,6 +87,7 @@ def _plan(
         target = _target(connection, agent, there, source)
     report.times.clock_error_us = target.clock.error_ns // 1000
     progress.note(why)
+    preflight.note_exec_processes(container, progress)
     edits = Edits(
         nftables=facts.nftables and there.nftables,
         one_cgroup=in_one_cgroup(container.pid, pids),
@@ -101,6 +103,26 @@ def _plan(
         limit=RateLimit(options.bandwidth_limit),
         dump=stack.enter_context(contextlib.closing(DumpRole(edits))),
         progress=progress,
+        journal=stack.enter_context(_journal(report, source, connection.destination)),
+    )
+
+
+def _journal(report: Report, source: Source, destination: Destination) -> MigrationJournal:
+    """Begin the source's journal of the migration. Raises OSError."""
+    return MigrationJournal(
+        Begun(
+            at_ms=now_ms(),
+            boot_id=proc.boot_id(),
+            migration_id=report.migration_id,
+            side=SOURCE,
+            engine=source.engine.name,
+            container_name=source.container.name,
+            source=report.source,
+            target=report.target,
+            destination=str(destination),
+            container_id=source.container.id,
+            init=InitProcess(*source.init.identity),
+        )
     )
 
 

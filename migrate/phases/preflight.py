@@ -32,7 +32,7 @@ from migrate.errors import (
 )
 from migrate.files.tmpfs import own_mounts
 from migrate.host_facts import collect
-from migrate.migration import Migration
+from migrate.progress import Progress
 from migrate.wire import protocol
 from migrate.wire.answers import check_asked, check_known
 from migrate.wire.protocol import ProtocolError
@@ -99,14 +99,13 @@ def check_open_files(container: Container, pids: list[int]) -> None:
         raise OpenFileOutside(outside.pid, outside.fd, outside.path)
 
 
-def note_exec_processes(migration: Migration) -> None:
+def note_exec_processes(container: Container, progress: Progress) -> None:
     """Note the processes that the engine's `exec` has started inside the container.
 
     CRIU does not dump them, since they do not descend from the container's init. Processes younger
     than PASSING_S are not noted: they are likely to be health checks, which end soon by
     themselves. Each process is noted once.
     """
-    container = migration.source.container
     tree = processes.tree_of(container.pid)
     for pid in processes.in_pid_namespace_of(container.pid):
         with contextlib.suppress(OSError):
@@ -117,8 +116,8 @@ def note_exec_processes(migration: Migration) -> None:
                 f"process {pid} ({name!r}) was started inside the container by 'exec'"
                 " and does not come along"
             )
-            if note not in migration.report.notes:
-                migration.note(note)
+            if note not in progress.report.notes:
+                progress.note(note)
 
 
 def check_limits(pids: list[int]) -> None:

@@ -20,7 +20,6 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, rule
 
 from checkpoint.criu.page_server import PE_PRESENT
 from checkpoint.host.ready import ready
-from migrate import logs
 from migrate.agent import control
 from migrate.agent.server import Server
 from migrate.limits import Limits
@@ -136,7 +135,7 @@ class HostileSource(RuleBasedStateMachine):
         self.world: World = self._stack.enter_context(self.stage.empty_world())
         self._threads, self._descriptors = set(threading.enumerate()), descriptors()
         self._stack.enter_context(bounded())
-        self._stack.enter_context(self.opened.watching([self.world.directory, logs.DIRECTORY]))
+        self._stack.enter_context(self.opened.watching([self.world.directory]))
         self.agent = Agent(self.stage)
         self._plugs: list[socket.socket] = []
         self._over = False

@@ -11,7 +11,6 @@ from typing import Any, ClassVar
 
 from hypothesis import strategies as st
 
-from migrate import logs
 from migrate.cli.exit_codes import CODES
 from migrate.errors import ContainerEnded, Defect, LeftBehind, ResumeFailed, Undecided
 from migrate.wire.message import Answer, concrete
@@ -126,7 +125,7 @@ class HostileTarget:
             with (
                 cls.stage.move(world, Lying(dict(by_number), dict(by_kind))) as play,
                 bounded(),
-                cls.opened.watching([world.directory, cls.stage.directory, logs.DIRECTORY]),
+                cls.opened.watching([world.directory, cls.stage.directory]),
             ):
                 ending = play.run()
             cls.codes[ending.code] += 1

@@ -13,6 +13,9 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from migrate import logs
+from migrate.journal import book
+
 #: The most memory that one sequence may take.
 MOST_BYTES = 64 << 20
 #: Events of sys.addaudithook whose first argument is a path
@@ -56,7 +59,8 @@ class Opened:
         """Raise AssertionError after the block if anything outside of `allowed` was touched."""
         self.outside.clear()
         self.also.clear()
-        self._allowed = (*ALWAYS, *map(str, allowed))
+        own = (logs.DIRECTORY, book.DIRECTORY)
+        self._allowed = (*ALWAYS, *map(str, [*own, *allowed]))
         try:
             yield
         finally:

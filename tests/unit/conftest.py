@@ -12,6 +12,7 @@ from checkpoint.engines.docker import api
 from checkpoint.engines.podman import engine as podman
 from checkpoint.host import lock
 from checkpoint.host.kernel import PR_SET_DUMPABLE
+from migrate.journal import book
 from tests.unit.helpers.obedient import Child
 
 
@@ -25,6 +26,13 @@ def unlocked() -> Iterator[None]:
     libc = ctypes.CDLL(None)
     libc.munlockall()
     libc.prctl(PR_SET_DUMPABLE, 1, 0, 0, 0)
+
+
+@pytest.fixture(autouse=True)
+def journals(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Keep the journals of migrations in a directory of the test, and return its path."""
+    monkeypatch.setattr(book, "DIRECTORY", tmp_path / "journal")
+    return tmp_path / "journal"
 
 
 @pytest.fixture

@@ -81,9 +81,9 @@ def enter(namespace: int) -> None:
 class Host:
     """One of two hosts on this machine: a running warm.py.
 
-    The hosts differ in /run, which has all files of the product with a fixed name: each host has a
-    mount namespace, which threads enter. A host must be made in the main thread, because the host's
-    processes end with the thread that made them.
+    The hosts differ in the directories of all files of the product with a fixed name: each host has
+    a mount namespace, which threads enter. A host must be made in the main thread, because the
+    host's processes end with the thread that made them.
     """
 
     def __init__(self, name: str) -> None:

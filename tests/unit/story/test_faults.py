@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from migrate.journal.book import listed
 from tests.unit.story.engine import World
 from tests.unit.story.faults import Fault
 from tests.unit.story.model import MOVED, QUESTIONS
@@ -37,6 +38,7 @@ def test_a_migration_with_a_fault_ends_as_the_table_says(theatre: Stage, row: Ro
             ending = play.run()
             check(world, row, ending)
             check_the_commit_rule(world, ending)
+            check_the_journals(play, ending)
             if row.later:
                 recover(world, play, row)
             if row.hangs:
@@ -80,6 +82,32 @@ def check_the_commit_rule(world: World, ending: Ending) -> None:
         assert ending.running == {"target"}
     if ending.code not in (0, 51, 54, 60, 63):
         assert ending.running == {"source"}
+
+
+def check_the_journals(play: Play, ending: Ending) -> None:
+    """Check that the journals of both hosts say what has come of the migration."""
+    found = {each.account.begun.side: each for each in listed()}
+    assert {each.account.begun.migration_id for each in found.values()} <= {play.id}
+    outcome = ending.report["outcome"]
+    if outcome == "refused":
+        assert not found
+        return
+    source = found["source"]
+    assert not source.owned
+    assert source.account.state == outcome
+    if outcome in ("killing", "killed"):
+        assert source.account.ended is None
+    else:
+        assert source.account.ended is not None
+        assert source.account.ended.error == ending.report["error"]
+    if (target := found.get("target")) is None:
+        assert "prepared" not in ending.states
+    elif ending.held:
+        assert (target.account.state, target.account.ended, target.owned) == ("held", None, True)
+    else:
+        assert target.account.ended is not None
+        expected = {"aborted"} if ending.running == {"source"} else {"finished", "resumed"}
+        assert target.account.state in expected or ending.code == 54
 
 
 def recover(world: World, play: Play, row: Row) -> None:

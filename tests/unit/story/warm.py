@@ -11,9 +11,9 @@ of a request is one of:
     runtime   what runc does with CRIU: the process asks the fake CRIU for a dump or a restore,
               through the interposer
 
-This program and its processes are one host to the product: they have a mount namespace with a /run
-of its own. All processes of a migration append to one file, the journal, so that the kernel keeps
-the order of the steps.
+This program and its processes are one host to the product: they have a mount namespace in which
+/run, /var/lib and /var/log are their own. All processes of a migration append to one file, the
+journal of the world, so that the kernel keeps the order of the steps.
 """
 
 import ctypes
@@ -334,10 +334,12 @@ def nothing(_: Spec) -> NoReturn:
     os._exit(0)
 
 
-def have_own_run() -> None:
+def have_own_directories() -> None:
+    """Have a mount namespace with empty directories of their own where a host keeps its files."""
     must(libc.unshare(CLONE_NEWNS))
     must(libc.mount(None, b"/", None, MS_REC | MS_PRIVATE, None))
-    must(libc.mount(b"tmpfs", b"/run", b"tmpfs", 0, b"mode=755"))
+    for directory in (b"/run", b"/var/lib", b"/var/log"):
+        must(libc.mount(b"tmpfs", directory, b"tmpfs", 0, b"mode=755"))
 
 
 def serve(control: socket.socket) -> None:
@@ -355,5 +357,5 @@ def serve(control: socket.socket) -> None:
 
 if __name__ == "__main__":
     criu.record = lambda **_: None  # the journal has what matters
-    have_own_run()
+    have_own_directories()
     serve(socket.socket(fileno=int(sys.argv[1])))

@@ -8,7 +8,6 @@ import os
 import shlex
 import subprocess
 import sys
-import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -23,6 +22,7 @@ from migrate.agent.control import ControlSocket
 from migrate.cli import ctl
 from migrate.cli.exit_codes import CODES, CTL_CODES
 from migrate.errors import NotRoot
+from tests.unit.helpers.holding import answering
 from transport.destination import Destination
 from transport.errors import HostKeyUnknown
 
@@ -122,43 +122,6 @@ def test_recover_takes_no_path_for_an_id(
     said = capsys.readouterr().err
     assert "is no migration's id" in said
     assert len(said.splitlines()) == 1
-
-
-class Held:
-    """A held container, with a long description and nothing else."""
-
-    holds_container = True
-
-    def go(self) -> None: ...
-    def abort(self) -> None: ...
-    def describe(self) -> str:
-        return "\U0001f600" * 2000
-
-
-def answering(control: recover.ControlSocket) -> threading.Thread:
-    """Have an agent answer one question, in a thread."""
-    thread = threading.Thread(target=lambda: control.answer(Held(), link_alive=True))
-    thread.start()
-    return thread
-
-
-def test_status_waits_for_no_agent_that_hangs(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    monkeypatch.setattr(ctl, "RUN", tmp_path)
-    monkeypatch.setattr(ctl, "abandoned", dict)
-    monkeypatch.setattr(ctl, "STATUS_S", 0.2)
-    hangs, answers = (tmp_path / f"{number * 12}{recover.SUFFIX}" for number in "01")
-    with recover.ControlSocket(hangs), recover.ControlSocket(answers) as control:
-        agent = answering(control)
-        assert ctl.main(["status"]) == 0
-        agent.join(20)
-    said = capsys.readouterr()
-    assert said.err == (
-        f"migratectl: {'0' * 12}: its agent does not answer within 0.2 s;"
-        " it may hold a container, so ask again and do not end it\n"
-    )
-    assert said.out.startswith(f"{'1' * 12}: \U0001f600")
 
 
 def test_the_program_that_asks_on_another_host_prints_the_reply(tmp_path: Path) -> None:

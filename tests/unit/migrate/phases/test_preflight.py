@@ -210,18 +210,15 @@ def test_what_exec_has_started_is_noted_once(child: Child, monkeypatch: pytest.M
     monkeypatch.setattr(processes, "in_pid_namespace_of", lambda _: pids)
     monkeypatch.setattr(processes, "age_s", lambda pid: 5.0)
     notes: list[str] = []
-    migration: Any = SimpleNamespace(
-        source=SimpleNamespace(container=SimpleNamespace(pid=child.pid)),
-        report=SimpleNamespace(notes=notes),
-        note=notes.append,
-    )
+    container: Any = SimpleNamespace(pid=child.pid)
+    progress: Any = SimpleNamespace(report=SimpleNamespace(notes=notes), note=notes.append)
     for _ in range(2):
-        preflight.note_exec_processes(migration)
+        preflight.note_exec_processes(container, progress)
     assert len(notes) == 1
     assert notes[0].startswith(f"process {other.pid} (")
     notes.clear()
     monkeypatch.setattr(processes, "age_s", lambda pid: 0.5)
-    preflight.note_exec_processes(migration)
+    preflight.note_exec_processes(container, progress)
     assert notes == [], "a health check passes"
     other.end()
 

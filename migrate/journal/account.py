@@ -1,0 +1,62 @@
+"""What the entries of a migration's journal come to. No I/O here."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from checkpoint.errors import DataInvalid
+from migrate.agent import state as incoming
+from migrate.decisions.state import REVERSIBLE, State
+from migrate.journal.records import SOURCE, Begun, Ended, Entered, decode
+
+#: The states of either half in which a migration that is cut off ends by itself: the container runs
+#: on the source, and no other host holds a copy of it.
+HARMLESS = {state.value for state in (REVERSIBLE | {State.ROLLING_BACK}) - {State.HELD}} | {
+    state.value for state in incoming.REVERSIBLE - {incoming.State.HELD}
+}
+#: What the journal says of the end of a migration that was cut off in such a state.
+CUT_OFF = "the program that carried it out was killed, or its host failed"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Account:
+    """What a host's journal says of one migration.
+
+    `state` is the state that was entered last, at `since_ms`, or None if the migration had only
+    begun. `ended` is None while something is left to be done on this host.
+    """
+
+    begun: Begun
+    state: str | None
+    since_ms: int
+    ended: Ended | None
+
+
+def account(entries: Iterable[Mapping[str, Any]]) -> Account:
+    """Return what entries come to. Raises DataInvalid if they are not those of one migration."""
+    read = [decode(entry) for entry in entries]
+    if not read or not isinstance(begun := read[0], Begun):
+        raise DataInvalid("a journal that does not say which migration has begun")
+    state, since_ms, ended = None, begun.at_ms, None
+    for entry in read[1:]:
+        if isinstance(entry, Begun) or ended is not None:
+            raise DataInvalid("a journal of more than one migration")
+        since_ms = entry.at_ms
+        if isinstance(entry, Entered):
+            state = entry.state
+        else:
+            ended, state = entry, entry.outcome
+    return Account(begun=begun, state=state, since_ms=since_ms, ended=ended)
+
+
+def end_of_cut_off(found: Account, at_ms: int) -> Ended | None:
+    """Return the end of a migration that was cut off, at the time when that is noticed.
+
+    None means that the journal of one host alone does not say which host has the container.
+    """
+    if found.state is not None and found.state not in HARMLESS:
+        return None
+    outcome = State.ROLLED_BACK if found.begun.side == SOURCE else incoming.State.ABORTED
+    return Ended(at_ms=at_ms, outcome=outcome.value, error=CUT_OFF)

@@ -1,0 +1,134 @@
+"""The journals of this host's migrations: one file for each, in DIRECTORY.
+
+A file is named ID.source on the source of migration ID, and ID.target on its target. The process
+that takes part in the migration owns the file (checkpoint/host/journal.py). So a journal that has
+not ended and that nobody owns is one of a migration that was cut off.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from checkpoint.errors import DataInvalid, reason
+from checkpoint.host import journal, paths
+from checkpoint.host.journal import Journal
+from checkpoint.host.ownership import private_directory
+from migrate.journal.account import Account, account, end_of_cut_off
+from migrate.journal.records import SOURCE, TARGET, Begun, Ended, Entered, Entry, encode
+
+log = logging.getLogger(__name__)
+DIRECTORY = paths.STATE / "journal"
+#: The number of migrations that have ended and are still listed: those that ended last.
+MOST_ENDED = 100
+
+
+@dataclass(frozen=True, kw_only=True)
+class Listed:
+    """A journal on this host: what its entries come to, and whether a process owns it."""
+
+    path: Path
+    account: Account
+    owned: bool
+
+
+class MigrationJournal:
+    """The journal of a migration that this process takes part in, as a context.
+
+    A process that leaves the context without `end` leaves a migration that was cut off.
+    """
+
+    def __init__(self, begun: Begun) -> None:
+        """Begin the journal, on disk when the constructor returns.
+
+        Raises OSError, also FileExistsError if this host has a journal of the migration's id.
+        """
+        private_directory(DIRECTORY)
+        path = DIRECTORY / f"{begun.migration_id}.{begun.side}"
+        self._journal = Journal(path)
+        with contextlib.ExitStack() as undo:
+            undo.callback(self._journal.close)
+            if self._journal.entries:
+                raise FileExistsError(f"{path} is the journal of an earlier migration")
+            self._append(begun)
+            self._journal.sync()
+            undo.pop_all()
+
+    def __enter__(self) -> MigrationJournal:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Give the journal up. The file stays."""
+        self._journal.close()
+
+    def entered(self, state: str) -> None:
+        """Enter a state of this host's half. A failure is only logged.
+
+        The entry outlives this process, but not a power cut, and need not: a power cut ends the
+        container's processes as well, and the boot's id in the journal tells that it came.
+        """
+        try:
+            self._append(Entered(at_ms=now_ms(), state=state))
+        except OSError as error:
+            log.warning("the journal lacks %r: %s", state, reason(error))
+
+    def end(self, outcome: str, error: str | None = None) -> None:
+        """Enter that nothing is left to be done on this host. A failure is only logged."""
+        try:
+            self._append(Ended(at_ms=now_ms(), outcome=outcome, error=error))
+            self._journal.sync()
+        except OSError as failure:
+            log.warning("the journal lacks its end: %s", reason(failure))
+
+    def _append(self, entry: Entry) -> None:
+        self._journal.append(encode(entry))
+
+
+def now_ms() -> int:
+    """Return the time of entries: milliseconds since 1970."""
+    return time.time_ns() // 1_000_000
+
+
+def listed() -> list[Listed]:
+    """Return the journals of this host, those that began last at the end.
+
+    A file that cannot be understood is left out, and so is one that goes meanwhile. Raises OSError.
+    """
+    found = []
+    for path in _paths():
+        with contextlib.suppress(FileNotFoundError):
+            owned = journal.has_owner(path)
+            try:
+                found.append(Listed(path=path, account=account(journal.read(path)), owned=owned))
+            except DataInvalid as error:
+                log.warning("%s is no journal: %s", path, error)
+    return sorted(found, key=lambda each: each.account.begun.at_ms)
+
+
+def sweep() -> None:
+    """End the journals of migrations that were cut off harmlessly, and remove the oldest.
+
+    Of those that have ended, MOST_ENDED stay. Raises OSError.
+    """
+    for each in listed():
+        if each.account.ended is None and not each.owned:
+            end = end_of_cut_off(each.account, now_ms())
+            with contextlib.suppress(BlockingIOError, FileNotFoundError):  # somebody is at it
+                if end is not None:
+                    with Journal(each.path) as cut_off:
+                        cut_off.append(encode(end))
+    ended = [each for each in listed() if each.account.ended is not None and not each.owned]
+    for each in sorted(ended, key=lambda each: each.account.since_ms)[:-MOST_ENDED]:
+        each.path.unlink(missing_ok=True)
+
+
+def _paths() -> Iterator[Path]:
+    for side in (SOURCE, TARGET):
+        yield from sorted(DIRECTORY.glob(f"*.{side}"))

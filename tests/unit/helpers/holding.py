@@ -1,0 +1,25 @@
+"""An agent that holds a container and answers at its control socket."""
+
+from __future__ import annotations
+
+import threading
+
+from migrate.agent.control import ControlSocket
+
+
+class Held:
+    """A held container, with a long description and nothing else."""
+
+    holds_container = True
+
+    def go(self) -> None: ...
+    def abort(self) -> None: ...
+    def describe(self) -> str:
+        return "\U0001f600" * 2000
+
+
+def answering(control: ControlSocket) -> threading.Thread:
+    """Have an agent answer one question, in a thread."""
+    thread = threading.Thread(target=lambda: control.answer(Held(), link_alive=True))
+    thread.start()
+    return thread

@@ -1,0 +1,75 @@
+"""Tests of migrate/journal/account.py: what the entries of a journal come to."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from checkpoint.errors import DataInvalid
+from migrate.agent import state as incoming
+from migrate.decisions.state import State
+from migrate.journal.account import CUT_OFF, Account, account, end_of_cut_off
+from migrate.journal.records import SOURCE, TARGET, Ended, Entered, Entry, encode
+from tests.unit.helpers.begun import AT_MS, begun
+
+
+def account_of(*entries: Entry) -> Account:
+    return account(json.loads(json.dumps([encode(entry) for entry in entries])))
+
+
+def entered(state: str, at_ms: int = AT_MS) -> Entered:
+    return Entered(at_ms=at_ms, state=state)
+
+
+def test_the_last_state_counts() -> None:
+    found = account_of(begun(), entered("prepared", AT_MS + 1), entered("armed", AT_MS + 2))
+    assert found == Account(begun=begun(), state="armed", since_ms=AT_MS + 2, ended=None)
+
+
+def test_a_migration_that_has_only_begun_has_no_state() -> None:
+    assert account_of(begun()) == Account(begun=begun(), state=None, since_ms=AT_MS, ended=None)
+
+
+def test_the_end_says_how_it_ended() -> None:
+    end = Ended(at_ms=AT_MS + 9, outcome="rolled back", error="the link was lost")
+    found = account_of(begun(), entered("held"), end)
+    assert (found.state, found.since_ms, found.ended) == ("rolled back", AT_MS + 9, end)
+
+
+@pytest.mark.parametrize(
+    "entries",
+    [
+        [],
+        [entered("armed")],
+        [begun(), begun()],
+        [begun(), Ended(at_ms=AT_MS, outcome="done"), entered("armed")],
+        [begun(), Ended(at_ms=AT_MS, outcome="done"), Ended(at_ms=AT_MS, outcome="done")],
+    ],
+)
+def test_a_journal_is_of_one_migration(entries: list[Entry]) -> None:
+    with pytest.raises(DataInvalid):
+        account_of(*entries)
+
+
+@pytest.mark.parametrize("state", [None, "planned", "prepared", "armed", "frozen", "rolling back"])
+def test_before_the_target_holds_it_the_container_runs_on_the_source(state: str | None) -> None:
+    found = account_of(begun()) if state is None else account_of(begun(), entered(state))
+    assert end_of_cut_off(found, 7) == Ended(at_ms=7, outcome="rolled back", error=CUT_OFF)
+
+
+@pytest.mark.parametrize(
+    ("side", "state"),
+    [
+        *((SOURCE, state.value) for state in (State.HELD, State.KILLING, State.KILLED)),
+        (TARGET, incoming.State.HELD.value),
+        (TARGET, incoming.State.RESUMED.value),
+    ],
+)
+def test_one_host_alone_does_not_know_what_came_later(side: str, state: str) -> None:
+    assert end_of_cut_off(account_of(begun(side), entered(state)), 7) is None
+
+
+def test_a_target_that_never_held_it_has_nothing_of_it() -> None:
+    found = account_of(begun(TARGET), entered("armed"))
+    assert end_of_cut_off(found, 7) == Ended(at_ms=7, outcome="aborted", error=CUT_OFF)

@@ -1,0 +1,122 @@
+"""Tests of migrate/journal/book.py: the journals of a host, and what is left of them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from checkpoint.host import journal
+from migrate.journal import book
+from migrate.journal.account import CUT_OFF
+from migrate.journal.book import MigrationJournal, listed
+from migrate.journal.records import SOURCE, TARGET
+from tests.unit.helpers.begun import ID, begun
+
+
+def states() -> dict[str, tuple[str | None, bool, bool]]:
+    """Return {file: (state, whether it has ended, whether it is owned)} of the journals."""
+    return {
+        each.path.name: (each.account.state, each.account.ended is not None, each.owned)
+        for each in listed()
+    }
+
+
+def test_a_journal_is_listed_from_its_beginning_on(journals: Path) -> None:
+    assert listed() == []
+    with MigrationJournal(begun()) as kept:
+        assert states() == {f"{ID}.source": (None, False, True)}
+        kept.entered("prepared")
+        assert states() == {f"{ID}.source": ("prepared", False, True)}
+        kept.end("rolled back", "the link was lost")
+    assert states() == {f"{ID}.source": ("rolled back", True, False)}
+    [found] = listed()
+    assert found.account.ended is not None
+    assert found.account.ended.error == "the link was lost"
+    assert journals.stat().st_mode & 0o777 == 0o700
+
+
+def test_both_ends_of_a_migration_may_be_on_one_host() -> None:
+    with MigrationJournal(begun(SOURCE)), MigrationJournal(begun(TARGET)):
+        assert set(states()) == {f"{ID}.source", f"{ID}.target"}
+
+
+def test_no_journal_is_begun_twice() -> None:
+    with MigrationJournal(begun()):
+        pass
+    with pytest.raises(FileExistsError):
+        MigrationJournal(begun())
+    assert len(listed()) == 1
+
+
+def test_a_full_disk_keeps_a_migration_from_beginning(
+    mounted: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(book, "DIRECTORY", mounted / "journal")
+    (mounted / "journal").mkdir()
+    (mounted / "filler").write_bytes(bytes((64 << 20) - 8192))
+    with pytest.raises(OSError, match="No space left"):
+        for number in range(64):
+            MigrationJournal(begun(migration_id=f"{number:012x}")).close()
+
+
+def test_a_full_disk_later_ends_no_migration(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def full(*_: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    with MigrationJournal(begun()) as kept:
+        kept.entered("armed")
+        monkeypatch.setattr(journal.Journal, "append", full)
+        kept.entered("frozen")
+        kept.end("done")
+    assert [record.getMessage() for record in caplog.records] == [
+        "the journal lacks 'frozen': [Errno 28] No space left on device",
+        "the journal lacks its end: [Errno 28] No space left on device",
+    ]
+    assert states() == {f"{ID}.source": ("armed", False, False)}
+
+
+def test_a_migration_that_was_cut_off_harmlessly_is_ended() -> None:
+    with MigrationJournal(begun()) as kept:
+        kept.entered("armed")
+    with MigrationJournal(begun(TARGET)) as lost:
+        lost.entered("held")
+    with MigrationJournal(begun(migration_id="ba9876543210")):
+        book.sweep()
+        assert states() == {
+            f"{ID}.source": ("rolled back", True, False),
+            f"{ID}.target": ("held", False, False),
+            "ba9876543210.source": (None, False, True),
+        }
+    [ended] = [each.account.ended for each in listed() if each.path.name == f"{ID}.source"]
+    assert ended is not None
+    assert ended.error == CUT_OFF
+
+
+def test_the_ended_ones_that_ended_last_stay(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(book, "MOST_ENDED", 2)
+    for number, end_ms in enumerate([30, 10, 20, 40]):
+        with MigrationJournal(begun(migration_id=f"{number:012x}")) as kept:
+            monkeypatch.setattr(book, "now_ms", lambda end_ms=end_ms: end_ms)
+            kept.end("done")
+    with MigrationJournal(begun(migration_id="ba9876543210", at_ms=0)) as cut_off:
+        cut_off.entered("killed")
+    book.sweep()
+    assert set(states()) == {
+        "000000000000.source",
+        "000000000003.source",
+        "ba9876543210.source",
+    }
+
+
+def test_a_file_that_is_no_journal_is_left_alone(
+    journals: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    journals.mkdir()
+    (journals / f"{ID}.source").write_text("what somebody wrote\n")
+    assert listed() == []
+    book.sweep()
+    assert (journals / f"{ID}.source").exists()
+    assert "is no journal" in caplog.records[0].getMessage()
