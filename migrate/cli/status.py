@@ -100,7 +100,7 @@ def show(*, as_json: bool) -> None:
 
 
 def _print_json(migrations: list[Shown], left: dict[str, int]) -> None:
-    """Print one JSON object: docs/report.md has its fields."""
+    """Print one JSON object: docs/status.md has its fields."""
     put(
         json.dumps(
             {
