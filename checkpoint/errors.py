@@ -5,6 +5,7 @@ CheckpointError
 │   └── ReceiverFailed       rsync ended badly because of its end on the target, which writes
 ├── ContainerNotFound        the engine knows no container of that name
 ├── ContainerNotRunning      the container exists but does not run
+├── ContainerDisturbed       somebody else killed or signalled the container while it was frozen
 ├── ContainerLocked          another task has the container, on its way out or in
 ├── NameInUse                a container of that name came into being on the target meanwhile
 ├── EngineRefused            docker or podman refused a request; carries the engine's words
@@ -58,6 +59,10 @@ class ContainerNotFound(CheckpointError):
 
 class ContainerNotRunning(CheckpointError):
     """The container exists but does not run: it is created, paused or stopped, or was killed."""
+
+
+class ContainerDisturbed(CheckpointError):
+    """Somebody else has killed, resumed or signalled the container while it was frozen."""
 
 
 class ContainerLocked(CheckpointError):

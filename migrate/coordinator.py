@@ -21,7 +21,7 @@ from migrate.phases.freeze import freeze, transfer
 from migrate.phases.plan import Connect, planned
 from migrate.phases.precopy import catch_up, pre_copy
 from migrate.phases.prepare import prepare
-from migrate.phases.restore import restore
+from migrate.phases.restore import look_again, restore
 from migrate.phases.rollback import rolled_back
 from migrate.reach import by_ssh
 from migrate.report import Report
@@ -92,6 +92,7 @@ def _go_through(migration: Migration, signals: Signals) -> None:
             frozen = freeze(migration, prepared, pre_copied)
             transfer(migration, prepared, armed, frozen, copying)
             restore(migration, prepared, frozen, copying)
+            look_again(migration, frozen)
         detach_monitor(migration)
     except BaseException as error:
         raise rolled_back(migration, error) from error

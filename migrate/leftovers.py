@@ -1,6 +1,6 @@
-"""Removal of what killed migrations left on this host: images in RAM, container images on disk.
+"""Removal of what killed migrations left on this host.
 
-Their journals are ended, too.
+That is what they made for the container, images in RAM, and container images on disk.
 
 A directory is a leftover if nobody holds its lock (checkpoint/host/ram_directory.py), never because
 of its age.
@@ -13,7 +13,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from checkpoint.host import paths, ram_directory
-from migrate.journal import book
+from migrate.journal import cut_off
 
 #: Files of container images on their way out, of no use to another migration. They are on disk,
 #: because a container image may be larger than RAM.
@@ -28,9 +28,10 @@ MOST_IMAGES = 4
 def sweep(tell: Callable[[str], None]) -> None:
     """Remove what killed migrations left on this host. Raises OSError.
 
-    `tell` is called with a line for people about each directory that held a container's memory.
+    `tell` is called with a line for people about each migration that had made something, and about
+    each directory that held a container's memory.
     """
-    book.sweep()
+    cut_off.sweep(tell)
     for line in ram_directory.remove_abandoned():
         tell(line)
     for path in _unheld(OUTGOING_IMAGES):

@@ -6,7 +6,6 @@ the target.
 
 from __future__ import annotations
 
-import contextlib
 import subprocess
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -15,6 +14,7 @@ from typing import Any, Protocol
 
 from checkpoint.engines import shape
 from checkpoint.engines.shape import Maybe, Shape
+from checkpoint.undo import Undo
 
 #: The file that marks a bundle which the next migration may overwrite: one that a migration left
 #: behind on its source, or has not finished making on its target.
@@ -219,9 +219,7 @@ class Engine(Protocol):
         OSError.
         """
 
-    def arrival(
-        self, name: str, description: Mapping[str, Any], undo: contextlib.ExitStack
-    ) -> IncomingContainer:
+    def arrival(self, name: str, description: Mapping[str, Any], undo: Undo) -> IncomingContainer:
         """Return the arrival by which this engine, on the target, takes in a container as `name`.
 
         `description` is from `describe` on the source. What the arrival makes is entered in `undo`.
@@ -277,14 +275,8 @@ class IncomingContainer(Protocol):
     def restore_held(self) -> None:
         """Record that the restore waits at its RESTORE request.
 
-        What the engine has of the container now was made by this migration: `discard` may remove
+        What the engine has of the container now was made by this migration: a roll-back may remove
         it.
-        """
-
-    def discard(self) -> None:
-        """Remove what a restore that failed and has ended left of the container.
-
-        Does nothing if `restore_held` was never called.
         """
 
     def settle(self) -> None:

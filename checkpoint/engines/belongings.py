@@ -6,19 +6,21 @@ and docker/store.py.
 
 from __future__ import annotations
 
-import contextlib
 import os
 import subprocess
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 from checkpoint.engines import left_behind
 from checkpoint.engines.base import Container, Tree
+from checkpoint.engines.made import MadeNetwork, MadeVolume
 from checkpoint.engines.shape import Each, Maybe, Shape
+from checkpoint.engines.store import Store
 from checkpoint.errors import EngineRefused, NotMovable
-from checkpoint.host.identity import Identity, PathIdentity, RecordIdentity
+from checkpoint.host.identity import PathRecord
 from checkpoint.host.run import start
+from checkpoint.undo import Undo
 
 #: The members that are read of a mount, in an engine's description of a container.
 MOUNT: Shape = {
@@ -36,24 +38,6 @@ VOLUME: Shape = {
     "Labels": Maybe(Each(str)),
 }
 SHM = "/dev/shm"  # noqa: S108  (of the container)
-
-
-class Store(Protocol):
-    """An engine's networks, volumes and container images on this host.
-
-    podman/store.py and docker/store.py are the two stores, and describe the functions. A function
-    that asks the engine raises EngineRefused when the engine fails or cannot be asked.
-    """
-
-    def network(self, name: str) -> dict[str, Any] | None: ...
-    def difference(self, ours: Mapping[str, Any], theirs: Mapping[str, Any]) -> str | None: ...
-    def create_network(self, wanted: Mapping[str, Any]) -> str: ...
-    def remove_network(self, network_id: str) -> None: ...
-    def volume(self, name: str) -> dict[str, Any] | None: ...
-    def users(self, name: str) -> set[str]: ...
-    def create_volume(self, wanted: Mapping[str, Any]) -> Path: ...
-    def remove_volume(self, name: str) -> None: ...
-    def image(self, name: str) -> dict[str, Any] | None: ...
 
 
 def volumes_of(found: Mapping[str, Any]) -> dict[str, str]:
@@ -180,8 +164,8 @@ class Belongings:
             elif not left_behind.is_noted(self._engine, name, there["CreatedAt"]):
                 yield f"{self._engine}'s volume {name!r} is there already, and no move has left it"
 
-    def make(self, undo: contextlib.ExitStack) -> dict[str, Path]:
-        """Make the networks and volumes that the target lacks, and enter their removal in `undo`.
+    def make(self, undo: Undo) -> dict[str, Path]:
+        """Make the networks and volumes that the target lacks, and enter them in `undo`.
 
         Returns {destination: directory of the content} of all volumes. Raises EngineRefused if
         `objections` has any now: another network or volume of the name may have been made since the
@@ -191,7 +175,7 @@ class Belongings:
             raise EngineRefused(objection)
         for name, network in self._networks.items():
             if self._store.network(name) is None:
-                undo.callback(self._store.remove_network, self._store.create_network(network))
+                undo.made(MadeNetwork(engine=self._engine, id=self._store.create_network(network)))
         return {at: self._volume(volume, undo) for at, volume in self._volumes.items()}
 
     def settle(self) -> None:
@@ -199,20 +183,20 @@ class Belongings:
         for volume in self._volumes.values():
             left_behind.forget(self._engine, volume["Name"])
 
-    def _volume(self, wanted: Mapping[str, Any], undo: contextlib.ExitStack) -> Path:
+    def _volume(self, wanted: Mapping[str, Any], undo: Undo) -> Path:
         name = wanted["Name"]
         there = self._store.volume(name)
         if there is not None:
             return Path(there["Mountpoint"])
         root = self._store.create_volume(wanted)
-        created = RecordIdentity(lambda: (self._store.volume(name) or {}).get("CreatedAt"))
-        # docker gives the creation time in seconds only, so the directory counts, too. A volume of
-        # a driver other than "local" need not have a directory on this host.
-        undo.callback(
-            self._remove_volume, name, [created, *([PathIdentity(root)] if root.is_dir() else [])]
-        )
+        made = self._store.volume(name)
+        if made is not None:  # somebody may have removed it meanwhile
+            undo.made(
+                MadeVolume(
+                    engine=self._engine,
+                    name=name,
+                    created=made["CreatedAt"],
+                    root=PathRecord.of(root) if root.is_dir() else None,
+                )
+            )
         return root
-
-    def _remove_volume(self, name: str, made: Sequence[Identity]) -> None:
-        if all(identity.is_same() for identity in made):
-            self._store.remove_volume(name)

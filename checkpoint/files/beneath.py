@@ -15,7 +15,7 @@ from collections.abc import Iterable, Iterator, Set
 from pathlib import Path
 
 from checkpoint.host import proc, whole
-from checkpoint.host.identity import PathIdentity, remove_empty
+from checkpoint.host.identity import PathIdentity, PathRecord, remove_empty
 from checkpoint.host.kernel import openat2
 
 #: openat2(2), include/uapi/linux/openat2.h
@@ -294,7 +294,7 @@ class TreeRoot:
             yield fd, name
 
 
-def empty_tree(identity: PathIdentity) -> None:
+def empty_tree(identity: PathIdentity | PathRecord) -> None:
     """Remove the content of a directory, unless another directory has its path by now.
 
     Raises OSError as TreeRoot.remove does.
@@ -304,7 +304,7 @@ def empty_tree(identity: PathIdentity) -> None:
             root.empty()
 
 
-def remove_tree(identity: PathIdentity) -> None:
+def remove_tree(identity: PathIdentity | PathRecord) -> None:
     """Remove a directory with its content, unless another directory has its path by now.
 
     Raises OSError as TreeRoot.remove does. A directory that has content again is left.

@@ -12,7 +12,8 @@ from pathlib import Path
 from typing import Any
 
 from checkpoint.host import proc
-from checkpoint.host.identity import PathIdentity
+from checkpoint.host.identity import PathRecord
+from checkpoint.undo import Made
 
 #: Limits of cgroup v1 that the engines' `update` commands set: controller, file, and the section
 #: and field of OCI `linux.resources`.
@@ -89,42 +90,45 @@ def enter(pid: int, path: str, controller: str = "") -> None:
                     (directory / "cgroup.procs").write_text(str(pid))
 
 
+class MadeCgroups(Made):
+    """Cgroups that a runtime has made, with the cgroups beneath them; with processes they stay."""
+
+    on_disk = False
+
+    directories: tuple[PathRecord, ...]
+
+    def __str__(self) -> str:
+        return f"cgroups {', '.join(record.path for record in self.directories)}"
+
+    def remove(self) -> None:
+        for record in self.directories:
+            if record.is_same():
+                for directory, _, _ in os.walk(record.path, topdown=False):
+                    with contextlib.suppress(OSError):
+                        os.rmdir(directory)
+
+
 class Hierarchies:
     """The cgroups at `path` of all hierarchies that the restore of a container makes on the target.
 
     crun leaves these cgroups behind when a restore fails, and the next restore cannot use them.
-    Call `look` before the runtime starts, `claim` when it has made the cgroups, and
-    `remove_claimed` if the restored container is discarded. An empty `path`, or one with "..", is
-    ignored.
+    Call `look` before the runtime starts, and `made` when it has made the cgroups. An empty `path`,
+    or one with "..", is ignored.
     """
 
     def __init__(self, path: str) -> None:
         names = path.strip("/")
         self._path = names if names and ".." not in names.split("/") else None
         self._before: set[Path] = set()
-        self._claimed: list[PathIdentity] = []
 
     def look(self) -> None:
         """Note the cgroups that exist now: they are not this container's."""
         self._before = set(self._present())
 
-    def claim(self) -> None:
-        """Note the cgroups that came into being since `look`: they are this container's."""
-        self._claimed = [
-            PathIdentity(directory)
-            for directory in self._present()
-            if directory not in self._before
-        ]
-
-    def remove_claimed(self) -> None:
-        """Remove the claimed cgroups and the cgroups beneath them, except those with processes."""
-        for identity in self._claimed:
-            if identity.is_same():
-                for directory, _, _ in os.walk(identity.path, topdown=False):
-                    with contextlib.suppress(OSError):
-                        os.rmdir(directory)
-            identity.close()
-        self._claimed = []
+    def made(self) -> MadeCgroups:
+        """Return the cgroups that came into being since `look`: they are this container's."""
+        new = [directory for directory in self._present() if directory not in self._before]
+        return MadeCgroups(directories=tuple(map(PathRecord.of, new)))
 
     def _present(self) -> list[Path]:
         if self._path is None:

@@ -10,11 +10,11 @@ from __future__ import annotations
 
 import contextlib
 import os
-import socket
 import weakref
-from collections.abc import Callable
 from pathlib import Path
-from typing import Protocol
+from typing import NamedTuple, Protocol
+
+from checkpoint.host import kernel
 
 
 class Identity(Protocol):
@@ -47,37 +47,39 @@ class PathIdentity:
         return False
 
 
-class LinkIdentity:
-    """A network link by its index, which the kernel does not reuse (netdevice(7), SIOCGIFINDEX)."""
+class PathRecord(NamedTuple):
+    """The identity of what a path names, in a form that outlives this process.
 
-    def __init__(self, name: str) -> None:
-        """Take the identity of the link `name` in this process's network namespace.
+    `unique` is the file handle (name_to_handle_at(2)): it has the inode's generation, so that no
+    later file has it, on this boot or another. A mount whose file system has no file handles is
+    known by its unique id (statx(2), STATX_MNT_ID_UNIQUE), which is given once in a boot. Where the
+    kernel offers neither, `unique` is "", and the record holds only as long as somebody keeps the
+    inode from being freed: see `Pin`. `device` counts only then, because it may change at a boot.
+    """
 
-        Raises OSError when there is no such link.
+    path: str
+    device: int
+    inode: int
+    unique: str
+
+    @classmethod
+    def of(cls, path: Path) -> PathRecord:
+        """Return the record of what is at `path`, without following a symlink at its end.
+
+        Raises OSError when there is nothing.
         """
-        self.name, self._index = name, socket.if_nametoindex(name)
+        found = os.lstat(path)
+        unique = kernel.file_handle(path) or kernel.unique_mount_id(path)
+        return cls(str(path), 0 if unique else found.st_dev, found.st_ino, unique)
 
     def is_same(self) -> bool:
-        with contextlib.suppress(OSError):
-            return socket.if_nametoindex(self.name) == self._index
+        with contextlib.suppress(FileNotFoundError, NotADirectoryError):
+            return PathRecord.of(Path(self.path)) == self
         return False
 
 
-class RecordIdentity:
-    """An engine's record of a thing that has a name and no id, such as a volume's time of creation.
-
-    `look` returns the present record, or None if the thing does not exist.
-    """
-
-    def __init__(self, look: Callable[[], object]) -> None:
-        self._look, self._seen = look, look()
-
-    def is_same(self) -> bool:
-        return self._seen is not None and self._look() == self._seen
-
-
-def remove_empty(identity: PathIdentity) -> None:
+def remove_empty(identity: PathIdentity | PathRecord) -> None:
     """Remove a directory if it is empty, unless its path names another one by now."""
     if identity.is_same():
         with contextlib.suppress(OSError):
-            identity.path.rmdir()
+            Path(identity.path).rmdir()

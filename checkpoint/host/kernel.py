@@ -9,8 +9,10 @@ themselves.
 from __future__ import annotations
 
 import ctypes
+import errno
 import os
 import struct
+from pathlib import Path
 
 #: setns(2), prctl(2), mlockall(2)
 CLONE_NEWNET = 1 << 30
@@ -23,6 +25,11 @@ UFFD_USER_MODE_ONLY = 1
 #: x86_64; the others are the same on all architectures.
 SYS_USERFAULTFD = ctypes.c_long(323)
 SYS_OPENAT2, SYS_PIDFD_GETFD = ctypes.c_long(437), ctypes.c_long(438)
+
+#: include/uapi/linux/fcntl.h, include/linux/exportfs.h, include/uapi/linux/stat.h
+AT_FDCWD, AT_SYMLINK_NOFOLLOW, AT_HANDLE_FID = -100, 0x100, 0x200
+MAX_HANDLE_SZ = 128
+STATX_MNT_ID_UNIQUE, STATX_ATTR_MOUNT_ROOT = 0x4000, 0x2000
 
 _libc = ctypes.CDLL(None, use_errno=True)
 _libc.fallocate.argtypes = [ctypes.c_int, ctypes.c_int, ctypes.c_int64, ctypes.c_int64]
@@ -75,6 +82,40 @@ def openat2(directory: int, path: str, flags: int, resolve: int, mode: int = 0) 
     how = struct.pack("QQQ", flags | os.O_CLOEXEC, mode, resolve)
     size = ctypes.c_size_t(len(how))
     return _checked(_libc.syscall(SYS_OPENAT2, directory, os.fsencode(path), how, size), path)
+
+
+def file_handle(path: Path) -> str:
+    """Return the file handle of what is at `path` as text, or "" if its file system has none.
+
+    A symlink at the end is not followed (name_to_handle_at(2)). Raises OSError.
+    """
+    for flags in (AT_HANDLE_FID, 0):  # EINVAL before Linux 6.6
+        buffer, mount = ctypes.create_string_buffer(8 + MAX_HANDLE_SZ), ctypes.c_int()
+        struct.pack_into("=I", buffer, 0, MAX_HANDLE_SZ)
+        arguments = (AT_FDCWD, os.fsencode(path), buffer, ctypes.byref(mount), flags)
+        try:
+            _checked(_libc.name_to_handle_at(*arguments), str(path))
+        except OSError as error:
+            if error.errno not in (errno.EINVAL, errno.EOPNOTSUPP, errno.EOVERFLOW):
+                raise
+            continue
+        size, kind = struct.unpack_from("=Ii", buffer)
+        return f"{kind:x}-{buffer.raw[8 : 8 + size].hex()}"
+    return ""
+
+
+def unique_mount_id(path: Path) -> str:
+    """Return the id of the mount that `path` is the root of, which the kernel gives only once.
+
+    Returns "" if the path is no mount, or before Linux 6.8 (statx(2)). Raises OSError.
+    """
+    buffer = ctypes.create_string_buffer(256)
+    arguments = (AT_FDCWD, os.fsencode(path), AT_SYMLINK_NOFOLLOW, STATX_MNT_ID_UNIQUE, buffer)
+    _checked(_libc.statx(*arguments), str(path))
+    (mask,), (attributes,) = struct.unpack_from("=I", buffer), struct.unpack_from("=Q", buffer, 8)
+    if not mask & STATX_MNT_ID_UNIQUE or not attributes & STATX_ATTR_MOUNT_ROOT:
+        return ""
+    return f"mount {struct.unpack_from('=Q', buffer, 0x90)[0]}"
 
 
 def pidfd_getfd(pidfd: int, fd: int) -> int:

@@ -164,6 +164,18 @@ def state(stat: bytes) -> tuple[str, int]:
         raise ProcError(f"{stat[:80]!r} is no stat of a process") from error
 
 
+def pending_signals(status: bytes) -> int:
+    """Return the mask of the signals that wait for a process, from the content of its `status`.
+
+    Bit N - 1 is signal N. The signals wait for the main thread (SigPnd) or for any thread (ShdPnd).
+    Raises ProcError.
+    """
+    found = re.findall(rb"^S(?:ig|hd)Pnd:\t([0-9a-f]+)$", status, re.MULTILINE)
+    if len(found) != 2:
+        raise ProcError(f"{status[:80]!r} is no status of a process")
+    return int(found[0], 16) | int(found[1], 16)
+
+
 def boot_id() -> str:
     """Return the id that the kernel gave itself at this boot (random(4)). Raises OSError."""
     return read("sys", "kernel", "random", "boot_id").decode().strip()

@@ -41,7 +41,7 @@ def has_ended(pid: int) -> bool:
 
     A process in do_exit() counts as ended. Raises OSError and ProcError.
     """
-    return _state_of(pid) in ENDED
+    return state_of(pid) in ENDED
 
 
 def age_s(pid: int) -> float:
@@ -50,8 +50,8 @@ def age_s(pid: int) -> float:
     return time.clock_gettime(time.CLOCK_BOOTTIME) - started / os.sysconf("SC_CLK_TCK")
 
 
-def _state_of(pid: int) -> str:
-    """Return the state letter of a process, as /proc/PID/stat has it.
+def state_of(pid: int) -> str:
+    """Return the state letter of a process, as /proc/PID/stat has it. Raises OSError and ProcError.
 
     The letter is "X" also for a process that is in do_exit() or gone.
     """
@@ -140,7 +140,7 @@ class Init:
 
         The letter is "X" also for an init that is in do_exit(), a zombie, or reaped.
         """
-        return "X" if ready(self._pidfd, timeout_s=0) else _state_of(self.pid)
+        return "X" if ready(self._pidfd, timeout_s=0) else state_of(self.pid)
 
     def wait_dead(self, timeout_s: float) -> bool:
         """Wait until init is dead, and return whether it died within `timeout_s`.

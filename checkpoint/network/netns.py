@@ -6,14 +6,16 @@ import contextlib
 import json
 import os
 import re
+import socket
 from pathlib import Path
 from typing import Any
 
-from checkpoint.bounded import INTERFACE_NAME
+from checkpoint.bounded import INTERFACE_NAME, InterfaceName
 from checkpoint.errors import CommandFailed, NetworkError, NotMovable
-from checkpoint.host.identity import LinkIdentity, PathIdentity
+from checkpoint.host.identity import PathRecord
 from checkpoint.host.run import run
 from checkpoint.network.model import Interface, Network, Route
+from checkpoint.undo import Made, Undo
 
 #: What makes a route another one than Route says, as `ip -json route` names it.
 UNLIKE_ROUTE = {"nexthops", "via", "encap", "tos", "from"}
@@ -38,60 +40,65 @@ def read(path: str) -> Network:
     return Network(path=path, interfaces=tuple(interfaces), routes=tuple(routes))
 
 
-class Parts:
-    """The parts of a container's network on this host: its namespace, the host's ends of its links.
+class NetworkNamespace(Made):
+    """A network namespace that is bound to a path."""
 
-    Each part is known by its identity, so that `remove` removes nothing that has taken its name.
-    """
+    on_disk = False
 
-    def __init__(self) -> None:
-        self._namespace: PathIdentity | None = None
-        self._links: list[LinkIdentity] = []
+    path: PathRecord
 
-    @classmethod
-    def of(cls, network: Network) -> Parts:
-        """Return the parts of a network that exists. Raises OSError if a part does not."""
-        parts = cls()
-        parts.add_namespace(network.path)
-        for interface in network.interfaces:
-            parts.add_link(interface.host_name)
-        return parts
-
-    def add_namespace(self, path: str) -> None:
-        self._namespace = PathIdentity(Path(path))
-
-    def add_link(self, host_name: str) -> None:
-        self._links.append(LinkIdentity(host_name))
+    def __str__(self) -> str:
+        return f"network namespace {self.path.path}"
 
     def remove(self) -> None:
-        """Remove these parts. A part that is gone, or whose name now means another, is ignored.
-
-        Raises CommandFailed or OSError if the namespace cannot be unbound.
-        """
-        for link in self._links:
-            if link.is_same():
-                # The namespace may have ended with its last process, and both ends with it.
-                with contextlib.suppress(CommandFailed):
-                    run(["ip", "link", "delete", "dev", link.name])
-        if self._namespace is not None:
-            if self._namespace.is_same():
-                _unbind(self._namespace.path)
-            self.close()
-
-    def close(self) -> None:
-        """Release the namespace, which this object keeps alive."""
-        if self._namespace is not None:
-            self._namespace.close()
-            self._namespace = None
+        if self.path.is_same():
+            _unbind(Path(self.path.path))
 
 
-def create(network: Network) -> Parts:
-    """Make a namespace with its interfaces, addresses and routes, and return the parts made.
+class HostLink(Made):
+    """A link in this process's own network namespace: the host's end of a container's link.
 
-    The host's ends of the links stay down. Raises NetworkError, with nothing left behind, if a name
-    is taken, a bridge is missing or a command fails.
+    The kernel does not give an index again in one namespace (netdevice(7), SIOCGIFINDEX).
     """
-    parts = Parts()
+
+    on_disk = False
+
+    name: InterfaceName
+    index: int
+
+    @classmethod
+    def named(cls, name: str) -> HostLink:
+        """Return the link of that name. Raises OSError if there is none."""
+        return cls(name=name, index=socket.if_nametoindex(name))
+
+    def __str__(self) -> str:
+        return f"link {self.name}"
+
+    def is_same(self) -> bool:
+        with contextlib.suppress(OSError):
+            return socket.if_nametoindex(self.name) == self.index
+        return False
+
+    def remove(self) -> None:
+        if self.is_same():
+            # The namespace may have ended with its last process, and both ends with it.
+            with contextlib.suppress(CommandFailed):
+                run(["ip", "link", "delete", "dev", self.name])
+
+
+def parts_of(network: Network, undo: Undo) -> None:
+    """Enter the parts of a network that exists in `undo`. Raises OSError if a part does not."""
+    undo.made(NetworkNamespace(path=PathRecord.of(Path(network.path))))
+    for interface in network.interfaces:
+        undo.made(HostLink.named(interface.host_name))
+
+
+def create(network: Network, undo: Undo) -> None:
+    """Make a namespace with its interfaces, addresses and routes, and enter the parts in `undo`.
+
+    The host's ends of the links stay down. Raises NetworkError if a name is taken, a bridge is
+    missing or a command fails; what was made by then is in `undo`.
+    """
     links = {link["ifname"]: link for link in _ip("link")}
     for interface in network.interfaces:
         if interface.host_name in links:
@@ -104,18 +111,16 @@ def create(network: Network) -> Parts:
         raise NetworkError(f"the network namespace {network.path} exists already")
     try:
         _bind_new(Path(network.path))
-        parts.add_namespace(network.path)
+        undo.made(NetworkNamespace(path=PathRecord.of(Path(network.path))))
         _in(network.path, "link set dev lo up\n")
         for interface in network.interfaces:
             _make_pair(interface, network.path)
-            parts.add_link(interface.host_name)
+            undo.made(HostLink.named(interface.host_name))
             _configure(interface, network.path)
         _in(network.path, "".join(map(_route_command, network.routes)))
     except (CommandFailed, OSError) as error:
-        parts.remove()
         why = error.stderr if isinstance(error, CommandFailed) else error
         raise NetworkError(f"cannot build the network of {network.path}: {why}") from error
-    return parts
 
 
 def _ip(*words: str, netns: str | None = None) -> list[dict[str, Any]]:

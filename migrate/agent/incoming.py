@@ -23,6 +23,7 @@ from checkpoint.host.wakeful import wakeful
 from checkpoint.memory.pager.keeper import Keeper
 from checkpoint.network import link
 from checkpoint.schema import harmless
+from checkpoint.undo import Made, Undo
 from migrate.agent.control import control_path
 from migrate.agent.plug_command import IMAGE
 from migrate.agent.received import Received
@@ -61,7 +62,7 @@ class Incoming:
         self._container_name = hello.container_name
         self._engine = engine_named(hello.engine)
         self._holder = lock.holder_text(f"migration {self._id}", hello.source, platform.node())
-        self._undo = contextlib.ExitStack()
+        self._undo = Undo(self._made)
         self._tidy = contextlib.ExitStack()
         if os.geteuid() == 0:  # the facts say so of another user, whom the coordinator refuses
             self._tidy.enter_context(
@@ -217,6 +218,7 @@ class Incoming:
             arrival=self._arrival, received=received, keeper=keeper, network=network
         )
         self._advance(State.PREPARED)
+        self._journal.sync()
         return protocol.Prepared(trees=self._trees.show(trees.items()))
 
     def _output(self, request: protocol.Output) -> Answer:
@@ -229,6 +231,8 @@ class Incoming:
         self._restore = ArmedRestore(self._prepared, request, self._limits, self._log)
         self._restore.arm(self._id, self._undo, self._tidy)
         self._advance(State.ARMED)
+        assert self._journal is not None
+        self._journal.sync()
         return protocol.Armed(trees=self._trees.show(self._restore.roots().items()))
 
     def _freezing(self, _: protocol.Freezing) -> Answer:
@@ -320,6 +324,11 @@ class Incoming:
         self.state = state
         if self._journal is not None:
             self._journal.entered(state.value)
+
+    def _made(self, thing: Made) -> None:
+        """Enter a thing into the journal, so that the next agent removes it if this one cannot."""
+        if self._journal is not None:
+            self._journal.made(thing)
 
     @contextlib.contextmanager
     def _ending(self) -> Iterator[None]:

@@ -20,6 +20,7 @@ from checkpoint.host.worker import Worker
 from checkpoint.memory.pager.keeper import Keeper
 from checkpoint.memory.pager.pager import Pager
 from checkpoint.network.guard import silenced
+from checkpoint.undo import Undo
 from migrate.agent.received import Received
 from migrate.limits import Limits
 from migrate.network.target import TargetNetwork
@@ -62,9 +63,7 @@ class ArmedRestore:
         )
         self._role = RestoreRole(edits, prepared.received.images)
 
-    def arm(
-        self, migration_id: str, undo: contextlib.ExitStack, tidy: contextlib.ExitStack
-    ) -> None:
+    def arm(self, migration_id: str, undo: Undo, tidy: contextlib.ExitStack) -> None:
         """Start the engine's restore, and return when it is held at its RESTORE request.
 
         `undo` gets what drops the container, `tidy` what ends the conversation with CRIU. If the
@@ -79,14 +78,15 @@ class ArmedRestore:
             self._process = self._prepared.arrival.start_restore(
                 received.directory, received.images, env
             )
-            undo.callback(self._prepared.arrival.discard)
-            undo.callback(self._refuse)
             Worker("engine's restore", partial(self._watch, self._process))
             try:
                 self._role.request_gate.wait_reached(self._limits.arm_s)
+                self._prepared.arrival.restore_held()
             except ConversationLost as error:
                 raise self._why(error, "arming the restore") from error
-            self._prepared.arrival.restore_held()
+            finally:
+                # Later than what the engine has made: the undo ends the restore first.
+                undo.callback(self._refuse)
             if self._macs:
                 self._prepared.network.adopt(self._role.network_namespace)
         tidy.enter_context(no_pauses())

@@ -135,6 +135,9 @@ TABLE: dict[type[BaseException], Telling] = {
     checkpoint.ReceiverFailed: _telling("mend what rsync complains of, then try again"),
     checkpoint.ContainerNotFound: _telling("see whether it still runs", _by(NoSuchContainer)),
     checkpoint.ContainerNotRunning: _telling("see whether it still runs", _by(NotRunning)),
+    checkpoint.ContainerDisturbed: _telling(
+        "see what was done to the container; move it again if it is still to be moved"
+    ),
     checkpoint.ContainerLocked: _telling("wait until that has ended", _moving),
     checkpoint.NameInUse: _telling(
         "see what that container is; rename it or remove it there, or choose another host"

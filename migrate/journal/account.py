@@ -9,7 +9,7 @@ from typing import Any
 from checkpoint.errors import DataInvalid
 from migrate.agent import state as incoming
 from migrate.decisions.state import REVERSIBLE, State
-from migrate.journal.records import SOURCE, Begun, Ended, Entered, decode
+from migrate.journal.records import SOURCE, Begun, Ended, Entered, MadeThing, decode
 
 #: The states of either half in which a migration that is cut off ends by itself: the container runs
 #: on the source, and no other host holds a copy of it.
@@ -25,12 +25,14 @@ class Account:
     """What a host's journal says of one migration.
 
     `state` is the state that was entered last, at `since_ms`, or None if the migration had only
-    begun. `ended` is None while something is left to be done on this host.
+    begun. `made` are the JSON forms of the things that this host has made, first to last. `ended`
+    is None while something is left to be done on this host.
     """
 
     begun: Begun
     state: str | None
     since_ms: int
+    made: tuple[Mapping[str, Any], ...]
     ended: Ended | None
 
 
@@ -40,15 +42,19 @@ def account(entries: Iterable[Mapping[str, Any]]) -> Account:
     if not read or not isinstance(begun := read[0], Begun):
         raise DataInvalid("a journal that does not say which migration has begun")
     state, since_ms, ended = None, begun.at_ms, None
+    made: list[Mapping[str, Any]] = []
     for entry in read[1:]:
         if isinstance(entry, Begun) or ended is not None:
             raise DataInvalid("a journal of more than one migration")
+        if isinstance(entry, MadeThing):
+            made.append(entry.thing)
+            continue
         since_ms = entry.at_ms
         if isinstance(entry, Entered):
             state = entry.state
         else:
             ended, state = entry, entry.outcome
-    return Account(begun=begun, state=state, since_ms=since_ms, ended=ended)
+    return Account(begun=begun, state=state, since_ms=since_ms, made=tuple(made), ended=ended)
 
 
 def end_of_cut_off(found: Account, at_ms: int) -> Ended | None:

@@ -18,8 +18,9 @@ from checkpoint.errors import DataInvalid, reason
 from checkpoint.host import journal, paths
 from checkpoint.host.journal import Journal
 from checkpoint.host.ownership import private_directory
-from migrate.journal.account import Account, account, end_of_cut_off
-from migrate.journal.records import SOURCE, TARGET, Begun, Ended, Entered, Entry, encode
+from checkpoint.undo import Made
+from migrate.journal.account import Account, account
+from migrate.journal.records import SOURCE, TARGET, Begun, Ended, Entered, Entry, MadeThing, encode
 
 log = logging.getLogger(__name__)
 DIRECTORY = paths.STATE / "journal"
@@ -79,6 +80,17 @@ class MigrationJournal:
         except OSError as error:
             log.warning("the journal lacks %r: %s", state, reason(error))
 
+    def made(self, thing: Made) -> None:
+        """Enter a thing that this host has just made. Raises OSError."""
+        self._append(MadeThing(at_ms=now_ms(), thing=thing.plain()))
+
+    def sync(self) -> None:
+        """Have all entries outlive a power cut. A failure is only logged."""
+        try:
+            self._journal.sync()
+        except OSError as error:
+            log.warning("the journal is not on disk: %s", reason(error))
+
     def end(self, outcome: str, error: str | None = None) -> None:
         """Enter that nothing is left to be done on this host. A failure is only logged."""
         try:
@@ -112,18 +124,8 @@ def listed() -> list[Listed]:
     return sorted(found, key=lambda each: each.account.begun.at_ms)
 
 
-def sweep() -> None:
-    """End the journals of migrations that were cut off harmlessly, and remove the oldest.
-
-    Of those that have ended, MOST_ENDED stay. Raises OSError.
-    """
-    for each in listed():
-        if each.account.ended is None and not each.owned:
-            end = end_of_cut_off(each.account, now_ms())
-            with contextlib.suppress(BlockingIOError, FileNotFoundError):  # somebody is at it
-                if end is not None:
-                    with Journal(each.path) as cut_off:
-                        cut_off.append(encode(end))
+def prune() -> None:
+    """Remove the journals of migrations that ended before the last MOST_ENDED. Raises OSError."""
     ended = [each for each in listed() if each.account.ended is not None and not each.owned]
     for each in sorted(ended, key=lambda each: each.account.since_ms)[:-MOST_ENDED]:
         each.path.unlink(missing_ok=True)

@@ -13,7 +13,7 @@ from typing import Annotated, Any, NamedTuple
 from checkpoint import schema
 from checkpoint.bounded import ContainerName, Text, Word
 from checkpoint.errors import DataInvalid
-from checkpoint.schema import Harmless, Pattern
+from checkpoint.schema import Harmless, JsonObject, Pattern
 from migrate.wire.values import MigrationId
 
 #: The key of an entry that names its class.
@@ -88,8 +88,19 @@ class Ended:
     error: Text | None = None
 
 
-Entry = Begun | Entered | Ended
-_KINDS: Mapping[str, Any] = {kind.__name__: kind for kind in (Begun, Entered, Ended)}
+@dataclass(frozen=True, kw_only=True)
+class MadeThing:
+    """This host has made a thing that is removed unless the migration succeeds.
+
+    `thing` is the JSON form of checkpoint/undo.py.
+    """
+
+    at_ms: UnixMs
+    thing: JsonObject
+
+
+Entry = Begun | Entered | MadeThing | Ended
+_KINDS: Mapping[str, Any] = {kind.__name__: kind for kind in (Begun, Entered, MadeThing, Ended)}
 
 
 def encode(entry: Entry) -> dict[str, Any]:

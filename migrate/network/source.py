@@ -9,6 +9,7 @@ from checkpoint.errors import NetworkError
 from checkpoint.network import link, netns
 from checkpoint.network.frames import FrameBuffer
 from checkpoint.network.model import Interface, Network
+from checkpoint.undo import Undo
 from migrate.wire.values import OwnAddress
 from transport.framing import MAX_PAYLOAD
 
@@ -31,12 +32,13 @@ class SourceNetwork:
         self.network: Network | None = netns.read(path) if path else None
         self._engine_makes_it = container.engine_network
         self.for_target = None if self._engine_makes_it else self.network
-        self._parts = netns.Parts.of(self.for_target) if self.for_target else None
+        self._parts = Undo()
+        if self.for_target is not None:
+            netns.parts_of(self.for_target, self._parts)
 
     def close(self) -> None:
         """Release the namespace."""
-        if self._parts is not None:
-            self._parts.close()
+        self._parts.pop_all()
 
     @property
     def interfaces(self) -> tuple[Interface, ...]:
@@ -64,8 +66,7 @@ class SourceNetwork:
 
     def remove(self) -> None:
         """Remove the network, unless an engine does that. Raises CommandFailed or OSError."""
-        if self._parts is not None:
-            self._parts.remove()
+        self._parts.close()
 
 
 class SourceFrames:

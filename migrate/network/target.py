@@ -10,6 +10,7 @@ from checkpoint.errors import NetworkError
 from checkpoint.network import conntrack, link, netns
 from checkpoint.network.frames import FrameBuffer
 from checkpoint.network.model import Interface, Network
+from checkpoint.undo import Undo
 
 
 class TargetNetwork:
@@ -24,7 +25,7 @@ class TargetNetwork:
     def __init__(
         self,
         network: Network | None,
-        undo: contextlib.ExitStack,
+        undo: Undo,
         tidy: contextlib.ExitStack,
         log: Callable[[str], None],
     ) -> None:
@@ -34,7 +35,7 @@ class TargetNetwork:
         self._held: list[FrameBuffer] = []
         self._late: defaultdict[int, list[bytes | memoryview]] = defaultdict(list)
         if network is not None:
-            undo.callback(netns.create(network).remove)
+            netns.create(network, undo)
             self._open(network)
 
     def adopt(self, path: str) -> None:

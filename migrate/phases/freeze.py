@@ -8,6 +8,7 @@ from functools import partial
 
 from checkpoint.files.changes import written_through_mappings
 from checkpoint.host import memory, processes
+from checkpoint.host.frozen import FrozenTasks
 from checkpoint.host.wakeful import wakeful
 from migrate.decisions.state import State
 from migrate.files.criu_images import ImageStream
@@ -25,8 +26,9 @@ DUMP_BYTES, DUMP_SHARE = 16 << 20, 64
 
 @dataclass(frozen=True, kw_only=True)
 class Frozen:
-    """The image files on their way, and the bytes of all frames sent before the freeze."""
+    """The frozen processes, their image files on the way, and the bytes sent before the freeze."""
 
+    tasks: FrozenTasks
     images: ImageStream
     sent_before: int
 
@@ -57,8 +59,9 @@ def freeze(migration: Migration, prepared: Prepared, pre_copied: PreCopied) -> F
     migration.undo.callback(images.close)
     with migration.progress.phase("dump"):
         pre_copied.copying.dump()
+    tasks = FrozenTasks(processes.tree_of(migration.source.container.pid))
     migration.advance(State.FROZEN)
-    return Frozen(images=images, sent_before=sent_before)
+    return Frozen(tasks=tasks, images=images, sent_before=sent_before)
 
 
 def transfer(

@@ -99,6 +99,20 @@ def check_open_files(container: Container, pids: list[int]) -> None:
         raise OpenFileOutside(outside.pid, outside.fd, outside.path)
 
 
+def check_pid_namespace(init: int) -> None:
+    """Raise NotMovableError unless the container's first process is the init of a pid namespace.
+
+    Only the death of such an init is the death of the whole container (pid_namespaces(7)). Raises
+    OSError and ProcError.
+    """
+    if proc.number(proc.path(init, "status"), "NSpid") != 1:
+        raise NotMovableError(
+            f"process {init}, the container's first, shares the pid namespace of the host or of"
+            " another container, so that its death would not end all of the container's processes",
+            "start the container with a pid namespace of its own (without '--pid')",
+        )
+
+
 def note_exec_processes(container: Container, progress: Progress) -> None:
     """Note the processes that the engine's `exec` has started inside the container.
 

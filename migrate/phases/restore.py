@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from checkpoint.criu.images import rseq
-from checkpoint.errors import ContainerNotRunning
 from migrate.decisions.state import State
+from migrate.errors import MemoryDiffers
 from migrate.memory.copying import Copying
 from migrate.memory.proof import MemoryProof
 from migrate.migration import Migration
@@ -20,10 +20,8 @@ def restore(migration: Migration, prepared: Prepared, frozen: Frozen, copying: C
     The target's container is then restored and stopped, and its network is locked; the migration's
     state is HELD. Both hosts make digests of memory during the restore, which are compared then.
 
-    Raises MemoryDiffers if the target's memory is not the frozen container's. Raises
-    ConversationLost if CRIU on the source ended while it held the container: the container may have
-    run on, so that the restored copy is out of date. Raises ContainerNotRunning if somebody else
-    ended the container.
+    Raises MemoryDiffers if the target's memory is not the frozen container's, or what `look_again`
+    raises if that is why.
     """
     with migration.progress.phase("restore"):
         left_out = rseq.areas(prepared.images) if copying.by_criu else {}
@@ -44,18 +42,22 @@ def restore(migration: Migration, prepared: Prepared, frozen: Frozen, copying: C
             held = agent.answer(question, timeout_s=migration.options.limits.held_s)
             try:
                 migration.report.sent.proof = proof.compare(held)
-            finally:  # if the container ran on, that is why its memory differs
-                _check_held(migration)
+            except MemoryDiffers:
+                look_again(migration, frozen)  # if the container ran on, that is why
+                raise
         for name, at_ns in held.stamps:
             migration.target_instant(name, at_ns)
     migration.report.sent.frozen_bytes_sent = sent_bytes(migration, prepared) - frozen.sent_before
     migration.advance(State.HELD)
 
 
-def _check_held(migration: Migration) -> None:
-    """Raise ConversationLost or ContainerNotRunning unless CRIU holds the frozen container."""
+def look_again(migration: Migration, frozen: Frozen) -> None:
+    """Check that the container is still as it was frozen: the last look before the kill.
+
+    Raises ConversationLost if CRIU on the source has ended: the container may have run on, so that
+    the restored copy is out of date. Raises ContainerDisturbed if somebody else has killed or
+    signalled a process, and AgentGone if the link to the target is known to be lost.
+    """
     migration.dump.check_frozen()
-    if migration.source.init.is_dead():
-        raise ContainerNotRunning(
-            f"process {migration.source.init.pid} was killed by somebody else"
-        )
+    frozen.tasks.check()
+    migration.target.agent.check_connected()

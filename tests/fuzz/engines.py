@@ -23,12 +23,13 @@ from checkpoint.engines.docker.oci_wrapper import command_of, option
 from checkpoint.engines.oci.bundle import IncomingBundle
 from checkpoint.engines.oci.crun import Crun
 from checkpoint.engines.oci.runc import Runc
-from checkpoint.engines.oci.runtime import STATE
+from checkpoint.engines.oci.runtime import TOLD
 from checkpoint.engines.podman import engine as podman
 from checkpoint.engines.podman import store as podman_store
 from checkpoint.engines.podman.engine import without_contents
 from checkpoint.engines.podman.incoming import IncomingPodmanContainer, with_output
 from checkpoint.errors import DataInvalid, ImageError
+from checkpoint.undo import Undo
 from migrate.agent import control
 from migrate.agent.client import AgentClient
 from migrate.cli.move import MOST_COUNT, count, rate
@@ -73,7 +74,7 @@ def bundle(data: bytes) -> None:
 
 def runtime_state(data: bytes) -> None:
     """Read what runc and crun print and write, by the reader of either."""
-    told = shape.parse(data, STATE, "state")
+    told = shape.parse(data, TOLD, "state")
     assert isinstance(told["pid"], int)
 
 
@@ -109,7 +110,7 @@ def docker_inspect(data: bytes) -> None:
 def description(data: bytes) -> None:
     """Read what a source tells of a container; the first letter names the engine."""
     fields = json.loads(data[1:])
-    with contextlib.ExitStack() as undo:
+    with Undo() as undo:
         if data[:1] == b"b":
             IncomingBundle(Runc(), "x", fields, undo)
         elif data[:1] == b"p":

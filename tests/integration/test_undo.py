@@ -5,6 +5,7 @@ It leaves alone what somebody else made meanwhile and gave the same name.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 
 import pytest
@@ -74,8 +75,8 @@ def test_what_has_a_name_again_on_the_target_stays(
 
 
 @pytest.fixture
-def podman_redis(hosts: Hosts, engine: str) -> Iterator[EngineContainer]:
-    """redis in a container of podman's on alpha, with a volume."""
+def engine_redis(hosts: Hosts, engine: str) -> Iterator[EngineContainer]:
+    """redis in a container of an engine's on alpha, with a volume."""
     options = ["--volume", "kept:/data"]
     container = EngineContainer.start(
         hosts.alpha, engine, "redis", REDIS_IMAGE, REDIS, address=ADDRESS, options=options
@@ -89,31 +90,66 @@ def podman_redis(hosts: Hosts, engine: str) -> Iterator[EngineContainer]:
 
 @pytest.mark.parametrize("engine", ["podman"], indirect=True)
 def test_podmans_container_that_was_started_meanwhile_stays(
-    hosts: Hosts, podman_redis: EngineContainer
+    hosts: Hosts, engine_redis: EngineContainer
 ) -> None:
     start = f"podman run -d --name redis {REDIS_IMAGE} sleep 1000"
     done = hosts.migrate_with("at_state", "on_target", "PREPARED", start)
     assert done.returncode == ROLLED_BACK, done.stderr
     assert "a podman container named 'redis' was started on the target meanwhile" in done.stderr
-    innocent = podman_redis.on(hosts.beta).inspect()
+    innocent = engine_redis.on(hosts.beta).inspect()
     assert innocent is not None
     assert innocent["State"]["Status"] == "running"
     assert innocent["Config"]["Cmd"] == ["sleep", "1000"]
-    assert podman_redis.status == "running"
+    assert engine_redis.status == "running"
 
 
 @pytest.mark.parametrize("engine", ["podman"], indirect=True)
 def test_podmans_volume_that_has_the_name_again_stays(
-    hosts: Hosts, podman_redis: EngineContainer
+    hosts: Hosts, engine_redis: EngineContainer
 ) -> None:
     again = "podman volume rm kept && podman volume create --label whose=mine kept"
     with Without(hosts.beta, CRIU, BROKEN_CRIU):
         done = hosts.migrate_with("at_state", "on_target", "PREPARED", again)
     assert done.returncode == ROLLED_BACK, done.stderr
-    assert podman_redis.on(hosts.beta).inspect() is None
+    assert engine_redis.on(hosts.beta).inspect() is None
     look = ["podman", "volume", "inspect", "--format", "{{.Labels}}", "kept"]
     assert hosts.beta.run(look).stdout.strip() == "map[whose:mine]"
-    assert podman_redis.status == "running"
+    assert engine_redis.status == "running"
+
+
+#: A command that kills the agent on the target, whose pid is in its lock of the container.
+KILL_AGENT = "kill -KILL $(sed 's/.*process //' /run/migrate/locks/*-redis)"
+
+
+def check_the_next_move_is_as_ever(hosts: Hosts) -> None:
+    """Check that a move whose agent is killed is rolled back, and that the next one succeeds."""
+    done = hosts.migrate_with("at_state", "on_target", "FROZEN", KILL_AGENT)
+    assert done.returncode == ROLLED_BACK, done.stderr
+    done = hosts.migrate(hosts.alpha, "redis", "beta")
+    assert done.returncode == 0, done.stderr
+    assert "which was cut off, had made on this host and it is removed: " in done.stderr
+    found = json.loads(hosts.beta.run(["migratectl", "status", "--json"]).stdout)
+    states = [(each["condition"], each["state"]) for each in found["migrations"]]
+    assert states[-2:] == [("ended", "aborted"), ("ended", "finished")]
+
+
+def test_what_a_killed_agent_made_goes_with_the_next_move(
+    hosts: Hosts, redis: Redis[Container]
+) -> None:
+    with redis.client() as client:
+        check_the_next_move_is_as_ever(hosts)
+        seen = client.finish()
+    assert seen["contiguous"]
+    assert redis.on(hosts.beta).status == "running"
+
+
+@pytest.mark.parametrize("engine", ["podman", "docker"], indirect=True)
+def test_what_a_killed_agent_made_in_an_engine_goes_with_the_next_move(
+    hosts: Hosts, engine_redis: EngineContainer
+) -> None:
+    check_the_next_move_is_as_ever(hosts)
+    assert engine_redis.on(hosts.beta).status == "running"
+    assert engine_redis.inspect() is None
 
 
 @pytest.mark.parametrize("engine", ["docker"], indirect=True)
@@ -136,7 +172,8 @@ def test_a_step_that_fails_keeps_no_other_from_being_taken(hosts: Hosts, engine:
         assert seen["contiguous"]
         assert redis.status == "running"
         assert container.on(hosts.beta).inspect() is None, done.stderr
-        assert hosts.beta.run(["migratectl", "status"]).stdout == ""
+        found = json.loads(hosts.beta.run(["migratectl", "status", "--json"]).stdout)
+        assert {each["condition"] for each in found["migrations"]} == {"ended"}
         container.do("update", "--restart", "always", "redis")
         moved = hosts.move(container)[0].inspect()
         assert moved is not None

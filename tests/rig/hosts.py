@@ -79,7 +79,7 @@ class Hosts:
         self, source: Node, *words: str, timeout: float = MOVE_TIMEOUT_S
     ) -> subprocess.CompletedProcess[str]:
         """Run `migrate WORDS...` on a host as a user would, and return how it ended."""
-        return source.run(["migrate", *words], check=False, timeout=timeout * source.slowness)
+        return source.run(["migrate", *words], check=False, timeout=timeout)
 
     def migrate_with(
         self, tool: str, *arguments: str, timeout: float = MOVE_TIMEOUT_S

@@ -19,9 +19,6 @@ CHECKOUT = Path(__file__).resolve().parents[2]
 class Node(Place):
     """A node by name; it need not be running."""
 
-    #: How many times longer things take on the node than on this machine.
-    slowness = 1
-
     def __init__(self, rig: str, name: str) -> None:
         self.rig = rig
         self.name = name

@@ -11,6 +11,9 @@ from tests.rig import process
 class Place(ABC):
     """A place runs commands as root."""
 
+    #: How many times longer things take there than on this machine.
+    slowness = 1
+
     @abstractmethod
     def command(self, argv: Sequence[str | PathLike[str]]) -> Sequence[str | PathLike[str]]:
         """Return the command of this machine that runs argv in this place.
@@ -36,10 +39,14 @@ class Place(ABC):
         """Run a command to its end, and return its exit status and its output.
 
         Raises CommandFailed if its status is not 0, unless check is False, and CommandTimedOut if
-        it has not ended after timeout seconds.
+        it has not ended after timeout seconds of a place that is not slow.
         """
         return process.run(
-            argv, whole=self.brief_command(argv), check=check, input=input, timeout=timeout
+            argv,
+            whole=self.brief_command(argv),
+            check=check,
+            input=input,
+            timeout=None if timeout is None else timeout * self.slowness,
         )
 
     def popen(

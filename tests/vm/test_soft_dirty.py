@@ -11,7 +11,7 @@ from migrate.cli.exit_codes import CODES
 from tests.rig import Container, Workload, until
 from tests.rig.hosts import Hosts, Report, tool_command
 
-MOVE_TIMEOUT_S = 900.0
+MOVE_TIMEOUT_S = 90.0
 PAGE_BYTES = 4096
 #: A dirtier that writes 1 MB/s.
 SLOWLY = ["--mb-per-second", "1"]

@@ -7,7 +7,6 @@ container (incoming.py).
 
 from __future__ import annotations
 
-import contextlib
 import subprocess
 from collections.abc import Callable, Mapping
 from dataclasses import replace
@@ -22,6 +21,7 @@ from checkpoint.engines.docker.incoming import RUNTIME, IncomingDockerContainer
 from checkpoint.engines.oci.runc import Runc
 from checkpoint.engines.shape import Maybe, Shape
 from checkpoint.errors import ContainerNotFound, ContainerNotRunning, EngineRefused, NotMovable
+from checkpoint.undo import Undo
 
 #: Destinations of the bind mounts that docker makes for every container, from its own settings and
 #: what it knows of the network.
@@ -139,9 +139,7 @@ class Docker:
         store.remove_container(container.id)
         belongings.left(self.name, store, container.engine_state)
 
-    def arrival(
-        self, name: str, description: Mapping[str, Any], undo: contextlib.ExitStack
-    ) -> IncomingContainer:
+    def arrival(self, name: str, description: Mapping[str, Any], undo: Undo) -> IncomingContainer:
         return IncomingDockerContainer(name, description, undo)
 
 

@@ -23,12 +23,15 @@ from checkpoint.engines import layers, shape
 from checkpoint.engines.belongings import VOLUME, Belongings, start_logged
 from checkpoint.engines.docker import api, store
 from checkpoint.engines.docker.oci_wrapper import DIRECTORY, MAX_MESSAGE
+from checkpoint.engines.made import MadeContainer
 from checkpoint.engines.oci.runc import Runc
 from checkpoint.engines.shape import Each, Shape
 from checkpoint.host import proc, whole
+from checkpoint.host.identity import PathRecord
 from checkpoint.host.listener import Listener, peer_pid
 from checkpoint.host.ownership import private_directory
 from checkpoint.host.ready import ready
+from checkpoint.undo import Made, Undo
 
 #: The name by which docker knows oci_wrapper.py.
 RUNTIME = "migrate"
@@ -53,6 +56,23 @@ DESCRIPTION: Shape = {
 }
 
 
+class RuntimeSocket(Made):
+    """The socket in DIRECTORY at which docker's OCI runtime finds the agent."""
+
+    on_disk = False
+
+    path: PathRecord
+
+    def __str__(self) -> str:
+        return f"socket {self.path.path}"
+
+    def remove(self) -> None:
+        if self.path.is_same():
+            Path(self.path.path).unlink()
+        with contextlib.suppress(OSError):  # other arrivals have sockets in it
+            Path(DIRECTORY).rmdir()
+
+
 class Waiting(NamedTuple):
     """The process that the wrapper's `create` has left for docker, as the container's init.
 
@@ -69,7 +89,7 @@ class Waiting(NamedTuple):
 class IncomingDockerContainer:
     """An IncomingContainer by docker's `create` and `start`."""
 
-    def __init__(self, name: str, fields: Mapping[str, Any], undo: contextlib.ExitStack) -> None:
+    def __init__(self, name: str, fields: Mapping[str, Any], undo: Undo) -> None:
         shape.check(fields, DESCRIPTION, "what the source told of the container")
         self._name, self._fields, self._undo = name, fields, undo
         self._belongings = Belongings("docker", store, fields["networks"], fields["volumes"])
@@ -96,7 +116,7 @@ class IncomingDockerContainer:
         volumes = self._belongings.make(self._undo)
         created = api.call("POST", "/containers/create", body_of(self._fields), name=self._name)
         self._id = created["Id"]
-        self._undo.callback(store.remove_container, self._id)
+        self._undo.made(MadeContainer(engine="docker", id=self._id))
         root = api.call("GET", "/info")["DockerRootDir"]
         if self._fields["container"]["HostConfig"]["LogConfig"]["Type"] == "json-file":
             self._log = Path(root) / "containers" / self._id / f"{self._id}-json.log"
@@ -127,15 +147,14 @@ class IncomingDockerContainer:
         (images / "descriptors.json").write_text(json.dumps(self._fields["descriptors"]))
         private_directory(Path(DIRECTORY))
         serve = partial(self._serve, images, env)
-        self._listener = Listener(Path(DIRECTORY) / self._id, serve, "docker's runtime")
+        path = Path(DIRECTORY) / self._id
+        self._listener = Listener(path, serve, "docker's runtime")
+        self._undo.made(RuntimeSocket(path=PathRecord.of(path)))
         self._undo.callback(self._stop_listening)
         return start_logged(["docker", "start", self._id], images)
 
     def restore_held(self) -> None:
         """Do nothing: docker has had the container, and its name, since `prepare`."""
-
-    def discard(self) -> None:
-        """Do nothing: what `prepare` has made is undone with the rest of the migration."""
 
     def settle(self) -> None:
         policy = self._fields["container"]["HostConfig"]["RestartPolicy"]

@@ -5,7 +5,6 @@ The target takes such a container in by making the same bundle.
 
 from __future__ import annotations
 
-import contextlib
 import json
 import os
 import subprocess
@@ -20,10 +19,11 @@ from checkpoint.engines.occupied import is_taken
 from checkpoint.engines.oci import stdio
 from checkpoint.engines.shape import Maybe, Shape
 from checkpoint.errors import ImageError, NameInUse
-from checkpoint.files.beneath import empty_tree, remove_tree
+from checkpoint.files.made import FilledDirectory, MadeDirectory, WrittenFile
 from checkpoint.host import cgroups, ownership
-from checkpoint.host.identity import PathIdentity, remove_empty
+from checkpoint.host.identity import PathRecord
 from checkpoint.host.ownership import Owned
+from checkpoint.undo import Made, Undo
 
 CONFIG = "config.json"
 
@@ -34,8 +34,7 @@ class Restores(Protocol):
     name: str
 
     def exists(self, container_id: str) -> bool: ...
-    def identity(self, container_id: str) -> PathIdentity: ...
-    def delete(self, identity: PathIdentity) -> None: ...
+    def made(self, container_id: str) -> Made: ...
     def restore(
         self,
         container_id: str,
@@ -87,7 +86,7 @@ class IncomingBundle:
         runtime: Restores,
         container_id: str,
         fields: Mapping[str, Any],
-        undo: contextlib.ExitStack,
+        undo: Undo,
     ) -> None:
         shape.check(fields, DESCRIPTION, "what the source told of the container")
         self._runtime, self._id, self._undo = runtime, container_id, undo
@@ -95,7 +94,6 @@ class IncomingBundle:
         self._config, self._descriptors = fields["config"], fields["descriptors"]
         self._owned = schema.read(Mapping[str, Owned], fields["owned"])
         self._cgroups = cgroups.Hierarchies(self._config["linux"].get("cgroupsPath") or "")
-        self._made: PathIdentity | None = None
 
     def objections(self) -> list[str]:
         return []
@@ -117,17 +115,13 @@ class IncomingBundle:
                     f"{directory} came into being on the target, with other files in it"
                 )
             if directory.exists() and not any(directory.iterdir()):
-                self._undo.callback(empty_tree, PathIdentity(directory))
+                self._undo.made(FilledDirectory(path=PathRecord.of(directory)))
             for missing in made.missing(directory):
                 made.directory(missing)
-                self._undo.callback(
-                    remove_tree if missing == directory else remove_empty, PathIdentity(missing)
-                )
+                whole = missing == directory
+                self._undo.made(MadeDirectory(path=PathRecord.of(missing), whole=whole))
         config = self._bundle / CONFIG
-        if config.exists():
-            self._undo.callback(made.file, config, config.read_bytes())
-        else:
-            self._undo.callback(config.unlink, missing_ok=True)
+        self._undo.made(WrittenFile.about_to_be(config))
         if not shared:
             ownership.mark(self._bundle / MARKER)
         made.file(config, json.dumps(self._config).encode())
@@ -154,13 +148,8 @@ class IncomingBundle:
                 os.close(fd)
 
     def restore_held(self) -> None:
-        self._made = self._runtime.identity(self._id)
-        self._cgroups.claim()
-
-    def discard(self) -> None:
-        if self._made is not None:
-            self._runtime.delete(self._made)
-        self._cgroups.remove_claimed()
+        self._undo.made(self._cgroups.made())
+        self._undo.made(self._runtime.made(self._id))
 
     def settle(self) -> None:
         (self._bundle / MARKER).unlink(missing_ok=True)

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
 import subprocess
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Annotated, Any, ClassVar
 
 from checkpoint.engines import shape
 from checkpoint.engines.base import MARKER, ROOTFS, Container, IncomingContainer, Tree, read_config
@@ -18,14 +17,38 @@ from checkpoint.engines.shape import Shape
 from checkpoint.errors import CommandFailed, ContainerNotFound, ContainerNotRunning
 from checkpoint.files.beneath import is_somebodys_root
 from checkpoint.host import ownership
-from checkpoint.host.identity import PathIdentity
+from checkpoint.host.identity import PathIdentity, PathRecord
 from checkpoint.host.run import run, start
+from checkpoint.schema import Pattern
+from checkpoint.undo import Made, Undo
 
 #: The members that are read of a container's state (OCI runtime spec, runtime.md).
-STATE: Shape = {"status": str, "pid": int, "bundle": str}
-#: The key in Container.engine_state of the container's state directory, a PathIdentity.
-STATE_DIRECTORY = "state directory"
+TOLD: Shape = {"status": str, "pid": int, "bundle": str}
+#: Keys in Container.engine_state: the container as a RuntimeContainer, and the PathIdentity that
+#: keeps the inode of its state directory from being given again.
+STATE, PINNED = "state", "pinned"
 DUMP_OPTIONS = ("--tcp-established", "--file-locks")
+
+
+class RuntimeContainer(Made):
+    """A container that an OCI runtime has made, known by its state directory.
+
+    The runtime makes that directory with the container, at ROOT/ID, where ROOT is the directory
+    that its --root option takes.
+    """
+
+    on_disk = False
+
+    runtime: Annotated[str, Pattern("runc|crun")]
+    state: PathRecord
+
+    def __str__(self) -> str:
+        return f"{self.runtime}'s container {os.path.basename(self.state.path)!r}"
+
+    def remove(self) -> None:
+        if self.state.is_same():
+            root, name = os.path.split(self.state.path)
+            run([self.runtime, "--root", root, "delete", "--force", name])
 
 
 class OciRuntime(ABC):
@@ -57,7 +80,7 @@ class OciRuntime(ABC):
             raise ContainerNotFound(
                 f"{self.name} has no usable state of {container_id!r}: {error.stderr}"
             ) from error
-        state = shape.parse(told, STATE, f"{self.name}'s state of {container_id!r}")
+        state = shape.parse(told, TOLD, f"{self.name}'s state of {container_id!r}")
         if state["status"] != "running":
             raise ContainerNotRunning(f"container {container_id!r} is {state['status']}")
         internal = shape.read(self._root / container_id / self.state_file, self.internal)
@@ -75,7 +98,10 @@ class OciRuntime(ABC):
             descriptors=self._descriptors(internal),
             network_namespace=_network_namespace(config),
             trees=(Tree(destination=ROOTFS, root=rootfs),),
-            engine_state={STATE_DIRECTORY: self.identity(container_id)},
+            engine_state={
+                STATE: self.made(container_id),
+                PINNED: PathIdentity(self._root / container_id),
+            },
         )
 
     def checkpoint(
@@ -150,31 +176,17 @@ class OciRuntime(ABC):
         return  # the runtime restarts nothing by itself
 
     def remove_migrated(self, container: Container, *, shared: bool) -> None:
-        self.delete(container.engine_state[STATE_DIRECTORY])
+        container.engine_state[STATE].remove()
         # A bundle without MARKER is never overwritten. A shared one is the target's now, and one in
         # whose rootfs another container runs must not be changed by a migration back.
         if not shared and not is_somebodys_root(container.rootfs):
             ownership.mark(container.bundle / MARKER)
 
-    def identity(self, container_id: str) -> PathIdentity:
-        """Return the identity of a container: its state directory, which the runtime makes with it.
+    def made(self, container_id: str) -> RuntimeContainer:
+        """Return a container, known by its state directory. Raises OSError if there is none."""
+        return RuntimeContainer(runtime=self.name, state=PathRecord.of(self._root / container_id))
 
-        Raises OSError when there is no such container.
-        """
-        return PathIdentity(self._root / container_id)
-
-    def delete(self, identity: PathIdentity) -> None:
-        """Kill and remove a container.
-
-        Does nothing if the container is gone, even if another one has its name now. Raises
-        CommandFailed.
-        """
-        if identity.is_same():
-            run([*self._program, "delete", "--force", identity.path.name])
-
-    def arrival(
-        self, name: str, description: Mapping[str, Any], undo: contextlib.ExitStack
-    ) -> IncomingContainer:
+    def arrival(self, name: str, description: Mapping[str, Any], undo: Undo) -> IncomingContainer:
         return bundle.IncomingBundle(self, name, description, undo)
 
     @property

@@ -32,6 +32,7 @@ from checkpoint.engines.shape import Each, Maybe, Shape
 from checkpoint.errors import CommandFailed, ContainerNotFound, ContainerNotRunning, NotMovable
 from checkpoint.host import proc
 from checkpoint.host.run import run
+from checkpoint.undo import Undo
 
 #: The OCI runtimes beneath podman whose containers can migrate, by the name of their program.
 BENEATH: dict[str, Callable[[], OciRuntime]] = {"crun": Crun, "runc": Runc}
@@ -183,9 +184,7 @@ class Podman:
         store.remove_container(container.id)
         belongings.left(self.name, store, container.engine_state)
 
-    def arrival(
-        self, name: str, description: Mapping[str, Any], undo: contextlib.ExitStack
-    ) -> IncomingContainer:
+    def arrival(self, name: str, description: Mapping[str, Any], undo: Undo) -> IncomingContainer:
         return IncomingPodmanContainer(name, description, undo)
 
     def _beneath(self, found: Mapping[str, Any]) -> OciRuntime:

@@ -19,12 +19,14 @@ from checkpoint.bounded import ContainerName
 from checkpoint.engines import layers, shape
 from checkpoint.engines.base import MOST_OUTPUT_BYTES
 from checkpoint.engines.belongings import VOLUME, Belongings, start_logged
+from checkpoint.engines.made import MadeContainer
 from checkpoint.engines.oci.runtime import DUMP_OPTIONS
 from checkpoint.engines.podman import store
 from checkpoint.engines.shape import Each, Maybe, Shape
 from checkpoint.errors import NameInUse
 from checkpoint.host import cgroups
 from checkpoint.host.run import find_program
+from checkpoint.undo import Undo
 
 #: The entry of a checkpoint archive that is the container's log.
 LOG = "ctr.log"
@@ -45,14 +47,11 @@ DESCRIPTION: Shape = {
 class IncomingPodmanContainer:
     """An IncomingContainer. `description` is what Podman.describe returned on the source."""
 
-    def __init__(
-        self, name: str, description: Mapping[str, Any], undo: contextlib.ExitStack
-    ) -> None:
+    def __init__(self, name: str, description: Mapping[str, Any], undo: Undo) -> None:
         shape.check(description, DESCRIPTION, "what the source told of the container")
         schema.read(ContainerName, description["id"])
         self._name, self._wanted, self._undo = name, description, undo
         self._cgroups = cgroups.Hierarchies(description["cgroup"])
-        self._made = False
         self._belongings = Belongings(
             "podman", store, description["networks"], description["volumes"]
         )
@@ -124,13 +123,9 @@ class IncomingPodmanContainer:
         return start_logged([*argv, *DUMP_OPTIONS], images, env)
 
     def restore_held(self) -> None:
-        self._made = True  # podman had no container of this id before, and uses no id twice
-        self._cgroups.claim()
-
-    def discard(self) -> None:
-        if self._made:
-            store.remove_container(self._wanted["id"])
-        self._cgroups.remove_claimed()
+        self._undo.made(self._cgroups.made())
+        # podman had no container of this id before, and uses no id twice.
+        self._undo.made(MadeContainer(engine="podman", id=self._wanted["id"]))
 
     def settle(self) -> None:
         self._belongings.settle()

@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 
 from checkpoint.engines.podman.incoming import IncomingPodmanContainer
+from checkpoint.undo import Undo
 
 ID = "1f" * 32
 PROGRAM = Path(__file__).parent / "programs/podman"
@@ -40,7 +41,7 @@ def fake_podman(directory: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 @contextlib.contextmanager
 def arriving(named: Path) -> Iterator[IncomingPodmanContainer]:
     """Yield the prepared arrival of a container, whose log on the source is at `named`."""
-    with contextlib.ExitStack() as undo:
+    with Undo() as undo:
         made = IncomingPodmanContainer("x", {**DESCRIPTION, "log": str(named)}, undo)
         made.prepare(b"", shared=False)
         yield made

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import socket
 import struct
 import threading
@@ -39,6 +40,11 @@ class Process:
 
     def close(self) -> None:
         self._end.shutdown(socket.SHUT_RDWR)
+
+    def is_lost(self) -> bool:
+        with contextlib.suppress(BlockingIOError):
+            return not self._end.recv(1, socket.MSG_PEEK | socket.MSG_DONTWAIT)
+        return False
 
     def ended(self) -> bool:
         return True
@@ -80,6 +86,10 @@ class Target:
         """Wait until the answers of `will_say` are sent."""
         assert self._thread is not None
         self._thread.join()
+
+    def hang_up(self) -> None:
+        """End the target's side of the channel."""
+        self._theirs.shutdown(socket.SHUT_WR)
 
     def close(self) -> None:
         self._ours.shutdown(socket.SHUT_RDWR)

@@ -19,6 +19,7 @@ from typing import Any, cast
 from checkpoint.criu.shim_install import rpc_socket
 from checkpoint.engines.base import ROOTFS, Container, Tree
 from checkpoint.errors import ContainerNotFound, ImageError
+from checkpoint.undo import Undo
 from tests.unit.story.processes import Child, Host
 
 NAME = "box"
@@ -187,9 +188,7 @@ class Engine:
 
     # --- the target's engine ------------------------------------------------------------------
 
-    def arrival(
-        self, name: str, description: Mapping[str, Any], undo: contextlib.ExitStack
-    ) -> Arriving:
+    def arrival(self, name: str, description: Mapping[str, Any], undo: Undo) -> Arriving:
         self._world.point("arrival")
         return Arriving(self._world, name, undo)
 
@@ -197,9 +196,8 @@ class Engine:
 class Arriving:
     """The arrival of a container in the target's engine (checkpoint/engines/base.py)."""
 
-    def __init__(self, world: World, name: str, undo: contextlib.ExitStack) -> None:
+    def __init__(self, world: World, name: str, undo: Undo) -> None:
         self._world, self._name, self._undo = world, name, undo
-        self._made = False
 
     def objections(self) -> list[str]:
         self._world.point("objections")
@@ -233,12 +231,11 @@ class Arriving:
 
     def restore_held(self) -> None:
         self._world.point("restore held")
-        self._made = True
+        self._undo.callback(self._delete)
 
-    def discard(self) -> None:
-        if self._made:
-            self._world.does("delete")
-            self._world.taken_in.discard(self._name)
+    def _delete(self) -> None:
+        self._world.does("delete")
+        self._world.taken_in.discard(self._name)
 
     def settle(self) -> None:
         self._world.does("settle")

@@ -305,12 +305,21 @@ def ends() -> Iterator[Row]:
         wire=kill(lambda world: world.criu("source")),
         expected=replace(rolled_back(restore, ("restored",)), source=unseen),
     )
+    seen = ("source", "detach monitor")
     yield Row(
         name="the container is killed while it is frozen",
         wire=kill(lambda world: world.init.pid),
-        expected=replace(
-            rolled_back(restore, ("restored",), 54, "ContainerEnded"), running=NOWHERE
+        expected=replace(rolled_back(seen, (), 54, "ContainerEnded"), running=NOWHERE),
+    )
+    yield Row(
+        name="the container is asked to stop while it is frozen",
+        wire=lambda world: Fault(
+            "request",
+            "Restore",
+            faults.after(lambda: os.kill(world.init.pid, signal.SIGTERM)),
         ),
+        expected=rolled_back(seen),
+        cause="ContainerDisturbed",
     )
 
     def undying(world: World) -> None:

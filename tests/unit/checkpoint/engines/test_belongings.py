@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import itertools
 import shutil
 from collections.abc import Mapping
@@ -12,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from checkpoint.engines import belongings, left_behind
+from checkpoint.engines import belongings, left_behind, made
 from checkpoint.engines.base import Tree
 from checkpoint.engines.belongings import SHM, Belongings
 from checkpoint.engines.docker import api
@@ -24,6 +23,7 @@ from checkpoint.errors import (
     EngineRefused,
     NotMovable,
 )
+from checkpoint.undo import Undo
 from tests.unit.helpers.engines import podman_that
 
 pytestmark = pytest.mark.usefixtures("no_engines")
@@ -85,6 +85,7 @@ def test_a_container_whose_volume_another_one_uses_cannot_be_moved() -> None:
     }
 
 
+NETWORK_ID = "0123456789abcdef"
 NETWORK = {"name": "net", "subnet": "10.1.0.0/24"}
 VOLUME = {"Name": "data", "Driver": "local"}
 
@@ -96,22 +97,27 @@ class Store:
         self._directory = directory
         self._times = itertools.count()
         self.networks: dict[str, dict[str, Any]] = {}
+        self.ids: dict[str, str] = {}
         self.volumes: dict[str, dict[str, Any]] = {}
         self.used: set[str] = set()
         self.images: dict[str, dict[str, Any]] = {}
 
     def network(self, name: str) -> dict[str, Any] | None:
-        return self.networks.get(name)
+        return self.networks.get(self.ids.get(name, name))
 
     def difference(self, ours: Mapping[str, Any], theirs: Mapping[str, Any]) -> str | None:
         return None if ours["subnet"] == theirs["subnet"] else "subnet"
 
     def create_network(self, wanted: Mapping[str, Any]) -> str:
         self.networks[wanted["name"]] = dict(wanted)
-        return f"id of {wanted['name']}"
+        self.ids[NETWORK_ID] = wanted["name"]
+        return NETWORK_ID
 
     def remove_network(self, network_id: str) -> None:
-        del self.networks[network_id.removeprefix("id of ")]
+        del self.networks[self.ids[network_id]]
+
+    def remove_container(self, container_id: str) -> None:
+        pytest.fail("no container was made")
 
     def volume(self, name: str) -> dict[str, Any] | None:
         return self.volumes.get(name)
@@ -138,7 +144,9 @@ class Store:
 def in_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Store:
     monkeypatch.setattr(left_behind, "RECORDS", tmp_path / "records")
     (tmp_path / "volumes").mkdir()
-    return Store(tmp_path / "volumes")
+    store = Store(tmp_path / "volumes")
+    monkeypatch.setitem(made.STORES, "podman", store)
+    return store
 
 
 def wanted(in_memory: Store, *, driver: str = "local") -> Belongings:
@@ -161,7 +169,7 @@ def mount(**changes: Any) -> dict[str, Any]:
 
 
 def test_what_is_made_is_removed_with_the_move(in_memory: Store, tmp_path: Path) -> None:
-    with contextlib.ExitStack() as undo:
+    with Undo() as undo:
         arriving = wanted(in_memory)
         assert arriving.volumes() == ["data"]
         roots = arriving.make(undo)
@@ -174,7 +182,7 @@ def test_what_is_there_is_used_and_stays(in_memory: Store, tmp_path: Path) -> No
     in_memory.networks["net"] = NETWORK
     in_memory.create_volume(VOLUME)
     left_behind.note("podman", "data", in_memory.volumes["data"]["CreatedAt"])
-    with contextlib.ExitStack() as undo:
+    with Undo() as undo:
         assert set(wanted(in_memory).make(undo).values()) == {tmp_path / "volumes/data"}
     assert in_memory.networks.keys() | in_memory.volumes.keys() == {"net", "data"}
 
@@ -182,27 +190,34 @@ def test_what_is_there_is_used_and_stays(in_memory: Store, tmp_path: Path) -> No
 @pytest.mark.parametrize("driver", ["local", "nfs"])
 def test_a_volume_that_has_the_name_again_stays(in_memory: Store, driver: str) -> None:
     """A volume is known by its time of creation and, if that is in seconds, by its directory."""
-    with contextlib.ExitStack() as undo:
+    with Undo() as undo:
         wanted(in_memory, driver=driver).make(undo)
-        made = in_memory.volumes.pop("data")
-        shutil.rmtree(made["Mountpoint"], ignore_errors=True)
+        first = in_memory.volumes.pop("data")
+        shutil.rmtree(first["Mountpoint"], ignore_errors=True)
         in_memory.create_volume({**VOLUME, "Driver": driver})
         if driver == "local":
-            in_memory.volumes["data"]["CreatedAt"] = made["CreatedAt"]
+            in_memory.volumes["data"]["CreatedAt"] = first["CreatedAt"]
     assert "data" in in_memory.volumes
 
 
 def test_a_volume_that_is_gone_already_is_no_error(in_memory: Store) -> None:
-    with contextlib.ExitStack() as undo:
+    with Undo() as undo:
         wanted(in_memory).make(undo)
         in_memory.volumes.clear()
+
+
+def test_a_volume_that_somebody_uses_by_now_stays(in_memory: Store) -> None:
+    with Undo() as undo:
+        wanted(in_memory).make(undo)
+        in_memory.used = {"2e"}
+    assert "data" in in_memory.volumes
 
 
 def test_another_network_of_the_name_is_an_objection(in_memory: Store) -> None:
     in_memory.networks["net"] = {**NETWORK, "subnet": "10.9.0.0/24"}
     said = "podman's network 'net' is another one there: its subnet is '10.9.0.0/24'"
     assert list(wanted(in_memory).objections()) == [said]
-    with contextlib.ExitStack() as undo, pytest.raises(EngineRefused, match="is another one there"):
+    with Undo() as undo, pytest.raises(EngineRefused, match="is another one there"):
         wanted(in_memory).make(undo)
     assert in_memory.volumes == {}, "nothing was made before"
 

@@ -142,24 +142,22 @@ def test_cgroups_that_came_into_being_are_removed(hierarchy: Path) -> None:
     made = cgroups.Hierarchies("/web")
     made.look()
     (hierarchy / "web/deep").mkdir(parents=True)
-    made.claim()
-    made.remove_claimed()
+    made.made().remove()
     assert not (hierarchy / "web").exists()
 
 
-@pytest.mark.parametrize("when", ["before", "unclaimed", "another"])
+@pytest.mark.parametrize("when", ["before", "another"])
 def test_cgroups_that_are_not_the_containers_stay(hierarchy: Path, when: str) -> None:
     made = cgroups.Hierarchies("/web")
     if when == "before":
         (hierarchy / "web/deep").mkdir(parents=True)
     made.look()
     (hierarchy / "web/deep").mkdir(parents=True, exist_ok=True)
-    if when != "unclaimed":
-        made.claim()
+    new = made.made()
     if when == "another":
         (hierarchy / "web").rename(hierarchy / "old")
         (hierarchy / "web/deep").mkdir(parents=True)
-    made.remove_claimed()
+    new.remove()
     assert (hierarchy / "web/deep").exists()
 
 
@@ -167,8 +165,7 @@ def test_cgroups_that_are_not_the_containers_stay(hierarchy: Path, when: str) ->
 def test_no_directory_outside_the_hierarchies_is_removed(hierarchy: Path, path: str) -> None:
     made = cgroups.Hierarchies(path)
     made.look()
-    made.claim()
-    made.remove_claimed()
+    made.made().remove()
     assert hierarchy.exists()
 
 
@@ -255,14 +252,14 @@ def test_cgroups_that_a_restore_has_made_are_removed(mounted: Path) -> None:
     hierarchies = Hierarchies("/box")
     hierarchies.look()
     make(mounted, "pids/box/inner", "again/box", "unified/box")
-    hierarchies.claim()
+    made = hierarchies.made()
     (mounted / "again/box").rmdir()
     make(mounted, "again/box")
     (mounted / "unified/box/cgroup.procs").write_text("7")  # a process is in it
-    hierarchies.remove_claimed()
+    made.remove()
     left = {str(path.relative_to(mounted)) for path in mounted.glob("*/box")}
     assert left == {"cpu/box", "again/box", "unified/box"}
-    hierarchies.remove_claimed()  # once more is no error
+    made.remove()  # once more is no error
 
 
 @pytest.mark.parametrize("path", ["", "/", "/../box", "box/../.."])
@@ -271,8 +268,7 @@ def test_a_path_that_leads_to_no_cgroup_of_its_own_removes_nothing(
 ) -> None:
     make(mounted, "cpu/box")
     hierarchies = Hierarchies(path)
-    hierarchies.claim()
-    hierarchies.remove_claimed()
+    hierarchies.made().remove()
     assert (mounted / "cpu/box").exists()
 
 

@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from checkpoint.host.identity import LinkIdentity, PathIdentity, RecordIdentity
+from checkpoint.host import kernel
+from checkpoint.host.identity import PathIdentity, PathRecord
 from checkpoint.host.run import run
 
 
@@ -67,24 +68,55 @@ def test_inode_numbers_that_are_given_again_do_not_deceive(tmp_path: Path) -> No
         directory.rmdir()
 
 
-def test_a_link_of_the_same_name_is_another() -> None:
-    name = f"t{os.getpid() % 100000}"
-    run(["ip", "link", "add", name, "type", "bridge"])
-    try:
-        identity = LinkIdentity(name)
-        assert identity.is_same()
-        run(["ip", "link", "delete", name])
-        assert not identity.is_same()
-        run(["ip", "link", "add", name, "type", "bridge"])
-        assert not identity.is_same()
-    finally:
-        run(["ip", "link", "delete", name])
-    with pytest.raises(OSError, match="no interface with this name"):
-        LinkIdentity(name)
+def test_a_record_tells_a_directory_from_every_later_one(tmp_path: Path) -> None:
+    """Nobody keeps the directory, so that its inode number is given again."""
+    directory = tmp_path / "d"
+    inodes = set()
+    for _ in range(200):
+        directory.mkdir()
+        record = PathRecord.of(directory)
+        assert record.unique
+        assert record.is_same()
+        directory.rmdir()
+        directory.mkdir()
+        inodes |= {record.inode, directory.stat().st_ino}
+        assert not record.is_same()
+        directory.rmdir()
+        assert not record.is_same()
+    assert len(inodes) < 400
 
 
-def test_a_record_is_the_same_as_long_as_it_says_the_same() -> None:
-    records: list[str | None] = ["2026-01-01", "2026-01-01", "2026-01-02", None]
-    identity = RecordIdentity(lambda: records.pop(0))
-    assert [identity.is_same() for _ in range(3)] == [True, False, False]
-    assert not RecordIdentity(lambda: None).is_same()
+def test_a_record_is_of_a_symlink_itself(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    (tmp_path / "link").symlink_to("file")
+    record = PathRecord.of(tmp_path / "link")
+    assert record.is_same()
+    assert record.unique != PathRecord.of(tmp_path / "file").unique
+
+
+@pytest.mark.parametrize("handles", [True, False])
+def test_a_namespace_is_known_by_its_handle_or_by_its_mount(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, handles: bool
+) -> None:
+    if not handles:
+        monkeypatch.setattr(kernel, "file_handle", lambda _: "")
+    path = tmp_path / "net"
+    path.touch()
+    records = []
+    for _ in range(2):
+        run(["unshare", "--net", "mount", "--bind", "/proc/self/ns/net", str(path)])
+        records.append(PathRecord.of(path))
+        assert records[-1].is_same()
+        run(["umount", str(path)])
+    assert not records[0].is_same()
+    assert records[0].unique != records[1].unique
+    assert records[0].unique.startswith("mount ") is not handles
+
+
+def test_a_record_without_anything_unique_says_so(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(kernel, "file_handle", lambda _: "")
+    record = PathRecord.of(tmp_path)
+    assert (record.unique, record.device) == ("", tmp_path.stat().st_dev)
+    assert record.is_same()

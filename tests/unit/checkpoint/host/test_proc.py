@@ -175,3 +175,16 @@ def test_the_start_of_a_process_does_not_depend_on_its_name(name: bytes) -> None
 def test_a_stat_that_is_none_is_refused(stat: bytes) -> None:
     with pytest.raises(ProcError):
         proc.start_ticks(stat)
+
+
+def test_signals_that_wait_are_those_of_both_masks() -> None:
+    status = (
+        b"Name:\tx\nSigQ:\t1/2\nSigPnd:\t0000000000000001\nShdPnd:\t0000000000004000\nSigBlk:\t7\n"
+    )
+    assert proc.pending_signals(status) == 0x4001
+
+
+@pytest.mark.parametrize("status", [b"", b"SigPnd:\t1\n", b"SigPnd:\tx\nShdPnd:\t1\n"])
+def test_a_status_without_the_masks_is_an_error(status: bytes) -> None:
+    with pytest.raises(ProcError):
+        proc.pending_signals(status)

@@ -13,6 +13,7 @@ import pytest
 from checkpoint.errors import NetworkError, NotMovable
 from checkpoint.network import netns
 from checkpoint.network.model import Interface, Network, Route
+from checkpoint.undo import Made, Undo
 from tests.unit.helpers.forked import CLONE_NEWNET, CLONE_NEWNS, forked
 
 
@@ -55,11 +56,11 @@ def test_a_network_is_read_as_it_was_made(tmp_path: Path) -> None:
     wanted = Network(path=str(tmp_path / "net"), interfaces=(interface(),), routes=ROUTES)
 
     def body() -> None:
-        parts = netns.create(wanted)
-        found = netns.read(wanted.path)
-        assert found.interfaces == wanted.interfaces
-        assert sorted(map(repr, found.routes)) == sorted(map(repr, wanted.routes))
-        parts.remove()
+        with Undo() as undo:
+            netns.create(wanted, undo)
+            found = netns.read(wanted.path)
+            assert found.interfaces == wanted.interfaces
+            assert sorted(map(repr, found.routes)) == sorted(map(repr, wanted.routes))
         assert not Path(wanted.path).exists()
 
     apart(body)
@@ -71,7 +72,7 @@ def test_interfaces_of_any_name_are_made_and_read(tmp_path: Path, name: str) -> 
     wanted = Network(path=str(tmp_path / "net"), interfaces=(interface(name),), routes=())
 
     def body() -> None:
-        netns.create(wanted)
+        netns.create(wanted, Undo())
         assert netns.read(wanted.path).interfaces == wanted.interfaces
 
     apart(body)
@@ -103,7 +104,7 @@ def test_routes_that_would_be_others_are_refused(tmp_path: Path, words: str, tol
     wanted = Network(path=str(tmp_path / "net"), interfaces=(interface(),), routes=())
 
     def body() -> None:
-        netns.create(wanted)
+        netns.create(wanted, Undo())
         subprocess.run(["nsenter", f"--net={wanted.path}", "ip", *words.split()], check=True)
         with pytest.raises(NotMovable, match=told):
             netns.read(wanted.path)
@@ -157,8 +158,8 @@ def nothing_is_made(wanted: Network, said: str, before: Callable[[], object]) ->
     def body() -> None:
         before()
         links_before, there = links(), Path(wanted.path).exists()
-        with pytest.raises(NetworkError, match=said):
-            netns.create(wanted)
+        with Undo() as undo, pytest.raises(NetworkError, match=said):
+            netns.create(wanted, undo)
         assert links() == links_before
         assert Path(wanted.path).exists() is there
 
@@ -208,7 +209,7 @@ def test_a_path_that_cannot_be_bound_is_an_error(wanted: Network) -> None:
     """The name is too long for a file."""
     wanted = replace(wanted, path=f"{Path(wanted.path).parent}/{'x' * 300}")
     with pytest.raises((NetworkError, OSError), match="too long"):
-        netns.create(wanted)
+        netns.create(wanted, Undo())
 
 
 def test_a_link_on_a_bridge_is_down_at_first(wanted: Network) -> None:
@@ -216,7 +217,7 @@ def test_a_link_on_a_bridge_is_down_at_first(wanted: Network) -> None:
 
     def body() -> None:
         ip("link add br7 type bridge")
-        netns.create(wanted)
+        netns.create(wanted, Undo())
         assert netns.read(wanted.path).interfaces == wanted.interfaces
         assert "state DOWN" in ip("link show host0"), "nobody hears of the container yet"
 
@@ -228,9 +229,9 @@ def test_ip_knows_a_namespace_in_run_netns(wanted: Network) -> None:
 
     def body() -> None:
         subprocess.run(["mount", "-t", "tmpfs", "test", "/run"], check=True)
-        parts = netns.create(wanted)
-        assert "test-netns-more" in ip("netns list")
-        parts.remove()
+        with Undo() as undo:
+            netns.create(wanted, undo)
+            assert "test-netns-more" in ip("netns list")
         assert ip("netns list") == ""
         assert links() == {"lo"}
 
@@ -239,26 +240,28 @@ def test_ip_knows_a_namespace_in_run_netns(wanted: Network) -> None:
 
 def test_parts_that_were_made_before_are_found_and_removed(wanted: Network) -> None:
     def body() -> None:
-        netns.create(wanted).close()
-        parts = netns.Parts.of(wanted)
-        parts.remove()
-        parts.remove()  # what is gone is ignored
+        netns.create(wanted, Undo())
+        things: list[Made] = []
+        with Undo(things.append) as undo:
+            netns.parts_of(wanted, undo)
         assert links() == {"lo"}
+        for thing in things:
+            thing.remove()  # what is gone is ignored
         with pytest.raises(OSError):
-            netns.Parts.of(wanted)
+            netns.parts_of(wanted, Undo())
 
     apart(body)
 
 
 def test_parts_that_have_the_name_again_stay(wanted: Network) -> None:
     def body() -> None:
-        parts = netns.create(wanted)
-        ip("link delete host0")
-        ip("link add host0 type bridge")
-        subprocess.run(["umount", "--lazy", wanted.path], check=True)
-        Path(wanted.path).unlink()
-        Path(wanted.path).write_text("somebody else's")
-        parts.remove()
+        with Undo() as undo:
+            netns.create(wanted, undo)
+            ip("link delete host0")
+            ip("link add host0 type bridge")
+            subprocess.run(["umount", "--lazy", wanted.path], check=True)
+            Path(wanted.path).unlink()
+            Path(wanted.path).write_text("somebody else's")
         assert "host0" in links()
         assert Path(wanted.path).read_text() == "somebody else's"
 
@@ -279,7 +282,7 @@ def test_an_interface_of_another_kind_than_veth_cannot_be_moved(
     wanted: Network, words: str, said: str
 ) -> None:
     def body() -> None:
-        netns.create(wanted)
+        netns.create(wanted, Undo())
         ip(words, wanted.path)
         with pytest.raises(NotMovable, match=said):
             netns.read(wanted.path)

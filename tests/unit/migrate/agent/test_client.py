@@ -12,7 +12,7 @@ from checkpoint.files.changes import FileState
 from migrate import logs
 from migrate.agent import client
 from migrate.agent.client import MOST_LOGGED
-from migrate.errors import AgentFailed
+from migrate.errors import AgentFailed, AgentGone
 from migrate.wire import protocol
 from migrate.wire.protocol import ProtocolError, Request
 from tests.unit.migrate.answering import Target
@@ -154,6 +154,13 @@ def test_pieces_without_end_are_not_passed_over_for_ever(
     target.will_say(*[protocol.TreeListed(files=(FileState("a", 1, 1, 1),), more=True)] * 9)
     with pytest.raises(ProtocolError, match="without end"):
         target.agent.request(protocol.Abort())
+
+
+def test_a_connection_that_is_lost_is_known_without_a_question(target: Target) -> None:
+    target.agent.check_connected()
+    target.hang_up()
+    with pytest.raises(AgentGone, match="the connection was lost"):
+        target.agent.check_connected()
 
 
 CLOCK = protocol.Clock(monotonic_ns=1)

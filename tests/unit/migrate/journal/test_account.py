@@ -10,7 +10,7 @@ from checkpoint.errors import DataInvalid
 from migrate.agent import state as incoming
 from migrate.decisions.state import State
 from migrate.journal.account import CUT_OFF, Account, account, end_of_cut_off
-from migrate.journal.records import SOURCE, TARGET, Ended, Entered, Entry, encode
+from migrate.journal.records import SOURCE, TARGET, Ended, Entered, Entry, MadeThing, encode
 from tests.unit.helpers.begun import AT_MS, begun
 
 
@@ -24,11 +24,21 @@ def entered(state: str, at_ms: int = AT_MS) -> Entered:
 
 def test_the_last_state_counts() -> None:
     found = account_of(begun(), entered("prepared", AT_MS + 1), entered("armed", AT_MS + 2))
-    assert found == Account(begun=begun(), state="armed", since_ms=AT_MS + 2, ended=None)
+    assert found == Account(begun=begun(), state="armed", since_ms=AT_MS + 2, made=(), ended=None)
 
 
 def test_a_migration_that_has_only_begun_has_no_state() -> None:
-    assert account_of(begun()) == Account(begun=begun(), state=None, since_ms=AT_MS, ended=None)
+    assert account_of(begun()) == Account(
+        begun=begun(), state=None, since_ms=AT_MS, made=(), ended=None
+    )
+
+
+def test_what_was_made_is_kept_in_its_order_and_is_no_state() -> None:
+    things = [{"kind": "HostLink", "name": name, "index": 7} for name in "ab"]
+    entries = [MadeThing(at_ms=AT_MS + 5, thing=thing) for thing in things]
+    found = account_of(begun(), entered("prepared", AT_MS + 1), *entries)
+    assert (found.state, found.since_ms) == ("prepared", AT_MS + 1)
+    assert list(found.made) == things
 
 
 def test_the_end_says_how_it_ended() -> None:

@@ -8,7 +8,6 @@ import pytest
 
 from checkpoint.host import journal
 from migrate.journal import book
-from migrate.journal.account import CUT_OFF
 from migrate.journal.book import MigrationJournal, listed
 from migrate.journal.records import SOURCE, TARGET
 from tests.unit.helpers.begun import ID, begun
@@ -78,23 +77,6 @@ def test_a_full_disk_later_ends_no_migration(
     assert states() == {f"{ID}.source": ("armed", False, False)}
 
 
-def test_a_migration_that_was_cut_off_harmlessly_is_ended() -> None:
-    with MigrationJournal(begun()) as kept:
-        kept.entered("armed")
-    with MigrationJournal(begun(TARGET)) as lost:
-        lost.entered("held")
-    with MigrationJournal(begun(migration_id="ba9876543210")):
-        book.sweep()
-        assert states() == {
-            f"{ID}.source": ("rolled back", True, False),
-            f"{ID}.target": ("held", False, False),
-            "ba9876543210.source": (None, False, True),
-        }
-    [ended] = [each.account.ended for each in listed() if each.path.name == f"{ID}.source"]
-    assert ended is not None
-    assert ended.error == CUT_OFF
-
-
 def test_the_ended_ones_that_ended_last_stay(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(book, "MOST_ENDED", 2)
     for number, end_ms in enumerate([30, 10, 20, 40]):
@@ -103,7 +85,7 @@ def test_the_ended_ones_that_ended_last_stay(monkeypatch: pytest.MonkeyPatch) ->
             kept.end("done")
     with MigrationJournal(begun(migration_id="ba9876543210", at_ms=0)) as cut_off:
         cut_off.entered("killed")
-    book.sweep()
+    book.prune()
     assert set(states()) == {
         "000000000000.source",
         "000000000003.source",
@@ -117,6 +99,6 @@ def test_a_file_that_is_no_journal_is_left_alone(
     journals.mkdir()
     (journals / f"{ID}.source").write_text("what somebody wrote\n")
     assert listed() == []
-    book.sweep()
+    book.prune()
     assert (journals / f"{ID}.source").exists()
     assert "is no journal" in caplog.records[0].getMessage()

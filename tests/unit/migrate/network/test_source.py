@@ -9,6 +9,7 @@ import pytest
 
 from checkpoint.network import netns
 from checkpoint.network.model import Interface, Network
+from checkpoint.undo import Undo
 from migrate.network.source import MOST_FRAMES, SourceNetwork, fitting
 from migrate.wire.values import OwnAddress
 from transport.framing import MAX_PAYLOAD
@@ -40,11 +41,11 @@ def removed(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """Return the list of paths of networks whose parts were removed; the networks are not real."""
     paths: list[str] = []
 
-    def parts(of: Network) -> Any:
-        return SimpleNamespace(remove=lambda: paths.append(of.path), close=lambda: None)
+    def parts(of: Network, undo: Undo) -> None:
+        undo.callback(paths.append, of.path)
 
     monkeypatch.setattr(netns, "read", lambda _: network())
-    monkeypatch.setattr(netns.Parts, "of", parts)
+    monkeypatch.setattr(netns, "parts_of", parts)
     return paths
 
 

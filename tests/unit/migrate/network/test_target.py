@@ -15,6 +15,7 @@ from checkpoint.errors import NetworkError
 from checkpoint.network import conntrack
 from checkpoint.network.link import in_netns
 from checkpoint.network.model import Interface, Network
+from checkpoint.undo import Undo
 from migrate.network.target import TargetNetwork
 from tests.unit.helpers.forked import CLONE_NEWNET, CLONE_NEWNS, forked
 
@@ -37,14 +38,14 @@ class Made:
     """A network on the target, what undoes it, and the lines that it has logged."""
 
     network: TargetNetwork
-    undo: contextlib.ExitStack = field(default_factory=contextlib.ExitStack)
+    undo: Undo = field(default_factory=Undo)
     tidy: contextlib.ExitStack = field(default_factory=contextlib.ExitStack)
     said: list[str] = field(default_factory=list)
 
 
 def made(path: Path | None) -> Made:
     """Make a network at a path, or with None one that an engine makes later."""
-    undo, tidy, said = contextlib.ExitStack(), contextlib.ExitStack(), list[str]()
+    undo, tidy, said = Undo(), contextlib.ExitStack(), list[str]()
     wanted = None
     if path is not None:
         wanted = Network(path=str(path), interfaces=(INTERFACE,), routes=())

@@ -129,6 +129,7 @@ def held_migration(*answers: Any, observer: Any = None, **parts: Any) -> tuple[A
         limit=None,
         dump=dump,
         progress=progress,
+        journal=SimpleNamespace(entered=lambda _: None),
     )
     move.tidy.callback(does("tidy"))
     for path, value in parts.items():

@@ -100,6 +100,7 @@ def move(
         limit=SimpleNamespace(held_us=0),
         dump=SimpleNamespace(options=None),
         progress=Progress(Report.begin("web", "beta"), observer),
+        journal=SimpleNamespace(entered=lambda _: None),
     )
     found.report.sent.memory_bytes = 64 * MIB
     pages: Any = Carrier()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import resource
+import signal
 import subprocess
 from collections.abc import Callable
 from pathlib import Path
@@ -221,6 +222,18 @@ def test_what_exec_has_started_is_noted_once(child: Child, monkeypatch: pytest.M
     preflight.note_exec_processes(container, progress)
     assert notes == [], "a health check passes"
     other.end()
+
+
+def test_a_container_without_a_pid_namespace_of_its_own_is_refused(child: Child) -> None:
+    with pytest.raises(errors.NotMovableError, match=f"process {child.pid}, the container's first"):
+        preflight.check_pid_namespace(child.pid)
+    argv = ["unshare", "--pid", "--fork", "sh", "-c", "echo; exec sleep 100"]
+    with subprocess.Popen(argv, stdout=subprocess.PIPE) as outside:
+        assert outside.stdout is not None
+        outside.stdout.readline()
+        [_, init] = processes.tree_of(outside.pid)
+        preflight.check_pid_namespace(init)
+        os.kill(init, signal.SIGKILL)
 
 
 def test_an_open_file_outside_the_container_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
 from pathlib import Path
 from types import SimpleNamespace
@@ -23,6 +22,7 @@ from checkpoint.errors import (
     EngineRefused,
     NotMovable,
 )
+from checkpoint.undo import Undo
 from tests.unit.checkpoint.engines.descriptions import changed
 from tests.unit.checkpoint.engines.docker.dockerd import Dockerd
 from tests.unit.checkpoint.engines.runtimes import ID, Runtime
@@ -222,7 +222,7 @@ def test_the_target_takes_the_description_of_the_source(beneath: Runtime, docker
     assert told["volumes"] == {"/data": VOLUME}
     assert told["layers"] == ["sha256:1a"]
     assert told["descriptors"] == ["/dev/null"]
-    with contextlib.ExitStack() as undo:
+    with Undo() as undo:
         assert isinstance(Docker().arrival("box", told, undo), IncomingDockerContainer)
 
 

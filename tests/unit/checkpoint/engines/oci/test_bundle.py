@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
 import os
 import subprocess
@@ -16,7 +15,9 @@ from checkpoint.engines.base import MARKER, ROOTFS
 from checkpoint.engines.oci.bundle import IncomingBundle
 from checkpoint.engines.oci.runc import Runc
 from checkpoint.errors import CommandFailed, DataInvalid, ImageError, NameInUse
-from checkpoint.host.identity import PathIdentity
+from checkpoint.files.made import MadeDirectory
+from checkpoint.host.identity import PathRecord
+from checkpoint.undo import Made, Undo
 
 
 def arrive(bundle: Path) -> None:
@@ -28,7 +29,7 @@ def arrive(bundle: Path) -> None:
         "descriptors": [],
         "owned": {},
     }
-    with contextlib.ExitStack() as undo:
+    with Undo() as undo:
         IncomingBundle(Runc(), "x", fields, undo).prepare(b"", shared=False)
         assert (bundle / MARKER).exists()
         assert "cgroupsPath" in (bundle / "config.json").read_text()
@@ -74,12 +75,8 @@ class Runtime:
     def exists(self, container_id: str) -> bool:
         return (self._root / container_id).exists()
 
-    def identity(self, container_id: str) -> PathIdentity:
-        return PathIdentity(self._root / container_id)
-
-    def delete(self, identity: PathIdentity) -> None:
-        if identity.is_same():
-            identity.path.rmdir()
+    def made(self, container_id: str) -> Made:
+        return MadeDirectory(path=PathRecord.of(self._root / container_id), whole=True)
 
     def restore(
         self,
@@ -105,7 +102,7 @@ def place(tmp_path: Path) -> Path:
     return tmp_path / "srv/box"
 
 
-Arrive = Callable[[contextlib.ExitStack], IncomingBundle]
+Arrive = Callable[[Undo], IncomingBundle]
 
 
 @pytest.fixture
@@ -129,7 +126,7 @@ def content(directory: Path) -> dict[str, bytes]:
 
 
 def test_a_bundle_is_made_as_it_was(place: Path, arriving: Arrive) -> None:
-    with contextlib.ExitStack() as undo:
+    with Undo() as undo:
         made = arriving(undo)
         assert (made.objections(), made.volumes(), made.layers_there()) == ([], [], None)
         assert made.prepare(b"", shared=False) == {ROOTFS: place / "rootfs"}
@@ -146,7 +143,7 @@ def test_a_bundle_is_made_as_it_was(place: Path, arriving: Arrive) -> None:
 def test_a_roll_back_removes_a_bundle_and_the_directories_above_that_were_made(
     tmp_path: Path, place: Path, arriving: Arrive
 ) -> None:
-    with contextlib.ExitStack() as undo:
+    with Undo() as undo:
         arriving(undo).prepare(b"", shared=False)
         (place / "rootfs/file").touch()  # as a transfer makes it
     assert not (tmp_path / "srv").exists()
@@ -154,7 +151,7 @@ def test_a_roll_back_removes_a_bundle_and_the_directories_above_that_were_made(
 
 def test_a_directory_that_was_there_stays_and_is_empty_again(place: Path, arriving: Arrive) -> None:
     place.mkdir(parents=True)
-    with contextlib.ExitStack() as undo:
+    with Undo() as undo:
         arriving(undo).prepare(b"", shared=False)
         (place / "rootfs/file").touch()
     assert list(place.iterdir()) == []
@@ -168,7 +165,7 @@ def test_what_an_earlier_migration_left_is_renewed_and_given_back(
     (place / "config.json").write_text("{}")
     (place / MARKER).touch()
     before = content(place)
-    with contextlib.ExitStack() as undo:
+    with Undo() as undo:
         arriving(undo).prepare(b"", shared=False)
         assert (place / "config.json").read_text() != "{}"
     assert content(place) == before
@@ -177,7 +174,7 @@ def test_what_an_earlier_migration_left_is_renewed_and_given_back(
 def test_files_of_somebody_elses_are_not_overwritten(place: Path, arriving: Arrive) -> None:
     (place / "rootfs").mkdir(parents=True)
     (place / "config.json").write_text("theirs")
-    with contextlib.ExitStack() as undo, pytest.raises(ImageError, match="with other files in it"):
+    with Undo() as undo, pytest.raises(ImageError, match="with other files in it"):
         arriving(undo).prepare(b"", shared=False)
     assert content(place) == {"config.json": b"theirs"}
 
@@ -186,7 +183,7 @@ def test_files_that_both_hosts_see_are_the_containers_own(place: Path, arriving:
     (place / "rootfs").mkdir(parents=True)
     (place / "rootfs/file").write_text("shared")
     (place / "config.json").write_text("{}")
-    with contextlib.ExitStack() as undo:
+    with Undo() as undo:
         arriving(undo).prepare(b"", shared=True)
         assert not (place / MARKER).exists()
     assert content(place) == {"config.json": b"{}", "rootfs/file": b"shared"}
@@ -205,7 +202,7 @@ def test_a_restore_gets_the_containers_streams(
     runtime: Runtime, place: Path, images: Path, arriving: Arrive
 ) -> None:
     before = os.listdir("/proc/self/fd")
-    with contextlib.ExitStack() as undo:
+    with Undo() as undo:
         made = arriving(undo)
         made.load_image(images)
         made.take_output(b"what the engine has logged: this one has no log")
@@ -214,17 +211,24 @@ def test_a_restore_gets_the_containers_streams(
         assert json.loads((images / "descriptors.json").read_text()) == ["/dev/null"]
         null = os.stat("/dev/null").st_rdev
         assert runtime.restored == [(ID, place, images, [null] * 3)]
-        made.discard()
-        assert runtime.exists(ID), "nobody has seen it restored: it may be another's"
+    assert runtime.exists(ID), "nobody has seen it restored: it may be another's"
+
+
+def test_a_restored_container_is_removed_with_the_move(
+    runtime: Runtime, images: Path, arriving: Arrive
+) -> None:
+    with Undo() as undo:
+        made = arriving(undo)
+        made.start_restore(images, images, {})
         made.restore_held()
-        made.discard()
-        assert not runtime.exists(ID)
+        assert runtime.exists(ID)
+    assert not runtime.exists(ID)
 
 
 def test_a_container_that_was_started_meanwhile_refuses_the_restore(
     runtime: Runtime, images: Path, arriving: Arrive
 ) -> None:
-    with contextlib.ExitStack() as undo:
+    with Undo() as undo:
         made = arriving(undo)
         made.start_restore(images, images, {})
         with pytest.raises(NameInUse, match="a runc container named 'box' was started"):
@@ -240,7 +244,7 @@ def test_streams_are_closed_if_the_runtime_cannot_be_started(
         raise CommandFailed(["runc"], 127, "No such file or directory")
 
     monkeypatch.setattr(runtime, "restore", fails)
-    with contextlib.ExitStack() as undo, pytest.raises(CommandFailed):
+    with Undo() as undo, pytest.raises(CommandFailed):
         arriving(undo).start_restore(images, images, {})
     assert len(os.listdir("/proc/self/fd")) == len(before)
 
@@ -259,4 +263,4 @@ def test_a_description_of_another_form_is_refused(runtime: Runtime, change: dict
         **change,
     }
     with pytest.raises(DataInvalid):
-        IncomingBundle(runtime, ID, fields, contextlib.ExitStack())
+        IncomingBundle(runtime, ID, fields, Undo())

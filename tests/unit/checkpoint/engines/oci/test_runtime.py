@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
 import subprocess
 from pathlib import Path
@@ -17,6 +16,7 @@ from checkpoint.engines.oci.runc import Runc
 from checkpoint.engines.oci.runtime import OciRuntime
 from checkpoint.errors import CommandFailed, ContainerNotFound, ContainerNotRunning, DataInvalid
 from checkpoint.host import cgroups, ownership
+from checkpoint.undo import Undo
 from tests.unit.checkpoint.engines.runtimes import ID, Runtime
 
 INTERNAL: dict[str, Any] = {
@@ -170,7 +170,7 @@ def test_the_target_takes_the_description_of_the_source(runc: Runc, beneath: Run
         "pids": {"limit": 9},
         "memory": {"limit": 1 << 20},
     }
-    with contextlib.ExitStack() as undo:
+    with Undo() as undo:
         arriving = runc.arrival(ID, told, undo)
     assert isinstance(arriving, IncomingBundle)
 

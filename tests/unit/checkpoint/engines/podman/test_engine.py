@@ -31,6 +31,7 @@ from checkpoint.errors import (
     ImageError,
 )
 from checkpoint.host import cgroups
+from checkpoint.undo import Undo
 from tests.fuzz.parser import bounded_memory
 from tests.rig import until
 from tests.unit.checkpoint.engines.archive_bytes import DAMAGES, file_of, pack, unpack
@@ -268,7 +269,7 @@ def test_the_target_takes_the_description_of_the_source(box: Container, podman: 
     assert (told["runtime"], told["cgroup"], told["log"]) == ("crun", "/box", "/logs/ctr.log")
     assert told["networks"].keys() == {"net"}
     assert told["volumes"] == {"/data": VOLUME}
-    with contextlib.ExitStack() as undo:
+    with Undo() as undo:
         assert isinstance(Podman().arrival("box", told, undo), IncomingPodmanContainer)
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import io
 import os
 import tarfile
@@ -19,6 +18,7 @@ from checkpoint.engines.podman.engine import without_contents
 from checkpoint.engines.podman.incoming import IncomingPodmanContainer, with_output
 from checkpoint.errors import DataInvalid, NameInUse
 from checkpoint.host import proc
+from checkpoint.undo import Undo
 from tests.unit.checkpoint.engines.archive_bytes import file_of, pack, unpack
 from tests.unit.checkpoint.engines.podman.program import Podman
 from tests.unit.helpers.podman import DESCRIPTION, arriving, fake_podman, restore
@@ -64,7 +64,7 @@ def test_late_output_makes_no_log(
 
 
 def test_output_that_the_source_has_not_announced_is_dropped(log: Path, tmp_path: Path) -> None:
-    with contextlib.ExitStack() as undo:
+    with Undo() as undo:
         arrival = IncomingPodmanContainer("x", DESCRIPTION, undo)
         arrival.prepare(b"", shared=False)
         restore(arrival, tmp_path)
@@ -74,7 +74,7 @@ def test_output_that_the_source_has_not_announced_is_dropped(log: Path, tmp_path
 
 @pytest.mark.parametrize("name", ["../../../x", "--all", "", "a/b"])
 def test_an_id_that_is_none_is_refused(name: str) -> None:
-    with contextlib.ExitStack() as undo, pytest.raises(DataInvalid):
+    with Undo() as undo, pytest.raises(DataInvalid):
         IncomingPodmanContainer("x", {**DESCRIPTION, "id": name}, undo)
 
 
@@ -142,17 +142,17 @@ def description(**changes: Any) -> dict[str, Any]:
 
 
 @pytest.fixture
-def undo() -> Iterator[contextlib.ExitStack]:
-    with contextlib.ExitStack() as undo:
+def undo() -> Iterator[Undo]:
+    with Undo() as undo:
         yield undo
 
 
-def incoming_box(undo: contextlib.ExitStack, **changes: Any) -> IncomingPodmanContainer:
+def incoming_box(undo: Undo, **changes: Any) -> IncomingPodmanContainer:
     return IncomingPodmanContainer("box", description(**changes), undo)
 
 
 def test_a_runtime_that_is_not_there_is_an_objection(
-    podman: Podman, undo: contextlib.ExitStack, tmp_path: Path
+    podman: Podman, undo: Undo, tmp_path: Path
 ) -> None:
     runtime = "no-such-runtime"
     said = [f"its container is run by {runtime}, which is not there"]
@@ -161,9 +161,7 @@ def test_a_runtime_that_is_not_there_is_an_objection(
     assert incoming_box(undo, runtime=runtime).objections() == []
 
 
-def test_layers_that_podman_has_need_not_be_sent(
-    podman: Podman, undo: contextlib.ExitStack
-) -> None:
+def test_layers_that_podman_has_need_not_be_sent(podman: Podman, undo: Undo) -> None:
     podman.lacks("image", IMAGE)
     assert incoming_box(undo).layers_there() == []
     podman.says("images*", "ee\n")
@@ -174,17 +172,13 @@ def test_layers_that_podman_has_need_not_be_sent(
     assert incoming_box(undo).layers_there() is None
 
 
-def test_an_image_that_arrives_gets_its_name(
-    podman: Podman, undo: contextlib.ExitStack, tmp_path: Path
-) -> None:
+def test_an_image_that_arrives_gets_its_name(podman: Podman, undo: Undo, tmp_path: Path) -> None:
     podman.says("pull*", f"{IMAGE}\n")
     incoming_box(undo).load_image(tmp_path)
     assert podman.asked("tag") == [f"tag {IMAGE} redis"]
 
 
-def test_what_the_container_has_besides_is_made(
-    podman: Podman, undo: contextlib.ExitStack, tmp_path: Path
-) -> None:
+def test_what_the_container_has_besides_is_made(podman: Podman, undo: Undo, tmp_path: Path) -> None:
     podman.lacks("volume", "data")
     described = {**VOLUME, "Mountpoint": str(tmp_path), "CreatedAt": "2024-01-01T00:00:00Z"}
     podman.says("volume inspect data", [described])
@@ -206,7 +200,7 @@ def hierarchy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def test_a_restored_container_is_removed_with_its_cgroup(
-    podman: Podman, undo: contextlib.ExitStack, tmp_path: Path, hierarchy: Path
+    podman: Podman, undo: Undo, tmp_path: Path, hierarchy: Path
 ) -> None:
     for name in ("box", ID):
         podman.lacks("container", name)
@@ -218,16 +212,15 @@ def test_a_restored_container_is_removed_with_its_cgroup(
     (asked,) = podman.asked("container restore")
     assert f"--import={tmp_path}/podman.tar" in asked.split()
     (hierarchy / "box/beneath").mkdir(parents=True)
-    made.discard()
-    assert podman.asked("rm") == [], "nobody has seen it restored"
     made.restore_held()
-    made.discard()
+    assert podman.asked("rm") == []
+    undo.close()
     assert podman.asked("rm") == [f"rm --force --ignore --volumes --time=0 {ID}"]
     assert not (hierarchy / "box").exists()
 
 
 def test_a_cgroup_that_was_there_stays(
-    podman: Podman, undo: contextlib.ExitStack, tmp_path: Path, hierarchy: Path
+    podman: Podman, undo: Undo, tmp_path: Path, hierarchy: Path
 ) -> None:
     (hierarchy / "box").mkdir()
     for name in ("box", ID):
@@ -236,13 +229,27 @@ def test_a_cgroup_that_was_there_stays(
     made.prepare(b"", shared=False)
     made.start_restore(tmp_path, tmp_path, dict(os.environ)).wait(20)
     made.restore_held()
-    made.discard()
+    undo.close()
+    assert (hierarchy / "box").exists()
+
+
+def test_a_container_that_nobody_has_seen_restored_stays(
+    podman: Podman, undo: Undo, tmp_path: Path, hierarchy: Path
+) -> None:
+    for name in ("box", ID):
+        podman.lacks("container", name)
+    made = incoming_box(undo)
+    made.prepare(b"", shared=False)
+    made.start_restore(tmp_path, tmp_path, dict(os.environ)).wait(20)
+    (hierarchy / "box/beneath").mkdir(parents=True)
+    undo.close()
+    assert podman.asked("rm") == []
     assert (hierarchy / "box").exists()
 
 
 @pytest.mark.parametrize("taken", ["box", ID])
 def test_a_name_that_was_taken_meanwhile_refuses_the_restore(
-    podman: Podman, undo: contextlib.ExitStack, tmp_path: Path, taken: str
+    podman: Podman, undo: Undo, tmp_path: Path, taken: str
 ) -> None:
     for name in {"box", ID} - {taken}:
         podman.lacks("container", name)
@@ -252,8 +259,6 @@ def test_a_name_that_was_taken_meanwhile_refuses_the_restore(
 
 
 @pytest.mark.parametrize("change", [{"id": "../x"}, {"image": {}}, {"networks": {"net": {}}}])
-def test_a_description_of_another_form_is_refused(
-    undo: contextlib.ExitStack, change: dict[str, Any]
-) -> None:
+def test_a_description_of_another_form_is_refused(undo: Undo, change: dict[str, Any]) -> None:
     with pytest.raises(DataInvalid):
         incoming_box(undo, **change)

@@ -20,6 +20,7 @@ from checkpoint.engines.docker import api, incoming, oci_wrapper
 from checkpoint.engines.docker.incoming import IncomingDockerContainer
 from checkpoint.host.listener import Listener
 from checkpoint.host.ready import ready
+from checkpoint.undo import Undo
 from tests.rig import until
 from tests.unit.checkpoint.engines.docker.oci_wrapper.agents import (
     GLOBAL,
@@ -125,7 +126,7 @@ def arrival(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Incomin
         **{name: {} for name in ("endpoints", "networks", "volumes")},
         **{name: [] for name in ("layers", "descriptors")},
     }
-    with contextlib.ExitStack() as undo:
+    with Undo() as undo:
         made = IncomingDockerContainer("box", fields, undo)
         made.prepare(b"", shared=False)
         env = {**os.environ, "PATH": f"{tmp_path / 'bin'}:{os.environ['PATH']}"}

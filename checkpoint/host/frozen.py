@@ -1,0 +1,62 @@
+"""The processes of a container that CRIU has frozen, and what others do to them meanwhile.
+
+Whoever stops or kills a container in the freeze is told that it was done. The dump was made before
+that and knows nothing of it, so the container must not be brought back on the target.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import signal
+from collections.abc import Sequence
+
+from checkpoint.errors import ContainerDisturbed
+from checkpoint.host import proc
+from checkpoint.host.processes import ENDED, STOPPED, state_of
+
+#: Signals that ask a container to stop: kill(1)'s, the engines' defaults, and those that images
+#: name as their own (STOPSIGNAL of nginx, PostgreSQL, Apache, systemd). Timers of the container may
+#: send it other signals in the freeze, which say nothing.
+STOP_SIGNALS = (
+    signal.SIGHUP,
+    signal.SIGINT,
+    signal.SIGQUIT,
+    signal.SIGTERM,
+    signal.SIGWINCH,
+    signal.SIGRTMIN + 3,
+)
+
+
+class FrozenTasks:
+    """The processes `pids` of a frozen container, as they are when this object is made."""
+
+    def __init__(self, pids: Sequence[int]) -> None:
+        """Note which stop signals wait for each process. Raises OSError and ProcError."""
+        self._waiting = {pid: waiting_stop_signals(pid) for pid in pids}
+
+    def check(self) -> None:
+        """Raise ContainerDisturbed unless every process is as it was: stopped, and not signalled.
+
+        Raises OSError and ProcError.
+        """
+        for pid, before in self._waiting.items():
+            if (state := state_of(pid)) in ENDED:
+                raise ContainerDisturbed(f"process {pid} was killed while it was frozen")
+            if state not in STOPPED:
+                raise ContainerDisturbed(f"process {pid} runs although CRIU holds it frozen")
+            with contextlib.suppress(FileNotFoundError, ProcessLookupError):
+                for number in sorted(waiting_stop_signals(pid) - before):
+                    name = signal.Signals(number).name if number < signal.SIGRTMIN else f"{number}"
+                    raise ContainerDisturbed(
+                        f"process {pid} was sent signal {name} while it was frozen, which the"
+                        " restored container would never get"
+                    )
+
+
+def waiting_stop_signals(pid: int) -> set[int]:
+    """Return the stop signals that a process was sent and has not got yet.
+
+    Raises OSError and ProcError.
+    """
+    waiting = proc.pending_signals(proc.read(pid, "status"))
+    return {number for number in STOP_SIGNALS if waiting >> (number - 1) & 1}

@@ -1,0 +1,126 @@
+"""Tests of migrate/journal/cut_off.py: what killed migrations made is removed by the next one."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from checkpoint.files.made import MadeDirectory
+from checkpoint.host import proc
+from checkpoint.host.identity import PathRecord
+from checkpoint.host.journal import Journal
+from checkpoint.network.netns import NetworkNamespace
+from migrate.journal import book, cut_off
+from migrate.journal.account import CUT_OFF
+from migrate.journal.book import MigrationJournal
+from migrate.journal.records import TARGET
+from tests.unit.helpers.begun import ID, begun
+
+OTHER = "ba9876543210"
+ABORTED = ("aborted", CUT_OFF)
+
+
+def sweep() -> list[str]:
+    """Sweep this host, and return what is told."""
+    told: list[str] = []
+    cut_off.sweep(told.append)
+    return told
+
+
+def ends() -> dict[str, tuple[str, str | None] | None]:
+    """Return {journal: (outcome, error)} of all journals; None for one that has not ended."""
+    return {
+        each.path.name: (ended.outcome, ended.error) if (ended := each.account.ended) else None
+        for each in book.listed()
+    }
+
+
+@pytest.fixture
+def directory(tmp_path: Path) -> Path:
+    (tmp_path / "made/deep").mkdir(parents=True)
+    return tmp_path / "made"
+
+
+def killed(directory: Path, state: str = "armed", **fields: str) -> MadeDirectory:
+    """Leave the journal of an agent that made a directory and was killed; return the directory."""
+    thing = MadeDirectory(path=PathRecord.of(directory), whole=True)
+    with MigrationJournal(begun(TARGET, **{"boot_id": proc.boot_id(), **fields})) as journal:
+        journal.made(thing)
+        journal.entered(state)
+    return thing
+
+
+def test_what_a_killed_agent_made_is_removed_and_told(directory: Path) -> None:
+    killed(directory)
+    assert sweep() == [
+        f"the move {ID}, which was cut off, had made on this host and it is removed:"
+        f" directory {directory}"
+    ]
+    assert not directory.exists()
+    assert ends() == {f"{ID}.target": ABORTED}
+    assert sweep() == []
+
+
+def test_one_of_whose_end_this_host_knows_nothing_is_left_alone(directory: Path) -> None:
+    killed(directory, state="held")
+    assert sweep() == []
+    assert directory.exists()
+    assert ends() == {f"{ID}.target": None}
+
+
+def test_one_that_goes_on_is_left_alone(directory: Path) -> None:
+    with MigrationJournal(begun(TARGET)) as journal:
+        journal.made(MadeDirectory(path=PathRecord.of(directory), whole=True))
+        assert sweep() == []
+        assert directory.exists()
+
+
+def test_what_cannot_be_removed_now_is_tried_again(
+    directory: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fails(_: MadeDirectory) -> None:
+        raise OSError("it is mounted")
+
+    killed(directory)
+    with monkeypatch.context() as broken:
+        broken.setattr(MadeDirectory, "remove", fails)
+        for _ in range(2):
+            [told] = sweep()
+            assert told.endswith(f"it cannot be removed: directory {directory} (it is mounted)")
+    assert ends() == {f"{ID}.target": None}
+    assert len(sweep()) == 1
+    assert ends() == {f"{ID}.target": ABORTED}
+
+
+def test_after_a_reboot_only_what_is_on_disk_is_looked_for(directory: Path) -> None:
+    before = "01234567-89ab-cdef-0123-456789abcdef"
+    gone = NetworkNamespace(path=PathRecord.of(directory))
+    with MigrationJournal(begun(TARGET, migration_id=OTHER, boot_id=before)) as journal:
+        journal.made(gone)
+    killed(directory, boot_id=before)
+    assert sweep() == [
+        f"the move {ID}, which was cut off, had made on this host and it is removed:"
+        f" directory {directory}"
+    ]
+    assert set(ends().values()) == {ABORTED}
+
+
+def test_what_could_be_another_is_told_and_left(
+    directory: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("checkpoint.host.kernel.file_handle", lambda _: "")
+    killed(directory)
+    [told] = sweep()
+    assert told.startswith(f"directory {directory} of the move {ID} may be left here")
+    assert directory.exists()
+    assert ends() == {f"{ID}.target": ABORTED}
+
+
+def test_a_thing_of_another_version_keeps_nothing_from_ending(directory: Path) -> None:
+    killed(directory)
+    with Journal(book.listed()[0].path) as journal:
+        journal.append({"entry": "MadeThing", "at_ms": 1, "thing": {"kind": "Teapot", "name": "x"}})
+    assert len(sweep()) == 1
+    assert not directory.exists()
+    assert ends() == {f"{ID}.target": ABORTED}
