@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from checkpoint.criu.roles import DumpRole
 from checkpoint.engines.base import Container, Engine
 from checkpoint.host.processes import Init
+from checkpoint.undo import Undo
 from migrate.agent.client import AgentClient
 from migrate.decisions.clock import Offset
 from migrate.decisions.compatibility import Facts
@@ -78,7 +79,7 @@ class Migration:
     dump: DumpRole
     progress: Progress
     journal: MigrationJournal
-    undo: contextlib.ExitStack = field(default_factory=contextlib.ExitStack)
+    undo: Undo
     tidy: contextlib.ExitStack = field(default_factory=contextlib.ExitStack)
     awake: contextlib.ExitStack = field(default_factory=contextlib.ExitStack)
 

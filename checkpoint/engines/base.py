@@ -7,7 +7,7 @@ the target.
 from __future__ import annotations
 
 import subprocess
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
@@ -193,10 +193,10 @@ class Engine(Protocol):
         ImageError, or DataInvalid when one of `there` is no digest.
         """
 
-    def suspend_restart_policy(self, container: Container) -> Callable[[], None]:
+    def suspend_restart_policy(self, container: Container, undo: Undo) -> None:
         """Keep the engine from starting the container again when the container ends.
 
-        Returns a function that undoes this; that function raises EngineRefused when it fails.
+        What gives the policy back is entered in `undo`. Raises EngineRefused.
         """
 
     def detach_monitor(self, container: Container) -> None:

@@ -15,7 +15,9 @@ import psutil
 
 from checkpoint.errors import CgroupUnavailable
 from checkpoint.host import cgroups
+from checkpoint.host.identity import PathRecord
 from checkpoint.host.processes import in_pid_namespace_of
+from checkpoint.host.slowed import SlowedDown
 
 PERIOD_US = 100_000
 #: The kernel accepts no quota below this.
@@ -27,7 +29,7 @@ MEASURE_S = 1.0
 class CpuLimit:
     """The cpu limit of a container.
 
-    `to` may be called repeatedly. One `restore` undoes all calls.
+    `to` may be called repeatedly. `before.remove` undoes all calls.
     """
 
     def __init__(self, init: int) -> None:
@@ -37,7 +39,10 @@ class CpuLimit:
         """
         self._init = init
         self._files = _files(init)
-        self._before = {path: path.read_text() for path in self._files}
+        self.before = SlowedDown(
+            cgroup=PathRecord.of(self._files[0].parent),
+            before={path.name: path.read_text() for path in self._files},
+        )
         self._full_us = 0.0
 
     def to(self, share: float) -> None:
@@ -57,18 +62,6 @@ class CpuLimit:
         quota_file.write_text("-1")
         period_file.write_text(str(PERIOD_US))
         quota_file.write_text(str(quota))
-
-    def restore(self) -> None:
-        """Set the limit as it was before. Files that cannot be written are ignored.
-
-        The files are gone if the container is.
-        """
-        if len(self._files) == 2:
-            with contextlib.suppress(OSError):
-                self._files[0].write_text("-1")
-        for path in reversed(self._files):
-            with contextlib.suppress(OSError):
-                path.write_text(self._before[path])
 
 
 def used_cpus(init: int) -> float:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from checkpoint.errors import DataInvalid
@@ -57,12 +57,23 @@ def account(entries: Iterable[Mapping[str, Any]]) -> Account:
     return Account(begun=begun, state=state, since_ms=since_ms, made=tuple(made), ended=ended)
 
 
-def end_of_cut_off(found: Account, at_ms: int) -> Ended | None:
+def end_of_cut_off(found: Account, at_ms: int, *, lives: bool) -> Ended | None:
     """Return the end of a migration that was cut off, at the time when that is noticed.
 
-    None means that the journal of one host alone does not say which host has the container.
+    `lives`: this host is the source, and the container's init lives and is not about to die. None
+    means that this host alone does not know which host has the container.
     """
-    if found.state is not None and found.state not in HARMLESS:
-        return None
     outcome = State.ROLLED_BACK if found.begun.side == SOURCE else incoming.State.ABORTED
-    return Ended(at_ms=at_ms, outcome=outcome.value, error=CUT_OFF)
+    end = Ended(at_ms=at_ms, outcome=outcome.value, error=CUT_OFF)
+    if found.state is None or found.state in HARMLESS:
+        return end
+    return replace(end, error=f"{CUT_OFF}; {copy_held(found)}") if lives else None
+
+
+def copy_held(found: Account) -> str:
+    """Return, for people, that the target may hold a copy of a container that the source runs."""
+    begun = found.begun
+    return (
+        f"{begun.target} may hold a copy: 'migratectl recover {begun.migration_id} --abort"
+        f" --on {begun.destination}' drops that"
+    )

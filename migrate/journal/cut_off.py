@@ -7,46 +7,69 @@ then has no owner and no end.
 from __future__ import annotations
 
 import contextlib
+import signal
 from collections.abc import Callable, Iterator
 
 from checkpoint.engines import registry as engines
 from checkpoint.errors import CheckpointError, DataInvalid, reason
-from checkpoint.host import proc
+from checkpoint.host import proc, processes, slowed
 from checkpoint.host.journal import Journal
 from checkpoint.network import netns
 from checkpoint.undo import Made, read
 from migrate.journal import book
-from migrate.journal.account import Account, end_of_cut_off
-from migrate.journal.records import encode
+from migrate.journal.account import HARMLESS, Account, copy_held, end_of_cut_off
+from migrate.journal.records import Begun, encode
 
 #: The modules that declare the things of which a journal tells.
-DECLARING = (engines, netns)
+DECLARING = (engines, netns, slowed)
 
 
 def sweep(tell: Callable[[str], None]) -> None:
     """End the migrations that were cut off and of which this host alone knows the end.
 
-    Those are all whose container runs on the source, and of which nobody holds a copy. `tell` gets
-    a line for people about each migration that had made something. What cannot be removed now is
-    tried again next time. Raises OSError.
+    Those are all whose container runs on the source. `tell` gets a line for people about each
+    migration that had made something, or of which the target may hold a copy. What cannot be
+    removed now is tried again next time. Raises OSError.
     """
     for each in book.listed():
-        if each.owned or each.account.ended is not None:
+        found = each.account
+        if each.owned or found.ended is not None:
             continue
-        end = end_of_cut_off(each.account, book.now_ms())
+        lives = _lives(found.begun)
+        end = end_of_cut_off(found, book.now_ms(), lives=lives)
         # Somebody else may be at it, or have done it.
         with contextlib.suppress(BlockingIOError, FileNotFoundError):
             if end is not None:
                 with Journal(each.path) as cut_off:
-                    if _removed(each.account, tell):
+                    if _removed(found, tell):
                         cut_off.append(encode(end))
+                if lives and found.state not in HARMLESS:
+                    tell(copy_held(found))
     book.prune()
+
+
+def _lives(begun: Begun) -> bool:
+    """Return whether the container's init, on the source, lives and was not sent SIGKILL.
+
+    Raises OSError and ProcError.
+    """
+    if begun.init is None or begun.boot_id != proc.boot_id():
+        return False
+    pid, start_ticks = begun.init
+    with contextlib.suppress(FileNotFoundError, ProcessLookupError):
+        if proc.start_ticks(proc.read(pid, "stat")) == start_ticks:
+            waiting = proc.pending_signals(proc.read(pid, "status"))
+            return not processes.has_ended(pid) and not waiting >> (signal.SIGKILL - 1) & 1
+    return False
 
 
 def _removed(found: Account, tell: Callable[[str], None]) -> bool:
     """Remove what a migration has made, latest first, and return whether all of it is gone."""
     removed, left = [], []
     for thing in _things(found):
+        if thing is None:
+            left.append("something that another version of this program made")
+            continue
         if not thing.is_certain:
             tell(
                 f"{thing} of the move {found.begun.migration_id} may be left here: this kernel"
@@ -58,19 +81,25 @@ def _removed(found: Account, tell: Callable[[str], None]) -> bool:
             removed.append(str(thing))
         except (CheckpointError, OSError) as error:
             left.append(f"{thing} ({reason(error)})")
-    what = f"the move {found.begun.migration_id}, which was cut off, had made on this host"
+    what = f"the move {found.begun.migration_id}, which was cut off,"
     if removed:
-        tell(f"{what} and it is removed: {', '.join(removed)}")
+        tell(f"{what} is undone on this host: {', '.join(removed)}")
     if left:
-        tell(f"{what} and it cannot be removed: {', '.join(left)}")
+        tell(f"{what} cannot be undone on this host: {', '.join(left)}")
     return not left
 
 
-def _things(found: Account) -> Iterator[Made]:
-    """Yield the things that may still be there, latest first. Raises OSError."""
+def _things(found: Account) -> Iterator[Made | None]:
+    """Yield the things that may still be there, latest first. Raises OSError.
+
+    None stands for a thing that this program does not know.
+    """
     same_boot = found.begun.boot_id == proc.boot_id()
     for plain in reversed(found.made):
-        with contextlib.suppress(DataInvalid):  # of another version of this program
+        try:
             thing = read(plain)
+        except DataInvalid:
+            yield None
+        else:
             if same_boot or thing.on_disk:
                 yield thing

@@ -89,7 +89,7 @@ def arm_target(migration: Migration, prepared: Prepared) -> Armed:
         for tree in trees:
             tree.wait_armed()
         frames = migration.tidy.enter_context(contextlib.closing(SourceFrames(source.network)))
-        migration.undo.callback(source.engine.suspend_restart_policy(source.container))
+        source.engine.suspend_restart_policy(source.container, migration.undo)
         note_exec_processes(migration.source.container, migration.progress)
         migration.dump.at["network-lock"] = frames.keep
         migration.tidy.enter_context(no_pauses())

@@ -47,7 +47,7 @@ def freeze(migration: Migration, prepared: Prepared, pre_copied: PreCopied) -> F
     migration.limit.lift()
     if pre_copied.cpu_limit is not None:
         # The limit must neither be dumped nor slow CRIU down.
-        pre_copied.cpu_limit.restore()
+        pre_copied.cpu_limit.before.remove()
     images = ImageStream(
         prepared.images,
         migration.target.agent,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 from collections.abc import Callable, Iterator
 from dataclasses import asdict
 from functools import partial
@@ -12,6 +13,7 @@ from checkpoint.engines.base import Container, Engine
 from checkpoint.errors import ContainerLocked, ContainerNotFound
 from checkpoint.host import lock, memory, proc, processes
 from checkpoint.host.cgroups import in_one_cgroup
+from checkpoint.undo import Undo
 from migrate.agent.client import AgentClient
 from migrate.decisions import causes
 from migrate.decisions.compatibility import Facts, room
@@ -67,8 +69,9 @@ def _plan(
     options: Options,
 ) -> Migration:
     report = progress.report
+    if os.geteuid() == 0:  # another user is refused below
+        sweep(progress.note)  # first: a killed migration may have changed this container
     engine, container = stack.enter_context(_taken(options.engine, report))
-    sweep(progress.note)
     facts = preflight.check_source(engine, report.container)
     report.source, report.versions["source"] = facts.hostname, asdict(facts)
     pids = processes.tree_of(container.pid)
@@ -93,6 +96,7 @@ def _plan(
         one_cgroup=in_one_cgroup(container.pid, pids),
         network_namespace=container.network_namespace,
     )
+    journal = stack.enter_context(_journal(report, source, connection.destination))
     return Migration(
         migration_id=report.migration_id,
         options=options,
@@ -103,7 +107,8 @@ def _plan(
         limit=RateLimit(options.bandwidth_limit),
         dump=stack.enter_context(contextlib.closing(DumpRole(edits))),
         progress=progress,
-        journal=stack.enter_context(_journal(report, source, connection.destination)),
+        journal=journal,
+        undo=Undo(journal.made),
     )
 
 

@@ -158,7 +158,7 @@ def _cpu_limit(migration: Migration) -> CpuLimit | None:
     except (CgroupUnavailable, OSError) as error:
         migration.note(f"cannot be slowed down: {error}")
         return None
-    migration.tidy.callback(limit.restore)
+    migration.undo.made(limit.before)
     return limit
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import shutil
 import socket
 import threading
 import time
@@ -22,6 +23,7 @@ from checkpoint.criu.page_server import PE_PRESENT
 from checkpoint.host.ready import ready
 from migrate.agent import control
 from migrate.agent.server import Server
+from migrate.journal import book
 from migrate.limits import Limits
 from migrate.memory import batches
 from migrate.memory.receiver import socket_path
@@ -133,6 +135,8 @@ class HostileSource(RuleBasedStateMachine):
         super().__init__()
         self._stack = contextlib.ExitStack()
         self.world: World = self._stack.enter_context(self.stage.empty_world())
+        # All sequences have one migration id, which an agent takes only once.
+        self.stage.target.do(lambda: shutil.rmtree(book.DIRECTORY, ignore_errors=True))
         self._threads, self._descriptors = set(threading.enumerate()), descriptors()
         self._stack.enter_context(bounded())
         self._stack.enter_context(self.opened.watching([self.world.directory]))

@@ -127,7 +127,7 @@ def check_the_next_move_is_as_ever(hosts: Hosts) -> None:
     assert done.returncode == ROLLED_BACK, done.stderr
     done = hosts.migrate(hosts.alpha, "redis", "beta")
     assert done.returncode == 0, done.stderr
-    assert "which was cut off, had made on this host and it is removed: " in done.stderr
+    assert "which was cut off, is undone on this host: " in done.stderr
     found = json.loads(hosts.beta.run(["migratectl", "status", "--json"]).stdout)
     states = [(each["condition"], each["state"]) for each in found["migrations"]]
     assert states[-2:] == [("ended", "aborted"), ("ended", "finished")]
@@ -150,6 +150,32 @@ def test_what_a_killed_agent_made_in_an_engine_goes_with_the_next_move(
     check_the_next_move_is_as_ever(hosts)
     assert engine_redis.on(hosts.beta).status == "running"
     assert engine_redis.inspect() is None
+
+
+@pytest.mark.parametrize("engine", ["docker"], indirect=True)
+def test_what_a_killed_coordinator_changed_is_given_back_by_the_next_move(
+    hosts: Hosts, engine: str
+) -> None:
+    policy = ["inspect", "--format", "{{.HostConfig.RestartPolicy.Name}}", "redis"]
+    container = EngineContainer.start(
+        hosts.alpha,
+        engine,
+        "redis",
+        REDIS_IMAGE,
+        REDIS,
+        address=ADDRESS,
+        options=["--restart", "always"],
+    )
+    try:
+        hosts.migrate_with("at_state", "crash", "FROZEN")
+        assert container.do(*policy).strip() == "no"
+        done = hosts.migrate(hosts.alpha, "redis", "beta")
+        assert done.returncode == 0, done.stderr
+        assert "is undone on this host: docker's restart policy of 'redis'" in done.stderr
+        assert container.on(hosts.beta).do(*policy).strip() == "always"
+    finally:
+        for node in hosts.both:
+            container.on(node).remove()
 
 
 @pytest.mark.parametrize("engine", ["docker"], indirect=True)

@@ -8,20 +8,22 @@ container (incoming.py).
 from __future__ import annotations
 
 import subprocess
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from checkpoint.bounded import ContainerName, Count, Word
 from checkpoint.engines import belongings, shape
 from checkpoint.engines.base import ROOTFS, Container, IncomingContainer, Tree
 from checkpoint.engines.belongings import MOUNT
 from checkpoint.engines.docker import api, store
 from checkpoint.engines.docker.incoming import RUNTIME, IncomingDockerContainer
+from checkpoint.engines.made import ObjectId
 from checkpoint.engines.oci.runc import Runc
 from checkpoint.engines.shape import Maybe, Shape
 from checkpoint.errors import ContainerNotFound, ContainerNotRunning, EngineRefused, NotMovable
-from checkpoint.undo import Undo
+from checkpoint.undo import Made, Undo
 
 #: Destinations of the bind mounts that docker makes for every container, from its own settings and
 #: what it knows of the network.
@@ -45,6 +47,33 @@ RUNNING: Shape = {
 }
 #: Further members, for a container whose files can migrate.
 FILES: Shape = {"GraphDriver": {"Data": {"MergedDir": str, "UpperDir": str}}}
+
+
+class SuspendedRestart(Made):
+    """The restart policy of a container of docker's, which is about to be taken from it.
+
+    docker keeps the policy on disk. `retries` counts for the policy "on-failure".
+    """
+
+    id: ObjectId
+    name: ContainerName
+    policy: Word
+    retries: Count
+
+    def __str__(self) -> str:
+        return f"docker's restart policy of {self.name!r}"
+
+    def remove(self) -> None:
+        """Give the policy back. Does nothing if docker has the container no longer."""
+        policy = {"Name": self.policy, "MaximumRetryCount": self.retries}
+        try:
+            if api.call("GET", f"/containers/{self.id}/json") is not None:
+                api.call("POST", f"/containers/{self.id}/update", {"RestartPolicy": policy})
+        except EngineRefused as error:
+            cure = f"docker update --restart {policy_text(policy)} {self.name}"
+            raise EngineRefused(
+                f"docker will not restart {self.name!r} until '{cure}' ({error})"
+            ) from error
 
 
 class Docker:
@@ -111,23 +140,19 @@ class Docker:
         )
         store.export_image(name, there, directory)
 
-    def suspend_restart_policy(self, container: Container) -> Callable[[], None]:
+    def suspend_restart_policy(self, container: Container, undo: Undo) -> None:
         policy = container.engine_state["HostConfig"]["RestartPolicy"]
         if policy["Name"] in ("", "no"):
-            return lambda: None
-        path = f"/containers/{container.id}/update"
-        api.call("POST", path, {"RestartPolicy": {"Name": "no"}})
-
-        def give_back() -> None:
-            try:
-                api.call("POST", path, {"RestartPolicy": policy})
-            except EngineRefused as error:
-                cure = f"docker update --restart {policy_text(policy)} {container.name}"
-                raise EngineRefused(
-                    f"docker will not restart {container.name!r} until '{cure}' ({error})"
-                ) from error
-
-        return give_back
+            return
+        undo.made(
+            SuspendedRestart(
+                id=container.id,
+                name=container.name,
+                policy=policy["Name"],
+                retries=policy.get("MaximumRetryCount") or 0,
+            )
+        )
+        api.call("POST", f"/containers/{container.id}/update", {"RestartPolicy": {"Name": "no"}})
 
     def detach_monitor(self, container: Container) -> None:
         return  # `suspend_restart_policy` has kept docker from restarting the container

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, ClassVar
 
@@ -166,8 +166,8 @@ class OciRuntime(ABC):
     def export_image(self, container: Container, there: frozenset[str], directory: Path) -> None:
         return  # the container has no image: its root directory is a tree like others
 
-    def suspend_restart_policy(self, container: Container) -> Callable[[], None]:
-        return lambda: None
+    def suspend_restart_policy(self, container: Container, undo: Undo) -> None:
+        return  # the runtime restarts nothing by itself
 
     def detach_monitor(self, container: Container) -> None:
         return  # no process of the runtime looks after a container

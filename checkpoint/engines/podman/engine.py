@@ -148,10 +148,8 @@ class Podman:
     def export_image(self, container: Container, there: frozenset[str], directory: Path) -> None:
         store.export_image(container.engine_state["Image"], there, directory)
 
-    def suspend_restart_policy(self, container: Container) -> Callable[[], None]:
-        return lambda: (
-            None
-        )  # conmon has podman restart a container, and `detach_monitor` ends conmon
+    def suspend_restart_policy(self, container: Container, undo: Undo) -> None:
+        return  # conmon has podman restart a container, and `detach_monitor` ends conmon
 
     def detach_monitor(self, container: Container) -> None:
         """End the container's conmon.

@@ -173,9 +173,9 @@ class Engine:
             "DUMP", images, env, pid=container.pid, undying=self._world.undying
         )
 
-    def suspend_restart_policy(self, container: Container) -> Callable[[], None]:
+    def suspend_restart_policy(self, container: Container, undo: Undo) -> None:
         self._world.does("suspend restart policy")
-        return lambda: self._world.does("no longer held back")
+        undo.callback(self._world.does, "no longer held back")
 
     def detach_monitor(self, container: Container) -> None:
         self._world.does("detach monitor")

@@ -55,7 +55,7 @@ def test_the_limit_is_a_share_of_the_use_before(
     assert content(cgroup) == half
     limit.to(0.0001)  # of what it used before the first
     assert content(cgroup) == least
-    limit.restore()
+    limit.before.remove()
     assert content(cgroup) == list(before)
 
 
@@ -78,7 +78,7 @@ def test_a_container_that_is_gone_needs_no_speed(cgroup: Path, before: tuple[str
     for path in cgroup.iterdir():
         path.unlink()
         path.mkdir()  # cannot be written, even by root
-    limit.restore()
+    limit.before.remove()
 
 
 def test_a_process_without_a_cgroup_of_its_own_is_not_limited(cgroup: Path) -> None:
@@ -112,7 +112,7 @@ def test_the_kernel_takes_the_limit_of_a_real_cgroup(
         limit = CpuLimit(child.pid)
         limit.to(0.1)
         assert content(path)[0].split()[0] == "5000"
-        limit.restore()
+        limit.before.remove()
         assert content(path) == before
 
 

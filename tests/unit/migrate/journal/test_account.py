@@ -11,7 +11,7 @@ from migrate.agent import state as incoming
 from migrate.decisions.state import State
 from migrate.journal.account import CUT_OFF, Account, account, end_of_cut_off
 from migrate.journal.records import SOURCE, TARGET, Ended, Entered, Entry, MadeThing, encode
-from tests.unit.helpers.begun import AT_MS, begun
+from tests.unit.helpers.begun import AT_MS, ID, begun
 
 
 def account_of(*entries: Entry) -> Account:
@@ -65,7 +65,9 @@ def test_a_journal_is_of_one_migration(entries: list[Entry]) -> None:
 @pytest.mark.parametrize("state", [None, "planned", "prepared", "armed", "frozen", "rolling back"])
 def test_before_the_target_holds_it_the_container_runs_on_the_source(state: str | None) -> None:
     found = account_of(begun()) if state is None else account_of(begun(), entered(state))
-    assert end_of_cut_off(found, 7) == Ended(at_ms=7, outcome="rolled back", error=CUT_OFF)
+    for lives in (True, False):
+        end = end_of_cut_off(found, 7, lives=lives)
+        assert end == Ended(at_ms=7, outcome="rolled back", error=CUT_OFF)
 
 
 @pytest.mark.parametrize(
@@ -77,9 +79,23 @@ def test_before_the_target_holds_it_the_container_runs_on_the_source(state: str 
     ],
 )
 def test_one_host_alone_does_not_know_what_came_later(side: str, state: str) -> None:
-    assert end_of_cut_off(account_of(begun(side), entered(state)), 7) is None
+    assert end_of_cut_off(account_of(begun(side), entered(state)), 7, lives=False) is None
+
+
+@pytest.mark.parametrize("state", [State.HELD, State.KILLING])
+def test_a_container_that_lives_runs_on_the_source_and_may_be_held_on_the_target(
+    state: State,
+) -> None:
+    end = end_of_cut_off(account_of(begun(), entered(state.value)), 7, lives=True)
+    assert end is not None
+    assert (end.outcome, end.error) == (
+        "rolled back",
+        f"{CUT_OFF}; beta may hold a copy:"
+        f" 'migratectl recover {ID} --abort --on root@beta:2222' drops that",
+    )
 
 
 def test_a_target_that_never_held_it_has_nothing_of_it() -> None:
     found = account_of(begun(TARGET), entered("armed"))
-    assert end_of_cut_off(found, 7) == Ended(at_ms=7, outcome="aborted", error=CUT_OFF)
+    end = end_of_cut_off(found, 7, lives=False)
+    assert end == Ended(at_ms=7, outcome="aborted", error=CUT_OFF)

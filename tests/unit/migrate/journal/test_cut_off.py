@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 from pathlib import Path
 
 import pytest
@@ -14,8 +15,9 @@ from checkpoint.network.netns import NetworkNamespace
 from migrate.journal import book, cut_off
 from migrate.journal.account import CUT_OFF
 from migrate.journal.book import MigrationJournal
-from migrate.journal.records import TARGET
+from migrate.journal.records import TARGET, InitProcess
 from tests.unit.helpers.begun import ID, begun
+from tests.unit.helpers.obedient import Child
 
 OTHER = "ba9876543210"
 ABORTED = ("aborted", CUT_OFF)
@@ -54,8 +56,7 @@ def killed(directory: Path, state: str = "armed", **fields: str) -> MadeDirector
 def test_what_a_killed_agent_made_is_removed_and_told(directory: Path) -> None:
     killed(directory)
     assert sweep() == [
-        f"the move {ID}, which was cut off, had made on this host and it is removed:"
-        f" directory {directory}"
+        f"the move {ID}, which was cut off, is undone on this host: directory {directory}"
     ]
     assert not directory.exists()
     assert ends() == {f"{ID}.target": ABORTED}
@@ -87,7 +88,9 @@ def test_what_cannot_be_removed_now_is_tried_again(
         broken.setattr(MadeDirectory, "remove", fails)
         for _ in range(2):
             [told] = sweep()
-            assert told.endswith(f"it cannot be removed: directory {directory} (it is mounted)")
+            assert told.endswith(
+                f"cannot be undone on this host: directory {directory} (it is mounted)"
+            )
     assert ends() == {f"{ID}.target": None}
     assert len(sweep()) == 1
     assert ends() == {f"{ID}.target": ABORTED}
@@ -100,8 +103,7 @@ def test_after_a_reboot_only_what_is_on_disk_is_looked_for(directory: Path) -> N
         journal.made(gone)
     killed(directory, boot_id=before)
     assert sweep() == [
-        f"the move {ID}, which was cut off, had made on this host and it is removed:"
-        f" directory {directory}"
+        f"the move {ID}, which was cut off, is undone on this host: directory {directory}"
     ]
     assert set(ends().values()) == {ABORTED}
 
@@ -117,10 +119,54 @@ def test_what_could_be_another_is_told_and_left(
     assert ends() == {f"{ID}.target": ABORTED}
 
 
-def test_a_thing_of_another_version_keeps_nothing_from_ending(directory: Path) -> None:
+def test_a_thing_of_another_version_is_told_and_waits_for_that_version(directory: Path) -> None:
     killed(directory)
     with Journal(book.listed()[0].path) as journal:
         journal.append({"entry": "MadeThing", "at_ms": 1, "thing": {"kind": "Teapot", "name": "x"}})
-    assert len(sweep()) == 1
+    told = sweep()
     assert not directory.exists()
-    assert ends() == {f"{ID}.target": ABORTED}
+    assert "another version of this program made" in told[-1]
+    assert ends() == {f"{ID}.target": None}
+
+
+def source_killed(child: Child, state: str, *, ticks: int = 0) -> None:
+    """Leave the journal of a coordinator that was killed, and whose container has `child` as init.
+
+    `ticks` are added to the start time of the child.
+    """
+    started = proc.start_ticks(proc.read(child.pid, "stat"))
+    init = InitProcess(child.pid, started + ticks)
+    with MigrationJournal(begun(boot_id=proc.boot_id(), init=init)) as journal:
+        journal.entered(state)
+
+
+@pytest.mark.parametrize("state", ["held", "killing"])
+def test_a_container_that_lives_was_not_moved(child: Child, state: str) -> None:
+    source_killed(child, state)
+    told = sweep()
+    assert told == [
+        f"beta may hold a copy: 'migratectl recover {ID} --abort --on root@beta:2222' drops that"
+    ]
+    assert ends() == {f"{ID}.source": ("rolled back", f"{CUT_OFF}; {told[0]}")}
+
+
+@pytest.mark.parametrize("how", ["dead", "another process", "another boot"])
+def test_of_a_container_that_does_not_live_this_host_knows_nothing(
+    child: Child, monkeypatch: pytest.MonkeyPatch, how: str
+) -> None:
+    source_killed(child, "killing", ticks=how == "another process")
+    if how == "dead":
+        child.end()
+    if how == "another boot":
+        monkeypatch.setattr(proc, "boot_id", lambda: "f" * 36)
+    assert sweep() == []
+    assert ends() == {f"{ID}.source": None}
+
+
+def test_a_container_that_was_sent_sigkill_is_not_taken_for_alive(
+    child: Child, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source_killed(child, "killing")
+    monkeypatch.setattr(proc, "pending_signals", lambda _: 1 << (signal.SIGKILL - 1))
+    assert sweep() == []
+    assert ends() == {f"{ID}.source": None}

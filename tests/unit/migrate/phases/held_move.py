@@ -7,6 +7,7 @@ from collections.abc import Callable
 from types import SimpleNamespace
 from typing import Any
 
+from checkpoint.undo import Undo
 from migrate import errors
 from migrate.decisions.state import State
 from migrate.migration import Migration
@@ -130,6 +131,7 @@ def held_migration(*answers: Any, observer: Any = None, **parts: Any) -> tuple[A
         dump=dump,
         progress=progress,
         journal=SimpleNamespace(entered=lambda _: None),
+        undo=Undo(),
     )
     move.tidy.callback(does("tidy"))
     for path, value in parts.items():

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from checkpoint.errors import CgroupUnavailable
+from checkpoint.undo import Undo
 from migrate.decisions.convergence import OnNoConverge, Policy
 from migrate.decisions.write_tracking import Mode, Tracking
 from migrate.errors import CannotTrack, NotConverging
@@ -70,6 +71,8 @@ class Limit:
     def __init__(self, failures: Sequence[Exception | None] = ()) -> None:
         self.shares: list[float] = []
         self.restored = 0
+        self.before = self
+        self.paths = ()
         self._failures = list(failures)
 
     def to(self, share: float) -> None:
@@ -77,7 +80,7 @@ class Limit:
             raise failure
         self.shares.append(share)
 
-    def restore(self) -> None:
+    def remove(self) -> None:
         self.restored += 1
 
 
@@ -101,6 +104,7 @@ def move(
         dump=SimpleNamespace(options=None),
         progress=Progress(Report.begin("web", "beta"), observer),
         journal=SimpleNamespace(entered=lambda _: None),
+        undo=Undo(),
     )
     found.report.sent.memory_bytes = 64 * MIB
     pages: Any = Carrier()
@@ -220,7 +224,7 @@ def test_a_container_that_writes_too_fast_is_slowed_down(ways: Ways, limit: Limi
     assert limit.shares == [0.5, 0.25, 0.125, 0.0625, 0.03125]
     assert "slowed down to 50% of its speed until the freeze" in notes
     assert limit.restored == 0
-    migration.tidy.close()
+    migration.undo.close()
     assert limit.restored == 1
 
 

@@ -22,7 +22,7 @@ from checkpoint.errors import (
     EngineRefused,
     NotMovable,
 )
-from checkpoint.undo import Undo
+from checkpoint.undo import Made, Undo
 from tests.unit.checkpoint.engines.descriptions import changed
 from tests.unit.checkpoint.engines.docker.dockerd import Dockerd
 from tests.unit.checkpoint.engines.runtimes import ID, Runtime
@@ -90,21 +90,24 @@ def test_a_restart_policy_that_cannot_be_given_back_is_told_with_its_cure(
 ) -> None:
     asked: list[Any] = []
 
-    def call(method: str, path: str, body: Any = None) -> None:
-        asked.append(body["RestartPolicy"]["Name"])
+    def call(method: str, path: str, body: Any = None) -> dict[str, Any]:
+        if method == "POST":
+            asked.append(body["RestartPolicy"]["Name"])
         if len(asked) > 1:
             raise EngineRefused("docker does not answer: Connection refused")
+        return {}
 
     monkeypatch.setattr(api, "call", call)
     policy = {"Name": "on-failure", "MaximumRetryCount": 3}
     container: Any = SimpleNamespace(
         id="1f", name="web", engine_state={"HostConfig": {"RestartPolicy": policy}}
     )
-    give_back = docker.Docker().suspend_restart_policy(container)
+    undo = Undo()
+    docker.Docker().suspend_restart_policy(container, undo)
     with pytest.raises(
         EngineRefused, match=r"docker update --restart on-failure:3 web.*Connection refused"
     ):
-        give_back()
+        undo.close()
     assert asked == ["no", "on-failure"]
 
 
@@ -261,16 +264,21 @@ def test_a_container_that_is_not_restarted_is_left_alone(
     beneath: Runtime, docker: Dockerd, policy: dict[str, str]
 ) -> None:
     docker.containers["box"]["HostConfig"]["RestartPolicy"] = policy
-    Docker().suspend_restart_policy(Docker().inspect("box"))()
+    with Undo() as undo:
+        Docker().suspend_restart_policy(Docker().inspect("box"), undo)
     assert docker.requests("POST") == []
 
 
 def test_a_restart_policy_is_given_back(beneath: Runtime, docker: Dockerd) -> None:
-    give_back = Docker().suspend_restart_policy(Docker().inspect("box"))
     host = docker.containers["box"]["HostConfig"]
-    assert host["RestartPolicy"] == {"Name": "no"}
-    give_back()
+    things: list[Made] = []
+    with Undo(things.append) as undo:
+        Docker().suspend_restart_policy(Docker().inspect("box"), undo)
+        assert host["RestartPolicy"] == {"Name": "no"}
     assert host["RestartPolicy"] == {"Name": "always", "MaximumRetryCount": 0}
+    del docker.containers["box"]
+    for thing in things:
+        thing.remove()  # a container that is gone needs no policy
 
 
 def test_what_was_moved_away_is_removed_and_its_volume_noted(

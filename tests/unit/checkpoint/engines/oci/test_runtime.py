@@ -155,7 +155,8 @@ def test_a_runtime_alone_has_no_restart_policy_and_no_image(runc: Runc, tmp_path
     asked = runc.layers(container), runc.pack(container, tmp_path)
     assert asked == ([], b"")
     before = sorted(tmp_path.rglob("*"))
-    runc.suspend_restart_policy(container)()
+    with Undo() as undo:
+        runc.suspend_restart_policy(container, undo)
     runc.detach_monitor(container)
     runc.record_ended(container)
     runc.export_image(container, frozenset(), tmp_path)

@@ -323,7 +323,8 @@ def watched_by(box: Container, pid: int) -> Container:
 
 
 def test_nobody_restarts_what_was_killed(box: Container, monitor: subprocess.Popen[bytes]) -> None:
-    Podman().suspend_restart_policy(box)()
+    with Undo() as undo:
+        Podman().suspend_restart_policy(box, undo)
     assert monitor.poll() is None
     Podman().detach_monitor(watched_by(box, monitor.pid))
     assert monitor.wait(20) == -signal.SIGKILL
