@@ -81,13 +81,15 @@ def read(found: Mapping[str, Any]) -> Made:
 class Undo(contextlib.ExitStack):
     """The undo of all that a migration has made: closing it removes everything, latest first.
 
-    `note` is told of each thing as soon as it was made, to put it into a journal. What it raises is
-    raised, and the thing is removed all the same when this is closed.
+    `note` is told of each thing as soon as it was made, to put it into a journal, and whether the
+    thing is a passing one. What it raises is raised, and the thing is removed all the same when
+    this is closed.
     """
 
-    def __init__(self, note: Callable[[Made], None] | None = None) -> None:
+    def __init__(self, note: Callable[[Made, bool], None] | None = None) -> None:
         super().__init__()
         self._note = note
+        self._passing: list[Made] = []
 
     def made(self, thing: Made) -> None:
         """Enter a thing that was just made."""
@@ -95,7 +97,22 @@ class Undo(contextlib.ExitStack):
         held = [PathIdentity(Path(record.path)) for record in thing.paths]
         self.callback(_remove, thing, held)
         if self._note is not None:
-            self._note(thing)
+            self._note(thing, False)
+
+    def passing(self, thing: Made) -> None:
+        """Enter a thing that is there only until the migration succeeds, and `settle` removes.
+
+        What else was made covers its removal if the migration is undone.
+        """
+        self._passing.append(thing)
+        if self._note is not None:
+            self._note(thing, True)
+
+    def settle(self) -> None:
+        """Remove the passing things. The first failure is raised when all were tried."""
+        with contextlib.ExitStack() as stack:
+            while self._passing:
+                stack.callback(self._passing.pop().remove)
 
 
 def _remove(thing: Made, held: list[PathIdentity]) -> None:

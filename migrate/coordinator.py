@@ -99,7 +99,7 @@ def _go_through(migration: Migration, signals: Signals) -> None:
     try:
         with migration.progress.phase("commit"):
             kill_source(migration)  # ---------------- the point of no return ----------------
-            resume_target(migration, armed)
+            by_agent = resume_target(migration, armed)
     except BaseException as error:
         raise stranded(migration, error) from error
-    clean_up(migration, armed)
+    clean_up(migration, armed, by_agent=by_agent)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from checkpoint.criu.roles import DumpRole
@@ -38,12 +39,13 @@ class Source:
 class Target:
     """The other host: its facts, and the agent there.
 
-    `clock` is the offset of its clock. `shared_rootfs`: both hosts see the same rootfs.
-    `layers_there` are the layers of the container image that its engine has; None if the engine has
-    the whole image, or needs none.
+    `reconnect` makes another connection, for a block. `clock` is the offset of its clock.
+    `shared_rootfs`: both hosts see the same rootfs. `layers_there` are the layers of the container
+    image that its engine has; None if the engine has the whole image, or needs none.
     """
 
     connection: Connection
+    reconnect: Callable[[], contextlib.AbstractContextManager[Connection]]
     agent: AgentClient
     facts: Facts
     clock: Offset

@@ -21,6 +21,7 @@ import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Protocol
 
@@ -109,7 +110,8 @@ class Conversation:
     """A runtime's session with one `criu swrk`, as the interposer relays it.
 
     `runtime` and `criu` are the interposer's sockets to the two. `stamps` has a Stamp for each
-    message that passed. `opened_fds` are closed with the conversation.
+    message that passed. `opened_fds` are closed with the conversation. `held` is CRIU's last
+    notification, which may not have been passed on yet.
     """
 
     runtime: socket.socket
@@ -119,6 +121,7 @@ class Conversation:
     criu_pidfd: int
     stamps: list[Stamp] = field(default_factory=list)
     opened_fds: list[int] = field(default_factory=list)
+    held: bytes = b""
 
     def stamp(self, name: str) -> None:
         self.stamps.append(Stamp(at_ns=time.monotonic_ns(), name=name))
@@ -202,12 +205,31 @@ class Interposer:
         if begun is None:
             return
         conversation, kind, first, ancillary = begun
+        first_step = partial(self._pass_on, self._to_criu, conversation, first, ancillary)
+        self._converse(conversation, kind, first_step)
+
+    def take_over(self, conversation: Conversation, kind: str, *, held: bool) -> None:
+        """Go on with a conversation that another process has relayed up to now.
+
+        The conversation began with a request of `kind`. If `held`, its `held` message was not
+        passed on yet. Returns when the conversation is over.
+        """
+
+        def first_step() -> None:
+            if held:
+                self._to_runtime(conversation, conversation.held, [])
+
+        self._converse(conversation, kind, first_step)
+
+    def _converse(
+        self, conversation: Conversation, kind: str, first_step: Callable[[], None]
+    ) -> None:
         self._role.begun(conversation, kind)
         # A reset instead of an end means that CRIU or the runtime was killed: `ended` tells the
         # role of either.
         try:
             with contextlib.suppress(OSError, ConversationLost):
-                self._pass_on(self._to_criu, conversation, first, ancillary)
+                first_step()
                 self._relay(conversation)
         finally:
             conversation.stamp("end")
@@ -300,6 +322,7 @@ class Interposer:
         kind = rpc.kind_of(message)
         if kind == "NOTIFY":
             conversation.stamp(message.notify.script)
+            conversation.held = data
             if not self._role.notify(message.notify.script, message.notify.pid):
                 answer = rpc.request("NOTIFY", notify_success=False)
                 conversation.criu.send(answer.SerializeToString())

@@ -137,6 +137,13 @@ class _HeldRole:
         self.done_gate.refuse()
         self.request_gate.refuse()
 
+    @property
+    def conversation(self) -> Conversation:
+        """The conversation of this role's kind, while it goes on. Raises ConversationLost."""
+        if self._conversation is None:
+            raise ConversationLost("the conversation is over")
+        return self._conversation
+
     def criu_lives(self) -> bool:
         """Return whether a conversation of this role's kind has begun and its CRIU still runs."""
         return self._conversation is not None and self._conversation.criu_lives()

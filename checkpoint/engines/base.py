@@ -7,7 +7,7 @@ the target.
 from __future__ import annotations
 
 import subprocess
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
@@ -277,6 +277,14 @@ class IncomingContainer(Protocol):
 
         What the engine has of the container now was made by this migration: a roll-back may remove
         it.
+        """
+
+    def handover(self) -> tuple[Callable[[list[int]], None] | None, list[int]]:
+        """Return the part of the restore that this process carries out itself, to hand it over.
+
+        That is a function that can be pickled, and descriptors. Another process calls the function
+        with copies of the descriptors if this one is killed while the container is held. None means
+        that the engine's restore needs nobody.
         """
 
     def settle(self) -> None:

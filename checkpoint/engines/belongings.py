@@ -14,6 +14,7 @@ from typing import Any
 
 from checkpoint.engines import left_behind
 from checkpoint.engines.base import Container, Tree
+from checkpoint.engines.left_behind import LeftBehind
 from checkpoint.engines.made import MadeNetwork, MadeVolume
 from checkpoint.engines.shape import Each, Maybe, Shape
 from checkpoint.engines.store import Store
@@ -176,12 +177,9 @@ class Belongings:
         for name, network in self._networks.items():
             if self._store.network(name) is None:
                 undo.made(MadeNetwork(engine=self._engine, id=self._store.create_network(network)))
+        for name in self.volumes():  # they are no longer left behind once the container uses them
+            undo.passing(LeftBehind(engine=self._engine, volume=name))
         return {at: self._volume(volume, undo) for at, volume in self._volumes.items()}
-
-    def settle(self) -> None:
-        """Forget that the volumes were left behind, because the container uses them again."""
-        for volume in self._volumes.values():
-            left_behind.forget(self._engine, volume["Name"])
 
     def _volume(self, wanted: Mapping[str, Any], undo: Undo) -> Path:
         name = wanted["Name"]

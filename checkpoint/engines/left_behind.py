@@ -10,7 +10,9 @@ from __future__ import annotations
 import contextlib
 from pathlib import Path
 
+from checkpoint.bounded import ContainerName, Word
 from checkpoint.host import ownership, paths
+from checkpoint.undo import Made
 
 RECORDS = paths.STATE / "left-behind"
 
@@ -32,6 +34,19 @@ def note(engine: str, volume: str, created: str) -> None:
 def forget(engine: str, volume: str) -> None:
     """Remove the record of a volume, which is in use on this host again."""
     _record(engine, volume).unlink(missing_ok=True)
+
+
+class LeftBehind(Made):
+    """The record of a volume, which a container is about to use on this host again."""
+
+    engine: Word
+    volume: ContainerName
+
+    def __str__(self) -> str:
+        return f"record that {self.engine}'s volume {self.volume!r} was left behind"
+
+    def remove(self) -> None:
+        forget(self.engine, self.volume)
 
 
 def is_noted(engine: str, volume: str, created: str) -> bool:

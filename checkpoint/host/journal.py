@@ -46,19 +46,32 @@ class Journal:
         What follows the last sound entry is cut off. Raises BlockingIOError if another process owns
         the journal, and OSError.
         """
-        self.path = path
         made = not path.exists()
         flags = os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC | os.O_NOFOLLOW
-        self._fd = os.open(path, flags, 0o600)
+        fd = os.open(path, flags, 0o600)
         try:
-            _own(self._fd)
-            self.entries, self._end, self._checksum = _sound(_content(self._fd))
-            os.ftruncate(self._fd, self._end)
+            _own(fd)
+            self._read(path, fd)
             if made:
                 sync_directory(path.parent)
         except BaseException:
-            os.close(self._fd)
+            os.close(fd)
             raise
+
+    @classmethod
+    def inherited(cls, path: Path, fd: int) -> Journal:
+        """Return the journal at `path` that another process has owned by the same open file.
+
+        `fd` is a copy of that process's descriptor. Raises OSError.
+        """
+        found = cls.__new__(cls)
+        found._read(path, fd)
+        return found
+
+    def _read(self, path: Path, fd: int) -> None:
+        self.path, self._fd = path, fd
+        self.entries, self._end, self._checksum = _sound(_content(fd))
+        os.ftruncate(fd, self._end)
 
     def __enter__(self) -> Journal:
         return self

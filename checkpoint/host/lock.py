@@ -69,8 +69,8 @@ def holder_text(task: str, source: str, target: str) -> str:
 
 
 @contextlib.contextmanager
-def locked(keys: Sequence[str], holder: str) -> Iterator[None]:
-    """Hold the locks of all `keys` during the block.
+def locked(keys: Sequence[str], holder: str) -> Iterator[list[int]]:
+    """Hold the locks of all `keys` during the block, and yield the descriptors that hold them.
 
     `holder` is the text that is reported to other tasks that want one of the locks. Raises
     ContainerLocked, at once and without any lock held, when one of the locks is taken. Raises
@@ -87,7 +87,7 @@ def locked(keys: Sequence[str], holder: str) -> Iterator[None]:
             _release(held)
             raise
     try:
-        yield
+        yield list(held)
     finally:
         _release_alone(held)
 
@@ -106,6 +106,12 @@ def holder_of(key: str) -> str | None:
             return error.holder
         _release({fd: DIRECTORY / key})
     return None
+
+
+def sweep() -> None:
+    """Remove the lock files whose owners are dead. Raises OSError, and TimeoutError."""
+    with alone():
+        _sweep()
 
 
 def _release_alone(held: dict[int, Path]) -> None:
@@ -149,7 +155,6 @@ def _short(name: str) -> str:
 
 
 def _sweep() -> None:
-    """Remove the lock files whose owners are dead."""
     for name in os.listdir(DIRECTORY):
         with contextlib.suppress(ContainerLocked):
             _release({_take(DIRECTORY / name): DIRECTORY / name})

@@ -29,6 +29,7 @@ from migrate.agent.plug_command import IMAGE
 from migrate.agent.received import Received
 from migrate.agent.restore import ArmedRestore, Prepared
 from migrate.agent.state import REVERSIBLE, State, check_transition
+from migrate.agent.successor import hand_over, succeed
 from migrate.files.tree_door import TreeDoor, socket_path
 from migrate.host_facts import collect
 from migrate.journal.book import MigrationJournal, now_ms
@@ -64,10 +65,10 @@ class Incoming:
         self._holder = lock.holder_text(f"migration {self._id}", hello.source, platform.node())
         self._undo = Undo(self._made)
         self._tidy = contextlib.ExitStack()
+        self._locks: list[int] = []
         if os.geteuid() == 0:  # the facts say so of another user, whom the coordinator refuses
-            self._tidy.enter_context(
-                lock.locked([lock.name_key(hello.engine, self._container_name)], self._holder)
-            )
+            key = lock.name_key(hello.engine, self._container_name)
+            self._locks += self._tidy.enter_context(lock.locked([key], self._holder))
         self._awake = self._tidy.enter_context(contextlib.ExitStack())
         self.state = State.GREETED
         self._hello = hello
@@ -174,9 +175,8 @@ class Incoming:
         """
         for name in arrival.volumes():
             try:
-                self._tidy.enter_context(
-                    lock.locked([lock.volume_key(self._engine.name, name)], self._holder)
-                )
+                key = lock.volume_key(self._engine.name, name)
+                self._locks += self._tidy.enter_context(lock.locked([key], self._holder))
             except ContainerLocked as error:
                 yield f"volume {name!r} is brought by another move: {error.holder}"
 
@@ -210,7 +210,8 @@ class Incoming:
         received = Received(
             self._id, request, self._trees, self._tidy, self._log, batch_s=self._limits.batch_s
         )
-        keeper = Keeper(received.directory)  # now: a fork would take long in the freeze
+        # Now: a fork would take long in the freeze.
+        keeper = Keeper(received.directory, succeed)
         self._undo.callback(keeper.release)
         trees = self._arrival.prepare(bytes(request.payload), shared=request.shared)
         network = TargetNetwork(request.network, self._undo, self._tidy, self._log)
@@ -243,10 +244,27 @@ class Incoming:
     def _restore_and_hold(self, request: protocol.Restore) -> Iterator[Answer]:
         assert self._restore is not None
         held = self._restore.hold(request, self._undo)
+        self._hand_over()
         self._advance(State.HELD)
         yield held
         # The source has its answer, and needs no processor of the target for a moment.
         self._restore.warm()
+
+    def _hand_over(self) -> None:
+        """Have the keeper hold the container, too, so that it outlives this process."""
+        assert self._prepared is not None
+        assert self._restore is not None
+        assert self._journal is not None
+        hand_over(
+            self._restore.handover(),
+            self._prepared.keeper,
+            self._locks,
+            migration_id=self._id,
+            container_name=self._container_name,
+            directory=self.directory,
+            limits=self._limits,
+            journal=self._journal.fileno(),
+        )
 
     def _go(self, request: protocol.Go) -> Answer:
         assert self._restore is not None
@@ -266,11 +284,13 @@ class Incoming:
         go_ns = time.monotonic_ns()
         check_transition(self.state, State.RESUMED)
         self._undo.pop_all()
-        self._restore.release()
+        # First the journal: whoever goes on after this process must not drop what may run.
         self._advance(State.RESUMED)
+        self._restore.release()
         resumed_ns = self._restore.reach()
         self._awake.close()
-        return protocol.Resumed(go_ns=go_ns, resumed_ns=resumed_ns, stamps=self._restore.settle())
+        stamps = self._restore.settle(self._undo)
+        return protocol.Resumed(go_ns=go_ns, resumed_ns=resumed_ns, stamps=stamps)
 
     def abort(self) -> None:
         """Undo everything that this migration made on the target, and drop a held container.
@@ -325,10 +345,10 @@ class Incoming:
         if self._journal is not None:
             self._journal.entered(state.value)
 
-    def _made(self, thing: Made) -> None:
-        """Enter a thing into the journal, so that the next agent removes it if this one cannot."""
+    def _made(self, thing: Made, passing: bool) -> None:
+        """Enter a thing into the journal, so that another process can remove it."""
         if self._journal is not None:
-            self._journal.made(thing)
+            self._journal.made(thing, passing)
 
     @contextlib.contextmanager
     def _ending(self) -> Iterator[None]:

@@ -11,7 +11,7 @@ from functools import partial
 from pathlib import Path
 
 from checkpoint.criu import log as criu_log
-from checkpoint.criu.interposer import Interposer
+from checkpoint.criu.interposer import Conversation, Interposer
 from checkpoint.criu.roles import Edits, RestoreRole
 from checkpoint.criu.shim_install import install_shim, rpc_socket
 from checkpoint.engines.base import IncomingContainer
@@ -20,6 +20,7 @@ from checkpoint.host.worker import Worker
 from checkpoint.memory.pager.keeper import Keeper
 from checkpoint.memory.pager.pager import Pager
 from checkpoint.network.guard import silenced
+from checkpoint.network.model import Network
 from checkpoint.undo import Undo
 from migrate.agent.received import Received
 from migrate.limits import Limits
@@ -37,6 +38,21 @@ class Prepared:
     received: Received
     keeper: Keeper
     network: TargetNetwork
+
+
+@dataclass(frozen=True, kw_only=True)
+class Handover:
+    """A held restore, as another process goes on with it (successor.py).
+
+    `engine_part` takes `engine_fds` (IncomingContainer.handover). `kept_fds` are only kept open.
+    """
+
+    network: Network | None
+    conversation: Conversation
+    engine_pid: int
+    engine_part: Callable[[list[int]], None] | None
+    engine_fds: list[int]
+    kept_fds: list[int]
 
 
 class ArmedRestore:
@@ -162,6 +178,20 @@ class ArmedRestore:
                 self._prepared.network.bring(index, data[:size])
                 data = data[size:]
 
+    def handover(self) -> Handover:
+        """Return what another process needs to go on with the held restore."""
+        assert self._process is not None
+        part, engine_fds = self._prepared.arrival.handover()
+        conversation = self._role.conversation
+        return Handover(
+            network=self._prepared.network.network,
+            conversation=conversation,
+            engine_pid=self._process.pid,
+            engine_part=part,
+            engine_fds=engine_fds,
+            kept_fds=self._pager.connection if self._pager is not None else [],
+        )
+
     def release(self) -> None:
         """Release the held restore: CRIU unlocks the network and resumes the container."""
         self._role.at["network-unlock"] = self._take_frames
@@ -182,15 +212,17 @@ class ArmedRestore:
             self._prepared.network.announce()
         return resumed_ns
 
-    def settle(self) -> tuple[Stamp, ...]:
+    def settle(self, undo: Undo) -> tuple[Stamp, ...]:
         """Wait until the engine's restore has ended, and have the engine keep the container.
 
-        Returns the stamps of the conversation with CRIU. Raises ConversationLost if the engine's
-        restore fails, or takes longer than `resume_s`.
+        The passing things of `undo` go. Returns the stamps of the conversation with CRIU. Raises
+        ConversationLost if the engine's restore fails, or takes longer than `resume_s`.
         """
         self._wait_runtime(self._limits.resume_s)
         with self._noted("the container's engine"):
             self._prepared.arrival.settle()
+        with self._noted("the container's engine"):
+            undo.settle()
         return tuple(Stamp(stamp.name, stamp.at_ns) for stamp in self._role.stamps)
 
     def fill(self) -> protocol.Finished:

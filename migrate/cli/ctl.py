@@ -15,7 +15,7 @@ from checkpoint import schema
 from checkpoint.engines.docker import install
 from checkpoint.errors import DataInvalid
 from migrate import VERSION, logs
-from migrate.agent import control
+from migrate.agent import asking, control
 from migrate.cli import status
 from migrate.cli.console import Parser, open_standard_streams, put, say
 from migrate.cli.exit_codes import CODES, CTL_CODES, exit_code
@@ -25,8 +25,6 @@ from migrate.reach import by_ssh
 from migrate.wire.values import MigrationId
 from transport.destination import Destination
 from transport.errors import TransportError
-
-MAX_OUTPUT = 1 << 16
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -115,19 +113,11 @@ def ask_on(host: str, migration_id: str, word: str) -> control.Reply:
         destination = Destination.parse(host)
     except ValueError as error:
         raise BadRequest(str(error), "see 'migratectl recover --help'") from error
-    said, errors = b"", b""
     try:
         with by_ssh(destination) as connection:
-            path = control.control_path(migration_id)
-            process = connection.run(control.ask_command(path, word))
-            while (piece := process.read(MAX_OUTPUT)) and len(said) < MAX_OUTPUT:
-                said += piece
-            errors = process.read_errors(MAX_OUTPUT)
+            return asking.ask(connection, migration_id, word)
     except TransportError as error:
         raise causes.refused(error, host) from error
-    if not said:
-        raise ConnectionError(errors.decode(errors="replace").strip() or "it says nothing")
-    return control.reply_in(said)
 
 
 def _docker_runtime(arguments: argparse.Namespace) -> int:

@@ -25,14 +25,16 @@ class Account:
     """What a host's journal says of one migration.
 
     `state` is the state that was entered last, at `since_ms`, or None if the migration had only
-    begun. `made` are the JSON forms of the things that this host has made, first to last. `ended`
-    is None while something is left to be done on this host.
+    begun. `made` are the JSON forms of the things that this host has made, first to last; those in
+    `passing` are there until the migration succeeds. `ended` is None while something is left to be
+    done on this host.
     """
 
     begun: Begun
     state: str | None
     since_ms: int
     made: tuple[Mapping[str, Any], ...]
+    passing: tuple[Mapping[str, Any], ...]
     ended: Ended | None
 
 
@@ -43,18 +45,26 @@ def account(entries: Iterable[Mapping[str, Any]]) -> Account:
         raise DataInvalid("a journal that does not say which migration has begun")
     state, since_ms, ended = None, begun.at_ms, None
     made: list[Mapping[str, Any]] = []
+    passing: list[Mapping[str, Any]] = []
     for entry in read[1:]:
         if isinstance(entry, Begun) or ended is not None:
             raise DataInvalid("a journal of more than one migration")
         if isinstance(entry, MadeThing):
-            made.append(entry.thing)
+            (passing if entry.passing else made).append(entry.thing)
             continue
         since_ms = entry.at_ms
         if isinstance(entry, Entered):
             state = entry.state
         else:
             ended, state = entry, entry.outcome
-    return Account(begun=begun, state=state, since_ms=since_ms, made=tuple(made), ended=ended)
+    return Account(
+        begun=begun,
+        state=state,
+        since_ms=since_ms,
+        made=tuple(made),
+        passing=tuple(passing),
+        ended=ended,
+    )
 
 
 def end_of_cut_off(found: Account, at_ms: int, *, lives: bool) -> Ended | None:

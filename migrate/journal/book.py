@@ -49,7 +49,7 @@ class MigrationJournal:
         Raises OSError, also FileExistsError if this host has a journal of the migration's id.
         """
         private_directory(DIRECTORY)
-        path = DIRECTORY / f"{begun.migration_id}.{begun.side}"
+        path = _path(begun.migration_id, begun.side)
         self._journal = Journal(path)
         with contextlib.ExitStack() as undo:
             undo.callback(self._journal.close)
@@ -58,6 +58,24 @@ class MigrationJournal:
             self._append(begun)
             self._journal.sync()
             undo.pop_all()
+
+    @classmethod
+    def inherited(cls, migration_id: str, side: str, fd: int) -> MigrationJournal:
+        """Return the journal of a process that was killed; `fd` is a copy of its descriptor.
+
+        Raises OSError.
+        """
+        found = cls.__new__(cls)
+        found._journal = Journal.inherited(_path(migration_id, side), fd)
+        return found
+
+    def fileno(self) -> int:
+        """Return the descriptor by which this process owns the journal."""
+        return self._journal.fileno()
+
+    def account(self) -> Account:
+        """Return what the entries come to so far. Raises DataInvalid."""
+        return account(self._journal.entries)
 
     def __enter__(self) -> MigrationJournal:
         return self
@@ -80,9 +98,9 @@ class MigrationJournal:
         except OSError as error:
             log.warning("the journal lacks %r: %s", state, reason(error))
 
-    def made(self, thing: Made) -> None:
-        """Enter a thing that this host has just made. Raises OSError."""
-        self._append(MadeThing(at_ms=now_ms(), thing=thing.plain()))
+    def made(self, thing: Made, passing: bool = False) -> None:
+        """Enter a thing that this host has just made (MadeThing). Raises OSError."""
+        self._append(MadeThing(at_ms=now_ms(), thing=thing.plain(), passing=passing))
 
     def sync(self) -> None:
         """Have all entries outlive a power cut. A failure is only logged."""
@@ -129,6 +147,10 @@ def prune() -> None:
     ended = [each for each in listed() if each.account.ended is not None and not each.owned]
     for each in sorted(ended, key=lambda each: each.account.since_ms)[:-MOST_ENDED]:
         each.path.unlink(missing_ok=True)
+
+
+def _path(migration_id: str, side: str) -> Path:
+    return DIRECTORY / f"{migration_id}.{side}"
 
 
 def _paths() -> Iterator[Path]:

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import contextlib
 import signal
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any
 
 from checkpoint.engines import registry as engines
 from checkpoint.errors import CheckpointError, DataInvalid, reason
@@ -41,7 +42,7 @@ def sweep(tell: Callable[[str], None]) -> None:
         with contextlib.suppress(BlockingIOError, FileNotFoundError):
             if end is not None:
                 with Journal(each.path) as cut_off:
-                    if _removed(found, tell):
+                    if undo(found, tell):
                         cut_off.append(encode(end))
                 if lives and found.state not in HARMLESS:
                     tell(copy_held(found))
@@ -63,10 +64,28 @@ def _lives(begun: Begun) -> bool:
     return False
 
 
-def _removed(found: Account, tell: Callable[[str], None]) -> bool:
-    """Remove what a migration has made, latest first, and return whether all of it is gone."""
+def settle(found: Account) -> list[str]:
+    """Remove the passing things of a migration that succeeded; return what could not be removed.
+
+    Raises OSError.
+    """
+    left = []
+    for thing in _things(found, found.passing):
+        try:
+            if thing is not None:
+                thing.remove()
+        except (CheckpointError, OSError) as error:
+            left.append(f"{thing} ({reason(error)})")
+    return left
+
+
+def undo(found: Account, tell: Callable[[str], None]) -> bool:
+    """Remove what a migration has made, latest first, and return whether all of it is gone.
+
+    `tell` gets lines for people. Raises OSError.
+    """
     removed, left = [], []
-    for thing in _things(found):
+    for thing in _things(found, found.made):
         if thing is None:
             left.append("something that another version of this program made")
             continue
@@ -89,13 +108,13 @@ def _removed(found: Account, tell: Callable[[str], None]) -> bool:
     return not left
 
 
-def _things(found: Account) -> Iterator[Made | None]:
-    """Yield the things that may still be there, latest first. Raises OSError.
+def _things(found: Account, made: Sequence[Mapping[str, Any]]) -> Iterator[Made | None]:
+    """Yield the things of `made` that may still be there, latest first. Raises OSError.
 
     None stands for a thing that this program does not know.
     """
     same_boot = found.begun.boot_id == proc.boot_id()
-    for plain in reversed(found.made):
+    for plain in reversed(made):
         try:
             thing = read(plain)
         except DataInvalid:

@@ -90,13 +90,14 @@ class Ended:
 
 @dataclass(frozen=True, kw_only=True)
 class MadeThing:
-    """This host has made a thing that is removed unless the migration succeeds.
+    """This host has made a thing, whose JSON form is `thing` (checkpoint/undo.py).
 
-    `thing` is the JSON form of checkpoint/undo.py.
+    The thing is removed unless the migration succeeds; a `passing` one, if it does.
     """
 
     at_ms: UnixMs
     thing: JsonObject
+    passing: bool = False
 
 
 Entry = Begun | Entered | MadeThing | Ended

@@ -29,6 +29,8 @@ class TargetNetwork:
         tidy: contextlib.ExitStack,
         log: Callable[[str], None],
     ) -> None:
+        #: The network, once it is there.
+        self.network: Network | None = None
         self._interfaces: tuple[Interface, ...] = ()
         self._tidy, self._log = tidy, log
         self._announcer: link.Announcer | None = None
@@ -37,6 +39,15 @@ class TargetNetwork:
         if network is not None:
             netns.create(network, undo)
             self._open(network)
+
+    @classmethod
+    def taken_over(
+        cls, network: Network, tidy: contextlib.ExitStack, log: Callable[[str], None]
+    ) -> TargetNetwork:
+        """Return the network that a killed agent has made or adopted. Raises OSError."""
+        found = cls(None, Undo(), tidy, log)
+        found._open(network)
+        return found
 
     def adopt(self, path: str) -> None:
         """Take over the network that the engine has made, and take its links down.
@@ -53,7 +64,7 @@ class TargetNetwork:
 
         This is done early, because bind(2) on such a socket waits for RCU.
         """
-        self._interfaces = network.interfaces
+        self.network, self._interfaces = network, network.interfaces
         conntrack.forget(
             address for interface in network.interfaces for address in interface.addresses
         )

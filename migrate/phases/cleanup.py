@@ -14,21 +14,23 @@ from migrate.report import Fill
 from migrate.wire import protocol
 
 
-def clean_up(migration: Migration, armed: Armed) -> None:
+def clean_up(migration: Migration, armed: Armed, *, by_agent: bool) -> None:
     """Finish on the target, and remove from both hosts all that is not needed any more.
 
+    Without `by_agent`, the agent is gone, and what took its place finishes on the target by itself.
     On the source that is what the container has left, and what only the migration needed. One
     failure keeps nothing else from being removed; LeftBehind is raised at the end.
     """
     failed: list[Exception] = []
     with migration.progress.phase("clean up"):
         with _collected(failed):
-            if armed.output is not None:  # the engine may have logged something late
+            if by_agent and armed.output is not None:  # the engine may have logged something late
                 migration.report.add_bytes("output", armed.output.copy())
         # The target's part comes first: clean-up on the source takes processor time, which the
         # resumed container may want if both hosts share processors.
-        with _collected(failed):
-            _finish(migration)
+        if by_agent:
+            with _collected(failed):
+                _finish(migration)
         _leave_source(migration, failed)
     if failed:
         reasons = "; ".join(causes.failure(error) for error in failed)

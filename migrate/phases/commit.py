@@ -12,6 +12,7 @@ from collections.abc import Iterator
 
 from checkpoint.errors import reason
 from checkpoint.host.worker import Worker
+from migrate.agent import control
 from migrate.decisions import causes
 from migrate.decisions.state import State
 from migrate.errors import AgentFailed, AgentGone, MigrateError, ResumeFailed, Undecided
@@ -19,6 +20,7 @@ from migrate.migration import Migration
 from migrate.network.source import SourceFrames
 from migrate.phases.arm import Armed
 from migrate.phases.evidence import keep_logs
+from migrate.phases.without_agent import tell
 from migrate.wire import protocol
 from migrate.wire.values import LateFrame
 
@@ -57,16 +59,37 @@ def kill_source(migration: Migration) -> None:
         migration.progress.instant("source killed", "source", killed_ns)
 
 
-def resume_target(migration: Migration, armed: Armed) -> None:
+def resume_target(migration: Migration, armed: Armed) -> bool:
     """Give the target its GO, and return once it runs the container. The source must be dead.
 
+    Returns whether the agent has obeyed; what holds the container in its place needs no Finish.
     Raises Undecided or ResumeFailed. After anything else `stranded` ends the migration, too.
     """
-    answer = _go(migration, armed.frames)
+    by_agent, answer = True, None
+    try:
+        answer = _go(migration, armed.frames)
+    except Undecided as error:
+        _tell_successor(migration, error)
+        by_agent = False
     migration.advance(State.RESUMED)
     with _optional(migration, "the resume could not be entered into the report"):
         migration.awake.close()
         _settle(migration, answer)
+    return by_agent
+
+
+def _tell_successor(migration: Migration, undecided: Undecided) -> None:
+    """Give GO to what holds the container in the agent's place.
+
+    Raises `undecided` if nobody there says that the container runs.
+    """
+    reply = tell(migration, control.GO_FENCED)
+    if reply is None:
+        raise undecided
+    if reply.outcome is not control.Outcome.OK:
+        migration.note(f"{migration.target.hostname} was told GO once more: {reply.text}")
+        raise undecided
+    migration.note(f"{undecided.what}; {reply.text}, and brings the rest of memory by itself")
 
 
 def stranded(migration: Migration, error: BaseException) -> MigrateError:

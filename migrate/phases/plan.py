@@ -54,7 +54,8 @@ def planned(
     """
     with contextlib.ExitStack() as stack:
         try:
-            migration = _plan(stack, Progress(report, observer), connect(destination), options)
+            reconnect = partial(connect, destination)
+            migration = _plan(stack, Progress(report, observer), reconnect, options)
         except MigrateError:
             raise
         except Exception as error:
@@ -65,7 +66,7 @@ def planned(
 def _plan(
     stack: contextlib.ExitStack,
     progress: Progress,
-    connected: contextlib.AbstractContextManager[Connection],
+    connect: Callable[[], contextlib.AbstractContextManager[Connection]],
     options: Options,
 ) -> Migration:
     report = progress.report
@@ -79,7 +80,7 @@ def _plan(
     use = memory.use_of(partial(processes.tree_of, container.pid))
     report.sent.memory_bytes = use.resident_bytes
 
-    connection = stack.enter_context(connected)
+    connection = stack.enter_context(connect())
     hello = _hello(report, engine, container, options)
     agent, there = _greet(connection, report, hello, progress.note)
     stack.callback(agent.close)
@@ -87,7 +88,7 @@ def _plan(
     with _dismissed_when_refused(agent, options.limits.abort_s):
         preflight.check_target(there, facts, container, use.restored_bytes)
         tracking, why = choose(options.mode, facts, there)
-        target = _target(connection, agent, there, source)
+        target = _target(connection, connect, agent, there, source)
     report.times.clock_error_us = target.clock.error_ns // 1000
     progress.note(why)
     preflight.note_exec_processes(container, progress)
@@ -154,7 +155,13 @@ def _source(
     )
 
 
-def _target(connection: Connection, agent: AgentClient, facts: Facts, source: Source) -> Target:
+def _target(
+    connection: Connection,
+    reconnect: Callable[[], contextlib.AbstractContextManager[Connection]],
+    agent: AgentClient,
+    facts: Facts,
+    source: Source,
+) -> Target:
     """Have the agent check what the container needs on the target, and read the target's clock."""
     engine, container = source.engine, source.container
     shared = preflight.check_paths(agent, container, facts.hostname)
@@ -162,6 +169,7 @@ def _target(connection: Connection, agent: AgentClient, facts: Facts, source: So
     preflight.check_addresses(agent, source.network.own_addresses(), facts.hostname)
     return Target(
         connection=connection,
+        reconnect=reconnect,
         agent=agent,
         facts=facts,
         clock=agent.clock_offset(),

@@ -9,11 +9,13 @@ from collections.abc import Iterator
 from checkpoint.criu import rescue
 from checkpoint.errors import CheckpointError, ContainerNotFound, ContainerNotRunning, reason
 from checkpoint.host import processes
+from migrate.agent import control
 from migrate.decisions import causes
 from migrate.decisions.state import State
 from migrate.errors import CannotTrack, ContainerEnded, Interrupted, MigrateError, NotConverging
 from migrate.migration import Migration
 from migrate.phases.evidence import keep_logs
+from migrate.phases.without_agent import tell
 from migrate.wire import protocol
 
 LOOK_AGAIN_S = 0.01
@@ -88,6 +90,9 @@ def _abort(migration: Migration, *, may_be_held: bool) -> list[str]:
         migration.target.agent.request(protocol.Abort(), timeout_s=migration.options.limits.abort_s)
     except Exception as error:  # noqa: BLE001  (as in _noted)
         if may_be_held:
+            reply = tell(migration, control.ABORT)
+            if reply is not None and reply.outcome is control.Outcome.OK:
+                return []
             return [
                 f"{host} did not confirm that it dropped what it may have restored ({error}): "
                 f"'migratectl recover {migration.migration_id} --abort "

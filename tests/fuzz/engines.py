@@ -301,7 +301,10 @@ _OF_PODMAN = {
 }
 _OF_DOCKER = {
     "container": {name: _DOCKER[name] for name in ("Config", "Image")}
-    | {"Name": "/x", "HostConfig": {"LogConfig": {"Type": "json-file"}}},
+    | {
+        "Name": "/x",
+        "HostConfig": {"LogConfig": {"Type": "json-file"}, "RestartPolicy": {"Name": "no"}},
+    },
     "endpoints": {
         "n": {"IPAddress": "10.0.0.2", "GlobalIPv6Address": "", "MacAddress": "02:00:00:00:00:01"}
     },

@@ -168,7 +168,10 @@ def test_layers_that_the_target_lacks_are_sent(hosts: Hosts, engine: str, tmp_pa
         assert hosts.beta.run(layers).stdout == hosts.alpha.run(layers).stdout
         size = heavy.do("exec", "heavy", "stat", "-c", "%s", "/srv/extra")
         assert size.strip() == str(EXTRA_BYTES)
-        assert hosts.beta.run(["find", "/var/lib/migrate", "-type", "f"], check=False).stdout == ""
+        assert (
+            hosts.beta.run(["find", "/var/lib/migrate/images", "-type", "f"], check=False).stdout
+            == ""
+        )
     finally:
         heavy.remove()
         twin.remove()

@@ -208,11 +208,23 @@ def test_the_target_waits_for_go_if_the_coordinator_is_killed(
     redis.remove()
 
 
-def test_the_target_waits_for_go_if_the_link_is_lost(
+def test_a_link_that_is_lost_after_the_kill_is_made_again(
+    hosts: Hosts, client: Client, redis: Redis[Container]
+) -> None:
+    done = hosts.migrate_with("at_state", "lose_link", "KILLED")
+    assert done.returncode == 0, done.stderr
+    client.goes_on()
+    assert redis.status is None
+    assert redis.on(hosts.beta).status == "running"
+    hosts.move(redis.on(hosts.beta))
+    client.goes_on()
+
+
+def test_the_target_waits_for_go_if_it_cannot_be_reached(
     hosts: Hosts, client: Client, redis: Redis[Container]
 ) -> None:
     """The target holds it, the source keeps what it has of it, and the advice can be followed."""
-    done = hosts.migrate_with("at_state", "lose_link", "KILLED")
+    done = hosts.migrate_with("at_state", "lose_host", "KILLED")
     assert done.returncode == CODES[errors.Undecided], done.stderr
     said = done.stderr.splitlines()[-1]
     assert "the link was lost after the source had been stopped" in said
@@ -224,6 +236,36 @@ def test_the_target_waits_for_go_if_the_link_is_lost(
     assert redis.on(hosts.beta).status == "running"
     assert redis.status == "stopped"
     redis.remove()
+
+
+#: A command that kills the agent on the target, whose pid is in its lock of the container, and that
+#: returns when the source has seen it.
+KILL_AGENT = "kill -KILL $(sed 's/.*process //' /run/migrate/locks/*-redis); sleep 0.5"
+
+
+def test_an_agent_killed_before_the_kill_has_its_copy_dropped(
+    hosts: Hosts, client: Client, redis: Redis[Container]
+) -> None:
+    """The keeper holds the restored container, and drops it when the source says so."""
+    before = traces(hosts.beta)
+    done = hosts.migrate_with("at_state", "on_target", "HELD", KILL_AGENT)
+    assert done.returncode == CODES[errors.RolledBack], done.stderr
+    client.goes_on()
+    assert redis.status == "running"
+    assert settled(hosts.beta, before) == {}
+
+
+def test_an_agent_killed_after_the_kill_loses_nothing(
+    hosts: Hosts, client: Client, redis: Redis[Container]
+) -> None:
+    """The keeper holds the only copy, and runs it when the source says GO."""
+    done = hosts.migrate_with("at_state", "on_target", "KILLED", KILL_AGENT)
+    assert done.returncode == 0, done.stderr
+    client.goes_on()
+    assert redis.on(hosts.beta).status == "running"
+    assert redis.status is None
+    hosts.move(redis.on(hosts.beta))
+    client.goes_on()
 
 
 def test_recover_says_that_there_is_nothing_to_recover(hosts: Hosts) -> None:

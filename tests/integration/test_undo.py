@@ -152,6 +152,28 @@ def test_what_a_killed_agent_made_in_an_engine_goes_with_the_next_move(
     assert engine_redis.inspect() is None
 
 
+@pytest.mark.parametrize("engine", ["podman", "docker"], indirect=True)
+@pytest.mark.parametrize("state", ["HELD", "KILLED"])
+def test_an_agent_that_is_killed_while_it_holds_an_engines_container_loses_nothing(
+    hosts: Hosts, engine_redis: EngineContainer, state: str
+) -> None:
+    """The keeper drops the copy before the kill on the source, and runs it after that."""
+    with Redis(container=engine_redis).ready().client() as client:
+        done = hosts.migrate_with("at_state", "on_target", state, f"{KILL_AGENT}; sleep 0.5")
+        seen = client.finish()
+    there = engine_redis.on(hosts.beta)
+    if state == "HELD":
+        assert done.returncode == ROLLED_BACK, done.stderr
+        assert (engine_redis.status, there.inspect()) == ("running", None)
+        volumes = hosts.beta.run([engine_redis.engine, "volume", "ls", "--quiet"]).stdout
+        assert "kept" not in volumes
+    else:
+        assert done.returncode == 0, done.stderr
+        assert (engine_redis.inspect(), there.status) == (None, "running")
+    assert seen["error"] is None
+    assert seen["contiguous"]
+
+
 @pytest.mark.parametrize("engine", ["docker"], indirect=True)
 def test_what_a_killed_coordinator_changed_is_given_back_by_the_next_move(
     hosts: Hosts, engine: str

@@ -21,6 +21,7 @@ from migrate.cli.move import main as migrate
 from migrate.decisions.state import State
 from migrate.migration import Migration
 from transport import ssh
+from transport.errors import Unreachable
 
 #: A migration waits as long as this file is there (`wait`).
 WAITS = Path("/run/waits")
@@ -36,6 +37,16 @@ def lose_link(migration: Migration) -> None:
     """Close the connection to the target."""
     assert isinstance(migration.target.connection, ssh.Connection)
     migration.target.connection._transport.close()
+
+
+def lose_host(migration: Migration) -> None:
+    """Close the connection to the target, which is not reached any more."""
+
+    def unreachable(_: object) -> None:
+        raise Unreachable("the host is gone")
+
+    lose_link(migration)
+    ssh.open_socket = unreachable  # type: ignore[assignment]
 
 
 def kill_criu(migration: Migration) -> None:
@@ -96,6 +107,7 @@ ACTS: dict[str, Callable[..., None]] = {
     for act in (
         crash,
         lose_link,
+        lose_host,
         kill_criu,
         kill_container,
         on_target,

@@ -13,17 +13,16 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from checkpoint.bounded import ContainerName, Count, Word
 from checkpoint.engines import belongings, shape
 from checkpoint.engines.base import ROOTFS, Container, IncomingContainer, Tree
 from checkpoint.engines.belongings import MOUNT
 from checkpoint.engines.docker import api, store
 from checkpoint.engines.docker.incoming import RUNTIME, IncomingDockerContainer
-from checkpoint.engines.made import ObjectId
+from checkpoint.engines.docker.restart_policy import SuspendedRestart
 from checkpoint.engines.oci.runc import Runc
 from checkpoint.engines.shape import Maybe, Shape
-from checkpoint.errors import ContainerNotFound, ContainerNotRunning, EngineRefused, NotMovable
-from checkpoint.undo import Made, Undo
+from checkpoint.errors import ContainerNotFound, ContainerNotRunning, NotMovable
+from checkpoint.undo import Undo
 
 #: Destinations of the bind mounts that docker makes for every container, from its own settings and
 #: what it knows of the network.
@@ -47,33 +46,6 @@ RUNNING: Shape = {
 }
 #: Further members, for a container whose files can migrate.
 FILES: Shape = {"GraphDriver": {"Data": {"MergedDir": str, "UpperDir": str}}}
-
-
-class SuspendedRestart(Made):
-    """The restart policy of a container of docker's, which is about to be taken from it.
-
-    docker keeps the policy on disk. `retries` counts for the policy "on-failure".
-    """
-
-    id: ObjectId
-    name: ContainerName
-    policy: Word
-    retries: Count
-
-    def __str__(self) -> str:
-        return f"docker's restart policy of {self.name!r}"
-
-    def remove(self) -> None:
-        """Give the policy back. Does nothing if docker has the container no longer."""
-        policy = {"Name": self.policy, "MaximumRetryCount": self.retries}
-        try:
-            if api.call("GET", f"/containers/{self.id}/json") is not None:
-                api.call("POST", f"/containers/{self.id}/update", {"RestartPolicy": policy})
-        except EngineRefused as error:
-            cure = f"docker update --restart {policy_text(policy)} {self.name}"
-            raise EngineRefused(
-                f"docker will not restart {self.name!r} until '{cure}' ({error})"
-            ) from error
 
 
 class Docker:
@@ -144,14 +116,7 @@ class Docker:
         policy = container.engine_state["HostConfig"]["RestartPolicy"]
         if policy["Name"] in ("", "no"):
             return
-        undo.made(
-            SuspendedRestart(
-                id=container.id,
-                name=container.name,
-                policy=policy["Name"],
-                retries=policy.get("MaximumRetryCount") or 0,
-            )
-        )
+        undo.made(SuspendedRestart.of(container.id, container.name, policy))
         api.call("POST", f"/containers/{container.id}/update", {"RestartPolicy": {"Name": "no"}})
 
     def detach_monitor(self, container: Container) -> None:
@@ -166,12 +131,6 @@ class Docker:
 
     def arrival(self, name: str, description: Mapping[str, Any], undo: Undo) -> IncomingContainer:
         return IncomingDockerContainer(name, description, undo)
-
-
-def policy_text(policy: Mapping[str, Any]) -> str:
-    """Return a restart policy of the API in the form that `docker update --restart` takes."""
-    limit = policy.get("MaximumRetryCount")
-    return f"{policy['Name']}:{limit}" if limit else str(policy["Name"])
 
 
 def unmovable(found: Mapping[str, Any]) -> str | None:

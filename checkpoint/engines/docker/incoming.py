@@ -14,7 +14,7 @@ import os
 import pkgutil
 import socket
 import subprocess
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -23,9 +23,10 @@ from checkpoint.engines import layers, shape
 from checkpoint.engines.belongings import VOLUME, Belongings, start_logged
 from checkpoint.engines.docker import api, store
 from checkpoint.engines.docker.oci_wrapper import DIRECTORY, MAX_MESSAGE
+from checkpoint.engines.docker.restart_policy import SuspendedRestart
 from checkpoint.engines.made import MadeContainer
 from checkpoint.engines.oci.runc import Runc
-from checkpoint.engines.shape import Each, Shape
+from checkpoint.engines.shape import Each, Maybe, Shape
 from checkpoint.host import proc, whole
 from checkpoint.host.identity import PathRecord
 from checkpoint.host.listener import Listener, peer_pid
@@ -44,7 +45,10 @@ STREAMS = {"stdout": 1, "stderr": 2}
 DESCRIPTION: Shape = {
     "container": {
         "Config": {"Image": str},
-        "HostConfig": {"LogConfig": {"Type": str}},
+        "HostConfig": {
+            "LogConfig": {"Type": str},
+            "RestartPolicy": {"Name": str, "MaximumRetryCount": Maybe(int)},
+        },
         "Image": str,
         "Name": str,
     },
@@ -96,6 +100,8 @@ class IncomingDockerContainer:
         self._id = ""
         self._log: Path | None = None
         self._listener: Listener | None = None
+        self._starting: socket.socket | None = None
+        self._pid_file: Path | None = None
         self.waiting: Waiting | None = None
 
     def objections(self) -> list[str]:
@@ -117,6 +123,8 @@ class IncomingDockerContainer:
         created = api.call("POST", "/containers/create", body_of(self._fields), name=self._name)
         self._id = created["Id"]
         self._undo.made(MadeContainer(engine="docker", id=self._id))
+        policy = self._fields["container"]["HostConfig"]["RestartPolicy"]
+        self._undo.passing(SuspendedRestart.of(self._id, self._name, policy))
         root = api.call("GET", "/info")["DockerRootDir"]
         if self._fields["container"]["HostConfig"]["LogConfig"]["Type"] == "json-file":
             self._log = Path(root) / "containers" / self._id / f"{self._id}-json.log"
@@ -149,18 +157,24 @@ class IncomingDockerContainer:
         serve = partial(self._serve, images, env)
         path = Path(DIRECTORY) / self._id
         self._listener = Listener(path, serve, "docker's runtime")
-        self._undo.made(RuntimeSocket(path=PathRecord.of(path)))
+        socket_file = RuntimeSocket(path=PathRecord.of(path))
+        self._undo.made(socket_file)
+        self._undo.passing(socket_file)
         self._undo.callback(self._stop_listening)
         return start_logged(["docker", "start", self._id], images)
 
     def restore_held(self) -> None:
         """Do nothing: docker has had the container, and its name, since `prepare`."""
 
+    def handover(self) -> tuple[Callable[[list[int]], None], list[int]]:
+        assert self.waiting is not None
+        assert self._starting is not None
+        assert self._pid_file is not None
+        descriptors = [self.waiting.agent.fileno(), self._starting.fileno()]
+        return partial(finish_start, self._pid_file), descriptors
+
     def settle(self) -> None:
-        policy = self._fields["container"]["HostConfig"]["RestartPolicy"]
-        api.call("POST", f"/containers/{self._id}/update", {"RestartPolicy": policy})
         self._stop_listening()
-        self._belongings.settle()
 
     def _objections(self) -> Iterator[str]:
         program = store.runtime_program(RUNTIME)
@@ -187,32 +201,57 @@ class IncomingDockerContainer:
             root, bundle = Path(said["root"]), Path(said["bundle"])
             self.waiting = Waiting(peer, peer_pid(peer), root, bundle)
             return
-        with peer:
-            failure = self._become_container(images, env)
-            with contextlib.suppress(OSError):
-                peer.send(json.dumps({"failure": failure}).encode())
-
-    def _become_container(self, images: Path, env: Mapping[str, str]) -> str:
-        """Have the process that `create` left restore the container; wait until the container runs.
-
-        Returns why it does not run, or "".
-        """
         assert self.waiting is not None
-        agent, pid, root, bundle = self.waiting
+        self._starting, self._pid_file = peer, images / "pid"
+        with peer, self.waiting.agent as agent:
+            try:
+                self._become_container(agent, images, env)
+                failure = why_not_restored(agent, self._pid_file)
+            except OSError as error:
+                failure = f"the process that was to become it has ended ({error.strerror})"
+            answer_start(peer, failure)
+
+    def _become_container(self, agent: socket.socket, images: Path, env: Mapping[str, str]) -> None:
+        """Have the process that `create` left restore the container. Raises OSError."""
+        assert self.waiting is not None
+        _, pid, root, bundle = self.waiting
         use_network(bundle, pid)
-        pid_file = images / "pid"
-        argv = Runc(root).restore_command(self._id, bundle, images, "--pid-file", str(pid_file))
-        order = {"argv": argv, "env": dict(env), "pid_file": str(pid_file)}
+        pid_file = str(self._pid_file)
+        argv = Runc(root).restore_command(self._id, bundle, images, "--pid-file", pid_file)
+        agent.send(json.dumps({"argv": argv, "env": dict(env), "pid_file": pid_file}).encode())
+
+
+def why_not_restored(agent: socket.socket, pid_file: Path) -> str:
+    """Wait until the container runs, and return why it does not, or "".
+
+    `agent` is the connection to the process that becomes the container, and `pid_file` is written
+    by runc when the container runs. Raises OSError.
+    """
+    while not pid_file.exists():
+        if ready(agent.fileno(), timeout_s=LOOK_AGAIN_S):
+            why = agent.recv(MAX_MESSAGE).decode(errors="replace")
+            return f"runc could not restore it{f' ({why})' if why else ''}"
+    return ""
+
+
+def answer_start(peer: socket.socket, failure: str) -> None:
+    """Answer the wrapper's `start`, which then ends; it need not be there any more."""
+    with contextlib.suppress(OSError):
+        peer.send(json.dumps({"failure": failure}).encode())
+
+
+def finish_start(pid_file: Path, descriptors: list[int]) -> None:
+    """Do the rest of the wrapper's `start` in the place of an agent that was killed.
+
+    `descriptors` are the connections to the process that becomes the container, and to `start`.
+    """
+    agent, peer = (socket.socket(fileno=fd) for fd in descriptors)
+    with agent, peer:
         try:
-            with agent:
-                agent.send(json.dumps(order).encode())
-                while not pid_file.exists():
-                    if ready(agent.fileno(), timeout_s=LOOK_AGAIN_S):
-                        why = agent.recv(MAX_MESSAGE).decode(errors="replace")
-                        return f"runc could not restore it{f' ({why})' if why else ''}"
+            failure = why_not_restored(agent, pid_file)
         except OSError as error:
-            return f"the process that was to become it has ended ({error.strerror})"
-        return ""
+            failure = f"the process that was to become it has ended ({error.strerror})"
+        answer_start(peer, failure)
 
 
 def use_network(bundle: Path, pid: int) -> None:

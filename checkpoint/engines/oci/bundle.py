@@ -124,6 +124,9 @@ class IncomingBundle:
         self._undo.made(WrittenFile.about_to_be(config))
         if not shared:
             ownership.mark(self._bundle / MARKER)
+            self._undo.passing(
+                WrittenFile(directory=PathRecord.of(self._bundle), name=MARKER, before=None)
+            )
         made.file(config, json.dumps(self._config).encode())
         return {ROOTFS: self._rootfs}
 
@@ -151,5 +154,8 @@ class IncomingBundle:
         self._undo.made(self._cgroups.made())
         self._undo.made(self._runtime.made(self._id))
 
+    def handover(self) -> tuple[None, list[int]]:
+        return None, []
+
     def settle(self) -> None:
-        (self._bundle / MARKER).unlink(missing_ok=True)
+        """Do nothing: a runtime has the container since it was restored."""

@@ -127,8 +127,11 @@ class IncomingPodmanContainer:
         # podman had no container of this id before, and uses no id twice.
         self._undo.made(MadeContainer(engine="podman", id=self._wanted["id"]))
 
+    def handover(self) -> tuple[None, list[int]]:
+        return None, []
+
     def settle(self) -> None:
-        self._belongings.settle()
+        """Do nothing: podman has the container since it was restored."""
 
     def _objections(self) -> Iterator[str]:
         if find_program(runtime := self._wanted["runtime"]) is None:

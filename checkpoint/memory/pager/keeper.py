@@ -24,7 +24,9 @@ import signal
 import socket
 import struct
 import warnings
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 from checkpoint.host import proc
 from checkpoint.host.own_process import (
@@ -34,6 +36,7 @@ from checkpoint.host.own_process import (
 )
 from checkpoint.host.ram_directory import claim, remove_ram_directory, remove_sockets
 from checkpoint.host.ready import ready
+from checkpoint.host.worker import Worker
 from checkpoint.memory.pager.address_spaces import AddressSpaces
 from checkpoint.memory.pager.filler import Filler
 from checkpoint.memory.pager.uffd_copy import Event
@@ -48,12 +51,17 @@ OPENED = b"o"
 CHANGED = b"c"
 #: An address space has all its pages.
 FILLED = b"f"
+#: The container is held: what the successor needs, pickled in a file, and descriptors.
+HELD = b"h"
 #: The last message: every address space has all its pages, and the keeper ends.
 DONE = b"d"
 #: The last message: the pager has failed, but its process lives; the keeper fills in the rest.
 FAILED = b"x"
 NUMBER = struct.Struct("=Q")
 MAX_MESSAGE = 64
+#: A function that goes on with a held container in the place of the process that was killed, with
+#: what that has handed over. It returns when nothing is left to be done.
+Successor = Callable[[Any, list[int]], None]
 #: The descriptors of one message; the kernel takes at most 253 (SCM_MAX_FD, unix(7)).
 MOST_FDS = 200
 #: The time within which the keeper must take a message, and end when it is not needed any more. A
@@ -65,10 +73,10 @@ class Keeper:
     """The pager's handle of the keeper process, which the constructor forks.
 
     `directory` is the migration's directory in RAM. The keeper claims it, and removes it if the
-    pager's process was killed.
+    pager's process was killed. `succeed` is called in the keeper if that happens after `hold`.
     """
 
-    def __init__(self, directory: Path) -> None:
+    def __init__(self, directory: Path, succeed: Successor | None = None) -> None:
         self._follows = self._ended = False
         self._socket, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         with contextlib.ExitStack() as undo, warnings.catch_warnings():
@@ -81,7 +89,7 @@ class Keeper:
         if self.pid == 0:
             status = 1
             try:
-                killed = _StandBy(theirs, directory).serve()
+                killed = _StandBy(theirs, directory, succeed).serve()
                 # An agent that lives still needs its directory, and removes it by itself.
                 if killed:
                     remove_ram_directory(directory)
@@ -106,6 +114,17 @@ class Keeper:
             file.flush()
             self._tell(INDEX, file.fileno())
         self._follows = True
+
+    def hold(self, needed: object, descriptors: Sequence[int]) -> None:
+        """Hand over what goes on with a held container in this process's place.
+
+        The keeper calls `succeed` with `needed`, which can be pickled, and with copies of the
+        descriptors in their order.
+        """
+        with open(os.memfd_create("held"), "wb") as file:
+            pickle.dump(needed, file)
+            file.flush()
+            self._tell(HELD, file.fileno(), *descriptors)
 
     def opened(self, pid: int, uffd: int) -> None:
         """Tell that a task's userfaultfd came. `pid` is the task's in its pid namespace."""
@@ -159,8 +178,9 @@ class Keeper:
 class _StandBy:
     """The keeper process itself."""
 
-    def __init__(self, pager: socket.socket, directory: Path) -> None:
-        self._pager = pager
+    def __init__(self, pager: socket.socket, directory: Path, succeed: Successor | None) -> None:
+        self._pager, self._succeed = pager, succeed
+        self._held: tuple[Any, list[int]] | None = None
         self._stored: list[int] = []
         self._store, self._spaces = PageStore(directory), AddressSpaces({})
         # The claim lasts until this process ends; the agent may end before.
@@ -189,12 +209,18 @@ class _StandBy:
             if message in (b"", FAILED):
                 break
             self._follow(message, fds)
+        filling = Worker("filler", self._fill)
+        if not message and self._held is not None and self._succeed is not None:
+            self._succeed(*self._held)
+        filling.result()
+        return not message
+
+    def _fill(self) -> None:
         filler = Filler(self._store, self._spaces)
         for number in self._spaces.numbers():
             filler.watch(number)
         while self._spaces.unfilled() is not None:
             filler.turn(fill=True)
-        return not message
 
     def _follow(self, message: bytes, fds: list[int]) -> None:
         kind = message[:1]
@@ -206,6 +232,10 @@ class _StandBy:
                 index, lazy = pickle.load(file)  # noqa: S301  (this program wrote it)
             self._store.share(index, self._stored)
             self._spaces = AddressSpaces(lazy)
+        elif kind == HELD:
+            with open(fds[0], "rb") as file:
+                file.seek(0)
+                self._held = pickle.load(file), fds[1:]  # noqa: S301  (as above)
         else:
             self._change(kind, message, fds[0] if fds else -1)
 

@@ -108,6 +108,15 @@ class Pager:
         self._worker.wait()
         self._hang_up()
 
+    @property
+    def connection(self) -> list[int]:
+        """The descriptor of the connection from CRIU, if there is one.
+
+        Who goes on with the restore in this process's place must keep a copy of it open: CRIU kills
+        the restored tasks if it cannot send LAZY_PAGES_RESTORE_FINISHED.
+        """
+        return [] if self._restore is None else [self._restore.fileno()]
+
     def _hang_up(self) -> None:
         """Close the connection from CRIU.
 

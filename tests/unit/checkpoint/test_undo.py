@@ -40,13 +40,27 @@ def afresh() -> None:
 
 
 def test_what_was_made_is_removed_latest_first() -> None:
-    noted: list[Made] = []
-    with Undo(noted.append) as undo:
+    noted: list[tuple[Made, bool]] = []
+    with Undo(lambda *each: noted.append(each)) as undo:
         for number in range(3):
             undo.made(Numbered(number=number))
         assert REMOVED == []
     assert REMOVED == [2, 1, 0]
-    assert noted == [Numbered(number=number) for number in range(3)]
+    assert noted == [(Numbered(number=number), False) for number in range(3)]
+
+
+def test_a_passing_thing_is_removed_when_all_went_well() -> None:
+    noted: list[tuple[Made, bool]] = []
+    with Undo(lambda *each: noted.append(each)) as undo:
+        for number in range(3):
+            undo.passing(Numbered(number=number))
+        BROKEN.add(1)
+        with pytest.raises(OSError, match="thing 1 stays"):
+            undo.settle()
+        assert sorted(REMOVED) == [0, 2]
+        undo.passing(Numbered(number=7))
+    assert sorted(REMOVED) == [0, 2], "an undo has no use for it"
+    assert noted[0] == (Numbered(number=0), True)
 
 
 def test_one_that_cannot_be_removed_keeps_no_other() -> None:
@@ -60,7 +74,7 @@ def test_one_that_cannot_be_removed_keeps_no_other() -> None:
 
 
 def test_a_thing_that_could_not_be_noted_is_removed_all_the_same() -> None:
-    def full(_: Made) -> None:
+    def full(*_: object) -> None:
         raise OSError("the disk is full")
 
     with pytest.raises(OSError, match="the disk is full"), Undo(full) as undo:

@@ -237,5 +237,8 @@ class Arriving:
         self._world.does("delete")
         self._world.taken_in.discard(self._name)
 
+    def handover(self) -> tuple[None, list[int]]:
+        return None, []
+
     def settle(self) -> None:
         self._world.does("settle")

@@ -242,7 +242,7 @@ def test_parts_that_were_made_before_are_found_and_removed(wanted: Network) -> N
     def body() -> None:
         netns.create(wanted, Undo())
         things: list[Made] = []
-        with Undo(things.append) as undo:
+        with Undo(lambda thing, _: things.append(thing)) as undo:
             netns.parts_of(wanted, undo)
         assert links() == {"lo"}
         for thing in things:

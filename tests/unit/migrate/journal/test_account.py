@@ -24,21 +24,24 @@ def entered(state: str, at_ms: int = AT_MS) -> Entered:
 
 def test_the_last_state_counts() -> None:
     found = account_of(begun(), entered("prepared", AT_MS + 1), entered("armed", AT_MS + 2))
-    assert found == Account(begun=begun(), state="armed", since_ms=AT_MS + 2, made=(), ended=None)
+    assert found == Account(
+        begun=begun(), state="armed", since_ms=AT_MS + 2, made=(), passing=(), ended=None
+    )
 
 
 def test_a_migration_that_has_only_begun_has_no_state() -> None:
     assert account_of(begun()) == Account(
-        begun=begun(), state=None, since_ms=AT_MS, made=(), ended=None
+        begun=begun(), state=None, since_ms=AT_MS, made=(), passing=(), ended=None
     )
 
 
 def test_what_was_made_is_kept_in_its_order_and_is_no_state() -> None:
     things = [{"kind": "HostLink", "name": name, "index": 7} for name in "ab"]
     entries = [MadeThing(at_ms=AT_MS + 5, thing=thing) for thing in things]
-    found = account_of(begun(), entered("prepared", AT_MS + 1), *entries)
+    passing = MadeThing(at_ms=AT_MS + 5, thing=things[0], passing=True)
+    found = account_of(begun(), entered("prepared", AT_MS + 1), *entries, passing)
     assert (found.state, found.since_ms) == ("prepared", AT_MS + 1)
-    assert list(found.made) == things
+    assert (list(found.made), list(found.passing)) == (things, things[:1])
 
 
 def test_the_end_says_how_it_ended() -> None:

@@ -145,11 +145,11 @@ def ended(move: Any, frames: Any = None) -> errors.MigrateError | None:
     armed: Any = SimpleNamespace(frames=frames or Frames(), output=None)
     try:
         commit.kill_source(move)
-        commit.resume_target(move, armed)
+        by_agent = commit.resume_target(move, armed)
     except BaseException as error:  # noqa: BLE001
         return commit.stranded(move, error)
     try:
-        cleanup.clean_up(move, armed)
+        cleanup.clean_up(move, armed, by_agent=by_agent)
     except errors.MigrateError as error:
         return error
     return None

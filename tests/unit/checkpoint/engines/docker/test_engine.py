@@ -272,7 +272,7 @@ def test_a_container_that_is_not_restarted_is_left_alone(
 def test_a_restart_policy_is_given_back(beneath: Runtime, docker: Dockerd) -> None:
     host = docker.containers["box"]["HostConfig"]
     things: list[Made] = []
-    with Undo(things.append) as undo:
+    with Undo(lambda thing, _: things.append(thing)) as undo:
         Docker().suspend_restart_policy(Docker().inspect("box"), undo)
         assert host["RestartPolicy"] == {"Name": "no"}
     assert host["RestartPolicy"] == {"Name": "always", "MaximumRetryCount": 0}

@@ -318,11 +318,13 @@ def test_a_process_that_has_ended_fails_the_start(
 
 
 def test_docker_has_the_container_for_good(
-    started: IncomingDockerContainer, docker: Dockerd, tmp_path: Path
+    started: IncomingDockerContainer, undo: Undo, docker: Dockerd, tmp_path: Path
 ) -> None:
     left_behind.note("docker", "data", "2024-01-01T00:00:00Z")
     started.restore_held()
     started.settle()
-    assert docker.containers["1f2e"]["HostConfig"]["RestartPolicy"] == {"Name": "always"}
+    undo.settle()
+    policy = docker.containers["1f2e"]["HostConfig"]["RestartPolicy"]
+    assert policy == {"Name": "always", "MaximumRetryCount": 0}
     assert not left_behind.is_noted("docker", "data", "2024-01-01T00:00:00Z")
     assert not (tmp_path / "sockets").exists()

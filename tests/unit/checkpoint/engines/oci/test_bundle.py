@@ -136,6 +136,7 @@ def test_a_bundle_is_made_as_it_was(place: Path, arriving: Arrive) -> None:
         assert (place / "config.json").stat().st_mode & 0o777 == 0o640
         assert (place / MARKER).exists(), "until it runs, the next migration may overwrite it"
         made.settle()
+        undo.settle()
         assert not (place / MARKER).exists()
         undo.pop_all()
 

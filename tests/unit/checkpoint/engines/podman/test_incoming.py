@@ -188,6 +188,7 @@ def test_what_the_container_has_besides_is_made(podman: Podman, undo: Undo, tmp_
     assert podman.asked("volume create") == ["volume create --driver local data"]
     left_behind.note("podman", "data", "2024-01-01T00:00:00Z")
     made.settle()
+    undo.settle()
     assert not left_behind.is_noted("podman", "data", "2024-01-01T00:00:00Z")
 
 

@@ -119,7 +119,7 @@ def arrival(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Incomin
     fields: dict[str, Any] = {
         "container": {
             "Config": {"Image": "x"},
-            "HostConfig": {"LogConfig": {"Type": "none"}},
+            "HostConfig": {"LogConfig": {"Type": "none"}, "RestartPolicy": {"Name": "no"}},
             "Image": "x",
             "Name": "/box",
         },

@@ -1,0 +1,28 @@
+"""The word to the target when its agent is gone: to whatever holds the container there.
+
+That is the agent, if only the connection was lost, or its successor (migrate/agent/successor.py).
+"""
+
+from __future__ import annotations
+
+import contextlib
+
+from migrate.agent import asking, control
+from migrate.migration import Migration
+from transport.errors import TransportError
+
+
+def tell(migration: Migration, word: str) -> control.Reply | None:
+    """Send a word of control.py to what holds the container on the target, and return the reply.
+
+    The connection that is there is tried first, then a new one. Returns None if nobody holds the
+    container there, or if the target cannot be reached.
+    """
+    ways = (lambda: contextlib.nullcontext(migration.target.connection), migration.target.reconnect)
+    for way in ways:
+        with contextlib.suppress(TransportError), way() as connection:
+            try:
+                return asking.ask(connection, migration.migration_id, word)
+            except OSError:  # the target was reached, and nobody holds the container
+                return None
+    return None
