@@ -326,4 +326,6 @@ class Shell(Remote):
     def close(self) -> None:
         super().close()
         self._process.kill()
-        self._process.communicate()
+        self._process.wait()
+        if self._process.stderr is not None:
+            self._process.stderr.close()

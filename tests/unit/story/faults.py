@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import signal
 import time
@@ -9,6 +10,8 @@ from collections.abc import Callable
 from typing import Any
 
 from tests.unit.story.channel import Frame, Link, Straight
+from tests.unit.story.engine import World
+from transport.errors import Unreachable
 
 #: A function that returns the frames that reach the other end in place of a frame.
 Act = Callable[[Frame, Link], list[Frame]]
@@ -70,6 +73,17 @@ def lost(_: Frame, link: Link) -> list[Frame]:
     """Cut the connection, with the frame unsent."""
     link.cut()
     return []
+
+
+def lose_host(world: World) -> None:
+    """Let the target be reached only once."""
+    connections = itertools.count(1)
+
+    def connect() -> None:
+        if next(connections) > 1:
+            raise Unreachable("the host is gone")
+
+    world.faults["source connect"] = connect
 
 
 def dropped(_: Frame, __: Link) -> list[Frame]:

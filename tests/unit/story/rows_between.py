@@ -8,7 +8,7 @@ from dataclasses import replace
 from typing import Any
 
 from tests.unit.story import faults, model
-from tests.unit.story.faults import once
+from tests.unit.story.faults import Both, Fault, once
 from tests.unit.story.model import MOVED, Expected, answered, refused, rolled_back, so_far
 from tests.unit.story.row import IMPATIENT, NOWHERE, TARGET, Row
 
@@ -39,12 +39,11 @@ def answers() -> Iterator[Row]:
     """Yield a row for each question, and each fault of the question or its answer."""
     for question in model.QUESTIONS:
         for what, (where, act, obeyed) in ANSWERS.items():
-            expected, later = of_a_question(question, what, answered(question) if obeyed else ())
+            expected = of_a_question(question, what, answered(question) if obeyed else ())
             yield Row(
                 name=f"{question}: {what}",
                 wire=once(where, question, act),
                 expected=expected,
-                later=later,
                 cause=CAUSES[what] if expected.code else None,
             )
         yield Row(
@@ -54,33 +53,54 @@ def answers() -> Iterator[Row]:
         )
 
 
-def of_a_question(
-    question: str, what: str, obeyed: tuple[str, ...]
-) -> tuple[Expected, tuple[str, ...]]:
+def of_a_question(question: str, what: str, obeyed: tuple[str, ...]) -> Expected:
     place = ("ask", question)
     if question in model.HARMLESS:
-        return (
-            refused(place, 20, "TargetUnreachable") if what.endswith("lost") else refused(place)
-        ), ()
+        return refused(place, 20, "TargetUnreachable") if what.endswith("lost") else refused(place)
     if question in model.BEFORE_THE_KILL:
-        expected = rolled_back(place, obeyed)
-        if question == "Restore" and what == "the answer is lost":
-            # The target cannot know whether the source was killed after that, and holds the
-            # container.
-            held = so_far(place, obeyed).target
-            return replace(expected, target=held, held=True), ("--abort",)
-        return expected, ()
+        return rolled_back(place, obeyed)
     if question == "Finish":
-        left = replace(so_far(place), source=MOVED.source, code=51, error_kind="LeftBehind")
-        return left, ()
+        return replace(so_far(place), source=MOVED.source, code=51, error_kind="LeftBehind")
     stopped = replace(so_far(place, obeyed), running=TARGET if obeyed else NOWHERE)
-    if what == "the question is lost":
-        return replace(stopped, code=60, error_kind="Undecided", held=True), ("--go",)
     if what == "the answer is lost":
-        return replace(stopped, code=60, error_kind="Undecided"), ()
+        return replace(stopped, code=60, error_kind="Undecided")
     if what == "the target fails":
-        return replace(stopped, code=63, error_kind="ResumeFailed"), ()
-    return MOVED, ()  # a target that answers has obeyed GO
+        return replace(stopped, code=63, error_kind="ResumeFailed")
+    return MOVED  # GO is said again over a new connection; a target that answers has obeyed it
+
+
+def lost_hosts() -> Iterator[Row]:
+    """Yield rows where the target cannot be reached again once the link to it is lost.
+
+    The target cannot know whether the source was killed after that, and holds the container.
+    """
+    restore, go = ("ask", "Restore"), ("ask", "Go")
+    held = so_far(restore, ("restored",)).target
+    dropped_later = replace(rolled_back(restore, ("restored",)), target=held, held=True)
+    yield Row(
+        name="Restore: the answer is lost, and the host",
+        wire=once("answer", "Restore", faults.lost),
+        world=faults.lose_host,
+        expected=dropped_later,
+        later=("--abort",),
+    )
+    yield Row(
+        name="Restore: the target fails; Abort: the question is lost, and the host",
+        wire=lambda _: Both(
+            Fault("answer", "Restore", faults.failed), Fault("request", "Abort", faults.lost)
+        ),
+        world=faults.lose_host,
+        expected=dropped_later,
+        later=("--abort",),
+    )
+    yield Row(
+        name="Go: the question is lost, and the host",
+        wire=once("request", "Go", faults.lost),
+        world=faults.lose_host,
+        expected=replace(so_far(go), running=NOWHERE, code=60, error_kind="Undecided", held=True),
+        later=("--go",),
+        cause="AgentGone",
+    )
 
 
 # --- interruptions -------------------------------------------------------------------------------

@@ -7,6 +7,7 @@ from tests.unit.story.row import Row
 
 MAKERS = (
     rows_between.answers,
+    rows_between.lost_hosts,
     rows_between.interruptions,
     rows_between.streams,
     rows_hosts.engines,

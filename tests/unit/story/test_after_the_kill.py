@@ -13,7 +13,7 @@ import pytest
 from migrate.cli.exit_codes import CODES
 from migrate.errors import Undecided
 from tests.unit.story.channel import Frame, Link, Straight
-from tests.unit.story.faults import message
+from tests.unit.story.faults import lose_host, message
 from tests.unit.story.stage import PATIENT, Stage
 
 #: A function that returns what reaches the coordinator in place of the answer to GO.
@@ -91,8 +91,20 @@ class CutAtGo(Straight):
         return [frame]
 
 
-def test_a_link_lost_before_go_leaves_a_held_container_for_recover(theatre: Stage) -> None:
+def test_a_link_lost_before_go_is_made_again(theatre: Stage) -> None:
     with theatre.world() as world, theatre.move(world, CutAtGo()) as play:
+        ending = play.run()
+        assert (ending.code, ending.running, ending.held) == (0, {"target"}, False), ending.said
+        assert ending.report["downtime_us"] is None
+        assert "brings the rest of memory by itself" in ending.said
+        assert world.events("source")[-1] == "remove migrated"
+        play.check_memory()
+        play.check_nothing_left()
+
+
+def test_a_host_lost_before_go_leaves_a_held_container_for_recover(theatre: Stage) -> None:
+    with theatre.world() as world, theatre.move(world, CutAtGo()) as play:
+        lose_host(world)
         ending = play.run()
         assert (ending.code, ending.running, ending.held) == (CODES[Undecided], set(), True), (
             ending.said
