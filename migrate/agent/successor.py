@@ -169,8 +169,7 @@ class HeldContainer:
         go_on = partial(relay, self._conversation, RestoreRole.kind, held=not gone_on)
         Worker("successor", go_on)
         if self._was_told:
-            with self._noted("the container"):
-                self.go()
+            self.go()
 
     def go(self) -> None:
         """Resume the container and make it reachable, as Incoming.go does.
@@ -186,7 +185,12 @@ class HeldContainer:
         with self._noted("the container's links"):
             if network is not None:
                 network.connect()
-        self._role.wait_resumed(self._held.limits.resume_s)
+        try:
+            self._role.wait_resumed(self._held.limits.resume_s)
+        except ConversationLost:
+            if not self._was_told:
+                raise
+            self.say("nobody has seen CRIU resume it after the agent's GO")
         with self._noted("the container's network"):
             if network is not None:
                 network.give_frames()

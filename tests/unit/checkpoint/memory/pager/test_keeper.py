@@ -5,11 +5,15 @@ from __future__ import annotations
 import errno
 import os
 import signal
+import subprocess
+import sys
+from pathlib import Path
 
 import pytest
 
 from checkpoint.criu.page_server import dst_id_of_process
 from checkpoint.errors import ImageError
+from checkpoint.host.ready import ready
 from checkpoint.memory.pager import keeper as keeper_module
 from checkpoint.memory.pager.filler import MOST_CHUNK_BYTES
 from checkpoint.memory.pager.keeper import MOST_FDS, Keeper
@@ -31,6 +35,9 @@ from tests.unit.checkpoint.memory.pager.tasks import (
     near,
     soon,
 )
+from tests.unit.helpers.checkout import ROOT
+
+HOLDER = "tests.unit.checkpoint.memory.pager.programs.holder"
 
 
 def test_without_a_keeper_the_pager_goes_on(target: Target) -> None:
@@ -279,3 +286,22 @@ def test_more_forks_than_descriptors_are_followed(target: Target) -> None:
     pager.do("pager.fill()")
     assert task.stamps() == EVERY
     pager.do(f"pager.wait({TIMEOUT_S / 2})")
+
+
+@pytest.mark.parametrize("held", [True, False])
+@pytest.mark.parametrize("killed", [True, False])
+def test_the_keeper_succeeds_a_process_that_was_killed_while_it_held_a_container(
+    tmp_path: Path, held: bool, killed: bool
+) -> None:
+    argv = [sys.executable, "-m", HOLDER, str(tmp_path / "move"), "yes" if held else "no"]
+    pipe = subprocess.PIPE
+    with subprocess.Popen(argv, stdin=pipe, stdout=pipe, text=True, cwd=ROOT) as holder:
+        assert holder.stdout is not None
+        keeper = os.pidfd_open(int(holder.stdout.readline()))
+        if killed:
+            holder.kill()
+        said, _ = holder.communicate()
+    assert said == ("('what is needed', 7) 2\n" if held and killed else "")
+    assert ready(keeper, timeout_s=TIMEOUT_S)
+    os.close(keeper)
+    assert (tmp_path / "move").exists() is not killed
