@@ -58,7 +58,7 @@ class Reply:
         found = json.loads(data)
         if not isinstance(found, dict) or not isinstance(text := found.get("text"), str):
             raise ValueError("not an answer of an agent")  # noqa: TRY004  (as json's errors are)
-        return cls(outcome=Outcome(found.get("outcome")), text=text)
+        return cls(outcome=Outcome(found.get("outcome")), text=text[:MAX_TEXT])
 
 
 class Held(Protocol):

@@ -83,7 +83,9 @@ def _tell_successor(migration: Migration, undecided: Undecided) -> None:
 
     Raises `undecided` if nobody there says that the container runs.
     """
-    reply = tell(migration, control.GO_FENCED)
+    reply: control.Reply | None = None
+    with _optional(migration, f"GO could not be said to {migration.target.hostname} once more"):
+        reply = tell(migration, control.GO_FENCED)
     if reply is None:
         raise undecided
     if reply.outcome is not control.Outcome.OK:

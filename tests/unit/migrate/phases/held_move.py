@@ -20,6 +20,7 @@ from migrate.report import Report
 from migrate.wire import protocol
 from migrate.wire.values import Stamp, Waits
 from transport.destination import Destination
+from transport.errors import IncompleteFrame, Unreachable
 
 RESUMED = protocol.Resumed(go_ns=5_000_000, resumed_ns=9_000_000, stamps=())
 WAITS = Waits(1, 2, 3, 4)
@@ -120,7 +121,11 @@ def held_migration(*answers: Any, observer: Any = None, **parts: Any) -> tuple[A
         ),
         target=SimpleNamespace(
             hostname="beta",
-            connection=SimpleNamespace(destination=Destination.parse("root@beta")),
+            connection=SimpleNamespace(
+                destination=Destination.parse("root@beta"),
+                run=failing(IncompleteFrame("the connection broke")),
+            ),
+            reconnect=failing(Unreachable("the host is gone")),
             agent=Agent(done, *answers),
             shared_rootfs=False,
             clock=SimpleNamespace(to_ours=lambda at_ns: at_ns),

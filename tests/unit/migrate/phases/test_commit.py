@@ -5,6 +5,7 @@ Where it does not, what is told is true, and nothing is removed too early.
 
 from __future__ import annotations
 
+import contextlib
 import errno
 from types import SimpleNamespace
 from typing import Any
@@ -14,6 +15,7 @@ import pytest
 from checkpoint.errors import CommandFailed, NetworkError
 from checkpoint.network import link, netns
 from checkpoint.network.model import Interface, Network
+from migrate.agent.control import Outcome, Reply
 from migrate.decisions.state import State
 from migrate.errors import AgentFailed, AgentGone, ResumeFailed, Undecided
 from migrate.network.source import SourceNetwork
@@ -145,6 +147,60 @@ def test_a_link_lost_before_go_was_sent_leaves_the_container_held() -> None:
     assert "remove_migrated" not in done
     assert move.report.outcome == "refused"  # the coordinator would enter the state
     assert move.state is State.KILLED
+
+
+class Another:
+    """Another connection to the target, where what holds the container replies."""
+
+    def __init__(self, reply: Reply | None) -> None:
+        self._reply = reply
+        self.ran: list[str] = []
+
+    def run(self, command: str) -> Any:
+        self.ran.append(command)
+        said = [b"" if self._reply is None else self._reply.encode(), b""]
+        return SimpleNamespace(
+            patience=lambda _: None,
+            read=lambda _: said.pop(0),
+            read_errors=lambda _: b"No such file or directory",
+            close=lambda: None,
+        )
+
+
+def test_a_go_whose_link_is_lost_is_said_over_another_connection() -> None:
+    move, done = held_migration()
+    move.target.agent.fails_to_ask = [AgentGone("it broke", "", None)]
+    another = Another(Reply(outcome=Outcome.OK, text="the container runs on beta"))
+    move.target.reconnect = lambda: contextlib.nullcontext(another)
+    assert ended(move) is None
+    assert "go --source-is-dead" in another.ran[0]
+    order = "killing kill dead killed note resumed bury tidy remove_migrated done"
+    assert done == order.split(), "nobody is asked to finish"
+    assert move.report.notes == [
+        "the link was lost after the source had been stopped (it broke);"
+        " the container runs on beta, and brings the rest of memory by itself"
+    ]
+
+
+@pytest.mark.parametrize(
+    ("reply", "notes"),
+    [
+        (None, []),
+        (
+            Reply(outcome=Outcome.FAILED, text="CRIU did not resume it"),
+            ["beta was told GO once more: CRIU did not resume it"],
+        ),
+    ],
+)
+def test_without_a_word_that_it_runs_nothing_is_removed(
+    reply: Reply | None, notes: list[str]
+) -> None:
+    move, done = held_migration()
+    move.target.agent.fails_to_ask = [AgentGone("it broke", "", None)]
+    move.target.reconnect = lambda: contextlib.nullcontext(Another(reply))
+    assert isinstance(ended(move), Undecided)
+    assert "remove_migrated" not in done
+    assert move.report.notes[: len(notes)] == notes
 
 
 @pytest.mark.parametrize(
