@@ -16,7 +16,7 @@ from migrate.observer import Observer, Unfailing
 from migrate.options import Options
 from migrate.phases.arm import arm_source, arm_target
 from migrate.phases.cleanup import clean_up
-from migrate.phases.commit import detach_monitor, kill_source, resume_target, stranded
+from migrate.phases.commit import kill_source, pause_monitor, resume_target, stranded
 from migrate.phases.freeze import freeze, transfer
 from migrate.phases.plan import Connect, planned
 from migrate.phases.precopy import catch_up, pre_copy
@@ -93,7 +93,7 @@ def _go_through(migration: Migration, signals: Signals) -> None:
             transfer(migration, prepared, armed, frozen, copying)
             restore(migration, prepared, frozen, copying)
             look_again(migration, frozen)
-        detach_monitor(migration)
+        pause_monitor(migration)
     except BaseException as error:
         raise rolled_back(migration, error) from error
     try:

@@ -199,11 +199,14 @@ class Engine(Protocol):
         What gives the policy back is entered in `undo`. Raises EngineRefused.
         """
 
-    def detach_monitor(self, container: Container) -> None:
-        """Detach the engine from the container, so that the engine does not react to its death.
+    def pause_monitor(self, container: Container, undo: Undo) -> None:
+        """Keep the engine from reacting to the container's death, which comes right after this.
 
-        The caller kills the container right after this.
+        What has the engine watch the container again is entered in `undo`.
         """
+
+    def end_monitor(self, container: Container) -> None:
+        """Have the engine never react: the container was killed after `pause_monitor`."""
 
     def record_ended(self, container: Container) -> None:
         """Have the engine show the killed container as ended, and not start it again.

@@ -25,13 +25,12 @@ from migrate.wire import protocol
 from migrate.wire.values import LateFrame
 
 
-def detach_monitor(migration: Migration) -> None:
-    """Detach the source's engine from the container (podman: end its conmon).
+def pause_monitor(migration: Migration) -> None:
+    """Keep the source's engine from reacting to the container's death (podman: stop its conmon).
 
-    Raises what the engine raises; the migration can still be rolled back then. No later step can be
-    followed by a roll-back.
+    This is the last step that is undone by a roll-back. Raises what the engine raises.
     """
-    migration.source.engine.detach_monitor(migration.source.container)
+    migration.source.engine.pause_monitor(migration.source.container, migration.undo)
 
 
 def kill_source(migration: Migration) -> None:
@@ -47,6 +46,8 @@ def kill_source(migration: Migration) -> None:
         migration.source.init.kill()
     except OSError as error:
         raise _not_dead(migration, f"could not be sent SIGKILL ({error})") from error
+    with _optional(migration, "the engine on the source may react to the container's death"):
+        migration.source.engine.end_monitor(migration.source.container)
     # The links go down at once: if this program died now, CRIU would close the dead container's
     # sockets, and their FINs must not reach peers that the target is about to serve. A thread takes
     # them down, because that takes the kernel milliseconds.

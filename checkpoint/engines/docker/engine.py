@@ -119,8 +119,11 @@ class Docker:
         undo.made(SuspendedRestart.of(container.id, container.name, policy))
         api.call("POST", f"/containers/{container.id}/update", {"RestartPolicy": {"Name": "no"}})
 
-    def detach_monitor(self, container: Container) -> None:
+    def pause_monitor(self, container: Container, undo: Undo) -> None:
         return  # `suspend_restart_policy` has kept docker from restarting the container
+
+    def end_monitor(self, container: Container) -> None:
+        return  # as above
 
     def record_ended(self, container: Container) -> None:
         return  # docker has seen the end itself, and `suspend_restart_policy` still holds

@@ -169,8 +169,11 @@ class OciRuntime(ABC):
     def suspend_restart_policy(self, container: Container, undo: Undo) -> None:
         return  # the runtime restarts nothing by itself
 
-    def detach_monitor(self, container: Container) -> None:
+    def pause_monitor(self, container: Container, undo: Undo) -> None:
         return  # no process of the runtime looks after a container
+
+    def end_monitor(self, container: Container) -> None:
+        return  # as above
 
     def record_ended(self, container: Container) -> None:
         return  # the runtime restarts nothing by itself

@@ -32,7 +32,7 @@ from checkpoint.engines.shape import Each, Maybe, Shape
 from checkpoint.errors import CommandFailed, ContainerNotFound, ContainerNotRunning, NotMovable
 from checkpoint.host import proc
 from checkpoint.host.run import run
-from checkpoint.undo import Undo
+from checkpoint.undo import Made, Undo
 
 #: The OCI runtimes beneath podman whose containers can migrate, by the name of their program.
 BENEATH: dict[str, Callable[[], OciRuntime]] = {"crun": Crun, "runc": Runc}
@@ -68,6 +68,28 @@ OVERLAY_FILES: Shape = {"GraphDriver": {"Data": {"UpperDir": str, "MergedDir": s
 TRACES = (Path("/run/libpod"), Path("/var/lib/containers/storage"))
 #: The label by which podman knows the unit that starts a container (podman-systemd.unit(5)).
 UNIT_LABEL = "PODMAN_SYSTEMD_UNIT"
+
+
+class Monitor(Made):
+    """The conmon of a container, which is about to be stopped by a signal."""
+
+    on_disk = False
+
+    pid: int
+    start_ticks: int
+
+    def __str__(self) -> str:
+        return f"podman's conmon, process {self.pid},"
+
+    def send(self, number: signal.Signals) -> None:
+        """Send a signal to conmon, unless the pid is that of another process by now."""
+        with contextlib.suppress(FileNotFoundError, ProcessLookupError):
+            if proc.start_ticks(proc.read(self.pid, "stat")) == self.start_ticks:
+                os.kill(self.pid, number)
+
+    def remove(self) -> None:
+        """Have conmon go on."""
+        self.send(signal.SIGCONT)
 
 
 class Podman:
@@ -149,13 +171,22 @@ class Podman:
         store.export_image(container.engine_state["Image"], there, directory)
 
     def suspend_restart_policy(self, container: Container, undo: Undo) -> None:
-        return  # conmon has podman restart a container, and `detach_monitor` ends conmon
+        return  # conmon has podman restart a container, and `pause_monitor` stops conmon
 
-    def detach_monitor(self, container: Container) -> None:
-        """End the container's conmon.
+    def pause_monitor(self, container: Container, undo: Undo) -> None:
+        """Stop the container's conmon.
 
         At the container's death conmon would have podman clean up, and perhaps restart it.
         """
+        pid = container.engine_state["State"]["ConmonPid"]
+        with contextlib.suppress(FileNotFoundError, ProcessLookupError):
+            monitor = Monitor(pid=pid, start_ticks=proc.start_ticks(proc.read(pid, "stat")))
+            if proc.command_name(pid) == "conmon":
+                undo.made(monitor)
+                monitor.send(signal.SIGSTOP)
+
+    def end_monitor(self, container: Container) -> None:
+        """End the container's conmon, which `pause_monitor` has stopped."""
         pid = container.engine_state["State"]["ConmonPid"]
         with contextlib.suppress(FileNotFoundError, ProcessLookupError):
             if proc.command_name(pid) == "conmon":
@@ -164,7 +195,7 @@ class Podman:
     def record_ended(self, container: Container) -> None:
         """Have podman notice that the container ended, and not start it again.
 
-        podman does not learn of the end by itself, because `detach_monitor` ended conmon before.
+        podman does not learn of the end by itself, because `end_monitor` ended conmon before.
         Raises CommandFailed.
         """
         run(

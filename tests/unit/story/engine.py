@@ -177,8 +177,12 @@ class Engine:
         self._world.does("suspend restart policy")
         undo.callback(self._world.does, "no longer held back")
 
-    def detach_monitor(self, container: Container) -> None:
-        self._world.does("detach monitor")
+    def pause_monitor(self, container: Container, undo: Undo) -> None:
+        self._world.does("pause monitor")
+        undo.callback(self._world.does, "monitor goes on")
+
+    def end_monitor(self, container: Container) -> None:
+        self._world.does("end monitor")
 
     def record_ended(self, container: Container) -> None:
         return

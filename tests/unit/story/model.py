@@ -36,8 +36,9 @@ STORY: tuple[tuple[str, str], ...] = (
     ("ask", "Restore"),
     ("target", "restored"),
     ("state", "held"),
-    ("source", "detach monitor"),
+    ("source", "pause monitor"),
     ("state", "killing"),
+    ("source", "end monitor"),
     ("state", "killed"),
     ("ask", "Go"),
     ("target", "resumed"),
@@ -51,6 +52,7 @@ STORY: tuple[tuple[str, str], ...] = (
 UNDONE_BY = {
     "suspend restart policy": "no longer held back",
     "frozen": "thawed",
+    "pause monitor": "monitor goes on",
     "prepare": "unprepare",
     "start restore": "delete",
     "restored": "killed what was restored",

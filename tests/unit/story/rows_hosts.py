@@ -49,7 +49,7 @@ def engines() -> Iterator[Row]:
         ("source", "pack"),
         ("source", "checkpoint"),
         ("source", "suspend restart policy"),
-        ("source", "detach monitor"),
+        ("source", "pause monitor"),
     ]
     on_target = [("target", "prepare"), ("target", "start restore")]
     for what, error in ERRORS.items():
@@ -93,7 +93,7 @@ def interrupted_engines() -> Iterator[Row]:
             world=arrange,
             expected=rolled_back(place, code=143, kind="Interrupted"),
         )
-    for name in ("detach monitor", "remove migrated"):
+    for name in ("pause monitor", "remove migrated"):
 
         def arrange_late(world: World, name: str = name) -> None:
             world.faults[f"source {name}"] = lambda: signal.raise_signal(signal.SIGTERM)
@@ -299,7 +299,7 @@ def ends() -> Iterator[Row]:
         wire=kill(lambda world: world.criu("source")),
         expected=replace(rolled_back(restore, ("restored",)), source=unseen),
     )
-    seen = ("source", "detach monitor")
+    seen = ("source", "pause monitor")
     yield Row(
         name="the container is killed while it is frozen",
         wire=kill(lambda world: world.init.pid),

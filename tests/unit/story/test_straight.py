@@ -26,7 +26,8 @@ def test_a_migration_without_a_fault_takes_all_its_steps(theatre: Stage, tmpfs: 
             "checkpoint",
             "suspend restart policy",
             "frozen",
-            "detach monitor",
+            "pause monitor",
+            "end monitor",
             "remove migrated",
         ]
         assert world.events("target") == [

@@ -70,7 +70,7 @@ def failing(error: Exception) -> Callable[..., Any]:
     return fail
 
 
-def does_nothing() -> None: ...
+def does_nothing(*_: object) -> None: ...
 
 
 class Frames:
@@ -102,7 +102,9 @@ def held_migration(*answers: Any, observer: Any = None, **parts: Any) -> tuple[A
         bury=does("bury"), stamps=[SimpleNamespace(name="request DUMP", at_ns=1_000_000)]
     )
     engine = SimpleNamespace(
-        remove_migrated=does("remove_migrated"), record_ended=does("record_ended")
+        remove_migrated=does("remove_migrated"),
+        record_ended=does("record_ended"),
+        end_monitor=does_nothing,
     )
     observer = observer or SimpleNamespace(
         state=lambda state: done.append(state.value), note=does("note"), sent=does("sent")

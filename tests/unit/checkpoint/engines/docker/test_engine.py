@@ -286,7 +286,8 @@ def test_what_was_moved_away_is_removed_and_its_volume_noted(
 ) -> None:
     found = Docker().inspect("box")
     docker.containers[ID] = docker.containers.pop("box")
-    Docker().detach_monitor(found)
+    Docker().pause_monitor(found, Undo())
+    Docker().end_monitor(found)
     Docker().record_ended(found)
     assert ID in docker.containers
     Docker().remove_migrated(found, shared=False)

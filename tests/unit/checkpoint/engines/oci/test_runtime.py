@@ -157,7 +157,8 @@ def test_a_runtime_alone_has_no_restart_policy_and_no_image(runc: Runc, tmp_path
     before = sorted(tmp_path.rglob("*"))
     with Undo() as undo:
         runc.suspend_restart_policy(container, undo)
-    runc.detach_monitor(container)
+        runc.pause_monitor(container, undo)
+    runc.end_monitor(container)
     runc.record_ended(container)
     runc.export_image(container, frozenset(), tmp_path)
     assert sorted(tmp_path.rglob("*")) == before

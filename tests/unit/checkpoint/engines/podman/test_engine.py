@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import io
+import json
 import os
 import signal
 import subprocess
@@ -20,7 +21,12 @@ from checkpoint.engines.base import ROOTFS, Container, Tree
 from checkpoint.engines.oci.crun import Crun
 from checkpoint.engines.podman import engine, store
 from checkpoint.engines.podman import engine as podman
-from checkpoint.engines.podman.engine import MOST_PACKED_BYTES, Podman, without_contents
+from checkpoint.engines.podman.engine import (
+    MOST_PACKED_BYTES,
+    Monitor,
+    Podman,
+    without_contents,
+)
 from checkpoint.engines.podman.incoming import IncomingPodmanContainer
 from checkpoint.errors import (
     CommandFailed,
@@ -31,7 +37,8 @@ from checkpoint.errors import (
     ImageError,
 )
 from checkpoint.host import cgroups
-from checkpoint.undo import Undo
+from checkpoint.host.processes import state_of
+from checkpoint.undo import Made, Undo, read
 from tests.fuzz.parser import bounded_memory
 from tests.rig import until
 from tests.unit.checkpoint.engines.archive_bytes import DAMAGES, file_of, pack, unpack
@@ -326,14 +333,33 @@ def test_nobody_restarts_what_was_killed(box: Container, monitor: subprocess.Pop
     with Undo() as undo:
         Podman().suspend_restart_policy(box, undo)
     assert monitor.poll() is None
-    Podman().detach_monitor(watched_by(box, monitor.pid))
+    watched = watched_by(box, monitor.pid)
+    Podman().pause_monitor(watched, Undo())
+    until(lambda: state_of(monitor.pid) == "T", "a stop")
+    Podman().end_monitor(watched)
     assert monitor.wait(20) == -signal.SIGKILL
-    Podman().detach_monitor(watched_by(box, monitor.pid))  # one that is gone is no error
+    Podman().pause_monitor(watched, Undo())  # one that is gone is no error
+    Podman().end_monitor(watched)
+
+
+def test_a_monitor_that_was_paused_goes_on(
+    box: Container, monitor: subprocess.Popen[bytes]
+) -> None:
+    things: list[Made] = []
+    with Undo(lambda thing, _: things.append(thing)) as undo:
+        Podman().pause_monitor(watched_by(box, monitor.pid), undo)
+        until(lambda: state_of(monitor.pid) == "T", "a stop")
+    until(lambda: state_of(monitor.pid) == "S", "the monitor to go on")
+    [thing] = things
+    assert read(json.loads(json.dumps(thing.plain()))) == thing
 
 
 def test_another_process_that_has_its_number_lives(box: Container) -> None:
     with subprocess.Popen(["sleep", "60"]) as process:
-        Podman().detach_monitor(watched_by(box, process.pid))
+        watched = watched_by(box, process.pid)
+        Podman().pause_monitor(watched, Undo())
+        Podman().end_monitor(watched)
+        Monitor(pid=process.pid, start_ticks=1).send(signal.SIGKILL)
         assert process.poll() is None
         process.kill()
 
