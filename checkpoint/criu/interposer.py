@@ -143,8 +143,14 @@ class Conversation:
             signal.pidfd_send_signal(self.criu_pidfd, signal.SIGKILL)
 
     def close(self) -> None:
-        self.runtime.close()
-        self.criu.close()
+        """End the conversation for both peers, also if another process has copies of the sockets.
+
+        The keeper of a held restore has such copies (migrate/agent/successor.py).
+        """
+        for peer in (self.runtime, self.criu):
+            with contextlib.suppress(OSError):  # it has ended already
+                peer.shutdown(socket.SHUT_RDWR)
+            peer.close()
         os.close(self.criu_pidfd)
         while self.opened_fds:
             os.close(self.opened_fds.pop())

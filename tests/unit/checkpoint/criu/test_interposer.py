@@ -189,3 +189,23 @@ def test_an_answer_that_is_no_message_ends_the_conversation(role: Role, tmp_path
             assert criu.recv(MAX_MESSAGE) == request()
             socket.send_fds(criu, [b"\x08\x7f\x10\x01"], [0, 1])
             assert runtime.recv(64) == b""
+
+
+def test_a_conversation_that_is_closed_is_over_although_somebody_has_copies() -> None:
+    runtime, ours = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    criu, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    copies = [os.dup(ours.fileno()), os.dup(theirs.fileno())]
+    conversation = Conversation(
+        runtime=ours,
+        criu=theirs,
+        runtime_pid=1,
+        criu_pid=os.getpid(),
+        criu_pidfd=os.pidfd_open(os.getpid()),
+    )
+    criu.close()  # CRIU has ended
+    conversation.close()
+    runtime.settimeout(LIMIT_S)
+    assert runtime.recv(1) == b""
+    runtime.close()
+    for fd in copies:
+        os.close(fd)
