@@ -14,17 +14,25 @@ from pathlib import Path
 from checkpoint import schema
 from checkpoint.engines.docker import install
 from checkpoint.errors import DataInvalid
+from checkpoint.host.journal import Journal
 from migrate import VERSION, logs
 from migrate.agent import asking, control
 from migrate.cli import status
 from migrate.cli.console import Parser, open_standard_streams, put, say
 from migrate.cli.exit_codes import CODES, CTL_CODES, exit_code
-from migrate.decisions import causes
+from migrate.decisions import causes, recovery
+from migrate.decisions.state import State
 from migrate.errors import BadRequest, Defect, MigrateError, NotRoot
+from migrate.journal import book, cut_off
+from migrate.journal.book import Listed
+from migrate.journal.records import SOURCE, Ended, encode
 from migrate.reach import by_ssh
 from migrate.wire.values import MigrationId
 from transport.destination import Destination
 from transport.errors import TransportError
+
+#: What the source's journal says of the end of a migration that an operator has ended.
+RECOVERED = "ended by 'migratectl recover'"
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -77,11 +85,18 @@ def _migration_id(text: str) -> str:
 
 
 def _recover(arguments: argparse.Namespace) -> int:
-    word = control.STATUS
+    found = _journal_of_the_source(arguments.id)
+    seen = None if found is None else _seen(found)
+    word, objection = control.STATUS, None
     if arguments.go:
-        word = control.GO_FENCED if arguments.source_is_dead else control.GO
+        # The source's death is proved by its journal and its processes, or is the operator's word.
+        word = control.GO_FENCED
+        objection = recovery.objection_to_go(seen, said_dead=arguments.source_is_dead)
     elif arguments.abort:
-        word = control.ABORT
+        word, objection = control.ABORT, recovery.objection_to_abort(seen)
+    if objection is not None:
+        say(f"migratectl: {objection}; nothing was changed")
+        return CTL_CODES["NotRecovered"]
     try:
         if arguments.on is None:
             _check_root()
@@ -100,7 +115,46 @@ def _recover(arguments: argparse.Namespace) -> int:
         )
         return CTL_CODES["NothingHeld"]
     put(f"migratectl: {answer.outcome.value}: {answer.text}")
-    return 0 if answer.outcome is control.Outcome.OK else CTL_CODES["NotRecovered"]
+    if answer.outcome is not control.Outcome.OK:
+        return CTL_CODES["NotRecovered"]
+    if found is not None and word != control.STATUS:
+        _end_journal(found, gone=arguments.go)
+    return 0
+
+
+def _journal_of_the_source(migration_id: str) -> Listed | None:
+    """Return this host's journal of a migration away from it that has not ended, if there is one.
+
+    Only root can read it.
+    """
+    for each in book.listed():
+        begun = each.account.begun
+        if (begun.migration_id, begun.side, each.account.ended) == (migration_id, SOURCE, None):
+            return each
+    return None
+
+
+def _seen(found: Listed) -> recovery.SourceSeen:
+    begun = found.account.begun
+    assert begun.init is not None
+    return recovery.SourceSeen(
+        state=found.account.state,
+        goes_on=found.owned,
+        init=begun.init.pid,
+        lives=cut_off.lives(begun),
+    )
+
+
+def _end_journal(found: Listed, *, gone: bool) -> None:
+    """End the source's journal of a migration that was recovered. A failure changes nothing.
+
+    If the container is not `gone`, what the migration has changed on the source is undone.
+    """
+    outcome = State.RESUMED if gone else State.ROLLED_BACK
+    with contextlib.suppress(OSError), Journal(found.path) as journal:
+        if gone or cut_off.undo(found.account, say):
+            end = Ended(at_ms=book.now_ms(), outcome=outcome.value, error=RECOVERED)
+            journal.append(encode(end))
 
 
 def ask_on(host: str, migration_id: str, word: str) -> control.Reply:
@@ -157,7 +211,9 @@ def parser() -> argparse.ArgumentParser:
     )
     how = command.add_mutually_exclusive_group()
     how.add_argument(
-        "--go", action="store_true", help="the source's container is dead: run it on the target"
+        "--go",
+        action="store_true",
+        help="run it on the target; on the source this command looks whether it is dead there",
     )
     how.add_argument(
         "--abort", action="store_true", help="the source's container lives: drop it on the target"
@@ -165,7 +221,7 @@ def parser() -> argparse.ArgumentParser:
     command.add_argument(
         "--source-is-dead",
         action="store_true",
-        help="with --go: even though the link to the source seems alive",
+        help="with --go, where this command cannot look: you know that the source's is dead",
     )
     command = commands.add_parser(
         "docker-runtime",

@@ -36,20 +36,20 @@ def sweep(tell: Callable[[str], None]) -> None:
         found = each.account
         if each.owned or found.ended is not None:
             continue
-        lives = _lives(found.begun)
-        end = end_of_cut_off(found, book.now_ms(), lives=lives)
+        alive = lives(found.begun)
+        end = end_of_cut_off(found, book.now_ms(), lives=alive)
         # Somebody else may be at it, or have done it.
         with contextlib.suppress(BlockingIOError, FileNotFoundError):
             if end is not None:
                 with Journal(each.path) as cut_off:
                     if undo(found, tell):
                         cut_off.append(encode(end))
-                if lives and found.state not in HARMLESS:
+                if alive and found.state not in HARMLESS:
                     tell(copy_held(found))
     book.prune()
 
 
-def _lives(begun: Begun) -> bool:
+def lives(begun: Begun) -> bool:
     """Return whether the container's init, on the source, lives and was not sent SIGKILL.
 
     Raises OSError and ProcError.

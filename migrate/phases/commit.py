@@ -216,7 +216,7 @@ def _begin_links_down(migration: Migration) -> None:
 
 def _not_dead(migration: Migration, why: str) -> Undecided:
     what = f"process {migration.source.init.pid} on the source {why}"
-    then = "run it there by '--go --source-is-dead' once that process is dead"
+    then = "run it there by '--go' once that process is dead"
     return _undecided(migration, what, told_go=False, then=then)
 
 

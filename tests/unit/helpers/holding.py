@@ -18,8 +18,8 @@ class Held:
         return "\U0001f600" * 2000
 
 
-def answering(control: ControlSocket) -> threading.Thread:
+def answering(control: ControlSocket, *, link_alive: bool = True) -> threading.Thread:
     """Have an agent answer one question, in a thread."""
-    thread = threading.Thread(target=lambda: control.answer(Held(), link_alive=True))
+    thread = threading.Thread(target=lambda: control.answer(Held(), link_alive=link_alive))
     thread.start()
     return thread

@@ -15,6 +15,9 @@ from typing import Any
 import pytest
 
 from checkpoint.engines.docker import install
+from checkpoint.files.made import MadeDirectory
+from checkpoint.host import proc
+from checkpoint.host.identity import PathRecord
 from migrate import errors
 from migrate.agent import control
 from migrate.agent import control as recover
@@ -22,7 +25,12 @@ from migrate.agent.control import ControlSocket
 from migrate.cli import ctl
 from migrate.cli.exit_codes import CODES, CTL_CODES
 from migrate.errors import NotRoot
+from migrate.journal import book
+from migrate.journal.book import MigrationJournal
+from migrate.journal.records import InitProcess
+from tests.unit.helpers.begun import begun
 from tests.unit.helpers.holding import answering
+from tests.unit.helpers.obedient import Child
 from transport.destination import Destination
 from transport.errors import HostKeyUnknown
 
@@ -79,7 +87,7 @@ def test_each_end_of_recover_has_its_code_and_one_line(
         raise error
 
     monkeypatch.setattr(recover, "ask", fail)
-    assert ctl.main(["recover", "0123456789ab", "--go"]) == code
+    assert ctl.main(["recover", "0123456789ab", "--go", "--source-is-dead"]) == code
     said = capsys.readouterr()
     assert words in said.err
     assert len(said.err.splitlines()) == 1
@@ -167,6 +175,9 @@ class Remote:
     def read_errors(self, size: int) -> bytes:
         return self._errors[:size]
 
+    def patience(self, seconds: float | None) -> None: ...
+    def close(self) -> None: ...
+
 
 @pytest.fixture
 def reached(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> list[Destination]:
@@ -213,6 +224,78 @@ def test_a_host_that_cannot_be_reached_has_the_exit_code_of_its_error(
     monkeypatch.setattr(ctl, "by_ssh", unknown)
     assert ctl.main(["recover", ID, "--on", "beta"]) == CODES[errors.UnknownHostKey]
     assert "no key of beta" in capsys.readouterr().err
+
+
+def source_of(child: Child, state: str) -> MigrationJournal:
+    """Return the journal of a coordinator here, whose container has `child` as its init."""
+    init = InitProcess(child.pid, proc.start_ticks(proc.read(child.pid, "stat")))
+    journal = MigrationJournal(begun(boot_id=proc.boot_id(), init=init))
+    journal.entered(state)
+    return journal
+
+
+def outcome() -> str | None:
+    [found] = [each.account for each in book.listed()]
+    return found.ended.outcome if found.ended is not None else None
+
+
+def test_where_the_container_lives_nobody_has_it_run_twice(
+    reached: list[Destination], child: Child, capsys: pytest.CaptureFixture[str]
+) -> None:
+    source_of(child, "held").close()
+    words = ["recover", ID, "--on", "beta", "--go", "--source-is-dead"]
+    assert ctl.main(words) == CTL_CODES["NotRecovered"]
+    assert reached == []
+    assert f"(process {child.pid}), and would run twice" in capsys.readouterr().err
+    assert outcome() is None
+
+
+def test_where_nothing_shows_the_death_it_must_be_said(
+    reached: list[Destination], capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert ctl.main(["recover", ID, "--on", "beta", "--go"]) == CTL_CODES["NotRecovered"]
+    assert reached == []
+    said = capsys.readouterr().err
+    assert "'--source-is-dead'" in said
+    assert said.endswith("; nothing was changed\n")
+
+
+def test_a_dead_container_is_run_on_the_target_and_its_journal_ends(
+    reached: list[Destination], child: Child
+) -> None:
+    source_of(child, "killed").close()
+    child.end()
+    assert ctl.main(["recover", ID, "--on", "beta", "--abort"]) == CTL_CODES["NotRecovered"]
+    with ControlSocket(control.control_path(ID)) as socket:
+        agent = answering(socket)
+        assert ctl.main(["recover", ID, "--on", "beta", "--go"]) == 0
+        agent.join(20)
+    assert outcome() == "resumed"
+
+
+def test_a_copy_is_dropped_and_what_was_changed_here_undone(
+    reached: list[Destination], child: Child, tmp_path: Path
+) -> None:
+    (tmp_path / "made").mkdir()
+    with source_of(child, "held") as journal:
+        journal.made(MadeDirectory(path=PathRecord.of(tmp_path / "made"), whole=True))
+    with ControlSocket(control.control_path(ID)) as socket:
+        agent = answering(socket, link_alive=False)
+        assert ctl.main(["recover", ID, "--on", "beta", "--abort"]) == 0
+        agent.join(20)
+    assert outcome() == "rolled back"
+    assert not (tmp_path / "made").exists()
+
+
+def test_a_migration_that_goes_on_is_left_to_its_coordinator(
+    reached: list[Destination], child: Child, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with source_of(child, "killed"):
+        child.end()
+        for word in ("--go", "--abort"):
+            assert ctl.main(["recover", ID, "--on", "beta", word]) == CTL_CODES["NotRecovered"]
+            assert "the migration goes on" in capsys.readouterr().err
+    assert reached == []
 
 
 def test_an_option_in_place_of_a_host_is_a_bad_request(

@@ -57,7 +57,7 @@ def test_without_the_death_no_go_and_nothing_removed(parts: dict[str, Any]) -> N
     assert error.where == "the container is held on beta, restored but not running"
     assert "process 7 on the source" in error.what
     assert "recover 0123456789ab --on root@beta" in error.advice
-    assert "--source-is-dead" in error.advice
+    assert "run it there by '--go' once that process is dead" in error.advice
     assert not {"Go", "remove_migrated"} & set(done)
     assert move.state is State.KILLING
 

@@ -1,0 +1,62 @@
+"""Whether an operator may end a hold by GO or by ABORT, by what the operator's host knows of it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from migrate.decisions.state import State
+
+#: States of the source after which its container may be dead by this migration's doing.
+KILLED = {State.KILLING.value, State.KILLED.value, State.RESUMED.value}
+
+
+@dataclass(frozen=True, kw_only=True)
+class SourceSeen:
+    """What the source's journal and processes show of a migration that is looked at there.
+
+    `goes_on`: the program that carries the migration out lives. `init` is the pid of the
+    container's init, and `lives` says whether that process lives.
+    """
+
+    state: str | None
+    goes_on: bool
+    init: int
+    lives: bool
+
+
+def objection_to_go(source: SourceSeen | None, *, said_dead: bool) -> str | None:
+    """Return why the target may not be told to run the container; None if it may.
+
+    `source` is None on a host that is not the migration's source. `said_dead` is the operator's
+    word that the source's container is dead.
+    """
+    if source is None:
+        return (
+            None
+            if said_dead
+            else "nothing on this host shows that the source's container is dead, and it must not"
+            " run twice; run this on the source with '--on', or say '--source-is-dead' as well if"
+            " you know that it is dead"
+        )
+    if source.goes_on:
+        return "the migration goes on: the program that carries it out runs here; end that first"
+    if source.lives:
+        return (
+            f"the container lives here (process {source.init}), and would run twice;"
+            " drop the copy on the target by '--abort'"
+        )
+    return None
+
+
+def objection_to_abort(source: SourceSeen | None) -> str | None:
+    """Return why the target may not be told to drop the container; None if it may."""
+    if source is None:
+        return None  # only the operator knows
+    if source.goes_on:
+        return "the migration goes on: the program that carries it out runs here; end that first"
+    if not source.lives and source.state in KILLED:
+        return (
+            "the container was killed here, and what the target has is the only copy;"
+            " run it there by '--go'"
+        )
+    return None
