@@ -185,6 +185,10 @@ def test_the_target_holds_on_if_the_coordinator_is_killed(
     assert redis.status == "running"
     held = hosts.beta.run(["migratectl", "status"]).stdout
     assert held.startswith(f"{migration}: container 'redis' is held on beta")
+    twice = ["migratectl", "recover", migration, "--on", "beta", "--go", "--source-is-dead"]
+    refused = hosts.alpha.run(twice, check=False)
+    assert refused.returncode == 62
+    assert "and would run twice" in refused.stderr
     dropped = hosts.beta.run(["migratectl", "recover", migration, "--abort"]).stdout
     assert dropped.startswith("migratectl: ok")
     assert settled(hosts.beta, before) == {}
@@ -271,9 +275,13 @@ def test_an_agent_killed_after_the_kill_loses_nothing(
 def test_recover_says_that_there_is_nothing_to_recover(hosts: Hosts) -> None:
     recover = ["migratectl", "recover", "0123456789ab"]
     done = hosts.beta.run([*recover, "--go"], check=False)
+    assert done.returncode == 62, "whether the source is dead must be said"
+    assert NOTHING_CHANGED in done.stderr
+    go = ["--go", "--source-is-dead"]
+    done = hosts.beta.run([*recover, *go], check=False)
     assert done.returncode == 61
     assert NOTHING_CHANGED in done.stderr
-    by_ssh = hosts.alpha.run([*recover, "--go", "--on", "beta"], check=False)
+    by_ssh = hosts.alpha.run([*recover, *go, "--on", "beta"], check=False)
     assert by_ssh.returncode == 61
     assert "no agent on beta holds a container" in by_ssh.stderr
     nowhere = hosts.alpha.run([*recover, "--on", "beta:1"], check=False)
