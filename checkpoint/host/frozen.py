@@ -31,8 +31,13 @@ class FrozenTasks:
     """The processes `pids` of a frozen container, as they are when this object is made."""
 
     def __init__(self, pids: Sequence[int]) -> None:
-        """Note which stop signals wait for each process. Raises OSError and ProcError."""
-        self._waiting = {pid: waiting_stop_signals(pid) for pid in pids}
+        """Note which stop signals wait for each process. Raises OSError and ProcError.
+
+        A process that has ended already, and whose parent has not collected its status, is ignored.
+        """
+        self._waiting = {
+            pid: waiting_stop_signals(pid) for pid in pids if state_of(pid) not in ENDED
+        }
 
     def check(self) -> None:
         """Raise ContainerDisturbed unless every process is as it was: stopped, and not signalled.

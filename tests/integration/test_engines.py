@@ -289,7 +289,7 @@ def test_until_the_target_says_that_it_runs_the_source_keeps_the_container(
     write = "echo mine > /data/file; echo mine > /srv/file"
     redis.container.do("exec", "redis", "sh", "-c", write)
     with redis.client() as client:
-        done = hosts.migrate_with("at_state", "lose_link", "KILLED")
+        done = hosts.migrate_with("at_state", "lose_host", "KILLED")
         assert done.returncode == CODES[errors.Undecided], done.stderr
         assert "the link was lost after the source had been stopped" in done.stderr
         hosts.recover_as_told(done.stderr.splitlines()[-1])
