@@ -7,12 +7,13 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
+from functools import partial
 
 import pytest
 
 from migrate import errors
 from migrate.cli.exit_codes import CODES
-from tests.rig import Container, EngineContainer, Redis
+from tests.rig import Container, EngineContainer, Node, Redis, until
 from tests.rig.hosts import Hosts
 from tests.rig.services import REDIS_IMAGE
 from tests.rig.traces import settled, traces
@@ -84,8 +85,14 @@ def engine_redis(hosts: Hosts, engine: str) -> Iterator[EngineContainer]:
     yield container
     for node in hosts.both:
         container.on(node).remove()
-        node.run([engine, "volume", "rm", "--force", "kept"], check=False)
+        until(partial(volume_is_gone, node, engine), "the volume to go")
         node.run(["sh", "-c", "rm -rf /var/lib/migrate"])
+
+
+def volume_is_gone(node: Node, engine: str) -> bool:
+    """Remove the volume if an engine has it and nobody uses it; return whether it is gone."""
+    node.run([engine, "volume", "rm", "--force", "kept"], check=False)
+    return "kept" not in node.run([engine, "volume", "ls", "--quiet"]).stdout.split()
 
 
 @pytest.mark.parametrize("engine", ["podman"], indirect=True)
