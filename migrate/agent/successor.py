@@ -117,7 +117,7 @@ def succeed(held: Held, fds: list[int]) -> None:
     `fds` are copies of `held.descriptors`.
     """
     copy = dict(zip(held.descriptors, fds, strict=True))
-    container = HeldContainer(held, copy)
+    container = _taken_up(held, copy)
     container.finish_go()
     while container.holds_container:
         try:
@@ -134,16 +134,29 @@ def succeed(held: Held, fds: list[int]) -> None:
         lock.sweep()
 
 
+def _taken_up(held: Held, copy: dict[int, int]) -> HeldContainer:
+    """Return the container once the journal can be read. To give up would drop the container."""
+    while True:
+        try:
+            return HeldContainer(held, copy)
+        except (CheckpointError, OSError):
+            time.sleep(AGAIN_S)
+
+
 class HeldContainer:
     """The container that is held in the place of a killed agent (Held of control.py).
 
-    `copy` has this process's descriptor for each of the agent's.
+    `copy` has this process's descriptor for each of the agent's. Raises OSError or DataInvalid if
+    the journal cannot be read; then no descriptor was touched.
     """
 
     def __init__(self, held: Held, copy: dict[int, int]) -> None:
         self._held = held
         self._said: list[str] = []
         self._journal = MigrationJournal.inherited(held.migration_id, TARGET, copy[held.journal])
+        #: The agent had its GO, and may have passed it on.
+        self._was_told = self._journal.account().state == State.RESUMED.value
+        self.holds_container = not self._was_told
         self._engine_pidfd = copy[held.engine_pidfd]
         self._tidy = contextlib.ExitStack()
         self._role = RestoreRole(Edits(nftables=False, one_cgroup=False), held.directory)
@@ -155,9 +168,6 @@ class HeldContainer:
             criu_pidfd=copy[held.criu_pidfd],
             held=held.waiting,
         )
-        #: The agent had its GO, and may have passed it on.
-        self._was_told = self._journal.account().state == State.RESUMED.value
-        self.holds_container = not self._was_told
         if held.engine_part is not None:
             part = partial(held.engine_part, [copy[fd] for fd in held.engine_fds])
             Worker("engine's part of the restore", part)
