@@ -81,7 +81,7 @@ class Monitor(Made):
     def __str__(self) -> str:
         return f"podman's conmon, process {self.pid},"
 
-    def send(self, number: signal.Signals) -> None:
+    def signal(self, number: signal.Signals) -> None:
         """Send a signal to conmon, unless the pid is that of another process by now."""
         with contextlib.suppress(FileNotFoundError, ProcessLookupError):
             if proc.start_ticks(proc.read(self.pid, "stat")) == self.start_ticks:
@@ -89,7 +89,7 @@ class Monitor(Made):
 
     def remove(self) -> None:
         """Have conmon go on."""
-        self.send(signal.SIGCONT)
+        self.signal(signal.SIGCONT)
 
 
 class Podman:
@@ -183,7 +183,7 @@ class Podman:
             monitor = Monitor(pid=pid, start_ticks=proc.start_ticks(proc.read(pid, "stat")))
             if proc.command_name(pid) == "conmon":
                 undo.made(monitor)
-                monitor.send(signal.SIGSTOP)
+                monitor.signal(signal.SIGSTOP)
 
     def end_monitor(self, container: Container) -> None:
         """End the container's conmon, which `pause_monitor` has stopped."""

@@ -359,7 +359,7 @@ def test_another_process_that_has_its_number_lives(box: Container) -> None:
         watched = watched_by(box, process.pid)
         Podman().pause_monitor(watched, Undo())
         Podman().end_monitor(watched)
-        Monitor(pid=process.pid, start_ticks=1).send(signal.SIGKILL)
+        Monitor(pid=process.pid, start_ticks=1).signal(signal.SIGKILL)
         assert process.poll() is None
         process.kill()
 
