@@ -14,7 +14,7 @@ from typing import Any, Protocol
 
 from checkpoint.engines import shape
 from checkpoint.engines.shape import Maybe, Shape
-from checkpoint.undo import Undo
+from checkpoint.undo import Made, Undo
 
 #: The file that marks a bundle which the next migration may overwrite: one that a migration left
 #: behind on its source, or has not finished making on its target.
@@ -215,11 +215,10 @@ class Engine(Protocol):
         target. Raises CommandFailed.
         """
 
-    def remove_migrated(self, container: Container, *, shared: bool) -> None:
-        """Remove the killed container from the engine, because it runs on the target.
+    def remaining(self, container: Container, *, shared: bool) -> list[Made]:
+        """Return what this host still has of a container once the target runs it, to be removed.
 
-        `shared` is that of IncomingContainer.prepare. Raises CommandFailed, EngineRefused or
-        OSError.
+        The things are removed in this order. `shared` is that of IncomingContainer.prepare.
         """
 
     def arrival(self, name: str, description: Mapping[str, Any], undo: Undo) -> IncomingContainer:

@@ -15,7 +15,7 @@ from typing import Any
 from checkpoint.engines import left_behind
 from checkpoint.engines.base import Container, Tree
 from checkpoint.engines.left_behind import LeftBehind
-from checkpoint.engines.made import MadeNetwork, MadeVolume
+from checkpoint.engines.made import MadeNetwork, MadeVolume, is_volume
 from checkpoint.engines.shape import Each, Maybe, Shape
 from checkpoint.engines.store import Store
 from checkpoint.errors import EngineRefused, NotMovable
@@ -46,7 +46,7 @@ def volumes_of(found: Mapping[str, Any]) -> dict[str, str]:
 
     `found` is the container as its engine describes it.
     """
-    return {mount["Destination"]: mount["Name"] for mount in found["Mounts"] if _is_volume(mount)}
+    return {mount["Destination"]: mount["Name"] for mount in found["Mounts"] if is_volume(mount)}
 
 
 def trees_of(found: Mapping[str, Any], beneath: Container) -> list[Tree]:
@@ -58,7 +58,7 @@ def trees_of(found: Mapping[str, Any], beneath: Container) -> list[Tree]:
     trees = [
         Tree(destination=mount["Destination"], root=Path(mount["Source"]))
         for mount in found["Mounts"]
-        if _is_volume(mount) and mount.get("Source") and mount.get("Driver") == "local"
+        if is_volume(mount) and mount.get("Source") and mount.get("Driver") == "local"
     ]
     if SHM in beneath.bind_mounts:
         trees.append(Tree(destination=SHM, root=Path(beneath.bind_mounts[SHM]["source"])))
@@ -94,24 +94,10 @@ def described(
     return parts
 
 
-def _is_volume(mount: Mapping[str, Any]) -> bool:
-    return mount["Type"] == "volume" and bool(mount.get("Name"))
-
-
 def layers_of(store: Store, image: str) -> list[str]:
     """Return the DiffIDs of a container image, lowest first; [] if this host does not have it."""
     found = store.image(image)
     return list(found["RootFS"]["Layers"] or []) if found else []
-
-
-def left(engine: str, store: Store, found: Mapping[str, Any]) -> None:
-    """Record that a container's volumes on this host are out of date, because the target has them.
-
-    `found` is the container as its engine described it.
-    """
-    for name in volumes_of(found).values():
-        if (volume := store.volume(name)) is not None:
-            left_behind.note(engine, name, volume["CreatedAt"])
 
 
 def start_logged(

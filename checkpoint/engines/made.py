@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from collections.abc import Mapping
+from typing import Annotated, Any
 
 from checkpoint.bounded import ContainerName, Text
+from checkpoint.engines import left_behind
+from checkpoint.engines.base import Container
 from checkpoint.engines.docker import store as docker
 from checkpoint.engines.podman import store as podman
 from checkpoint.engines.store import Store
 from checkpoint.host.identity import PathRecord
+from checkpoint.host.processes import ENDED, state_of
 from checkpoint.schema import Pattern
 from checkpoint.undo import Made
 
@@ -68,3 +72,52 @@ class MadeVolume(Made):
             return  # it is gone, another one, or somebody's by now
         if self.root is None or self.root.is_same():
             store.remove_volume(self.name)
+
+
+class LeavingContainer(Made):
+    """A container on the source that was killed because the target has it."""
+
+    engine: EngineName
+    id: ObjectId
+
+    def __str__(self) -> str:
+        return f"{self.engine}'s container {self.id[:12]}"
+
+    def remove(self) -> None:
+        """Remove the container, unless it runs: then it came back, with the id that it had."""
+        store = STORES[self.engine]
+        pid = store.pid_of(self.id)
+        if not pid or state_of(pid) in ENDED:
+            store.remove_container(self.id)
+
+
+class LeavingVolume(Made):
+    """A volume on the source, whose content is out of date once the target has it."""
+
+    engine: EngineName
+    name: ContainerName
+
+    def __str__(self) -> str:
+        return f"{self.engine}'s volume {self.name!r}"
+
+    def remove(self) -> None:
+        """Record that the volume was left behind. It stays, and a move back overwrites it."""
+        store = STORES[self.engine]
+        volume = store.volume(self.name)
+        if volume is not None and not store.users(self.name):
+            left_behind.note(self.engine, self.name, volume["CreatedAt"])
+
+
+def remaining(engine: str, container: Container) -> list[Made]:
+    """Return what an engine has of a container that runs on the target (Engine.remaining)."""
+    mounts = container.engine_state["Mounts"]
+    volumes = sorted({mount["Name"] for mount in mounts if is_volume(mount)})
+    return [
+        LeavingContainer(engine=engine, id=container.id),
+        *(LeavingVolume(engine=engine, name=name) for name in volumes),
+    ]
+
+
+def is_volume(mount: Mapping[str, Any]) -> bool:
+    """Return whether a mount, as an engine describes it, is of a named volume."""
+    return mount["Type"] == "volume" and bool(mount.get("Name"))

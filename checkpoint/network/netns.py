@@ -86,11 +86,10 @@ class HostLink(Made):
                 run(["ip", "link", "delete", "dev", self.name])
 
 
-def parts_of(network: Network, undo: Undo) -> None:
-    """Enter the parts of a network that exists in `undo`. Raises OSError if a part does not."""
-    undo.made(NetworkNamespace(path=PathRecord.of(Path(network.path))))
-    for interface in network.interfaces:
-        undo.made(HostLink.named(interface.host_name))
+def parts_of(network: Network) -> list[Made]:
+    """Return the parts of a network that exists. Raises OSError if a part does not."""
+    namespace = NetworkNamespace(path=PathRecord.of(Path(network.path)))
+    return [*(HostLink.named(each.host_name) for each in network.interfaces), namespace]
 
 
 def create(network: Network, undo: Undo) -> None:

@@ -17,9 +17,11 @@ from checkpoint.host import proc, processes, slowed
 from checkpoint.host.journal import Journal
 from checkpoint.network import netns
 from checkpoint.undo import Made, read
+from migrate.agent import state as incoming
+from migrate.decisions.state import State
 from migrate.journal import book
-from migrate.journal.account import HARMLESS, Account, copy_held, end_of_cut_off
-from migrate.journal.records import Begun, encode
+from migrate.journal.account import CUT_OFF, HARMLESS, Account, copy_held, end_of_cut_off
+from migrate.journal.records import SOURCE, Begun, Ended, encode
 
 #: The modules that declare the things of which a journal tells.
 DECLARING = (engines, netns, slowed)
@@ -28,13 +30,16 @@ DECLARING = (engines, netns, slowed)
 def sweep(tell: Callable[[str], None]) -> None:
     """End the migrations that were cut off and of which this host alone knows the end.
 
-    Those are all whose container runs on the source. `tell` gets a line for people about each
-    migration that had made something, or of which the target may hold a copy. What cannot be
-    removed now is tried again next time. Raises OSError.
+    Those are all whose container runs on the source, and those whose target has said that it runs
+    there. `tell` gets a line for people about each migration that had made something, or of which
+    the target may hold a copy. What cannot be removed now is tried again next time. Raises OSError.
     """
     for each in book.listed():
         found = each.account
         if each.owned or found.ended is not None:
+            continue
+        if found.state == State.RESUMED.value:
+            _finish(each, tell)
             continue
         alive = lives(found.begun)
         end = end_of_cut_off(found, book.now_ms(), lives=alive)
@@ -47,6 +52,22 @@ def sweep(tell: Callable[[str], None]) -> None:
                 if alive and found.state not in HARMLESS:
                     tell(copy_held(found))
     book.prune()
+
+
+def _finish(cut_off: book.Listed, tell: Callable[[str], None]) -> None:
+    """Finish a migration that was cut off after the target had resumed the container.
+
+    Both hosts use the same word for that state. Raises OSError.
+    """
+    found = cut_off.account
+    outcome = State.DONE if found.begun.side == SOURCE else incoming.State.FINISHED
+    with contextlib.suppress(BlockingIOError, FileNotFoundError), Journal(cut_off.path) as journal:
+        if left := settle(found):
+            move = f"the move {found.begun.migration_id}, which was cut off,"
+            tell(f"{move} cannot be finished on this host: {', '.join(left)}")
+        else:
+            end = Ended(at_ms=book.now_ms(), outcome=outcome.value, error=CUT_OFF)
+            journal.append(encode(end))
 
 
 def lives(begun: Begun) -> bool:
@@ -70,7 +91,7 @@ def settle(found: Account) -> list[str]:
     Raises OSError.
     """
     left = []
-    for thing in _things(found, found.passing):
+    for thing in _things(found, found.passing[::-1]):  # first to last
         try:
             if thing is not None:
                 thing.remove()

@@ -32,13 +32,15 @@ class SourceNetwork:
         self.network: Network | None = netns.read(path) if path else None
         self._engine_makes_it = container.engine_network
         self.for_target = None if self._engine_makes_it else self.network
-        self._parts = Undo()
-        if self.for_target is not None:
-            netns.parts_of(self.for_target, self._parts)
+        #: What is to be removed once the container has left.
+        self.remaining = netns.parts_of(self.for_target) if self.for_target is not None else []
+        self._held = Undo()
+        for part in self.remaining:
+            self._held.made(part)
 
     def close(self) -> None:
         """Release the namespace."""
-        self._parts.pop_all()
+        self._held.pop_all()
 
     @property
     def interfaces(self) -> tuple[Interface, ...]:
@@ -63,10 +65,6 @@ class SourceNetwork:
         for interface in self.interfaces:
             with contextlib.suppress(NetworkError):  # the link went with the namespace
                 link.set_link(interface.host_name, up=False)
-
-    def remove(self) -> None:
-        """Remove the network, unless an engine does that. Raises CommandFailed or OSError."""
-        self._parts.close()
 
 
 class SourceFrames:

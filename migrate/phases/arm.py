@@ -90,6 +90,9 @@ def arm_target(migration: Migration, prepared: Prepared) -> Armed:
             tree.wait_armed()
         frames = migration.tidy.enter_context(contextlib.closing(SourceFrames(source.network)))
         source.engine.suspend_restart_policy(source.container, migration.undo)
+        remaining = source.engine.remaining(source.container, shared=migration.target.shared_rootfs)
+        for thing in (*remaining, *source.network.remaining):
+            migration.undo.passing(thing)
         note_exec_processes(migration.source.container, migration.progress)
         migration.dump.at["network-lock"] = frames.keep
         migration.tidy.enter_context(no_pauses())

@@ -54,11 +54,7 @@ def _leave_source(migration: Migration, failed: list[Exception]) -> None:
     with _collected(failed):
         migration.tidy.close()
     with _collected(failed):
-        migration.source.engine.remove_migrated(
-            migration.source.container, shared=migration.target.shared_rootfs
-        )
-    with _collected(failed):
-        migration.source.network.remove()
+        migration.undo.settle()
 
 
 @contextlib.contextmanager

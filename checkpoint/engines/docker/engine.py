@@ -19,10 +19,11 @@ from checkpoint.engines.belongings import MOUNT
 from checkpoint.engines.docker import api, store
 from checkpoint.engines.docker.incoming import RUNTIME, IncomingDockerContainer
 from checkpoint.engines.docker.restart_policy import SuspendedRestart
+from checkpoint.engines.made import remaining
 from checkpoint.engines.oci.runc import Runc
 from checkpoint.engines.shape import Maybe, Shape
 from checkpoint.errors import ContainerNotFound, ContainerNotRunning, NotMovable
-from checkpoint.undo import Undo
+from checkpoint.undo import Made, Undo
 
 #: Destinations of the bind mounts that docker makes for every container, from its own settings and
 #: what it knows of the network.
@@ -128,9 +129,8 @@ class Docker:
     def record_ended(self, container: Container) -> None:
         return  # docker has seen the end itself, and `suspend_restart_policy` still holds
 
-    def remove_migrated(self, container: Container, *, shared: bool) -> None:
-        store.remove_container(container.id)
-        belongings.left(self.name, store, container.engine_state)
+    def remaining(self, container: Container, *, shared: bool) -> list[Made]:
+        return remaining(self.name, container)
 
     def arrival(self, name: str, description: Mapping[str, Any], undo: Undo) -> IncomingContainer:
         return IncomingDockerContainer(name, description, undo)

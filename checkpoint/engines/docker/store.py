@@ -52,6 +52,15 @@ def remove_network(network_id: str) -> None:
     api.call("DELETE", f"/networks/{network_id}")
 
 
+def pid_of(container_id: str) -> int | None:
+    """Return the pid of a container's init, or 0 if it does not run; None if there is none.
+
+    Raises EngineRefused.
+    """
+    found = api.call("GET", f"/containers/{container_id}/json")
+    return int(found["State"]["Pid"]) if found else None
+
+
 def remove_container(container_id: str) -> None:
     """Kill and remove a container, with its anonymous volumes.
 

@@ -51,6 +51,24 @@ class RuntimeContainer(Made):
             run([self.runtime, "--root", root, "delete", "--force", name])
 
 
+class LeavingBundle(Made):
+    """A bundle on the source, whose container is about to run on the target."""
+
+    bundle: PathRecord
+    rootfs: PathRecord
+
+    def __str__(self) -> str:
+        return f"bundle {self.bundle.path}"
+
+    def remove(self) -> None:
+        """Mark the bundle: it stays, and only one with MARKER is overwritten by a move back.
+
+        A bundle in whose rootfs another container runs is not marked.
+        """
+        if self.bundle.is_same() and not is_somebodys_root(Path(self.rootfs.path)):
+            ownership.mark(Path(self.bundle.path) / MARKER)
+
+
 class OciRuntime(ABC):
     """An Engine: an OCI runtime that is a program on PATH.
 
@@ -178,12 +196,14 @@ class OciRuntime(ABC):
     def record_ended(self, container: Container) -> None:
         return  # the runtime restarts nothing by itself
 
-    def remove_migrated(self, container: Container, *, shared: bool) -> None:
-        container.engine_state[STATE].remove()
-        # A bundle without MARKER is never overwritten. A shared one is the target's now, and one in
-        # whose rootfs another container runs must not be changed by a migration back.
-        if not shared and not is_somebodys_root(container.rootfs):
-            ownership.mark(container.bundle / MARKER)
+    def remaining(self, container: Container, *, shared: bool) -> list[Made]:
+        state: Made = container.engine_state[STATE]
+        if shared:  # the bundle is the target's, too
+            return [state]
+        bundle = LeavingBundle(
+            bundle=PathRecord.of(container.bundle), rootfs=PathRecord.of(container.rootfs)
+        )
+        return [state, bundle]
 
     def made(self, container_id: str) -> RuntimeContainer:
         """Return a container, known by its state directory. Raises OSError if there is none."""

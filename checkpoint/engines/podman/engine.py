@@ -23,6 +23,7 @@ from checkpoint.criu.shim_install import install_shim, rpc_socket
 from checkpoint.engines import archives, belongings, shape
 from checkpoint.engines.base import ROOTFS, Container, IncomingContainer, Tree
 from checkpoint.engines.belongings import MOUNT
+from checkpoint.engines.made import remaining
 from checkpoint.engines.oci.crun import Crun
 from checkpoint.engines.oci.runc import Runc
 from checkpoint.engines.oci.runtime import DUMP_OPTIONS, OciRuntime
@@ -209,9 +210,8 @@ class Podman:
                 timeout_s=store.REMOVE_TIMEOUT_S,
             )
 
-    def remove_migrated(self, container: Container, *, shared: bool) -> None:
-        store.remove_container(container.id)
-        belongings.left(self.name, store, container.engine_state)
+    def remaining(self, container: Container, *, shared: bool) -> list[Made]:
+        return remaining(self.name, container)
 
     def arrival(self, name: str, description: Mapping[str, Any], undo: Undo) -> IncomingContainer:
         return IncomingPodmanContainer(name, description, undo)

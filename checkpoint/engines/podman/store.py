@@ -59,6 +59,16 @@ def has_container(name: str) -> bool:
     return _exists("container", name, NOT_THERE, NO_PODMAN)
 
 
+def pid_of(container_id: str) -> int | None:
+    """Return the pid that a container's init has or had, or 0; None if there is no container.
+
+    podman does not see that a container has ended whose conmon was killed before. Raises
+    EngineRefused.
+    """
+    found = _inspect("container", container_id)
+    return int(found["State"]["Pid"]) if found else None
+
+
 def remove_container(container_id: str) -> None:
     """Kill and remove a container, with the anonymous volumes that podman made for it.
 

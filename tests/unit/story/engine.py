@@ -14,12 +14,12 @@ import subprocess
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, ClassVar, cast
 
 from checkpoint.criu.shim_install import rpc_socket
 from checkpoint.engines.base import ROOTFS, Container, Tree
 from checkpoint.errors import ContainerNotFound, ImageError
-from checkpoint.undo import Undo
+from checkpoint.undo import Made, Undo
 from tests.unit.story.processes import Child, Host
 
 NAME = "box"
@@ -120,6 +120,18 @@ class World:
         return cast("subprocess.Popen[bytes]", child)
 
 
+class Remaining(Made):
+    """What the source has of the container once the target runs it."""
+
+    world: ClassVar[World]
+
+    def __str__(self) -> str:
+        return "the container"
+
+    def remove(self) -> None:
+        self.world.does("remove migrated")
+
+
 class Engine:
     """The engine of the host on which the object is made."""
 
@@ -187,8 +199,9 @@ class Engine:
     def record_ended(self, container: Container) -> None:
         return
 
-    def remove_migrated(self, container: Container, *, shared: bool) -> None:
-        self._world.does("remove migrated")
+    def remaining(self, container: Container, *, shared: bool) -> list[Made]:
+        Remaining.world = self._world
+        return [Remaining()]
 
     # --- the target's engine ------------------------------------------------------------------
 

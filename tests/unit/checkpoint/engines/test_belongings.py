@@ -16,7 +16,6 @@ from checkpoint.engines.base import Tree
 from checkpoint.engines.belongings import SHM, Belongings
 from checkpoint.engines.docker import api
 from checkpoint.engines.docker.engine import Docker
-from checkpoint.engines.podman import store
 from checkpoint.engines.podman.engine import Podman
 from checkpoint.errors import (
     CommandFailed,
@@ -25,6 +24,7 @@ from checkpoint.errors import (
 )
 from checkpoint.undo import Undo
 from tests.unit.helpers.engines import podman_that
+from tests.unit.helpers.obedient import Child
 
 pytestmark = pytest.mark.usefixtures("no_engines")
 
@@ -33,7 +33,7 @@ def test_volumes_that_cannot_be_recorded_are_told_of(tmp_path: Path) -> None:
     podman_that(tmp_path, "echo 'Error: database is locked' >&2", "exit 125")
     mount = {"Type": "volume", "Name": "data", "Destination": "/data"}
     with pytest.raises(EngineRefused, match="database is locked"):
-        belongings.left("podman", store, {"Mounts": [mount]})
+        made.LeavingVolume(engine="podman", name=mount["Name"]).remove()
 
 
 def container_with(*, volume: bool) -> Any:
@@ -100,6 +100,8 @@ class Store:
         self.ids: dict[str, str] = {}
         self.volumes: dict[str, dict[str, Any]] = {}
         self.used: set[str] = set()
+        self.pid = 0
+        self.removed: list[str] = []
         self.images: dict[str, dict[str, Any]] = {}
 
     def network(self, name: str) -> dict[str, Any] | None:
@@ -116,8 +118,11 @@ class Store:
     def remove_network(self, network_id: str) -> None:
         del self.networks[self.ids[network_id]]
 
+    def pid_of(self, container_id: str) -> int | None:
+        return self.pid
+
     def remove_container(self, container_id: str) -> None:
-        pytest.fail("no container was made")
+        self.removed.append(container_id)
 
     def volume(self, name: str) -> dict[str, Any] | None:
         return self.volumes.get(name)
@@ -254,9 +259,25 @@ def test_volumes_that_the_target_has_are_noted(in_memory: Store) -> None:
     in_memory.create_volume(VOLUME)
     gone = mount(Name="gone", Destination="/gone")
     bind = mount(Type="bind", Name=None, Destination="/bind")
-    belongings.left("docker", in_memory, found(mount(), gone, bind))
-    assert left_behind.is_noted("docker", "data", in_memory.volumes["data"]["CreatedAt"])
-    assert not left_behind.is_noted("docker", "gone", "")
+    container: Any = SimpleNamespace(id="1f", engine_state=found(mount(), gone, bind))
+    first, *volumes = made.remaining("podman", container)
+    assert first == made.LeavingContainer(engine="podman", id="1f")
+    for thing in volumes:
+        thing.remove()
+    assert left_behind.is_noted("podman", "data", in_memory.volumes["data"]["CreatedAt"])
+    assert not left_behind.is_noted("podman", "gone", "")
+
+
+@pytest.mark.parametrize(("runs", "removed"), [(True, []), (False, ["1f"])])
+def test_a_container_that_came_back_is_not_removed(
+    in_memory: Store, child: Child, runs: bool, removed: list[str]
+) -> None:
+    """podman's containers keep their ids when they move."""
+    in_memory.pid = child.pid
+    if not runs:
+        child.end()
+    made.LeavingContainer(engine="podman", id="1f").remove()
+    assert in_memory.removed == removed
 
 
 def test_trees_are_what_has_a_directory_on_the_host() -> None:

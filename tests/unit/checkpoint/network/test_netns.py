@@ -13,7 +13,7 @@ import pytest
 from checkpoint.errors import NetworkError, NotMovable
 from checkpoint.network import netns
 from checkpoint.network.model import Interface, Network, Route
-from checkpoint.undo import Made, Undo
+from checkpoint.undo import Undo
 from tests.unit.helpers.forked import CLONE_NEWNET, CLONE_NEWNS, forked
 
 
@@ -241,14 +241,12 @@ def test_ip_knows_a_namespace_in_run_netns(wanted: Network) -> None:
 def test_parts_that_were_made_before_are_found_and_removed(wanted: Network) -> None:
     def body() -> None:
         netns.create(wanted, Undo())
-        things: list[Made] = []
-        with Undo(lambda thing, _: things.append(thing)) as undo:
-            netns.parts_of(wanted, undo)
+        parts = netns.parts_of(wanted)
+        for thing in (*parts, *parts):  # what is gone is ignored
+            thing.remove()
         assert links() == {"lo"}
-        for thing in things:
-            thing.remove()  # what is gone is ignored
         with pytest.raises(OSError):
-            netns.parts_of(wanted, Undo())
+            netns.parts_of(wanted)
 
     apart(body)
 

@@ -15,7 +15,7 @@ from checkpoint.network.netns import NetworkNamespace
 from migrate.journal import book, cut_off
 from migrate.journal.account import CUT_OFF
 from migrate.journal.book import MigrationJournal
-from migrate.journal.records import TARGET, InitProcess
+from migrate.journal.records import SOURCE, TARGET, InitProcess
 from tests.unit.helpers.begun import ID, begun
 from tests.unit.helpers.obedient import Child
 
@@ -148,6 +148,42 @@ def test_a_container_that_lives_was_not_moved(child: Child, state: str) -> None:
         f"beta may hold a copy: 'migratectl recover {ID} --abort --on root@beta:2222' drops that"
     ]
     assert ends() == {f"{ID}.source": ("rolled back", f"{CUT_OFF}; {told[0]}")}
+
+
+@pytest.mark.parametrize(("side", "outcome"), [(SOURCE, "done"), (TARGET, "finished")])
+def test_one_whose_target_had_resumed_it_is_finished(
+    directory: Path, side: str, outcome: str
+) -> None:
+    """What was passing goes on either host, and what was made stays."""
+    passing = directory.with_name("passing")
+    passing.mkdir()
+    with MigrationJournal(begun(side, boot_id=proc.boot_id())) as journal:
+        journal.made(MadeDirectory(path=PathRecord.of(directory), whole=True))
+        journal.made(MadeDirectory(path=PathRecord.of(passing), whole=True), passing=True)
+        journal.entered("resumed")
+    assert sweep() == []
+    assert (directory.exists(), passing.exists()) == (True, False)
+    assert ends() == {f"{ID}.{side}": (outcome, CUT_OFF)}
+
+
+def test_one_that_cannot_be_finished_now_is_tried_again(
+    directory: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fails(_: MadeDirectory) -> None:
+        raise OSError("docker does not answer")
+
+    with MigrationJournal(begun(boot_id=proc.boot_id())) as journal:
+        journal.made(MadeDirectory(path=PathRecord.of(directory), whole=True), passing=True)
+        journal.entered("resumed")
+    with monkeypatch.context() as broken:
+        broken.setattr(MadeDirectory, "remove", fails)
+        [told] = sweep()
+        assert told.endswith(
+            f"cannot be finished on this host: directory {directory} (docker does not answer)"
+        )
+        assert ends() == {f"{ID}.source": None}
+    assert sweep() == []
+    assert ends() == {f"{ID}.source": ("done", CUT_OFF)}
 
 
 @pytest.mark.parametrize("how", ["dead", "another process", "another boot"])

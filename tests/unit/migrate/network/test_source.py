@@ -9,7 +9,7 @@ import pytest
 
 from checkpoint.network import netns
 from checkpoint.network.model import Interface, Network
-from checkpoint.undo import Undo
+from checkpoint.undo import Made
 from migrate.network.source import MOST_FRAMES, SourceNetwork, fitting
 from migrate.wire.values import OwnAddress
 from transport.framing import MAX_PAYLOAD
@@ -37,36 +37,31 @@ def network() -> Network:
 
 
 @pytest.fixture
-def removed(monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """Return the list of paths of networks whose parts were removed; the networks are not real."""
-    paths: list[str] = []
-
-    def parts(of: Network, undo: Undo) -> None:
-        undo.callback(paths.append, of.path)
-
+def parts(monkeypatch: pytest.MonkeyPatch) -> list[Made]:
+    """Return the parts of the only network, which is not real."""
+    found: list[Made] = [netns.HostLink(name="veth1", index=7)]
     monkeypatch.setattr(netns, "read", lambda _: network())
-    monkeypatch.setattr(netns, "parts_of", parts)
-    return paths
+    monkeypatch.setattr(netns, "parts_of", lambda _: found)
+    return found
 
 
 def container(*, engine_network: bool, path: str | None = "/run/netns/web") -> Any:
     return SimpleNamespace(network_namespace=path, engine_network=engine_network)
 
 
-def test_a_network_of_this_tool_is_made_on_the_target_and_removed_here(removed: list[str]) -> None:
+def test_a_network_of_this_tool_is_made_on_the_target_and_removed_here(parts: list[Made]) -> None:
     source = SourceNetwork(container(engine_network=False))
     assert source.for_target == network()
     assert source.macs_to_silence == ()
-    source.remove()
-    assert removed == ["/run/netns/web"]
+    assert source.remaining == parts
+    source.close()
 
 
-def test_a_network_of_an_engine_is_left_to_the_engine_and_silenced(removed: list[str]) -> None:
+def test_a_network_of_an_engine_is_left_to_the_engine_and_silenced(parts: list[Made]) -> None:
     source = SourceNetwork(container(engine_network=True))
     assert source.for_target is None
     assert source.macs_to_silence == ("02:00:00:00:00:01", "02:00:00:00:00:02")
-    source.remove()
-    assert removed == []
+    assert source.remaining == []
 
 
 def test_a_container_that_owns_its_namespace_has_no_network_to_make() -> None:
@@ -75,11 +70,10 @@ def test_a_container_that_owns_its_namespace_has_no_network_to_make() -> None:
     assert source.interfaces == ()
     assert source.own_addresses() == ()
     source.take_links_down()
-    source.remove()
     source.close()
 
 
-def test_ipv4_addresses_on_bridges_are_asked_for(removed: list[str]) -> None:
+def test_ipv4_addresses_on_bridges_are_asked_for(parts: list[Made]) -> None:
     source = SourceNetwork(container(engine_network=True))
     assert source.own_addresses() == (OwnAddress("10.0.0.1", "02:00:00:00:00:01", "br0"),)
 

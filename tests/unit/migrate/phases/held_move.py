@@ -7,7 +7,6 @@ from collections.abc import Callable
 from types import SimpleNamespace
 from typing import Any
 
-from checkpoint.undo import Undo
 from migrate import errors
 from migrate.decisions.state import State
 from migrate.migration import Migration
@@ -102,7 +101,6 @@ def held_migration(*answers: Any, observer: Any = None, **parts: Any) -> tuple[A
         bury=does("bury"), stamps=[SimpleNamespace(name="request DUMP", at_ns=1_000_000)]
     )
     engine = SimpleNamespace(
-        remove_migrated=does("remove_migrated"),
         record_ended=does("record_ended"),
         end_monitor=does_nothing,
     )
@@ -138,7 +136,7 @@ def held_migration(*answers: Any, observer: Any = None, **parts: Any) -> tuple[A
         dump=dump,
         progress=progress,
         journal=SimpleNamespace(entered=lambda _: None),
-        undo=Undo(),
+        undo=SimpleNamespace(settle=does("settle")),
     )
     move.tidy.callback(does("tidy"))
     for path, value in parts.items():

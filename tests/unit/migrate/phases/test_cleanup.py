@@ -28,15 +28,13 @@ from tests.unit.migrate.phases.held_move import FINISHED, RESUMED, ended, failin
         (
             [FINISHED],
             {
-                "source__engine__remove_migrated": failing(
-                    EngineRefused("docker: already in progress")
-                )
+                "undo__settle": failing(EngineRefused("docker: already in progress")),
             },
             "already in progress",
         ),
         (
             [FINISHED],
-            {"source__engine__remove_migrated": failing(CommandFailed(["podman"], 125, "no"))},
+            {"undo__settle": failing(CommandFailed(["podman"], 125, "no"))},
             "podman ended with status 125",
         ),
     ],
@@ -49,7 +47,7 @@ def test_what_fails_afterwards_is_left_behind_and_the_rest_is_done(
     assert isinstance(error, LeftBehind)
     assert words in error.what
     assert error.where == "the container runs on beta"
-    rest = {"bury", "tidy", "remove_migrated"} - {name.rpartition("__")[2] for name in parts}
+    rest = {"bury", "tidy", "settle"} - {name.rpartition("__")[2] for name in parts}
     assert rest <= set(done)
     assert move.state is State.RESUMED
 
@@ -60,4 +58,4 @@ def test_a_tidy_up_that_fails_keeps_no_other_step_from_being_done() -> None:
     error = ended(move)
     assert isinstance(error, LeftBehind)
     assert error.cause_kind == "CommandFailed"
-    assert done[-2:] == ["tidy", "remove_migrated"]
+    assert done[-2:] == ["tidy", "settle"]

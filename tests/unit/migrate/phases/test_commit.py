@@ -36,7 +36,7 @@ from transport.framing import MAX_PAYLOAD
 def test_a_migration_that_goes_well_does_each_step_in_order() -> None:
     move, done = held_migration(RESUMED, FINISHED)
     assert ended(move) is None
-    order = "killing kill dead killed Go resumed Finish bury tidy remove_migrated done"
+    order = "killing kill dead killed Go resumed Finish bury tidy settle done"
     assert done == order.split()
     assert move.report.times.downtime_us == 8000
     assert move.report.sent.fill is not None
@@ -58,7 +58,7 @@ def test_without_the_death_no_go_and_nothing_removed(parts: dict[str, Any]) -> N
     assert "process 7 on the source" in error.what
     assert "recover 0123456789ab --on root@beta" in error.advice
     assert "run it there by '--go' once that process is dead" in error.advice
-    assert not {"Go", "remove_migrated"} & set(done)
+    assert not {"Go", "settle"} & set(done)
     assert move.state is State.KILLING
 
 
@@ -144,7 +144,7 @@ def test_a_link_lost_before_go_was_sent_leaves_the_container_held() -> None:
     assert isinstance(error, Undecided)
     assert error.where == "the container is held on beta, restored but not running"
     assert error.cause_kind == "AgentGone"
-    assert "remove_migrated" not in done
+    assert "settle" not in done
     assert move.report.outcome == "refused"  # the coordinator would enter the state
     assert move.state is State.KILLED
 
@@ -174,7 +174,7 @@ def test_a_go_whose_link_is_lost_is_said_over_another_connection() -> None:
     move.target.reconnect = lambda: contextlib.nullcontext(another)
     assert ended(move) is None
     assert "go --source-is-dead" in another.ran[0]
-    order = "killing kill dead killed note resumed bury tidy remove_migrated done"
+    order = "killing kill dead killed note resumed bury tidy settle done"
     assert done == order.split(), "nobody is asked to finish"
     assert move.report.notes == [
         "the link was lost after the source had been stopped (it broke);"
@@ -199,7 +199,7 @@ def test_without_a_word_that_it_runs_nothing_is_removed(
     move.target.agent.fails_to_ask = [AgentGone("it broke", "", None)]
     move.target.reconnect = lambda: contextlib.nullcontext(Another(reply))
     assert isinstance(ended(move), Undecided)
-    assert "remove_migrated" not in done
+    assert "settle" not in done
     assert move.report.notes[: len(notes)] == notes
 
 
@@ -213,7 +213,7 @@ def test_an_answer_that_cannot_be_read_is_asked_for_again(unread: Exception) -> 
     assert move.state is State.DONE
     assert move.report.times.downtime_us is None
     assert any("could not be read" in note for note in move.report.notes)
-    assert done.index("Go") < done.index("Ping") < done.index("remove_migrated")
+    assert done.index("Go") < done.index("Ping") < done.index("settle")
 
 
 @pytest.mark.parametrize(
@@ -236,7 +236,7 @@ def test_a_second_answer_that_cannot_be_read_leaves_the_end_undecided(
         "tidy",
         "record_ended",
     ]
-    assert "remove_migrated" not in done
+    assert "settle" not in done
 
 
 @pytest.mark.parametrize(
@@ -249,7 +249,7 @@ def test_a_target_that_could_not_resume_the_container_is_told(answers: list[Exce
     assert isinstance(error, ResumeFailed)
     assert "no luck" in error.what
     assert "the source keeps the container, stopped" in error.where
-    assert "remove_migrated" not in done
+    assert "settle" not in done
     assert move.state is State.KILLED
 
 

@@ -142,7 +142,7 @@ def container(**changes: Any) -> dict[str, Any]:
         "Driver": "overlay2",
         "Image": "sha256:ff",
         "LogPath": "/logs/box.log",
-        "State": {"Status": "running"},
+        "State": {"Status": "running", "Pid": 0},
         "Config": {"Tty": False, "Image": "redis"},
         "HostConfig": {
             "NetworkMode": "net",
@@ -290,6 +290,7 @@ def test_what_was_moved_away_is_removed_and_its_volume_noted(
     Docker().end_monitor(found)
     Docker().record_ended(found)
     assert ID in docker.containers
-    Docker().remove_migrated(found, shared=False)
+    for thing in Docker().remaining(found, shared=False):
+        thing.remove()
     assert docker.containers == {}
     assert left_behind.is_noted("docker", "data", str(VOLUME["CreatedAt"]))

@@ -135,7 +135,8 @@ def test_a_restore_has_the_containers_own_streams(
 def test_what_was_moved_away_is_marked_unless_the_target_has_the_same_files(
     runc: Runc, beneath: Runtime, shared: bool
 ) -> None:
-    runc.remove_migrated(runc.inspect(ID), shared=shared)
+    for thing in runc.remaining(runc.inspect(ID), shared=shared):
+        thing.remove()
     assert not runc.exists(ID)
     assert (beneath.bundle / MARKER).exists() is not shared
 
@@ -144,7 +145,8 @@ def test_another_container_of_the_name_is_not_removed(runc: Runc, beneath: Runti
     container = runc.inspect(ID)
     (beneath.root / ID).rename(beneath.root / "before")
     beneath.has("state.json", INTERNAL)
-    runc.remove_migrated(container, shared=False)
+    for thing in runc.remaining(container, shared=False):
+        thing.remove()
     assert runc.exists(ID)
     assert ["delete", "--force", ID] not in beneath.asked()
 

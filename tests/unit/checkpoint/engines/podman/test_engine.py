@@ -376,6 +376,8 @@ def test_an_end_is_recorded_although_podman_cannot_stop_it(box: Container, podma
 def test_what_was_moved_away_is_removed_and_its_volume_noted(
     box: Container, podman: Program
 ) -> None:
-    Podman().remove_migrated(box, shared=False)
+    podman.says("container inspect *", [{"State": {"Pid": 0}}])
+    for thing in Podman().remaining(box, shared=False):
+        thing.remove()
     assert podman.asked("rm") == [f"rm --force --ignore --volumes --time=0 {ID}"]
     assert left_behind.is_noted("podman", "data", VOLUME["CreatedAt"])
