@@ -90,7 +90,7 @@ class ArmedRestore:
         received = self._prepared.received
         env = install_shim(received.directory)
         tidy.enter_context(Interposer(rpc_socket(received.directory), self._role))
-        with silenced(self._macs, migration_id):
+        with silenced(self._macs, migration_id, undo):
             self._process = self._prepared.arrival.start_restore(
                 received.directory, received.images, env
             )

@@ -15,7 +15,7 @@ from checkpoint.engines import registry as engines
 from checkpoint.errors import CheckpointError, DataInvalid, reason
 from checkpoint.host import proc, processes, slowed
 from checkpoint.host.journal import Journal
-from checkpoint.network import netns
+from checkpoint.network import guard, netns
 from checkpoint.undo import Made, read
 from migrate.agent import state as incoming
 from migrate.decisions.state import State
@@ -24,7 +24,7 @@ from migrate.journal.account import CUT_OFF, HARMLESS, Account, copy_held, end_o
 from migrate.journal.records import SOURCE, Begun, Ended, encode
 
 #: The modules that declare the things of which a journal tells.
-DECLARING = (engines, netns, slowed)
+DECLARING = (engines, guard, netns, slowed)
 
 
 def sweep(tell: Callable[[str], None]) -> None:

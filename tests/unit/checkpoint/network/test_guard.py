@@ -9,10 +9,12 @@ import pytest
 
 from checkpoint.errors import CommandFailed
 from checkpoint.network.guard import silenced
+from checkpoint.undo import Made, Undo
 
 NFT = """#!/bin/sh
 echo "$*" >> {directory}/asked
 [ "$1" = -f ] && cat > {directory}/rules
+[ "$1" = list ] && cat {directory}/tables
 [ "$1" = "{fails}" ] && exit 1
 exit 0
 """
@@ -38,7 +40,7 @@ def asked(nft: Path) -> list[str]:
 
 
 def test_new_links_are_silent_for_the_length_of_the_block(nft: Path) -> None:
-    with silenced(MACS, "1f"):
+    with silenced(MACS, "1f", Undo()):
         assert asked(nft) == ["-f -"]
         rules = (nft / "rules").read_text()
         assert "table bridge migrate_1f" in rules
@@ -49,13 +51,13 @@ def test_new_links_are_silent_for_the_length_of_the_block(nft: Path) -> None:
 
 
 def test_an_error_in_the_block_leaves_no_rules(nft: Path) -> None:
-    with pytest.raises(KeyError), silenced(MACS, "1f"):
+    with pytest.raises(KeyError), silenced(MACS, "1f", Undo()):
         raise KeyError
     assert asked(nft)[1:] == ["delete table bridge migrate_1f"]
 
 
 def test_a_container_without_an_address_needs_no_rules(nft: Path) -> None:
-    with silenced((), "1f"):
+    with silenced((), "1f", Undo()):
         pass
     assert asked(nft) == []
 
@@ -64,6 +66,19 @@ def test_a_container_without_an_address_needs_no_rules(nft: Path) -> None:
 def test_rules_that_cannot_be_set_or_removed_are_an_error(nft: Path, fails: str) -> None:
     write(nft, fails)
     entered = False
-    with pytest.raises(CommandFailed), silenced(MACS, "1f"):
+    with pytest.raises(CommandFailed), silenced(MACS, "1f", Undo()):
         entered = True
     assert entered is (fails == "delete")
+
+
+def test_another_process_ends_the_silence_of_one_that_was_killed(nft: Path) -> None:
+    things: list[Made] = []
+    silence = silenced(MACS, "1f", Undo(lambda thing, _: things.append(thing)))
+    silence.__enter__()  # and the process is killed
+    (nft / "tables").write_text("table bridge somebodys\ntable bridge migrate_1f\n")
+    [thing] = things
+    thing.remove()
+    assert asked(nft)[1:] == ["list tables bridge", "delete table bridge migrate_1f"]
+    (nft / "tables").write_text("table bridge somebodys\n")
+    thing.remove()
+    assert asked(nft)[3:] == ["list tables bridge"]
