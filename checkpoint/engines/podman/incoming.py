@@ -109,6 +109,9 @@ class IncomingPodmanContainer:
                     f"a podman container named {name!r} was started on the target meanwhile"
                 )
         self._cgroups.look()
+        # podman has no container of this id yet, and uses no id twice: it is this migration's, from
+        # the moment on at which podman makes it.
+        self._undo.made(MadeContainer(engine="podman", id=self._wanted["id"]))
         archive = directory / "podman.tar"
         archive.write_bytes(with_output(self._archive, bytes(self._output)))
         self._started = True
@@ -124,8 +127,6 @@ class IncomingPodmanContainer:
 
     def restore_held(self) -> None:
         self._undo.made(self._cgroups.made())
-        # podman had no container of this id before, and uses no id twice.
-        self._undo.made(MadeContainer(engine="podman", id=self._wanted["id"]))
 
     def handover(self) -> tuple[None, list[int]]:
         return None, []
