@@ -1,4 +1,4 @@
-"""Objects of podman and docker that a migration makes on the target, and that can be removed."""
+"""Objects of podman and docker that a migration makes on the target, or leaves on the source."""
 
 from __future__ import annotations
 
@@ -74,21 +74,14 @@ class MadeVolume(Made):
             store.remove_volume(self.name)
 
 
-class LeavingContainer(Made):
+class LeavingContainer(MadeContainer):
     """A container on the source that was killed because the target has it."""
-
-    engine: EngineName
-    id: ObjectId
-
-    def __str__(self) -> str:
-        return f"{self.engine}'s container {self.id[:12]}"
 
     def remove(self) -> None:
         """Remove the container, unless it runs: then it came back, with the id that it had."""
-        store = STORES[self.engine]
-        pid = store.pid_of(self.id)
+        pid = STORES[self.engine].pid_of(self.id)
         if not pid or state_of(pid) in ENDED:
-            store.remove_container(self.id)
+            super().remove()
 
 
 class LeavingVolume(Made):

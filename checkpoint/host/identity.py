@@ -12,16 +12,9 @@ import contextlib
 import os
 import weakref
 from pathlib import Path
-from typing import NamedTuple, Protocol
+from typing import NamedTuple
 
 from checkpoint.host import kernel
-
-
-class Identity(Protocol):
-    """One thing on this host, whatever its name comes to mean later."""
-
-    def is_same(self) -> bool:
-        """Return whether the name still means that thing. False if nothing has the name."""
 
 
 class PathIdentity:
@@ -42,6 +35,7 @@ class PathIdentity:
         self.close = weakref.finalize(self, os.close, self._fd)
 
     def is_same(self) -> bool:
+        """Return whether the path still names that file. False if nothing is there."""
         with contextlib.suppress(FileNotFoundError, NotADirectoryError):
             return os.path.samestat(os.fstat(self._fd), os.lstat(self.path))
         return False
@@ -73,6 +67,7 @@ class PathRecord(NamedTuple):
         return cls(str(path), 0 if unique else found.st_dev, found.st_ino, unique)
 
     def is_same(self) -> bool:
+        """Return whether the path still names that file. False if nothing is there."""
         with contextlib.suppress(FileNotFoundError, NotADirectoryError):
             return PathRecord.of(Path(self.path)) == self
         return False

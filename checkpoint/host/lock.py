@@ -25,7 +25,7 @@ from pathlib import Path
 from urllib.parse import quote
 
 from checkpoint.errors import ContainerLocked
-from checkpoint.host import proc
+from checkpoint.host import processes
 from checkpoint.host.paths import RUN
 from checkpoint.host.ram_directory import MODE
 
@@ -59,7 +59,7 @@ def process_key(pid: int) -> str:
     key has the start time of the process, which tells it from an earlier process of the same pid.
     Raises OSError when there is no such process, and ProcError.
     """
-    return f"process-{pid}-{proc.start_ticks(proc.read(pid, 'stat'))}"
+    return f"process-{pid}-{processes.start_ticks(pid)}"
 
 
 def holder_text(task: str, source: str, target: str) -> str:

@@ -44,9 +44,17 @@ def has_ended(pid: int) -> bool:
     return state_of(pid) in ENDED
 
 
+def start_ticks(pid: int) -> int:
+    """Return when a process was started, in clock ticks since boot. Raises OSError and ProcError.
+
+    The time tells the process from an earlier process of the same pid.
+    """
+    return proc.start_ticks(proc.read(pid, "stat"))
+
+
 def age_s(pid: int) -> float:
     """Return how many seconds ago a process was started. Raises OSError and ProcError."""
-    started = proc.start_ticks(proc.read(pid, "stat"))
+    started = start_ticks(pid)
     return time.clock_gettime(time.CLOCK_BOOTTIME) - started / os.sysconf("SC_CLK_TCK")
 
 
@@ -116,7 +124,7 @@ class Init:
         self.pid = pid
         self._pidfd = os.pidfd_open(pid)
         #: Pid and start time in clock ticks since boot, which no other process of this boot has.
-        self.identity = (pid, proc.start_ticks(proc.read(pid, "stat")))
+        self.identity = (pid, start_ticks(pid))
 
     def kill(self) -> None:
         """Send SIGKILL to init, and with it to all processes of its pid namespace.

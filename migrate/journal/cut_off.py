@@ -77,9 +77,9 @@ def lives(begun: Begun) -> bool:
     """
     if begun.init is None or begun.boot_id != proc.boot_id():
         return False
-    pid, start_ticks = begun.init
+    pid, started = begun.init
     with contextlib.suppress(FileNotFoundError, ProcessLookupError):
-        if proc.start_ticks(proc.read(pid, "stat")) == start_ticks:
+        if processes.start_ticks(pid) == started:
             waiting = proc.pending_signals(proc.read(pid, "status"))
             return not processes.has_ended(pid) and not waiting >> (signal.SIGKILL - 1) & 1
     return False

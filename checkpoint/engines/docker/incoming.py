@@ -208,7 +208,7 @@ class IncomingDockerContainer:
                 self._become_container(agent, images, env)
                 failure = why_not_restored(agent, self._pid_file)
             except OSError as error:
-                failure = f"the process that was to become it has ended ({error.strerror})"
+                failure = ended(error)
             answer_start(peer, failure)
 
     def _become_container(self, agent: socket.socket, images: Path, env: Mapping[str, str]) -> None:
@@ -234,6 +234,11 @@ def why_not_restored(agent: socket.socket, pid_file: Path) -> str:
     return ""
 
 
+def ended(error: OSError) -> str:
+    """Return why the container does not run, when the connection to its process has failed."""
+    return f"the process that was to become it has ended ({error.strerror})"
+
+
 def answer_start(peer: socket.socket, failure: str) -> None:
     """Answer the wrapper's `start`, which then ends; it need not be there any more."""
     with contextlib.suppress(OSError):
@@ -250,7 +255,7 @@ def finish_start(pid_file: Path, descriptors: list[int]) -> None:
         try:
             failure = why_not_restored(agent, pid_file)
         except OSError as error:
-            failure = f"the process that was to become it has ended ({error.strerror})"
+            failure = ended(error)
         answer_start(peer, failure)
 
 

@@ -31,7 +31,7 @@ from checkpoint.engines.podman import store
 from checkpoint.engines.podman.incoming import LOG, IncomingPodmanContainer
 from checkpoint.engines.shape import Each, Maybe, Shape
 from checkpoint.errors import CommandFailed, ContainerNotFound, ContainerNotRunning, NotMovable
-from checkpoint.host import proc
+from checkpoint.host import proc, processes
 from checkpoint.host.run import run
 from checkpoint.undo import Made, Undo
 
@@ -85,12 +85,22 @@ class Monitor(Made):
     def signal(self, number: signal.Signals) -> None:
         """Send a signal to conmon, unless the pid is that of another process by now."""
         with contextlib.suppress(FileNotFoundError, ProcessLookupError):
-            if proc.start_ticks(proc.read(self.pid, "stat")) == self.start_ticks:
+            if processes.start_ticks(self.pid) == self.start_ticks:
                 os.kill(self.pid, number)
 
     def remove(self) -> None:
         """Have conmon go on."""
         self.signal(signal.SIGCONT)
+
+
+def monitor_of(container: Container) -> Monitor | None:
+    """Return the container's conmon, or None if it has ended."""
+    pid = container.engine_state["State"]["ConmonPid"]
+    with contextlib.suppress(FileNotFoundError, ProcessLookupError):
+        monitor = Monitor(pid=pid, start_ticks=processes.start_ticks(pid))
+        if proc.command_name(pid) == "conmon":
+            return monitor
+    return None
 
 
 class Podman:
@@ -179,19 +189,14 @@ class Podman:
 
         At the container's death conmon would have podman clean up, and perhaps restart it.
         """
-        pid = container.engine_state["State"]["ConmonPid"]
-        with contextlib.suppress(FileNotFoundError, ProcessLookupError):
-            monitor = Monitor(pid=pid, start_ticks=proc.start_ticks(proc.read(pid, "stat")))
-            if proc.command_name(pid) == "conmon":
-                undo.made(monitor)
-                monitor.signal(signal.SIGSTOP)
+        if monitor := monitor_of(container):
+            undo.made(monitor)
+            monitor.signal(signal.SIGSTOP)
 
     def end_monitor(self, container: Container) -> None:
         """End the container's conmon, which `pause_monitor` has stopped."""
-        pid = container.engine_state["State"]["ConmonPid"]
-        with contextlib.suppress(FileNotFoundError, ProcessLookupError):
-            if proc.command_name(pid) == "conmon":
-                os.kill(pid, signal.SIGKILL)
+        if monitor := monitor_of(container):
+            monitor.signal(signal.SIGKILL)
 
     def record_ended(self, container: Container) -> None:
         """Have podman notice that the container ended, and not start it again.

@@ -200,6 +200,16 @@ def hierarchy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
+def restored_box(podman: Podman, undo: Undo, directory: Path) -> IncomingPodmanContainer:
+    """Return a container whose names were free, and which podman has been asked to restore."""
+    for name in ("box", ID):
+        podman.lacks("container", name)
+    made = incoming_box(undo)
+    made.prepare(b"", shared=False)
+    made.start_restore(directory, directory, dict(os.environ)).wait(20)
+    return made
+
+
 def test_a_restored_container_is_removed_with_its_cgroup(
     podman: Podman, undo: Undo, tmp_path: Path, hierarchy: Path
 ) -> None:
@@ -224,11 +234,7 @@ def test_a_cgroup_that_was_there_stays(
     podman: Podman, undo: Undo, tmp_path: Path, hierarchy: Path
 ) -> None:
     (hierarchy / "box").mkdir()
-    for name in ("box", ID):
-        podman.lacks("container", name)
-    made = incoming_box(undo)
-    made.prepare(b"", shared=False)
-    made.start_restore(tmp_path, tmp_path, dict(os.environ)).wait(20)
+    made = restored_box(podman, undo, tmp_path)
     made.restore_held()
     undo.close()
     assert (hierarchy / "box").exists()
@@ -238,11 +244,7 @@ def test_a_container_that_was_not_seen_restored_is_removed_by_its_id(
     podman: Podman, undo: Undo, tmp_path: Path, hierarchy: Path
 ) -> None:
     """Its cgroup may be another's."""
-    for name in ("box", ID):
-        podman.lacks("container", name)
-    made = incoming_box(undo)
-    made.prepare(b"", shared=False)
-    made.start_restore(tmp_path, tmp_path, dict(os.environ)).wait(20)
+    restored_box(podman, undo, tmp_path)
     (hierarchy / "box/beneath").mkdir(parents=True)
     undo.close()
     assert podman.asked("rm") == [f"rm --force --ignore --volumes --time=0 {ID}"]
