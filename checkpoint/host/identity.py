@@ -47,8 +47,8 @@ class PathRecord(NamedTuple):
     `unique` is the file handle (name_to_handle_at(2)): it has the inode's generation, so that no
     later file has it, on this boot or another. A mount whose file system has no file handles is
     known by its unique id (statx(2), STATX_MNT_ID_UNIQUE), which is given once in a boot. Where the
-    kernel offers neither, `unique` is "", and the record holds only as long as somebody keeps the
-    inode from being freed: see `Pin`. `device` counts only then, because it may change at a boot.
+    kernel offers neither, `unique` is "", and the record holds only as long as a PathIdentity keeps
+    the inode from being freed. `device` counts only then, because it may change at a boot.
     """
 
     path: str

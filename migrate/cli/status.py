@@ -27,7 +27,7 @@ ORDER = (HELD, CUT_OFF, UNDER_WAY, ENDED)
 
 @dataclass(frozen=True, kw_only=True)
 class Shown:
-    """One migration of this host. `state` is that of this host's half; `since_ms` is UnixMs."""
+    """One migration of this host, and how it is: HELD, CUT_OFF, UNDER_WAY or ENDED."""
 
     found: book.Listed
     condition: str

@@ -8,6 +8,7 @@ from migrate.decisions.state import State
 
 #: States of the source after which its container may be dead by this migration's doing.
 KILLED = {State.KILLING.value, State.KILLED.value, State.RESUMED.value}
+GOES_ON = "the migration goes on: the program that carries it out runs here; end that first"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,7 +40,7 @@ def objection_to_go(source: SourceSeen | None, *, said_dead: bool) -> str | None
             " you know that it is dead"
         )
     if source.goes_on:
-        return "the migration goes on: the program that carries it out runs here; end that first"
+        return GOES_ON
     if source.lives:
         return (
             f"the container lives here (process {source.init}), and would run twice;"
@@ -53,7 +54,7 @@ def objection_to_abort(source: SourceSeen | None) -> str | None:
     if source is None:
         return None  # only the operator knows
     if source.goes_on:
-        return "the migration goes on: the program that carries it out runs here; end that first"
+        return GOES_ON
     if not source.lives and source.state in KILLED:
         return (
             "the container was killed here, and what the target has is the only copy;"
