@@ -10,14 +10,14 @@ import time
 from collections.abc import Iterator
 
 from migrate.decisions.state import SETTLED
-from migrate.errors import MigrateError
+from migrate.errors import MigrateError, ResumeFailed
 from migrate.migration import Migration
 from migrate.observer import Observer, Unfailing
 from migrate.options import Options
 from migrate.phases.arm import arm_source, arm_target
 from migrate.phases.cleanup import clean_up
-from migrate.phases.commit import kill_source, pause_monitor, resume_target, stranded
-from migrate.phases.freeze import freeze, transfer
+from migrate.phases.commit import arm_kill, kill_source, resume_target, stranded
+from migrate.phases.freeze import freeze, frozen_limit_s, transfer
 from migrate.phases.plan import Connect, planned
 from migrate.phases.precopy import catch_up, pre_copy
 from migrate.phases.prepare import prepare
@@ -67,17 +67,23 @@ def move_container(
 
 @contextlib.contextmanager
 def _outcome_kept(migration: Migration) -> Iterator[None]:
-    """Enter how the block ends into the report, and into the journal if nothing is left to do."""
+    """Enter how the block ends into the report, and into the journal if nothing is left to do.
+
+    Otherwise the guardian goes on, unless the target has said that it could not obey.
+    """
     told: str | None = None
+    failed_there = False
     try:
         yield
     except MigrateError as error:
-        told = str(error)
+        told, failed_there = str(error), isinstance(error, ResumeFailed)
         raise
     finally:
         migration.report.outcome = migration.state.value
         if migration.state in SETTLED:
             migration.journal.end(migration.state.value, told)
+        elif not failed_there:
+            migration.guardian.take_over()
 
 
 def _go_through(migration: Migration, signals: Signals) -> None:
@@ -89,11 +95,13 @@ def _go_through(migration: Migration, signals: Signals) -> None:
             copying = pre_copied.copying
             armed = arm_target(migration, prepared)
             catch_up(migration, prepared, copying)
-            frozen = freeze(migration, prepared, pre_copied)
-            transfer(migration, prepared, armed, frozen, copying)
-            restore(migration, prepared, frozen, copying)
-            look_again(migration, frozen)
-        pause_monitor(migration)
+            limit_s = frozen_limit_s(migration)
+            with signals.bounded(limit_s):
+                frozen = freeze(migration, prepared, pre_copied, limit_s)
+                transfer(migration, prepared, armed, frozen, copying)
+                restore(migration, prepared, frozen, copying)
+                look_again(migration, frozen)
+        arm_kill(migration)
     except BaseException as error:
         raise rolled_back(migration, error) from error
     try:

@@ -12,6 +12,7 @@ MigrateError
 ├── RolledBack               the migration failed; the container is on the source as before
 │   ├── Interrupted          ... because of Ctrl-C, SIGTERM or SIGHUP
 │   ├── MemoryDiffers        ... because memory on the target was not the frozen container's
+│   ├── FrozenTooLong        ... because the freeze took longer than --max-frozen
 │   ├── CannotTrack          ... because pre-copy was requested and cannot work on this container
 │   └── NotConverging        ... because writes outrun the link, and the policy is to abort
 ├── ContainerEnded           the container ended on the source before the kill; it runs nowhere
@@ -323,6 +324,16 @@ class NotConverging(RolledBack):
     def __init__(self, reason: str) -> None:
         super().__init__(
             f"not frozen: {reason}", "allow more ('--max-downtime'), or see '--on-no-converge'"
+        )
+
+
+class FrozenTooLong(RolledBack):
+    """The freeze took longer than --max-frozen allows, and was ended."""
+
+    def __init__(self, limit_s: float) -> None:
+        super().__init__(
+            f"the freeze was not over after {limit_s:g} s",
+            "see what was slow ('--debug'); allow more ('--max-frozen') if it only takes longer",
         )
 
 

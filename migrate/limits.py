@@ -21,10 +21,15 @@ class Limits:
     `held_s`: for the target's answer to Restore; it waits for pages and CRIU, and digests memory.
     `end_s`: from a refusal until CRIU and its runtime have ended. They are killed then.
     `resume_s`: from GO until CRIU says that the tasks run; then again until the engine has ended.
-    `go_s`: for the target's answer to GO, which comes after CRIU and the engine, each `resume_s`.
+    `least_go_s`: for the target's answer to GO, if the freeze's own limit (--max-frozen) is nearer.
+    `other_way_s`: the time that is left of the freeze's limit for another way to say GO.
+    `go_s`: for another way to say GO, if the agent has not answered.
+    `hello_s`: for the agent's first answer: it is sent, and it looks at its host.
     `ask_s`: for an answer for which nothing needs to be done.
     `abort_s`: for the target's answer to Abort; its engine removes a container.
     `thaw_s`: from the end of the roll-back until the source's processes run again.
+    `silence_s`: for the next frame from the coordinator, which sends a Beat several times as often.
+    `send_s`: for one frame to be taken by the connection.
     `fill_s`: for the fill of the container's memory after the resume, at hundreds of MB a second.
     """
 
@@ -36,8 +41,13 @@ class Limits:
     held_s: float = 600.0
     end_s: float = 30.0
     resume_s: float = 30.0
+    least_go_s: float = 2.0
+    other_way_s: float = 0.5
     go_s: float = 90.0
+    hello_s: float = 120.0
     ask_s: float = 10.0
     abort_s: float = 180.0
     thaw_s: float = 2.0
+    silence_s: float = 30.0
+    send_s: float = 20.0
     fill_s: float = 3600.0

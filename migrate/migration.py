@@ -15,6 +15,7 @@ from migrate.decisions.clock import Offset
 from migrate.decisions.compatibility import Facts
 from migrate.decisions.state import State
 from migrate.decisions.write_tracking import Tracking
+from migrate.guardian.handle import Guardian
 from migrate.journal.book import MigrationJournal
 from migrate.network.source import SourceNetwork
 from migrate.options import Options
@@ -33,6 +34,23 @@ class Source:
     init: Init
     network: SourceNetwork
     facts: Facts
+
+    @property
+    def pid(self) -> int:
+        """The pid of the container's init."""
+        return self.container.pid
+
+    def take_links_down(self) -> None:
+        """Take the host's ends of the container's links down, which takes milliseconds."""
+        self.network.take_links_down()
+
+    def end_monitor(self) -> None:
+        """End what the engine has started to watch the container. Raises what the engine raises."""
+        self.engine.end_monitor(self.container)
+
+    def record_ended(self) -> None:
+        """Have the engine notice that the container has ended. Raises what the engine raises."""
+        self.engine.record_ended(self.container)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -66,6 +84,7 @@ class Migration:
     CRIU's dump.
 
     `journal` is the source's, which lists the migration from here on, whatever becomes of it.
+    `guardian` ends the migration if this process cannot.
     `undo` is closed when the migration is rolled back, `tidy` however it ends. `awake` keeps the
     source's processors awake (checkpoint/host/wakeful.py) until the container runs again, on either
     host.
@@ -81,6 +100,7 @@ class Migration:
     dump: DumpRole
     progress: Progress
     journal: MigrationJournal
+    guardian: Guardian
     undo: Undo
     tidy: contextlib.ExitStack = field(default_factory=contextlib.ExitStack)
     awake: contextlib.ExitStack = field(default_factory=contextlib.ExitStack)
@@ -94,9 +114,16 @@ class Migration:
         return self.progress.report
 
     def advance(self, state: State) -> None:
-        """Enter `state`, tell the observer and the journal. Raises InvalidTransition."""
+        """Enter `state`, tell the observer and the journal. Raises InvalidTransition.
+
+        Whoever goes on after this process must know of the kill: for KILLING the journal comes
+        first, and OSError is raised if it cannot be written.
+        """
+        if state is State.KILLING:
+            self.journal.must_enter(state.value)
         self.progress.advance(state)
-        self.journal.entered(state.value)
+        if state is not State.KILLING:
+            self.journal.entered(state.value)
 
     def note(self, text: str) -> None:
         """Tell the observer a line for people, and keep it for the report."""

@@ -10,7 +10,7 @@ import signal
 from collections.abc import Iterator
 from types import FrameType
 
-from migrate.errors import Interrupted
+from migrate.errors import FrozenTooLong, Interrupted
 
 INTERRUPTING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
@@ -52,6 +52,23 @@ class Signals:
             yield
         finally:
             self._heard = False
+
+    @contextlib.contextmanager
+    def bounded(self, limit_s: float) -> Iterator[None]:
+        """Raise FrozenTooLong in the block when `limit_s` seconds are over. Use inside `heard`."""
+
+        def late(number: int, frame: FrameType | None) -> None:
+            if self._heard:
+                self._heard = False  # as in `heard`: the clean-up is not interrupted
+                raise FrozenTooLong(limit_s)
+
+        previous = signal.signal(signal.SIGALRM, late)
+        signal.setitimer(signal.ITIMER_REAL, max(limit_s, 1e-6))
+        try:
+            yield
+        finally:
+            signal.setitimer(signal.ITIMER_REAL, 0)
+            signal.signal(signal.SIGALRM, previous)
 
     def _handle(self, number: int, frame: FrameType | None) -> None:
         self.received = number

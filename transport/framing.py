@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import os
+import select
 import struct
 import threading
 from collections.abc import Sequence
@@ -47,13 +48,19 @@ def widen_pipe(fd: int) -> None:
 class Descriptors:
     """A ByteStream over two descriptors, which it owns: pipes of sshd to a command, or a socket.
 
-    Both may be the same descriptor.
+    Both may be the same descriptor. A read that waits longer than `silence_s` seconds raises
+    IncompleteFrame; None is no bound.
     """
 
-    def __init__(self, reader: int, writer: int) -> None:
+    def __init__(self, reader: int, writer: int, silence_s: float | None = None) -> None:
         self.reader, self._writer = reader, writer
+        self._silence_ms = None if silence_s is None else silence_s * 1000
+        self._readable = select.poll()
+        self._readable.register(reader, select.POLLIN)
 
     def read_into(self, view: memoryview) -> int:
+        if self._silence_ms is not None and not self._readable.poll(self._silence_ms):
+            raise IncompleteFrame(f"nothing came from the peer for {self._silence_ms / 1000:g} s")
         return os.readv(self.reader, [view])  # short result: callers expect it (ByteStream)
 
     def write(self, data: bytes | memoryview) -> None:

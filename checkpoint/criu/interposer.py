@@ -134,6 +134,11 @@ class Conversation:
         """Return whether CRIU still runs: it has ended neither by itself nor by a signal."""
         return not ready(self.criu_pidfd, timeout_s=0)
 
+    def wake_criu(self) -> None:
+        """Have a CRIU go on that somebody has stopped (SIGSTOP)."""
+        with contextlib.suppress(ProcessLookupError):
+            signal.pidfd_send_signal(self.criu_pidfd, signal.SIGCONT)
+
     def kill_criu(self) -> None:
         """Send SIGKILL to CRIU, which then undoes nothing, neither a freeze nor a network lock.
 

@@ -10,15 +10,35 @@ from __future__ import annotations
 
 import contextlib
 import os
+import signal
 import socket
 from collections.abc import Iterable, Iterator
 
 from checkpoint.host import kernel, proc
+from checkpoint.host.ready import ready
 from checkpoint.host.run import find_program, run
 
 FAMILIES = (socket.AF_INET, socket.AF_INET6)
 TCP_REPAIR = 19  # include/uapi/linux/tcp.h
 TABLE_PREFIX = "CRIU-"
+#: The longest wait for the end of a CRIU that was killed.
+DEATH_S = 1.0
+
+
+def end(criu_pidfd: int, timeout_s: float) -> bool:
+    """Wait until a CRIU whose peer is gone has ended; kill it when `timeout_s` seconds are over.
+
+    Return whether CRIU ended by itself. A CRIU that somebody has stopped (SIGSTOP) goes on first.
+    """
+    if timeout_s > 0:
+        with contextlib.suppress(ProcessLookupError):
+            signal.pidfd_send_signal(criu_pidfd, signal.SIGCONT)
+    if ready(criu_pidfd, timeout_s=timeout_s):
+        return True
+    with contextlib.suppress(ProcessLookupError):
+        signal.pidfd_send_signal(criu_pidfd, signal.SIGKILL)
+    ready(criu_pidfd, timeout_s=DEATH_S)
+    return False
 
 
 def unlock(pids: Iterable[int]) -> bool:

@@ -155,6 +155,8 @@ class _HeldRole:
         CRIU does not set PTRACE_O_EXITKILL).
         """
         deadline = time.monotonic() + timeout_s
+        if (stopped := self._conversation) is not None:
+            stopped.wake_criu()
         while (conversation := self._conversation) is not None and conversation.criu_lives():
             if time.monotonic() > deadline:
                 conversation.kill_criu()

@@ -3,8 +3,13 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import resource
+import signal
+import warnings
+from collections.abc import Callable, Collection
 from pathlib import Path
+from typing import NoReturn
 
 from checkpoint.host import kernel, proc
 
@@ -51,3 +56,52 @@ def protect_from_oom_killer() -> None:
     """Exempt the calling process from the OOM killer, if its privileges allow that."""
     with contextlib.suppress(OSError):
         Path(proc.path("self", "oom_score_adj")).write_text(OOM_SCORE_ADJ)
+
+
+def fork_detached(kept: Collection[int], run: Callable[[], object]) -> int:
+    """Fork a process that outlives this one, and return its pid. Raises OSError.
+
+    The new process calls `run`, and exits with status 0, or 1 if `run` has raised. It has a session
+    of its own, ignores signals that end a program, and is exempt from the OOM killer. It has the
+    descriptors in `kept`; its standard streams are /dev/null.
+
+    The new process has no other thread of this one, nor what such a thread has locked. So fork
+    before there are threads whose locks `run` needs.
+    """
+    with warnings.catch_warnings():
+        # Python warns of a fork while there are threads.
+        warnings.simplefilter("ignore", DeprecationWarning)
+        pid = os.fork()
+    if pid == 0:
+        _run_detached(kept, run)
+    return pid
+
+
+def _run_detached(kept: Collection[int], run: Callable[[], object]) -> NoReturn:
+    status = 1
+    try:
+        os.setsid()  # signals for the parent's process group are not for this process
+        for number in (signal.SIGHUP, signal.SIGINT, signal.SIGTERM):
+            signal.signal(number, signal.SIG_IGN)
+        _close_all_but(kept)
+        protect_from_oom_killer()
+        allow_many_descriptors()
+        keep_to_itself()
+        run()
+        status = 0
+    finally:
+        os._exit(status)
+
+
+def _close_all_but(kept: Collection[int]) -> None:
+    """Close all inherited descriptors except `kept`; standard streams become /dev/null.
+
+    The channel to a peer, for one, must end when the parent ends.
+    """
+    null = os.open(os.devnull, os.O_RDWR)
+    for standard in range(3):
+        os.dup2(null, standard)
+    for fd in proc.descriptors("self"):
+        if fd > 2 and fd not in kept:
+            with contextlib.suppress(OSError):
+                os.close(fd)

@@ -1,30 +1,37 @@
-"""Ask what holds a container on another host at its control socket (control.py), over SSH."""
+"""A word for whatever holds a container on another host, said there by an agent of its own."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from migrate.agent import control
+from migrate.agent.client import AgentClient
+from migrate.agent.control import Outcome, Reply
+from migrate.decisions.takeover import Told
+from migrate.wire import protocol
 from transport.connection import Connection
 
-MAX_OUTPUT = 1 << 16
-#: The limit to each silence of the other host. GO and ABORT take as long as the engine there does.
-SILENCE_S = control.ANSWER_S + 10
+#: The limit to the answer. GO and ABORT take as long as the engine there does.
+ANSWER_S = control.ANSWER_S + 20
+#: {what came of a word: what that means to the source}.
+TOLD = {
+    Outcome.OK: Told.OBEYED,
+    Outcome.REFUSED: Told.REFUSED,
+    Outcome.FAILED: Told.REFUSED,
+    Outcome.NOBODY: Told.ABSENT,
+}
 
 
-def ask(connection: Connection, migration_id: str, word: str) -> control.Reply:
-    """Send a word to what holds the container of a migration, and return the reply.
+def ask(connection: Connection, migration_id: str, word: str, note: Callable[[str], None]) -> Reply:
+    """Say a word of control.py to what holds the container of a migration, and return the answer.
 
-    The other host needs only python3. Raises ConnectionError if nobody holds the container there,
-    and TransportError.
+    `note` takes lines of the agent for people. Raises AgentGone, AgentFailed, ProtocolError, or
+    TransportError.
     """
-    said = b""
-    process = connection.run(control.ask_command(control.control_path(migration_id), word))
+    agent = AgentClient(connection, note)
     try:
-        process.patience(SILENCE_S)
-        while (piece := process.read(MAX_OUTPUT)) and len(said) < MAX_OUTPUT:
-            said += piece
-        if not said:
-            errors = process.read_errors(MAX_OUTPUT).decode(errors="replace").strip()
-            raise ConnectionError(errors or "it says nothing")
+        request = protocol.Recover(migration_id=migration_id, word=word)
+        answer = agent.request(request, timeout_s=ANSWER_S)
+        return Reply(outcome=Outcome(answer.outcome), text=answer.text)
     finally:
-        process.close()
-    return control.reply_in(said)
+        agent.close()

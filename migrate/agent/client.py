@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import logging
+import threading
 import time
 from collections.abc import Callable, Generator, Sequence
+from functools import partial
 from typing import TypeVar, cast
 
 from checkpoint.host.worker import Worker
@@ -30,6 +32,7 @@ class AgentClient:
     """An agent that runs on the target, started over `connection`.
 
     `log` takes the agent's lines for people, and those on its standard error once it has answered.
+    The connection must take each frame within `send_s` seconds; None is no bound.
     `traces_of` is the target's name in records of the agent's own log, if Hello asks for them.
     Raises AgentGone if the agent could not be sent.
     """
@@ -40,8 +43,9 @@ class AgentClient:
         log: Callable[[str], None],
         *,
         traces_of: str | None = None,
+        send_s: float | None = None,
     ) -> None:
-        self.traces_of = traces_of
+        self.traces_of, self._send_s = traces_of, send_s
         self._process: Process = connection.run(zipapp.command())
         self._frames = FrameStream(self._process)
         self._log = log
@@ -50,11 +54,25 @@ class AgentClient:
         self._unanswered = self._asked_ns = 0
         #: The classes of answers that may still come, although another frame was taken for them.
         self._doubted: set[type[Answer]] = set()
+        self._closed = threading.Event()
+        #: The agent has not answered, or taken a frame, in time. It may hang, and is asked no more.
+        self._silent = False
         self._drain = Worker("agent stderr", self._read_errors)
         try:
             self._process.write(zipapp.pack())
         except StreamError as error:
             raise self._gone(str(error)) from error
+
+    def keep_beating(self, interval_s: float) -> None:
+        """Send a Beat whenever nothing was sent for `interval_s` seconds, until `close`."""
+        Worker("heartbeat", partial(self._beat, interval_s))
+
+    def _beat(self, interval_s: float) -> None:
+        sent_bytes = 0
+        while not self._closed.wait(interval_s):
+            if self.sent_bytes == sent_bytes:
+                self._frames.send(protocol.encode(protocol.Beat()))
+            sent_bytes = self.sent_bytes
 
     def request(
         self,
@@ -92,6 +110,8 @@ class AgentClient:
         Raises AgentGone if the request was not sent to its end: the agent then does not obey it.
         Raises FrameInvalid if the request is too large: then nothing was sent.
         """
+        if self._silent:
+            raise self._gone("it did not answer an earlier request in time")
         self.stream(message, parts)
         self._unanswered += 1
         self._asked_ns = time.monotonic_ns()
@@ -112,6 +132,7 @@ class AgentClient:
         try:
             answer = self._next_answer(message.answer, deadline)
         except StreamError as error:
+            self._silent = deadline is not None and time.monotonic() >= deadline
             raise self._gone(str(error)) from error
         finally:
             self._process.patience(None)
@@ -181,12 +202,16 @@ class AgentClient:
         Raises FrameInvalid if the command is too large: then nothing was sent. Raises AgentGone
         if the channel has ended.
         """
+        self._process.patience(self._send_s)
         try:
             self._frames.send(protocol.encode(message), parts)
         except FrameInvalid:
             raise
         except StreamError as error:
+            self._silent = True
             raise self._gone(str(error)) from error
+        finally:
+            self._process.patience(None)
 
     @property
     def sent_bytes(self) -> int:
@@ -211,6 +236,7 @@ class AgentClient:
 
     def close(self) -> None:
         """Close the channel; an agent that holds no container then cleans up and ends."""
+        self._closed.set()
         self._frames.close()
 
     def _read_errors(self) -> None:
@@ -224,7 +250,8 @@ class AgentClient:
                     self._log(f"agent: {line}")
 
     def _gone(self, reason: str) -> AgentGone:
-        self._drain.wait(1.0)
+        # An agent that ends says why. One that only hangs says nothing, and nobody waits for that.
+        self._drain.wait(0 if self._silent else 1.0)
         status = self._process.wait() if self._process.ended() else None
         return AgentGone(reason, self._said[-1] if self._said else "", status)
 

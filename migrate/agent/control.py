@@ -18,11 +18,11 @@ from typing import Protocol
 from checkpoint.errors import reason
 from checkpoint.host.paths import RUN
 from checkpoint.host.ready import ready
-from migrate.agent import programs
 
 SUFFIX = ".control"
-GO, ABORT, STATUS = "go", "abort", "status"
-GO_FENCED = "go --source-is-dead"
+#: The words. GO and ABORT_PROVED come from the source, which has seen that its container is dead or
+#: that it lives, or from an operator who knows that. ABORT is an operator's who does not.
+GO, ABORT_PROVED, ABORT, STATUS = "go", "abort --source-lives", "abort", "status"
 MAX_ANSWER = 1 << 14
 #: The limit to an agent's answer; GO and ABORT take as long as the engine does.
 ANSWER_S = 120.0
@@ -31,11 +31,12 @@ MAX_TEXT = 1000
 
 
 class Outcome(enum.Enum):
-    """The outcome of a request at the control socket."""
+    """What came of a word to whatever holds a container. NOBODY: nobody does, nor has run it."""
 
     OK = "ok"
     REFUSED = "refused"
     FAILED = "failed"
+    NOBODY = "nobody"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -113,8 +114,8 @@ class ControlSocket:
     def answer(self, held: Held, *, link_alive: bool) -> bool:
         """Take one word from a peer and obey it. Return whether the hold has ended.
 
-        If `link_alive`, the coordinator is still connected: then only STATUS and GO_FENCED are
-        obeyed. A peer that sends nothing within 5 s is left without an answer.
+        If `link_alive`, the coordinator is still connected: then ABORT is refused. A peer that
+        sends nothing within 5 s is left without an answer.
         """
         peer, _ = self._listener.accept()
         with peer:
@@ -132,17 +133,16 @@ def _obey(held: Held, word: str, link_alive: bool) -> Reply:
         if word == STATUS:
             link = "the coordinator is still connected" if link_alive else "the coordinator is gone"
             return Reply(outcome=Outcome.OK, text=f"{held.describe()}; {link}")
-        if link_alive and word != GO_FENCED:
+        if link_alive and word == ABORT:
             return Reply(
                 outcome=Outcome.REFUSED,
                 text="the container is held, and the coordinator is still connected and decides;"
-                " end the coordinator, or say --go --source-is-dead if the container on the source"
-                " is dead",
+                " end the coordinator first",
             )
-        if word in (GO, GO_FENCED):
+        if word == GO:
             held.go()
             return Reply(outcome=Outcome.OK, text=f"the container runs on {platform.node()}")
-        if word == ABORT:
+        if word in (ABORT, ABORT_PROVED):
             held.abort()
             return Reply(outcome=Outcome.OK, text=f"the container was dropped on {platform.node()}")
     except Exception as error:  # noqa: BLE001  (reported; the agent must live to be asked again)
@@ -172,11 +172,3 @@ def reply_in(data: bytes) -> Reply:
         return Reply.decode(data)
     except (ValueError, RecursionError) as error:
         raise ConnectionError("the agent ended before it answered") from error
-
-
-def ask_command(path: Path, word: str) -> str:
-    """Return the command, for another host's login shell, that does there what `ask` does here.
-
-    It prints the reply, or fails with what is wrong on its standard error (ask.py).
-    """
-    return programs.command("ask", str(path), word, str(ANSWER_S), str(MAX_ANSWER))

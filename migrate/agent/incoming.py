@@ -32,7 +32,7 @@ from migrate.agent.state import REVERSIBLE, State, check_transition
 from migrate.agent.successor import hand_over, succeed
 from migrate.files.tree_door import TreeDoor, socket_path
 from migrate.host_facts import collect
-from migrate.journal.book import MigrationJournal, now_ms
+from migrate.journal.book import MigrationJournal, now_ms, process_record
 from migrate.journal.records import TARGET, Begun
 from migrate.leftovers import INCOMING_IMAGES, sweep
 from migrate.limits import Limits
@@ -206,13 +206,13 @@ class Incoming:
 
     def _prepare(self, request: protocol.Prepare) -> Answer:
         assert self._arrival is not None
-        self._journal = MigrationJournal(self._begun())
         received = Received(
             self._id, request, self._trees, self._tidy, self._log, batch_s=self._limits.batch_s
         )
         # Now: a fork would take long in the freeze.
         keeper = Keeper(received.directory, succeed)
         self._undo.callback(keeper.release)
+        self._journal = MigrationJournal(self._begun(keeper))
         trees = self._arrival.prepare(bytes(request.payload), shared=request.shared)
         network = TargetNetwork(request.network, self._undo, self._tidy, self._log)
         self._prepared = Prepared(
@@ -368,7 +368,7 @@ class Incoming:
                 self._journal.close()
                 self._journal = None
 
-    def _begun(self) -> Begun:
+    def _begun(self, keeper: Keeper) -> Begun:
         return Begun(
             at_ms=now_ms(),
             boot_id=proc.boot_id(),
@@ -378,6 +378,8 @@ class Incoming:
             container_name=self._container_name,
             source=self._hello.source,
             target=platform.node(),
+            process=process_record(os.getpid()),
+            stand_by=process_record(keeper.pid),
         )
 
 

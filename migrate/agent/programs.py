@@ -1,7 +1,6 @@
 """The lone programs beside this module that are sent to the target as text, and run there.
 
-They are bootstrap.py, which receives the agent, plug.py, which attaches a channel to the agent, and
-ask.py, which asks an agent that holds a container.
+They are bootstrap.py, which receives the agent, and plug.py, which attaches a channel to the agent.
 """
 
 from __future__ import annotations

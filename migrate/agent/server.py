@@ -19,6 +19,7 @@ from checkpoint.schema import harmless
 from migrate import logs
 from migrate.agent.control import ControlSocket
 from migrate.agent.incoming import Incoming
+from migrate.agent.recover import recover
 from migrate.agent.state import State, check_command
 from migrate.decisions import causes
 from migrate.limits import Limits
@@ -86,7 +87,7 @@ class Server:
         except Exception as error:  # noqa: BLE001  (the coordinator must hear of it, and undo)
             self._failure = error
             self._send(request, _failed(error))
-        return not isinstance(request, protocol.Finish | protocol.Abort)
+        return not isinstance(request, protocol.Finish | protocol.Abort | protocol.Recover)
 
     def _refuse(self, request: Command, error: protocol.ProtocolError) -> bool:
         """Answer a command that came out of order, and change nothing.
@@ -120,8 +121,12 @@ class Server:
                 self._stream.send(protocol.encode(trace))
 
     def _handle(self, request: Command) -> Iterable[Answer]:
+        if isinstance(request, protocol.Beat):
+            return [protocol.Done()]
         if isinstance(request, protocol.Logs):
             return [self._logs()]
+        if isinstance(request, protocol.Recover):
+            return [recover(request, self._log)]
         # After a failure nothing is obeyed but Abort and Go. Go comes when the source's container
         # is dead already: the restored one must run.
         if self._failure is not None and not isinstance(request, protocol.Abort | protocol.Go):
@@ -154,12 +159,15 @@ class Server:
     def _wait_for_word(self, incoming: Incoming) -> None:
         """Wait, with the container held, for the coordinator's next command or for an operator.
 
-        Returns when the channel can be read, or when an operator at the control socket has ended
-        the hold.
+        Returns when the channel can be read, when the coordinator is silent for too long (a read
+        then fails), or when an operator at the control socket has ended the hold.
         """
         with ControlSocket(incoming.control_path) as control:
             while True:
-                if self._channel.reader in ready(self._channel.reader, control.fileno()):
+                waiting = ready(
+                    self._channel.reader, control.fileno(), timeout_s=self._limits.silence_s
+                )
+                if not waiting or self._channel.reader in waiting:
                     return
                 if control.answer(incoming, link_alive=True):
                     return
@@ -220,4 +228,5 @@ def main() -> None:
     os.dup2(2, 1)
     os.close(null)
     with logs.recorded() as recorder:
-        Server(Descriptors(reader, writer), Limits(), recorder).serve()
+        limits = Limits()
+        Server(Descriptors(reader, writer, limits.silence_s), limits, recorder).serve()

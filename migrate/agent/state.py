@@ -55,6 +55,8 @@ FILLING = frozenset({State.PREPARED, State.ARMED, State.FROZEN})
 #: The states in which each command may come.
 COMMANDS: dict[type[Command], frozenset[State]] = {
     protocol.Hello: frozenset({State.CONNECTED}),
+    protocol.Recover: frozenset({State.CONNECTED}),
+    protocol.Beat: GREETED | {State.CONNECTED},
     protocol.Ping: GREETED,
     # The coordinator asks for logs after any failure, even of Hello.
     protocol.Logs: GREETED | {State.CONNECTED},

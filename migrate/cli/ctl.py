@@ -22,7 +22,7 @@ from migrate.cli.console import Parser, open_standard_streams, put, say
 from migrate.cli.exit_codes import CODES, CTL_CODES, exit_code
 from migrate.decisions import causes, recovery
 from migrate.decisions.state import State
-from migrate.errors import BadRequest, Defect, MigrateError, NotRoot
+from migrate.errors import AgentGone, BadRequest, Defect, MigrateError, NotRoot
 from migrate.journal import book, cut_off
 from migrate.journal.book import Listed
 from migrate.journal.records import SOURCE, Ended, encode
@@ -90,7 +90,7 @@ def _recover(arguments: argparse.Namespace) -> int:
     word, objection = control.STATUS, None
     if arguments.go:
         # The source's death is proved by its journal and its processes, or is the operator's word.
-        word = control.GO_FENCED
+        word = control.GO
         objection = recovery.objection_to_go(seen, said_dead=arguments.source_is_dead)
     elif arguments.abort:
         word, objection = control.ABORT, recovery.objection_to_abort(seen)
@@ -169,8 +169,8 @@ def ask_on(host: str, migration_id: str, word: str) -> control.Reply:
         raise BadRequest(str(error), "see 'migratectl recover --help'") from error
     try:
         with by_ssh(destination) as connection:
-            return asking.ask(connection, migration_id, word)
-    except TransportError as error:
+            return asking.ask(connection, migration_id, word, say)
+    except (TransportError, AgentGone) as error:
         raise causes.refused(error, host) from error
 
 

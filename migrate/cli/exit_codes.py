@@ -37,6 +37,7 @@ CODES: dict[type[errors.MigrateError], int] = {
     errors.CannotTrack: 53,
     errors.ContainerEnded: 54,
     errors.MemoryDiffers: 55,
+    errors.FrozenTooLong: 56,
     errors.Undecided: 60,
     errors.ResumeFailed: 63,
     errors.Defect: 70,

@@ -133,6 +133,7 @@ def options_of(arguments: argparse.Namespace, limits: Limits) -> Options:
         mode=Mode(arguments.mode),
         policy=Policy(
             max_downtime_ms=arguments.max_downtime,
+            max_frozen_s=arguments.max_frozen,
             max_rounds=arguments.max_rounds,
             timeout_s=arguments.max_precopy_time,
             on_no_converge=OnNoConverge(arguments.on_no_converge),
@@ -226,6 +227,13 @@ def _add_precopy_options(parser: argparse._ArgumentGroup) -> None:
         type=count,
         default=Policy.max_downtime_ms,
         help="longest freeze allowed, as predicted before it begins (default %(default)s)",
+    )
+    parser.add_argument(
+        "--max-frozen",
+        metavar="SECONDS",
+        type=count,
+        help="longest freeze in fact: after it the container runs on here, whatever hangs"
+        " (default: ten times what was predicted, at least 5)",
     )
     parser.add_argument(
         "--on-no-converge",

@@ -25,6 +25,8 @@ FLOOR_US_PER_GIB = 45_000
 #: The speed of the link that is assumed until a round of at least TELLING_BYTES has measured it.
 SPEED_BYTES_PER_S = 100e6
 TELLING_BYTES = 4 << 20
+#: The bound of the freeze, unless the user sets one: so many times what was predicted.
+FROZEN_MARGIN, LEAST_FROZEN_S = 10, 5.0
 
 
 class OnNoConverge(enum.Enum):
@@ -37,12 +39,22 @@ class OnNoConverge(enum.Enum):
 
 @dataclass(frozen=True, kw_only=True)
 class Policy:
-    """The limits that the user sets. `timeout_s` bounds the rounds, not the migration."""
+    """The limits that the user sets. `timeout_s` bounds the rounds, not the migration.
+
+    `max_frozen_s` bounds the freeze as it is, whatever was predicted.
+    """
 
     max_downtime_ms: int = 300
+    max_frozen_s: int | None = None
     max_rounds: int = 30
     timeout_s: int = 300
     on_no_converge: OnNoConverge = OnNoConverge.FREEZE
+
+    def frozen_limit_s(self, predicted_us: int) -> float:
+        """Return the bound of a freeze that was predicted to take so long."""
+        if self.max_frozen_s is not None:
+            return self.max_frozen_s
+        return max(LEAST_FROZEN_S, FROZEN_MARGIN * predicted_us / 1e6)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -142,6 +154,12 @@ def predict_us(history: History) -> tuple[int, int]:
         left = min(history.memory_bytes, last.bytes * last.length_us / max(1, rounds[-2].length_us))
     floor_us = FLOOR_US + FLOOR_US_PER_GIB * history.memory_bytes / (1 << 30)
     return int(floor_us), int(left / _speed(rounds) * 1e6)
+
+
+def predict_stop_copy_us(memory_bytes: int) -> int:
+    """Predict the length of a freeze in which all memory is sent, in us."""
+    floor_us = FLOOR_US + FLOOR_US_PER_GIB * memory_bytes / (1 << 30)
+    return int(floor_us + memory_bytes / SPEED_BYTES_PER_S * 1e6)
 
 
 def _speed(rounds: Sequence[Round]) -> float:

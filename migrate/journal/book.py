@@ -15,12 +15,22 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from checkpoint.errors import DataInvalid, reason
-from checkpoint.host import journal, paths
+from checkpoint.host import journal, paths, processes
 from checkpoint.host.journal import Journal
 from checkpoint.host.ownership import private_directory
 from checkpoint.undo import Made
 from migrate.journal.account import Account, account
-from migrate.journal.records import SOURCE, TARGET, Begun, Ended, Entered, Entry, MadeThing, encode
+from migrate.journal.records import (
+    SOURCE,
+    TARGET,
+    Begun,
+    Ended,
+    Entered,
+    Entry,
+    MadeThing,
+    ProcessRecord,
+    encode,
+)
 
 log = logging.getLogger(__name__)
 DIRECTORY = paths.STATE / "journal"
@@ -94,9 +104,13 @@ class MigrationJournal:
         container's processes as well, and the boot's id in the journal tells that it came.
         """
         try:
-            self._append(Entered(at_ms=now_ms(), state=state))
+            self.must_enter(state)
         except OSError as error:
             log.warning("the journal lacks %r: %s", state, reason(error))
+
+    def must_enter(self, state: str) -> None:
+        """Enter a state as `entered` does. Raises OSError."""
+        self._append(Entered(at_ms=now_ms(), state=state))
 
     def made(self, thing: Made, passing: bool = False) -> None:
         """Enter a thing that this host has just made (MadeThing). Raises OSError."""
@@ -126,6 +140,11 @@ def now_ms() -> int:
     return time.time_ns() // 1_000_000
 
 
+def process_record(pid: int) -> ProcessRecord:
+    """Return the record of a process of this host. Raises OSError and ProcError."""
+    return ProcessRecord(pid, processes.start_ticks(pid))
+
+
 def listed() -> list[Listed]:
     """Return the journals of this host, those that began last at the end.
 
@@ -140,6 +159,12 @@ def listed() -> list[Listed]:
             except DataInvalid as error:
                 log.warning("%s is no journal: %s", path, error)
     return sorted(found, key=lambda each: each.account.begun.at_ms)
+
+
+def find(migration_id: str, side: str) -> Listed | None:
+    """Return this host's journal of a migration, if it can be read. Raises OSError."""
+    path = _path(migration_id, side)
+    return next((each for each in listed() if each.path == path), None)
 
 
 def prune() -> None:

@@ -19,6 +19,7 @@ from checkpoint.network import guard, netns
 from checkpoint.undo import Made, read
 from migrate.agent import state as incoming
 from migrate.decisions.state import State
+from migrate.decisions.takeover import Life
 from migrate.journal import book
 from migrate.journal.account import CUT_OFF, HARMLESS, Account, copy_held, end_of_cut_off
 from migrate.journal.records import SOURCE, Begun, Ended, encode
@@ -70,19 +71,21 @@ def _finish(cut_off: book.Listed, tell: Callable[[str], None]) -> None:
             journal.append(encode(end))
 
 
-def lives(begun: Begun) -> bool:
-    """Return whether the container's init, on the source, lives and was not sent SIGKILL.
-
-    Raises OSError and ProcError.
-    """
+def life(begun: Begun) -> Life:
+    """Return how the container's init on the source is. Raises OSError and ProcError."""
     if begun.init is None or begun.boot_id != proc.boot_id():
-        return False
+        return Life.DEAD
     pid, started = begun.init
     with contextlib.suppress(FileNotFoundError, ProcessLookupError):
-        if processes.start_ticks(pid) == started:
+        if processes.start_ticks(pid) == started and not processes.has_ended(pid):
             waiting = proc.pending_signals(proc.read(pid, "status"))
-            return not processes.has_ended(pid) and not waiting >> (signal.SIGKILL - 1) & 1
-    return False
+            return Life.DYING if waiting >> (signal.SIGKILL - 1) & 1 else Life.LIVES
+    return Life.DEAD
+
+
+def lives(begun: Begun) -> bool:
+    """Return whether the container's init lives and was not sent SIGKILL. Raises as `life` does."""
+    return life(begun) is Life.LIVES
 
 
 def settle(found: Account) -> list[str]:

@@ -29,8 +29,8 @@ Side = Annotated[str, Pattern("source|target")]
 SOURCE, TARGET = "source", "target"
 
 
-class InitProcess(NamedTuple):
-    """The init of a container: its pid on the host, and when it was started.
+class ProcessRecord(NamedTuple):
+    """A process of the host that has the journal: its pid, and when it was started.
 
     `start_ticks` is field 22 of proc_pid_stat(5). Together with the boot's id, the two numbers name
     one process for ever.
@@ -46,7 +46,9 @@ class Begun:
 
     `source` and `target` are names of the hosts. `destination` is the target as the user wrote it
     on the source, from where it is reached by SSH. `container_id` is the engine's. `init` is the
-    container's init on the source. A target's journal has none of the last three.
+    container's init on the source. A target's journal has none of these three. `process` carries
+    out this host's half, and `stand_by` goes on if that is killed: coordinator and guardian, or
+    agent and keeper.
     """
 
     at_ms: UnixMs
@@ -59,7 +61,9 @@ class Begun:
     target: Text
     destination: Annotated[str, Harmless(1024)] | None = None
     container_id: ContainerName | None = None
-    init: InitProcess | None = None
+    init: ProcessRecord | None = None
+    process: ProcessRecord | None = None
+    stand_by: ProcessRecord | None = None
 
     def check(self) -> None:
         """Raise DataInvalid for a source's journal that does not name the container."""

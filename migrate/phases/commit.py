@@ -16,6 +16,7 @@ from migrate.agent import control
 from migrate.decisions import causes
 from migrate.decisions.state import State
 from migrate.errors import AgentFailed, AgentGone, MigrateError, ResumeFailed, Undecided
+from migrate.guardian.handle import in_ns
 from migrate.migration import Migration
 from migrate.network.source import SourceFrames
 from migrate.phases.arm import Armed
@@ -25,12 +26,16 @@ from migrate.wire import protocol
 from migrate.wire.values import LateFrame
 
 
-def pause_monitor(migration: Migration) -> None:
-    """Keep the source's engine from reacting to the container's death (podman: stop its conmon).
+def arm_kill(migration: Migration) -> None:
+    """Make ready for the kill; the migration's state is KILLING then. A roll-back undoes this.
 
-    This is the last step that is undone by a roll-back. Raises what the engine raises.
+    The source's engine is kept from reacting to the container's death (podman: its conmon is
+    stopped). The guardian gets what it needs from the kill on, and the journal has the kill before
+    it comes. Raises what the engine raises, ConversationLost, and OSError.
     """
     migration.source.engine.pause_monitor(migration.source.container, migration.undo)
+    migration.guardian.killing(migration.dump.conversation)
+    migration.advance(State.KILLING)
 
 
 def kill_source(migration: Migration) -> None:
@@ -40,7 +45,6 @@ def kill_source(migration: Migration) -> None:
     If it raises anything else, the source may have been killed, too: `stranded` ends the migration
     then.
     """
-    migration.advance(State.KILLING)
     killed_ns = time.monotonic_ns()
     try:
         migration.source.init.kill()
@@ -73,6 +77,7 @@ def resume_target(migration: Migration, armed: Armed) -> bool:
         _tell_successor(migration, error)
         by_agent = False
     migration.advance(State.RESUMED)
+    migration.guardian.freed()
     with _optional(migration, "the resume could not be entered into the report"):
         migration.awake.close()
         _settle(migration, answer)
@@ -86,7 +91,7 @@ def _tell_successor(migration: Migration, undecided: Undecided) -> None:
     """
     reply: control.Reply | None = None
     with _optional(migration, f"GO could not be said to {migration.target.hostname} once more"):
-        reply = tell(migration, control.GO_FENCED)
+        reply = tell(migration, control.GO)
     if reply is None:
         raise undecided
     if reply.outcome is not control.Outcome.OK:
@@ -128,10 +133,17 @@ def _go(migration: Migration, kept: SourceFrames) -> protocol.Resumed | None:
     resume the container.
     """
     go = _say_go(migration, kept)
+    limits = migration.options.limits
+    left_s = max(limits.least_go_s, (migration.guardian.left_s() or 0) - limits.other_way_s)
+    # The target has its GO: this process may wait for the answer, and then try another way.
+    migration.guardian.expect(in_ns(left_s + limits.go_s))
     try:
-        return migration.target.agent.answer(go, timeout_s=migration.options.limits.go_s)
+        return migration.target.agent.answer(go, timeout_s=left_s)
     except AgentFailed as error:
         raise causes.resume_failed(error, migration.target.hostname) from error
+    except AgentGone as error:
+        what = f"the target did not answer GO after the source had been stopped ({error})"
+        raise causes.marked(_undecided(migration, what), error) from error
     except Exception as error:  # noqa: BLE001  (what matters is whether it obeyed)
         _ask_again(migration, error)
         return None

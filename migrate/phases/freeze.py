@@ -10,8 +10,10 @@ from checkpoint.files.changes import written_through_mappings
 from checkpoint.host import memory, processes
 from checkpoint.host.frozen import FrozenTasks
 from checkpoint.host.wakeful import wakeful
+from migrate.decisions.convergence import predict_stop_copy_us
 from migrate.decisions.state import State
 from migrate.files.criu_images import ImageStream
+from migrate.guardian.handle import in_ns
 from migrate.memory.copying import Copying
 from migrate.migration import Migration
 from migrate.phases.arm import Armed
@@ -33,15 +35,26 @@ class Frozen:
     sent_before: int
 
 
-def freeze(migration: Migration, prepared: Prepared, pre_copied: PreCopied) -> Frozen:
+def frozen_limit_s(migration: Migration) -> float:
+    """Return the limit to the freeze, from its beginning until the container runs, in seconds."""
+    times, memory_bytes = migration.report.times, migration.report.sent.memory_bytes
+    predicted_us = times.predicted_downtime_us or predict_stop_copy_us(memory_bytes)
+    return migration.options.policy.frozen_limit_s(predicted_us)
+
+
+def freeze(
+    migration: Migration, prepared: Prepared, pre_copied: PreCopied, limit_s: float
+) -> Frozen:
     """Have CRIU freeze the container and dump it. At the end the migration's state is FROZEN.
 
+    If the container does not run again within `limit_s`, on either host, the guardian takes over.
     Before that, the memory for the dump is made ready, processors are kept awake, and the limits of
     bandwidth and of the container's speed are lifted.
     """
     sent_before = sent_bytes(migration, prepared)
     with contextlib.suppress(OSError):
         memory.bring_to_hand(DUMP_BYTES + migration.report.sent.memory_bytes // DUMP_SHARE)
+    migration.guardian.expect(in_ns(limit_s), migration.dump.conversation)
     migration.awake.enter_context(wakeful())
     migration.target.agent.stream(protocol.Freezing())
     migration.limit.lift()

@@ -19,9 +19,11 @@ from migrate.decisions import causes
 from migrate.decisions.compatibility import Facts, room
 from migrate.decisions.write_tracking import choose
 from migrate.errors import AgentFailed, AgentGone, MigrateError, MissingOnHost, NameTaken, Side
-from migrate.journal.book import MigrationJournal, now_ms
-from migrate.journal.records import SOURCE, Begun, InitProcess
+from migrate.guardian.handle import Guardian
+from migrate.journal.book import MigrationJournal, now_ms, process_record
+from migrate.journal.records import SOURCE, Begun, ProcessRecord
 from migrate.leftovers import sweep
+from migrate.limits import Limits
 from migrate.migration import Migration, Source, Target
 from migrate.network.source import SourceNetwork
 from migrate.observer import Observer
@@ -36,6 +38,8 @@ from transport.throttle import RateLimit
 
 #: The exit status of a POSIX shell that does not find the program.
 COMMAND_NOT_FOUND = 127
+#: A Beat comes so many times in the silence that the target bears.
+BEATS = 6
 
 
 #: A function that makes the connection to a target for the length of a block. Raises ConnectError.
@@ -72,7 +76,7 @@ def _plan(
     report = progress.report
     if os.geteuid() == 0:  # another user is refused below
         sweep(progress.note)  # first: a killed migration may have changed this container
-    engine, container = stack.enter_context(_taken(options.engine, report))
+    engine, container, locks = stack.enter_context(_taken(options.engine, report))
     facts = preflight.check_source(engine, report.container)
     report.source, report.versions["source"] = facts.hostname, asdict(facts)
     pids = processes.tree_of(container.pid)
@@ -80,9 +84,11 @@ def _plan(
     use = memory.use_of(partial(processes.tree_of, container.pid))
     report.sent.memory_bytes = use.resident_bytes
 
+    guardian = stack.enter_context(Guardian(report.migration_id, source, locks, connect))
     connection = stack.enter_context(connect())
     hello = _hello(report, engine, container, options)
-    agent, there = _greet(connection, report, hello, progress.note)
+    agent, there = _greet(connection, report, hello, progress.note, options.limits)
+    agent.keep_beating(options.limits.silence_s / BEATS)
     stack.callback(agent.close)
     report.target, report.versions["target"] = there.hostname, asdict(there)
     with _dismissed_when_refused(agent, options.limits.abort_s):
@@ -97,7 +103,8 @@ def _plan(
         one_cgroup=in_one_cgroup(container.pid, pids),
         network_namespace=container.network_namespace,
     )
-    journal = stack.enter_context(_journal(report, source, connection.destination))
+    journal = stack.enter_context(_journal(report, source, connection.destination, guardian))
+    guardian.begin(journal)
     return Migration(
         migration_id=report.migration_id,
         options=options,
@@ -109,11 +116,14 @@ def _plan(
         dump=stack.enter_context(contextlib.closing(DumpRole(edits))),
         progress=progress,
         journal=journal,
+        guardian=guardian,
         undo=Undo(journal.made),
     )
 
 
-def _journal(report: Report, source: Source, destination: Destination) -> MigrationJournal:
+def _journal(
+    report: Report, source: Source, destination: Destination, guardian: Guardian
+) -> MigrationJournal:
     """Begin the source's journal of the migration. Raises OSError."""
     return MigrationJournal(
         Begun(
@@ -127,7 +137,9 @@ def _journal(report: Report, source: Source, destination: Destination) -> Migrat
             target=report.target,
             destination=str(destination),
             container_id=source.container.id,
-            init=InitProcess(*source.init.identity),
+            init=ProcessRecord(*source.init.identity),
+            process=process_record(os.getpid()),
+            stand_by=process_record(guardian.pid),
         )
     )
 
@@ -179,12 +191,12 @@ def _target(
 
 
 @contextlib.contextmanager
-def _taken(engine: str | None, report: Report) -> Iterator[tuple[Engine, Container]]:
+def _taken(engine: str | None, report: Report) -> Iterator[tuple[Engine, Container, list[int]]]:
     """Find the container and its engine, and lock the container on the source for the block.
 
-    The locks are of the container's name and of its init. Raises Refused, also if the engine is not
-    installed; ContainerLocked, ContainerNotRunning or ContainerNotFound; and what `inspect` of the
-    engine raises besides.
+    Yields the descriptors of the locks, too. The locks are of the container's name and of its init.
+    Raises Refused, also if the engine is not installed; ContainerLocked, ContainerNotRunning or
+    ContainerNotFound; and what `inspect` of the engine raises besides.
     """
     found = preflight.choose_engine(engine, report.container)
     try:
@@ -195,8 +207,8 @@ def _taken(engine: str | None, report: Report) -> Iterator[tuple[Engine, Contain
     keys = [lock.name_key(found.name, container.name), lock.process_key(container.pid)]
     with lock.locked(
         keys, lock.holder_text(f"migration {report.migration_id}", report.source, report.target)
-    ):
-        yield found, container
+    ) as locks:
+        yield found, container, locks
 
 
 def _hello(
@@ -217,6 +229,7 @@ def _greet(
     report: Report,
     hello: protocol.Hello,
     note: Callable[[str], None],
+    limits: Limits,
 ) -> tuple[AgentClient, Facts]:
     """Start the agent, and have it lock the container on the target.
 
@@ -226,8 +239,8 @@ def _greet(
     """
     traces_of = report.target if hello.traces else None
     try:
-        agent = AgentClient(connection, note, traces_of=traces_of)
-        return agent, agent.request(hello).facts
+        agent = AgentClient(connection, note, traces_of=traces_of, send_s=limits.send_s)
+        return agent, agent.request(hello, timeout_s=limits.hello_s).facts
     except AgentFailed as error:
         # The lock is this migration's own: the target is the source.
         if error.kind == ContainerLocked.__name__ and report.migration_id in error.text:

@@ -12,13 +12,24 @@ from checkpoint.host import processes
 from migrate.agent import control
 from migrate.decisions import causes
 from migrate.decisions.state import State
-from migrate.errors import CannotTrack, ContainerEnded, Interrupted, MigrateError, NotConverging
+from migrate.errors import (
+    CannotTrack,
+    ContainerEnded,
+    Interrupted,
+    MigrateError,
+    NotConverging,
+)
 from migrate.migration import Migration
 from migrate.phases.evidence import keep_logs
 from migrate.phases.without_agent import tell
 from migrate.wire import protocol
 
 LOOK_AGAIN_S = 0.01
+#: What the target says if it holds no copy of the container any more.
+DROPPED = (control.Outcome.OK, control.Outcome.NOBODY)
+#: How long CRIU may take to thaw the container when the freeze's time is over: less than GRACE_S of
+#: the guardian, which ends this process after that.
+THAW_S = 0.2
 #: Errors by which a choice of the user ends a migration: no logs are kept for them.
 WANTED = (Interrupted, NotConverging, CannotTrack)
 
@@ -47,15 +58,16 @@ def roll_back(migration: Migration, *, failed: bool) -> list[str]:
     migration.advance(State.ROLLING_BACK)
     thawed_by_criu = migration.dump.criu_lives()
     migration.dump.refuse()  # makes CRIU thaw the container and unlock its connections
-    if not migration.dump.end(migration.options.limits.end_s):
+    if not migration.dump.end(_end_limit_s(migration)):
         left.append("CRIU did not end, and was killed")
         thawed_by_criu = False
+    if not thawed_by_criu:
+        left += _unlock(migration)
+    migration.guardian.freed()
     with _noted(left, "not undone on the source"):
         migration.undo.close()
     with _noted(left, "not undone on the source"):
         migration.awake.close()
-    if not thawed_by_criu:
-        left += _unlock(migration)
     if failed:
         keep_logs(migration)
     left += _abort(migration, may_be_held=may_be_held)
@@ -65,6 +77,12 @@ def roll_back(migration: Migration, *, failed: bool) -> list[str]:
         migration.note(line)
     migration.advance(State.ROLLED_BACK)
     return left
+
+
+def _end_limit_s(migration: Migration) -> float:
+    """Return how long CRIU may take to thaw the container and to end, until it is killed."""
+    left_s = migration.guardian.left_s()
+    return migration.options.limits.end_s if left_s is None else max(THAW_S, left_s)
 
 
 @contextlib.contextmanager
@@ -89,10 +107,10 @@ def _abort(migration: Migration, *, may_be_held: bool) -> list[str]:
     try:
         migration.target.agent.request(protocol.Abort(), timeout_s=migration.options.limits.abort_s)
     except Exception as error:  # noqa: BLE001  (as in _noted)
+        reply = tell(migration, control.ABORT_PROVED)
+        if reply is not None and reply.outcome in DROPPED:
+            return []
         if may_be_held:
-            reply = tell(migration, control.ABORT)
-            if reply is not None and reply.outcome is control.Outcome.OK:
-                return []
             return [
                 f"{host} did not confirm that it dropped what it may have restored ({error}): "
                 f"'migratectl recover {migration.migration_id} --abort "

@@ -7,22 +7,21 @@ from __future__ import annotations
 
 import contextlib
 
-from migrate.agent import asking, control
+from migrate.agent import asking
+from migrate.agent.control import Reply
+from migrate.errors import AgentGone
 from migrate.migration import Migration
 from transport.errors import TransportError
 
 
-def tell(migration: Migration, word: str) -> control.Reply | None:
+def tell(migration: Migration, word: str) -> Reply | None:
     """Send a word of control.py to what holds the container on the target, and return the reply.
 
-    The connection that is there is tried first, then a new one. Returns None if nobody holds the
-    container there, or if the target cannot be reached.
+    The connection that is there is tried first, then a new one. Returns None if the target cannot
+    be reached.
     """
     ways = (lambda: contextlib.nullcontext(migration.target.connection), migration.target.reconnect)
     for way in ways:
-        with contextlib.suppress(TransportError), way() as connection:
-            try:
-                return asking.ask(connection, migration.migration_id, word)
-            except OSError:  # the target was reached, and nobody holds the container
-                return None
+        with contextlib.suppress(TransportError, AgentGone), way() as connection:
+            return asking.ask(connection, migration.migration_id, word, migration.note)
     return None

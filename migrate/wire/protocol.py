@@ -71,7 +71,7 @@ __all__ = [
     "payload_of",
 ]
 
-PROTOCOL_VERSION = 4
+PROTOCOL_VERSION = 5
 
 
 class Failed(Answer):
@@ -358,6 +358,10 @@ class PageMap(Streamed):
     extents: tuple[MapExtent, ...]
 
 
+class Beat(Streamed):
+    """The sign that the coordinator lives. Without any frame for a while it counts as gone."""
+
+
 # --- the switch-over ----------------------------------------------------------------------------
 
 
@@ -440,3 +444,27 @@ class Finished(Answer):
 
 class Finish(Request[Finished]):
     """The last request: fill in all memory, remove what only the migration needed, and end."""
+
+
+# --- for a migration whose agent cannot be asked ------------------------------------------------
+
+
+class Recovered(Answer):
+    """The answer to Recover: the last state of the target's half, and what came of the word.
+
+    `state` is None if the target has no journal of the migration. `outcome` is one of control.py's.
+    """
+
+    state: Annotated[str, Pattern(r"[a-z ]{1,40}")] | None
+    outcome: Annotated[str, Pattern(r"ok|refused|failed|nobody")]
+    text: Text
+
+
+class Recover(Request[Recovered]):
+    """A word to whatever holds the container of a migration there: the only request of its agent.
+
+    The word is one of control.py's.
+    """
+
+    migration_id: MigrationId
+    word: Annotated[str, Pattern(r"[a-z -]{1,40}")]

@@ -1,8 +1,9 @@
 """Run `migrate redis beta` on alpha, and have something happen when it has reached a state.
 
-    python3 -m tests.tools.at_state ACT STATE [WORD ...]
+    python3 -m tests.tools.at_state ACT STATE [WORD ...] [-- OPTION ...]
 
-ACT names a function of ACTS, which gets the migration and the words.
+ACT names a function of ACTS, which gets the migration and the words. The options are those of
+`migrate`.
 """
 
 from __future__ import annotations
@@ -31,6 +32,17 @@ def crash(migration: Migration) -> None:
     """Print the migration's id, and kill the coordinator."""
     print(migration.migration_id, flush=True)
     os.kill(os.getpid(), signal.SIGKILL)
+
+
+def stop(migration: Migration) -> None:
+    """Print the migration's id, and stop the coordinator."""
+    print(migration.migration_id, flush=True)
+    os.kill(os.getpid(), signal.SIGSTOP)
+
+
+def stop_criu(migration: Migration) -> None:
+    """Stop the source's CRIU."""
+    os.kill(migration.dump.conversation.criu_pid, signal.SIGSTOP)
 
 
 def lose_link(migration: Migration) -> None:
@@ -106,6 +118,8 @@ ACTS: dict[str, Callable[..., None]] = {
     act.__name__: act
     for act in (
         crash,
+        stop,
+        stop_criu,
         lose_link,
         lose_host,
         kill_criu,
@@ -122,6 +136,10 @@ ACTS: dict[str, Callable[..., None]] = {
 def main() -> int:
     """Run the tool, whose states are watched, and return its exit code."""
     act, state, *words = sys.argv[1:]
+    options: list[str] = []
+    if "--" in words:
+        cut = words.index("--")
+        words, options = words[:cut], words[cut + 1 :]
     advance = Migration.advance
 
     def advance_and_act(migration: Migration, reached: State) -> None:
@@ -130,7 +148,7 @@ def main() -> int:
             ACTS[act](migration, *words)
 
     Migration.advance = advance_and_act  # type: ignore[method-assign,assignment]
-    return migrate(["redis", "beta"])
+    return migrate(["redis", "beta", *options])
 
 
 if __name__ == "__main__":

@@ -23,17 +23,12 @@ import pickle
 import signal
 import socket
 import struct
-import warnings
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-from checkpoint.host import proc
-from checkpoint.host.own_process import (
-    allow_many_descriptors,
-    keep_to_itself,
-    protect_from_oom_killer,
-)
+from checkpoint.host.own_process import fork_detached
 from checkpoint.host.ram_directory import claim, remove_ram_directory, remove_sockets
 from checkpoint.host.ready import ready
 from checkpoint.host.worker import Worker
@@ -79,25 +74,11 @@ class Keeper:
     def __init__(self, directory: Path, succeed: Successor | None = None) -> None:
         self._follows = self._ended = False
         self._socket, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-        with contextlib.ExitStack() as undo, warnings.catch_warnings():
+        stand_by = partial(_stand_by, theirs, directory, succeed)
+        with theirs, contextlib.ExitStack() as undo:
             undo.callback(self._socket.close)
-            undo.callback(theirs.close)
-            # Python warns of a fork while there are threads. The keeper needs none of them.
-            warnings.simplefilter("ignore", DeprecationWarning)
-            self.pid = os.fork()
+            self.pid = fork_detached([theirs.fileno()], stand_by)
             undo.pop_all()
-        if self.pid == 0:
-            status = 1
-            try:
-                killed = _StandBy(theirs, directory, succeed).serve()
-                # An agent that lives still needs its directory, and removes it by itself.
-                if killed:
-                    remove_ram_directory(directory)
-                    remove_sockets(directory)
-                status = 0
-            finally:
-                os._exit(status)
-        theirs.close()
         self._socket.settimeout(PATIENCE_S)
         self._pidfd = os.pidfd_open(self.pid)
 
@@ -175,6 +156,15 @@ class Keeper:
                 self._kill()
 
 
+def _stand_by(pager: socket.socket, directory: Path, succeed: Successor | None) -> None:
+    """Be the keeper process, to its end."""
+    killed = _StandBy(pager, directory, succeed).serve()
+    # An agent that lives still needs its directory, and removes it by itself.
+    if killed:
+        remove_ram_directory(directory)
+        remove_sockets(directory)
+
+
 class _StandBy:
     """The keeper process itself."""
 
@@ -184,14 +174,7 @@ class _StandBy:
         self._stored: list[int] = []
         self._store, self._spaces = PageStore(directory), AddressSpaces({})
         # The claim lasts until this process ends; the agent may end before.
-        claimed = claim(directory)
-        os.setsid()  # signals for the agent's process group are not for the keeper
-        for number in (signal.SIGHUP, signal.SIGINT, signal.SIGTERM):
-            signal.signal(number, signal.SIG_IGN)
-        _close_all_but({pager.fileno(), claimed})
-        protect_from_oom_killer()
-        allow_many_descriptors()
-        keep_to_itself()
+        claim(directory)
 
     def serve(self) -> bool:
         """Follow the pager's messages; if the pager goes without DONE, copy all missing pages.
@@ -247,17 +230,3 @@ class _StandBy:
             self._spaces.close(number)
         else:
             self._spaces.change(number, Event.unpack(message[1 + NUMBER.size :]), uffd)
-
-
-def _close_all_but(kept: set[int]) -> None:
-    """Close all inherited descriptors except `kept`; standard streams become /dev/null.
-
-    The channel to the coordinator, for one, must end when the agent ends.
-    """
-    null = os.open(os.devnull, os.O_RDWR)
-    for standard in range(3):
-        os.dup2(null, standard)
-    for fd in proc.descriptors("self"):
-        if fd > 2 and fd not in kept:
-            with contextlib.suppress(OSError):
-                os.close(fd)

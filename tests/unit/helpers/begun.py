@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from migrate.journal.records import SOURCE, TARGET, Begun, InitProcess
+from migrate.journal.records import SOURCE, TARGET, Begun, ProcessRecord
 
 ID = "0123456789ab"
 AT_MS = 1_795_000_000_000
@@ -16,7 +16,7 @@ def begun(side: str = SOURCE, **fields: Any) -> Begun:
     of_the_source = {
         "destination": "root@beta:2222",
         "container_id": "c0ffee",
-        "init": InitProcess(4242, 77),
+        "init": ProcessRecord(4242, 77),
     }
     common = {
         "at_ms": AT_MS,

@@ -8,6 +8,8 @@ from pathlib import Path
 import pytest
 
 from migrate import logs
+from migrate.phases import plan
+from tests.unit.helpers.unguarded import Unguarded
 from tests.unit.story.stage import Stage, stage
 
 
@@ -15,6 +17,11 @@ from tests.unit.story.stage import Stage, stage
 def theatre(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stage]:
     with stage(tmp_path_factory.mktemp("story")) as found:
         yield found
+
+
+@pytest.fixture(autouse=True)
+def _unguarded(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(plan, "Guardian", Unguarded)
 
 
 @pytest.fixture(autouse=True)

@@ -10,8 +10,8 @@ import pytest
 from checkpoint.errors import ConversationLost
 from migrate.agent.control import (
     ABORT,
+    ABORT_PROVED,
     GO,
-    GO_FENCED,
     MAX_ANSWER,
     MAX_TEXT,
     STATUS,
@@ -71,9 +71,9 @@ def exchange(path: Path, holder: Holder, word: str, *, link_alive: bool) -> tupl
         (STATUS, True, [], Outcome.OK, "held; the coordinator is still connected"),
         (GO, False, [GO], Outcome.OK, "the container runs on "),
         (ABORT, False, [ABORT], Outcome.OK, "was dropped on "),
-        (GO, True, [], Outcome.REFUSED, "still connected"),
         (ABORT, True, [], Outcome.REFUSED, "still connected"),
-        (GO_FENCED, True, [GO], Outcome.OK, "the container runs on "),
+        (ABORT_PROVED, True, [ABORT], Outcome.OK, "was dropped on "),
+        (GO, True, [GO], Outcome.OK, "the container runs on "),
         ("gone", False, [], Outcome.REFUSED, "'gone'"),
     ],
 )

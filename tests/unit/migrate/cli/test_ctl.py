@@ -5,9 +5,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
-import shlex
 import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -27,7 +25,7 @@ from migrate.cli.exit_codes import CODES, CTL_CODES
 from migrate.errors import NotRoot
 from migrate.journal import book
 from migrate.journal.book import MigrationJournal
-from migrate.journal.records import InitProcess
+from migrate.journal.records import ProcessRecord
 from tests.unit.helpers.begun import begun
 from tests.unit.helpers.holding import answering
 from tests.unit.helpers.obedient import Child
@@ -132,21 +130,6 @@ def test_recover_takes_no_path_for_an_id(
     assert len(said.splitlines()) == 1
 
 
-def test_the_program_that_asks_on_another_host_prints_the_reply(tmp_path: Path) -> None:
-    path = tmp_path / "control"
-    # Without `exec python3`.
-    _, _, *words = shlex.split(recover.ask_command(path, recover.STATUS))
-    argv = [sys.executable, *words]
-    with recover.ControlSocket(path) as control:
-        agent = answering(control)
-        done = subprocess.run(argv, capture_output=True, timeout=30, check=True)
-        agent.join(20)
-    assert recover.reply_in(done.stdout).text == "\U0001f600" * recover.MAX_TEXT
-    assert words[-2:] == [str(recover.ANSWER_S), str(recover.MAX_ANSWER)]
-    failed = subprocess.run(argv, capture_output=True, timeout=30, check=False)
-    assert (failed.stdout, failed.stderr) == (b"", b"No such file or directory\n")
-
-
 def test_a_docker_that_cannot_be_prepared_has_a_code_of_its_own(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -228,7 +211,7 @@ def test_a_host_that_cannot_be_reached_has_the_exit_code_of_its_error(
 
 def source_of(child: Child, state: str) -> MigrationJournal:
     """Return the journal of a coordinator here, whose container has `child` as its init."""
-    init = InitProcess(child.pid, proc.start_ticks(proc.read(child.pid, "stat")))
+    init = ProcessRecord(child.pid, proc.start_ticks(proc.read(child.pid, "stat")))
     journal = MigrationJournal(begun(boot_id=proc.boot_id(), init=init))
     journal.entered(state)
     return journal

@@ -15,7 +15,7 @@ from checkpoint.network.netns import NetworkNamespace
 from migrate.journal import book, cut_off
 from migrate.journal.account import CUT_OFF
 from migrate.journal.book import MigrationJournal
-from migrate.journal.records import SOURCE, TARGET, InitProcess
+from migrate.journal.records import SOURCE, TARGET, ProcessRecord
 from tests.unit.helpers.begun import ID, begun
 from tests.unit.helpers.obedient import Child
 
@@ -135,7 +135,7 @@ def source_killed(child: Child, state: str, *, ticks: int = 0) -> None:
     `ticks` are added to the start time of the child.
     """
     started = proc.start_ticks(proc.read(child.pid, "stat"))
-    init = InitProcess(child.pid, started + ticks)
+    init = ProcessRecord(child.pid, started + ticks)
     with MigrationJournal(begun(boot_id=proc.boot_id(), init=init)) as journal:
         journal.entered(state)
 

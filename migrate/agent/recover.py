@@ -1,0 +1,127 @@
+"""A word for a container that another agent of this host holds, or its successor.
+
+An agent that was sent for nothing else passes the word on (protocol.Recover). So the source needs
+nothing on the target but what a migration needs.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import platform
+import signal
+import time
+from collections.abc import Callable
+
+from checkpoint.errors import ProcError
+from checkpoint.host import processes
+from migrate.agent import control
+from migrate.agent.control import Outcome, Reply
+from migrate.agent.state import State
+from migrate.journal import book
+from migrate.journal.book import Listed
+from migrate.journal.records import TARGET, ProcessRecord
+from migrate.leftovers import sweep
+from migrate.wire import protocol
+
+#: How long an agent may take to say that it holds a container.
+HUNG_S = 1.0
+#: How long it may take until a successor can be asked, or until an agent has gone on.
+CHANGE_S = 5.0
+LOOK_AGAIN_S = 0.02
+RUNS = {State.RESUMED.value, State.FINISHED.value}
+
+
+def recover(request: protocol.Recover, tell: Callable[[str], None]) -> protocol.Recovered:
+    """Say a word to what holds the container of a migration on this host, and return what came.
+
+    An agent that is stopped goes on first, and one that does not answer is killed if its keeper
+    lives, which then holds the container in its place. If nobody holds the container, what a killed
+    agent has left is removed; `tell` gets lines for people about that. Raises OSError.
+    """
+    reply = _passed_on(request)
+    if reply.outcome is Outcome.NOBODY:
+        sweep(tell)
+    found = book.find(request.migration_id, TARGET)
+    return protocol.Recovered(
+        state=None if found is None else found.account.state,
+        outcome=reply.outcome.value,
+        text=reply.text,
+    )
+
+
+def _passed_on(request: protocol.Recover) -> Reply:
+    path, until = control.control_path(request.migration_id), time.monotonic() + CHANGE_S
+    while True:
+        found = book.find(request.migration_id, TARGET)
+        if (known := _known(found, request.word)) is not None:
+            return known
+        assert found is not None
+        _wake(found.account.begun.process)
+        try:
+            control.ask(path, control.STATUS, HUNG_S)
+            return control.ask(path, request.word)
+        except TimeoutError:
+            if not _hand_on(found) and time.monotonic() > until:
+                return Reply(outcome=Outcome.FAILED, text="what holds the container hangs")
+        except OSError:  # nobody listens, or it was killed
+            if time.monotonic() > until:
+                # An agent that holds no container should have ended by now, if it should end.
+                if request.word == control.ABORT_PROVED and _hand_on(found):
+                    continue
+                return _nobody()
+        time.sleep(LOOK_AGAIN_S)
+
+
+def _known(found: Listed | None, word: str) -> Reply | None:
+    """Return the reply that the journal gives, or None if somebody must be asked."""
+    host = platform.node()
+    if found is None:
+        return _nobody()
+    if found.account.state in RUNS:
+        outcome = Outcome.REFUSED if word == control.ABORT else Outcome.OK
+        return Reply(outcome=outcome, text=f"the container was made to run on {host}")
+    if not found.owned or found.account.ended is not None:
+        return _nobody()
+    return None
+
+
+def _nobody() -> Reply:
+    return Reply(
+        outcome=Outcome.NOBODY, text=f"nobody on {platform.node()} holds a container for that move"
+    )
+
+
+def _wake(process: ProcessRecord | None) -> None:
+    """Have an agent go on that somebody has stopped."""
+    if process is not None and (pidfd := _open(process)) is not None:
+        try:
+            if processes.state_of(process.pid) in processes.STOPPED:
+                signal.pidfd_send_signal(pidfd, signal.SIGCONT)
+        finally:
+            os.close(pidfd)
+
+
+def _hand_on(found: Listed) -> bool:
+    """Kill an agent that does not answer, and return whether its keeper goes on in its place."""
+    begun = found.account.begun
+    if begun.process is None or begun.stand_by is None or (keeper := _open(begun.stand_by)) is None:
+        return False
+    os.close(keeper)
+    if (agent := _open(begun.process)) is None:
+        return False  # the keeper holds the container by now
+    try:
+        signal.pidfd_send_signal(agent, signal.SIGKILL)
+    finally:
+        os.close(agent)
+    return True
+
+
+def _open(process: ProcessRecord) -> int | None:
+    """Return a pidfd of a process; None if that has ended."""
+    with contextlib.suppress(OSError, ProcError):
+        pidfd = os.pidfd_open(process.pid)
+        if processes.start_ticks(process.pid) == process.start_ticks:
+            return pidfd
+        os.close(pidfd)
+    return None

@@ -1,0 +1,139 @@
+"""The coordinator's handle of the guardian, and the words between the two.
+
+The guardian is a process of its own: it outlives the coordinator and the terminal, and the OOM
+killer spares it. It is forked before the connection to the target is made, because a fork has none
+of the threads that a connection needs. It gets copies of all descriptors on which the end of a
+migration hangs: the container's locks, the journal, CRIU and the conversation with it.
+
+As long as the coordinator lives and is in time, the guardian does nothing (watch.py).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import socket
+import time
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
+from functools import partial
+
+from checkpoint.criu.interposer import Conversation
+from checkpoint.host.own_process import fork_detached
+from checkpoint.host.ready import ready
+from migrate.guardian.takeover import Remains
+from migrate.guardian.watch import (
+    BEGUN,
+    BY,
+    DEADLINE,
+    FREED,
+    KILLING,
+    RELEASED,
+    TAKE_OVER,
+    watch,
+)
+from migrate.journal.book import MigrationJournal
+from transport.connection import Connection
+
+#: The time within which the guardian must take a word, and end when it is released. A guardian that
+#: takes longer (it was stopped, say) is killed: it may keep nobody waiting.
+PATIENCE_S = 2.0
+#: How long after the coordinator's own time limit the guardian acts.
+GRACE_S = 0.3
+
+
+class Guardian:
+    """The guardian of one migration, which the constructor forks. Use it as a context.
+
+    `source` is the container on this host, `locks` are the descriptors of its locks, and `connect`
+    makes a connection to the target. At the end of the context the guardian is released, unless it
+    was told to take over. A guardian that was killed is missed by nobody: the migration goes on.
+    """
+
+    def __init__(
+        self,
+        migration_id: str,
+        source: Remains,
+        locks: Sequence[int],
+        connect: Callable[[], AbstractContextManager[Connection]],
+    ) -> None:
+        self._socket, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        self._left = False
+        self._deadline_ns: int | None = None
+        with theirs, contextlib.ExitStack() as undo:
+            undo.callback(self._socket.close)
+            coordinator = os.pidfd_open(os.getpid())
+            undo.callback(os.close, coordinator)
+            kept = [theirs.fileno(), coordinator, *locks]
+            run = partial(watch, theirs, coordinator, migration_id, source, connect)
+            self.pid = fork_detached(kept, run)
+            undo.pop_all()
+        os.close(coordinator)
+        self._socket.settimeout(PATIENCE_S)
+        self._pidfd = os.pidfd_open(self.pid)
+
+    def __enter__(self) -> Guardian:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if not self._left:
+            self._tell(RELEASED)
+        self._socket.close()
+        if not self._left:
+            if not ready(self._pidfd, timeout_s=PATIENCE_S):
+                self._kill()
+            os.waitpid(self.pid, 0)
+        os.close(self._pidfd)
+
+    def begin(self, journal: MigrationJournal) -> None:
+        """Hand over the journal. From now on there is something to end if the coordinator dies."""
+        self._tell(BEGUN, journal.fileno())
+
+    def expect(self, deadline_ns: int, conversation: Conversation | None = None) -> None:
+        """Have the guardian take over if `freed` does not come in time.
+
+        `deadline_ns` is the coordinator's own (CLOCK_MONOTONIC); the guardian waits for GRACE_S
+        more. `conversation` is that with the CRIU that freezes the container, once it is known.
+        """
+        self._deadline_ns = deadline_ns
+        until = DEADLINE.pack(deadline_ns + int(GRACE_S * 1e9))
+        self._tell(BY + until, *([] if conversation is None else [conversation.criu_pidfd]))
+
+    def killing(self, conversation: Conversation) -> None:
+        """Hand over the conversation with CRIU, just before the container is killed.
+
+        CRIU must not undo anything for a dead container, as it would if its peer was gone.
+        """
+        self._tell(KILLING, conversation.criu.fileno())
+
+    def freed(self) -> None:
+        """Tell that the container runs, on either host."""
+        self._deadline_ns = None
+        self._tell(FREED)
+
+    def left_s(self) -> float | None:
+        """Return the seconds until the deadline of `expect`; None if the container runs."""
+        if self._deadline_ns is None:
+            return None
+        return max(0.0, (self._deadline_ns - time.monotonic_ns()) / 1e9)
+
+    def take_over(self) -> None:
+        """Have the guardian go on in the place of a coordinator that gives up. It lives longer."""
+        self._tell(TAKE_OVER)
+        self._left = True
+
+    def _kill(self) -> None:
+        signal.pidfd_send_signal(self._pidfd, signal.SIGKILL)
+
+    def _tell(self, message: bytes, *fds: int) -> None:
+        with contextlib.suppress(BrokenPipeError, ConnectionResetError):  # it was killed
+            try:
+                socket.send_fds(self._socket, [message], fds)
+            except TimeoutError:
+                self._kill()
+
+
+def in_ns(seconds: float) -> int:
+    """Return the deadline that is so many seconds from now, on CLOCK_MONOTONIC in ns."""
+    return time.monotonic_ns() + int(seconds * 1e9)

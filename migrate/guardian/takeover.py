@@ -1,0 +1,171 @@
+"""The end of a migration on its source, by whoever finds its coordinator dead.
+
+decisions/takeover.py says what is to be done; this module looks, and does it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import socket
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Protocol
+
+from checkpoint.criu import rescue
+from checkpoint.errors import CheckpointError, reason
+from checkpoint.host import processes
+from migrate.agent import control
+from migrate.decisions.state import State
+from migrate.decisions.takeover import Act, Seen, Told, next_act
+from migrate.journal import cut_off
+from migrate.journal.book import MigrationJournal
+
+#: How long CRIU may take to thaw the container and to end, until it is killed.
+THAW_S = 0.15
+#: How long the target is tried again, and the first and the longest pause between two tries.
+PATIENCE_S, FIRST_PAUSE_S, LONGEST_PAUSE_S = 600.0, 0.2, 10.0
+LOOK_AGAIN_S = 0.002
+#: What the journal says of a migration that ended without its coordinator.
+TAKEN_OVER = "the program that carried it out was gone or hung, and its guardian ended it"
+
+
+@dataclass
+class Criu:
+    """CRIU of the source's dump, and the conversation with it, as far as they were handed over."""
+
+    pidfd: int = -1
+    socket: socket.socket | None = None
+
+    def let_go(self) -> None:
+        """Close the conversation: CRIU undoes what it has done, and thaws the container."""
+        if self.socket is not None:
+            with contextlib.suppress(OSError):  # it has ended
+                self.socket.shutdown(socket.SHUT_RDWR)
+            self.socket.close()
+            self.socket = None
+
+    def close(self) -> None:
+        self.let_go()
+        if self.pidfd >= 0:
+            os.close(self.pidfd)
+            self.pidfd = -1
+
+
+class Remains(Protocol):
+    """What is known of the container on the source besides the journal."""
+
+    @property
+    def pid(self) -> int:
+        """The pid of the container's init."""
+
+    def take_links_down(self) -> None:
+        """Take the host's ends of the container's links down."""
+
+    def end_monitor(self) -> None:
+        """End what the engine has started to watch the container (Engine.end_monitor)."""
+
+    def record_ended(self) -> None:
+        """Have the engine notice that the container has ended (Engine.record_ended)."""
+
+
+class Takeover:
+    """The end of one migration on its source. `say` says a word of control.py to the target."""
+
+    def __init__(
+        self,
+        journal: MigrationJournal,
+        source: Remains,
+        criu: Criu,
+        say: Callable[[str], Told],
+    ) -> None:
+        self._journal, self._source, self._criu, self._say = journal, source, criu, say
+        self._undone = False
+        self._told: Told | None = None
+        self._until_s = time.monotonic() + PATIENCE_S
+        self._pause_s = FIRST_PAUSE_S
+        self._said: list[str] = []
+        self._acts: dict[Act, Callable[[], None]] = {
+            Act.THAW: self._thaw,
+            Act.BURY: self._bury,
+            Act.WAIT: lambda: time.sleep(LOOK_AGAIN_S),
+            Act.UNDO: self._undo,
+            Act.ABORT: lambda: self._tell(control.ABORT_PROVED),
+            Act.GO: self._go,
+        }
+
+    def run(self) -> Act:
+        """End the migration as far as it can be ended, and return the last act."""
+        while (act := next_act(self._see())) in self._acts:
+            self._acts[act]()
+        if act is Act.FINISH:
+            self._finish()
+        elif act is Act.END_BACK:
+            self._end(State.ROLLED_BACK)
+        return act
+
+    def _see(self) -> Seen:
+        found = self._journal.account()
+        return Seen(
+            state=found.state,
+            life=cut_off.life(found.begun),
+            criu=self._criu.pidfd >= 0,
+            undone=self._undone,
+            told=self._told,
+            patient=time.monotonic() < self._until_s,
+        )
+
+    def _thaw(self) -> None:
+        self._criu.let_go()
+        pidfd, pid = self._criu.pidfd, self._source.pid
+        with self._noted("the container's network may still be locked"):
+            if not rescue.end(pidfd, THAW_S):
+                self._said.append("CRIU did not end, and was killed")
+                rescue.unlock(processes.in_pid_namespace_of(pid))
+        self._criu.close()
+
+    def _bury(self) -> None:
+        rescue.end(self._criu.pidfd, 0)
+        self._criu.close()
+
+    def _undo(self) -> None:
+        with self._noted("not undone on the source"):
+            cut_off.undo(self._journal.account(), self._said.append)
+        self._undone = True
+
+    def _go(self) -> None:
+        # The link of the source goes down before that of the target comes up.
+        with self._noted("the container's links on the source were not taken down"):
+            self._source.take_links_down()
+        first = self._told is None
+        self._tell(control.GO)
+        if self._told is Told.OBEYED:
+            self._journal.entered(State.RESUMED.value)
+        elif first:
+            with self._noted("the source's engine may start the container again"):
+                self._source.record_ended()
+
+    def _tell(self, word: str) -> None:
+        if self._told is not None:
+            time.sleep(self._pause_s)
+            self._pause_s = min(2 * self._pause_s, LONGEST_PAUSE_S)
+        self._told = self._say(word)
+
+    def _finish(self) -> None:
+        with self._noted("not cleaned up on the source"):
+            self._source.end_monitor()
+            if left := cut_off.settle(self._journal.account()):
+                self._said += left
+        self._end(State.DONE)
+
+    def _end(self, state: State) -> None:
+        self._journal.end(state.value, "; ".join([TAKEN_OVER, *self._said]))
+
+    @contextlib.contextmanager
+    def _noted(self, what: str) -> Iterator[None]:
+        """Keep a line about a failure of the block, and go on."""
+        try:
+            yield
+        except (CheckpointError, OSError) as error:
+            self._said.append(f"{what}: {reason(error)}")

@@ -1,0 +1,106 @@
+"""The guardian process: it watches the coordinator, and takes over when that is gone or too slow.
+
+A coordinator that is too slow is killed first, whatever it hangs in: only one of the two may act.
+"""
+
+from __future__ import annotations
+
+import signal
+import socket
+import struct
+import time
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+
+from checkpoint.host.ready import ready
+from migrate.agent import asking
+from migrate.decisions.takeover import Told
+from migrate.guardian.takeover import Criu, Remains, Takeover
+from migrate.journal.book import MigrationJournal
+from migrate.journal.records import SOURCE
+from migrate.leftovers import sweep
+from transport.connection import Connection
+
+#: The words of the coordinator: the migration has begun, with its journal; the container must run
+#: again by a time, with CRIU's pidfd once that is known; it is about to be killed, with the
+#: conversation's socket; it runs; the guardian is to go on alone; the guardian is to end.
+BEGUN, BY, KILLING, FREED, TAKE_OVER, RELEASED = b"b", b"d", b"k", b"f", b"t", b"r"
+DEADLINE = struct.Struct("=q")
+MAX_MESSAGE, MOST_FDS = 64, 4
+#: The longest wait for the end of a coordinator that was killed. One that hangs in the kernel takes
+#: longer, but does not run any more.
+DEATH_S = 0.1
+
+Connect = Callable[[], AbstractContextManager[Connection]]
+
+
+def watch(
+    coordinator: socket.socket,
+    coordinator_pidfd: int,
+    migration_id: str,
+    source: Remains,
+    connect: Connect,
+) -> None:
+    """Watch the coordinator until it releases the guardian, or end the migration in its place."""
+    found = _Watch(coordinator, coordinator_pidfd)
+    if not found.until_needed() or found.journal < 0:
+        return
+    journal = MigrationJournal.inherited(migration_id, SOURCE, found.journal)
+    Takeover(journal, source, found.criu, lambda word: say(connect, migration_id, word)).run()
+    journal.close()
+    sweep(lambda _: None)
+
+
+class _Watch:
+    """What the coordinator has told and handed over. `journal` is -1 before that has begun."""
+
+    def __init__(self, coordinator: socket.socket, coordinator_pidfd: int) -> None:
+        self._coordinator, self._pidfd = coordinator, coordinator_pidfd
+        self._deadline_ns: int | None = None
+        self._released = self._alone = False
+        self.journal = -1
+        self.criu = Criu()
+
+    def until_needed(self) -> bool:
+        """Return True when the coordinator is gone, and False when it has released the guardian."""
+        while not (self._released or self._alone):
+            if not ready(self._coordinator.fileno(), timeout_s=self._left_s()):
+                signal.pidfd_send_signal(self._pidfd, signal.SIGKILL)
+                break
+            message, fds, _, _ = socket.recv_fds(self._coordinator, MAX_MESSAGE, MOST_FDS)
+            if not message:
+                break
+            self._take(message, fds)
+        if not (self._released or self._alone):
+            ready(self._pidfd, timeout_s=DEATH_S)
+        return not self._released
+
+    def _left_s(self) -> float | None:
+        if self._deadline_ns is None:
+            return None
+        return max(0.0, (self._deadline_ns - time.monotonic_ns()) / 1e9)
+
+    def _take(self, message: bytes, fds: list[int]) -> None:
+        kind = message[:1]
+        if kind == BEGUN:
+            self.journal = fds[0]
+        elif kind == BY:
+            (self._deadline_ns,) = DEADLINE.unpack_from(message, 1)
+            if fds:
+                self.criu.pidfd = fds[0]
+        elif kind == KILLING:
+            self.criu.socket = socket.socket(fileno=fds[0])
+        elif kind == FREED:
+            self._deadline_ns = None
+        self._released |= kind == RELEASED
+        self._alone |= kind == TAKE_OVER
+
+
+def say(connect: Connect, migration_id: str, word: str) -> Told:
+    """Say a word to the target of a migration, over a new connection."""
+    try:
+        with connect() as connection:
+            reply = asking.ask(connection, migration_id, word, lambda _: None)
+            return asking.TOLD[reply.outcome]
+    except Exception:  # noqa: BLE001  (whatever it was, the target is not known to have obeyed)
+        return Told.UNREACHED
