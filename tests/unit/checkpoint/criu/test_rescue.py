@@ -1,13 +1,20 @@
-"""Tests of checkpoint/criu/rescue.py, on sockets of another process, with a program for nft."""
+"""Tests of checkpoint/criu/rescue.py, on sockets of another process, with a program for nft.
+
+Other processes stand for a CRIU that ends, or does not.
+"""
 
 from __future__ import annotations
 
+import os
+import signal
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
 from checkpoint.criu import rescue
 from checkpoint.errors import CommandFailed
+from tests.unit.helpers.apart import TIMEOUT_S, Apart
 from tests.unit.helpers.obedient import Child
 
 #: A process with sockets of several kinds, and descriptors that are none.
@@ -105,3 +112,73 @@ def test_without_nft_only_sockets_are_rescued(
     monkeypatch.setattr(rescue, "find_program", lambda name: None)
     connected.do(REPAIR.format(int(repair)) if repair else "")
     assert rescue.unlock([connected.pid]) is repair
+
+
+class Criu(Apart):
+    """A process that stands for CRIU: it ends with status 0 when its peer is gone, unless deaf."""
+
+    def __init__(self, *, deaf: bool = False) -> None:
+        theirs, self._peer = os.pipe()
+
+        def run() -> None:
+            os.close(self._peer)
+            os.read(theirs, 1)
+            while deaf:
+                signal.pause()
+
+        super().__init__(run)
+        os.close(theirs)
+
+    def let_go(self) -> None:
+        os.close(self._peer)
+
+
+@pytest.fixture
+def criu() -> Iterator[Callable[..., Criu]]:
+    """Return a function that starts a CRIU whose peer is gone, and has stopped it if `stopped`."""
+    started: list[Criu] = []
+
+    def start(*, deaf: bool = False, stopped: bool = False) -> Criu:
+        started.append(found := Criu(deaf=deaf))
+        if stopped:
+            found.stop()
+        found.let_go()
+        return found
+
+    yield start
+    for each in started:
+        each.close()
+
+
+@pytest.mark.parametrize("stopped", [False, True])
+def test_a_criu_that_ends_by_itself_is_waited_for(criu: Callable[..., Criu], stopped: bool) -> None:
+    """One that somebody has stopped goes on first."""
+    found = criu(stopped=stopped)
+    assert rescue.end(found.pidfd, TIMEOUT_S)
+    assert found.exit_code() == 0
+
+
+@pytest.mark.parametrize("timeout_s", [0, TIMEOUT_S])
+@pytest.mark.parametrize("reaped", [False, True])
+def test_a_criu_that_has_ended_is_no_error(
+    criu: Callable[..., Criu], timeout_s: float, reaped: bool
+) -> None:
+    found = criu()
+    assert found.exit_code() == 0 if reaped else not found.lives(for_s=TIMEOUT_S)
+    assert rescue.end(found.pidfd, timeout_s)
+    assert found.exit_code() == 0
+
+
+@pytest.mark.parametrize("stopped", [False, True])
+def test_a_criu_that_does_not_end_is_killed(criu: Callable[..., Criu], stopped: bool) -> None:
+    found = criu(deaf=True, stopped=stopped)
+    assert not rescue.end(found.pidfd, 0.01)
+    assert not found.lives()
+    assert found.exit_code() == -signal.SIGKILL
+
+
+def test_a_criu_that_is_killed_at_once_does_not_go_on_first(criu: Callable[..., Criu]) -> None:
+    """It would undo what must stay."""
+    found = criu(stopped=True)
+    assert not rescue.end(found.pidfd, 0)
+    assert found.exit_code() == -signal.SIGKILL
