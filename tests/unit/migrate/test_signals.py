@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import os
 import signal
+import time
 from collections.abc import Iterator
 
 import pytest
 
-from migrate.errors import Interrupted
+from migrate.errors import FrozenTooLong, Interrupted
 from migrate.signals import INTERRUPTING, Signals
 
 
@@ -71,3 +72,60 @@ def test_a_second_signal_does_not_interrupt_what_the_first_one_made_necessary() 
             os.kill(os.getpid(), signal.SIGINT)
             cleaned = True
     assert cleaned
+
+
+def now() -> tuple[object, tuple[float, float]]:
+    """Return what this process does about SIGALRM, and the time until one comes."""
+    return signal.getsignal(signal.SIGALRM), signal.getitimer(signal.ITIMER_REAL)
+
+
+def test_a_block_that_takes_too_long_is_ended() -> None:
+    before, went_on = now(), False
+    with (
+        Signals() as signals,
+        pytest.raises(FrozenTooLong, match=r"not over after 0\.01 s"),
+        signals.heard(),
+        signals.bounded(0.01),
+    ):
+        time.sleep(20)
+        went_on = True
+    assert not went_on
+    assert now() == before
+
+
+def test_a_block_in_time_leaves_no_bound_behind() -> None:
+    before = now()
+    with Signals() as signals, signals.heard():
+        with signals.bounded(20):
+            assert now() != before
+        assert now() == before
+
+
+def test_a_block_that_fails_leaves_no_bound_behind() -> None:
+    before = now()
+    with Signals() as signals, signals.heard():
+        with pytest.raises(KeyError), signals.bounded(20):
+            raise KeyError("no luck")
+        assert now() == before
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGALRM])
+@pytest.mark.parametrize("late", [signal.SIGINT, signal.SIGALRM])
+def test_neither_a_signal_nor_the_time_interrupts_what_the_other_made_necessary(
+    number: int, late: int
+) -> None:
+    """SIGALRM comes when the time is over."""
+    expected = {signal.SIGINT: Interrupted, signal.SIGALRM: FrozenTooLong}[signal.Signals(number)]
+    cleaned = False
+    with Signals() as signals, pytest.raises(expected), signals.heard(), signals.bounded(20):
+        try:
+            os.kill(os.getpid(), number)
+        finally:
+            os.kill(os.getpid(), late)
+            cleaned = True
+    assert cleaned
+
+
+def test_outside_the_block_that_hears_the_time_interrupts_nothing() -> None:
+    with Signals() as signals, signals.bounded(20):
+        os.kill(os.getpid(), signal.SIGALRM)

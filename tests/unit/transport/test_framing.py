@@ -3,13 +3,18 @@
 A stream that ends or lies is told apart from one that is done.
 """
 
+import os
+import socket
+import threading
+from collections.abc import Iterator
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from transport import framing
 from transport.errors import EndOfStream, FrameInvalid, IncompleteFrame
-from transport.framing import PREFIX, FrameStream
+from transport.framing import PREFIX, Descriptors, FrameStream
 
 
 class Memory:
@@ -159,3 +164,77 @@ def test_a_stream_interrupted_inside_a_frame_reads_no_further_one(calls: int) ->
     else:
         with pytest.raises(IncompleteFrame):
             stream.receive()
+
+
+#: How long a peer may be silent, and so long that only a failure waits for it.
+SILENCE_S, TIMEOUT_S = 0.02, 20.0
+
+
+class Peer:
+    """A peer that may be silent for a time, and sends bytes of a frame."""
+
+    def __init__(self, silence_s: float | None) -> None:
+        ours, self.end = socket.socketpair()
+        number = ours.detach()
+        self.frames = FrameStream(Descriptors(number, number, silence_s))
+
+    def close(self) -> None:
+        self.frames.close()
+        self.end.close()
+
+
+@pytest.fixture(params=[SILENCE_S])
+def peer(request: pytest.FixtureRequest) -> Iterator[Peer]:
+    found = Peer(request.param)
+    yield found
+    found.close()
+
+
+FRAME = PREFIX.pack(6, 7) + b"headerpayload"
+
+
+@pytest.mark.parametrize("size", [0, 1, PREFIX.size, len(FRAME) - 1])
+def test_a_peer_that_is_silent_for_too_long_is_lost(peer: Peer, size: int) -> None:
+    """Within a frame, and between two."""
+    peer.end.send(FRAME[:size])
+    with pytest.raises(IncompleteFrame, match=r"nothing came from the peer for 0\.02 s"):
+        peer.frames.receive()
+
+
+def test_what_came_before_the_silence_is_received(peer: Peer) -> None:
+    peer.end.send(FRAME * 2)
+    for _ in range(2):
+        assert [*map(bytes, peer.frames.receive())] == [b"header", b"payload"]
+    with pytest.raises(IncompleteFrame):
+        peer.frames.receive()
+
+
+@pytest.mark.parametrize("peer", [TIMEOUT_S], indirect=True)
+def test_each_byte_ends_the_silence(peer: Peer) -> None:
+    """What is bounded is the silence, and not the time that a frame takes."""
+
+    def send() -> None:
+        for byte in FRAME:
+            peer.end.send(bytes([byte]))
+
+    sending = threading.Thread(target=send)
+    sending.start()
+    assert [*map(bytes, peer.frames.receive())] == [b"header", b"payload"]
+    sending.join()
+
+
+@pytest.mark.parametrize("peer", [TIMEOUT_S, None], indirect=True)
+def test_the_end_of_the_stream_is_no_silence(peer: Peer) -> None:
+    peer.end.shutdown(socket.SHUT_WR)
+    with pytest.raises(EndOfStream):
+        peer.frames.receive()
+
+
+def test_a_stream_that_was_hung_up_has_ended() -> None:
+    """A peer that is silent for ever does not keep its reader."""
+    reader, writer = os.pipe()
+    stream = Descriptors(reader, os.dup(writer), TIMEOUT_S)
+    stream.hang_up()
+    assert stream.read_into(memoryview(bytearray(1))) == 0
+    stream.close()
+    os.close(writer)

@@ -1,21 +1,26 @@
-"""Tests of migrate/agent/client.py: answers of a hostile target, and late answers."""
+"""Tests of migrate/agent/client.py: answers of a hostile target, late answers, and none."""
 
 from __future__ import annotations
 
 import logging
 import re
-from typing import Any
+import socket
+from collections.abc import Iterator
+from typing import Any, cast
 
 import pytest
 
 from checkpoint.files.changes import FileState
 from migrate import logs
 from migrate.agent import client
-from migrate.agent.client import MOST_LOGGED
+from migrate.agent.client import MOST_LOGGED, AgentClient
 from migrate.errors import AgentFailed, AgentGone
 from migrate.wire import protocol
 from migrate.wire.protocol import ProtocolError, Request
-from tests.unit.migrate.answering import Target
+from tests.unit.migrate.answering import Process, Target
+from transport.connection import Connection
+from transport.errors import StreamError
+from transport.framing import Descriptors, FrameStream
 
 
 def test_an_answer_to_another_question_is_refused(target: Target) -> None:
@@ -165,3 +170,98 @@ def test_a_connection_that_is_lost_is_known_without_a_question(target: Target) -
 
 CLOCK = protocol.Clock(monotonic_ns=1)
 DONE = protocol.Done()
+
+
+#: A bound that no test reaches.
+SEND_S = 20.0
+
+
+class Recorded(Process):
+    """An agent's process that fails as `error` says, and has the bounds that it was given."""
+
+    def __init__(self, end: socket.socket) -> None:
+        super().__init__(end)
+        self.bounds: list[float | None] = []
+        self.error: StreamError | None = None
+        self.tries = 0
+
+    def patience(self, seconds: float | None) -> None:
+        self.bounds.append(seconds)
+
+    def write(self, data: bytes | memoryview) -> None:
+        self._try()
+        super().write(data)
+
+    def read_into(self, view: memoryview) -> int:
+        self._try()
+        return super().read_into(view)
+
+    def _try(self) -> None:
+        self.tries += 1
+        if self.error is not None:
+            raise self.error
+
+
+class Slow:
+    """The client of an agent that may be slow."""
+
+    def __init__(self) -> None:
+        self._ours, self._theirs = socket.socketpair()
+        self.process = process = Recorded(self._ours)
+
+        class Connected:
+            def run(self, command: str) -> Process:
+                return process
+
+        self.agent = AgentClient(cast(Connection, Connected()), lambda _: None, send_s=SEND_S)
+        self.process.tries = 0
+        self.frames = FrameStream(Descriptors(self._theirs.fileno(), self._theirs.fileno()))
+
+    def close(self) -> None:
+        self.agent.close()
+        self._ours.close()
+        self._theirs.close()
+
+
+@pytest.fixture
+def slow() -> Iterator[Slow]:
+    found = Slow()
+    yield found
+    found.close()
+
+
+def test_an_agent_hears_a_beat_while_nothing_else_is_sent(slow: Slow) -> None:
+    slow.agent.keep_beating(0.001)
+    for _ in range(3):
+        assert protocol.decode(*slow.frames.receive(), protocol.Command) == protocol.Beat()
+
+
+def test_each_frame_is_sent_in_time(slow: Slow) -> None:
+    slow.agent.stream(protocol.Beat())
+    assert slow.process.bounds == [SEND_S, None]
+
+
+def test_an_agent_that_takes_no_frame_in_time_is_asked_no_more(slow: Slow) -> None:
+    """The frame may be there in part."""
+    slow.process.error = StreamError("it took too long")
+    with pytest.raises(AgentGone, match="it took too long"):
+        slow.agent.ask(protocol.Ping())
+    assert slow.process.bounds == [SEND_S, None]
+    slow.process.error, tries = None, slow.process.tries
+    with pytest.raises(AgentGone, match="did not answer an earlier request in time"):
+        slow.agent.ask(protocol.Ping())
+    assert slow.process.tries == tries
+
+
+@pytest.mark.parametrize("timeout_s", [0, SEND_S])
+def test_an_agent_that_does_not_answer_in_time_is_asked_no_more(
+    slow: Slow, timeout_s: float
+) -> None:
+    """A lost connection is told in time, and each later request tells of it again."""
+    slow.agent.ask(protocol.Ping())
+    slow.process.error = StreamError("nothing came")
+    with pytest.raises(AgentGone, match="nothing came"):
+        slow.agent.answer(protocol.Ping(), timeout_s=timeout_s)
+    expected = "nothing came" if timeout_s else "did not answer an earlier request in time"
+    with pytest.raises(AgentGone, match=expected):
+        slow.agent.ask(protocol.Ping())
