@@ -23,7 +23,18 @@ TOLD = {
 
 
 def ask(connection: Connection, migration_id: str, word: str, note: Callable[[str], None]) -> Reply:
-    """Say a word of control.py to what holds the container of a migration, and return the answer.
+    """Say a word of control.py to what holds the container of a migration, and return the reply.
+
+    Raises as `answer` does.
+    """
+    found = answer(connection, migration_id, word, note)
+    return Reply(outcome=Outcome(found.outcome), text=found.text)
+
+
+def answer(
+    connection: Connection, migration_id: str, word: str, note: Callable[[str], None]
+) -> protocol.Recovered:
+    """Say a word of control.py on another host, and return all that this host tells.
 
     `note` takes lines of the agent for people. Raises AgentGone, AgentFailed, ProtocolError, or
     TransportError.
@@ -31,7 +42,6 @@ def ask(connection: Connection, migration_id: str, word: str, note: Callable[[st
     agent = AgentClient(connection, note)
     try:
         request = protocol.Recover(migration_id=migration_id, word=word)
-        answer = agent.request(request, timeout_s=ANSWER_S)
-        return Reply(outcome=Outcome(answer.outcome), text=answer.text)
+        return agent.request(request, timeout_s=ANSWER_S)
     finally:
         agent.close()

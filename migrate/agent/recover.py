@@ -18,9 +18,9 @@ from checkpoint.host import processes
 from migrate.agent import control
 from migrate.agent.control import Outcome, Reply
 from migrate.agent.state import State
-from migrate.journal import book
+from migrate.journal import book, cut_off
 from migrate.journal.book import Listed
-from migrate.journal.records import TARGET, ProcessRecord
+from migrate.journal.records import SOURCE, TARGET, ProcessRecord
 from migrate.leftovers import sweep
 from migrate.wire import protocol
 
@@ -37,14 +37,25 @@ def recover(request: protocol.Recover, tell: Callable[[str], None]) -> protocol.
 
     An agent that is stopped goes on first, and one that does not answer is killed if its keeper
     lives, which then holds the container in its place. If nobody holds the container, what a killed
-    agent has left is removed; `tell` gets lines for people about that. Raises OSError.
+    agent has left is removed; `tell` gets lines for people about that. On the migration's source
+    nothing is done: the answer says how the container is there. Raises OSError.
     """
+    if (left := book.find(request.migration_id, SOURCE)) is not None:
+        return protocol.Recovered(
+            state=left.account.state,
+            life=cut_off.life(left.account.begun).value,
+            goes_on=left.owned,
+            outcome=Outcome.NOBODY.value,
+            text=f"{platform.node()} is the source of that move",
+        )
     reply = _passed_on(request)
     if reply.outcome is Outcome.NOBODY:
         sweep(tell)
     found = book.find(request.migration_id, TARGET)
     return protocol.Recovered(
         state=None if found is None else found.account.state,
+        life=None,
+        goes_on=found is not None and found.owned,
         outcome=reply.outcome.value,
         text=reply.text,
     )

@@ -54,9 +54,8 @@ class Shown:
     def _advice(self) -> str:
         begun = self.begun
         if begun.side == SOURCE:
-            recover = f"migratectl recover {begun.migration_id} --on {begun.destination}"
-            return f"ask {begun.target} by '{recover}'"
-        return f"look for the container on {begun.source}"
+            return f"'migratectl recover {begun.migration_id}' ends it"
+        return f"'migratectl recover {begun.migration_id}' on {begun.source} ends it"
 
     def plain(self) -> dict[str, Any]:
         """Return the migration as --json prints it."""

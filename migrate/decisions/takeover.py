@@ -57,7 +57,7 @@ class Act(enum.Enum):
     GO = "tell the target GO"
     FINISH = "remove what the container has left on the source"
     END_BACK = "the container is on the source: nothing is left to do"
-    LEAVE = "leave the rest to whoever asks later: the target is not to be had"
+    LEAVE = "leave the rest to whoever asks later"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -100,7 +100,7 @@ def _back(seen: Seen) -> Act:
 def _forward(seen: Seen) -> Act:
     """The container was killed by this migration, and only the target can run it."""
     if seen.life is not Life.DEAD:
-        return Act.WAIT
+        return Act.WAIT if seen.patient else Act.LEAVE
     if seen.criu:
         return Act.BURY
     if seen.told is Told.OBEYED:

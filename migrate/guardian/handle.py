@@ -31,6 +31,7 @@ from migrate.guardian.watch import (
     KILLING,
     RELEASED,
     TAKE_OVER,
+    Coordinator,
     watch,
 )
 from migrate.journal.book import MigrationJournal
@@ -63,13 +64,13 @@ class Guardian:
         self._deadline_ns: int | None = None
         with theirs, contextlib.ExitStack() as undo:
             undo.callback(self._socket.close)
-            coordinator = os.pidfd_open(os.getpid())
-            undo.callback(os.close, coordinator)
-            kept = [theirs.fileno(), coordinator, *locks]
-            run = partial(watch, theirs, coordinator, migration_id, source, connect)
+            pidfd = os.pidfd_open(os.getpid())
+            undo.callback(os.close, pidfd)
+            kept = [theirs.fileno(), pidfd, *locks]
+            run = partial(watch, Coordinator(theirs, pidfd), locks, migration_id, source, connect)
             self.pid = fork_detached(kept, run)
             undo.pop_all()
-        os.close(coordinator)
+        os.close(pidfd)
         self._socket.settimeout(PATIENCE_S)
         self._pidfd = os.pidfd_open(self.pid)
 

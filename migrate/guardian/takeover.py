@@ -10,17 +10,19 @@ import os
 import socket
 import time
 from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Protocol
 
 from checkpoint.criu import rescue
 from checkpoint.errors import CheckpointError, reason
 from checkpoint.host import processes
-from migrate.agent import control
+from migrate.agent import asking, control
 from migrate.decisions.state import State
 from migrate.decisions.takeover import Act, Seen, Told, next_act
 from migrate.journal import cut_off
 from migrate.journal.book import MigrationJournal
+from transport.connection import Connection
 
 #: How long CRIU may take to thaw the container and to end, until it is killed.
 THAW_S = 0.15
@@ -70,22 +72,54 @@ class Remains(Protocol):
         """Have the engine notice that the container has ended (Engine.record_ended)."""
 
 
+class Target:
+    """The target of a migration, reached anew for each word. `tell` gets lines for people."""
+
+    def __init__(
+        self,
+        connect: Callable[[], AbstractContextManager[Connection]],
+        migration_id: str,
+        tell: Callable[[str], None],
+    ) -> None:
+        self._connect, self._id, self._tell = connect, migration_id, tell
+
+    def say(self, word: str) -> Told:
+        """Say a word of control.py to whatever holds the container there."""
+        try:
+            with self._connect() as connection:
+                reply = asking.ask(connection, self._id, word, self._tell)
+        except Exception as error:  # noqa: BLE001  (it is not known to have obeyed)
+            self._tell(reason(error))
+            return Told.UNREACHED
+        if reply.outcome is not control.Outcome.OK and word == control.GO:
+            self._tell(reply.text)
+        return asking.TOLD[reply.outcome]
+
+
 class Takeover:
-    """The end of one migration on its source. `say` says a word of control.py to the target."""
+    """The end of one migration on its source.
+
+    A `target` that does not obey is tried again for `patience_s` seconds. `why` is what the journal
+    says of the end. `said` are lines for people.
+    """
 
     def __init__(
         self,
         journal: MigrationJournal,
         source: Remains,
         criu: Criu,
-        say: Callable[[str], Told],
+        target: Target,
+        *,
+        why: str = TAKEN_OVER,
+        patience_s: float = PATIENCE_S,
     ) -> None:
-        self._journal, self._source, self._criu, self._say = journal, source, criu, say
-        self._undone = False
+        self._journal, self._source, self._criu, self._target = journal, source, criu, target
+        self._undone, self._all_undone = False, True
         self._told: Told | None = None
-        self._until_s = time.monotonic() + PATIENCE_S
+        self._until_s = time.monotonic() + patience_s
         self._pause_s = FIRST_PAUSE_S
-        self._said: list[str] = []
+        self._why = why
+        self.said: list[str] = []
         self._acts: dict[Act, Callable[[], None]] = {
             Act.THAW: self._thaw,
             Act.BURY: self._bury,
@@ -101,7 +135,7 @@ class Takeover:
             self._acts[act]()
         if act is Act.FINISH:
             self._finish()
-        elif act is Act.END_BACK:
+        elif act is Act.END_BACK and self._all_undone:
             self._end(State.ROLLED_BACK)
         return act
 
@@ -121,7 +155,7 @@ class Takeover:
         pidfd, pid = self._criu.pidfd, self._source.pid
         with self._noted("the container's network may still be locked"):
             if not rescue.end(pidfd, THAW_S):
-                self._said.append("CRIU did not end, and was killed")
+                self.said.append("CRIU did not end, and was killed")
                 rescue.unlock(processes.in_pid_namespace_of(pid))
         self._criu.close()
 
@@ -130,9 +164,9 @@ class Takeover:
         self._criu.close()
 
     def _undo(self) -> None:
+        self._undone, self._all_undone = True, False
         with self._noted("not undone on the source"):
-            cut_off.undo(self._journal.account(), self._said.append)
-        self._undone = True
+            self._all_undone = cut_off.undo(self._journal.account(), self.said.append)
 
     def _go(self) -> None:
         # The link of the source goes down before that of the target comes up.
@@ -150,17 +184,22 @@ class Takeover:
         if self._told is not None:
             time.sleep(self._pause_s)
             self._pause_s = min(2 * self._pause_s, LONGEST_PAUSE_S)
-        self._told = self._say(word)
+        self._told = self._target.say(word)
 
     def _finish(self) -> None:
+        """Remove what the container has left. What stays is tried again by the next migration."""
+        left = ["everything"]
         with self._noted("not cleaned up on the source"):
             self._source.end_monitor()
-            if left := cut_off.settle(self._journal.account()):
-                self._said += left
-        self._end(State.DONE)
+            left = cut_off.settle(self._journal.account())
+            self.said += left
+        if left:
+            self._journal.entered(State.RESUMED.value)
+        else:
+            self._end(State.DONE)
 
     def _end(self, state: State) -> None:
-        self._journal.end(state.value, "; ".join([TAKEN_OVER, *self._said]))
+        self._journal.end(state.value, "; ".join([self._why, *self.said]))
 
     @contextlib.contextmanager
     def _noted(self, what: str) -> Iterator[None]:
@@ -168,4 +207,4 @@ class Takeover:
         try:
             yield
         except (CheckpointError, OSError) as error:
-            self._said.append(f"{what}: {reason(error)}")
+            self.said.append(f"{what}: {reason(error)}")

@@ -5,17 +5,17 @@ A coordinator that is too slow is killed first, whatever it hangs in: only one o
 
 from __future__ import annotations
 
+import os
 import signal
 import socket
 import struct
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 
+from checkpoint.host import lock
 from checkpoint.host.ready import ready
-from migrate.agent import asking
-from migrate.decisions.takeover import Told
-from migrate.guardian.takeover import Criu, Remains, Takeover
+from migrate.guardian.takeover import Criu, Remains, Takeover, Target
 from migrate.journal.book import MigrationJournal
 from migrate.journal.records import SOURCE
 from migrate.leftovers import sweep
@@ -34,40 +34,26 @@ DEATH_S = 0.1
 Connect = Callable[[], AbstractContextManager[Connection]]
 
 
-def watch(
-    coordinator: socket.socket,
-    coordinator_pidfd: int,
-    migration_id: str,
-    source: Remains,
-    connect: Connect,
-) -> None:
-    """Watch the coordinator until it releases the guardian, or end the migration in its place."""
-    found = _Watch(coordinator, coordinator_pidfd)
-    if not found.until_needed() or found.journal < 0:
-        return
-    journal = MigrationJournal.inherited(migration_id, SOURCE, found.journal)
-    Takeover(journal, source, found.criu, lambda word: say(connect, migration_id, word)).run()
-    journal.close()
-    sweep(lambda _: None)
+class Coordinator:
+    """The coordinator as the guardian sees it: what it has told, and what it has handed over.
 
+    `pidfd` is of its process. `journal` is -1 before there is anything to end.
+    """
 
-class _Watch:
-    """What the coordinator has told and handed over. `journal` is -1 before that has begun."""
-
-    def __init__(self, coordinator: socket.socket, coordinator_pidfd: int) -> None:
-        self._coordinator, self._pidfd = coordinator, coordinator_pidfd
+    def __init__(self, words: socket.socket, pidfd: int) -> None:
+        self._words, self._pidfd = words, pidfd
         self._deadline_ns: int | None = None
         self._released = self._alone = False
         self.journal = -1
         self.criu = Criu()
 
-    def until_needed(self) -> bool:
+    def watch(self) -> bool:
         """Return True when the coordinator is gone, and False when it has released the guardian."""
         while not (self._released or self._alone):
-            if not ready(self._coordinator.fileno(), timeout_s=self._left_s()):
+            if not ready(self._words.fileno(), timeout_s=self._left_s()):
                 signal.pidfd_send_signal(self._pidfd, signal.SIGKILL)
                 break
-            message, fds, _, _ = socket.recv_fds(self._coordinator, MAX_MESSAGE, MOST_FDS)
+            message, fds, _, _ = socket.recv_fds(self._words, MAX_MESSAGE, MOST_FDS)
             if not message:
                 break
             self._take(message, fds)
@@ -96,11 +82,24 @@ class _Watch:
         self._alone |= kind == TAKE_OVER
 
 
-def say(connect: Connect, migration_id: str, word: str) -> Told:
-    """Say a word to the target of a migration, over a new connection."""
-    try:
-        with connect() as connection:
-            reply = asking.ask(connection, migration_id, word, lambda _: None)
-            return asking.TOLD[reply.outcome]
-    except Exception:  # noqa: BLE001  (whatever it was, the target is not known to have obeyed)
-        return Told.UNREACHED
+def watch(
+    coordinator: Coordinator,
+    locks: Sequence[int],
+    migration_id: str,
+    source: Remains,
+    connect: Connect,
+) -> None:
+    """Watch the coordinator until it releases the guardian, or end the migration in its place.
+
+    `locks` are the descriptors of the container's locks.
+    """
+    if not coordinator.watch() or coordinator.journal < 0:
+        return
+    journal = MigrationJournal.inherited(migration_id, SOURCE, coordinator.journal)
+    target = Target(connect, migration_id, lambda _: None)
+    Takeover(journal, source, coordinator.criu, target).run()
+    journal.close()
+    for fd in locks:
+        os.close(fd)
+    lock.sweep()
+    sweep(lambda _: None)

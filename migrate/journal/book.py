@@ -14,7 +14,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from checkpoint.errors import DataInvalid, reason
+from checkpoint.errors import DataInvalid, ProcError, reason
 from checkpoint.host import journal, paths, processes
 from checkpoint.host.journal import Journal
 from checkpoint.host.ownership import private_directory
@@ -77,6 +77,18 @@ class MigrationJournal:
         """
         found = cls.__new__(cls)
         found._journal = Journal.inherited(_path(migration_id, side), fd)
+        return found
+
+    @classmethod
+    def taken_up(cls, listed: Listed) -> MigrationJournal:
+        """Return the journal of a migration that was cut off, which this process owns from now on.
+
+        Raises BlockingIOError if another process owns it, FileNotFoundError, and OSError.
+        """
+        if not listed.path.exists():
+            raise FileNotFoundError(listed.path)
+        found = cls.__new__(cls)
+        found._journal = Journal(listed.path)
         return found
 
     def fileno(self) -> int:
@@ -159,6 +171,17 @@ def listed() -> list[Listed]:
             except DataInvalid as error:
                 log.warning("%s is no journal: %s", path, error)
     return sorted(found, key=lambda each: each.account.begun.at_ms)
+
+
+def is_alive(process: ProcessRecord | None) -> bool:
+    """Return whether a process of this host lives that a journal of this boot tells of."""
+    if process is None:
+        return False
+    try:
+        same = processes.start_ticks(process.pid) == process.start_ticks
+        return same and not processes.has_ended(process.pid)
+    except (OSError, ProcError):
+        return False
 
 
 def find(migration_id: str, side: str) -> Listed | None:

@@ -31,9 +31,9 @@ DECLARING = (engines, guard, netns, slowed)
 def sweep(tell: Callable[[str], None]) -> None:
     """End the migrations that were cut off and of which this host alone knows the end.
 
-    Those are all whose container runs on the source, and those whose target has said that it runs
-    there. `tell` gets a line for people about each migration that had made something, or of which
-    the target may hold a copy. What cannot be removed now is tried again next time. Raises OSError.
+    Those are all whose container runs on the source and nowhere else, and those whose target has
+    said that it runs there. `tell` gets a line for people about each migration that had made
+    something. What cannot be removed now is tried again next time. Raises OSError.
     """
     for each in book.listed():
         found = each.account
@@ -41,18 +41,27 @@ def sweep(tell: Callable[[str], None]) -> None:
             continue
         if found.state == State.RESUMED.value:
             _finish(each, tell)
-            continue
-        alive = lives(found.begun)
-        end = end_of_cut_off(found, book.now_ms(), lives=alive)
-        # Somebody else may be at it, or have done it.
-        with contextlib.suppress(BlockingIOError, FileNotFoundError):
-            if end is not None:
-                with Journal(each.path) as cut_off:
-                    if undo(found, tell):
-                        cut_off.append(encode(end))
-                if alive and found.state not in HARMLESS:
-                    tell(copy_held(found))
+        elif found.state is None or found.state in HARMLESS:
+            end_back(each, tell)
     book.prune()
+
+
+def end_back(cut_off: book.Listed, tell: Callable[[str], None]) -> None:
+    """End a migration whose container runs on the source: undo what was made on this host.
+
+    `tell` gets a line for people if the target may hold a copy. Nothing is done if this host alone
+    does not know which host has the container. Raises OSError.
+    """
+    found = cut_off.account
+    end = end_of_cut_off(found, book.now_ms(), lives=lives(found.begun))
+    # Somebody else may be at it, or have done it.
+    with contextlib.suppress(BlockingIOError, FileNotFoundError):
+        if end is not None:
+            with Journal(cut_off.path) as journal:
+                if undo(found, tell):
+                    journal.append(encode(end))
+            if found.state is not None and found.state not in HARMLESS:
+                tell(copy_held(found))
 
 
 def _finish(cut_off: book.Listed, tell: Callable[[str], None]) -> None:

@@ -228,8 +228,7 @@ def _begin_links_down(migration: Migration) -> None:
 
 def _not_dead(migration: Migration, why: str) -> Undecided:
     what = f"process {migration.source.init.pid} on the source {why}"
-    then = "run it there by '--go' once that process is dead"
-    return _undecided(migration, what, told_go=False, then=then)
+    return _undecided(migration, what, told_go=False, then=" once that process is dead")
 
 
 def _undecided(
@@ -237,11 +236,13 @@ def _undecided(
     what: str,
     *,
     told_go: bool = True,
-    then: str = "if the container is held there, run it by '--go'",
+    then: str = "",
 ) -> Undecided:
-    destination = migration.target.connection.destination
-    command = f"migratectl recover {migration.migration_id} --on {destination}"
-    advice = f"ask {migration.target.hostname} by '{command}'; {then}"
+    """Return what the user is told. The guardian goes on meanwhile, for its PATIENCE_S."""
+    advice = (
+        f"a process on this host tries to end the move for ten minutes; after that"
+        f" 'migratectl recover {migration.migration_id}' on this host does{then}"
+    )
     return Undecided(
         migration.migration_id, migration.target.hostname, what, advice, told_go=told_go
     )

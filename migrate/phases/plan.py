@@ -20,6 +20,7 @@ from migrate.decisions.compatibility import Facts, room
 from migrate.decisions.write_tracking import choose
 from migrate.errors import AgentFailed, AgentGone, MigrateError, MissingOnHost, NameTaken, Side
 from migrate.guardian.handle import Guardian
+from migrate.guardian.recovery import end_all
 from migrate.journal.book import MigrationJournal, now_ms, process_record
 from migrate.journal.records import SOURCE, Begun, ProcessRecord
 from migrate.leftovers import sweep
@@ -58,8 +59,7 @@ def planned(
     """
     with contextlib.ExitStack() as stack:
         try:
-            reconnect = partial(connect, destination)
-            migration = _plan(stack, Progress(report, observer), reconnect, options)
+            migration = _plan(stack, Progress(report, observer), destination, connect, options)
         except MigrateError:
             raise
         except Exception as error:
@@ -70,12 +70,15 @@ def planned(
 def _plan(
     stack: contextlib.ExitStack,
     progress: Progress,
-    connect: Callable[[], contextlib.AbstractContextManager[Connection]],
+    destination: Destination,
+    connect_to: Connect,
     options: Options,
 ) -> Migration:
-    report = progress.report
+    report, connect = progress.report, partial(connect_to, destination)
     if os.geteuid() == 0:  # another user is refused below
-        sweep(progress.note)  # first: a killed migration may have changed this container
+        # First: a killed migration may have changed this container.
+        end_all(connect_to, progress.note)
+        sweep(progress.note)
     engine, container, locks = stack.enter_context(_taken(options.engine, report))
     facts = preflight.check_source(engine, report.container)
     report.source, report.versions["source"] = facts.hostname, asdict(facts)

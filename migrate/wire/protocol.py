@@ -450,12 +450,16 @@ class Finish(Request[Finished]):
 
 
 class Recovered(Answer):
-    """The answer to Recover: the last state of the target's half, and what came of the word.
+    """The answer to Recover: the last state of this host's half, and what came of the word.
 
-    `state` is None if the target has no journal of the migration. `outcome` is one of control.py's.
+    `state` is None if the host has no journal of the migration. `outcome` is one of control.py's.
+    If the host is the source, `life` says how the container's init is (decisions/takeover.py), and
+    `goes_on` whether a program of the migration lives.
     """
 
     state: Annotated[str, Pattern(r"[a-z ]{1,40}")] | None
+    life: Annotated[str, Pattern(r"lives|dying|dead")] | None
+    goes_on: bool
     outcome: Annotated[str, Pattern(r"ok|refused|failed|nobody")]
     text: Text
 

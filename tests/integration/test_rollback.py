@@ -15,7 +15,7 @@ from migrate.cli.exit_codes import CODES
 from migrate.decisions.state import State
 from tests.rig import Container, Node, Redis, until
 from tests.rig.clients import Client
-from tests.rig.hosts import NOTHING_CHANGED, Hosts, Report
+from tests.rig.hosts import NOTHING_CHANGED, Hosts, Report, tool_command
 from tests.rig.traces import settled, traces
 
 
@@ -148,68 +148,97 @@ def test_the_container_goes_on_if_criu_is_killed_in_the_freeze(
     assert hosts.settled(before) == {}
 
 
-def crash_at(hosts: Hosts, state: State) -> str:
+def crash_at(hosts: Hosts, state: State, act: str = "crash") -> str:
     """Run a move whose coordinator is killed in that state, and return the migration's id."""
-    done = hosts.migrate_with("at_state", "crash", state.name)
+    done = hosts.migrate_with("at_state", act, state.name, "--", "--max-frozen", "3")
     assert done.returncode == -signal.SIGKILL, done.stderr
     return done.stdout.strip()
 
 
-@pytest.fixture
-def litter(hosts: Hosts) -> Iterator[None]:
-    """The image directory and the lock's file are removed, which a killed coordinator cannot do."""
-    yield
-    script = "rm -r /run/migrate/locks; for d in /run/migrate/*/; do umount -l $d; rmdir $d; done"
-    hosts.alpha.run(["sh", "-c", script], check=False)
+def ended(node: Node, migration: str) -> bool:
+    """Return whether the node's journal of a migration has its end."""
+    found = json.loads(node.run(["migratectl", "status", "--json"]).stdout)["migrations"]
+    return any(each["id"] == migration and each["condition"] == "ended" for each in found)
 
 
-@pytest.mark.parametrize("state", [State.PREPARED, State.ARMED, State.FROZEN])
+@pytest.mark.parametrize(
+    "state", [State.PREPARED, State.ARMED, State.FROZEN, State.HELD, State.KILLING]
+)
 def test_the_container_goes_on_if_the_coordinator_is_killed(
-    hosts: Hosts, litter: None, client: Client, redis: Redis[Container], state: State
+    hosts: Hosts, client: Client, redis: Redis[Container], state: State
 ) -> None:
-    """The source's CRIU thaws the container by itself, and the agent cleans up by itself."""
-    before = traces(hosts.beta)
-    crash_at(hosts, state)
+    """The source's CRIU thaws the container; the guardian cleans up, and has the copy dropped."""
+    before = hosts.traces()
+    migration = crash_at(hosts, state)
     client.goes_on()
     assert redis.status == "running"
-    assert settled(hosts.beta, before) == {}
+    assert hosts.settled(before) == {}
+    assert ended(hosts.alpha, migration)
 
 
-def test_the_target_holds_on_if_the_coordinator_is_killed(
-    hosts: Hosts, litter: None, client: Client, redis: Redis[Container]
+def test_the_guardian_finishes_if_the_coordinator_is_killed_after_the_kill(
+    hosts: Hosts, client: Client, redis: Redis[Container]
 ) -> None:
-    """The source runs on; the target holds what it has until it is told to drop it."""
-    before = traces(hosts.beta)
-    migration = crash_at(hosts, State.HELD)
-    client.goes_on()
-    assert redis.status == "running"
-    held = hosts.beta.run(["migratectl", "status"]).stdout
-    assert held.startswith(f"{migration}: container 'redis' is held on beta")
-    twice = ["migratectl", "recover", migration, "--on", "beta", "--go", "--source-is-dead"]
-    refused = hosts.alpha.run(twice, check=False)
-    assert refused.returncode == 62
-    assert "and would run twice" in refused.stderr
-    dropped = hosts.beta.run(["migratectl", "recover", migration, "--abort"]).stdout
-    assert dropped.startswith("migratectl: ok")
-    assert settled(hosts.beta, before) == {}
-    client.goes_on()
-
-
-def test_the_target_waits_for_go_if_the_coordinator_is_killed(
-    hosts: Hosts, litter: None, client: Client, redis: Redis[Container]
-) -> None:
-    """The target has the only copy: it neither drops it nor resumes it before it is told to."""
     migration = crash_at(hosts, State.KILLED)
-    assert redis.status != "running"
-    held = "is held on beta, restored but not running; the coordinator is gone"
-    ask = ["migratectl", "recover", migration, "--on", "beta"]
-    until(lambda: held in hosts.alpha.run(ask).stdout, "the agent to notice")
-    client.mark("held")
-    assert client.mark("still held")["count"] == 0
-    assert hosts.alpha.run([*ask, "--go"]).stdout.startswith("migratectl: ok")
     client.goes_on()
     assert redis.on(hosts.beta).status == "running"
-    redis.remove()
+    until(lambda: redis.status is None, "the source to be cleaned up")
+    until(lambda: ended(hosts.alpha, migration), "the journal's end")
+    hosts.move(redis.on(hosts.beta))
+    client.goes_on()
+
+
+@pytest.mark.parametrize("state", [State.FROZEN, State.KILLED])
+def test_a_coordinator_that_hangs_is_ended_when_the_freeze_has_lasted_too_long(
+    hosts: Hosts, client: Client, redis: Redis[Container], state: State
+) -> None:
+    """It is stopped, and cannot see the limit of the freeze itself."""
+    command = tool_command("at_state", "stop", state.name, "--", "--max-frozen", "3")
+    # The shell waits only for the end: what enters the node would stop with the program.
+    done = hosts.alpha.run(["sh", "-c", '"$@"; exit $?', "sh", *command], check=False)
+    assert done.returncode == 128 + signal.SIGKILL, done.stderr
+    client.goes_on()
+    now = redis.on(hosts.beta) if state is State.KILLED else redis
+    assert now.status == "running"
+    if state is State.KILLED:
+        until(lambda: redis.status is None, "the source to be cleaned up")
+        hosts.move(now)
+
+
+@pytest.mark.parametrize("state", [State.HELD, State.KILLED])
+@pytest.mark.parametrize("from_the_target", [False, True])
+def test_recover_ends_what_has_lost_its_guardian_too(
+    hosts: Hosts, client: Client, redis: Redis[Container], state: State, from_the_target: bool
+) -> None:
+    """Whether the source's container lives decides, from whichever host that is asked."""
+    before = hosts.traces()
+    migration = crash_at(hosts, state, "crash_both")
+    recover = ["migratectl", "recover", migration]
+    if state is State.HELD:
+        refused = hosts.alpha.run([*recover, "--go", "--source-is-dead"], check=False)
+        assert refused.returncode == 62
+        assert "and would run twice" in refused.stderr
+    else:
+        refused = hosts.alpha.run([*recover, "--abort"], check=False)
+        assert refused.returncode == 62
+        assert "is the only copy" in refused.stderr
+    if from_the_target:
+        hosts.beta.run([*recover, "--on", "alpha"])
+        client.goes_on()
+    hosts.alpha.run(recover)
+    client.goes_on()
+    now = redis.on(hosts.beta) if state is State.KILLED else redis
+    assert now.status == "running"
+    if state is State.KILLED:
+        assert redis.status is None
+        hosts.move(now)
+    else:
+        assert hosts.settled(before) == {}
+    assert (
+        hosts.alpha.run(recover)
+        .stdout.strip()
+        .endswith("rolled back" if state is State.HELD else "done")
+    )
 
 
 def test_a_link_that_is_lost_after_the_kill_is_made_again(
@@ -227,21 +256,21 @@ def test_a_link_that_is_lost_after_the_kill_is_made_again(
 def test_the_target_waits_for_go_if_it_cannot_be_reached(
     hosts: Hosts, client: Client, redis: Redis[Container]
 ) -> None:
-    """The target holds it, the source keeps what it has of it, and the advice can be followed."""
+    """The target holds it, the source keeps what it has of it, and the guardian goes on."""
     done = hosts.migrate_with("at_state", "lose_host", "KILLED")
     assert done.returncode == CODES[errors.Undecided], done.stderr
     said = done.stderr.splitlines()[-1]
     assert "the link was lost after the source had been stopped" in said
     assert "the container is held on beta, restored but not running" in said
-    assert redis.status == "stopped"
-    assert hosts.alpha.run(["ls", f"{redis.container.bundle}/config.json"]).stdout
     hosts.recover_as_told(said)
     client.goes_on()
     assert redis.on(hosts.beta).status == "running"
-    assert redis.status == "stopped"
-    redis.remove()
+    assert redis.status is None
+    hosts.move(redis.on(hosts.beta))
 
 
+#: A command that stops the agent on the target, whose pid is in its lock of the container.
+STOP_AGENT = "kill -STOP $(sed 's/.*process //' /run/migrate/locks/*-redis)"
 #: A command that kills the agent on the target, whose pid is in its lock of the container, and that
 #: returns when the source has seen it.
 KILL_AGENT = "kill -KILL $(sed 's/.*process //' /run/migrate/locks/*-redis); sleep 0.5"
@@ -272,6 +301,26 @@ def test_an_agent_killed_after_the_kill_loses_nothing(
     client.goes_on()
 
 
+@pytest.mark.parametrize("state", [State.FROZEN, State.HELD, State.KILLED])
+def test_an_agent_that_hangs_keeps_nobody_frozen(
+    hosts: Hosts, client: Client, redis: Redis[Container], state: State
+) -> None:
+    """Before the kill the source goes on; after it the target is told GO in another way."""
+    before = hosts.traces()
+    options = ["--", "--max-frozen", "3"]
+    done = hosts.migrate_with("at_state", "on_target", state.name, STOP_AGENT, *options)
+    client.goes_on()
+    if state is State.FROZEN:
+        assert done.returncode == CODES[errors.FrozenTooLong], done.stderr
+        assert redis.status == "running"
+        assert hosts.settled(before) == {}
+    else:
+        assert done.returncode == 0, done.stderr
+        assert redis.status is None
+        hosts.move(redis.on(hosts.beta))
+    client.goes_on()
+
+
 def test_recover_says_that_there_is_nothing_to_recover(hosts: Hosts) -> None:
     recover = ["migratectl", "recover", "0123456789ab"]
     done = hosts.beta.run([*recover, "--go"], check=False)
@@ -283,7 +332,7 @@ def test_recover_says_that_there_is_nothing_to_recover(hosts: Hosts) -> None:
     assert NOTHING_CHANGED in done.stderr
     by_ssh = hosts.alpha.run([*recover, *go, "--on", "beta"], check=False)
     assert by_ssh.returncode == 61
-    assert "no agent on beta holds a container" in by_ssh.stderr
+    assert "nobody on beta holds a container" in by_ssh.stderr
     nowhere = hosts.alpha.run([*recover, "--on", "beta:1"], check=False)
     unknown = (CODES[errors.TargetUnreachable], CODES[errors.UnknownHostKey])
     assert nowhere.returncode in unknown, nowhere.stderr

@@ -34,6 +34,13 @@ def crash(migration: Migration) -> None:
     os.kill(os.getpid(), signal.SIGKILL)
 
 
+def crash_both(migration: Migration) -> None:
+    """Print the migration's id, and kill the guardian and the coordinator."""
+    print(migration.migration_id, flush=True)
+    os.kill(migration.guardian.pid, signal.SIGKILL)
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
 def stop(migration: Migration) -> None:
     """Print the migration's id, and stop the coordinator."""
     print(migration.migration_id, flush=True)
@@ -118,6 +125,7 @@ ACTS: dict[str, Callable[..., None]] = {
     act.__name__: act
     for act in (
         crash,
+        crash_both,
         stop,
         stop_criu,
         lose_link,
