@@ -53,6 +53,28 @@ class Process:
         return 0
 
 
+class AnotherWay:
+    """Another connection to a target, where an agent gives one answer, or ends before it does."""
+
+    def __init__(self, answer: Answer | None) -> None:
+        self._ours, self._theirs = socket.socketpair()
+        self._frames = FrameStream(Descriptors(self._theirs.fileno(), self._theirs.fileno()))
+        if answer is not None:
+            self._frames.send(encode(answer))
+        self._theirs.shutdown(socket.SHUT_WR)
+
+    def run(self, command: str) -> Process:
+        return Process(self._ours)
+
+    def asked(self) -> Command:
+        """Return what the agent was asked."""
+        return decode(*self._frames.receive(), Command)
+
+    def close(self) -> None:
+        self._ours.close()
+        self._theirs.close()
+
+
 class Target:
     """A target with `agent`, the client of its agent, which answers what `will_say` was given."""
 

@@ -18,6 +18,7 @@ from migrate.progress import Progress
 from migrate.report import Report
 from migrate.wire import protocol
 from migrate.wire.values import Stamp, Waits
+from tests.unit.helpers.unguarded import Unguarded
 from transport.destination import Destination
 from transport.errors import IncompleteFrame, Unreachable
 
@@ -31,12 +32,14 @@ FINISHED = protocol.Finished(
 class Agent:
     """A fake of the target's agent: `answers` are given in turn, and exceptions among them raised.
 
-    `done` is the list of what happened, in order, to which the requests are added.
+    `done` is the list of what happened, in order, to which the requests are added. `patience_s` are
+    the limits of the answers that were waited for.
     """
 
     def __init__(self, done: list[str], *answers: Any) -> None:
         self.done, self.answers = done, list(answers)
         self.go_parts: list[bytes] = []
+        self.patience_s: list[float] = []
         self.fails_to_ask: list[Exception] = []
 
     def ask(self, message: Any, parts: Any = ()) -> None:
@@ -47,6 +50,7 @@ class Agent:
 
     def answer(self, message: Any, *, timeout_s: float | None = None) -> Any:
         assert timeout_s is not None, "nobody waits for ever after the kill"
+        self.patience_s.append(timeout_s)
         return self._next()
 
     def request(self, message: Any, parts: Any = (), *, timeout_s: float | None = None) -> Any:
@@ -98,9 +102,12 @@ def held_migration(*answers: Any, observer: Any = None, **parts: Any) -> tuple[A
 
     init = SimpleNamespace(pid=7, kill=does("kill"), wait_dead=died)
     dump = SimpleNamespace(
-        bury=does("bury"), stamps=[SimpleNamespace(name="request DUMP", at_ns=1_000_000)]
+        bury=does("bury"),
+        conversation=SimpleNamespace(criu=SimpleNamespace(fileno=lambda: 3)),
+        stamps=[SimpleNamespace(name="request DUMP", at_ns=1_000_000)],
     )
     engine = SimpleNamespace(
+        pause_monitor=does("pause_monitor"),
         record_ended=does("record_ended"),
         end_monitor=does_nothing,
     )
@@ -135,7 +142,8 @@ def held_migration(*answers: Any, observer: Any = None, **parts: Any) -> tuple[A
         limit=None,
         dump=dump,
         progress=progress,
-        journal=SimpleNamespace(entered=lambda _: None),
+        journal=SimpleNamespace(entered=does_nothing, must_enter=does("kill in journal")),
+        guardian=Unguarded(),
         undo=SimpleNamespace(settle=does("settle")),
     )
     move.tidy.callback(does("tidy"))
@@ -146,8 +154,9 @@ def held_migration(*answers: Any, observer: Any = None, **parts: Any) -> tuple[A
 
 
 def ended(move: Any, frames: Any = None) -> errors.MigrateError | None:
-    """Go on from the kill to the end as the coordinator does, and return the error of the end."""
+    """Go on from the hold to the end as the coordinator does, and return the error of the end."""
     armed: Any = SimpleNamespace(frames=frames or Frames(), output=None)
+    commit.arm_kill(move)
     try:
         commit.kill_source(move)
         by_agent = commit.resume_target(move, armed)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+from collections.abc import Callable, Iterator
 from types import SimpleNamespace
 from typing import Any
 
@@ -15,12 +16,15 @@ import pytest
 from checkpoint.errors import CommandFailed, NetworkError
 from checkpoint.network import link, netns
 from checkpoint.network.model import Interface, Network
-from migrate.agent.control import Outcome, Reply
+from migrate.agent.control import GO, Outcome
 from migrate.decisions.state import State
 from migrate.errors import AgentFailed, AgentGone, ResumeFailed, Undecided
+from migrate.guardian.handle import in_ns
+from migrate.guardian.watch import BY, FREED, KILLING
 from migrate.network.source import SourceNetwork
 from migrate.wire import protocol
-from migrate.wire.message import ProtocolError
+from migrate.wire.message import Answer, ProtocolError
+from tests.unit.migrate.answering import AnotherWay
 from tests.unit.migrate.phases.held_move import (
     FINISHED,
     RESUMED,
@@ -37,7 +41,8 @@ def test_a_migration_that_goes_well_does_each_step_in_order() -> None:
     move, done = held_migration(RESUMED, FINISHED)
     assert ended(move) is None
     order = "killing kill dead killed Go resumed Finish bury tidy settle done"
-    assert done == order.split()
+    assert done == ["pause_monitor", "kill in journal", *order.split()]
+    assert move.guardian.told == [KILLING, BY, FREED]
     assert move.report.times.downtime_us == 8000
     assert move.report.sent.fill is not None
 
@@ -56,10 +61,21 @@ def test_without_the_death_no_go_and_nothing_removed(parts: dict[str, Any]) -> N
     assert isinstance(error, Undecided)
     assert error.where == "the container is held on beta, restored but not running"
     assert "process 7 on the source" in error.what
-    assert "recover 0123456789ab --on root@beta" in error.advice
-    assert "run it there by '--go' once that process is dead" in error.advice
+    assert "'migratectl recover 0123456789ab' on this host" in error.advice
+    assert " once that process is dead; " in error.advice
     assert not {"Go", "settle"} & set(done)
     assert move.state is State.KILLING
+
+
+def test_a_kill_that_cannot_be_entered_into_the_journal_is_not_done() -> None:
+    """Whoever goes on after this process must know of the kill."""
+    move, done = held_migration(
+        journal__must_enter=failing(OSError(errno.ENOSPC, "No space left on device"))
+    )
+    with pytest.raises(OSError, match="No space left"):
+        ended(move)
+    assert done == ["pause_monitor"]
+    assert move.state is State.HELD, "which is rolled back"
 
 
 def broken(error: Exception) -> Any:
@@ -149,63 +165,103 @@ def test_a_link_lost_before_go_was_sent_leaves_the_container_held() -> None:
     assert move.state is State.KILLED
 
 
-class Another:
-    """Another connection to the target, where what holds the container replies."""
-
-    def __init__(self, reply: Reply | None) -> None:
-        self._reply = reply
-        self.ran: list[str] = []
-
-    def run(self, command: str) -> Any:
-        self.ran.append(command)
-        said = [b"" if self._reply is None else self._reply.encode(), b""]
-        return SimpleNamespace(
-            patience=lambda _: None,
-            read=lambda _: said.pop(0),
-            read_errors=lambda _: b"No such file or directory",
-            close=lambda: None,
-        )
+def came(outcome: Outcome, text: str) -> protocol.Recovered:
+    """Return the answer to a word for what holds the container on the target."""
+    return protocol.Recovered(
+        state="held", life=None, goes_on=True, outcome=outcome.value, text=text
+    )
 
 
-def test_a_go_whose_link_is_lost_is_said_over_another_connection() -> None:
+RUNS = came(Outcome.OK, "the container runs on beta")
+
+
+@pytest.fixture
+def another_way() -> Iterator[Callable[[Any, Answer | None], AnotherWay]]:
+    """Return a function that gives a migration another way to its target, with this answer."""
+    with contextlib.ExitStack() as stack:
+
+        def lead(move: Any, answer: Answer | None) -> AnotherWay:
+            found = stack.enter_context(contextlib.closing(AnotherWay(answer)))
+            move.target.reconnect = lambda: contextlib.nullcontext(found)
+            return found
+
+        yield lead
+
+
+Lead = Callable[[Any, Answer | None], AnotherWay]
+
+
+def test_a_go_whose_link_is_lost_is_said_over_another_connection(another_way: Lead) -> None:
     move, done = held_migration()
     move.target.agent.fails_to_ask = [AgentGone("it broke", "", None)]
-    another = Another(Reply(outcome=Outcome.OK, text="the container runs on beta"))
-    move.target.reconnect = lambda: contextlib.nullcontext(another)
+    another = another_way(move, RUNS)
     assert ended(move) is None
-    assert "go --source-is-dead" in another.ran[0]
+    assert another.asked() == protocol.Recover(migration_id="0123456789ab", word=GO)
     order = "killing kill dead killed note resumed bury tidy settle done"
-    assert done == order.split(), "nobody is asked to finish"
+    assert done[2:] == order.split(), "nobody is asked to finish"
     assert move.report.notes == [
         "the link was lost after the source had been stopped (it broke);"
         " the container runs on beta, and brings the rest of memory by itself"
     ]
 
 
+def test_a_go_that_is_not_answered_in_time_is_said_over_another_connection(
+    another_way: Lead,
+) -> None:
+    """The freeze has a bound, and GO may be said twice."""
+    move, done = held_migration(AgentGone("timed out", "", None))
+    another = another_way(move, RUNS)
+    assert ended(move) is None
+    assert another.asked() == protocol.Recover(migration_id="0123456789ab", word=GO)
+    assert done.count("Go") == 1
+    assert move.report.notes == [
+        "the target did not answer GO after the source had been stopped (timed out);"
+        " the container runs on beta, and brings the rest of memory by itself"
+    ]
+
+
+@pytest.mark.parametrize(("left_s", "expected_s"), [(None, 2.0), (1.0, 2.0), (8.0, 7.5)])
+def test_of_the_time_of_the_freeze_some_is_left_for_another_way_to_say_go(
+    left_s: float | None, expected_s: float
+) -> None:
+    move, _ = held_migration(RESUMED, FINISHED)
+    if left_s is not None:
+        move.guardian.expect(in_ns(left_s))
+    assert ended(move) is None
+    assert expected_s - 0.4 < move.target.agent.patience_s[0] <= expected_s
+
+
 @pytest.mark.parametrize(
-    ("reply", "notes"),
+    ("answer", "notes"),
     [
         (None, []),
         (
-            Reply(outcome=Outcome.FAILED, text="CRIU did not resume it"),
+            came(Outcome.FAILED, "CRIU did not resume it"),
             ["beta was told GO once more: CRIU did not resume it"],
+        ),
+        (
+            came(Outcome.NOBODY, "nobody on beta holds a container for that move"),
+            ["beta was told GO once more: nobody on beta holds a container for that move"],
         ),
     ],
 )
 def test_without_a_word_that_it_runs_nothing_is_removed(
-    reply: Reply | None, notes: list[str]
+    another_way: Lead, answer: Answer | None, notes: list[str]
 ) -> None:
     move, done = held_migration()
     move.target.agent.fails_to_ask = [AgentGone("it broke", "", None)]
-    move.target.reconnect = lambda: contextlib.nullcontext(Another(reply))
+    another_way(move, answer)
     assert isinstance(ended(move), Undecided)
     assert "settle" not in done
+    assert FREED not in move.guardian.told, "the guardian goes on"
     assert move.report.notes[: len(notes)] == notes
 
 
-@pytest.mark.parametrize(
-    "unread", [AgentGone("timed out", "", None), ProtocolError("Done: 'stamps'"), KeyError("x")]
-)
+#: Answers to GO that cannot be read, although the agent is there.
+UNREAD = [ProtocolError("Done: 'stamps'"), KeyError("x")]
+
+
+@pytest.mark.parametrize("unread", UNREAD)
 def test_an_answer_that_cannot_be_read_is_asked_for_again(unread: Exception) -> None:
     """Requests are answered in order, so a target that answers the next one has obeyed GO."""
     move, done = held_migration(unread, protocol.Clock(monotonic_ns=1), FINISHED)
@@ -216,9 +272,7 @@ def test_an_answer_that_cannot_be_read_is_asked_for_again(unread: Exception) -> 
     assert done.index("Go") < done.index("Ping") < done.index("settle")
 
 
-@pytest.mark.parametrize(
-    "unread", [AgentGone("timed out", "", None), ProtocolError("Done: 'stamps'"), KeyError("x")]
-)
+@pytest.mark.parametrize("unread", UNREAD)
 @pytest.mark.parametrize(
     "again", [AgentGone("timed out", "", None), ProtocolError("Clock"), KeyError("x")]
 )

@@ -24,6 +24,7 @@ from migrate.phases.precopy import pre_copy
 from migrate.progress import Progress
 from migrate.report import Report
 from migrate.wire import protocol
+from tests.unit.helpers.unguarded import Unguarded
 from tests.unit.migrate.memory.carrier import Carrier
 from tests.unit.migrate.memory.ends import ends
 
@@ -104,6 +105,7 @@ def move(
         dump=SimpleNamespace(options=None),
         progress=Progress(Report.begin("web", "beta"), observer),
         journal=SimpleNamespace(entered=lambda _: None),
+        guardian=Unguarded(),
         undo=Undo(),
     )
     found.report.sent.memory_bytes = 64 * MIB
