@@ -80,7 +80,7 @@ def _outcome_kept(migration: Migration) -> Iterator[None]:
         raise
     finally:
         migration.report.outcome = migration.state.value
-        if migration.state in SETTLED:
+        if migration.journal.state in {state.value for state in SETTLED}:
             migration.journal.end(migration.state.value, told)
         elif not failed_there:
             migration.guardian.take_over()

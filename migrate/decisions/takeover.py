@@ -49,6 +49,7 @@ class Told(enum.Enum):
 class Act(enum.Enum):
     """The next step on the source."""
 
+    TURN_BACK = "enter into the journal that the kill did not come, and never will"
     THAW = "have CRIU thaw the container and end"
     BURY = "kill CRIU, which must not undo anything for a dead container"
     WAIT = "wait until the container is dead"
@@ -81,6 +82,10 @@ def next_act(seen: Seen) -> Act:
     """Return what is to be done next. END_BACK, LEAVE and FINISH are last acts."""
     if seen.state == State.RESUMED.value:
         return Act.BURY if seen.criu else Act.FINISH
+    if seen.life is Life.LIVES and seen.state in KILLED:
+        # The journal says so before anything else is done: if the container ended later by somebody
+        # else's doing, it would be taken for killed, and its files for those of a copy elsewhere.
+        return Act.TURN_BACK
     if seen.life is Life.LIVES or seen.state not in KILLED:
         return _back(seen)
     return _forward(seen)

@@ -121,6 +121,7 @@ class Takeover:
         self._why = why
         self.said: list[str] = []
         self._acts: dict[Act, Callable[[], None]] = {
+            Act.TURN_BACK: lambda: self._journal.must_enter(State.ROLLING_BACK.value),
             Act.THAW: self._thaw,
             Act.BURY: self._bury,
             Act.WAIT: lambda: time.sleep(LOOK_AGAIN_S),

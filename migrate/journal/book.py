@@ -50,8 +50,11 @@ class Listed:
 class MigrationJournal:
     """The journal of a migration that this process takes part in, as a context.
 
-    A process that leaves the context without `end` leaves a migration that was cut off.
+    A process that leaves the context without `end` leaves a migration that was cut off. `state` is
+    the state that this process has entered last.
     """
+
+    state: str | None = None
 
     def __init__(self, begun: Begun) -> None:
         """Begin the journal, on disk when the constructor returns.
@@ -123,6 +126,7 @@ class MigrationJournal:
     def must_enter(self, state: str) -> None:
         """Enter a state as `entered` does. Raises OSError."""
         self._append(Entered(at_ms=now_ms(), state=state))
+        self.state = state
 
     def made(self, thing: Made, passing: bool = False) -> None:
         """Enter a thing that this host has just made (MadeThing). Raises OSError."""

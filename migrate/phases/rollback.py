@@ -70,12 +70,17 @@ def roll_back(migration: Migration, *, failed: bool) -> list[str]:
         migration.awake.close()
     if failed:
         keep_logs(migration)
-    left += _abort(migration, may_be_held=may_be_held)
+    not_dropped = _abort(migration, may_be_held=may_be_held)
+    left += not_dropped
     with _noted(left, "not cleaned up on the source"):
         migration.tidy.close()
     for line in left:
         migration.note(line)
-    migration.advance(State.ROLLED_BACK)
+    if not_dropped:
+        # The journal stays where it is: the guardian goes on telling the target to drop the copy.
+        migration.progress.advance(State.ROLLED_BACK)
+    else:
+        migration.advance(State.ROLLED_BACK)
     return left
 
 
@@ -112,9 +117,9 @@ def _abort(migration: Migration, *, may_be_held: bool) -> list[str]:
             return []
         if may_be_held:
             return [
-                f"{host} did not confirm that it dropped what it may have restored ({error}): "
-                f"'migratectl recover {migration.migration_id} --abort "
-                f"--on {migration.target.connection.destination}' drops that"
+                f"{host} did not confirm that it dropped what it may have restored ({error}): a"
+                " process on this host goes on telling it for ten minutes, and 'migratectl recover"
+                f" {migration.migration_id}' does after that"
             ]
         # An agent that holds no container undoes everything by itself when its channel ends.
         migration.note(f"{host} undoes by itself what it made; it did not confirm that ({error})")

@@ -1,4 +1,8 @@
-"""scripts/faults: tries with chance in them, many times. Exit status 1 if anything was wrong."""
+"""scripts/faults: faults at every step of a move, and two moves at once, many times.
+
+Exit status 1 if anything was wrong: a container lost, doubled, stuck or with wrong memory,
+something left behind, or a word of the tool's that was not true.
+"""
 
 from __future__ import annotations
 
@@ -6,36 +10,67 @@ import argparse
 import json
 import os
 import sys
+from pathlib import Path
 
-from tests.faults import two_moves
+from tests.faults import cases, two_moves
+from tests.faults.run import run
 from tests.rig import Rig
 
 
 def main() -> int:
-    """Run every contest on a rig of its own, and print what came of each as a line of JSON."""
+    """Run the matrix, or the contests, on a rig of their own."""
     arguments = _parser().parse_args()
     rig = Rig(f"faults-{os.getpid()}")
-    rig.up(nodes=two_moves.NODES)
-    wrong = False
+    rig.up(nodes=two_moves.NODES if arguments.what == "two-moves" else 2)
     try:
-        contests = [*((way, True) for way in two_moves.CONTESTS), ("same target", False)]
-        for way, connected in contests:
-            result = two_moves.run(rig, way, arguments.tries, arguments.seed, connected=connected)
-            print(json.dumps(result), flush=True)
-            wrong |= bool(result["faults"])
+        if arguments.what == "two-moves":
+            return int(_two_moves(rig, arguments.count, arguments.seed))
+        if arguments.case is not None:
+            chosen = [cases.matrix()[arguments.case]]
+        else:
+            chosen = cases.drawn(arguments.seed, arguments.count, tuple(arguments.engine))
+        return int(run(rig, chosen, arguments.json))
     finally:
         rig.down()
-    return int(wrong)
+
+
+def _two_moves(rig: Rig, tries: int, seed: int) -> bool:
+    """Run every contest, and print what came of each as a line of JSON."""
+    wrong = False
+    contests = [*((way, True) for way in two_moves.CONTESTS), ("same target", False)]
+    for way, connected in contests:
+        result = two_moves.run(rig, way, tries, seed, connected=connected)
+        print(json.dumps(result), flush=True)
+        wrong |= bool(result["faults"])
+    return wrong
 
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="scripts/faults", description=__doc__)
-    commands = parser.add_subparsers(required=True)
-    command = commands.add_parser("two-moves", help="two moves of one container at once")
-    command.add_argument(
-        "--tries", type=int, default=50, help="of each contest (default %(default)s)"
+    parser.add_argument(
+        "what",
+        nargs="?",
+        choices=("matrix", "two-moves"),
+        default="matrix",
+        help="each process, the link and others at each state of a move (default), or two moves of"
+        " one container at once",
     )
-    command.add_argument("--seed", type=int, default=0, help="of the offsets (default %(default)s)")
+    parser.add_argument("--count", type=int, default=50, help="of tries (default %(default)s)")
+    parser.add_argument("--seed", type=int, default=0, help="draws the tries (default %(default)s)")
+    parser.add_argument("--case", type=int, metavar="K", help="try case K of the matrix alone")
+    parser.add_argument(
+        "--engine",
+        nargs="+",
+        choices=cases.ENGINES,
+        default=cases.ENGINES,
+        help="cases of these engines alone",
+    )
+    parser.add_argument(
+        "--json",
+        type=Path,
+        metavar="FILE",
+        help="append each verdict to FILE; cases that are in it are not tried again",
+    )
     return parser
 
 

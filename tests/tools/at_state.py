@@ -103,6 +103,20 @@ def wait(_: Migration) -> None:
         time.sleep(0.01)
 
 
+def pause(migration: Migration) -> None:
+    """Tell in the file WAITS which processes the move has here, and wait until it is removed."""
+    told = {
+        "id": migration.migration_id,
+        "coordinator": os.getpid(),
+        "guardian": migration.guardian.pid,
+    }
+    beside = WAITS.with_suffix(".new")
+    beside.write_text(json.dumps(told))
+    beside.rename(WAITS)
+    while WAITS.exists():
+        time.sleep(0.002)
+
+
 def migrate_again(migration: Migration, target: str) -> None:
     """Start another migration of the container, and print how it ended.
 
@@ -136,6 +150,7 @@ ACTS: dict[str, Callable[..., None]] = {
         on_target_and_fail,
         lose_docker_and_fail,
         wait,
+        pause,
         migrate_again,
     )
 }

@@ -1,0 +1,123 @@
+"""The faults of the matrix, each done to a move that waits at its point."""
+
+from __future__ import annotations
+
+import shlex
+import threading
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from migrate.journal import book
+from tests.faults.cases import LINK, VICTIMS, Case
+from tests.rig import Node
+from tests.rig.hosts import Hosts
+
+#: How long a process is stopped, by SIGSTOP.
+STOPPED_S = 10.0
+#: The commands that list the pids of victims on a node, which are known by what they run.
+FINDERS = {
+    "agent": "sed 's/.*process //' /run/migrate/locks/{engine}-redis",
+    "keeper": "sed -n 's/.*\"stand_by\":\\[\\([0-9]*\\),.*/\\1/p' {journal}/{id}.target",
+    "CRIU of the dump": "pgrep -x criu",
+    "CRIU of the restore": "pgrep -x criu",
+    "engine's checkpoint": "pgrep -f '(runc|crun|podman).* checkpoint '",
+    "engine's restore": "pgrep -f '(runc|crun|podman).* (restore|start) '",
+    "engine of the source": "pgrep -x 'conmon|dockerd|containerd-shim|containerd'",
+    "engine of the target": "pgrep -x 'conmon|dockerd|containerd-shim|containerd'",
+}
+#: What drops the frames between the hosts alone: {way: (hook, the address at the other end)}.
+DEAF = {"target": ("in", "saddr"), "source": ("out", "daddr")}
+#: The interface of beta that leads to the switch.
+UPLINK = "eth0"
+#: A file that takes all the room on beta's disk.
+FULL = "/var/lib/full"
+
+
+@dataclass
+class Injection:
+    """One fault that was injected, and what takes it back. `what` says what was hit, for people."""
+
+    what: str = "nothing to hit"
+    hit: bool = False
+    _timers: list[threading.Timer] = field(default_factory=list)
+
+    def later(self, after_s: float, node: Node, script: str) -> None:
+        """Run a script on a node after some seconds."""
+        timer = threading.Timer(after_s, sh, [node, script])
+        timer.start()
+        self._timers.append(timer)
+
+    def end(self) -> None:
+        """Wait until the fault was taken back."""
+        for timer in self._timers:
+            timer.join()
+
+
+def sh(node: Node, script: str) -> str:
+    """Run a script on a node, and return its output; whether it failed is nobody's business."""
+    return node.run(["sh", "-c", script], check=False, timeout=60).stdout.strip()
+
+
+def inject(case: Case, hosts: Hosts, move: Mapping[str, Any]) -> Injection:
+    """Do to a move what its case wants. `move` is what the coordinator tells (at_state.pause)."""
+    if case.fault.startswith("SIG"):
+        return _signal(case, hosts, move)
+    injection = Injection(what=case.fault, hit=True)
+    if case.fault in LINK:
+        make, end, seconds = _link(case.fault, hosts)
+        sh(hosts.beta, make)
+        injection.later(seconds, hosts.beta, end)
+    elif case.fault == "target's disk full":
+        room = "$(($(df --output=avail --block-size=1 / | tail -n 1) - 65536))"
+        sh(hosts.beta, f"fallocate --length {room} {FULL}")
+        injection.later(10.0, hosts.beta, f"rm {FULL}")
+    elif case.fault.endswith("by somebody"):
+        _by_somebody(case, hosts)
+    else:
+        done = hosts.migrate(hosts.alpha, "redis", "beta")
+        injection.what = f"a second move ended with {done.returncode}"
+    return injection
+
+
+def _link(fault: str, hosts: Hosts) -> tuple[str, str, float]:
+    """Return the scripts that make and end a fault of the link on beta, and the seconds between."""
+    if fault in ("1 Mbit/s", "200 ms"):
+        how = "tbf rate 1mbit burst 32kbit latency 400ms" if "bit" in fault else "netem delay 200ms"
+        return f"tc qdisc add dev {UPLINK} root {how}", f"tc qdisc del dev {UPLINK} root", 10.0
+    other = hosts.alpha.address
+    ways = DEAF if fault.startswith("cut") else [fault.split()[1]]
+    chains = [
+        f"add chain inet deaf {hook} {{ type filter hook {hook}put priority -400; }};"
+        f" add rule inet deaf {hook} ip {end} {other} drop"
+        for hook, end in (DEAF[way] for way in ways)
+    ]
+    make = f"nft '{'; '.join(['add table inet deaf', *chains])}'"
+    return make, "nft delete table inet deaf", float(fault.split()[-2])
+
+
+def _by_somebody(case: Case, hosts: Hosts) -> None:
+    word = "kill" if case.fault.startswith("killed") else "stop"
+    if case.engine == "runc":
+        signal = "KILL" if word == "kill" else "TERM"
+        sh(hosts.alpha, f"timeout 20 runc kill redis {signal}")
+    else:
+        sh(hosts.alpha, f"timeout 5 {case.engine} {word} redis")
+
+
+def _signal(case: Case, hosts: Hosts, move: Mapping[str, Any]) -> Injection:
+    number, _, victim = case.fault.removeprefix("SIG").partition(" of ")
+    node = hosts.alpha if VICTIMS[victim] == "alpha" else hosts.beta
+    if victim in move:
+        pids = [str(move[victim])]
+    else:
+        finder = FINDERS[victim].replace("{engine}", case.engine).replace("{id}", str(move["id"]))
+        finder = finder.replace("{journal}", str(book.DIRECTORY))
+        pids = sh(node, finder).split()
+    injection = Injection()
+    if pids:
+        sh(node, f"kill -{number} {shlex.join(pids)}")
+        injection.what, injection.hit = f"{victim}: {' '.join(pids)}", True
+        if number == "STOP":
+            injection.later(STOPPED_S, node, f"kill -CONT {shlex.join(pids)}")
+    return injection

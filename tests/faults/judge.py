@@ -1,0 +1,234 @@
+"""One try of the fault matrix: a move with a fault in it, and what came of it, as seen outside."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import subprocess
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from migrate import errors
+from migrate.cli.exit_codes import CODES
+from tests.faults.cases import Case
+from tests.faults.inject import Injection, inject, sh
+from tests.rig import Node, Redis
+from tests.rig.errors import RigError
+from tests.rig.hosts import Hosts, tool_command
+from tests.rig.traces import Traces, settled
+from tests.rig.wait import until
+from tests.tools.at_state import WAITS
+
+#: The bound of the freeze in the tries, in seconds.
+MAX_FROZEN_S = 3
+#: How long a move may take to come to its point, and then to its end with all that goes on by
+#: itself after it.
+POINT_S, END_S, SETTLED_S = 40.0, 150.0, 60.0
+#: How long the container is looked at to see whether it runs.
+LOOK_S = 5.0
+DATA_MIB = 4
+#: How the line of the process begins that holds the other end of a container's standard input. The
+#: number of its descriptor follows.
+HOLDER = "/usr/bin/python3 -ISc import select"
+#: Exit codes with which the tool says that it does not know, and how to end it.
+UNDECIDED = {CODES[errors.Undecided], CODES[errors.ResumeFailed]}
+ON_THE_TARGET = {0, CODES[errors.LeftBehind]}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Verdict:
+    """What came of one try. `faults` names what was wrong, and is empty if all was right."""
+
+    case: Case
+    hit: str
+    status: int | None
+    said: str
+    running: tuple[str, ...]
+    by_hand: bool
+    frozen_ms: float | None
+    faults: tuple[str, ...]
+
+    def plain(self) -> dict[str, Any]:
+        """Return the verdict as one JSON object."""
+        return {
+            "case": self.case.number,
+            "engine": self.case.engine,
+            "point": self.case.point,
+            "fault": self.case.fault,
+            "hit": self.hit,
+            "status": self.status,
+            "said": self.said,
+            "running": self.running,
+            "by_hand": self.by_hand,
+            "frozen_ms": self.frozen_ms,
+            "faults": self.faults,
+        }
+
+
+class Scene:
+    """A container with redis in it, on either host, and how both hosts look when all is well."""
+
+    def __init__(self, hosts: Hosts, redis: Redis[Any], engine: str) -> None:
+        self.hosts, self._redis, self.engine = hosts, redis, engine
+        redis.fill(DATA_MIB)
+        self._digest = redis.digest()
+        # A move each way, so that what stays for ever on a host is there.
+        self._clean: dict[str, Mapping[str, Traces]] = {}
+        for _ in range(2):
+            self._redis, _report = hosts.move(self._redis)
+            self._clean[self._redis.node.name] = hosts.traces()
+
+    def at(self) -> tuple[str, ...]:
+        """Return the names of the hosts on which redis runs, by their lists of processes."""
+        return tuple(
+            node.name
+            for node in self.hosts.both
+            if any(
+                not state.startswith(("Z", "T", "t", "X"))
+                for state in sh(node, "ps -C redis-server -o stat=").split()
+            )
+        )
+
+    def look(self) -> tuple[str, ...]:
+        """Return the same once it runs somewhere, or after LOOK_S."""
+        with contextlib.suppress(RigError):
+            until(lambda: len(self.at()) == 1, "it to run", timeout_s=LOOK_S)
+        return self.at()
+
+    def judge(self, case: Case) -> Verdict:
+        """Try a case, which begins with the container on alpha, and say what came of it."""
+        with self._redis.client() as client:
+            status, said, injection = self._move(case)
+            with contextlib.suppress(RigError):
+                until(self._is_quiet, "it to end by itself", timeout_s=SETTLED_S)
+            running = self.look()
+            by_hand = status in UNDECIDED and not running and self._recover()
+            running = self.look() if by_hand else running
+            seen = client.finish()
+        faults = [*self._of_the_end(case, injection, status, running)]
+        if len(running) == 1:
+            faults += self._of_what_runs(running[0], seen)
+        return Verdict(
+            case=case,
+            hit=injection.what,
+            status=status,
+            said=said,
+            running=running,
+            by_hand=by_hand,
+            frozen_ms=seen.get("worst_gap_ms"),
+            faults=tuple(faults),
+        )
+
+    def _move(self, case: Case) -> tuple[int | None, str, Injection]:
+        """Start a move, inject the fault at its point, and return how the move ended."""
+        options = ["--", "--engine", case.engine, "--max-frozen", str(MAX_FROZEN_S)]
+        alpha = self.hosts.alpha
+        sh(alpha, f"rm -f {WAITS}")
+        # The shell waits for the end alone: what enters the node would stop with a stopped program.
+        argv = ["sh", "-c", '"$@"; exit $?', "sh"]
+        move = alpha.popen(
+            [*argv, *tool_command("at_state", "pause", case.point, *options)],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+        )
+        injection = Injection(what="the move did not come to its point")
+        with contextlib.suppress(RigError):
+            told = until(lambda: sh(alpha, f"cat {WAITS}"), "the point", timeout_s=POINT_S)
+            injection = inject(case, self.hosts, json.loads(told))
+        sh(alpha, f"rm -f {WAITS}")
+        try:
+            said, _ = move.communicate(timeout=END_S)
+        except subprocess.TimeoutExpired:
+            sh(alpha, "pkill -KILL -f tests.tools.at_state")
+            said, _ = move.communicate()
+            return None, said.strip()[-600:], injection
+        finally:
+            injection.end()
+        status = move.returncode - 128 if move.returncode > 128 else move.returncode
+        lines = said.strip().splitlines() or [""]
+        return (-status if move.returncode > 128 else status), lines[-1][:600], injection
+
+    def _is_quiet(self) -> bool:
+        """Return whether nothing of a move goes on by itself any more."""
+        return not any(
+            each["condition"] in ("under way", "cut off")
+            for node in self.hosts.both
+            for each in statuses(node)
+        )
+
+    def _recover(self) -> bool:
+        sh(self.hosts.alpha, "migratectl recover")
+        return True
+
+    def _of_the_end(
+        self, case: Case, injection: Injection, status: int | None, running: tuple[str, ...]
+    ) -> list[str]:
+        wanted_dead = injection.hit and case.fault.endswith("by somebody")
+        faults = []
+        if status is None:
+            faults.append("stuck: the tool did not end")
+        if len(running) > 1:
+            faults.append("doubled")
+        if not running and not wanted_dead:
+            faults.append("lost")
+        if status in ON_THE_TARGET and running != ("beta",) and not wanted_dead:
+            faults.append(f"lied: exit code {status}")
+        if status is not None and 50 <= status < 60 and status not in ON_THE_TARGET:
+            ended = status == CODES[errors.ContainerEnded]
+            if running != (() if ended else ("alpha",)) and not wanted_dead:
+                faults.append(f"lied: exit code {status}")
+        return faults
+
+    def _of_what_runs(self, host: str, seen: Mapping[str, Any]) -> list[str]:
+        """Look at the one container that runs: its answers, its memory, and what is beside it."""
+        redis = self._redis.on(next(node for node in self.hosts.both if node.name == host))
+        faults = []
+        try:
+            redis.ready()
+            if redis.digest() != self._digest:
+                faults.append("wrong_memory: other data")
+        except (RigError, OSError, AssertionError) as error:
+            faults.append(f"stuck: redis does not answer ({error})")
+        if not seen["contiguous"]:
+            faults.append("wrong_memory: the client's counter")
+        for node in self.hosts.both:  # the next start on each host
+            sh(node, "migratectl recover")
+        for node in self.hosts.both:
+            if left := without_numbers(settled(node, self._clean[host][node.name])):
+                faults.append(f"leftovers on {node.name}: {json.dumps(left)[:600]}")
+        return faults
+
+    def back(self, running: tuple[str, ...]) -> bool:
+        """Have the container on alpha again, and return whether that went well."""
+        if running == ("alpha",):
+            return True
+        if running != ("beta",):
+            return False
+        redis = self._redis.on(self.hosts.beta)
+        done = self.hosts.migrate(redis.node, "redis", "alpha")
+        return done.returncode == 0
+
+
+def without_numbers(left: Traces) -> Traces:
+    """Return traces without those that differ from others only by a number of a descriptor.
+
+    A container that has moved has a process at the other end of its standard input.
+    """
+    found = {
+        kind: [line for line in lines if not line.startswith(HOLDER)]
+        for kind, lines in left.items()
+    }
+    return {kind: lines for kind, lines in found.items() if lines}
+
+
+def statuses(node: Node) -> list[Mapping[str, Any]]:
+    """Return the migrations of a node, as `migratectl status` lists them."""
+    found = sh(node, "migratectl status --json")
+    return list(json.loads(found)["migrations"]) if found else []
+
+
+def elapsed_s(began_s: float) -> float:
+    """Return the seconds since a time of time.monotonic()."""
+    return round(time.monotonic() - began_s, 1)
