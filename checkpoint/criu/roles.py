@@ -36,9 +36,8 @@ MAKING_TASKS = "post-setup-namespaces"
 class Edits:
     """The changes that the tool makes to a runtime's request to CRIU.
 
-    `nftables` and `one_cgroup` are the same on both hosts.
     `nftables`: CRIU locks the network with nft; its default runs iptables-restore and
-    ip6tables-restore.
+    ip6tables-restore. This and `one_cgroup` are the same on both hosts.
     `one_cgroup`: the container has only one cgroup in each hierarchy. CRIU is moved into these
     before the restore and leaves cgroups alone: to move tasks waits for RCU once per v1 hierarchy.
     `external_mounts`: (mount point in the container, source of the bind mount) of mounts that CRIU
@@ -151,8 +150,8 @@ class _HeldRole:
     def end(self, timeout_s: float) -> bool:
         """Wait after a refusal until CRIU has ended; kill CRIU when `timeout_s` seconds are over.
 
-        Return whether CRIU ended by itself. Tasks that a killed CRIU traced run on (ptrace(2);
-        CRIU does not set PTRACE_O_EXITKILL).
+        A CRIU that somebody has stopped (SIGSTOP) goes on first. Return whether CRIU ended by
+        itself. Tasks that a killed CRIU traced run on (ptrace(2), without PTRACE_O_EXITKILL).
         """
         deadline = time.monotonic() + timeout_s
         if (stopped := self._conversation) is not None:
@@ -361,8 +360,7 @@ class RestoreRole(_HeldRole):
     def wait_making_tasks(self, timeout_s: float) -> None:
         """Block until CRIU begins to make the tasks, until it ends, or for `timeout_s` seconds.
 
-        While it makes them, CRIU sends no notification for a while: a computation in this process
-        does not keep CRIU waiting then.
+        While it makes them, CRIU sends no notification, so no computation here keeps it waiting.
         """
         self._making_tasks.wait(timeout_s)
 

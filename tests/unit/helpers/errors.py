@@ -20,6 +20,7 @@ SAMPLES: dict[str, Any] = {
     "error": KeyError("no luck"),
     "needed_bytes": 3 << 30,
     "available_bytes": 1 << 30,
+    "limit_s": 7.5,
 }
 
 

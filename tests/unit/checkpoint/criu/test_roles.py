@@ -81,6 +81,9 @@ class Conversation:
     def criu_lives(self) -> bool:
         return self._process.poll() is None
 
+    def wake_criu(self) -> None:
+        self._process.send_signal(signal.SIGCONT)
+
     def kill_criu(self) -> None:
         self._process.kill()
         self._process.wait(TIMEOUT_S)
@@ -240,6 +243,16 @@ def test_a_criu_that_ends_is_not_killed(dump: DumpRole, conversation: Any) -> No
     assert dump.end(TIMEOUT_S)
     later.join()
     assert dump.end(0.0), "nor is one that has ended"
+
+
+def test_a_criu_that_was_stopped_goes_on_and_is_not_killed(
+    dump: DumpRole, conversation: Any
+) -> None:
+    dump.begun(conversation, "DUMP")
+    os.kill(conversation.criu_pid, signal.SIGSTOP)
+    os.waitpid(conversation.criu_pid, os.WUNTRACED)
+    os.kill(conversation.criu_pid, signal.SIGTERM)  # which waits until CRIU goes on
+    assert dump.end(TIMEOUT_S)
 
 
 def test_a_criu_that_does_not_end_is_killed(dump: DumpRole, conversation: Any) -> None:

@@ -18,6 +18,7 @@ STORY: list[tuple[Command, State]] = [
     (hello(), State.GREETED),
     (protocol.CheckPaths(required=(), own=(), probe=None), State.GREETED),
     (protocol.Examine(description={}), State.EXAMINED),
+    (protocol.Beat(), State.EXAMINED),
     (protocol.CheckAddresses(addresses=()), State.EXAMINED),
     (protocol.Ping(), State.EXAMINED),
     (protocol.AwaitContainerImage(key="0" * 64), State.AWAITING_IMAGE),
@@ -44,15 +45,20 @@ STORY: list[tuple[Command, State]] = [
         protocol.Restore(image_files=0, image_bytes=0, batches=0, proof_seed=None, left_out=()),
         State.HELD,
     ),
+    (protocol.Beat(), State.HELD),
     (protocol.Go(frames=()), State.RESUMED),
+    (protocol.Beat(), State.RESUMED),
     (protocol.Output(), State.RESUMED),
     (protocol.Finish(), State.FINISHED),
 ]
+#: The only request to an agent that is sent for nothing else.
+RECOVER = protocol.Recover(migration_id="0123456789ab", word="status")
 
 
 def test_every_command_has_its_states() -> None:
     assert set(COMMANDS) == set(concrete(Command))
-    assert {type(command) for command, _ in STORY} | {protocol.Abort} == set(COMMANDS)
+    beside = {protocol.Abort, protocol.Recover}
+    assert {type(command) for command, _ in STORY} | beside == set(COMMANDS)
 
 
 def test_each_command_of_the_story_may_come() -> None:
@@ -71,6 +77,7 @@ def test_each_command_of_the_story_may_come() -> None:
         (protocol.Abort(), set(State) - {State.RESUMED, State.FINISHED, State.ABORTED}),
         (protocol.Finish(), {State.RESUMED}),
         (STORY[0][0], {State.CONNECTED}),
+        (RECOVER, {State.CONNECTED}),
         (
             protocol.Restore(image_files=0, image_bytes=0, batches=0, proof_seed=None, left_out=()),
             {State.FROZEN},
@@ -92,7 +99,7 @@ def test_commands_that_decide_which_host_runs_the_container_come_in_their_states
 
 def test_no_command_comes_after_the_end() -> None:
     for state in (State.FINISHED, State.ABORTED):
-        for command, _ in [*STORY, (protocol.Abort(), state)]:
+        for command, _ in [*STORY, (protocol.Abort(), state), (RECOVER, state)]:
             with pytest.raises(ProtocolError):
                 check_command(state, command)
 

@@ -82,6 +82,7 @@ def test_the_codes_are_frozen() -> None:
         "CannotTrack": 53,
         "ContainerEnded": 54,
         "MemoryDiffers": 55,
+        "FrozenTooLong": 56,
         "Undecided": 60,
         "ResumeFailed": 63,
         "Defect": 70,
