@@ -12,7 +12,7 @@ import os
 import sys
 from pathlib import Path
 
-from tests.faults import cases, two_moves
+from tests.faults import cases, simulation, two_moves
 from tests.faults.run import run
 from tests.rig import Rig
 
@@ -20,6 +20,8 @@ from tests.rig import Rig
 def main() -> int:
     """Run the matrix, or the contests, on a rig of their own."""
     arguments = _parser().parse_args()
+    if arguments.what == "simulate":
+        return int(_simulate(arguments.count, arguments.seed))
     rig = Rig(f"faults-{os.getpid()}")
     rig.up(nodes=two_moves.NODES if arguments.what == "two-moves" else 2)
     try:
@@ -32,6 +34,19 @@ def main() -> int:
         return int(run(rig, chosen, arguments.json))
     finally:
         rig.down()
+
+
+def _simulate(count: int, seed: int) -> bool:
+    """Run so many simulated schedules, and print those in which the commit rule did not hold."""
+    wrong = 0
+    for number in range(seed, seed + count):
+        try:
+            simulation.run(number)
+        except simulation.Violation as error:
+            wrong += 1
+            print(f"schedule {number}: {error}", flush=True)
+    print(json.dumps({"schedules": count, "seed": seed, "violations": wrong}))
+    return bool(wrong)
 
 
 def _two_moves(rig: Rig, tries: int, seed: int) -> bool:
@@ -50,10 +65,10 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "what",
         nargs="?",
-        choices=("matrix", "two-moves"),
+        choices=("matrix", "simulate", "two-moves"),
         default="matrix",
-        help="each process, the link and others at each state of a move (default), or two moves of"
-        " one container at once",
+        help="faults of each process, the link and others at each state of a move (default), the"
+        " commit rule in a simulated world, or two moves of one container at once",
     )
     parser.add_argument("--count", type=int, default=50, help="of tries (default %(default)s)")
     parser.add_argument("--seed", type=int, default=0, help="draws the tries (default %(default)s)")

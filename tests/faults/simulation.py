@@ -27,9 +27,16 @@ from migrate.wire.message import ProtocolError
 Decide = Callable[[Seen], Act]
 #: Steps after which a schedule stops drawing faults, and then stops altogether.
 FAULTY_STEPS, MOST_STEPS = 40, 400
-#: The chance of a fault at a step, and that a word to the target or its answer is lost.
-FAULT, LOSS = 0.08, 0.25
+#: The chance of a fault at a step, that a word to the target or its answer is lost, and that a
+#: container that was killed dies at a step.
+FAULT, LOSS, DEATH = 0.08, 0.25, 0.15
 RUNS = {incoming.State.RESUMED.value, incoming.State.FINISHED.value}
+#: What the guardian enters into the journal.
+ENTERED = {
+    Act.TURN_BACK: State.ROLLING_BACK,
+    Act.FINISH: State.DONE,
+    Act.END_BACK: State.ROLLED_BACK,
+}
 RESTORE = protocol.Restore(image_files=0, image_bytes=0, batches=0, proof_seed=None, left_out=())
 GO, ABORT = protocol.Go(frames=()), protocol.Abort()
 
@@ -170,7 +177,8 @@ class World:
         return self.chance.random() < 0.05
 
     def _thaw(self) -> None:
-        if self.criu and self.container == "frozen" and not self.kill_sent:
+        # Also if SIGKILL is on its way: an init that hangs in the kernel lets its processes run on.
+        if self.criu and self.container == "frozen":
             self.container = "runs"
         self.criu = False
 
@@ -198,10 +206,13 @@ class World:
             patient=self.tries < 3,
         )
         act = self.decide(seen)
-        self.trace.append(f"{act.name}")
-        if act is Act.TURN_BACK:
-            self.state = State.ROLLING_BACK
-        elif act is Act.THAW:
+        self.trace.append(act.name)
+        self._do(act)
+        return act not in (Act.FINISH, Act.END_BACK, Act.LEAVE)
+
+    def _do(self, act: Act) -> None:
+        """Carry an act of the guardian's out. WAIT and LEAVE change nothing."""
+        if act is Act.THAW:
             self._thaw()
         elif act is Act.BURY:
             self.criu = False
@@ -212,11 +223,9 @@ class World:
             self.told = self.say(go=act is Act.GO)
             if act is Act.GO and self.told is Told.OBEYED:
                 self.state = State.RESUMED
-        elif act is Act.FINISH:
-            self.state = State.DONE
-        elif act is Act.END_BACK:
-            self.state = State.ROLLED_BACK
-        return act not in (Act.FINISH, Act.END_BACK, Act.LEAVE)
+        elif act is Act.FINISH and self.half.value not in RUNS:
+            raise Violation(f"its files are removed, and nobody has run it: {self.trace}")
+        self.state = ENTERED.get(act, self.state)
 
     # --- the target -------------------------------------------------------------------------------
 
@@ -292,7 +301,7 @@ class World:
 
     def by_itself(self) -> None:
         """Let happen what the kernel and CRIU do by themselves."""
-        if self.kill_sent and self.container != "dead" and self.chance.random() < 0.5:
+        if self.kill_sent and self.container != "dead" and self.chance.random() < DEATH:
             self.container = "dead"
         held_by = self.coordinator == "dead" and not (self.criu_shared and self.guardian)
         if self.criu and held_by:
