@@ -51,7 +51,7 @@ def move_container(
     """
     started_ns = time.monotonic_ns()
     try:
-        with Signals() as signals, contextlib.ExitStack() as stack:
+        with Signals(Unfailing(observer).note) as signals, contextlib.ExitStack() as stack:
             with signals.heard():
                 migration = stack.enter_context(
                     planned(report, destination, Unfailing(observer), options, connect)

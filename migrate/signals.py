@@ -7,22 +7,29 @@ from __future__ import annotations
 
 import contextlib
 import signal
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from types import FrameType
 
 from migrate.errors import FrozenTooLong, Interrupted
 
+#: The answer to a signal that cannot interrupt any more.
+LATE = (
+    "it cannot be interrupted now: it is being rolled back, or was past the point of no return;"
+    " it ends by itself"
+)
 INTERRUPTING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
 class Signals:
     """A handler of the signals, which raises Interrupted in the main thread. Use as a context.
 
-    Interrupted is raised only inside `heard`; otherwise the signal is only noted in `received`. A
-    signal that was ignored before stays ignored, as nohup(1) has it of SIGHUP.
+    Interrupted is raised only inside `heard`; otherwise the signal is noted in `received`, and
+    `answer` is called with a line for people that says why nothing more comes of it. A signal that
+    was ignored before stays ignored, as nohup(1) has it of SIGHUP.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, answer: Callable[[str], None] = lambda _: None) -> None:
+        self._answer = answer
         self._heard = False
         self.received: int | None = None
 
@@ -74,6 +81,8 @@ class Signals:
         self.received = number
         if self._heard:
             self._interrupt(number)
+        else:
+            self._answer(LATE)
 
     def _interrupt(self, number: int) -> None:
         self._heard = False
