@@ -29,11 +29,6 @@ def every() -> Iterator[Seen]:
         yield Seen(state=state, life=life, criu=criu, undone=undone, told=told, patient=patient)
 
 
-def dead_by_this_migration(seen: Seen) -> bool:
-    """Return whether the container is dead, or about to be, by this migration's doing."""
-    return seen.state in AFTER_THE_KILL and seen.life is not Life.LIVES
-
-
 def those_of(*acts: Act) -> list[Seen]:
     """Return all that may be seen when one of these acts is to be done."""
     found = [seen for seen in every() if next_act(seen) in acts]
@@ -47,8 +42,11 @@ def test_the_target_runs_only_what_is_dead_by_this_migrations_doing() -> None:
 
 
 def test_the_only_copy_is_never_dropped() -> None:
+    """A container that lives after all is entered as such before anything is done for it."""
     for seen in those_of(Act.ABORT, Act.UNDO, Act.THAW, Act.END_BACK):
-        assert not dead_by_this_migration(seen), seen
+        assert seen.state not in AFTER_THE_KILL, seen
+    for seen in those_of(Act.TURN_BACK):
+        assert (seen.life, seen.state in ("killing", "killed")) == (Life.LIVES, True), seen
 
 
 def test_a_container_that_the_target_runs_is_never_taken_back() -> None:
@@ -69,7 +67,7 @@ def test_criu_is_the_first_to_go() -> None:
         if seen.criu and seen.life is Life.DYING:
             assert next_act(seen) in (Act.THAW, Act.BURY, Act.WAIT, Act.LEAVE), seen
         elif seen.criu:
-            assert next_act(seen) in (Act.THAW, Act.BURY), seen
+            assert next_act(seen) in (Act.TURN_BACK, Act.THAW, Act.BURY), seen
         else:
             assert next_act(seen) not in (Act.THAW, Act.BURY), seen
 
@@ -118,6 +116,8 @@ def test_a_host_without_the_copy_is_told_to_run_it_again_and_not_to_drop_it() ->
 
 def after(seen: Seen, act: Act, reply: Told, tries: int) -> Seen:
     """Return what is seen after an act, if the target says `reply` to each word."""
+    if act is Act.TURN_BACK:
+        return replace(seen, state=State.ROLLING_BACK.value)
     if act in (Act.THAW, Act.BURY):
         return replace(seen, criu=False)
     if act is Act.WAIT:
@@ -131,15 +131,21 @@ def after(seen: Seen, act: Act, reply: Told, tries: int) -> Seen:
     return replace(seen, told=reply, patient=patient)
 
 
-def acts(seen: Seen, *replies: Told) -> list[Act]:
-    """Return the acts to the last one. The target says the last of `replies` for ever."""
+def acts(seen: Seen, *replies: Told, dies_after: int | None = None) -> list[Act]:
+    """Return the acts to the last one. The target says the last of `replies` for ever.
+
+    The container ends by somebody else's doing after so many acts as `dies_after` says.
+    """
     done: list[Act] = []
-    while (act := next_act(seen)) not in LAST:
+    while True:
+        if len(done) == dies_after:
+            seen = replace(seen, life=Life.DEAD)
+        done.append(act := next_act(seen))
+        if act in LAST:
+            return done
         assert len(done) < 10, f"it goes on for ever: {done}"
-        tries = sum(each in WORDS for each in done)
-        done.append(act)
+        tries = sum(each in WORDS for each in done[:-1])
         seen = after(seen, act, replies[min(tries, len(replies) - 1)], tries + 1)
-    return [*done, act]
 
 
 @pytest.mark.parametrize("reply", Told)
@@ -163,6 +169,18 @@ def test_a_way_that_was_interrupted_ends_as_it_would_have(reply: Told) -> None:
             assert acts(later, reply)[-1] is last, (seen, act)
 
 
+@pytest.mark.parametrize("reply", Told)
+@pytest.mark.parametrize("dies_after", range(1, 6))
+def test_a_container_that_ran_on_is_run_by_no_other_host_when_it_ends(
+    dies_after: int, reply: Told
+) -> None:
+    """A copy of it would be one of an earlier time."""
+    for seen in every():
+        if seen.life is Life.LIVES and seen.state != "resumed":
+            done = acts(seen, reply, dies_after=dies_after)
+            assert not {Act.GO, Act.BURY, Act.FINISH} & set(done), (seen, done)
+
+
 BACK = [Act.THAW, Act.UNDO, Act.ABORT, Act.END_BACK]
 
 
@@ -180,7 +198,7 @@ def seen_in(state: str | None, life: Life, *, criu: bool = True) -> Seen:
         (seen_in("held", Life.LIVES), [Told.ABSENT], BACK),
         (seen_in("held", Life.DEAD), [Told.OBEYED], BACK),
         (seen_in("frozen", Life.DYING), [Told.OBEYED], BACK),
-        (seen_in("killing", Life.LIVES), [Told.OBEYED], BACK),
+        (seen_in("killing", Life.LIVES), [Told.OBEYED], [Act.TURN_BACK, *BACK]),
         (
             seen_in("rolling back", Life.LIVES, criu=False),
             [Told.UNREACHED, Told.OBEYED],
