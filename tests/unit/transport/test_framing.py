@@ -5,6 +5,7 @@ A stream that ends or lies is told apart from one that is done.
 
 import os
 import socket
+import struct
 import threading
 from collections.abc import Iterator
 
@@ -175,6 +176,7 @@ class Peer:
 
     def __init__(self, silence_s: float | None) -> None:
         ours, self.end = socket.socketpair()
+        ours.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, struct.pack("ll", int(TIMEOUT_S), 0))
         number = ours.detach()
         self.frames = FrameStream(Descriptors(number, number, silence_s))
 

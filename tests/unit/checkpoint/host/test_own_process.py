@@ -83,11 +83,12 @@ def test_a_process_that_may_not_lock_its_pages_goes_on() -> None:
 
 
 class Detached:
-    """A detached process that a test can ask, and end. It keeps the socket for that."""
+    """A detached process that a test can ask, and end. It keeps a socket for that."""
 
     def __init__(self) -> None:
         self._socket, self._theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-        self._socket.settimeout(TIMEOUT_S)
+        for each in (self._socket, self._theirs):
+            each.settimeout(TIMEOUT_S)
 
     def fork(self, describe: Callable[[], object] = dict) -> int:
         """Fork the process, which tells what it finds by `describe`, and waits for the end."""
@@ -95,6 +96,7 @@ class Detached:
         def run() -> None:
             self._theirs.send(json.dumps(describe()).encode())
             assert self._theirs.recv(1) == b"."
+            self._theirs.send(json.dumps("ended").encode())
 
         return fork_detached([self._theirs.fileno()], run)
 
@@ -168,8 +170,8 @@ def test_a_detached_process_outlives_its_parent_and_signals_that_end_programs(
     pidfd = os.pidfd_open(detached.told())
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.pidfd_send_signal(pidfd, number)
-    assert not ready(pidfd, timeout_s=0)
     detached.end()
+    assert detached.told() == "ended"
     assert ready(pidfd, timeout_s=TIMEOUT_S)
     os.close(pidfd)
 
