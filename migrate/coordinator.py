@@ -101,7 +101,7 @@ def _go_through(migration: Migration, signals: Signals) -> None:
                 transfer(migration, prepared, armed, frozen, copying)
                 restore(migration, prepared, frozen, copying)
                 look_again(migration, frozen)
-        arm_kill(migration)
+        arm_kill(migration, armed)
     except BaseException as error:
         raise rolled_back(migration, error) from error
     try:

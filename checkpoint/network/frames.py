@@ -51,6 +51,17 @@ class FrameBuffer:
             self._socket.close()
             raise
 
+    @classmethod
+    def handed_over(cls, fd: int) -> FrameBuffer:
+        """Return the buffer of another process, to take what is in it; `fd` is of its socket."""
+        found = cls.__new__(cls)
+        found._mac, found._socket = b"", socket.socket(fileno=fd)
+        return found
+
+    def fileno(self) -> int:
+        """Return the descriptor by which another process can take the frames."""
+        return self._socket.fileno()
+
     def keep(self) -> None:
         """Begin to keep frames. Raises OSError."""
         high, low = struct.unpack("!IH", self._mac)

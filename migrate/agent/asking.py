@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from migrate.agent import control
 from migrate.agent.client import AgentClient
 from migrate.agent.control import Outcome, Reply
 from migrate.decisions.takeover import Told
 from migrate.wire import protocol
+from migrate.wire.values import LateFrame
 from transport.connection import Connection
 
 #: The limit to the answer. GO and ABORT take as long as the engine there does.
@@ -22,17 +23,27 @@ TOLD = {
 }
 
 
-def ask(connection: Connection, migration_id: str, word: str, note: Callable[[str], None]) -> Reply:
+def ask(
+    connection: Connection,
+    migration_id: str,
+    word: str,
+    note: Callable[[str], None],
+    frames: Sequence[tuple[int, bytes]] = (),
+) -> Reply:
     """Say a word of control.py to what holds the container of a migration, and return the reply.
 
-    Raises as `answer` does.
+    `frames` go with GO (SourceFrames.take). Raises as `answer` does.
     """
-    found = answer(connection, migration_id, word, note)
+    found = answer(connection, migration_id, word, note, frames)
     return Reply(outcome=Outcome(found.outcome), text=found.text)
 
 
 def answer(
-    connection: Connection, migration_id: str, word: str, note: Callable[[str], None]
+    connection: Connection,
+    migration_id: str,
+    word: str,
+    note: Callable[[str], None],
+    frames: Sequence[tuple[int, bytes]] = (),
 ) -> protocol.Recovered:
     """Say a word of control.py on another host, and return all that this host tells.
 
@@ -41,7 +52,8 @@ def answer(
     """
     agent = AgentClient(connection, note)
     try:
-        request = protocol.Recover(migration_id=migration_id, word=word)
-        return agent.request(request, timeout_s=ANSWER_S)
+        late = tuple(LateFrame(index, len(frame)) for index, frame in frames)
+        request = protocol.Recover(migration_id=migration_id, word=word, frames=late)
+        return agent.request(request, [frame for _, frame in frames], timeout_s=ANSWER_S)
     finally:
         agent.close()

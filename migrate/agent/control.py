@@ -11,6 +11,7 @@ import json
 import os
 import platform
 import socket
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
@@ -18,6 +19,8 @@ from typing import Protocol
 from checkpoint.errors import reason
 from checkpoint.host.paths import RUN
 from checkpoint.host.ready import ready
+from migrate.network import late_frames
+from migrate.network.late_frames import Frame
 
 SUFFIX = ".control"
 #: The words. GO and ABORT_PROVED come from the source, which has seen that its container is dead or
@@ -72,8 +75,8 @@ class Held(Protocol):
     def holds_container(self) -> bool:
         """Return whether the container is still held."""
 
-    def go(self) -> object:
-        """Resume the container."""
+    def go(self, frames: Iterable[Frame] = ()) -> object:
+        """Resume the container, and give it the frames that came for it on the source."""
 
     def abort(self) -> None:
         """Drop the container."""
@@ -123,12 +126,21 @@ class ControlSocket:
                 return False
             # The peer may have closed its end.
             with contextlib.suppress(OSError):
-                word = peer.recv(64).decode(errors="replace")
-                peer.send(_obey(held, word, link_alive).encode())
+                said, fds, _, _ = socket.recv_fds(peer, 64, 1)  # short result: one datagram
+                frames = _frames_in(fds[0]) if fds else []
+                word = said.decode(errors="replace")
+                peer.send(_obey(held, word, link_alive, frames).encode())
             return not held.holds_container
 
 
-def _obey(held: Held, word: str, link_alive: bool) -> Reply:
+def _frames_in(fd: int) -> list[Frame]:
+    """Return the frames in a file, and close it. Raises OSError."""
+    with open(fd, "rb") as file:
+        file.seek(0)  # both processes share the position in the file
+        return list(late_frames.unpack(file.read()))
+
+
+def _obey(held: Held, word: str, link_alive: bool, frames: Sequence[Frame]) -> Reply:
     try:
         if word == STATUS:
             link = "the coordinator is still connected" if link_alive else "the coordinator is gone"
@@ -140,7 +152,7 @@ def _obey(held: Held, word: str, link_alive: bool) -> Reply:
                 " end the coordinator first",
             )
         if word == GO:
-            held.go()
+            held.go(frames)
             return Reply(outcome=Outcome.OK, text=f"the container runs on {platform.node()}")
         if word in (ABORT, ABORT_PROVED):
             held.abort()
@@ -151,15 +163,19 @@ def _obey(held: Held, word: str, link_alive: bool) -> Reply:
     return Reply(outcome=Outcome.REFUSED, text=f"{word!r} is not a request")
 
 
-def ask(path: Path, word: str, timeout_s: float = ANSWER_S) -> Reply:
+def ask(path: Path, word: str, timeout_s: float = ANSWER_S, frames: Iterable[Frame] = ()) -> Reply:
     """Send one word to the agent that listens at `path`, and return its reply.
 
-    Raises OSError if no agent listens there, or if none answers within `timeout_s`.
+    `frames` go with GO. Raises OSError if no agent listens there, or if none answers within
+    `timeout_s`.
     """
     with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as peer:
         peer.settimeout(timeout_s)
         peer.connect(os.fspath(path))
-        peer.send(word.encode())
+        with open(os.memfd_create("frames"), "wb") as file:
+            file.write(late_frames.pack(frames))
+            file.flush()
+            socket.send_fds(peer, [word.encode()], [file.fileno()])
         return reply_in(peer.recv(MAX_ANSWER))
 
 

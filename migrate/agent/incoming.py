@@ -36,6 +36,8 @@ from migrate.journal.book import MigrationJournal, now_ms, process_record
 from migrate.journal.records import TARGET, Begun
 from migrate.leftovers import INCOMING_IMAGES, sweep
 from migrate.limits import Limits
+from migrate.network import late_frames
+from migrate.network.late_frames import Frame
 from migrate.network.target import TargetNetwork
 from migrate.wire import protocol
 from migrate.wire.protocol import Answer, Command
@@ -267,14 +269,14 @@ class Incoming:
         )
 
     def _go(self, request: protocol.Go) -> Answer:
-        assert self._restore is not None
-        self._restore.bring(request)
-        return self.go()
+        return self.go(late_frames.split(request.frames, request.payload))
 
     # --- the two ends of a held restore, which the control socket can also ask for ----------------
 
-    def go(self) -> protocol.Resumed:
+    def go(self, frames: Iterable[Frame] = ()) -> protocol.Resumed:
         """Resume the held container and make it reachable. From then on nothing is undone.
+
+        `frames` came for it on the source in the freeze.
 
         A failure of the links, the announcement or the engine's records is only logged: it must
         not keep the container from running. Raises ConversationLost if CRIU does not report the
@@ -286,6 +288,7 @@ class Incoming:
         self._undo.pop_all()
         # First the journal: whoever goes on after this process must not drop what may run.
         self._advance(State.RESUMED)
+        self._restore.bring(frames)
         self._restore.release()
         resumed_ns = self._restore.reach()
         self._awake.close()

@@ -22,6 +22,7 @@ from migrate.journal import book, cut_off
 from migrate.journal.book import Listed
 from migrate.journal.records import SOURCE, TARGET, ProcessRecord
 from migrate.leftovers import sweep
+from migrate.network import late_frames
 from migrate.wire import protocol
 
 #: How long an agent may take to say that it holds a container.
@@ -71,7 +72,8 @@ def _passed_on(request: protocol.Recover) -> Reply:
         _wake(found.account.begun.process)
         try:
             control.ask(path, control.STATUS, HUNG_S)
-            return control.ask(path, request.word)
+            frames = late_frames.split(request.frames, request.payload)
+            return control.ask(path, request.word, frames=frames)
         except TimeoutError:
             if not _hand_on(found) and time.monotonic() > until:
                 return Reply(outcome=Outcome.FAILED, text="what holds the container hangs")

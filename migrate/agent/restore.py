@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import subprocess
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -24,6 +24,7 @@ from checkpoint.network.model import Network
 from checkpoint.undo import Undo
 from migrate.agent.received import Received
 from migrate.limits import Limits
+from migrate.network.late_frames import Frame
 from migrate.network.target import TargetNetwork
 from migrate.no_pauses import no_pauses
 from migrate.wire import protocol
@@ -167,16 +168,14 @@ class ArmedRestore:
             if self._pager is not None:
                 self._pager.warm()
 
-    def bring(self, request: protocol.Go) -> None:
+    def bring(self, frames: Iterable[Frame]) -> None:
         """Take the frames that came for the container on the source in the freeze.
 
         `reach` gives them to the container.
         """
         with self._noted("frames that came in the freeze were lost"):
-            data = memoryview(request.payload)
-            for index, size in request.frames:
-                self._prepared.network.bring(index, data[:size])
-                data = data[size:]
+            for index, frame in frames:
+                self._prepared.network.bring(index, frame)
 
     def handover(self) -> Handover:
         """Return what another process needs to go on with the held restore."""

@@ -17,7 +17,7 @@ import os
 import platform
 import socket
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -39,6 +39,7 @@ from migrate.journal import cut_off
 from migrate.journal.book import MigrationJournal
 from migrate.journal.records import TARGET
 from migrate.limits import Limits
+from migrate.network.late_frames import Frame
 from migrate.network.target import TargetNetwork
 
 #: How long it may take until the answer of a killed agent to CRIU shows: the next message of CRIU
@@ -181,7 +182,7 @@ class HeldContainer:
         if self._was_told:
             self.go()
 
-    def go(self) -> None:
+    def go(self, frames: Iterable[Frame] = ()) -> None:
         """Resume the container and make it reachable, as Incoming.go does.
 
         Raises ConversationLost if CRIU does not report the resume.
@@ -190,6 +191,8 @@ class HeldContainer:
         self._journal.entered(State.RESUMED.value)
         network = self._network()
         if network is not None:
+            for index, frame in frames:
+                network.bring(index, frame)
             self._role.at["network-unlock"] = network.take_frames
         self._role.done_gate.open()
         with self._noted("the container's links"):

@@ -31,6 +31,7 @@ CONTENTS = (
     "migrate/memory/encoding.py",
     "migrate/memory/receiver.py",
     "migrate/network/__init__.py",
+    "migrate/network/late_frames.py",
     "migrate/network/target.py",
     "migrate/wire/*.py",
     "checkpoint/**/*.py",

@@ -35,6 +35,7 @@ from migrate.guardian.watch import (
     watch,
 )
 from migrate.journal.book import MigrationJournal
+from migrate.network.source import SourceFrames
 from transport.connection import Connection
 
 #: The time within which the guardian must take a word, and end when it is released. A guardian that
@@ -101,12 +102,13 @@ class Guardian:
         until = DEADLINE.pack(deadline_ns + int(GRACE_S * 1e9))
         self._tell(BY + until, *([] if conversation is None else [conversation.criu_pidfd]))
 
-    def killing(self, conversation: Conversation) -> None:
-        """Hand over the conversation with CRIU, just before the container is killed.
+    def killing(self, conversation: Conversation, frames: SourceFrames) -> None:
+        """Hand over what is needed from the kill on, just before it.
 
-        CRIU must not undo anything for a dead container, as it would if its peer was gone.
+        That is the conversation with CRIU, which must not undo anything for a dead container, as it
+        would if its peer was gone; and the frames that came for the container.
         """
-        self._tell(KILLING, conversation.criu.fileno())
+        self._tell(KILLING, conversation.criu.fileno(), *frames.descriptors)
 
     def freed(self) -> None:
         """Tell that the container runs, on either host."""

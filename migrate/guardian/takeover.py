@@ -9,7 +9,7 @@ import contextlib
 import os
 import socket
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Protocol
@@ -22,6 +22,7 @@ from migrate.decisions.state import State
 from migrate.decisions.takeover import Act, Seen, Told, next_act
 from migrate.journal import cut_off
 from migrate.journal.book import MigrationJournal
+from migrate.network.source import SourceFrames
 from transport.connection import Connection
 
 #: How long CRIU may take to thaw the container and to end, until it is killed.
@@ -83,11 +84,11 @@ class Target:
     ) -> None:
         self._connect, self._id, self._tell = connect, migration_id, tell
 
-    def say(self, word: str) -> Told:
-        """Say a word of control.py to whatever holds the container there."""
+    def say(self, word: str, frames: Sequence[tuple[int, bytes]] = ()) -> Told:
+        """Say a word of control.py to whatever holds the container there. `frames` go with GO."""
         try:
             with self._connect() as connection:
-                reply = asking.ask(connection, self._id, word, self._tell)
+                reply = asking.ask(connection, self._id, word, self._tell, frames)
         except Exception as error:  # noqa: BLE001  (it is not known to have obeyed)
             self._tell(reason(error))
             return Told.UNREACHED
@@ -99,8 +100,8 @@ class Target:
 class Takeover:
     """The end of one migration on its source.
 
-    A `target` that does not obey is tried again for `patience_s` seconds. `why` is what the journal
-    says of the end. `said` are lines for people.
+    `frames` came for the container in the freeze. A `target` that does not obey is tried again for
+    `patience_s` seconds. `why` is what the journal says of the end. `said` are lines for people.
     """
 
     def __init__(
@@ -110,6 +111,7 @@ class Takeover:
         criu: Criu,
         target: Target,
         *,
+        frames: SourceFrames | None = None,
         why: str = TAKEN_OVER,
         patience_s: float = PATIENCE_S,
     ) -> None:
@@ -119,6 +121,7 @@ class Takeover:
         self._until_s = time.monotonic() + patience_s
         self._pause_s = FIRST_PAUSE_S
         self._why = why
+        self._frames, self._kept = frames, list[tuple[int, bytes]]()
         self.said: list[str] = []
         self._acts: dict[Act, Callable[[], None]] = {
             Act.TURN_BACK: lambda: self._journal.must_enter(State.ROLLING_BACK.value),
@@ -126,7 +129,7 @@ class Takeover:
             Act.BURY: self._bury,
             Act.WAIT: lambda: time.sleep(LOOK_AGAIN_S),
             Act.UNDO: self._undo,
-            Act.ABORT: lambda: self._tell(control.ABORT_PROVED),
+            Act.ABORT: lambda: self._tell(control.ABORT_PROVED, []),
             Act.GO: self._go,
         }
 
@@ -173,19 +176,21 @@ class Takeover:
         # The link of the source goes down before that of the target comes up.
         with self._noted("the container's links on the source were not taken down"):
             self._source.take_links_down()
+        with self._noted("frames that came in the freeze were lost; their senders try again"):
+            self._kept += self._frames.take() if self._frames is not None else []
         first = self._told is None
-        self._tell(control.GO)
+        self._tell(control.GO, self._kept)
         if self._told is Told.OBEYED:
             self._journal.entered(State.RESUMED.value)
         elif first:
             with self._noted("the source's engine may start the container again"):
                 self._source.record_ended()
 
-    def _tell(self, word: str) -> None:
+    def _tell(self, word: str, frames: Sequence[tuple[int, bytes]]) -> None:
         if self._told is not None:
             time.sleep(self._pause_s)
             self._pause_s = min(2 * self._pause_s, LONGEST_PAUSE_S)
-        self._told = self._target.say(word)
+        self._told = self._target.say(word, frames)
 
     def _finish(self) -> None:
         """Remove what the container has left. What stays is tried again by the next migration."""

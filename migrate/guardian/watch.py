@@ -19,6 +19,7 @@ from migrate.guardian.takeover import Criu, Remains, Takeover, Target
 from migrate.journal.book import MigrationJournal
 from migrate.journal.records import SOURCE
 from migrate.leftovers import sweep
+from migrate.network.source import MOST_INTERFACES, SourceFrames
 from transport.connection import Connection
 
 #: The words of the coordinator: the migration has begun, with its journal; the container must run
@@ -26,7 +27,7 @@ from transport.connection import Connection
 #: conversation's socket; it runs; the guardian is to go on alone; the guardian is to end.
 BEGUN, BY, KILLING, FREED, TAKE_OVER, RELEASED = b"b", b"d", b"k", b"f", b"t", b"r"
 DEADLINE = struct.Struct("=q")
-MAX_MESSAGE, MOST_FDS = 64, 4
+MAX_MESSAGE, MOST_FDS = 64, 1 + MOST_INTERFACES
 #: The longest wait for the end of a coordinator that was killed. One that hangs in the kernel takes
 #: longer, but does not run any more.
 DEATH_S = 0.1
@@ -45,6 +46,7 @@ class Coordinator:
         self._deadline_ns: int | None = None
         self._released = self._alone = False
         self.journal = -1
+        self.frames: SourceFrames | None = None
         self.criu = Criu()
 
     def watch(self) -> bool:
@@ -76,6 +78,7 @@ class Coordinator:
                 self.criu.pidfd = fds[0]
         elif kind == KILLING:
             self.criu.socket = socket.socket(fileno=fds[0])
+            self.frames = SourceFrames.handed_over(fds[1:])
         elif kind == FREED:
             self._deadline_ns = None
         self._released |= kind == RELEASED
@@ -97,7 +100,7 @@ def watch(
         return
     journal = MigrationJournal.inherited(migration_id, SOURCE, coordinator.journal)
     target = Target(connect, migration_id, lambda _: None)
-    Takeover(journal, source, coordinator.criu, target).run()
+    Takeover(journal, source, coordinator.criu, target, frames=coordinator.frames).run()
     journal.close()
     for fd in locks:
         os.close(fd)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+from collections.abc import Sequence
 
 from checkpoint.engines.base import Container
 from checkpoint.errors import NetworkError
@@ -81,6 +82,19 @@ class SourceFrames:
                 for interface in network.interfaces
             ]
             self._opened = opened.pop_all()
+
+    @classmethod
+    def handed_over(cls, descriptors: Sequence[int]) -> SourceFrames:
+        """Return the frames that another process has kept, to take them."""
+        found = cls.__new__(cls)
+        found._buffers = [FrameBuffer.handed_over(fd) for fd in descriptors]
+        found._opened = contextlib.ExitStack()
+        return found
+
+    @property
+    def descriptors(self) -> list[int]:
+        """The descriptors by which another process can take the frames."""
+        return [buffer.fileno() for buffer in self._buffers[:MOST_INTERFACES]]
 
     def close(self) -> None:
         self._opened.close()

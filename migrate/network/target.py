@@ -72,7 +72,7 @@ class TargetNetwork:
         for interface in network.interfaces:
             self._held.append(self._tidy.enter_context(contextlib.closing(FrameBuffer(interface))))
 
-    def bring(self, interface: int, frame: memoryview) -> None:
+    def bring(self, interface: int, frame: bytes | memoryview) -> None:
         """Take a frame that came for the container on the source.
 
         `give_frames` gives it to the container. `interface` is the interface's index in the

@@ -18,7 +18,6 @@ from migrate.decisions.state import State
 from migrate.errors import AgentFailed, AgentGone, MigrateError, ResumeFailed, Undecided
 from migrate.guardian.handle import in_ns
 from migrate.migration import Migration
-from migrate.network.source import SourceFrames
 from migrate.phases.arm import Armed
 from migrate.phases.evidence import keep_logs
 from migrate.phases.without_agent import tell
@@ -26,7 +25,7 @@ from migrate.wire import protocol
 from migrate.wire.values import LateFrame
 
 
-def arm_kill(migration: Migration) -> None:
+def arm_kill(migration: Migration, armed: Armed) -> None:
     """Make ready for the kill; the migration's state is KILLING then. A roll-back undoes this.
 
     The source's engine is kept from reacting to the container's death (podman: its conmon is
@@ -34,7 +33,7 @@ def arm_kill(migration: Migration) -> None:
     it comes. Raises what the engine raises, ConversationLost, and OSError.
     """
     migration.source.engine.pause_monitor(migration.source.container, migration.undo)
-    migration.guardian.killing(migration.dump.conversation)
+    migration.guardian.killing(migration.dump.conversation, armed.frames)
     migration.advance(State.KILLING)
 
 
@@ -71,10 +70,13 @@ def resume_target(migration: Migration, armed: Armed) -> bool:
     Raises Undecided or ResumeFailed. After anything else `stranded` ends the migration, too.
     """
     by_agent, answer = True, None
+    frames: list[tuple[int, bytes]] = []
+    with _optional(migration, "frames that came in the freeze were lost; their senders try again"):
+        frames = armed.frames.take()
     try:
-        answer = _go(migration, armed.frames)
+        answer = _go(migration, frames)
     except Undecided as error:
-        _tell_successor(migration, error)
+        _tell_successor(migration, error, frames)
         by_agent = False
     migration.advance(State.RESUMED)
     migration.guardian.freed()
@@ -84,14 +86,16 @@ def resume_target(migration: Migration, armed: Armed) -> bool:
     return by_agent
 
 
-def _tell_successor(migration: Migration, undecided: Undecided) -> None:
+def _tell_successor(
+    migration: Migration, undecided: Undecided, frames: list[tuple[int, bytes]]
+) -> None:
     """Give GO to what holds the container in the agent's place.
 
     Raises `undecided` if nobody there says that the container runs.
     """
     reply: control.Reply | None = None
     with _optional(migration, f"GO could not be said to {migration.target.hostname} once more"):
-        reply = tell(migration, control.GO)
+        reply = tell(migration, control.GO, frames)
     if reply is None:
         raise undecided
     if reply.outcome is not control.Outcome.OK:
@@ -125,14 +129,14 @@ def stranded(migration: Migration, error: BaseException) -> MigrateError:
     return causes.marked(_undecided(migration, causes.failure(error), told_go=told_go), error)
 
 
-def _go(migration: Migration, kept: SourceFrames) -> protocol.Resumed | None:
+def _go(migration: Migration, frames: list[tuple[int, bytes]]) -> protocol.Resumed | None:
     """Give the target its GO, and return its answer.
 
     Returns None if the target obeyed, but its answer could not be read.
     Raises Undecided if the target does not say whether it obeyed, ResumeFailed if it could not
     resume the container.
     """
-    go = _say_go(migration, kept)
+    go = _say_go(migration, frames)
     limits = migration.options.limits
     left_s = max(limits.least_go_s, (migration.guardian.left_s() or 0) - limits.other_way_s)
     # The target has its GO: this process may wait for the answer, and then try another way.
@@ -170,14 +174,11 @@ def _ask_again(migration: Migration, unread: Exception) -> None:
     )
 
 
-def _say_go(migration: Migration, kept: SourceFrames) -> protocol.Go:
+def _say_go(migration: Migration, frames: list[tuple[int, bytes]]) -> protocol.Go:
     """Send GO, with the frames that came for the container in the freeze if they can be sent.
 
     Raises Undecided if the link is lost.
     """
-    frames: list[tuple[int, bytes]] = []
-    with _optional(migration, "frames that came in the freeze were lost; their senders try again"):
-        frames = kept.take()
     try:
         try:
             return _ask_to_go(migration, frames)

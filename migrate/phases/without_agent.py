@@ -6,6 +6,7 @@ That is the agent, if only the connection was lost, or its successor (migrate/ag
 from __future__ import annotations
 
 import contextlib
+from collections.abc import Sequence
 
 from migrate.agent import asking
 from migrate.agent.control import Reply
@@ -14,14 +15,14 @@ from migrate.migration import Migration
 from transport.errors import TransportError
 
 
-def tell(migration: Migration, word: str) -> Reply | None:
+def tell(migration: Migration, word: str, frames: Sequence[tuple[int, bytes]] = ()) -> Reply | None:
     """Send a word of control.py to what holds the container on the target, and return the reply.
 
-    The connection that is there is tried first, then a new one. Returns None if the target cannot
-    be reached.
+    `frames` go with GO. The connection that is there is tried first, then a new one. Returns None
+    if the target cannot be reached.
     """
     ways = (lambda: contextlib.nullcontext(migration.target.connection), migration.target.reconnect)
     for way in ways:
         with contextlib.suppress(TransportError, AgentGone), way() as connection:
-            return asking.ask(connection, migration.migration_id, word, migration.note)
+            return asking.ask(connection, migration.migration_id, word, migration.note, frames)
     return None

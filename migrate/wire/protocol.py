@@ -467,8 +467,14 @@ class Recovered(Answer):
 class Recover(Request[Recovered]):
     """A word to whatever holds the container of a migration there: the only request of its agent.
 
-    The word is one of control.py's.
+    The word is one of control.py's. `frames` and the payload are those of Go.
     """
 
     migration_id: MigrationId
     word: Annotated[str, Pattern(r"[a-z -]{1,40}")]
+    frames: tuple[LateFrame, ...] = ()
+    payload: Payload = b""
+
+    def check(self) -> None:
+        """Raise DataInvalid unless the payload is as long as the frames."""
+        check_sum(sum(frame.bytes for frame in self.frames), self.payload)

@@ -10,7 +10,7 @@ import os
 import shutil
 import tarfile
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, cast
 
@@ -34,6 +34,8 @@ from migrate.agent import control
 from migrate.agent.client import AgentClient
 from migrate.cli.move import MOST_COUNT, count, rate
 from migrate.files.engine_log import MOST_LINE_BYTES, PIECE_BYTES, OutputSync
+from migrate.network import late_frames
+from migrate.network.late_frames import Frame
 from migrate.wire.protocol import Message
 from tests.fuzz.host import file_of
 from tests.fuzz.parser import Parser
@@ -186,7 +188,7 @@ class Held:
 
     holds_container = True
 
-    def go(self) -> object:
+    def go(self, frames: Iterable[Frame] = ()) -> object:
         return None
 
     def abort(self) -> None: ...
@@ -197,7 +199,8 @@ class Held:
 
 def control_word(data: bytes) -> None:
     for alive in (True, False):
-        reply = control._obey(Held(), data[:64].decode(errors="replace"), alive)
+        frames = list(late_frames.unpack(data))
+        reply = control._obey(Held(), data[:64].decode(errors="replace"), alive, frames)
         assert reply.outcome is not control.Outcome.FAILED
         sent = reply.encode()
         assert len(sent) <= control.MAX_ANSWER

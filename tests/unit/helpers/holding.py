@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import threading
+from collections.abc import Iterable
 
 from migrate.agent.control import ControlSocket
+from migrate.network.late_frames import Frame
 
 
 class Held:
@@ -12,7 +14,7 @@ class Held:
 
     holds_container = True
 
-    def go(self) -> None: ...
+    def go(self, frames: Iterable[Frame] = ()) -> None: ...
     def abort(self) -> None: ...
     def describe(self) -> str:
         return "\U0001f600" * 2000

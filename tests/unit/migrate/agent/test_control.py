@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from collections.abc import Iterable
 from pathlib import Path
 
 import pytest
@@ -21,6 +22,7 @@ from migrate.agent.control import (
     ask,
     reply_in,
 )
+from migrate.network.late_frames import Frame
 
 
 class Holder:
@@ -32,9 +34,11 @@ class Holder:
     def __init__(self, failure: Exception | None = None, *, late: bool = False) -> None:
         self.holds_container = True
         self.did: list[str] = []
+        self.frames: list[tuple[int, bytes]] = []
         self._failure, self._late = failure, late
 
-    def go(self) -> None:
+    def go(self, frames: Iterable[Frame] = ()) -> None:
+        self.frames = [(index, bytes(frame)) for index, frame in frames]
         self._do(GO)
 
     def abort(self) -> None:
@@ -100,6 +104,18 @@ def test_a_failure_is_told_and_what_is_still_held_stays_held(
     held = "is held no more" if late else "is still held"
     assert answer == Reply(outcome=Outcome.FAILED, text=f"{failure}; the container {held}")
     assert ended is late is not holder.holds_container
+
+
+def test_frames_go_with_go(tmp_path: Path) -> None:
+    """They are more than a datagram takes."""
+    holder, path = Holder(), tmp_path / "control"
+    frames = [(0, b"x" * 100_000), (1, b""), (63, b"y" * 500_000)]
+    with ControlSocket(path) as control:
+        operator = threading.Thread(target=lambda: ask(path, GO, frames=frames))
+        operator.start()
+        assert control.answer(holder, link_alive=False)
+        operator.join()
+    assert holder.frames == frames
 
 
 def test_a_word_to_an_agent_that_is_gone_is_an_error(tmp_path: Path) -> None:

@@ -7,7 +7,7 @@ import os
 import signal
 import socket
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Never
 
@@ -19,7 +19,9 @@ from migrate.agent import control, recover
 from migrate.agent.control import ABORT, ABORT_PROVED, GO, STATUS, ControlSocket, Outcome
 from migrate.journal.book import MigrationJournal, process_record
 from migrate.journal.records import TARGET, ProcessRecord
+from migrate.network.late_frames import Frame
 from migrate.wire import protocol
+from migrate.wire.values import LateFrame
 from tests.unit.helpers.apart import TIMEOUT_S, Apart, soon
 from tests.unit.helpers.begun import ID, begun
 
@@ -66,9 +68,11 @@ class Held:
 
     def __init__(self) -> None:
         self.holds_container, self.did = True, ""
+        self.frames: list[tuple[int, bytes]] = []
 
-    def go(self) -> None:
+    def go(self, frames: Iterable[Frame] = ()) -> None:
         self.holds_container, self.did = False, GO
+        self.frames = [(index, bytes(frame)) for index, frame in frames]
 
     def abort(self) -> None:
         self.holds_container, self.did = False, ABORT
@@ -224,6 +228,21 @@ def test_a_word_is_passed_on_to_what_holds_the_container(
         found, _, state = say(word)
         assert (found, held.did, state) == (Outcome.OK, did, "held")
     assert swept == []
+
+
+def test_frames_are_passed_on_with_go(hosted: Hosted) -> None:
+    """They are larger than one datagram."""
+    hosted.journal("held", agent=process_record(os.getpid()))
+    sent = [(0, b"first"), (3, b""), (1, bytes(range(256)) * 4096)]
+    request = protocol.Recover(
+        migration_id=ID,
+        word=GO,
+        frames=tuple(LateFrame(index, len(frame)) for index, frame in sent),
+        payload=b"".join(frame for _, frame in sent),
+    )
+    with held_here() as held:
+        assert recover.recover(request, lambda _: None).outcome == Outcome.OK.value
+        assert held.frames == sent
 
 
 def test_what_a_holder_refuses_is_refused(hosted: Hosted) -> None:

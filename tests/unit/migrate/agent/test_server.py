@@ -19,6 +19,7 @@ from migrate.agent.control import GO, Outcome, Reply, ask
 from migrate.agent.server import Server
 from migrate.agent.state import State
 from migrate.limits import Limits
+from migrate.network.late_frames import Frame
 from migrate.wire import protocol
 from migrate.wire.protocol import Answer, Command, Message, decode, encode
 from tests.unit.helpers.hello import hello
@@ -57,7 +58,7 @@ class Incoming:
     def describe(self) -> str:
         return "held"
 
-    def go(self) -> None:
+    def go(self, frames: Iterable[Frame] = ()) -> None:
         self.state = State.RESUMED
         self.handled.append("go by hand")
 

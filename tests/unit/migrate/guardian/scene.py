@@ -22,12 +22,17 @@ from migrate.guardian.handle import Guardian
 from migrate.journal import book
 from migrate.journal.book import MigrationJournal, process_record
 from migrate.journal.records import SOURCE
+from migrate.network import late_frames
+from migrate.network.source import SourceFrames
 from migrate.wire import protocol
 from tests.unit.helpers.apart import TIMEOUT_S, Apart
 from tests.unit.helpers.begun import ID, begun
 from tests.unit.migrate.answering import Process
 from transport.connection import Connection
 from transport.framing import Descriptors, FrameStream
+
+#: What the coordinator has kept of the frames that came for a container without interfaces.
+NO_FRAMES = SourceFrames.handed_over([])
 
 
 class StandIn(Apart):
@@ -98,7 +103,7 @@ class Far:
     """A target, reached by `connect`, whose agent answers each word by the next of `outcomes`.
 
     The last of them is the answer to all later words. None: the target is not reached. The words
-    are lines in the file `log`.
+    are lines in the file `log`, and so are the frames that come with them.
     """
 
     def __init__(self, log: Path, *outcomes: Outcome | None) -> None:
@@ -118,6 +123,8 @@ class Far:
             assert isinstance(asked, protocol.Recover)
             assert asked.migration_id == ID
             add(self._log, asked.word)
+            for index, frame in late_frames.split(asked.frames, asked.payload):
+                add(self._log, f"frame {index} {bytes(frame).decode()}")
             frames.send(protocol.encode(recovered(outcome)))
 
         class Connected:
@@ -129,6 +136,16 @@ class Far:
             thread.start()
             yield cast(Connection, Connected())
             thread.join()
+
+
+def kept(*frames: bytes) -> SourceFrames:
+    """Return what a coordinator has kept of the frames that came. It is open until that ends."""
+    ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_DGRAM)
+    ours.setblocking(False)
+    with theirs:
+        for frame in frames:
+            theirs.send(frame)
+    return SourceFrames.handed_over([ours.detach()])
 
 
 def recovered(outcome: Outcome) -> protocol.Recovered:

@@ -17,7 +17,7 @@ from migrate.guardian.takeover import TAKEN_OVER
 from tests.unit.helpers.apart import TIMEOUT_S, soon
 from tests.unit.helpers.descendants import Descendants
 from tests.unit.helpers.forked import forked
-from tests.unit.migrate.guardian.scene import Scene, end
+from tests.unit.migrate.guardian.scene import NO_FRAMES, Scene, end
 
 
 def with_guardian(scene: Scene, act: Callable[[Guardian], object]) -> None:
@@ -103,7 +103,7 @@ def tell_all(scene: Scene) -> Callable[[Guardian], None]:
 
     def act(guardian: Guardian) -> None:
         guardian.expect(in_ns(TIMEOUT_S), criu.conversation)
-        guardian.killing(criu.conversation)
+        guardian.killing(criu.conversation, NO_FRAMES)
         guardian.freed()
 
     return act

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Never
 
@@ -20,6 +20,7 @@ from migrate.guardian import takeover
 from migrate.guardian.takeover import TAKEN_OVER, Criu, Remains, Takeover, Target
 from migrate.journal import book, cut_off
 from migrate.journal.book import MigrationJournal
+from migrate.network.source import SourceFrames
 from tests.unit.helpers.apart import Apart
 from tests.unit.helpers.begun import ID
 from tests.unit.migrate.guardian.scene import Scene, StandIn, add, end
@@ -39,10 +40,21 @@ class Scripted(Target):
     ) -> None:
         self._log, self._replies, self._meanwhile = log, list(replies), meanwhile
 
-    def say(self, word: str) -> Told:
-        add(self._log, word)
+    def say(self, word: str, frames: Sequence[tuple[int, bytes]] = ()) -> Told:
+        add(self._log, " ".join([word, *(frame.decode() for _, frame in frames)]))
         self._meanwhile()
         return self._replies.pop(0) if len(self._replies) > 1 else self._replies[0]
+
+
+class Came(SourceFrames):
+    """Frames that came for the container, and can be taken once."""
+
+    def __init__(self, *frames: bytes) -> None:
+        self._came = list(enumerate(frames))
+
+    def take(self) -> list[tuple[int, bytes]]:
+        taken, self._came = self._came, []
+        return taken
 
 
 def fail(*_: object) -> Never:
@@ -61,6 +73,7 @@ class Ended:
         *replies: Told,
         source: Remains | None = None,
         criu: Criu | None = None,
+        frames: SourceFrames | None = None,
         patience_s: float = takeover.PATIENCE_S,
     ) -> tuple[Act, list[str]]:
         """End the migration, and return (the last act, what was done and said)."""
@@ -68,7 +81,9 @@ class Ended:
         with journal:
             source = source or self._scene.left()
             target = Scripted(self._log, *(replies or (Told.OBEYED,)))
-            ending = Takeover(journal, source, criu or Criu(), target, patience_s=patience_s)
+            ending = Takeover(
+                journal, source, criu or Criu(), target, frames=frames, patience_s=patience_s
+            )
             return ending.run(), self._scene.done()
 
 
@@ -199,6 +214,19 @@ def test_the_target_is_told_until_it_runs_the_container(
         ["links down", GO, "end recorded", *["links down", GO] * 3, "monitor ended"],
     )
     assert end() == ("done", TAKEN_OVER)
+
+
+def test_the_frames_that_came_in_the_freeze_go_with_each_go(
+    ended: Ended, killed: MigrationJournal
+) -> None:
+    """The target may not have got them with an earlier one."""
+    frames = Came(b"first", b"second")
+    _, done = ended.run(killed, Told.UNREACHED, Told.OBEYED, frames=frames)
+    assert [each for each in done if each.startswith(GO)] == [f"{GO} first second"] * 2
+
+
+def test_a_copy_that_is_dropped_gets_no_frames(ended: Ended) -> None:
+    assert ended.run("killing", frames=Came(b"first")) == (Act.END_BACK, [ABORT_PROVED])
 
 
 def test_that_the_target_runs_it_is_known_before_anything_is_removed(

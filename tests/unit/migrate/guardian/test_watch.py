@@ -18,7 +18,7 @@ from migrate.guardian.handle import Guardian, in_ns
 from migrate.guardian.takeover import TAKEN_OVER
 from migrate.journal import book
 from tests.unit.helpers.apart import TIMEOUT_S, Apart, soon
-from tests.unit.migrate.guardian.scene import Scene, StandIn, end
+from tests.unit.migrate.guardian.scene import Scene, StandIn, end, kept
 
 #: The time in which the container must run again, in tests in which it does not.
 SOON_S = 0.05
@@ -180,21 +180,24 @@ def about_to_kill(scene: Scene, criu: StandIn) -> Callable[[Guardian], None]:
     def act(guardian: Guardian) -> None:
         guardian.begin(journal := scene.journal("held"))
         guardian.expect(in_ns(TIMEOUT_S), criu.conversation)
-        guardian.killing(criu.conversation)
+        guardian.killing(criu.conversation, kept(b"first", b"second"))
         journal.entered("killing")
 
     return act
 
 
 def test_criu_undoes_nothing_for_a_container_that_was_killed(scene: Scene, init: Apart) -> None:
-    """It does not see that its peer is gone, because the guardian has the conversation, too."""
+    """It does not see that its peer is gone, because the guardian has the conversation, too.
+
+    The target gets the frames that came for the container meanwhile.
+    """
     criu = scene.criu()
     coordinator = scene.coordinator(about_to_kill(scene, criu))
     init.kill()
     coordinator.kill()
     assert criu.exit_code() == -signal.SIGKILL
     assert coordinator.guardian_ended()
-    assert scene.done() == FORWARD
+    assert scene.done() == ["links down", GO, "frame 0 first", "frame 0 second", "monitor ended"]
 
 
 def test_criu_thaws_a_container_that_was_not_killed_after_all(scene: Scene) -> None:

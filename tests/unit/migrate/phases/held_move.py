@@ -79,6 +79,8 @@ def does_nothing(*_: object) -> None: ...
 class Frames:
     """The frames kept for the interfaces of a container, in a list for each."""
 
+    descriptors: tuple[int, ...] = ()
+
     def __init__(self, *frames: list[bytes]) -> None:
         self._frames = list(frames)
 
@@ -156,7 +158,7 @@ def held_migration(*answers: Any, observer: Any = None, **parts: Any) -> tuple[A
 def ended(move: Any, frames: Any = None) -> errors.MigrateError | None:
     """Go on from the hold to the end as the coordinator does, and return the error of the end."""
     armed: Any = SimpleNamespace(frames=frames or Frames(), output=None)
-    commit.arm_kill(move)
+    commit.arm_kill(move, armed)
     try:
         commit.kill_source(move)
         by_agent = commit.resume_target(move, armed)
