@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
+from checkpoint.host import paths
 from migrate import logs
+from migrate.journal import book
 from migrate.phases import plan
 from tests.unit.helpers.unguarded import Unguarded
 from tests.unit.story.stage import Stage, stage
@@ -22,6 +25,15 @@ def theatre(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stage]:
 @pytest.fixture(autouse=True)
 def _unguarded(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(plan, "Guardian", Unguarded)
+
+
+@pytest.fixture(autouse=True)
+def journals(theatre: Stage, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """Let each host keep its journals in its own /var/lib for the test, and yield their path."""
+    monkeypatch.setattr(book, "DIRECTORY", directory := paths.STATE / "journal")
+    yield directory
+    for host in (theatre.source, theatre.target):
+        shutil.rmtree(host.path(str(directory)), ignore_errors=True)
 
 
 @pytest.fixture(autouse=True)

@@ -62,8 +62,6 @@ def of_a_question(question: str, what: str, obeyed: tuple[str, ...]) -> Expected
     if question == "Finish":
         return replace(so_far(place), source=MOVED.source, code=51, error_kind="LeftBehind")
     stopped = replace(so_far(place, obeyed), running=TARGET if obeyed else NOWHERE)
-    if what == "the answer is lost":
-        return replace(stopped, code=60, error_kind="Undecided")
     if what == "the target fails":
         return replace(stopped, code=63, error_kind="ResumeFailed")
     return MOVED  # GO is said again over a new connection; a target that answers has obeyed it
@@ -98,7 +96,16 @@ def lost_hosts() -> Iterator[Row]:
         wire=once("request", "Go", faults.lost),
         world=faults.lose_host,
         expected=replace(so_far(go), running=NOWHERE, code=60, error_kind="Undecided", held=True),
-        later=("--go",),
+        later=("--go", "--source-is-dead"),
+        cause="AgentGone",
+    )
+    yield Row(
+        name="Go: the answer is lost, and the host",
+        wire=once("answer", "Go", faults.lost),
+        world=faults.lose_host,
+        expected=replace(
+            so_far(go, answered("Go")), running=TARGET, code=60, error_kind="Undecided"
+        ),
         cause="AgentGone",
     )
 

@@ -28,7 +28,7 @@ from checkpoint.engines.registry import ENGINES
 from checkpoint.host.paths import RUN
 from migrate.agent import control
 from migrate.agent.server import Server
-from migrate.cli import ctl, move
+from migrate.cli import ctl, move, recover
 from migrate.decisions.state import State
 from migrate.limits import Limits
 from tests.fakes import task
@@ -168,6 +168,26 @@ class Play:
         """Run `migratectl recover` on the target, and return its exit code."""
         with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
             return self._world.target.do(lambda: ctl.main(["recover", self.id, *how]))
+
+    def recover_from_source(self) -> tuple[int, str]:
+        """Run `migratectl recover` on the source; return its exit code and what a person reads."""
+        said = io.StringIO()
+        with (
+            pytest.MonkeyPatch.context() as patch,
+            contextlib.redirect_stdout(said),
+            contextlib.redirect_stderr(said),
+        ):
+            patch.setattr(recover, "by_ssh", self._connect)
+            code = ctl.main(["recover", self.id])
+        return code, said.getvalue()
+
+    def begin_another(self) -> str:
+        """Begin a migration of no container on the source; return what a person reads."""
+        said = io.StringIO()
+        with contextlib.redirect_stdout(said), contextlib.redirect_stderr(said):
+            move.main(["none", "beta", "--engine", "runc"], connect=self._connect)
+        gc.enable()
+        return said.getvalue()
 
     def running(self) -> set[str]:
         """Return the hosts where the container runs."""

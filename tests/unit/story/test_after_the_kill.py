@@ -66,18 +66,33 @@ def nothing(frame: Frame, link: Link) -> list[Frame]:
 
 
 @pytest.mark.parametrize("fault", [cut, nothing])
-def test_without_an_answer_to_go_the_source_keeps_its_container(
-    theatre: Stage, fault: Fault
-) -> None:
-    limits = replace(PATIENT, go_s=1, ask_s=1)
-    with theatre.world() as world, theatre.move(world, AtGo(fault), limits=limits) as play:
+def test_a_target_that_did_not_answer_go_is_asked_what_it_did(theatre: Stage, fault: Fault) -> None:
+    limits, options = replace(PATIENT, least_go_s=0.2), ("--max-frozen", "2")
+    with (
+        theatre.world() as world,
+        theatre.move(world, AtGo(fault), limits=limits, options=options) as play,
+    ):
+        ending = play.run()
+        assert (ending.code, ending.running, ending.held) == (0, {"target"}, False), ending.said
+        assert ending.states[-3:] == ["killed", "resumed", "done"]
+        assert "the container was made to run on" in ending.said
+        assert world.events("source")[-1] == "remove migrated"
+        play.check_memory()
+        play.check_nothing_left()
+
+
+def test_without_word_of_the_target_the_source_keeps_its_container(theatre: Stage) -> None:
+    with theatre.world() as world, theatre.move(world, AtGo(cut)) as play:
+        lose_host(world)
         ending = play.run()
         assert (ending.code, ending.running) == (CODES[Undecided], {"target"}), ending.said
         assert "or runs there by now" in ending.said
         assert "the source keeps the container, stopped" in ending.said
         assert (ending.report["outcome"], ending.report["cause_kind"]) == ("killed", "AgentGone")
         assert "remove migrated" not in world.events("source")
-        assert play.recover("--go") == 61, "it is not held"
+        assert play.recover("--go") == 62, "the target cannot know that the source's is dead"
+        assert play.recover("--go", "--source-is-dead") == 0, "it runs already"
+        assert play.running() == {"target"}
         play.check_nothing_left()
 
 
@@ -111,8 +126,8 @@ def test_a_host_lost_before_go_leaves_a_held_container_for_recover(theatre: Stag
         )
         assert "held on" in ending.said
         assert "or runs there" not in ending.said
-        assert f"migratectl recover {play.id} --on beta" in ending.said
+        assert f"'migratectl recover {play.id}' on this host" in ending.said
         assert "remove migrated" not in world.events("source")
-        assert play.recover("--go") == 0
+        assert play.recover("--go", "--source-is-dead") == 0
         assert play.running() == {"target"}
         play.check_memory()
