@@ -134,7 +134,7 @@ def _on_target(found: Listed, arguments: argparse.Namespace) -> int:
         word = _word_for(seen)
     if (objection := _objection(word, seen, arguments)) is not None:
         return _refused(objection)
-    answer = pass_on(protocol.Recover(migration_id=arguments.id, word=word), say)
+    answer = pass_on(protocol.Recover(migration_id=arguments.id, word=word, frames=()), say)
     return _answered(arguments.id, platform.node(), answer)
 
 

@@ -472,7 +472,7 @@ class Recover(Request[Recovered]):
 
     migration_id: MigrationId
     word: Annotated[str, Pattern(r"[a-z -]{1,40}")]
-    frames: tuple[LateFrame, ...] = ()
+    frames: tuple[LateFrame, ...]
     payload: Payload = b""
 
     def check(self) -> None:

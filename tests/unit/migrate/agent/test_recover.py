@@ -53,7 +53,7 @@ def swept(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 def say(word: str) -> tuple[Outcome, str, str | None]:
     """Say a word, and return (what came of it, its text, the last state of the journal)."""
     told: list[str] = []
-    answer = recover.recover(protocol.Recover(migration_id=ID, word=word), told.append)
+    answer = recover.recover(protocol.Recover(migration_id=ID, word=word, frames=()), told.append)
     outcome = Outcome(answer.outcome)
     assert told == (["told"] if outcome is Outcome.NOBODY else [])
     return outcome, answer.text, answer.state
@@ -375,7 +375,9 @@ def test_on_the_source_the_container_is_only_looked_at(
             stack.close()
         if life == "dead":
             init.kill()
-        answer = recover.recover(protocol.Recover(migration_id=ID, word=word), swept.append)
+        answer = recover.recover(
+            protocol.Recover(migration_id=ID, word=word, frames=()), swept.append
+        )
     assert (answer.state, answer.life, answer.goes_on) == ("killing", life, goes_on)
     assert answer.outcome == Outcome.NOBODY.value
     assert answer.text.endswith(" is the source of that move")

@@ -66,11 +66,11 @@ def test_each_migration_is_on_a_line_with_how_it_is(
 @pytest.mark.parametrize(
     ("side", "state", "advice"),
     [
-        (SOURCE, "killed", f"ask beta by 'migratectl recover {ID} --on root@beta:2222'"),
-        (TARGET, "held", "look for the container on alpha"),
+        (SOURCE, "killed", f"'migratectl recover {ID}' ends it"),
+        (TARGET, "held", f"'migratectl recover {ID}' on alpha ends it"),
     ],
 )
-def test_one_that_was_cut_off_says_where_to_ask(
+def test_one_that_was_cut_off_says_what_ends_it(
     shown: Any, side: str, state: str, advice: str
 ) -> None:
     with MigrationJournal(begun(side)) as cut_off:

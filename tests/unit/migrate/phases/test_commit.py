@@ -80,7 +80,7 @@ def test_a_kill_that_cannot_be_entered_into_the_journal_is_not_done() -> None:
 
 def broken(error: Exception) -> Any:
     """Return frames that cannot be taken."""
-    return SimpleNamespace(take=failing(error))
+    return SimpleNamespace(take=failing(error), descriptors=())
 
 
 @pytest.mark.parametrize(
