@@ -52,7 +52,7 @@ STORY: list[tuple[Command, State]] = [
     (protocol.Finish(), State.FINISHED),
 ]
 #: The only request to an agent that is sent for nothing else.
-RECOVER = protocol.Recover(migration_id="0123456789ab", word="status")
+RECOVER = protocol.Recover(migration_id="0123456789ab", word="status", frames=())
 
 
 def test_every_command_has_its_states() -> None:

@@ -196,7 +196,7 @@ def test_a_go_whose_link_is_lost_is_said_over_another_connection(another_way: Le
     move.target.agent.fails_to_ask = [AgentGone("it broke", "", None)]
     another = another_way(move, RUNS)
     assert ended(move) is None
-    assert another.asked() == protocol.Recover(migration_id="0123456789ab", word=GO)
+    assert another.asked() == protocol.Recover(migration_id="0123456789ab", word=GO, frames=())
     order = "killing kill dead killed note resumed bury tidy settle done"
     assert done[2:] == order.split(), "nobody is asked to finish"
     assert move.report.notes == [
@@ -212,7 +212,7 @@ def test_a_go_that_is_not_answered_in_time_is_said_over_another_connection(
     move, done = held_migration(AgentGone("timed out", "", None))
     another = another_way(move, RUNS)
     assert ended(move) is None
-    assert another.asked() == protocol.Recover(migration_id="0123456789ab", word=GO)
+    assert another.asked() == protocol.Recover(migration_id="0123456789ab", word=GO, frames=())
     assert done.count("Go") == 1
     assert move.report.notes == [
         "the target did not answer GO after the source had been stopped (timed out);"
