@@ -13,11 +13,13 @@ from pathlib import Path
 
 import pytest
 
+from checkpoint.host import lock, ram_directory
 from migrate.agent.control import ABORT_PROVED, GO, Outcome
 from migrate.guardian.handle import Guardian, in_ns
 from migrate.guardian.takeover import TAKEN_OVER
 from migrate.journal import book
 from tests.unit.helpers.apart import TIMEOUT_S, Apart, soon
+from tests.unit.helpers.begun import ID
 from tests.unit.migrate.guardian.scene import Scene, StandIn, end, kept
 
 #: The time in which the container must run again, in tests in which it does not.
@@ -222,9 +224,9 @@ def test_the_guardian_has_the_locks_of_the_container_as_long_as_it_is_at_it(
         return False
 
     scene.outcomes = (None,)
-    with (tmp_path / "lock").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        scene.locks.append(lock.fileno())
+    with (tmp_path / "lock").open("w") as held:
+        fcntl.flock(held, fcntl.LOCK_EX)
+        scene.locks.append(held.fileno())
         coordinator = scene.coordinator(begin(scene, "held"))
     coordinator.kill()
     soon(lambda: "not reached" in scene.done())
@@ -234,3 +236,19 @@ def test_the_guardian_has_the_locks_of_the_container_as_long_as_it_is_at_it(
     assert not taken()
     assert not book.listed()[0].owned
     assert end() == ("held", None)
+
+
+def test_the_guardian_leaves_no_lock_and_no_directory_behind(scene: Scene) -> None:
+    """The coordinator's own are released before they are looked for."""
+    directory = ram_directory.RUN / ID
+    directory.mkdir(parents=True)
+    lock.DIRECTORY.mkdir()
+    with (lock.DIRECTORY / "container").open("w") as held:
+        fcntl.flock(held, fcntl.LOCK_EX)
+        scene.locks.append(held.fileno())
+        coordinator = scene.coordinator(begin(scene, "held"))
+    coordinator.kill()
+    assert coordinator.guardian_ended()
+    assert end() == ("rolled back", TAKEN_OVER)
+    assert list(lock.DIRECTORY.iterdir()) == []
+    assert not directory.exists()
