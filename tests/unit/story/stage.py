@@ -171,13 +171,13 @@ class Play:
 
     def recover_from_source(self) -> tuple[int, str]:
         """Run `migratectl recover` on the source; return its exit code and what a person reads."""
-        said = io.StringIO()
+        said, connect = io.StringIO(), self._connect
         with (
             pytest.MonkeyPatch.context() as patch,
             contextlib.redirect_stdout(said),
             contextlib.redirect_stderr(said),
         ):
-            patch.setattr(recover, "by_ssh", self._connect)
+            patch.setattr(recover, "by_ssh", connect)
             code = ctl.main(["recover", self.id])
         return code, said.getvalue()
 

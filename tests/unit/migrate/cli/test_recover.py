@@ -5,6 +5,8 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
+import threading
+import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -29,6 +31,7 @@ from tests.unit.helpers.obedient import Child
 from transport.destination import Destination
 from transport.errors import HostKeyUnknown
 
+OTHER = "ba9876543210"
 NOT_RECOVERED = CTL_CODES["NotRecovered"]
 
 
@@ -68,9 +71,10 @@ def elsewhere(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Elsewhere:
     return found
 
 
-def source_of(child: Child, state: str) -> MigrationJournal:
+def source_of(child: Child, state: str, migration_id: str = ID) -> MigrationJournal:
     """Return the journal of a coordinator here, whose container has `child` as its init."""
-    journal = MigrationJournal(begun(boot_id=proc.boot_id(), init=process_record(child.pid)))
+    init = process_record(child.pid)
+    journal = MigrationJournal(begun(boot_id=proc.boot_id(), init=init, migration_id=migration_id))
     journal.entered(state)
     return journal
 
@@ -162,6 +166,39 @@ def test_a_migration_that_goes_on_is_left_to_its_programs(
         assert ctl.main(["recover", ID, *words]) == NOT_RECOVERED
     assert "the migration goes on" in capsys.readouterr().err
     assert elsewhere.words == []
+
+
+def test_a_guardian_that_is_about_to_end_it_is_waited_for(
+    elsewhere: Elsewhere,
+    child: Child,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setattr(recover, "LOOK_AGAIN_S", 0.01)
+    journal = source_of(child, "held")  # whose coordinator is gone
+
+    def end() -> None:
+        with journal:
+            time.sleep(0.05)
+            journal.end("rolled back")
+
+    guardian = threading.Thread(target=end)
+    guardian.start()
+    assert ctl.main(["recover", ID]) == 0
+    guardian.join()
+    assert elsewhere.words == []
+    assert capsys.readouterr().out == f"migratectl: the move {ID} has ended: rolled back\n"
+
+
+def test_one_that_cannot_be_ended_keeps_no_other_from_its_end(
+    elsewhere: Elsewhere, child: Child, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source_of(child, "held").close()
+    source_of(child, "held", OTHER).close()
+    replies = [told(Outcome.FAILED), told(Outcome.OK)]
+    monkeypatch.setattr(asking, "answer", lambda *_: replies.pop(0))
+    assert ctl.main(["recover"]) == NOT_RECOVERED
+    assert [each.account.ended is None for each in book.listed()] == [True, False]
 
 
 # --- on the target -------------------------------------------------------------------------------
