@@ -70,11 +70,13 @@ class Signals:
                 raise FrozenTooLong(limit_s)
 
         previous = signal.signal(signal.SIGALRM, late)
-        signal.setitimer(signal.ITIMER_REAL, max(limit_s, 1e-6))
         try:
-            yield
+            signal.setitimer(signal.ITIMER_REAL, max(limit_s, 1e-6))
+            try:
+                yield
+            finally:
+                signal.setitimer(signal.ITIMER_REAL, 0)
         finally:
-            signal.setitimer(signal.ITIMER_REAL, 0)
             signal.signal(signal.SIGALRM, previous)
 
     def _handle(self, number: int, frame: FrameType | None) -> None:

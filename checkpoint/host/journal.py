@@ -95,7 +95,7 @@ class Journal:
             raise
         self._end += len(line)
         self._checksum = checksum
-        self.entries.append(dict(entry))
+        self.entries.append(json.loads(line[CHECKSUM_DIGITS + 1 :]))
 
     def sync(self) -> None:
         """Have the file system write all entries to its device. Raises OSError."""

@@ -27,6 +27,8 @@ SUFFIX = ".control"
 #: that it lives, or from an operator who knows that. ABORT is an operator's who does not.
 GO, ABORT_PROVED, ABORT, STATUS = "go", "abort --source-lives", "abort", "status"
 MAX_ANSWER = 1 << 14
+#: So many peers may wait for a holder that is busy.
+BACKLOG = 16
 #: The limit to an agent's answer; GO and ABORT take as long as the engine does.
 ANSWER_S = 120.0
 #: The most characters of a reply's text. A character takes up to 12 bytes of JSON (\\uXXXX twice).
@@ -104,7 +106,7 @@ class ControlSocket:
         self._path.unlink(missing_ok=True)
         self._listener.bind(str(self._path))
         self._path.chmod(0o600)
-        self._listener.listen(1)
+        self._listener.listen(BACKLOG)
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -166,12 +168,15 @@ def _obey(held: Held, word: str, link_alive: bool, frames: Sequence[Frame]) -> R
 def ask(path: Path, word: str, timeout_s: float = ANSWER_S, frames: Iterable[Frame] = ()) -> Reply:
     """Send one word to the agent that listens at `path`, and return its reply.
 
-    `frames` go with GO. Raises OSError if no agent listens there, or if none answers within
-    `timeout_s`.
+    `frames` go with GO. Raises OSError if no agent listens there, and its subclass TimeoutError if
+    the agent does not answer within `timeout_s`.
     """
     with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as peer:
         peer.settimeout(timeout_s)
-        peer.connect(os.fspath(path))
+        try:
+            peer.connect(os.fspath(path))
+        except BlockingIOError as error:  # those who wait are too many
+            raise TimeoutError("it answers nobody") from error
         with open(os.memfd_create("frames"), "wb") as file:
             file.write(late_frames.pack(frames))
             file.flush()

@@ -75,14 +75,16 @@ def _passed_on(request: protocol.Recover) -> Reply:
             frames = late_frames.split(request.frames, request.payload)
             return control.ask(path, request.word, frames=frames)
         except TimeoutError:
-            if not _hand_on(found) and time.monotonic() > until:
+            if _hand_on(found):
+                until = time.monotonic() + CHANGE_S
+            elif time.monotonic() > until:
                 return Reply(outcome=Outcome.FAILED, text="what holds the container hangs")
         except OSError:  # nobody listens, or it was killed
             if time.monotonic() > until:
                 # An agent that holds no container should have ended by now, if it should end.
-                if request.word == control.ABORT_PROVED and _hand_on(found):
-                    continue
-                return _nobody()
+                if request.word != control.ABORT_PROVED or not _hand_on(found):
+                    return _nobody()
+                until = time.monotonic() + CHANGE_S
         time.sleep(LOOK_AGAIN_S)
 
 
@@ -92,7 +94,8 @@ def _known(found: Listed | None, word: str) -> Reply | None:
     if found is None:
         return _nobody()
     if found.account.state in RUNS:
-        outcome = Outcome.REFUSED if word == control.ABORT else Outcome.OK
+        aborts = word in (control.ABORT, control.ABORT_PROVED)
+        outcome = Outcome.REFUSED if aborts else Outcome.OK
         return Reply(outcome=outcome, text=f"the container was made to run on {host}")
     if not found.owned or found.account.ended is not None:
         return _nobody()

@@ -80,15 +80,13 @@ class Seen:
 
 def next_act(seen: Seen) -> Act:
     """Return what is to be done next. END_BACK, LEAVE and FINISH are last acts."""
-    if seen.state == State.RESUMED.value:
+    if seen.state in (State.RESUMED.value, State.DONE.value):
         return Act.BURY if seen.criu else Act.FINISH
     if seen.life is Life.LIVES and seen.state in KILLED:
         # The journal says so before anything else is done: if the container ended later by somebody
         # else's doing, it would be taken for killed, and its files for those of a copy elsewhere.
         return Act.TURN_BACK
-    if seen.life is Life.LIVES or seen.state not in KILLED:
-        return _back(seen)
-    return _forward(seen)
+    return _forward(seen) if seen.state in KILLED else _back(seen)
 
 
 def _back(seen: Seen) -> Act:

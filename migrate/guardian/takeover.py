@@ -116,7 +116,8 @@ class Takeover:
         patience_s: float = PATIENCE_S,
     ) -> None:
         self._journal, self._source, self._criu, self._target = journal, source, criu, target
-        self._undone, self._all_undone = False, True
+        self._turned_back = self._undone = False
+        self._all_undone = True
         self._told: Told | None = None
         self._until_s = time.monotonic() + patience_s
         self._pause_s = FIRST_PAUSE_S
@@ -124,7 +125,7 @@ class Takeover:
         self._frames, self._kept = frames, list[tuple[int, bytes]]()
         self.said: list[str] = []
         self._acts: dict[Act, Callable[[], None]] = {
-            Act.TURN_BACK: lambda: self._journal.must_enter(State.ROLLING_BACK.value),
+            Act.TURN_BACK: self._turn_back,
             Act.THAW: self._thaw,
             Act.BURY: self._bury,
             Act.WAIT: lambda: time.sleep(LOOK_AGAIN_S),
@@ -135,6 +136,8 @@ class Takeover:
 
     def run(self) -> Act:
         """End the migration as far as it can be ended, and return the last act."""
+        if self._journal.account().ended is not None:
+            return Act.END_BACK
         while (act := next_act(self._see())) in self._acts:
             self._acts[act]()
         if act is Act.FINISH:
@@ -146,13 +149,17 @@ class Takeover:
     def _see(self) -> Seen:
         found = self._journal.account()
         return Seen(
-            state=found.state,
+            state=State.ROLLING_BACK.value if self._turned_back else found.state,
             life=cut_off.life(found.begun),
             criu=self._criu.pidfd >= 0,
             undone=self._undone,
             told=self._told,
             patient=time.monotonic() < self._until_s,
         )
+
+    def _turn_back(self) -> None:
+        self._turned_back = True  # also if the journal cannot be written any more
+        self._journal.entered(State.ROLLING_BACK.value)
 
     def _thaw(self) -> None:
         self._criu.let_go()

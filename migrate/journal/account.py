@@ -13,8 +13,11 @@ from migrate.journal.records import SOURCE, Begun, Ended, Entered, MadeThing, de
 
 #: The states of either half in which a migration that is cut off ends by itself: the container runs
 #: on the source, and no other host holds a copy of it.
-HARMLESS = {state.value for state in (REVERSIBLE | {State.ROLLING_BACK}) - {State.HELD}} | {
-    state.value for state in incoming.REVERSIBLE - {incoming.State.HELD}
+HARMLESS = {
+    state.value for state in (REVERSIBLE | {State.ROLLING_BACK, State.ROLLED_BACK}) - {State.HELD}
+} | {
+    state.value
+    for state in (incoming.REVERSIBLE | {incoming.State.ABORTED}) - {incoming.State.HELD}
 }
 #: What the journal says of the end of a migration that was cut off in such a state.
 CUT_OFF = "the program that carried it out was killed, or its host failed"

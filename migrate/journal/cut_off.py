@@ -24,6 +24,8 @@ from migrate.journal import book
 from migrate.journal.account import CUT_OFF, HARMLESS, Account, copy_held, end_of_cut_off
 from migrate.journal.records import SOURCE, Begun, Ended, encode
 
+#: The states of either half after which the target runs the container.
+RUNS_THERE = {State.RESUMED.value, State.DONE.value, incoming.State.FINISHED.value}
 #: The modules that declare the things of which a journal tells.
 DECLARING = (engines, guard, netns, slowed)
 
@@ -39,7 +41,7 @@ def sweep(tell: Callable[[str], None]) -> None:
         found = each.account
         if each.owned or found.ended is not None:
             continue
-        if found.state == State.RESUMED.value:
+        if found.state in RUNS_THERE:
             _finish(each, tell)
         elif found.state is None or found.state in HARMLESS:
             end_back(each, tell)

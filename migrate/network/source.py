@@ -89,6 +89,8 @@ class SourceFrames:
         found = cls.__new__(cls)
         found._buffers = [FrameBuffer.handed_over(fd) for fd in descriptors]
         found._opened = contextlib.ExitStack()
+        for buffer in found._buffers:
+            found._opened.callback(buffer.close)
         return found
 
     @property

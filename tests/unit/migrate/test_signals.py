@@ -129,3 +129,10 @@ def test_neither_a_signal_nor_the_time_interrupts_what_the_other_made_necessary(
 def test_outside_the_block_that_hears_the_time_interrupts_nothing() -> None:
     with Signals() as signals, signals.bounded(20):
         os.kill(os.getpid(), signal.SIGALRM)
+
+
+def test_a_bound_that_is_over_at_once_leaves_nothing_behind() -> None:
+    before = now()
+    with pytest.raises(FrozenTooLong), Signals() as signals, signals.heard(), signals.bounded(0):
+        signal.pause()
+    assert now() == before

@@ -7,7 +7,8 @@ import os
 import signal
 import socket
 import threading
-from collections.abc import Callable, Iterable, Iterator
+import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Never
 
@@ -16,17 +17,14 @@ import pytest
 from checkpoint.host import proc, processes
 from checkpoint.host.ready import ready
 from migrate.agent import control, recover
-from migrate.agent.control import ABORT, ABORT_PROVED, GO, STATUS, ControlSocket, Outcome
+from migrate.agent.control import ABORT, ABORT_PROVED, GO, STATUS, Outcome
 from migrate.journal.book import MigrationJournal, process_record
 from migrate.journal.records import TARGET, ProcessRecord
-from migrate.network.late_frames import Frame
 from migrate.wire import protocol
 from migrate.wire.values import LateFrame
-from tests.unit.helpers.apart import TIMEOUT_S, Apart, soon
+from tests.unit.helpers.apart import TIMEOUT_S
 from tests.unit.helpers.begun import ID, begun
-
-#: include/uapi/linux/net.h: the socket listens.
-SO_ACCEPTCON = 1 << 16
+from tests.unit.migrate.agent.hosted import Hosted, hang, held_here, hold
 
 
 @pytest.fixture(autouse=True)
@@ -61,104 +59,6 @@ def say(word: str) -> tuple[Outcome, str, str | None]:
 
 def outcome(word: str) -> Outcome:
     return say(word)[0]
-
-
-class Held:
-    """A held container that may be resumed and dropped."""
-
-    def __init__(self) -> None:
-        self.holds_container, self.did = True, ""
-        self.frames: list[tuple[int, bytes]] = []
-
-    def go(self, frames: Iterable[Frame] = ()) -> None:
-        self.holds_container, self.did = False, GO
-        self.frames = [(index, bytes(frame)) for index, frame in frames]
-
-    def abort(self) -> None:
-        self.holds_container, self.did = False, ABORT
-
-    def describe(self) -> str:
-        return "held"
-
-
-def hold() -> None:
-    """Hold a container, and answer at the control socket until the hold has ended."""
-    held = Held()
-    with ControlSocket(control.control_path(ID)) as listening:
-        while held.holds_container:
-            listening.answer(held, link_alive=False)
-
-
-def listens() -> bool:
-    """Return whether somebody listens at the control socket, and ask nothing (proc_net(5))."""
-    lines = Path("/proc/net/unix").read_text().splitlines()
-    here = [line.split() for line in lines if line.endswith(f" {control.control_path(ID)}")]
-    return any(int(flags, 16) & SO_ACCEPTCON for _, _, _, flags, *_ in here)
-
-
-def hang() -> None:
-    """Be an agent that hangs: it listens, and answers nothing."""
-    with ControlSocket(control.control_path(ID)):
-        signal.pause()
-
-
-@contextlib.contextmanager
-def held_here() -> Iterator[Held]:
-    """Hold a container in a thread of this process."""
-    held = Held()
-    with ControlSocket(control.control_path(ID)) as listening:
-
-        def answer() -> None:
-            while held.holds_container:
-                listening.answer(held, link_alive=False)
-
-        thread = threading.Thread(target=answer)
-        thread.start()
-        try:
-            yield held
-        finally:
-            if held.holds_container:
-                control.ask(control.control_path(ID), ABORT)
-            thread.join()
-
-
-class Hosted:
-    """The processes of this host that may hold the container, and the journal that they own."""
-
-    def __init__(self, stack: contextlib.ExitStack) -> None:
-        self._stack = stack
-
-    def process(self, run: Callable[[], object] = signal.pause) -> Apart:
-        process = Apart(run)
-        self._stack.callback(process.close)
-        return process
-
-    def agent(self, run: Callable[[], object]) -> Apart:
-        """Start an agent that runs a function, and return it when it listens."""
-        agent = self.process(run)
-        soon(listens)
-        return agent
-
-    def keeper(self, agent: Apart) -> Apart:
-        """Start a process that holds the container when the agent has ended, and not before."""
-
-        def run() -> None:
-            ready(agent.pidfd)
-            hold()
-
-        return self.process(run)
-
-    def journal(
-        self, *states: str, agent: ProcessRecord | None = None, keeper: ProcessRecord | None = None
-    ) -> MigrationJournal:
-        """Begin the target's journal, which somebody owns until the end of the test."""
-        journal = MigrationJournal(
-            begun(TARGET, boot_id=proc.boot_id(), process=agent, stand_by=keeper)
-        )
-        self._stack.callback(journal.close)
-        for state in states:
-            journal.entered(state)
-        return journal
 
 
 @pytest.fixture
@@ -382,3 +282,53 @@ def test_on_the_source_the_container_is_only_looked_at(
     assert answer.outcome == Outcome.NOBODY.value
     assert answer.text.endswith(" is the source of that move")
     assert swept == []
+
+
+@pytest.mark.usefixtures("hung")
+@pytest.mark.parametrize("word", [GO, ABORT_PROVED])
+def test_a_holder_that_hangs_is_never_taken_for_nobody(
+    hosted: Hosted, monkeypatch: pytest.MonkeyPatch, word: str
+) -> None:
+    """However often it is asked: its queue of those who wait may be full."""
+    monkeypatch.setattr(recover, "CHANGE_S", 5 * recover.HUNG_S)
+    hosted.journal("held", agent=hosted.agent(hang).record)
+    for _ in range(control.BACKLOG + 1):
+        with pytest.raises(TimeoutError):
+            control.ask(control.control_path(ID), STATUS, 0.001)
+    assert outcome(word) is Outcome.FAILED
+
+
+@pytest.mark.usefixtures("hung")
+def test_those_who_asked_before_keep_no_keeper_from_its_place(
+    hosted: Hosted, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(recover, "CHANGE_S", 5 * recover.HUNG_S)
+    agent = hosted.agent(hang)
+    hosted.journal("held", agent=agent.record, keeper=hosted.keeper(agent).record)
+    for _ in range(control.BACKLOG + 1):
+        with pytest.raises(TimeoutError):
+            control.ask(control.control_path(ID), STATUS, 0.001)
+    assert outcome(GO) is Outcome.OK
+
+
+def test_a_keeper_is_waited_for_once_its_agent_was_killed(hosted: Hosted) -> None:
+    agent = hosted.process()
+
+    def keep() -> None:
+        ready(agent.pidfd)
+        time.sleep(0.05)
+        hold()
+
+    keeper = hosted.process(keep)
+    hosted.journal("frozen", agent=agent.record, keeper=keeper.record)
+    reaper = threading.Thread(target=agent.exit_code)  # as init does
+    reaper.start()
+    found = outcome(ABORT_PROVED)
+    reaper.join()
+    assert found is Outcome.OK
+
+
+@pytest.mark.parametrize("word", [ABORT, ABORT_PROVED])
+def test_what_runs_is_dropped_for_nobody(word: str) -> None:
+    left("held", "resumed")
+    assert outcome(word) is Outcome.REFUSED

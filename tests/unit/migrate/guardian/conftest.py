@@ -11,7 +11,7 @@ from checkpoint.host import lock, ram_directory
 from migrate import leftovers
 from migrate.guardian import handle, takeover
 from tests.unit.helpers.apart import Apart
-from tests.unit.migrate.guardian.scene import Scene
+from tests.unit.migrate.guardian.scene import Made, Scene
 
 
 @pytest.fixture
@@ -40,3 +40,8 @@ def scene(tmp_path: Path, init: Apart, monkeypatch: pytest.MonkeyPatch) -> Itera
     found = Scene(tmp_path, init.pid)
     yield found
     found.close()
+
+
+@pytest.fixture
+def made(tmp_path: Path) -> Made:
+    return Made(tmp_path)

@@ -15,7 +15,9 @@ from pathlib import Path
 from typing import cast
 
 from checkpoint.criu.interposer import Conversation
+from checkpoint.files.made import MadeDirectory
 from checkpoint.host import proc
+from checkpoint.host.identity import PathRecord
 from checkpoint.host.ready import ready
 from migrate.agent.control import Outcome
 from migrate.guardian.handle import Guardian
@@ -275,3 +277,19 @@ def end() -> tuple[str | None, str | None]:
     """Return the last state of the only journal, and what it says of its end, if it has ended."""
     [found] = book.listed()
     return found.account.state, None if found.account.ended is None else found.account.ended.error
+
+
+class Made:
+    """Two directories that the migration has made: one for ever, one until it succeeds."""
+
+    def __init__(self, directory: Path) -> None:
+        self.stays, self.passes = directory / "stays", directory / "passes"
+
+    def enter(self, journal: MigrationJournal) -> None:
+        for path in (self.stays, self.passes):
+            path.mkdir()
+            thing = MadeDirectory(path=PathRecord.of(path), whole=True)
+            journal.made(thing, passing=path is self.passes)
+
+    def there(self) -> tuple[bool, bool]:
+        return self.stays.exists(), self.passes.exists()

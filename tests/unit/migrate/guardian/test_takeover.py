@@ -13,17 +13,17 @@ import pytest
 from checkpoint.criu import rescue
 from checkpoint.errors import CommandFailed
 from checkpoint.files.made import MadeDirectory
-from checkpoint.host.identity import PathRecord
 from migrate.agent.control import ABORT_PROVED, GO, Outcome
 from migrate.decisions.takeover import Act, Life, Told
 from migrate.guardian import takeover
+from migrate.guardian.handle import Guardian
 from migrate.guardian.takeover import TAKEN_OVER, Criu, Remains, Takeover, Target
 from migrate.journal import book, cut_off
 from migrate.journal.book import MigrationJournal
 from migrate.network.source import SourceFrames
 from tests.unit.helpers.apart import Apart
 from tests.unit.helpers.begun import ID
-from tests.unit.migrate.guardian.scene import Scene, StandIn, add, end
+from tests.unit.migrate.guardian.scene import Made, Scene, StandIn, add, end
 
 #: A target that does not answer is tried again for so long, in tests in which it never does.
 IMPATIENCE_S = 0.02
@@ -90,27 +90,6 @@ class Ended:
 @pytest.fixture
 def ended(scene: Scene, tmp_path: Path) -> Ended:
     return Ended(scene, tmp_path / "done")
-
-
-class Made:
-    """Two directories that the migration has made: one for ever, one until it succeeds."""
-
-    def __init__(self, directory: Path) -> None:
-        self.stays, self.passes = directory / "stays", directory / "passes"
-
-    def enter(self, journal: MigrationJournal) -> None:
-        for path in (self.stays, self.passes):
-            path.mkdir()
-            thing = MadeDirectory(path=PathRecord.of(path), whole=True)
-            journal.made(thing, passing=path is self.passes)
-
-    def there(self) -> tuple[bool, bool]:
-        return self.stays.exists(), self.passes.exists()
-
-
-@pytest.fixture
-def made(tmp_path: Path) -> Made:
-    return Made(tmp_path)
 
 
 @pytest.mark.parametrize(
@@ -395,3 +374,26 @@ def test_a_word_is_said_by_an_agent_of_its_own(
     assert target.say(GO) is told
     assert scene.done() == ["not reached" if outcome is None else GO]
     assert bool(notes) is (told is not Told.OBEYED)
+
+
+@pytest.mark.parametrize(
+    ("state", "outcome"), [("resumed", "done"), ("rolling back", "rolled back")]
+)
+def test_what_has_ended_is_not_ended_again(
+    scene: Scene, made: Made, init: Apart, state: str, outcome: str
+) -> None:
+    """The coordinator is killed after it has ended the journal, and before it releases."""
+
+    def act(guardian: Guardian) -> None:
+        journal = scene.journal(state)
+        guardian.begin(journal)
+        made.enter(journal)
+        journal.end(outcome)
+
+    coordinator = scene.coordinator(act)
+    if outcome == "done":
+        init.kill()
+    coordinator.kill()
+    assert coordinator.guardian_ended()
+    assert made.there()[0]
+    assert end()[0] == outcome

@@ -102,3 +102,9 @@ def test_a_file_that_is_no_journal_is_left_alone(
     book.prune()
     assert (journals / f"{ID}.source").exists()
     assert "is no journal" in caplog.records[0].getMessage()
+
+
+def test_a_journal_reads_the_same_to_who_writes_it() -> None:
+    with MigrationJournal(begun()) as kept:
+        kept.entered("held")
+        assert kept.account() == listed()[0].account
