@@ -15,6 +15,8 @@ from checkpoint.host import kernel, proc
 
 #: The OOM killer must spare pager and keeper as long as it can: the container needs its pages.
 OOM_SCORE_ADJ = "-1000"
+#: The signals that end a program and do not mean one that is detached.
+ENDING = (signal.SIGHUP, signal.SIGINT, signal.SIGTERM)
 #: capabilities(7)
 CAP_IPC_LOCK = 14
 
@@ -68,21 +70,29 @@ def fork_detached(kept: Collection[int], run: Callable[[], object]) -> int:
     The new process has no other thread of this one, nor what such a thread has locked. So fork
     before there are threads whose locks `run` needs.
     """
-    with warnings.catch_warnings():
-        # Python warns of a fork while there are threads.
-        warnings.simplefilter("ignore", DeprecationWarning)
-        pid = os.fork()
-    if pid == 0:
-        _run_detached(kept, run)
+    # A signal that comes before the new process ignores it waits until then.
+    mask = signal.pthread_sigmask(signal.SIG_BLOCK, ENDING)
+    try:
+        with warnings.catch_warnings():
+            # Python warns of a fork while there are threads.
+            warnings.simplefilter("ignore", DeprecationWarning)
+            pid = os.fork()
+        if pid == 0:
+            _run_detached(kept, mask, run)
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, mask)
     return pid
 
 
-def _run_detached(kept: Collection[int], run: Callable[[], object]) -> NoReturn:
+def _run_detached(
+    kept: Collection[int], mask: Collection[int], run: Callable[[], object]
+) -> NoReturn:
     status = 1
     try:
         os.setsid()  # signals for the parent's process group are not for this process
-        for number in (signal.SIGHUP, signal.SIGINT, signal.SIGTERM):
+        for number in ENDING:
             signal.signal(number, signal.SIG_IGN)
+        signal.pthread_sigmask(signal.SIG_SETMASK, mask)
         _close_all_but(kept)
         protect_from_oom_killer()
         allow_many_descriptors()

@@ -9,15 +9,17 @@ from typing import Any
 from checkpoint.errors import DataInvalid
 from migrate.agent import state as incoming
 from migrate.decisions.state import REVERSIBLE, State
-from migrate.journal.records import SOURCE, Begun, Ended, Entered, MadeThing, decode
+from migrate.decisions.takeover import MAY_BE_HELD
+from migrate.journal.records import SOURCE, TARGET, Begun, Ended, Entered, MadeThing, decode
 
-#: The states of either half in which a migration that is cut off ends by itself: the container runs
+#: The states of each half in which a migration that is cut off ends by itself: the container runs
 #: on the source, and no other host holds a copy of it.
 HARMLESS = {
-    state.value for state in (REVERSIBLE | {State.ROLLING_BACK, State.ROLLED_BACK}) - {State.HELD}
-} | {
-    state.value
-    for state in (incoming.REVERSIBLE | {incoming.State.ABORTED}) - {incoming.State.HELD}
+    SOURCE: {state.value for state in (REVERSIBLE | {State.ROLLED_BACK})} - MAY_BE_HELD,
+    TARGET: {
+        state.value
+        for state in (incoming.REVERSIBLE | {incoming.State.ABORTED}) - {incoming.State.HELD}
+    },
 }
 #: What the journal says of the end of a migration that was cut off in such a state.
 CUT_OFF = "the program that carried it out was killed, or its host failed"
@@ -78,9 +80,14 @@ def end_of_cut_off(found: Account, at_ms: int, *, lives: bool) -> Ended | None:
     """
     outcome = State.ROLLED_BACK if found.begun.side == SOURCE else incoming.State.ABORTED
     end = Ended(at_ms=at_ms, outcome=outcome.value, error=CUT_OFF)
-    if found.state is None or found.state in HARMLESS:
+    if is_harmless(found):
         return end
     return replace(end, error=f"{CUT_OFF}; {copy_held(found)}") if lives else None
+
+
+def is_harmless(found: Account) -> bool:
+    """Return whether no other host than the source can have the container, or a copy of it."""
+    return found.state is None or found.state in HARMLESS[found.begun.side]
 
 
 def copy_held(found: Account) -> str:

@@ -21,7 +21,7 @@ from migrate.agent import state as incoming
 from migrate.decisions.state import State
 from migrate.decisions.takeover import Life
 from migrate.journal import book
-from migrate.journal.account import CUT_OFF, HARMLESS, Account, copy_held, end_of_cut_off
+from migrate.journal.account import CUT_OFF, Account, copy_held, end_of_cut_off, is_harmless
 from migrate.journal.records import SOURCE, Begun, Ended, encode
 
 #: The states of either half after which the target runs the container.
@@ -43,7 +43,7 @@ def sweep(tell: Callable[[str], None]) -> None:
             continue
         if found.state in RUNS_THERE:
             _finish(each, tell)
-        elif found.state is None or found.state in HARMLESS:
+        elif is_harmless(found):
             end_back(each, tell)
     book.prune()
 
@@ -62,7 +62,7 @@ def end_back(cut_off: book.Listed, tell: Callable[[str], None]) -> None:
             with Journal(cut_off.path) as journal:
                 if undo(found, tell):
                     journal.append(encode(end))
-            if found.state is not None and found.state not in HARMLESS:
+            if not is_harmless(found):
                 tell(copy_held(found))
 
 

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import contextlib
 import json
+import re
 import subprocess
 import time
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,7 +19,7 @@ from tests.faults.inject import Injection, inject, sh
 from tests.rig import Node, Redis
 from tests.rig.errors import RigError
 from tests.rig.hosts import Hosts, tool_command
-from tests.rig.traces import Traces, settled
+from tests.rig.traces import Traces, traces
 from tests.rig.wait import until
 from tests.tools.at_state import WAITS
 
@@ -29,9 +31,10 @@ POINT_S, END_S, SETTLED_S = 40.0, 150.0, 60.0
 #: How long the container is looked at to see whether it runs.
 LOOK_S = 5.0
 DATA_MIB = 4
-#: How the line of the process begins that holds the other end of a container's standard input. The
-#: number of its descriptor follows.
-HOLDER = "/usr/bin/python3 -ISc import select"
+#: Ids that engines give to what they make, and numbers of descriptors and processes.
+IDS = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}|[0-9a-f]{12,64}|\d+")
+#: How long traces may take to go.
+LEFT_S = 5.0
 #: Exit codes with which the tool says that it does not know, and how to end it.
 UNDECIDED = {CODES[errors.Undecided], CODES[errors.ResumeFailed]}
 ON_THE_TARGET = {0, CODES[errors.LeftBehind]}
@@ -196,7 +199,7 @@ class Scene:
         for node in self.hosts.both:  # the next start on each host
             sh(node, "migratectl recover")
         for node in self.hosts.both:
-            if left := without_numbers(settled(node, self._clean[host][node.name])):
+            if left := left_on(node, self._clean[host][node.name]):
                 faults.append(f"leftovers on {node.name}: {json.dumps(left)[:600]}")
         return faults
 
@@ -211,16 +214,28 @@ class Scene:
         return done.returncode == 0
 
 
-def without_numbers(left: Traces) -> Traces:
-    """Return traces without those that differ from others only by a number of a descriptor.
+def left_on(node: Node, clean: Traces) -> Traces:
+    """Return what is on a node and was not when all was well, once it has stayed for a while.
 
-    A container that has moved has a process at the other end of its standard input.
+    An engine gives a container's namespaces, layers and processes new ids with each move.
     """
-    found = {
-        kind: [line for line in lines if not line.startswith(HOLDER)]
-        for kind, lines in left.items()
-    }
-    return {kind: lines for kind, lines in found.items() if lines}
+    found: Traces = {}
+
+    def is_clean() -> bool:
+        nonlocal found
+        now = traces(node)
+        new = {kind: plain(now[kind]) - plain(clean[kind]) for kind in now}
+        found = {kind: sorted(lines.elements()) for kind, lines in new.items() if lines}
+        return not found
+
+    with contextlib.suppress(RigError):
+        until(is_clean, "traces to go", timeout_s=LEFT_S)
+    return found
+
+
+def plain(lines: Sequence[str]) -> Counter[str]:
+    """Return how often each line is there, without ids and numbers."""
+    return Counter(IDS.sub("*", line) for line in lines)
 
 
 def statuses(node: Node) -> list[Mapping[str, Any]]:

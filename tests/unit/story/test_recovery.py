@@ -94,12 +94,7 @@ def test_a_copy_of_a_container_that_lives_is_dropped(
     "story",
     [
         "undecided",
-        pytest.param(
-            "not_dropped",
-            marks=pytest.mark.xfail(
-                strict=True, reason="the sweep of this host after it ends the source's journal"
-            ),
-        ),
+        "not_dropped",
     ],
 )
 def test_a_target_that_is_not_reached_is_asked_again_next_time(
