@@ -64,8 +64,8 @@ def fork_detached(kept: Collection[int], run: Callable[[], object]) -> int:
     """Fork a process that outlives this one, and return its pid. Raises OSError.
 
     The new process calls `run`, and exits with status 0, or 1 if `run` has raised. It has a session
-    of its own, ignores signals that end a program, and is exempt from the OOM killer. It has the
-    descriptors in `kept`; its standard streams are /dev/null.
+    of its own, ignores signals that end a program, is exempt from the OOM killer, and leaves no core
+    file. It has the descriptors in `kept`; its standard streams are /dev/null.
 
     The new process has no other thread of this one, nor what such a thread has locked. So fork
     before there are threads whose locks `run` needs.
@@ -95,8 +95,7 @@ def _run_detached(
         signal.pthread_sigmask(signal.SIG_SETMASK, mask)
         _close_all_but(kept)
         protect_from_oom_killer()
-        allow_many_descriptors()
-        keep_to_itself()
+        kernel.set_undumpable()
         run()
         status = 0
     finally:

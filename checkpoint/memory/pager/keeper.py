@@ -28,7 +28,11 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from checkpoint.host.own_process import fork_detached
+from checkpoint.host.own_process import (
+    allow_many_descriptors,
+    fork_detached,
+    keep_to_itself,
+)
 from checkpoint.host.ram_directory import claim, remove_ram_directory, remove_sockets
 from checkpoint.host.ready import ready
 from checkpoint.host.worker import Worker
@@ -158,6 +162,8 @@ class Keeper:
 
 def _stand_by(pager: socket.socket, directory: Path, succeed: Successor | None) -> None:
     """Be the keeper process, to its end."""
+    allow_many_descriptors()
+    keep_to_itself()
     killed = _StandBy(pager, directory, succeed).serve()
     # An agent that lives still needs its directory, and removes it by itself.
     if killed:
