@@ -64,8 +64,8 @@ def fork_detached(kept: Collection[int], run: Callable[[], object]) -> int:
     """Fork a process that outlives this one, and return its pid. Raises OSError.
 
     The new process calls `run`, and exits with status 0, or 1 if `run` has raised. It has a session
-    of its own, ignores signals that end a program, is exempt from the OOM killer, and leaves no core
-    file. It has the descriptors in `kept`; its standard streams are /dev/null.
+    of its own, ignores signals that end a program, is exempt from the OOM killer, and leaves no
+    core file. It has the descriptors in `kept`; its standard streams are /dev/null.
 
     The new process has no other thread of this one, nor what such a thread has locked. So fork
     before there are threads whose locks `run` needs.
