@@ -75,7 +75,7 @@ def _all() -> int:
     left = 0
     for found in book.listed():
         if found.account.ended is None and found.account.begun.side == SOURCE and not found.owned:
-            left |= _end(found, None)
+            left |= _end(found, None, go=False)
     return left
 
 
@@ -91,12 +91,14 @@ def _on_source(found: Listed, arguments: argparse.Namespace) -> int:
     if found.account.ended is not None and objection is None:
         put(f"migratectl: the move {arguments.id} has ended: {found.account.state}")
         return 0
-    return _end(found, arguments.on) if objection is None else _refused(objection)
+    if objection is not None:
+        return _refused(objection)
+    return _end(found, arguments.on, go=arguments.go)
 
 
-def _end(found: Listed, on: str | None) -> int:
+def _end(found: Listed, on: str | None, *, go: bool) -> int:
     try:
-        act = end_cut_off(found, by_ssh, say, on)
+        act = end_cut_off(found, by_ssh, say, on, go=go)
     except (BlockingIOError, FileNotFoundError):
         return _refused(recovery.GOES_ON)
     except ValueError as error:

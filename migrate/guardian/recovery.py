@@ -11,7 +11,8 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from functools import partial
 
-from migrate.decisions.takeover import KILLED, MAY_BE_HELD, Act
+from migrate.decisions.state import State
+from migrate.decisions.takeover import KILLED, MAY_BE_HELD, Act, Life
 from migrate.guardian.takeover import Criu, Takeover, Target
 from migrate.journal import book, cut_off
 from migrate.journal.account import Account
@@ -47,12 +48,18 @@ class _Left:
 
 
 def end_cut_off(
-    found: Listed, connect: Connect, tell: Callable[[str], None], at: str | None = None
+    found: Listed,
+    connect: Connect,
+    tell: Callable[[str], None],
+    at: str | None = None,
+    *,
+    go: bool = False,
 ) -> Act:
     """End a migration that was cut off on its source, as far as that can be known; return how.
 
     `connect` makes a connection to the target, whose name is `at`, or else is in the journal.
-    `tell` gets lines for people. Raises BlockingIOError if another process is at it, OSError, and
+    `tell` gets lines for people. With `go` the target is to run the container also if it has died
+    here in another way than by the migration, with its host, say. Raises BlockingIOError if another process is at it, OSError, and
     ValueError for a host that cannot be.
     """
     begun = found.account.begun
@@ -60,6 +67,8 @@ def end_cut_off(
     assert begun.destination is not None
     destination = Destination.parse(at or begun.destination)
     with MigrationJournal.taken_up(found) as journal:
+        if go and cut_off.life(begun) is Life.DEAD and found.account.state not in KILLED:
+            journal.must_enter(State.KILLED.value)
         target = Target(partial(connect, destination), begun.migration_id, tell)
         takeover = Takeover(
             journal, _Left(begun.init.pid), Criu(), target, why=RECOVERED, patience_s=PATIENCE_S

@@ -242,7 +242,7 @@ def _undecided(
     """Return what the user is told. The guardian goes on meanwhile, for its PATIENCE_S."""
     advice = (
         f"a process on this host tries to end the move for ten minutes; after that"
-        f" 'migratectl recover {migration.migration_id}' on this host does{then}"
+        f" 'migratectl recover {migration.migration_id}' on this host ends it{then}"
     )
     return Undecided(
         migration.migration_id, migration.target.hostname, what, advice, told_go=told_go

@@ -87,7 +87,8 @@ def roll_back(migration: Migration, *, failed: bool) -> list[str]:
 def _end_limit_s(migration: Migration) -> float:
     """Return how long CRIU may take to thaw the container and to end, until it is killed."""
     left_s = migration.guardian.left_s()
-    return migration.options.limits.end_s if left_s is None else max(THAW_S, left_s)
+    end_s = migration.options.limits.end_s
+    return end_s if left_s is None else min(end_s, max(THAW_S, left_s))
 
 
 @contextlib.contextmanager

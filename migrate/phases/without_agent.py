@@ -10,9 +10,13 @@ from collections.abc import Sequence
 
 from migrate.agent import asking
 from migrate.agent.control import Reply
-from migrate.errors import AgentGone
+from migrate.errors import AgentFailed, AgentGone
 from migrate.migration import Migration
+from migrate.wire.message import ProtocolError
 from transport.errors import TransportError
+
+#: What is raised if the target is not known to have done what it was told.
+UNTOLD = (TransportError, AgentGone, AgentFailed, ProtocolError, OSError, ValueError)
 
 
 def tell(migration: Migration, word: str, frames: Sequence[tuple[int, bytes]] = ()) -> Reply | None:
@@ -23,6 +27,6 @@ def tell(migration: Migration, word: str, frames: Sequence[tuple[int, bytes]] = 
     """
     ways = (lambda: contextlib.nullcontext(migration.target.connection), migration.target.reconnect)
     for way in ways:
-        with contextlib.suppress(TransportError, AgentGone), way() as connection:
+        with contextlib.suppress(*UNTOLD), way() as connection:
             return asking.ask(connection, migration.migration_id, word, migration.note, frames)
     return None

@@ -110,6 +110,17 @@ def test_the_only_copy_is_run_and_never_dropped(
     assert outcome() == (None if "--abort" in words else "done")
 
 
+@pytest.mark.parametrize(("words", "word"), [(["--go"], GO), (["--abort"], ABORT_PROVED)])
+def test_what_has_died_here_by_itself_is_the_operators_to_decide(
+    elsewhere: Elsewhere, child: Child, words: Sequence[str], word: str
+) -> None:
+    """Its host has failed, say. What the target holds is from before that."""
+    source_of(child, "held").close()
+    child.end()
+    assert ctl.main(["recover", ID, *words]) == 0
+    assert elsewhere.words == [word]
+
+
 def test_all_that_were_cut_off_on_their_source_are_recovered(
     elsewhere: Elsewhere, child: Child, capsys: pytest.CaptureFixture[str]
 ) -> None:
