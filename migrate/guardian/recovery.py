@@ -59,8 +59,8 @@ def end_cut_off(
 
     `connect` makes a connection to the target, whose name is `at`, or else is in the journal.
     `tell` gets lines for people. With `go` the target is to run the container also if it has died
-    here in another way than by the migration, with its host, say. Raises BlockingIOError if another process is at it, OSError, and
-    ValueError for a host that cannot be.
+    here in another way than by the migration, with its host, say. Raises BlockingIOError if
+    another process is at it, OSError, and ValueError for a host that cannot be.
     """
     begun = found.account.begun
     assert begun.init is not None
