@@ -37,9 +37,6 @@ class Process(Protocol):
     def end_input(self) -> None:
         """Close the command's stdin."""
 
-    def is_lost(self) -> bool:
-        """Return whether the command's stdout has ended, or the connection. Does not wait."""
-
     def ended(self) -> bool:
         """Return whether the command's exit status is known."""
 

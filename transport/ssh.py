@@ -104,11 +104,6 @@ class RemoteProcess:
         with contextlib.suppress(*BROKEN):
             self._channel.shutdown_write()
 
-    def is_lost(self) -> bool:
-        """Return whether the command's stdout has ended, or the connection. Does not wait."""
-        transport = self._channel.get_transport()
-        return bool(self._channel.eof_received or self._channel.closed or not transport.is_active())
-
     def ended(self) -> bool:
         """Return whether the server has reported the command's exit status."""
         return self._channel.exit_status_ready()

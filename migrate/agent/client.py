@@ -229,11 +229,6 @@ class AgentClient:
             )
         return estimate(samples)
 
-    def check_connected(self) -> None:
-        """Raise AgentGone if it is known by now that the channel has ended. Nothing is asked."""
-        if self._process.is_lost():
-            raise self._gone("the connection was lost")
-
     def close(self) -> None:
         """Close the channel; an agent that holds no container then cleans up and ends."""
         self._closed.set()

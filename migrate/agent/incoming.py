@@ -128,10 +128,12 @@ class Incoming:
         """The directory of image files and logs, in RAM; Prepare makes it."""
         return directory_of(self._id)
 
-    def check_pages(self) -> None:
-        """Raise the first failure of a page channel, if there was one."""
+    def check(self) -> None:
+        """Raise what makes a migration fail that goes on by itself: of page channels, of a hold."""
         if self._prepared is not None:
             self._prepared.received.check_pages()
+        if self._restore is not None and self.holds_container:
+            self._restore.check_held()
 
     def welcome(self) -> protocol.Welcome:
         """Return the answer to Hello, and remove what killed runs left on the target."""

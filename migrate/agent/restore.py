@@ -162,6 +162,16 @@ class ArmedRestore:
         if self._pager is not None:
             self._pager.check()
 
+    def check_held(self) -> None:
+        """Raise ConversationLost if nothing can resume the held container any more.
+
+        CRIU kills what it has restored when the runtime that started it has ended.
+        """
+        if self._process is not None and (status := self._process.poll()) is not None:
+            raise ConversationLost(f"the engine's restore ended with status {status}")
+        if not self._role.criu_lives():
+            raise ConversationLost("CRIU ended while it held the restored container")
+
     def warm(self) -> None:
         """Have the pager bring the pages that came more than once: they are needed first."""
         with self._noted("the pages that are wanted first come with the rest"):

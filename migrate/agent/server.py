@@ -141,7 +141,7 @@ class Server:
             return [self._incoming.welcome()]
         assert self._incoming is not None
         if isinstance(request, protocol.Ping):
-            self._incoming.check_pages()
+            self._incoming.check()
             return [protocol.Clock(monotonic_ns=time.monotonic_ns())]
         return self._incoming.handle(request)
 

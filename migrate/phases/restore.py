@@ -56,8 +56,9 @@ def look_again(migration: Migration, frozen: Frozen) -> None:
 
     Raises ConversationLost if CRIU on the source has ended: the container may have run on, so that
     the restored copy is out of date. Raises ContainerDisturbed if somebody else has killed or
-    signalled a process, and AgentGone if the link to the target is known to be lost.
+    signalled a process, and AgentGone or AgentFailed if the target is lost or cannot resume what it
+    holds.
     """
+    migration.target.agent.request(protocol.Ping(), timeout_s=migration.options.limits.ask_s)
     migration.dump.check_frozen()
     frozen.tasks.check()
-    migration.target.agent.check_connected()

@@ -136,7 +136,10 @@ class Clock(Answer):
 
 
 class Ping(Request[Clock]):
-    """The question for the target's clock. It fails if a batch of pages has failed before."""
+    """The question for the target's clock.
+
+    It fails if a batch of pages has failed before, or if a held container cannot be resumed.
+    """
 
 
 class AddressesFound(Answer):

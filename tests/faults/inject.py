@@ -11,6 +11,7 @@ from typing import Any
 from migrate.journal import book
 from tests.faults.cases import LINK, VICTIMS, Case
 from tests.rig import Node
+from tests.rig.engine import DOCKERD
 from tests.rig.hosts import Hosts
 
 #: How long a process is stopped, by SIGSTOP.
@@ -118,6 +119,8 @@ def _signal(case: Case, hosts: Hosts, move: Mapping[str, Any]) -> Injection:
     if pids:
         sh(node, f"kill -{number} {shlex.join(pids)}")
         injection.what, injection.hit = f"{victim}: {' '.join(pids)}", True
+        if case.engine == "docker" and victim.startswith("engine of") and number != "STOP":
+            injection.later(2.0, node, DOCKERD)  # as systemd does
         if number == "STOP":
             injection.later(STOPPED_S, node, f"kill -CONT {shlex.join(pids)}")
     return injection

@@ -32,7 +32,7 @@ POINT_S, END_S, SETTLED_S = 40.0, 150.0, 60.0
 LOOK_S = 5.0
 DATA_MIB = 4
 #: Ids that engines give to what they make, and numbers of descriptors and processes.
-IDS = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}|[0-9a-f]{12,64}|\d+")
+IDS = re.compile(r"veth[0-9a-f]{7}|[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}|[0-9a-f]{12,64}|\d+")
 #: How long traces may take to go.
 LEFT_S = 5.0
 #: Exit codes with which the tool says that it does not know, and how to end it.
@@ -168,7 +168,7 @@ class Scene:
     def _of_the_end(
         self, case: Case, injection: Injection, status: int | None, running: tuple[str, ...]
     ) -> list[str]:
-        wanted_dead = injection.hit and case.fault.endswith("by somebody")
+        wanted_dead = injection.hit and ends_it(case)
         faults = []
         if status is None:
             faults.append("stuck: the tool did not end")
@@ -212,6 +212,12 @@ class Scene:
         redis = self._redis.on(self.hosts.beta)
         done = self.hosts.migrate(redis.node, "redis", "alpha")
         return done.returncode == 0
+
+
+def ends_it(case: Case) -> bool:
+    """Return whether a case's fault has the container ended: dockerd ends its own on SIGTERM."""
+    stops_docker = case.engine == "docker" and case.fault.startswith("SIGTERM of engine of")
+    return stops_docker or case.fault.endswith("by somebody")
 
 
 def left_on(node: Node, clean: Traces) -> Traces:

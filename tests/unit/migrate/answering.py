@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import socket
 import struct
 import threading
@@ -40,11 +39,6 @@ class Process:
 
     def close(self) -> None:
         self._end.shutdown(socket.SHUT_RDWR)
-
-    def is_lost(self) -> bool:
-        with contextlib.suppress(BlockingIOError):
-            return not self._end.recv(1, socket.MSG_PEEK | socket.MSG_DONTWAIT)
-        return False
 
     def ended(self) -> bool:
         return True

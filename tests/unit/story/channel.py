@@ -161,9 +161,6 @@ class Remote:
     def end_input(self) -> None:
         self.socket.shutdown(socket.SHUT_WR)
 
-    def is_lost(self) -> bool:
-        return self._cut
-
     def ended(self) -> bool:
         return False
 

@@ -161,13 +161,6 @@ def test_pieces_without_end_are_not_passed_over_for_ever(
         target.agent.request(protocol.Abort())
 
 
-def test_a_connection_that_is_lost_is_known_without_a_question(target: Target) -> None:
-    target.agent.check_connected()
-    target.hang_up()
-    with pytest.raises(AgentGone, match="the connection was lost"):
-        target.agent.check_connected()
-
-
 CLOCK = protocol.Clock(monotonic_ns=1)
 DONE = protocol.Done()
 

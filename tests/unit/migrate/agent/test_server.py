@@ -49,7 +49,7 @@ class Incoming:
     def welcome(self) -> Answer:
         return protocol.Welcome(version=protocol.PROTOCOL_VERSION, facts=facts())
 
-    def check_pages(self) -> None: ...
+    def check(self) -> None: ...
 
     def handle(self, request: Command) -> Iterable[Answer]:
         self.handled.append(type(request).__name__)
