@@ -288,6 +288,20 @@ def test_an_agent_killed_before_the_kill_has_its_copy_dropped(
     assert settled(hosts.beta, before) == {}
 
 
+def test_a_restore_that_has_ended_is_seen_before_the_kill(
+    hosts: Hosts, client: Client, redis: Redis[Container]
+) -> None:
+    """CRIU kills what it has restored if the runtime is gone, so nothing could be resumed."""
+    before = traces(hosts.beta)
+    end_runc = "kill -KILL $(pgrep -x runc); sleep 0.3"
+    done = hosts.migrate_with("at_state", "on_target", "HELD", end_runc)
+    assert done.returncode == CODES[errors.RolledBack], done.stderr
+    assert "the engine's restore ended" in done.stderr
+    client.goes_on()
+    assert redis.status == "running"
+    assert settled(hosts.beta, before) == {}
+
+
 def test_an_agent_killed_after_the_kill_loses_nothing(
     hosts: Hosts, client: Client, redis: Redis[Container]
 ) -> None:

@@ -15,7 +15,7 @@ from checkpoint.engines.belongings import start_logged
 from checkpoint.engines.oci import bundle
 from checkpoint.engines.shape import Shape
 from checkpoint.errors import CommandFailed, ContainerNotFound, ContainerNotRunning
-from checkpoint.files.beneath import is_somebodys_root
+from checkpoint.files.beneath import is_somebodys_root, remove_tree
 from checkpoint.host import ownership
 from checkpoint.host.identity import PathIdentity, PathRecord
 from checkpoint.host.run import run, start
@@ -27,6 +27,8 @@ TOLD: Shape = {"status": str, "pid": int, "bundle": str}
 #: Keys in Container.engine_state: the container as a RuntimeContainer, and the PathIdentity that
 #: keeps the inode of its state directory from being given again.
 STATE, PINNED = "state", "pinned"
+#: Where runc mounts the container's root for CRIU, in the state directory.
+CRIU_ROOT = "criu-root"
 DUMP_OPTIONS = ("--tcp-established", "--file-locks")
 
 
@@ -46,9 +48,19 @@ class RuntimeContainer(Made):
         return f"{self.runtime}'s container {os.path.basename(self.state.path)!r}"
 
     def remove(self) -> None:
+        """Have the runtime delete the container, and remove what a killed runtime leaves of it.
+
+        A runtime that was killed in a restore has not written the container's state, and then knows
+        of nothing to delete. CRIU's root is mounted in the directory (runc's criu_linux.go).
+        """
         if self.state.is_same():
             root, name = os.path.split(self.state.path)
             run([self.runtime, "--root", root, "delete", "--force", name])
+        if self.state.is_same():
+            criu_root = Path(self.state.path) / CRIU_ROOT
+            if criu_root.is_mount():
+                run(["umount", "--lazy", str(criu_root)])
+            remove_tree(self.state)
 
 
 class LeavingBundle(Made):
