@@ -1,6 +1,6 @@
 """Removal of what killed migrations left on this host.
 
-That is what they made for the container, images in RAM, and container images on disk.
+That is what they made for the container, lock files, images in RAM, and container images on disk.
 
 A directory is a leftover if nobody holds its lock (checkpoint/host/ram_directory.py), never because
 of its age.
@@ -12,7 +12,7 @@ import shutil
 from collections.abc import Callable
 from pathlib import Path
 
-from checkpoint.host import paths, ram_directory
+from checkpoint.host import lock, paths, ram_directory
 from migrate.journal import cut_off
 
 #: Files of container images on their way out, of no use to another migration. They are on disk,
@@ -32,6 +32,7 @@ def sweep(tell: Callable[[str], None]) -> None:
     each directory that held a container's memory.
     """
     cut_off.sweep(tell)
+    lock.sweep()
     for line in ram_directory.remove_abandoned():
         tell(line)
     for path in _unheld(OUTGOING_IMAGES):

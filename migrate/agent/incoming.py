@@ -348,7 +348,8 @@ class Incoming:
         check_transition(self.state, state)
         self.state = state
         if self._journal is not None:
-            self._journal.entered(state.value)
+            enter = self._journal.resumed if state is State.RESUMED else self._journal.entered
+            enter(state.value)
 
     def _made(self, thing: Made, passing: bool) -> None:
         """Enter a thing into the journal, so that another process can remove it."""

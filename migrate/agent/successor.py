@@ -188,7 +188,7 @@ class HeldContainer:
         Raises ConversationLost if CRIU does not report the resume.
         """
         self.holds_container = False
-        self._journal.entered(State.RESUMED.value)
+        self._journal.resumed(State.RESUMED.value)
         network = self._network()
         if network is not None:
             for index, frame in frames:

@@ -11,7 +11,6 @@ import os
 import platform
 import time
 
-from checkpoint.host import lock
 from migrate.agent import asking, control
 from migrate.agent.recover import recover as pass_on
 from migrate.cli.console import put, say
@@ -42,7 +41,6 @@ def run(arguments: argparse.Namespace) -> int:
     code = _recover(arguments)
     if os.geteuid() == 0:
         sweep(say)
-        lock.sweep()
     return code
 
 
@@ -87,7 +85,8 @@ def _on_source(found: Listed, arguments: argparse.Namespace) -> int:
     elif arguments.abort:
         objection = recovery.objection_to_abort(seen)
     elif seen.goes_on:
-        objection = recovery.GOES_ON
+        alive = book.is_alive(found.account.begun.process)
+        objection = recovery.GOES_ON if alive else recovery.GUARDED
     if found.account.ended is not None and objection is None:
         put(f"migratectl: the move {arguments.id} has ended: {found.account.state}")
         return 0
@@ -150,7 +149,7 @@ def _source_of(found: Listed, host: str) -> SourceSeen:
     return SourceSeen(
         state=answer.state,
         goes_on=answer.goes_on,
-        init=0,
+        init=None,
         lives=answer.life == Life.LIVES.value,
     )
 

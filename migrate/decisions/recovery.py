@@ -4,10 +4,15 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from migrate.decisions import takeover
 from migrate.decisions.state import State
 
 #: States of the source after which its container may be dead by this migration's doing.
-KILLED = {State.KILLING.value, State.KILLED.value, State.RESUMED.value}
+KILLED = takeover.KILLED | {State.DONE.value}
+GUARDED = (
+    "the migration's guardian, a process here, is ending it, and tries the target again and again:"
+    " wait for that, and see that the target can be reached"
+)
 GOES_ON = "the migration goes on: the program that carries it out runs here; end that first"
 
 
@@ -15,13 +20,13 @@ GOES_ON = "the migration goes on: the program that carries it out runs here; end
 class SourceSeen:
     """What the source's journal and processes show of a migration that is looked at there.
 
-    `goes_on`: the program that carries the migration out lives. `init` is the pid of the
-    container's init, and `lives` says whether that process lives.
+    `goes_on`: a program of the migration lives there. `init` is the pid of the container's init, or
+    None if that is not told, and `lives` says whether that process lives.
     """
 
     state: str | None
     goes_on: bool
-    init: int
+    init: int | None
     lives: bool
 
 
@@ -42,8 +47,9 @@ def objection_to_go(source: SourceSeen | None, *, said_dead: bool) -> str | None
     if source.goes_on:
         return GOES_ON
     if source.lives:
+        process = "" if source.init is None else f" (process {source.init})"
         return (
-            f"the container lives here (process {source.init}), and would run twice;"
+            f"the container lives on the source{process}, and would run twice;"
             " drop the copy on the target by '--abort'"
         )
     return None
@@ -57,7 +63,7 @@ def objection_to_abort(source: SourceSeen | None) -> str | None:
         return GOES_ON
     if not source.lives and source.state in KILLED:
         return (
-            "the container was killed here, and what the target has is the only copy;"
+            "the container was killed on the source, and what the target has is the only copy;"
             " run it there by '--go'"
         )
     return None

@@ -5,6 +5,7 @@ A coordinator that is too slow is killed first, whatever it hangs in: only one o
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import socket
@@ -13,7 +14,7 @@ import time
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 
-from checkpoint.host import lock
+from checkpoint.host.ram_directory import claim, directory_of
 from checkpoint.host.ready import ready
 from migrate.guardian.takeover import Criu, Remains, Takeover, Target
 from migrate.journal.book import MigrationJournal
@@ -98,11 +99,13 @@ def watch(
     """
     if not coordinator.watch() or coordinator.journal < 0:
         return
+    claimed: list[int] = []
+    with contextlib.suppress(OSError):  # there may be none yet
+        claimed.append(claim(directory_of(migration_id)))
     journal = MigrationJournal.inherited(migration_id, SOURCE, coordinator.journal)
     target = Target(connect, migration_id, lambda _: None)
     Takeover(journal, source, coordinator.criu, target, frames=coordinator.frames).run()
     journal.close()
-    for fd in locks:
+    for fd in [*locks, *claimed]:
         os.close(fd)
-    lock.sweep()
     sweep(lambda _: None)

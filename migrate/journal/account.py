@@ -16,10 +16,8 @@ from migrate.journal.records import SOURCE, TARGET, Begun, Ended, Entered, MadeT
 #: on the source, and no other host holds a copy of it.
 HARMLESS = {
     SOURCE: {state.value for state in (REVERSIBLE | {State.ROLLED_BACK})} - MAY_BE_HELD,
-    TARGET: {
-        state.value
-        for state in (incoming.REVERSIBLE | {incoming.State.ABORTED}) - {incoming.State.HELD}
-    },
+    # Also HELD: CRIU has killed the copy when the last program that held it was gone.
+    TARGET: {state.value for state in incoming.REVERSIBLE | {incoming.State.ABORTED}},
 }
 #: What the journal says of the end of a migration that was cut off in such a state.
 CUT_OFF = "the program that carried it out was killed, or its host failed"

@@ -68,6 +68,7 @@ class MigrationJournal:
             undo.callback(self._journal.close)
             if self._journal.entries:
                 raise FileExistsError(f"{path} is the journal of an earlier migration")
+            undo.callback(path.unlink, missing_ok=True)
             self._append(begun)
             self._journal.sync()
             undo.pop_all()
@@ -127,6 +128,18 @@ class MigrationJournal:
         """Enter a state as `entered` does. Raises OSError."""
         self._append(Entered(at_ms=now_ms(), state=state))
         self.state = state
+
+    def resumed(self, state: str) -> None:
+        """Enter that the container is about to run on this host: nothing may be undone any more.
+
+        A journal that cannot be written is removed instead.
+        """
+        try:
+            self.must_enter(state)
+        except OSError as error:
+            log.warning("the journal lacks %r, and goes: %s", state, reason(error))
+            with contextlib.suppress(OSError):
+                self._journal.path.unlink()
 
     def made(self, thing: Made, passing: bool = False) -> None:
         """Enter a thing that this host has just made (MadeThing). Raises OSError."""

@@ -288,6 +288,22 @@ def test_an_agent_killed_before_the_kill_has_its_copy_dropped(
     assert settled(hosts.beta, before) == {}
 
 
+def test_a_target_that_lost_its_programs_can_take_the_container_again(
+    hosts: Hosts, client: Client, redis: Redis[Container]
+) -> None:
+    """Agent and keeper are killed while they hold it: the next move there finds no trace."""
+    before = traces(hosts.beta)
+    both = 'sed -n \'s/.*"process":.\\([0-9]*\\),.*"stand_by":.\\([0-9]*\\),.*/\\1 \\2/p\''
+    kill = f"kill -KILL $({both} /var/lib/migrate/journal/*.target | tail -n 1); sleep 0.5"
+    done = hosts.migrate_with("at_state", "on_target", "HELD", kill)
+    assert done.returncode == CODES[errors.RolledBack], done.stderr
+    client.goes_on()
+    assert redis.status == "running"
+    assert settled(hosts.beta, before) == {}
+    hosts.move(hosts.move(redis)[0])
+    client.goes_on()
+
+
 def test_a_restore_that_has_ended_is_seen_before_the_kill(
     hosts: Hosts, client: Client, redis: Redis[Container]
 ) -> None:

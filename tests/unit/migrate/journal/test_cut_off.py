@@ -63,11 +63,11 @@ def test_what_a_killed_agent_made_is_removed_and_told(directory: Path) -> None:
     assert sweep() == []
 
 
-def test_one_of_whose_end_this_host_knows_nothing_is_left_alone(directory: Path) -> None:
+def test_a_copy_that_nobody_holds_any_more_is_undone(directory: Path) -> None:
     killed(directory, state="held")
-    assert sweep() == []
-    assert directory.exists()
-    assert ends() == {f"{ID}.target": None}
+    assert len(sweep()) == 1
+    assert not directory.exists()
+    assert ends() == {f"{ID}.target": ABORTED}
 
 
 def test_one_that_goes_on_is_left_alone(directory: Path) -> None:
