@@ -289,18 +289,19 @@ def test_until_the_target_says_that_it_runs_the_source_keeps_the_container(
     write = "echo mine > /data/file; echo mine > /srv/file"
     redis.container.do("exec", "redis", "sh", "-c", write)
     with redis.client() as client:
-        done = hosts.migrate_with("at_state", "lose_host", "KILLED")
+        done = hosts.migrate_with("at_state", "lose_host_alone", "KILLED")
         assert done.returncode == CODES[errors.Undecided], done.stderr
         assert "the link was lost after the source had been stopped" in done.stderr
+        kept = redis.container.inspect()
+        assert kept is not None
+        assert kept["State"]["Status"] == "exited"
+        assert kept["HostConfig"]["RestartPolicy"]["Name"] == "no"
+        [volume] = [mount["Source"] for mount in kept["Mounts"] if mount["Destination"] == "/data"]
+        for path in (f"{volume}/file", f"{kept['GraphDriver']['Data']['UpperDir']}/srv/file"):
+            assert hosts.alpha.run(["cat", path]).stdout == "mine\n"
         hosts.recover_as_told(done.stderr.splitlines()[-1])
         client.goes_on()
         seen = client.finish()
     assert seen["contiguous"]
     assert redis.on(hosts.beta).status == "running"
-    kept = redis.container.inspect()
-    assert kept is not None
-    assert kept["State"]["Status"] == "exited"
-    assert kept["HostConfig"]["RestartPolicy"]["Name"] == "no"
-    [volume] = [mount["Source"] for mount in kept["Mounts"] if mount["Destination"] == "/data"]
-    for path in (f"{volume}/file", f"{kept['GraphDriver']['Data']['UpperDir']}/srv/file"):
-        assert hosts.alpha.run(["cat", path]).stdout == "mine\n"
+    assert redis.container.inspect() is None

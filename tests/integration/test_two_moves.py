@@ -78,7 +78,7 @@ def test_a_move_that_was_killed_keeps_nobody_from_the_next(three: Rig) -> None:
     alpha, beta = hosts.both
     before = hosts.traces()
     with wandering(three, connected=True) as container:
-        crashed = alpha.run(tool_command("at_state", "crash", "PREPARED"), check=False)
+        crashed = alpha.run(tool_command("at_state", "crash_both", "PREPARED"), check=False)
         assert crashed.returncode == -signal.SIGKILL
         assert "runc-redis" in locks(alpha)
         # beta's agent needs a moment to notice.

@@ -129,12 +129,15 @@ KILL_AGENT = "kill -KILL $(sed 's/.*process //' /run/migrate/locks/*-redis)"
 
 
 def check_the_next_move_is_as_ever(hosts: Hosts) -> None:
-    """Check that a move whose agent is killed is rolled back, and that the next one succeeds."""
+    """Check that a move whose agent is killed is rolled back, and that the next one succeeds.
+
+    Another agent, which is sent to say ABORT, undoes what the killed one has made.
+    """
     done = hosts.migrate_with("at_state", "on_target", "FROZEN", KILL_AGENT)
     assert done.returncode == ROLLED_BACK, done.stderr
+    assert "which was cut off, is undone on this host: " in done.stderr
     done = hosts.migrate(hosts.alpha, "redis", "beta")
     assert done.returncode == 0, done.stderr
-    assert "which was cut off, is undone on this host: " in done.stderr
     found = json.loads(hosts.beta.run(["migratectl", "status", "--json"]).stdout)
     states = [(each["condition"], each["state"]) for each in found["migrations"]]
     assert states[-2:] == [("ended", "aborted"), ("ended", "finished")]
@@ -196,7 +199,7 @@ def test_what_a_killed_coordinator_changed_is_given_back_by_the_next_move(
         options=["--restart", "always"],
     )
     try:
-        hosts.migrate_with("at_state", "crash", "FROZEN")
+        hosts.migrate_with("at_state", "crash_both", "FROZEN")
         assert container.do(*policy).strip() == "no"
         done = hosts.migrate(hosts.alpha, "redis", "beta")
         assert done.returncode == 0, done.stderr

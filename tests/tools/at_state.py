@@ -58,6 +58,12 @@ def lose_link(migration: Migration) -> None:
     migration.target.connection._transport.close()
 
 
+def lose_host_alone(migration: Migration) -> None:
+    """Lose the target as `lose_host` does, without a guardian that would still reach it."""
+    os.kill(migration.guardian.pid, signal.SIGKILL)
+    lose_host(migration)
+
+
 def lose_host(migration: Migration) -> None:
     """Close the connection to the target, which is not reached any more."""
 
@@ -144,6 +150,7 @@ ACTS: dict[str, Callable[..., None]] = {
         stop_criu,
         lose_link,
         lose_host,
+        lose_host_alone,
         kill_criu,
         kill_container,
         on_target,
