@@ -13,7 +13,6 @@ from migrate.agent import control
 from migrate.decisions import causes
 from migrate.decisions.state import State
 from migrate.errors import (
-    AgentFailed,
     CannotTrack,
     ContainerEnded,
     Interrupted,
@@ -110,16 +109,9 @@ def _abort(migration: Migration, *, may_be_held: bool) -> list[str]:
     Returns what may be left on the target, as lines for people. `may_be_held`: the target may hold
     a restored container.
     """
-    host, agent, limits = (
-        migration.target.hostname,
-        migration.target.agent,
-        migration.options.limits,
-    )
+    host = migration.target.hostname
     try:
-        # An agent that hangs is not waited for as long as an engine may take to drop a container.
-        with contextlib.suppress(AgentFailed):
-            agent.request(protocol.Ping(), timeout_s=limits.ask_s)
-        agent.request(protocol.Abort(), timeout_s=limits.abort_s)
+        migration.target.agent.request(protocol.Abort(), timeout_s=migration.options.limits.abort_s)
     except Exception as error:  # noqa: BLE001  (as in _noted)
         reply = tell(migration, control.ABORT_PROVED)
         if reply is not None and reply.outcome in DROPPED:
