@@ -188,6 +188,7 @@ SOCKET_USERS = {
     "checkpoint/network/": "netlink and packet sockets",
     "checkpoint/engines/docker/incoming.py": "SEQPACKET",
     "checkpoint/engines/docker/oci_wrapper.py": "SEQPACKET",
+    "checkpoint/host/detached.py": "SEQPACKET",
     "migrate/agent/": "SEQPACKET, or frames (transport/framing.py)",
     "migrate/files/tree_door.py": "SEQPACKET",
     "migrate/guardian/": "SEQPACKET",

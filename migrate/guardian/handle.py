@@ -10,18 +10,13 @@ As long as the coordinator lives and is in time, the guardian does nothing (watc
 
 from __future__ import annotations
 
-import contextlib
 import os
-import signal
-import socket
 import time
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
-from functools import partial
 
 from checkpoint.criu.interposer import Conversation
-from checkpoint.host.own_process import fork_detached
-from checkpoint.host.ready import ready
+from checkpoint.host.detached import Detached
 from migrate.guardian.takeover import Remains
 from migrate.guardian.watch import (
     BEGUN,
@@ -38,8 +33,7 @@ from migrate.journal.book import MigrationJournal
 from migrate.network.source import SourceFrames
 from transport.connection import Connection
 
-#: The time within which the guardian must take a word, and end when it is released. A guardian that
-#: takes longer (it was stopped, say) is killed: it may keep nobody waiting.
+#: The time within which the guardian must take a word, and end when it is released.
 PATIENCE_S = 2.0
 #: How long after the coordinator's own time limit the guardian acts.
 GRACE_S = 0.3
@@ -50,7 +44,7 @@ class Guardian:
 
     `source` is the container on this host, `locks` are the descriptors of its locks, and `connect`
     makes a connection to the target. At the end of the context the guardian is released, unless it
-    was told to take over. A guardian that was killed is missed by nobody: the migration goes on.
+    was told to take over. Without a guardian that was killed the migration goes on.
     """
 
     def __init__(
@@ -60,37 +54,35 @@ class Guardian:
         locks: Sequence[int],
         connect: Callable[[], AbstractContextManager[Connection]],
     ) -> None:
-        self._socket, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         self._left = False
         self._deadline_ns: int | None = None
-        with theirs, contextlib.ExitStack() as undo:
-            undo.callback(self._socket.close)
-            pidfd = os.pidfd_open(os.getpid())
-            undo.callback(os.close, pidfd)
-            kept = [theirs.fileno(), pidfd, *locks]
-            run = partial(watch, Coordinator(theirs, pidfd), locks, migration_id, source, connect)
-            self.pid = fork_detached(kept, run)
-            undo.pop_all()
-        os.close(pidfd)
-        self._socket.settimeout(PATIENCE_S)
-        self._pidfd = os.pidfd_open(self.pid)
+        pidfd = os.pidfd_open(os.getpid())
+        try:
+            self._process = Detached(
+                lambda words: watch(
+                    Coordinator(words, pidfd), locks, migration_id, source, connect
+                ),
+                patience_s=PATIENCE_S,
+                kept=[pidfd, *locks],
+            )
+        finally:
+            os.close(pidfd)
+
+    @property
+    def pid(self) -> int:
+        """The pid of the guardian process."""
+        return self._process.pid
 
     def __enter__(self) -> Guardian:
         return self
 
     def __exit__(self, *_: object) -> None:
         if not self._left:
-            self._tell(RELEASED)
-        self._socket.close()
-        if not self._left:
-            if not ready(self._pidfd, timeout_s=PATIENCE_S):
-                self._kill()
-            os.waitpid(self.pid, 0)
-        os.close(self._pidfd)
+            self._process.release(RELEASED)
 
     def begin(self, journal: MigrationJournal) -> None:
         """Hand over the journal. From now on there is something to end if the coordinator dies."""
-        self._tell(BEGUN, journal.fileno())
+        self._process.tell(BEGUN, journal.fileno())
 
     def expect(self, deadline_ns: int, conversation: Conversation | None = None) -> None:
         """Have the guardian take over if `freed` does not come in time.
@@ -100,7 +92,7 @@ class Guardian:
         """
         self._deadline_ns = deadline_ns
         until = DEADLINE.pack(deadline_ns + int(GRACE_S * 1e9))
-        self._tell(BY + until, *([] if conversation is None else [conversation.criu_pidfd]))
+        self._process.tell(BY + until, *([] if conversation is None else [conversation.criu_pidfd]))
 
     def killing(self, conversation: Conversation, frames: SourceFrames) -> None:
         """Hand over what is needed from the kill on, just before it.
@@ -108,12 +100,12 @@ class Guardian:
         That is the conversation with CRIU, which must not undo anything for a dead container, as it
         would if its peer was gone; and the frames that came for the container.
         """
-        self._tell(KILLING, conversation.criu.fileno(), *frames.descriptors)
+        self._process.tell(KILLING, conversation.criu.fileno(), *frames.descriptors)
 
     def freed(self) -> None:
         """Tell that the container runs, on either host."""
         self._deadline_ns = None
-        self._tell(FREED)
+        self._process.tell(FREED)
 
     def left_s(self) -> float | None:
         """Return the seconds until the deadline of `expect`; None if the container runs."""
@@ -122,19 +114,9 @@ class Guardian:
         return max(0.0, (self._deadline_ns - time.monotonic_ns()) / 1e9)
 
     def take_over(self) -> None:
-        """Have the guardian go on in the place of a coordinator that gives up. It lives longer."""
-        self._tell(TAKE_OVER)
+        """Have the guardian go on in the place of a coordinator that gives up."""
         self._left = True
-
-    def _kill(self) -> None:
-        signal.pidfd_send_signal(self._pidfd, signal.SIGKILL)
-
-    def _tell(self, message: bytes, *fds: int) -> None:
-        with contextlib.suppress(BrokenPipeError, ConnectionResetError):  # it was killed
-            try:
-                socket.send_fds(self._socket, [message], fds)
-            except TimeoutError:
-                self._kill()
+        self._process.leave(TAKE_OVER)
 
 
 def in_ns(seconds: float) -> int:

@@ -17,24 +17,17 @@ when it is killed some microseconds later, is lost.
 
 from __future__ import annotations
 
-import contextlib
 import os
 import pickle
-import signal
 import socket
 import struct
 from collections.abc import Callable, Sequence
-from functools import partial
 from pathlib import Path
 from typing import Any
 
-from checkpoint.host.own_process import (
-    allow_many_descriptors,
-    fork_detached,
-    keep_to_itself,
-)
+from checkpoint.host.detached import Detached
+from checkpoint.host.own_process import allow_many_descriptors, keep_to_itself
 from checkpoint.host.ram_directory import claim, remove_ram_directory, remove_sockets
-from checkpoint.host.ready import ready
 from checkpoint.host.worker import Worker
 from checkpoint.memory.pager.address_spaces import AddressSpaces
 from checkpoint.memory.pager.filler import Filler
@@ -63,8 +56,7 @@ MAX_MESSAGE = 64
 Successor = Callable[[Any, list[int]], None]
 #: The descriptors of one message; the kernel takes at most 253 (SCM_MAX_FD, unix(7)).
 MOST_FDS = 200
-#: The time within which the keeper must take a message, and end when it is not needed any more. A
-#: keeper that takes longer (it was stopped, say) is killed: it may keep nobody waiting.
+#: The time within which the keeper must take a message, and end when it is not needed any more.
 PATIENCE_S = 2.0
 
 
@@ -77,14 +69,14 @@ class Keeper:
 
     def __init__(self, directory: Path, succeed: Successor | None = None) -> None:
         self._follows = self._ended = False
-        self._socket, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-        stand_by = partial(_stand_by, theirs, directory, succeed)
-        with theirs, contextlib.ExitStack() as undo:
-            undo.callback(self._socket.close)
-            self.pid = fork_detached([theirs.fileno()], stand_by)
-            undo.pop_all()
-        self._socket.settimeout(PATIENCE_S)
-        self._pidfd = os.pidfd_open(self.pid)
+        self._process = Detached(
+            lambda pager: _stand_by(pager, directory, succeed), patience_s=PATIENCE_S
+        )
+
+    @property
+    def pid(self) -> int:
+        """The pid of the keeper process."""
+        return self._process.pid
 
     def follow(self, store: PageStore, lazy: LazyRanges) -> None:
         """Hand over what the keeper needs to go on in the pager's place.
@@ -93,11 +85,11 @@ class Keeper:
         """
         descriptors = store.descriptors()
         for first in range(0, len(descriptors), MOST_FDS):
-            self._tell(STORED, *descriptors[first : first + MOST_FDS])
+            self._process.tell(STORED, *descriptors[first : first + MOST_FDS])
         with open(os.memfd_create("index"), "wb") as file:
             pickle.dump((store.index(), lazy), file)
             file.flush()
-            self._tell(INDEX, file.fileno())
+            self._process.tell(INDEX, file.fileno())
         self._follows = True
 
     def hold(self, needed: object, descriptors: Sequence[int]) -> None:
@@ -109,55 +101,35 @@ class Keeper:
         with open(os.memfd_create("held"), "wb") as file:
             pickle.dump(needed, file)
             file.flush()
-            self._tell(HELD, file.fileno(), *descriptors)
+            self._process.tell(HELD, file.fileno(), *descriptors)
 
     def opened(self, pid: int, uffd: int) -> None:
         """Tell that a task's userfaultfd came. `pid` is the task's in its pid namespace."""
-        self._tell(OPENED + NUMBER.pack(pid), uffd)
+        self._process.tell(OPENED + NUMBER.pack(pid), uffd)
 
     def changed(self, number: int, event: Event, uffd: int) -> None:
         """Tell of an event that changes an address space. `uffd` is a fork's child's, or -1."""
-        self._tell(CHANGED + NUMBER.pack(number) + event.pack(), *([uffd] if uffd >= 0 else []))
+        self._process.tell(
+            CHANGED + NUMBER.pack(number) + event.pack(), *([uffd] if uffd >= 0 else [])
+        )
 
     def filled(self, number: int) -> None:
         """Tell that an address space has all its pages."""
-        self._tell(FILLED + NUMBER.pack(number))
+        self._process.tell(FILLED + NUMBER.pack(number))
 
     def release(self) -> None:
         """Tell that the keeper is not needed any more, and wait for its end if it has not ended."""
         if not self._ended:
-            self._tell(DONE)
-            self._socket.close()
-            if not ready(self._pidfd, timeout_s=PATIENCE_S):
-                self._kill()
-            self._reap()
+            self._ended = True
+            self._process.release(DONE)
 
     def take_over(self) -> bool:
         """Have the keeper copy all missing pages, and wait for its end.
 
         Returns whether the keeper has brought everything. It cannot unless it was told to `follow`.
         """
-        self._tell(FAILED)
-        self._socket.close()
-        return self._reap() and self._follows
-
-    def _reap(self) -> bool:
-        """Wait for the keeper's end, and return whether it had status 0."""
         self._ended = True
-        _, status = os.waitpid(self.pid, 0)
-        os.close(self._pidfd)
-        return os.waitstatus_to_exitcode(status) == 0
-
-    def _kill(self) -> None:
-        signal.pidfd_send_signal(self._pidfd, signal.SIGKILL)
-
-    def _tell(self, message: bytes, *fds: int) -> None:
-        # If the keeper was killed, the pager is still there.
-        with contextlib.suppress(BrokenPipeError, ConnectionResetError):
-            try:
-                socket.send_fds(self._socket, [message], fds)
-            except TimeoutError:
-                self._kill()
+        return self._process.result(FAILED) and self._follows
 
 
 def _stand_by(pager: socket.socket, directory: Path, succeed: Successor | None) -> None:

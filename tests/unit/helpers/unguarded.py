@@ -8,21 +8,35 @@ from __future__ import annotations
 import os
 from typing import Any
 
+from checkpoint.host.detached import Detached
 from migrate.guardian.handle import Guardian
 
 
-class Unguarded(Guardian):
-    """The handle of a guardian that was killed at once: it is told everything, and does nothing."""
+class Absent(Detached):
+    """The handle of a process that was killed at once: it is told everything, and does nothing."""
 
-    def __init__(self, *_: Any) -> None:
-        self.pid, self._deadline_ns = os.getpid(), None
+    def __init__(self) -> None:
+        self.pid = os.getpid()
         self.told: list[bytes] = []
 
-    def __exit__(self, *_: object) -> None:
+    def tell(self, message: bytes, *_: int) -> None:
+        self.told.append(message[:1])
+
+    def release(self, last: bytes) -> None:
         """There is nobody to release."""
 
-    def take_over(self) -> None:
+    def leave(self, last: bytes) -> None:
         """There is nobody to take over."""
 
-    def _tell(self, message: bytes, *_: int) -> None:
-        self.told.append(message[:1])
+
+class Unguarded(Guardian):
+    """The handle of a guardian that was killed at once."""
+
+    def __init__(self, *_: Any) -> None:
+        self._left, self._deadline_ns = False, None
+        self._process = self._absent = Absent()
+
+    @property
+    def told(self) -> list[bytes]:
+        """The first byte of each word that the guardian was told."""
+        return self._absent.told

@@ -9,7 +9,7 @@ from typing import Never
 
 import pytest
 
-from checkpoint.host import proc, processes
+from checkpoint.host import detached, proc, processes
 from migrate.agent.control import GO
 from migrate.guardian import handle
 from migrate.guardian.handle import Guardian, in_ns
@@ -170,7 +170,7 @@ def test_a_guardian_that_cannot_be_forked_leaves_nothing_open(
     def fails(*_: object) -> Never:
         raise BlockingIOError("too many processes")
 
-    monkeypatch.setattr(handle, "fork_detached", fails)
+    monkeypatch.setattr(detached, "fork_detached", fails)
     before, started = proc.descriptors("self"), Descendants()
     with pytest.raises(BlockingIOError):
         scene.guardian()
