@@ -9,19 +9,16 @@ from __future__ import annotations
 
 import statistics
 import sys
-import tempfile
 import time
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 from tests.bench import baseline
 from tests.bench.moves import SETTLE_S, filled_redis, last_word, move
 from tests.bench.spread import spread
 from tests.rig import EngineContainer, Node, Redis
-from tests.rig.engine import load, set_up
 from tests.rig.hosts import Hosts, Report
-from tests.rig.services import REDIS_IMAGE, write_redis
+from tests.rig.services import REDIS_IMAGE, give_redis
 from tests.rig.workload import ADDRESS, REDIS, start_redis
 
 MIB = 128
@@ -79,7 +76,7 @@ def start(hosts: Hosts, engine: str) -> Redis[Any]:
     if engine == "crun":
         redis: Redis[Any] = start_redis(hosts.alpha, runtime="crun")
     else:
-        prepare(hosts, engine)
+        give_redis(hosts.both, engine)
         container = EngineContainer.start(
             hosts.alpha, engine, "redis", REDIS_IMAGE, REDIS, address=ADDRESS
         )
@@ -117,13 +114,3 @@ def engine_case(hosts: Hosts, runs: int, engine: str) -> dict[str, Any]:
         "baseline_blackout_ms": spread(theirs),
         "ratio": round(statistics.median(theirs) / statistics.median(ours), 2),
     }
-
-
-def prepare(hosts: Hosts, engine: str) -> None:
-    """Have the engine work on both hosts, with an image of redis."""
-    with tempfile.TemporaryDirectory() as directory:
-        archive = Path(directory) / "redis.tar"
-        write_redis(archive)
-        for node in hosts.both:
-            set_up(node, engine)
-            load(node, engine, archive)

@@ -61,7 +61,7 @@ def sh(node: Node, script: str) -> str:
 
 
 def inject(case: Case, hosts: Hosts, move: Mapping[str, Any]) -> Injection:
-    """Do to a move what its case wants. `move` is what the coordinator tells (at_state.pause)."""
+    """Do to a move what its case wants. `move` is what the coordinator tells (at_state.wait)."""
     if case.fault.startswith("SIG"):
         return _signal(case, hosts, move)
     injection = Injection(what=case.fault, hit=True)

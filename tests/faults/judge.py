@@ -107,8 +107,10 @@ class Scene:
             with contextlib.suppress(RigError):
                 until(self._is_quiet, "it to end by itself", timeout_s=SETTLED_S)
             running = self.look()
-            by_hand = status in UNDECIDED and not running and self._recover()
-            running = self.look() if by_hand else running
+            by_hand = status in UNDECIDED and not running
+            if by_hand:
+                sh(self.hosts.alpha, "migratectl recover")
+                running = self.look()
             seen = client.finish()
         faults = [*self._of_the_end(case, injection, status, running)]
         if len(running) == 1:
@@ -132,7 +134,7 @@ class Scene:
         # The shell waits for the end alone: what enters the node would stop with a stopped program.
         argv = ["sh", "-c", '"$@"; exit $?', "sh"]
         move = alpha.popen(
-            [*argv, *tool_command("at_state", "pause", case.point, *options)],
+            [*argv, *tool_command("at_state", "wait", case.point, *options)],
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
         )
@@ -160,10 +162,6 @@ class Scene:
             for node in self.hosts.both
             for each in statuses(node)
         )
-
-    def _recover(self) -> bool:
-        sh(self.hosts.alpha, "migratectl recover")
-        return True
 
     def _of_the_end(
         self, case: Case, injection: Injection, status: int | None, running: tuple[str, ...]

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import json
 import sys
-import tempfile
 import time
 from collections import Counter
 from collections.abc import Iterator, Sequence
@@ -15,9 +14,8 @@ from typing import Any
 from tests.faults.cases import Case
 from tests.faults.judge import Scene, elapsed_s
 from tests.rig import EngineContainer, Redis, Rig
-from tests.rig.engine import load, set_up
 from tests.rig.hosts import Hosts
-from tests.rig.services import REDIS_IMAGE, write_redis
+from tests.rig.services import REDIS_IMAGE, give_redis
 from tests.rig.workload import ADDRESS, REDIS, start_redis
 
 
@@ -69,7 +67,7 @@ def stage(hosts: Hosts, engine: str) -> Iterator[Scene]:
     if engine == "runc":
         redis = start_redis(hosts.alpha)
     else:
-        _set_up(hosts, engine)
+        give_redis(hosts.both, engine)
         container = EngineContainer.start(
             hosts.alpha, engine, "redis", REDIS_IMAGE, REDIS, address=ADDRESS
         )
@@ -82,12 +80,3 @@ def stage(hosts: Hosts, engine: str) -> Iterator[Scene]:
                 redis.on(node).remove()
             except Exception as error:  # noqa: BLE001  (the next stage shows whether it matters)
                 print(f"not removed: {error}", file=sys.stderr)
-
-
-def _set_up(hosts: Hosts, engine: str) -> None:
-    with tempfile.TemporaryDirectory() as directory:
-        archive = Path(directory) / "redis.tar"
-        write_redis(archive)
-        for node in hosts.both:
-            set_up(node, engine)
-            load(node, engine, archive)

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 
+from tests.rig.engine import load, set_up
 from tests.rig.image import BASE, Layer, write_archive
+from tests.rig.node import Node
 from tests.rig.tree import node_tree
 
 IMAGE, REDIS_IMAGE = "localhost/rig/services:1", "localhost/rig/redis:1"
@@ -59,3 +63,13 @@ def write_services(archive: Path) -> None:
     write_archive(
         archive, node_tree(), IMAGE, [BASE, tools, Layer(programs=programs, paths=trees)], ["sh"]
     )
+
+
+def give_redis(nodes: Sequence[Node], engine: str) -> None:
+    """Have an engine work on nodes, with the image with redis."""
+    with tempfile.TemporaryDirectory() as directory:
+        archive = Path(directory) / "redis.tar"
+        write_redis(archive)
+        for node in nodes:
+            set_up(node, engine)
+            load(node, engine, archive)

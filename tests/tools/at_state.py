@@ -47,11 +47,6 @@ def stop(migration: Migration) -> None:
     os.kill(os.getpid(), signal.SIGSTOP)
 
 
-def stop_criu(migration: Migration) -> None:
-    """Stop the source's CRIU."""
-    os.kill(migration.dump.conversation.criu_pid, signal.SIGSTOP)
-
-
 def lose_link(migration: Migration) -> None:
     """Close the connection to the target."""
     assert isinstance(migration.target.connection, ssh.Connection)
@@ -102,14 +97,7 @@ def lose_docker_and_fail(_: Migration) -> None:
     raise RuntimeError("a failure")
 
 
-def wait(_: Migration) -> None:
-    """Make the file WAITS, and wait until somebody removes it."""
-    WAITS.touch()
-    while WAITS.exists():
-        time.sleep(0.01)
-
-
-def pause(migration: Migration) -> None:
+def wait(migration: Migration) -> None:
     """Tell in the file WAITS which processes the move has here, and wait until it is removed."""
     told = {
         "id": migration.migration_id,
@@ -147,7 +135,6 @@ ACTS: dict[str, Callable[..., None]] = {
         crash,
         crash_both,
         stop,
-        stop_criu,
         lose_link,
         lose_host,
         lose_host_alone,
@@ -157,7 +144,6 @@ ACTS: dict[str, Callable[..., None]] = {
         on_target_and_fail,
         lose_docker_and_fail,
         wait,
-        pause,
         migrate_again,
     )
 }
