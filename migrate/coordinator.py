@@ -18,12 +18,12 @@ from migrate.phases.arm import arm_source, arm_target
 from migrate.phases.cleanup import clean_up
 from migrate.phases.commit import arm_kill, kill_source, resume_target, stranded
 from migrate.phases.freeze import freeze, frozen_limit_s, transfer
-from migrate.phases.plan import Connect, planned
+from migrate.phases.plan import planned
 from migrate.phases.precopy import catch_up, pre_copy
 from migrate.phases.prepare import prepare
 from migrate.phases.restore import look_again, restore
 from migrate.phases.rollback import rolled_back
-from migrate.reach import by_ssh
+from migrate.reach import Connect, by_ssh
 from migrate.report import Report
 from migrate.signals import Signals
 from transport.destination import Destination
@@ -80,7 +80,7 @@ def _outcome_kept(migration: Migration) -> Iterator[None]:
         raise
     finally:
         migration.report.outcome = migration.state.value
-        if migration.journal.state in {state.value for state in SETTLED}:
+        if migration.journal.account().state in {state.value for state in SETTLED}:
             migration.journal.end(migration.state.value, told)
         elif not failed_there:
             migration.guardian.take_over()

@@ -7,7 +7,7 @@ import os
 import signal
 import socket
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 from checkpoint.errors import CommandFailed
 from checkpoint.host.run import find_program, run, start
@@ -18,6 +18,8 @@ from transport.endpoint import Endpoint
 from transport.errors import Unreachable
 
 SETTINGS_TIMEOUT_S = 20.0
+#: A function that makes the connection to a host for the length of a block. Raises ConnectError.
+Connect = Callable[[Destination], contextlib.AbstractContextManager[Connection]]
 
 
 @contextlib.contextmanager

@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 
 from migrate.agent import control
 from migrate.agent.client import AgentClient
-from migrate.agent.control import Outcome, Reply
+from migrate.agent.control import Outcome
 from migrate.decisions.takeover import Told
 from migrate.wire import protocol
 from migrate.wire.values import LateFrame
@@ -14,28 +14,13 @@ from transport.connection import Connection
 
 #: The limit to the answer. GO and ABORT take as long as the engine there does.
 ANSWER_S = control.ANSWER_S + 20
-#: {what came of a word: what that means to the source}.
+#: {what came of a word (Recovered.outcome): what that means to the source}.
 TOLD = {
-    Outcome.OK: Told.OBEYED,
-    Outcome.REFUSED: Told.REFUSED,
-    Outcome.FAILED: Told.REFUSED,
-    Outcome.NOBODY: Told.ABSENT,
+    Outcome.OK.value: Told.OBEYED,
+    Outcome.REFUSED.value: Told.REFUSED,
+    Outcome.FAILED.value: Told.REFUSED,
+    Outcome.NOBODY.value: Told.ABSENT,
 }
-
-
-def ask(
-    connection: Connection,
-    migration_id: str,
-    word: str,
-    note: Callable[[str], None],
-    frames: Sequence[tuple[int, bytes]] = (),
-) -> Reply:
-    """Say a word of control.py to what holds the container of a migration, and return the reply.
-
-    `frames` go with GO (SourceFrames.take). Raises as `answer` does.
-    """
-    found = answer(connection, migration_id, word, note, frames)
-    return Reply(outcome=Outcome(found.outcome), text=found.text)
 
 
 def answer(
@@ -45,10 +30,10 @@ def answer(
     note: Callable[[str], None],
     frames: Sequence[tuple[int, bytes]] = (),
 ) -> protocol.Recovered:
-    """Say a word of control.py on another host, and return all that this host tells.
+    """Say a word of control.py to what holds a migration's container on another host.
 
-    `note` takes lines of the agent for people. Raises AgentGone, AgentFailed, ProtocolError, or
-    TransportError.
+    Returns all that the host tells. `note` takes lines of the agent for people. `frames` go with GO
+    (SourceFrames.take). Raises AgentGone, AgentFailed, ProtocolError, or TransportError.
     """
     agent = AgentClient(connection, note)
     try:

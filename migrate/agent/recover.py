@@ -13,11 +13,9 @@ import signal
 import time
 from collections.abc import Callable
 
-from checkpoint.errors import ProcError
 from checkpoint.host import processes
 from migrate.agent import control
 from migrate.agent.control import Outcome, Reply
-from migrate.agent.state import State
 from migrate.journal import book, cut_off
 from migrate.journal.book import Listed
 from migrate.journal.records import SOURCE, TARGET, ProcessRecord
@@ -30,7 +28,6 @@ HUNG_S = 1.0
 #: How long it may take until a successor can be asked, or until an agent has gone on.
 CHANGE_S = 5.0
 LOOK_AGAIN_S = 0.02
-RUNS = {State.RESUMED.value, State.FINISHED.value}
 
 
 def recover(request: protocol.Recover, tell: Callable[[str], None]) -> protocol.Recovered:
@@ -93,7 +90,7 @@ def _known(found: Listed | None, word: str) -> Reply | None:
     host = platform.node()
     if found is None:
         return _nobody()
-    if found.account.state in RUNS:
+    if found.account.state in cut_off.RUNS_THERE:
         aborts = word in (control.ABORT, control.ABORT_PROVED)
         outcome = Outcome.REFUSED if aborts else Outcome.OK
         return Reply(outcome=outcome, text=f"the container was made to run on {host}")
@@ -121,11 +118,8 @@ def _wake(process: ProcessRecord | None) -> None:
 def _hand_on(found: Listed) -> bool:
     """Kill an agent that does not answer, and return whether its keeper goes on in its place."""
     begun = found.account.begun
-    if begun.process is None or begun.stand_by is None or (keeper := _open(begun.stand_by)) is None:
-        return False
-    os.close(keeper)
-    if (agent := _open(begun.process)) is None:
-        return False  # the keeper holds the container by now
+    if not book.is_alive(begun.stand_by) or (agent := _open(begun.process)) is None:
+        return False  # without an agent the keeper holds the container by now
     try:
         signal.pidfd_send_signal(agent, signal.SIGKILL)
     finally:
@@ -133,11 +127,12 @@ def _hand_on(found: Listed) -> bool:
     return True
 
 
-def _open(process: ProcessRecord) -> int | None:
+def _open(process: ProcessRecord | None) -> int | None:
     """Return a pidfd of a process; None if that has ended."""
-    with contextlib.suppress(OSError, ProcError):
-        pidfd = os.pidfd_open(process.pid)
-        if processes.start_ticks(process.pid) == process.start_ticks:
-            return pidfd
-        os.close(pidfd)
+    if process is not None:
+        with contextlib.suppress(OSError):
+            pidfd = os.pidfd_open(process.pid)
+            if book.is_alive(process):  # the pid was not given again before it was opened
+                return pidfd
+            os.close(pidfd)
     return None

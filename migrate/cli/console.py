@@ -1,4 +1,4 @@
-"""The parser of arguments and the printing that both commands share.
+"""The parser of arguments, a check and the printing that both commands share.
 
 A reader may close a stream at any time. Printed text may contain file names and messages that a
 peer, a container, CRIU or an engine chose. A terminal obeys control characters, so none is printed
@@ -11,11 +11,12 @@ import argparse
 import contextlib
 import logging
 import os
+import platform
 import sys
 from typing import Any, NoReturn, TextIO
 
 from checkpoint.schema import harmless
-from migrate.errors import BadRequest
+from migrate.errors import BadRequest, NotRoot
 from migrate.logs import BRIEF_FORMAT, FORMAT, formatter
 
 STDOUT, STDERR = 1, 2
@@ -52,6 +53,12 @@ class Printing(logging.Handler):
 
     def emit(self, record: logging.LogRecord) -> None:
         say(self.format(record))
+
+
+def check_root() -> None:
+    """Raise NotRoot unless root runs this command, which acts on this host."""
+    if os.geteuid() != 0:
+        raise NotRoot(None, platform.node())
 
 
 def open_standard_streams() -> None:

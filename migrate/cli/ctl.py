@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-import os
-import platform
 import secrets
 import signal
 from collections.abc import Sequence
@@ -16,9 +14,9 @@ from checkpoint.engines.docker import install
 from checkpoint.errors import DataInvalid
 from migrate import VERSION, logs
 from migrate.cli import recover, status
-from migrate.cli.console import Parser, open_standard_streams, put, say
+from migrate.cli.console import Parser, check_root, open_standard_streams, put, say
 from migrate.cli.exit_codes import CODES, CTL_CODES, exit_code
-from migrate.errors import Defect, MigrateError, NotRoot
+from migrate.errors import Defect, MigrateError
 from migrate.wire.values import MigrationId
 
 
@@ -46,14 +44,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         return CODES[Defect]
 
 
-def _check_root() -> None:
-    """Raise NotRoot unless root runs this command, which acts on this host."""
-    if os.geteuid() != 0:
-        raise NotRoot(None, platform.node())
-
-
 def _status(arguments: argparse.Namespace) -> int:
-    _check_root()
+    check_root()
     status.show(as_json=arguments.json)
     return 0
 
@@ -69,7 +61,7 @@ def _migration_id(text: str) -> str:
 
 
 def _docker_runtime(arguments: argparse.Namespace) -> int:
-    _check_root()
+    check_root()
     try:
         told = install.remove() if arguments.remove else install.install()
     except (OSError, ValueError) as error:

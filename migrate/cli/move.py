@@ -23,8 +23,7 @@ from migrate.decisions.write_tracking import Mode
 from migrate.errors import BadRequest, Defect, Interrupted, MigrateError
 from migrate.limits import Limits
 from migrate.options import Options
-from migrate.phases.plan import Connect
-from migrate.reach import by_ssh
+from migrate.reach import Connect, by_ssh
 from migrate.report import Report, summary
 from transport.destination import Destination
 

@@ -13,12 +13,12 @@ import time
 
 from migrate.agent import asking, control
 from migrate.agent.recover import recover as pass_on
-from migrate.cli.console import put, say
+from migrate.cli.console import check_root, put, say
 from migrate.cli.exit_codes import CTL_CODES
 from migrate.decisions import causes, recovery
 from migrate.decisions.recovery import SourceSeen
 from migrate.decisions.takeover import Act, Life
-from migrate.errors import AgentGone, BadRequest, MigrateError, NotRoot
+from migrate.errors import AgentGone, BadRequest, MigrateError
 from migrate.guardian.recovery import end_cut_off, told
 from migrate.journal import book, cut_off
 from migrate.journal.book import Listed
@@ -48,7 +48,7 @@ def _recover(arguments: argparse.Namespace) -> int:
     if arguments.id is None:
         if arguments.go or arguments.abort or arguments.on:
             raise BadRequest("a word or a host is for one migration", "name it by its id")
-        _check_root()
+        check_root()
         return _all()
     if os.geteuid() == 0:
         if (found := book.find(arguments.id, SOURCE)) is not None:
@@ -57,16 +57,10 @@ def _recover(arguments: argparse.Namespace) -> int:
             return _on_target(found, arguments)
     if arguments.on is not None:
         return _elsewhere(arguments)
-    _check_root()
+    check_root()
     if (objection := _objection(_word(arguments), None, arguments)) is not None:
         return _refused(objection)
     return _nothing(arguments.id, platform.node(), "name one of the move's hosts by '--on'")
-
-
-def _check_root() -> None:
-    """Raise NotRoot unless root runs this command, which acts on this host."""
-    if os.geteuid() != 0:
-        raise NotRoot(None, platform.node())
 
 
 def _all() -> int:

@@ -7,7 +7,6 @@ the target's by an agent that is sent there (migrate/agent/recover.py).
 from __future__ import annotations
 
 from collections.abc import Callable
-from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from functools import partial
 
@@ -18,10 +17,9 @@ from migrate.journal import book, cut_off
 from migrate.journal.account import Account
 from migrate.journal.book import Listed, MigrationJournal
 from migrate.journal.records import SOURCE, Begun
-from transport.connection import Connection
+from migrate.reach import Connect
 from transport.destination import Destination
 
-Connect = Callable[[Destination], AbstractContextManager[Connection]]
 #: What the journal says of the end of a migration that was recovered.
 RECOVERED = "it was cut off, and ended later"
 #: How long a target that does not obey is tried again, and a dying container waited for.

@@ -88,13 +88,14 @@ class Target:
         """Say a word of control.py to whatever holds the container there. `frames` go with GO."""
         try:
             with self._connect() as connection:
-                reply = asking.ask(connection, self._id, word, self._tell, frames)
+                answer = asking.answer(connection, self._id, word, self._tell, frames)
         except Exception as error:  # noqa: BLE001  (it is not known to have obeyed)
             self._tell(reason(error))
             return Told.UNREACHED
-        if reply.outcome is not control.Outcome.OK and word == control.GO:
-            self._tell(reply.text)
-        return asking.TOLD[reply.outcome]
+        told = asking.TOLD[answer.outcome]
+        if told is not Told.OBEYED and word == control.GO:
+            self._tell(answer.text)
+        return told
 
 
 class Takeover:

@@ -50,11 +50,8 @@ class Listed:
 class MigrationJournal:
     """The journal of a migration that this process takes part in, as a context.
 
-    A process that leaves the context without `end` leaves a migration that was cut off. `state` is
-    the state that this process has entered last.
+    A process that leaves the context without `end` leaves a migration that was cut off.
     """
-
-    state: str | None = None
 
     def __init__(self, begun: Begun) -> None:
         """Begin the journal, on disk when the constructor returns.
@@ -127,7 +124,6 @@ class MigrationJournal:
     def must_enter(self, state: str) -> None:
         """Enter a state as `entered` does. Raises OSError."""
         self._append(Entered(at_ms=now_ms(), state=state))
-        self.state = state
 
     def resumed(self, state: str) -> None:
         """Enter that the container is about to run on this host: nothing may be undone any more.
@@ -179,15 +175,13 @@ def listed() -> list[Listed]:
 
     A file that cannot be understood is left out, and so is one that goes meanwhile. Raises OSError.
     """
-    found = []
-    for path in _paths():
-        with contextlib.suppress(FileNotFoundError):
-            owned = journal.has_owner(path)
-            try:
-                found.append(Listed(path=path, account=account(journal.read(path)), owned=owned))
-            except DataInvalid as error:
-                log.warning("%s is no journal: %s", path, error)
+    found = [each for path in _paths() if (each := _read(path)) is not None]
     return sorted(found, key=lambda each: each.account.begun.at_ms)
+
+
+def find(migration_id: str, side: str) -> Listed | None:
+    """Return this host's journal of a migration, if it can be read. Raises OSError."""
+    return _read(_path(migration_id, side))
 
 
 def is_alive(process: ProcessRecord | None) -> bool:
@@ -201,17 +195,21 @@ def is_alive(process: ProcessRecord | None) -> bool:
         return False
 
 
-def find(migration_id: str, side: str) -> Listed | None:
-    """Return this host's journal of a migration, if it can be read. Raises OSError."""
-    path = _path(migration_id, side)
-    return next((each for each in listed() if each.path == path), None)
-
-
 def prune() -> None:
     """Remove the journals of migrations that ended before the last MOST_ENDED. Raises OSError."""
     ended = [each for each in listed() if each.account.ended is not None and not each.owned]
     for each in sorted(ended, key=lambda each: each.account.since_ms)[:-MOST_ENDED]:
         each.path.unlink(missing_ok=True)
+
+
+def _read(path: Path) -> Listed | None:
+    with contextlib.suppress(FileNotFoundError):
+        owned = journal.has_owner(path)
+        try:
+            return Listed(path=path, account=account(journal.read(path)), owned=owned)
+        except DataInvalid as error:
+            log.warning("%s is no journal: %s", path, error)
+    return None
 
 
 def _path(migration_id: str, side: str) -> Path:

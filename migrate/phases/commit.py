@@ -12,9 +12,10 @@ from collections.abc import Iterator
 
 from checkpoint.errors import reason
 from checkpoint.host.worker import Worker
-from migrate.agent import control
+from migrate.agent import asking, control
 from migrate.decisions import causes
 from migrate.decisions.state import State
+from migrate.decisions.takeover import Told
 from migrate.errors import AgentFailed, AgentGone, MigrateError, ResumeFailed, Undecided
 from migrate.guardian.handle import in_ns
 from migrate.migration import Migration
@@ -50,7 +51,7 @@ def kill_source(migration: Migration) -> None:
     except OSError as error:
         raise _not_dead(migration, f"could not be sent SIGKILL ({error})") from error
     with _optional(migration, "the engine on the source may react to the container's death"):
-        migration.source.engine.end_monitor(migration.source.container)
+        migration.source.end_monitor()
     # The links go down at once: if this program died now, CRIU would close the dead container's
     # sockets, and their FINs must not reach peers that the target is about to serve. A thread takes
     # them down, because that takes the kernel milliseconds.
@@ -93,15 +94,15 @@ def _tell_successor(
 
     Raises `undecided` if nobody there says that the container runs.
     """
-    reply: control.Reply | None = None
+    answer: protocol.Recovered | None = None
     with _optional(migration, f"GO could not be said to {migration.target.hostname} once more"):
-        reply = tell(migration, control.GO, frames)
-    if reply is None:
+        answer = tell(migration, control.GO, frames)
+    if answer is None:
         raise undecided
-    if reply.outcome is not control.Outcome.OK:
-        migration.note(f"{migration.target.hostname} was told GO once more: {reply.text}")
+    if asking.TOLD[answer.outcome] is not Told.OBEYED:
+        migration.note(f"{migration.target.hostname} was told GO once more: {answer.text}")
         raise undecided
-    migration.note(f"{undecided.what}; {reply.text}, and brings the rest of memory by itself")
+    migration.note(f"{undecided.what}; {answer.text}, and brings the rest of memory by itself")
 
 
 def stranded(migration: Migration, error: BaseException) -> MigrateError:
@@ -122,7 +123,7 @@ def stranded(migration: Migration, error: BaseException) -> MigrateError:
     with _optional(
         migration, "the source's engine may show the container as running, or start it again"
     ):
-        migration.source.engine.record_ended(migration.source.container)
+        migration.source.record_ended()
     if isinstance(error, Undecided | ResumeFailed):
         return error
     told_go = migration.state is not State.KILLING
@@ -218,7 +219,7 @@ def _settle(migration: Migration, answer: protocol.Resumed | None) -> None:
 
 def _begin_links_down(migration: Migration) -> None:
     """Take the dead container's links down in a thread; note a failure at the closing of `tidy`."""
-    links_down = Worker("links down", migration.source.network.take_links_down)
+    links_down = Worker("links down", migration.source.take_links_down)
 
     def join() -> None:
         with _optional(migration, "the container's links on the source were not taken down"):

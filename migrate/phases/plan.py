@@ -31,6 +31,7 @@ from migrate.observer import Observer
 from migrate.options import Options
 from migrate.phases import preflight
 from migrate.progress import Progress
+from migrate.reach import Connect
 from migrate.report import Report
 from migrate.wire import protocol
 from transport.connection import Connection
@@ -41,10 +42,6 @@ from transport.throttle import RateLimit
 COMMAND_NOT_FOUND = 127
 #: A Beat comes so many times in the silence that the target bears.
 BEATS = 6
-
-
-#: A function that makes the connection to a target for the length of a block. Raises ConnectError.
-Connect = Callable[[Destination], contextlib.AbstractContextManager[Connection]]
 
 
 @contextlib.contextmanager

@@ -9,9 +9,10 @@ from collections.abc import Iterator
 from checkpoint.criu import rescue
 from checkpoint.errors import CheckpointError, ContainerNotFound, ContainerNotRunning, reason
 from checkpoint.host import processes
-from migrate.agent import control
+from migrate.agent import asking, control
 from migrate.decisions import causes
 from migrate.decisions.state import State
+from migrate.decisions.takeover import Told
 from migrate.errors import (
     CannotTrack,
     ContainerEnded,
@@ -26,7 +27,7 @@ from migrate.wire import protocol
 
 LOOK_AGAIN_S = 0.01
 #: What the target says if it holds no copy of the container any more.
-DROPPED = (control.Outcome.OK, control.Outcome.NOBODY)
+DROPPED = (Told.OBEYED, Told.ABSENT)
 #: How long CRIU may take to thaw the container when the freeze's time is over: less than GRACE_S of
 #: the guardian, which ends this process after that.
 THAW_S = 0.2
@@ -113,8 +114,8 @@ def _abort(migration: Migration, *, may_be_held: bool) -> list[str]:
     try:
         migration.target.agent.request(protocol.Abort(), timeout_s=migration.options.limits.abort_s)
     except Exception as error:  # noqa: BLE001  (as in _noted)
-        reply = tell(migration, control.ABORT_PROVED)
-        if reply is not None and reply.outcome in DROPPED:
+        answer = tell(migration, control.ABORT_PROVED)
+        if answer is not None and asking.TOLD[answer.outcome] in DROPPED:
             return []
         if may_be_held:
             return [

@@ -9,9 +9,9 @@ import contextlib
 from collections.abc import Sequence
 
 from migrate.agent import asking
-from migrate.agent.control import Reply
 from migrate.errors import AgentFailed, AgentGone
 from migrate.migration import Migration
+from migrate.wire import protocol
 from migrate.wire.message import ProtocolError
 from transport.errors import TransportError
 
@@ -19,8 +19,10 @@ from transport.errors import TransportError
 UNTOLD = (TransportError, AgentGone, AgentFailed, ProtocolError, OSError, ValueError)
 
 
-def tell(migration: Migration, word: str, frames: Sequence[tuple[int, bytes]] = ()) -> Reply | None:
-    """Send a word of control.py to what holds the container on the target, and return the reply.
+def tell(
+    migration: Migration, word: str, frames: Sequence[tuple[int, bytes]] = ()
+) -> protocol.Recovered | None:
+    """Send a word of control.py to what holds the container on the target, and return the answer.
 
     `frames` go with GO. The connection that is there is tried first, then a new one. Returns None
     if the target cannot be reached.
@@ -28,5 +30,5 @@ def tell(migration: Migration, word: str, frames: Sequence[tuple[int, bytes]] = 
     ways = (lambda: contextlib.nullcontext(migration.target.connection), migration.target.reconnect)
     for way in ways:
         with contextlib.suppress(*UNTOLD), way() as connection:
-            return asking.ask(connection, migration.migration_id, word, migration.note, frames)
+            return asking.answer(connection, migration.migration_id, word, migration.note, frames)
     return None

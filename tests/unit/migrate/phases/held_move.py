@@ -9,7 +9,7 @@ from typing import Any
 
 from migrate import errors
 from migrate.decisions.state import State
-from migrate.migration import Migration
+from migrate.migration import Migration, Source
 from migrate.network.source import fitting
 from migrate.observer import Unfailing
 from migrate.options import Options
@@ -119,14 +119,16 @@ def held_migration(*answers: Any, observer: Any = None, **parts: Any) -> tuple[A
     progress = Progress(Report.begin("web", "beta"), Unfailing(observer))
     progress.state = State.HELD
     make: Callable[..., Migration] = Migration
+    source: Callable[..., Source] = Source
     move = make(
         migration_id="0123456789ab",
         options=Options(),
-        source=SimpleNamespace(
+        source=source(
             engine=engine,
             container=SimpleNamespace(engine_network=False),
             init=init,
             network=SimpleNamespace(take_links_down=does_nothing, remove=does_nothing),
+            facts=None,
         ),
         target=SimpleNamespace(
             hostname="beta",
