@@ -112,6 +112,9 @@ class Conversation:
     `runtime` and `criu` are the interposer's sockets to the two. `stamps` has a Stamp for each
     message that passed. `opened_fds` are closed with the conversation. `held` is CRIU's last
     notification, which may not have been passed on yet.
+
+    One thread closes a conversation while others ask about its CRIU: after that `criu_pidfd` is no
+    descriptor, or one of something else.
     """
 
     runtime: socket.socket
@@ -122,6 +125,8 @@ class Conversation:
     stamps: list[Stamp] = field(default_factory=list)
     opened_fds: list[int] = field(default_factory=list)
     held: bytes = b""
+    _over: bool = False
+    _lock: threading.Lock = field(default_factory=threading.Lock)
 
     def stamp(self, name: str) -> None:
         self.stamps.append(Stamp(at_ns=time.monotonic_ns(), name=name))
@@ -131,21 +136,28 @@ class Conversation:
         log.debug("CRIU %d: %s", self.criu_pid, self.stamps[-1].name)
 
     def criu_lives(self) -> bool:
-        """Return whether CRIU still runs: it has ended neither by itself nor by a signal."""
-        return not ready(self.criu_pidfd, timeout_s=0)
+        """Return whether CRIU still runs: it has ended neither by itself nor by a signal.
+
+        A CRIU whose conversation is over counts as ended.
+        """
+        with self._lock:
+            return not self._over and not ready(self.criu_pidfd, timeout_s=0)
 
     def wake_criu(self) -> None:
         """Have a CRIU go on that somebody has stopped (SIGSTOP)."""
-        with contextlib.suppress(ProcessLookupError):
-            signal.pidfd_send_signal(self.criu_pidfd, signal.SIGCONT)
+        self._signal(signal.SIGCONT)
 
     def kill_criu(self) -> None:
         """Send SIGKILL to CRIU, which then undoes nothing, neither a freeze nor a network lock.
 
         Traced tasks run on. So this is right only when nothing may be undone, or CRIU hangs.
         """
-        with contextlib.suppress(ProcessLookupError):
-            signal.pidfd_send_signal(self.criu_pidfd, signal.SIGKILL)
+        self._signal(signal.SIGKILL)
+
+    def _signal(self, number: signal.Signals) -> None:
+        with self._lock, contextlib.suppress(ProcessLookupError):
+            if not self._over:
+                signal.pidfd_send_signal(self.criu_pidfd, number)
 
     def close(self) -> None:
         """End the conversation for both peers, also if another process has copies of the sockets.
@@ -156,7 +168,9 @@ class Conversation:
             with contextlib.suppress(OSError):  # it has ended already
                 peer.shutdown(socket.SHUT_RDWR)
             peer.close()
-        os.close(self.criu_pidfd)
+        with self._lock:
+            self._over = True
+            os.close(self.criu_pidfd)
         while self.opened_fds:
             os.close(self.opened_fds.pop())
 

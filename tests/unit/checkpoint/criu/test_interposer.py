@@ -9,6 +9,7 @@ import contextlib
 import errno
 import os
 import socket
+import subprocess
 import threading
 import time
 from collections.abc import Iterator
@@ -209,3 +210,28 @@ def test_a_conversation_that_is_closed_is_over_although_somebody_has_copies() ->
     runtime.close()
     for fd in copies:
         os.close(fd)
+
+
+def test_a_conversation_that_is_over_signals_nobody() -> None:
+    """Its descriptor of CRIU may be one of another process by then."""
+    runtime, criu = (socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET) for _ in range(2))
+    conversation = Conversation(
+        runtime=runtime[0],
+        criu=criu[0],
+        runtime_pid=1,
+        criu_pid=os.getpid(),
+        criu_pidfd=os.pidfd_open(os.getpid()),
+    )
+    conversation.close()
+    with subprocess.Popen(["sleep", str(LIMIT_S)]) as other:
+        taken = [os.pidfd_open(other.pid) for _ in range(conversation.criu_pidfd)]
+        assert conversation.criu_pidfd in taken
+        conversation.kill_criu()
+        conversation.wake_criu()
+        assert not conversation.criu_lives()
+        for fd in taken:
+            os.close(fd)
+        assert other.poll() is None
+        other.kill()
+    for peer in (runtime[1], criu[1]):
+        peer.close()
