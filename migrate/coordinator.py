@@ -17,9 +17,10 @@ from migrate.options import Options
 from migrate.phases.arm import arm_source, arm_target
 from migrate.phases.cleanup import clean_up
 from migrate.phases.commit import arm_kill, kill_source, resume_target, stranded
-from migrate.phases.freeze import freeze, frozen_limit_s, transfer
+from migrate.phases.freeze import freeze, transfer
 from migrate.phases.plan import planned
 from migrate.phases.precopy import catch_up, pre_copy
+from migrate.phases.predict import check_last, learn
 from migrate.phases.prepare import prepare
 from migrate.phases.restore import look_again, restore
 from migrate.phases.rollback import rolled_back
@@ -94,8 +95,8 @@ def _go_through(migration: Migration, signals: Signals) -> None:
             pre_copied = pre_copy(migration, prepared)
             copying = pre_copied.copying
             armed = arm_target(migration, prepared)
+            limit_s = check_last(migration, prepared, armed, copying, pre_copied.history)
             catch_up(migration, prepared, copying)
-            limit_s = frozen_limit_s(migration)
             with signals.bounded(limit_s):
                 frozen = freeze(migration, prepared, pre_copied, limit_s)
                 transfer(migration, prepared, armed, frozen, copying)
@@ -111,3 +112,4 @@ def _go_through(migration: Migration, signals: Signals) -> None:
     except BaseException as error:
         raise stranded(migration, error) from error
     clean_up(migration, armed, by_agent=by_agent)
+    learn(migration)

@@ -4,7 +4,7 @@ MigrateError
 ├── Refused                  nothing was changed on either host
 │   ├── BadRequest           the command line makes no sense
 │   ├── NoSuchContainer, SeveralContainers, NotRunning, NotMovableError
-│   ├── OpenFileOutside, CannotPreCopy
+│   ├── OpenFileOutside, CannotPreCopy, WouldFreezeTooLong
 │   ├── AlreadyMoving        another task has locked the container, on either host
 │   ├── TargetUnreachable, AuthenticationFailed, UnknownHostKey, ChangedHostKey, RefusedHostKey
 │   ├── NotRoot, MissingOnHost, CriuTooOld, CriuWireMismatch, MachineMismatch
@@ -132,6 +132,16 @@ class CannotPreCopy(Refused):
 
     def __init__(self, why: str) -> None:
         super().__init__(f"no pre-copy: {why}", "move it with '--mode stop-copy' or 'auto' instead")
+
+
+class WouldFreezeTooLong(Refused):
+    """The freeze would take longer than allowed, as is known before anything is sent."""
+
+    def __init__(self, prediction: str, allowed_ms: int) -> None:
+        super().__init__(
+            f"{prediction}; {allowed_ms} ms are allowed",
+            "allow more ('--max-downtime'), or see '--on-no-converge'",
+        )
 
 
 class AlreadyMoving(Refused):

@@ -13,6 +13,7 @@ from checkpoint.undo import Undo
 from migrate.agent.client import AgentClient
 from migrate.decisions.clock import Offset
 from migrate.decisions.compatibility import Facts
+from migrate.decisions.prediction import Factors
 from migrate.decisions.state import State
 from migrate.decisions.write_tracking import Tracking
 from migrate.guardian.handle import Guardian
@@ -81,7 +82,7 @@ class Migration:
 
     `tracking` has the ways to track writes that these hosts have, best first. `room_bytes` bounds
     the RAM that image files and the page store may take on a host. `dump` is the source's role in
-    CRIU's dump.
+    CRIU's dump. `factors` correct what a freeze costs on this pair of hosts (prediction.py).
 
     `journal` is the source's, which lists the migration from here on, whatever becomes of it.
     `guardian` ends the migration if this process cannot.
@@ -95,6 +96,7 @@ class Migration:
     source: Source
     target: Target
     tracking: tuple[Tracking, ...]
+    factors: Factors
     room_bytes: int
     limit: RateLimit
     dump: DumpRole

@@ -89,6 +89,7 @@ class Times:
     downtime_us: int | None = None
     clock_error_us: int | None = None
     predicted_downtime_us: int | None = None
+    predicted_parts_us: dict[str, int] = field(default_factory=dict)
     phases: list[Interval] = field(default_factory=list)
     freeze: list[Instant] = field(default_factory=list)
 

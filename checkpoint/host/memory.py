@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import mmap
+import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -71,6 +73,19 @@ def bring_to_hand(size_bytes: int) -> None:
     """
     with mmap.mmap(-1, size_bytes, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS) as memory:
         memory.madvise(MADV_POPULATE_WRITE)
+
+
+@functools.cache
+def shared_memory_device() -> int:
+    """Return the device number (st_dev) of the kernel's own tmpfs, found by a memfd in it.
+
+    All shared memory that no mount has is there: anonymous, memfds, and System V's.
+    """
+    fd = os.memfd_create("device", os.MFD_CLOEXEC)
+    try:
+        return os.fstat(fd).st_dev
+    finally:
+        os.close(fd)
 
 
 def available_bytes() -> int:

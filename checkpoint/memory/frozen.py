@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import contextlib
-import functools
 import os
 from collections.abc import Iterable, Iterator, Mapping
 
 from checkpoint.criu.page_server import PS_TYPE_PID
 from checkpoint.errors import IncompleteIO
-from checkpoint.host import proc, whole
+from checkpoint.host import memory, proc, whole
 from checkpoint.memory.tracking.tracker import virtual_pid
 
 
@@ -78,7 +77,7 @@ class FrozenMemory:
         criu/memfd.c). The inode is in the kernel's own tmpfs. For System V shared memory the kernel
         shows the segment's id in its place (proc_pid_maps(5)).
         """
-        device = proc.device_text(_shared_memory_device())
+        device = proc.device_text(memory.shared_memory_device())
         for pid in self._pids.values():
             for mapping in proc.mappings(pid):
                 if mapping.inode == inode and mapping.device == device:
@@ -89,15 +88,5 @@ class FrozenMemory:
                 with contextlib.suppress(OSError):
                     if (
                         found := os.stat(path)
-                    ).st_ino == inode and found.st_dev == _shared_memory_device():
+                    ).st_ino == inode and found.st_dev == memory.shared_memory_device():
                         yield path
-
-
-@functools.cache
-def _shared_memory_device() -> int:
-    """Return the device number (st_dev) of the kernel's own tmpfs, found by a memfd in it."""
-    fd = os.memfd_create("device", os.MFD_CLOEXEC)
-    try:
-        return os.fstat(fd).st_dev
-    finally:
-        os.close(fd)

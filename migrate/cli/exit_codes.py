@@ -15,6 +15,7 @@ CODES: dict[type[errors.MigrateError], int] = {
     errors.CannotPreCopy: 14,
     errors.SeveralContainers: 15,
     errors.AlreadyMoving: 16,
+    errors.WouldFreezeTooLong: 17,
     errors.TargetUnreachable: 20,
     errors.AuthenticationFailed: 21,
     errors.UnknownHostKey: 22,

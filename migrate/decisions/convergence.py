@@ -13,17 +13,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from migrate import text
+from migrate.decisions.prediction import Content, Factors, Item, Prediction, predict
 
 #: The cost of sending this much is nothing against the fixed cost of a freeze.
 SMALL_BYTES = 2 << 20
 #: The size of a round as a share of the previous round's, above which it is no progress.
 SHRINK = 0.7
-#: The length of a freeze that has no memory to send: dump, restore and switch-over; and what grows
-#: with the size of the page tables that CRIU walks (docs/performance.md has the measurements).
-FLOOR_US = 90_000
-FLOOR_US_PER_GIB = 45_000
-#: The speed of the link that is assumed until a round of at least TELLING_BYTES has measured it.
-SPEED_BYTES_PER_S = 100e6
+#: The size of a round that measures the speed of the link.
 TELLING_BYTES = 4 << 20
 #: The bound of the freeze, unless the user sets one: so many times what was predicted.
 FROZEN_MARGIN, LEAST_FROZEN_S = 10, 5.0
@@ -50,6 +46,10 @@ class Policy:
     timeout_s: int = 300
     on_no_converge: OnNoConverge = OnNoConverge.FREEZE
 
+    def is_over(self, prediction: Prediction) -> bool:
+        """Return whether a freeze would be longer than allowed."""
+        return prediction.total_us / 1000 > self.max_downtime_ms
+
     def frozen_limit_s(self, predicted_us: int) -> float:
         """Return the bound of a freeze that was predicted to take so long."""
         if self.max_frozen_s is not None:
@@ -74,12 +74,14 @@ class Round:
 class History:
     """The facts that a decision is made of.
 
-    `elapsed_us` counts from the start of the first round. `slowed_to` is the share of its speed
-    that the container still has.
+    `content` is what the container has besides memory that is written; `factors` correct what that
+    costs (prediction.py). `elapsed_us` counts from the start of the first round. `slowed_to` is the
+    share of its speed that the container still has.
     """
 
     rounds: Sequence[Round]
-    memory_bytes: int
+    content: Content
+    factors: Factors
     elapsed_us: int
     slowed_to: float = 1.0
 
@@ -95,11 +97,11 @@ class Verdict(enum.Enum):
 
 @dataclass(frozen=True, kw_only=True)
 class Decision:
-    """A verdict, the reason that is printed with it, and the length of the freeze expected."""
+    """A verdict, the reason that is printed with it, and the freeze expected."""
 
     verdict: Verdict
     reason: str
-    predicted_us: int
+    prediction: Prediction
 
 
 #: The share of its speed at which a container is as good as frozen; it is slowed down no further.
@@ -110,15 +112,12 @@ def decide(history: History, policy: Policy) -> Decision:
     """Decide what to do after the rounds so far, of which there is at least one."""
     rounds = history.rounds
     size = f"{text.size(rounds[-1].bytes)} in round {len(rounds)}"
-    floor_us, memory_us = predict_us(history)
-    predicted = f"a freeze of {text.duration(floor_us + memory_us)} is predicted"
+    prediction = predicted(history)
 
     def decision(verdict: Verdict, reason: str) -> Decision:
-        return Decision(
-            verdict=verdict, reason=f"{reason}, {predicted}", predicted_us=floor_us + memory_us
-        )
+        return Decision(verdict=verdict, reason=f"{reason}, {prediction}", prediction=prediction)
 
-    over = (floor_us + memory_us) / 1000 > policy.max_downtime_ms
+    over = policy.is_over(prediction)
     little = rounds[-1].bytes <= SMALL_BYTES
     ended = _why_no_more(history, policy)
     # The first round sends all memory, so that the second is smaller in any case and tells nothing.
@@ -139,11 +138,8 @@ def decide(history: History, policy: Policy) -> Decision:
     )
 
 
-def predict_us(history: History) -> tuple[int, int]:
-    """Predict the length of a freeze that came now, in us.
-
-    Returns (what it costs anyway, what it takes to send the memory that is written by then).
-    """
+def predicted(history: History) -> Prediction:
+    """Predict a freeze that came now."""
     rounds = history.rounds
     last = rounds[-1]
     if len(rounds) == 1:
@@ -151,18 +147,15 @@ def predict_us(history: History) -> tuple[int, int]:
     else:
         # The last round sent what was written during the previous one. At that rate, as long a time
         # as the last round took brings `left`.
-        left = min(history.memory_bytes, last.bytes * last.length_us / max(1, rounds[-2].length_us))
-    floor_us = FLOOR_US + FLOOR_US_PER_GIB * history.memory_bytes / (1 << 30)
-    return int(floor_us), int(left / _speed(rounds) * 1e6)
+        left = min(
+            history.content[Item.MEMORY],
+            last.bytes * last.length_us / max(1, rounds[-2].length_us),
+        )
+    content = {**history.content, Item.WRITTEN: int(left)}
+    return predict(content, history.factors, _speed(rounds))
 
 
-def predict_stop_copy_us(memory_bytes: int) -> int:
-    """Predict the length of a freeze in which all memory is sent, in us."""
-    floor_us = FLOOR_US + FLOOR_US_PER_GIB * memory_bytes / (1 << 30)
-    return int(floor_us + memory_bytes / SPEED_BYTES_PER_S * 1e6)
-
-
-def _speed(rounds: Sequence[Round]) -> float:
+def _speed(rounds: Sequence[Round]) -> float | None:
     """Return the speed of the link in bytes per second, by the latest round that was large enough.
 
     The time that a bandwidth limit held the round back does not count.
@@ -171,7 +164,7 @@ def _speed(rounds: Sequence[Round]) -> float:
         busy_us = done.length_us - done.held_us
         if done.bytes >= TELLING_BYTES and busy_us > 0:
             return done.bytes / busy_us * 1e6
-    return SPEED_BYTES_PER_S
+    return None
 
 
 def _why_no_more(history: History, policy: Policy) -> str:

@@ -84,6 +84,11 @@ class TmpfsSync:
             self._there.append({file.path for file in copies} - before.files.keys())
         return sent
 
+    @property
+    def file_count(self) -> int:
+        """The number of files in all mounts, before the first copy."""
+        return sum(len(before.files) for before in self._before)
+
     def arm(self) -> None:
         """Start tar on both hosts for the next copy of each mount, and wait until each is ready."""
         self._armed = {

@@ -78,6 +78,16 @@ class TreeSync:
         """The name under which the report counts the tree's bytes: "rootfs" or "volumes"."""
         return "rootfs" if self._tree.destination == ROOTFS else "volumes"
 
+    @property
+    def file_count(self) -> int:
+        """The number of files in the tree, at the last look."""
+        return len(self._before.files)
+
+    @property
+    def changes(self) -> bool:
+        """Whether the last pass had something to send."""
+        return bool(self._sent)
+
     def copy_whole(self) -> int:
         """Make the first pass, while the container runs. Returns the bytes sent."""
         if self._tree.layer is not None:

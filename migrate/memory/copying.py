@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import enum
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
@@ -58,6 +58,10 @@ class Copying(Protocol):
     #: Whether the target gets memory as CRIU read it. CRIU lets the processes run for a moment
     #: after it has read, so that the frozen memory may differ (checkpoint/criu/images/rseq.py).
     by_criu: bool
+
+    @property
+    def untracked(self) -> Sequence[int] | None:
+        """The processes whose memory no round sends; None if no process's memory is sent ahead."""
 
     def dump(self) -> None:
         """Have CRIU freeze the container and write its image files (run_dump).

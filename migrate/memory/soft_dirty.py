@@ -30,6 +30,7 @@ class SoftDirtyCopy:
     """The way to send one container's memory by a chain of pre-dumps."""
 
     by_criu = True
+    untracked = ()
 
     def __init__(self, ends: Ends) -> None:
         self._ends = ends

@@ -15,6 +15,7 @@ class StopCopy:
     """The way to send memory without rounds: pages go straight into the target's image files."""
 
     by_criu = True
+    untracked = None
 
     def __init__(self, ends: Ends) -> None:
         self._ends = ends

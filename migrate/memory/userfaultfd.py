@@ -36,6 +36,10 @@ class UserfaultfdCopy:
         self._last: Dumped | None = None
         self.batches = PageBatches(ends.pages, progress=ends.progress.sent)
 
+    @property
+    def untracked(self) -> list[int]:
+        return list(self._refused)
+
     def attach(self) -> Reach:
         """Track every process that can be tracked, and return whose memory that reaches."""
         pids = processes.tree_of(self._ends.pid)

@@ -10,7 +10,6 @@ from checkpoint.files.changes import written_through_mappings
 from checkpoint.host import memory, processes
 from checkpoint.host.frozen import FrozenTasks
 from checkpoint.host.wakeful import wakeful
-from migrate.decisions.convergence import predict_stop_copy_us
 from migrate.decisions.state import State
 from migrate.files.criu_images import ImageStream
 from migrate.guardian.handle import in_ns
@@ -33,13 +32,6 @@ class Frozen:
     tasks: FrozenTasks
     images: ImageStream
     sent_before: int
-
-
-def frozen_limit_s(migration: Migration) -> float:
-    """Return the limit to the freeze, from its beginning until the container runs, in seconds."""
-    times, memory_bytes = migration.report.times, migration.report.sent.memory_bytes
-    predicted_us = times.predicted_downtime_us or predict_stop_copy_us(memory_bytes)
-    return migration.options.policy.frozen_limit_s(predicted_us)
 
 
 def freeze(

@@ -14,9 +14,11 @@ from checkpoint.errors import ContainerLocked, ContainerNotFound
 from checkpoint.host import lock, memory, proc, processes
 from checkpoint.host.cgroups import in_one_cgroup
 from checkpoint.undo import Undo
+from migrate import costs
 from migrate.agent.client import AgentClient
 from migrate.decisions import causes
 from migrate.decisions.compatibility import Facts, room
+from migrate.decisions.prediction import predict
 from migrate.decisions.write_tracking import choose
 from migrate.errors import AgentFailed, AgentGone, MigrateError, MissingOnHost, NameTaken, Side
 from migrate.guardian.handle import Guardian
@@ -30,6 +32,7 @@ from migrate.network.source import SourceNetwork
 from migrate.observer import Observer
 from migrate.options import Options
 from migrate.phases import preflight
+from migrate.phases.predict import check, content_of
 from migrate.progress import Progress
 from migrate.reach import Connect
 from migrate.report import Report
@@ -94,6 +97,9 @@ def _plan(
     with _dismissed_when_refused(agent, options.limits.abort_s):
         preflight.check_target(there, facts, container, use.restored_bytes)
         tracking, why = choose(options.mode, facts, there)
+        factors = costs.learned(report.target)
+        content = content_of(container.pid, use.resident_bytes, () if tracking else None)
+        check(predict(content, factors, None), options.policy, progress)
         target = _target(connection, connect, agent, there, source)
     report.times.clock_error_us = target.clock.error_ns // 1000
     progress.note(why)
@@ -111,6 +117,7 @@ def _plan(
         source=source,
         target=target,
         tracking=tracking,
+        factors=factors,
         room_bytes=room(use.restored_bytes, there.available_bytes),
         limit=RateLimit(options.bandwidth_limit),
         dump=stack.enter_context(contextlib.closing(DumpRole(edits))),

@@ -16,6 +16,7 @@ from migrate.memory.soft_dirty import SoftDirtyCopy
 from migrate.memory.stop_copy import StopCopy
 from migrate.memory.userfaultfd import UserfaultfdCopy
 from migrate.migration import Migration
+from migrate.phases.predict import content_of, enter
 from migrate.phases.prepare import Prepared
 from migrate.wire import protocol
 
@@ -30,10 +31,12 @@ class PreCopied:
     """The way in which memory is sent, and the limit of the container's speed, if it got one.
 
     Both are still in force: the last round comes in `catch_up`, and the freeze lifts the limit.
+    `history` is that of the rounds, if there were any.
     """
 
     copying: Copying
-    cpu_limit: CpuLimit | None
+    cpu_limit: CpuLimit | None = None
+    history: History | None = None
 
 
 def pre_copy(migration: Migration, prepared: Prepared) -> PreCopied:
@@ -46,17 +49,16 @@ def pre_copy(migration: Migration, prepared: Prepared) -> PreCopied:
     migration.report.mode = Mode.STOP_COPY.value
     ends = _ends(migration, prepared)
     if not migration.tracking:
-        return PreCopied(copying=StopCopy(ends), cpu_limit=None)
+        return PreCopied(copying=StopCopy(ends))
     with migration.progress.phase("pre-copy"):
         copying = _attached(migration, ends)
         if copying is None:
             if migration.options.mode is Mode.PRE_COPY:
                 raise CannotTrack
             migration.note("stop-copy: no process's writes can be tracked")
-            return PreCopied(copying=StopCopy(ends), cpu_limit=None)
+            return PreCopied(copying=StopCopy(ends))
         migration.report.mode = Mode.PRE_COPY.value
-        cpu_limit = _converge(migration, prepared, copying)
-    return PreCopied(copying=copying, cpu_limit=cpu_limit)
+        return _converge(migration, prepared, copying)
 
 
 def catch_up(migration: Migration, prepared: Prepared, copying: Copying) -> None:
@@ -102,12 +104,9 @@ def _ends(migration: Migration, prepared: Prepared) -> Ends:
     )
 
 
-def _converge(migration: Migration, prepared: Prepared, copying: Ahead) -> CpuLimit | None:
-    """Send rounds until the decision is to freeze; return the limit of the container's speed.
-
-    Returns None if the container was not slowed down. Raises NotConverging if the decision is to
-    give up.
-    """
+def _converge(migration: Migration, prepared: Prepared, copying: Ahead) -> PreCopied:
+    """Send rounds until the decision is to freeze. Raises NotConverging if it is to give up."""
+    sent, pid = migration.report.sent, migration.source.pid
     rounds: list[Round] = []
     cpu_limit: CpuLimit | None = None
     slowed_to, started_ns = 1.0, time.monotonic_ns()
@@ -120,19 +119,17 @@ def _converge(migration: Migration, prepared: Prepared, copying: Ahead) -> CpuLi
         elapsed_us = (time.monotonic_ns() - started_ns) // 1000
         history = History(
             rounds=rounds,
-            memory_bytes=migration.report.sent.memory_bytes,
+            content=content_of(pid, sent.memory_bytes, copying.untracked),
+            factors=migration.factors,
             elapsed_us=elapsed_us,
             slowed_to=slowed_to,
         )
         decision = decide(history, migration.options.policy)
         migration.note(decision.reason)
-        migration.report.sent.rounds, migration.report.sent.round_bytes = (
-            len(rounds),
-            [done.bytes for done in rounds],
-        )
-        migration.report.times.predicted_downtime_us = decision.predicted_us
+        sent.rounds, sent.round_bytes = len(rounds), [done.bytes for done in rounds]
+        enter(migration.progress, decision.prediction)
         if decision.verdict is Verdict.FREEZE:
-            return cpu_limit
+            return PreCopied(copying=copying, cpu_limit=cpu_limit, history=history)
         if decision.verdict is Verdict.GIVE_UP:
             raise NotConverging(decision.reason)
         if decision.verdict is Verdict.SLOW_DOWN:

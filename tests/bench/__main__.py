@@ -16,7 +16,7 @@ from typing import Any
 
 import psutil
 
-from tests.bench import engines, files, fill, moves, rates, soak, timeline
+from tests.bench import engines, files, fill, items, moves, rates, soak, timeline
 from tests.rig import Rig
 from tests.rig.hosts import Hosts
 
@@ -35,6 +35,7 @@ CASES: dict[str, Callable[[Hosts, int], dict[str, Any]]] = {
     "timeline": timeline.timeline_case,
     "first-touch": fill.first_touch_case,
     "recovery": fill.recovery_case,
+    "items": items.items_case,
     "soak": soak.soak_case,
     "runc-dirty-10": lambda hosts, runs: moves.dirtier_case(hosts, runs, 10),
     "runc-dirty-50": lambda hosts, runs: moves.dirtier_case(hosts, runs, 50),

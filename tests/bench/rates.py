@@ -21,8 +21,6 @@ from tests.rig.hosts import Hosts, Report
 from tests.rig.workload import ADDRESS, REDIS_PORT
 
 MIB = 512
-#: Options that end a move before the freeze, so that it can be repeated on the spot.
-STAY = ["--on-no-converge", "abort", "--max-downtime", "1", "--json"]
 LIMIT_BYTES_PER_S = 20_000_000
 BYTES = "/dev/shm/bytes"  # noqa: S108  (of a node)
 BENCHMARK_REQUESTS = 150_000
@@ -36,8 +34,8 @@ DURING = {"tracked": "1M", "copied at 20 MB/s": "20M"}
 
 def pre_copy(hosts: Hosts, workload: Workload[Container], *options: str) -> Report:
     """Have a move go on until it would freeze the container, and return its report."""
-    words = [workload.name, "beta", *STAY, *options]
-    done = hosts.migrate(workload.node, *words, timeout=MOVE_TIMEOUT_S)
+    words = [workload.name, "beta", "--json", *options]
+    done = hosts.migrate_with("without_freeze", *words, timeout=MOVE_TIMEOUT_S)
     if done.returncode != CODES[NotConverging]:
         raise SystemExit(f"bench: {done.stderr}")
     return dict(json.loads(done.stdout))

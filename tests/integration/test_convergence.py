@@ -42,6 +42,23 @@ def quota(node: Node) -> str:
     return node.run(["sh", "-c", script]).stdout.strip()
 
 
+@pytest.mark.parametrize(
+    ("words", "item"),
+    [
+        (["--threads", "2000"], "2,000 threads"),
+        (["--shared-mib", "200"], "200 MiB of memory that is only sent in the freeze"),
+    ],
+    ids=["threads", "shared memory"],
+)
+def test_what_would_freeze_too_long_is_left_alone_before_anything_is_sent(
+    hosts: Hosts, words: list[str], item: str
+) -> None:
+    hosts.start("crowd", *words)
+    kind, said = hosts.refused("crowd", "beta", "--on-no-converge", "abort")
+    assert kind is errors.WouldFreezeTooLong
+    assert f"of it for {item}; 300 ms are allowed" in said
+
+
 def test_abort_leaves_the_container_alone(hosts: Hosts, dirtier: Workload[Container]) -> None:
     before = hosts.traces()
     words = ["dirtier", "beta", "--on-no-converge", "abort", *AT_MOST_400_MS, "--json"]

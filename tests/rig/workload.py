@@ -26,6 +26,7 @@ ADDRESS = "10.77.0.50"
 PORTS = {
     "appender": 7102,
     "churn": 7107,
+    "crowd": 7109,
     "dirtier": 7106,
     "prefork": 7108,
     "toucher": 7107,

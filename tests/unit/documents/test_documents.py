@@ -78,7 +78,7 @@ def test_a_document_has_no_mistake(document: Path, check: Check) -> None:
         (broken_links, "See [files](file.md).", "file.md"),
         (broken_links, "See [files](files.md#memory-and-discs).", "files.md#memory-and-discs"),
         (broken_links, "# One\n\nSee [below](#two).", "#two"),
-        (unknown_codes, "It ends with exit code 17.", "17"),
+        (unknown_codes, "It ends with exit code 18.", "18"),
         (unknown_codes, "It ends with exit codes 12, 13 and 19.", "19"),
         (wide_lines, "x" * (WIDTH + 1), "line 1"),
     ],

@@ -16,12 +16,15 @@ from checkpoint.memory import proof
 from migrate import leftovers, logs
 from migrate.agent.state import State as AgentState
 from migrate.decisions import compatibility, write_tracking
-from migrate.decisions.convergence import FLOOR_US, FLOOR_US_PER_GIB, Policy
+from migrate.decisions.convergence import Policy
+from migrate.decisions.prediction import COSTS, Item
 from migrate.decisions.state import State
 from migrate.report import Fill, Instant, Interval, Proof, Report
 from migrate.wire.message import Message, concrete
 from tests.unit.documents.checks import DOCS, ROOT, spans
 from transport import keepalive
+
+GIB = 1 << 30
 
 # --- numbers that the code decides -------------------------------------------------------------
 
@@ -81,10 +84,20 @@ FACTS: list[tuple[str, str, tuple[str, ...]]] = [
             RAM_MIB,
         ),
     ),
-    (
-        "docs/performance.md",
-        r"predicts (\d+) ms and (\d+) ms per GiB",
-        (str(FLOOR_US // 1000), str(FLOOR_US_PER_GIB // 1000)),
+    *(
+        ("docs/performance.md", rf"\| {item} \| ([\d.]+ \w+) ", (cost,))
+        for item, cost in (
+            ("the freeze itself", f"{COSTS[Item.FREEZE] / 1000:g} ms"),
+            (r"a GiB of memory, [\w ]+", f"{COSTS[Item.MEMORY] * GIB / 1000:.0f} ms"),
+            (r"a GiB that [\w ]+", f"{COSTS[Item.FROZEN] * GIB / 1e6:.1f} s"),
+            ("a process", f"{COSTS[Item.PROCESSES] / 1000:g} ms"),
+            ("a thread", f"{COSTS[Item.THREADS]:g} us"),
+            ("a TCP connection", f"{COSTS[Item.CONNECTIONS]:g} us"),
+            ("an open descriptor", f"{COSTS[Item.DESCRIPTORS]:g} us"),
+            ("a mapping", f"{COSTS[Item.MAPPINGS]:g} us"),
+            ("a file in a tree or tmpfs mount", f"{COSTS[Item.FILES]:g} us"),
+            ("a tree with changing files", f"{COSTS[Item.CHANGING] / 1000:g} ms"),
+        )
     ),
     ("docs/internals/decisions.md", r"A sample of (\d+)\s+pages", (str(proof.SAMPLE_PAGES),)),
 ]
@@ -177,7 +190,8 @@ def test_the_report_that_is_shown_has_the_keys_of_reports() -> None:
         re.findall(r'"(\w+)": ', section((DOCS / "first-move.md").read_text(), "The move back"))
     )
     kinds = {"rootfs", "volumes", "tmpfs", "pages", "images", "source", "target"}
-    assert shown - keys_of_reports() - kinds == set()
+    items = {item.key for item in Item}
+    assert shown - keys_of_reports() - kinds - items == set()
     assert own_keys() <= shown
 
 

@@ -31,6 +31,7 @@ KEYS_1 = {
     "downtime_us",
     "clock_error_us",
     "predicted_downtime_us",
+    "predicted_parts_us",
     "memory_bytes",
     "rounds",
     "round_bytes",

@@ -60,6 +60,7 @@ def test_the_codes_are_frozen() -> None:
         "CannotPreCopy": 14,
         "SeveralContainers": 15,
         "AlreadyMoving": 16,
+        "WouldFreezeTooLong": 17,
         "TargetUnreachable": 20,
         "AuthenticationFailed": 21,
         "UnknownHostKey": 22,

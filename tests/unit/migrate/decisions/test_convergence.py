@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -9,7 +10,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from migrate.decisions.convergence import (
-    FLOOR_US,
     SLOWEST,
     SMALL_BYTES,
     History,
@@ -18,8 +18,9 @@ from migrate.decisions.convergence import (
     Round,
     Verdict,
     decide,
-    predict_us,
+    predicted,
 )
+from migrate.decisions.prediction import COSTS, Content, Item
 
 MIB = 1 << 20
 GO_ON, SLOW_DOWN, FREEZE, GIVE_UP = (
@@ -34,13 +35,26 @@ def at_100_mib_per_s(*sizes_mib: float) -> list[Round]:
     return [Round(bytes=int(size * MIB), length_us=int(size * 10_000)) for size in sizes_mib]
 
 
+def content(memory_bytes: int) -> Content:
+    return {Item.FREEZE: 1, Item.MEMORY: memory_bytes}
+
+
 def history(
     *sizes_mib: float, memory_bytes: int = 128 * MIB, elapsed_us: int = 0, slowed_to: float = 1.0
 ) -> History:
     rounds = at_100_mib_per_s(*sizes_mib)
     return History(
-        rounds=rounds, memory_bytes=memory_bytes, elapsed_us=elapsed_us, slowed_to=slowed_to
+        rounds=rounds,
+        content=content(memory_bytes),
+        factors={},
+        elapsed_us=elapsed_us,
+        slowed_to=slowed_to,
     )
+
+
+def sending_us(found: History) -> int:
+    """Return how long the memory is predicted to take that is written until the freeze."""
+    return predicted(found).parts_us[Item.WRITTEN]
 
 
 @pytest.mark.parametrize(
@@ -125,13 +139,20 @@ def test_the_time_limit_ends_rounds_that_would_help() -> None:
 def test_a_bandwidth_limit_does_not_count_against_the_freeze() -> None:
     held = Round(bytes=40 * MIB, length_us=4_000_000, held_us=3_600_000)
     rounds = [held, held]
-    found = History(rounds=rounds, memory_bytes=128 * MIB, elapsed_us=0)
-    assert predict_us(found)[1] == predict_us(history(40, 40))[1] == 400_000
+    found = replace(history(40, 40), rounds=rounds)
+    assert sending_us(found) == sending_us(history(40, 40)) == 400_000
 
 
-def test_the_freeze_costs_more_with_more_memory() -> None:
-    small, large = (predict_us(history(1, memory_bytes=size * MIB))[0] for size in (0, 1024))
-    assert FLOOR_US == small < large
+def test_a_round_too_small_to_tell_the_speed_of_the_link_does_not_tell_it() -> None:
+    slow = Round(bytes=1 * MIB, length_us=10_000_000)
+    assert sending_us(replace(history(1), rounds=[slow])) < 20_000
+
+
+def test_shared_memory_is_sent_no_faster_than_the_link_is() -> None:
+    slow = [Round(bytes=10 * MIB, length_us=1_000_000)]
+    shared = {**content(10 * MIB), Item.FROZEN: 100 * MIB}
+    found = replace(history(1), rounds=slow, content=shared)
+    assert predicted(found).parts_us[Item.FROZEN] == 10_000_000
 
 
 sizes = st.lists(st.integers(0, 1 << 40), min_size=1, max_size=40)
@@ -144,9 +165,15 @@ def test_every_history_gets_a_verdict_and_none_goes_on_for_ever(
     sizes: list[int], length_us: int, max_rounds: int, choice: OnNoConverge, slowed_to: float
 ) -> None:
     rounds = [Round(bytes=size, length_us=length_us) for size in sizes]
-    found = History(rounds=rounds, memory_bytes=max(sizes), elapsed_us=0, slowed_to=slowed_to)
+    found = History(
+        rounds=rounds,
+        content=content(max(sizes)),
+        factors={},
+        elapsed_us=0,
+        slowed_to=slowed_to,
+    )
     decision = decide(found, Policy(max_rounds=max_rounds, on_no_converge=choice))
-    assert decision.predicted_us >= FLOOR_US
+    assert decision.prediction.total_us >= COSTS[Item.FREEZE]
     if len(rounds) >= max_rounds or sizes[-1] <= SMALL_BYTES:
         assert decision.verdict in (FREEZE, GIVE_UP)
     if decision.verdict is SLOW_DOWN:

@@ -141,6 +141,7 @@ def held_migration(*answers: Any, observer: Any = None, **parts: Any) -> tuple[A
             shared_rootfs=False,
             clock=SimpleNamespace(to_ours=lambda at_ns: at_ns),
         ),
+        factors={},
         tracking=(),
         room_bytes=0,
         limit=None,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import os
 from collections.abc import Callable, Sequence
 from types import SimpleNamespace
 from typing import Any
@@ -42,6 +43,7 @@ class Way:
         self._reach, self._rounds = reach, list(rounds)
         self.batches = SimpleNamespace(pages=1, pages_zero=0, data_bytes=4096)
         self.closed = 0
+        self.untracked = ()
 
     def attach(self) -> Reach:
         return self._reach
@@ -96,10 +98,13 @@ def move(
         migration_id="0123456789ab",
         options=Options(mode=mode, policy=Policy(**policy)),
         source=SimpleNamespace(
-            container=SimpleNamespace(pid=7), facts=SimpleNamespace(criu_version=40201)
+            pid=os.getpid(),
+            container=SimpleNamespace(pid=7),
+            facts=SimpleNamespace(criu_version=40201),
         ),
         target=SimpleNamespace(agent=Agent()),
         tracking=tracking,
+        factors={},
         room_bytes=0,
         limit=SimpleNamespace(held_us=0),
         dump=SimpleNamespace(options=None),
@@ -193,6 +198,8 @@ def test_rounds_go_on_while_they_shrink(ways: Ways) -> None:
     migration, prepared, notes = move()
     found = pre_copy(migration, prepared)
     assert found.cpu_limit is None
+    assert found.history is not None
+    assert [done.bytes for done in found.history.rounds] == sizes
     report, sent = migration.report, migration.report.sent
     assert (sent.rounds, sent.round_bytes) == (4, sizes)
     assert (report.mode, sent.bytes_sent["pages"]) == (Mode.PRE_COPY.value, 5000)
@@ -214,7 +221,9 @@ def test_a_container_that_writes_too_fast_is_left_where_it_is(ways: Ways) -> Non
     migration, prepared, _ = move(on_no_converge=OnNoConverge.ABORT, max_downtime_ms=100)
     with pytest.raises(NotConverging, match="over the 100 ms allowed"):
         pre_copy(migration, prepared)
-    assert (migration.report.times.predicted_downtime_us or 0) > 100_000
+    times = migration.report.times
+    assert (times.predicted_downtime_us or 0) > 100_000
+    assert sum(times.predicted_parts_us.values()) == times.predicted_downtime_us
 
 
 def test_a_container_that_writes_too_fast_is_slowed_down(ways: Ways, limit: Limit) -> None:
