@@ -11,6 +11,7 @@ CheckpointError
 ├── EngineRefused            docker or podman refused a request; carries the engine's words
 ├── NotMovable               something in the container cannot be dumped or rebuilt
 ├── ConversationLost         CRIU or the runtime ended before the point that was waited for
+├── RestoreLost              a held restore is lost, and nothing of it has ever run
 ├── CriuFailed               CRIU reported a failure; carries the errors of its log
 ├── TrackingUnavailable      writes of a process cannot be tracked
 ├── CgroupUnavailable        the container has no cgroup that could be set
@@ -90,6 +91,10 @@ class NotMovable(CheckpointError):
 
 class ConversationLost(CheckpointError):
     """The runtime or CRIU ended, or ran out of time, before the point that was waited for."""
+
+
+class RestoreLost(CheckpointError):
+    """A held restore is lost, and nothing of it has ever run: it can be made once more."""
 
 
 class CriuFailed(CheckpointError):

@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import time
 from collections.abc import Iterator
+from functools import partial
 
 from migrate.decisions.state import SETTLED
 from migrate.errors import MigrateError, ResumeFailed
@@ -23,6 +24,7 @@ from migrate.phases.precopy import catch_up, pre_copy
 from migrate.phases.predict import check_last, learn
 from migrate.phases.prepare import prepare
 from migrate.phases.restore import look_again, restore
+from migrate.phases.restore_again import restore_again
 from migrate.phases.rollback import rolled_back
 from migrate.reach import Connect, by_ssh
 from migrate.report import Report
@@ -100,7 +102,7 @@ def _go_through(migration: Migration, signals: Signals) -> None:
             with signals.bounded(limit_s):
                 frozen = freeze(migration, prepared, pre_copied, limit_s)
                 transfer(migration, prepared, armed, frozen, copying)
-                restore(migration, prepared, frozen, copying)
+                obeyed = restore(migration, prepared, frozen, copying)
                 look_again(migration, frozen)
         arm_kill(migration, armed)
     except BaseException as error:
@@ -108,7 +110,8 @@ def _go_through(migration: Migration, signals: Signals) -> None:
     try:
         with migration.progress.phase("commit"):
             kill_source(migration)  # ---------------- the point of no return ----------------
-            by_agent = resume_target(migration, armed)
+            again = partial(restore_again, migration, prepared, armed, obeyed)
+            by_agent = resume_target(migration, armed, again)
     except BaseException as error:
         raise stranded(migration, error) from error
     clean_up(migration, armed, by_agent=by_agent)

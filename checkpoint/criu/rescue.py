@@ -45,9 +45,9 @@ def unlock(pids: Iterable[int]) -> bool:
     """Take the TCP sockets of these processes out of repair mode, and unlock their network.
 
     Return whether a socket was in repair mode or a table of CRIU's was found. Only the network
-    namespace of the first process is unlocked, and only of tables made with nft. A connection that
-    a task wrote to, or closed, while its socket was in repair mode is lost: the socket takes
-    neither. Raises CommandFailed when nft fails.
+    namespace of the first process is unlocked (`unlock_network`). A connection that a task wrote
+    to, or closed, while its socket was in repair mode is lost: the socket takes neither. Raises
+    CommandFailed when nft fails.
     """
     found = False
     pids = list(pids)
@@ -57,9 +57,19 @@ def unlock(pids: Iterable[int]) -> bool:
                 if sock.getsockopt(socket.IPPROTO_TCP, TCP_REPAIR):
                     sock.setsockopt(socket.IPPROTO_TCP, TCP_REPAIR, 0)
                     found = True
+    return unlock_network(proc.path(pids[0], "ns", "net")) or found
+
+
+def unlock_network(path: str) -> bool:
+    """Remove the tables by which CRIU has locked a network namespace, and return if there were any.
+
+    `path` is the namespace's. Only tables that were made with nft are removed. Raises CommandFailed
+    when nft fails.
+    """
+    found = False
     if find_program("nft") is None:
         return found
-    in_namespace = ["nsenter", f"--net={proc.path(pids[0], 'ns', 'net')}"]
+    in_namespace = ["nsenter", f"--net={path}"]
     for line in run([*in_namespace, "nft", "list", "tables", "inet"]).splitlines():
         name = line.split()[-1]
         if name.startswith(TABLE_PREFIX):

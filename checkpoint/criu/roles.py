@@ -12,10 +12,10 @@ import socket
 import threading
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 
 from checkpoint.criu import rpc
+from checkpoint.criu.edits import Edits
 from checkpoint.criu.interposer import MAX_MESSAGE, Conversation, Gate, Stamp
 from checkpoint.errors import ConversationLost
 from checkpoint.host import cgroups, proc
@@ -23,46 +23,12 @@ from checkpoint.host import cgroups, proc
 #: CRIU's descriptor of the page-server socket. It is high, so that no descriptor of the runtime's
 #: has its number.
 PAGE_SERVER_FD = 200
-LOG_LEVEL_WARNING = 2
 #: The key by which runc and crun tell CRIU of a network namespace that was made for the container.
 OWN_NETWORK = "extRootNetNS"
 LOOK_AGAIN_S = 0.001
 #: The last notification before CRIU makes the tasks and gives them what they had
 #: (criu/cr-restore.c).
 MAKING_TASKS = "post-setup-namespaces"
-
-
-@dataclass(frozen=True, kw_only=True)
-class Edits:
-    """The changes that the tool makes to a runtime's request to CRIU.
-
-    `nftables`: CRIU locks the network with nft; its default runs iptables-restore and
-    ip6tables-restore. This and `one_cgroup` are the same on both hosts.
-    `one_cgroup`: the container has only one cgroup in each hierarchy. CRIU is moved into these
-    before the restore and leaves cgroups alone: to move tasks waits for RCU once per v1 hierarchy.
-    `external_mounts`: (mount point in the container, source of the bind mount) of mounts that CRIU
-    neither makes nor fills. For a dump both are the mount point.
-    `network_namespace`: for a dump, the path of the container's network namespace if CRIU must not
-    dump it, because the engine or the tool makes one on the target. It becomes external even if the
-    runtime's request does not say so.
-    """
-
-    nftables: bool
-    one_cgroup: bool
-    external_mounts: tuple[tuple[str, str], ...] = ()
-    network_namespace: str | None = None
-
-    def apply(self, options: rpc.Message) -> None:
-        options.log_level = LOG_LEVEL_WARNING
-        # crun requests no notifications for a dump, and ignores those that come.
-        options.notify_scripts = True
-        if self.nftables:
-            options.network_lock = rpc.network_lock_nftables()
-        if self.one_cgroup:
-            options.manage_cgroups = False
-            options.manage_cgroups_mode = rpc.cgroups_ignore()
-        for mount_point, bound in self.external_mounts:
-            options.ext_mnt.add(key=mount_point, val=bound)
 
 
 class _HeldRole:
@@ -369,8 +335,12 @@ class RestoreRole(_HeldRole):
 
         Raises ConversationLost when CRIU ends before that, or after `timeout_s` seconds.
         """
+        deadline = time.monotonic() + timeout_s
         if not self._over.wait(timeout_s):
             raise ConversationLost(f"CRIU did not resume the container within {timeout_s:g} s")
+        # The engine's command may have ended while CRIU, which is no child of its, goes on.
+        while not self._resumed and self.criu_lives() and time.monotonic() < deadline:
+            time.sleep(LOOK_AGAIN_S)
         if not self._resumed:
             raise ConversationLost(f"CRIU did not resume the container: {self._why_over}")
 

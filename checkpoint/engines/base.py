@@ -230,7 +230,13 @@ class Engine(Protocol):
 
 
 class IncomingContainer(Protocol):
-    """An incoming container, on its way into an engine on the target."""
+    """An incoming container, on its way into an engine on the target.
+
+    `keeps_files`: a restore that fails leaves the files that the container has got so far, and
+    another one can be started. Otherwise that has none of the files that came after `prepare`.
+    """
+
+    keeps_files: bool
 
     def objections(self) -> list[str]:
         """Return why the engine cannot take the container in, for people. Changes nothing."""

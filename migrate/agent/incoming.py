@@ -7,23 +7,23 @@ import os
 import platform
 import time
 from collections.abc import Callable, Iterable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from checkpoint.engines.base import IncomingContainer
-from checkpoint.engines.occupied import is_taken
 from checkpoint.engines.registry import engine_named
-from checkpoint.errors import ContainerLocked, reason
-from checkpoint.files.beneath import TreeRoot, remove_tree
+from checkpoint.errors import ContainerLocked, ConversationLost, RestoreLost, reason
+from checkpoint.files.beneath import remove_tree
 from checkpoint.host import lock, proc
 from checkpoint.host.identity import PathIdentity
 from checkpoint.host.ownership import private_directory
 from checkpoint.host.ram_directory import claim, claim_alone, directory_of
 from checkpoint.host.wakeful import wakeful
 from checkpoint.memory.pager.keeper import Keeper
-from checkpoint.network import link
 from checkpoint.schema import harmless
 from checkpoint.undo import Made, Undo
+from migrate.agent import looks
 from migrate.agent.control import control_path
 from migrate.agent.plug_command import IMAGE
 from migrate.agent.received import Received
@@ -41,7 +41,6 @@ from migrate.network.late_frames import Frame
 from migrate.network.target import TargetNetwork
 from migrate.wire import protocol
 from migrate.wire.protocol import Answer, Command
-from migrate.wire.values import Station
 
 
 class Incoming:
@@ -65,7 +64,8 @@ class Incoming:
         self._container_name = hello.container_name
         self._engine = engine_named(hello.engine)
         self._holder = lock.holder_text(f"migration {self._id}", hello.source, platform.node())
-        self._undo = Undo(self._made)
+        #: What was made before the restore was armed, and since then.
+        self._undo_first, self._undo = contextlib.ExitStack(), Undo(self._made)
         self._tidy = contextlib.ExitStack()
         self._locks: list[int] = []
         if os.geteuid() == 0:  # the facts say so of another user, whom the coordinator refuses
@@ -80,7 +80,10 @@ class Incoming:
         self._arrival: IncomingContainer | None = None
         self._image_directory: PathIdentity | None = None
         self._prepared: Prepared | None = None
+        self._first_trees: tuple[tuple[str, Path], ...] = ()
         self._restore: ArmedRestore | None = None
+        #: What only the present restore needs; in `_tidy` from Prepare on.
+        self._restore_tidy = contextlib.ExitStack()
         self._trees = TreeDoor(socket_path(self._id))
         self._tidy.callback(self._trees.close)
 
@@ -89,8 +92,6 @@ class Incoming:
         """Return whether the container is held: restored, and neither resumed nor dropped yet."""
         return self.state is State.HELD
 
-    # --- requests, in the order of a migration ----------------------------------------------------
-
     def handle(self, request: Command) -> Iterable[Answer]:
         """Carry out one command and return its answers.
 
@@ -98,8 +99,8 @@ class Incoming:
         caller has checked that the command may come in this state (check_command of state.py).
         """
         handlers: dict[type[Command], Callable[[Any], Answer]] = {
-            protocol.CheckAddresses: self._check_addresses,
-            protocol.CheckPaths: self._check_paths,
+            protocol.CheckAddresses: looks.check_addresses,
+            protocol.CheckPaths: looks.check_paths,
             protocol.Examine: self._examine,
             protocol.AwaitContainerImage: self._await_image,
             protocol.LoadContainerImage: self._load_image,
@@ -141,26 +142,6 @@ class Incoming:
             sweep(self._log)
         facts = collect(self._engine, self._container_name)
         return protocol.Welcome(version=protocol.PROTOCOL_VERSION, facts=facts)
-
-    def _check_addresses(self, request: protocol.CheckAddresses) -> Answer:
-        taken = tuple(
-            Station(address, mac)
-            for address, own_mac, bridge in request.addresses
-            if Path("/sys/class/net", bridge).exists()  # an engine makes a missing one later
-            for mac in link.stations_using(address, bridge)
-            if mac != own_mac
-        )
-        return protocol.AddressesFound(taken=taken)
-
-    def _check_paths(self, request: protocol.CheckPaths) -> Answer:
-        shared = request.probe is not None and _holds(Path(request.probe.path), request.probe.token)
-        taken = (
-            ()
-            if shared
-            else tuple(path for path in request.own if is_taken(Path(path), Path(request.own[0])))
-        )
-        missing = tuple(path for path in request.required if not Path(path).exists())
-        return protocol.PathsFound(missing=missing, taken=taken, shared=shared)
 
     def _examine(self, request: protocol.Examine) -> Answer:
         arrival = self._engine.arrival(self._container_name, request.description, self._undo)
@@ -218,13 +199,19 @@ class Incoming:
         self._undo.callback(keeper.release)
         self._journal = MigrationJournal(self._begun(keeper))
         trees = self._arrival.prepare(bytes(request.payload), shared=request.shared)
+        self._first_trees = tuple(trees.items())
         network = TargetNetwork(request.network, self._undo, self._tidy, self._log)
         self._prepared = Prepared(
-            arrival=self._arrival, received=received, keeper=keeper, network=network
+            arrival=self._arrival,
+            received=received,
+            keeper=keeper,
+            network=network,
+            own_network=request.network is not None,
         )
+        self._tidy.push(self._restore_tidy)
         self._advance(State.PREPARED)
         self._journal.sync()
-        return protocol.Prepared(trees=self._trees.show(trees.items()))
+        return protocol.Prepared(trees=self._trees.show(self._first_trees))
 
     def _output(self, request: protocol.Output) -> Answer:
         assert self._arrival is not None
@@ -233,12 +220,17 @@ class Incoming:
 
     def _arm(self, request: protocol.Arm) -> Answer:
         assert self._prepared is not None
+        assert self._arrival is not None
+        if again := self._restore is not None:
+            self._clear_restore()
+        self._undo_first.push(self._undo.pop_all())
         self._restore = ArmedRestore(self._prepared, request, self._limits, self._log)
-        self._restore.arm(self._id, self._undo, self._tidy)
+        self._restore.arm(self._id, self._undo, self._restore_tidy)
         self._advance(State.ARMED)
         assert self._journal is not None
         self._journal.sync()
-        return protocol.Armed(trees=self._trees.show(self._restore.roots().items()))
+        trees = self._trees.show(self._restore.roots().items())
+        return protocol.Armed(trees=() if again and self._arrival.keeps_files else trees)
 
     def _freezing(self, _: protocol.Freezing) -> Answer:
         self._awake.enter_context(wakeful())
@@ -273,8 +265,6 @@ class Incoming:
     def _go(self, request: protocol.Go) -> Answer:
         return self.go(late_frames.split(request.frames, request.payload))
 
-    # --- the two ends of a held restore, which the control socket can also ask for ----------------
-
     def go(self, frames: Iterable[Frame] = ()) -> protocol.Resumed:
         """Resume the held container and make it reachable. From then on nothing is undone.
 
@@ -283,19 +273,40 @@ class Incoming:
         A failure of the links, the announcement or the engine's records is only logged: it must
         not keep the container from running. Raises ConversationLost if CRIU does not report the
         resume or if the engine's restore fails, and InvalidTransition if no container is held.
+        Raises RestoreLost if nothing of it has run: the state is PREPARED then, for another Arm.
         """
         assert self._restore is not None
         go_ns = time.monotonic_ns()
         check_transition(self.state, State.RESUMED)
-        self._undo.pop_all()
         # First the journal: whoever goes on after this process must not drop what may run.
         self._advance(State.RESUMED)
         self._restore.bring(frames)
-        self._restore.release()
-        resumed_ns = self._restore.reach()
+        try:
+            self._restore.check_held()
+            self._restore.release()
+            resumed_ns = self._restore.reach()
+        except ConversationLost as error:
+            if not self._restore.end_unrun():
+                raise
+            self._advance(State.PREPARED)
+            raise RestoreLost(f"what was restored is lost before it ran ({error})") from error
         self._awake.close()
         stamps = self._restore.settle(self._undo)
         return protocol.Resumed(go_ns=go_ns, resumed_ns=resumed_ns, stamps=stamps)
+
+    def _clear_restore(self) -> None:
+        """Remove what is left of a restore that never ran, so that another one can be armed."""
+        assert self._prepared is not None
+        network, received = self._prepared.network, self._prepared.received
+        self._undo.close()
+        self._restore_tidy.close()
+        self._prepared.keeper.release()
+        keeper = Keeper(received.directory, succeed)
+        self._undo_first.callback(keeper.release)
+        if not self._prepared.own_network:
+            network = TargetNetwork(None, self._undo, self._tidy, self._log)
+        self._prepared = replace(self._prepared, keeper=keeper, network=network)
+        self._trees.show(self._first_trees)
 
     def abort(self) -> None:
         """Undo everything that this migration made on the target, and drop a held container.
@@ -304,15 +315,14 @@ class Incoming:
         """
         self._advance(State.ABORTED)
         self._trees.close()
-        with self._ending():
-            try:
-                self._undo.close()
-            finally:
-                self._tidy.close()
+        with self._ending(), contextlib.ExitStack() as last:
+            last.callback(self._tidy.close)
+            last.callback(self._undo_first.close)
+            self._undo.close()
 
     def describe(self) -> str:
-        host = platform.node()
-        return f"container {self._container_name!r} is held on {host}, restored but not running"
+        held = f"container {self._container_name!r} is held on {platform.node()}"
+        return f"{held}, restored but not running"
 
     def _abort(self, _: protocol.Abort) -> Answer:
         self.abort()
@@ -387,10 +397,3 @@ class Incoming:
             process=process_record(os.getpid()),
             stand_by=process_record(keeper.pid),
         )
-
-
-def _holds(probe: Path, token: str) -> bool:
-    """Return whether the probe file is on the target, too, with the token that the source wrote."""
-    with contextlib.suppress(OSError), TreeRoot(probe.parent) as root:
-        return root.read(probe.name, len(token) + 1) == token.encode()
-    return False

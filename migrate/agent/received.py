@@ -68,6 +68,7 @@ class Received:
         self._page_maps: list[protocol.PageMap] = []
         self._room_for_extents = max(LEAST_EXTENTS, request.room_bytes // PAGE_SIZE)
         self._image_files = self._image_bytes = 0
+        self._lazy: LazyRanges | None = None
 
     def check_pages(self) -> None:
         """Raise the first failure of a page channel, if there was one."""
@@ -148,12 +149,15 @@ class Received:
         )
         if arrived != announced:
             raise ImageError(f"(images, their bytes): {arrived} arrived of {announced}")
+        if self._lazy is not None:  # the first restore was lost
+            return self._lazy
         self._pages.wait(request.batches)
         lazy: LazyRanges = {}
         for page_map in self._page_maps:
             if left := fold(self.store, self._page_images, page_map.dst_id, page_map.extents):
                 lazy.setdefault(page_map.dst_id, []).extend(left)
         self._page_images.write_pagemaps()
+        self._lazy = lazy
         return lazy
 
     def prove(self, seed: str | None, left_out: Iterable[Area]) -> tuple[bytes, int]:

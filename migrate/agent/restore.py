@@ -11,11 +11,13 @@ from functools import partial
 from pathlib import Path
 
 from checkpoint.criu import log as criu_log
+from checkpoint.criu.edits import Edits
 from checkpoint.criu.interposer import Conversation, Interposer
-from checkpoint.criu.roles import Edits, RestoreRole
+from checkpoint.criu.roles import RestoreRole
 from checkpoint.criu.shim_install import install_shim, rpc_socket
 from checkpoint.engines.base import IncomingContainer
 from checkpoint.errors import CheckpointError, ConversationLost, CriuFailed, reason
+from checkpoint.host.processes import Init
 from checkpoint.host.worker import Worker
 from checkpoint.memory.pager.keeper import Keeper
 from checkpoint.memory.pager.pager import Pager
@@ -30,15 +32,22 @@ from migrate.no_pauses import no_pauses
 from migrate.wire import protocol
 from migrate.wire.values import Stamp, Waits
 
+#: CRIU's notification before it unlocks the network.
+UNLOCKING = "network-unlock"
+
 
 @dataclass(frozen=True, kw_only=True)
 class Prepared:
-    """The parts of the target's half that a restore needs, complete once Prepare is answered."""
+    """The parts of the target's half that a restore needs, complete once Prepare is answered.
+
+    `own_network`: the network was made beforehand. Otherwise the engine makes it when it restores.
+    """
 
     arrival: IncomingContainer
     received: Received
     keeper: Keeper
     network: TargetNetwork
+    own_network: bool
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -72,6 +81,7 @@ class ArmedRestore:
         self._prepared, self._limits, self._log = prepared, limits, log
         self._macs = request.macs
         self._process: subprocess.Popen[bytes] | None = None
+        self._init: Init | None = None
         self._pager: Pager | None = None
         edits = Edits(
             nftables=request.nftables,
@@ -146,6 +156,8 @@ class ArmedRestore:
             self._check_pager()
             raise self._why(error, "restore") from error
         self._check_pager()
+        self._init = Init(self._role.pid)
+        undo.callback(self._init.close)
         return protocol.Held(
             stamps=(
                 Stamp("images complete", came),
@@ -203,7 +215,7 @@ class ArmedRestore:
 
     def release(self) -> None:
         """Release the held restore: CRIU unlocks the network and resumes the container."""
-        self._role.at["network-unlock"] = self._take_frames
+        self._role.at[UNLOCKING] = self._take_frames
         self._role.done_gate.open()
 
     def reach(self) -> int:
@@ -220,6 +232,26 @@ class ArmedRestore:
             self._prepared.network.give_frames()
             self._prepared.network.announce()
         return resumed_ns
+
+    def end_unrun(self) -> bool:
+        """End a restore that was lost after GO, and return whether nothing of it has ever run.
+
+        CRIU first unlocks the network and tells the pager, and then lets the tasks go
+        (criu/cr-restore.c). If it has not done either, what it had restored is killed. Otherwise
+        nothing is done: the container may run.
+        """
+        self._role.refuse()
+        self._role.end(self._limits.end_s)
+        locked = all(stamp.name != UNLOCKING for stamp in self._role.stamps)
+        if not locked and not (self._pager and self._pager.never_let_go(self._limits.end_s)):
+            return False
+        assert self._init is not None
+        self._init.kill()
+        if not self._init.wait_dead(self._limits.death_s):
+            return False
+        if self._prepared.own_network:
+            self._prepared.network.withdraw()
+        return True
 
     def settle(self, undo: Undo) -> tuple[Stamp, ...]:
         """Wait until the engine's restore has ended, and have the engine keep the container.

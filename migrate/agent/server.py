@@ -12,7 +12,7 @@ import sys
 import time
 from collections.abc import Iterable
 
-from checkpoint.errors import CriuFailed, reason
+from checkpoint.errors import CriuFailed, RestoreLost, reason
 from checkpoint.host.own_process import keep_to_itself
 from checkpoint.host.ready import ready
 from checkpoint.schema import harmless
@@ -85,7 +85,8 @@ class Server:
         except StreamError:
             raise
         except Exception as error:  # noqa: BLE001  (the coordinator must hear of it, and undo)
-            self._failure = error
+            if not isinstance(error, RestoreLost):  # whose way back is in the state
+                self._failure = error
             self._send(request, _failed(error))
         return not isinstance(request, protocol.Finish | protocol.Abort | protocol.Recover)
 

@@ -20,7 +20,8 @@ class State(enum.Enum):
     unknown        HELD: the container is restored and stopped. The agent waits for GO or ABORT,
                    from the coordinator or from an operator, and undoes nothing by itself
     target only    RESUMED, FINISHED: nothing is undone any more. If the connection ends, the agent
-                   fills in the rest of memory and removes what only the migration needed
+                   fills in the rest of memory and removes what only the migration needed. RESUMED
+                   goes back to PREPARED if what was held is lost and has provably not run
     """
 
     CONNECTED = "connected"
@@ -45,7 +46,7 @@ _FORWARD = {
     State.ARMED: {State.FROZEN},
     State.FROZEN: {State.HELD},
     State.HELD: {State.RESUMED},
-    State.RESUMED: {State.FINISHED},
+    State.RESUMED: {State.FINISHED, State.PREPARED},
 }
 #: The states before GO: from each of them everything can be undone.
 REVERSIBLE = frozenset(State) - {State.RESUMED, State.FINISHED, State.ABORTED}

@@ -23,8 +23,9 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from checkpoint.criu.edits import Edits
 from checkpoint.criu.interposer import Conversation, Interposer
-from checkpoint.criu.roles import Edits, RestoreRole
+from checkpoint.criu.roles import RestoreRole
 from checkpoint.errors import CheckpointError, ConversationLost, reason
 from checkpoint.host import lock
 from checkpoint.host.ram_directory import remove_sockets

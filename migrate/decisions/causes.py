@@ -150,6 +150,7 @@ TABLE: dict[type[BaseException], Telling] = {
         _not_movable,
     ),
     checkpoint.ConversationLost: _telling("see the logs of CRIU and the runtime"),
+    checkpoint.RestoreLost: _telling("see the logs of CRIU and the runtime"),
     checkpoint.CriuFailed: _telling("see CRIU's log"),
     checkpoint.TrackingUnavailable: _telling("move it with '--mode stop-copy'"),
     checkpoint.CgroupUnavailable: _telling(LOOK),

@@ -74,6 +74,11 @@ class TreeSync:
         self._wrong: dict[str, int] = {}
 
     @property
+    def destination(self) -> str:
+        """Where the container has the tree."""
+        return self._tree.destination
+
+    @property
     def kind(self) -> str:
         """The name under which the report counts the tree's bytes: "rootfs" or "volumes"."""
         return "rootfs" if self._tree.destination == ROOTFS else "volumes"
@@ -107,6 +112,16 @@ class TreeSync:
         sent = self._apply(found, WHOLE_TIMEOUT_S, WHOLE_TIMEOUT_S)
         self._look_at(found.changed)
         return sent
+
+    def copy_again(self) -> int:
+        """Make a first pass once more: the target has lost its copy. Returns the bytes sent.
+
+        The container has ended. An engine may have unmounted the tree, which is open here.
+        """
+        self._disarm()
+        self._before = snapshot(self._looked_at)
+        self._there, self._sent, self._wrong = set(), (), {}
+        return self.copy_whole()
 
     def catch_up(self) -> int:
         """Copy what changed since the previous pass, while the container runs.
@@ -181,10 +196,14 @@ class TreeSync:
 
     def close(self) -> None:
         """End a pass that still waits, and close the descriptors of the tree."""
-        if self._armed is not None:
-            self._armed.kill()
+        self._disarm()
         for root in {self._root, self._looked_at}:
             root.close()
+
+    def _disarm(self) -> None:
+        if self._armed is not None:
+            self._armed.kill()
+            self._armed = None
 
     def _apply(self, found: Changes, timeout_s: float, answer_s: float) -> int:
         self._remove(found.removed, answer_s)

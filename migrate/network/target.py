@@ -6,6 +6,7 @@ import contextlib
 from collections import defaultdict
 from collections.abc import Callable
 
+from checkpoint.criu import rescue
 from checkpoint.errors import NetworkError
 from checkpoint.network import conntrack, link, netns
 from checkpoint.network.frames import FrameBuffer
@@ -94,6 +95,19 @@ class TargetNetwork:
             except NetworkError as error:
                 self._log(str(error))
         self.announce()
+
+    def withdraw(self) -> None:
+        """Take the links down again: nobody is there to be reached, after all.
+
+        Frames that were brought are forgotten. CRIU's lock, which a lost restore has left in the
+        network, may be removed only after this: the kernel would answer for the container. Raises
+        NetworkError or CommandFailed.
+        """
+        for interface in self._interfaces:
+            link.set_link(interface.host_name, up=False)
+        self._late.clear()
+        assert self.network is not None
+        rescue.unlock_network(self.network.path)
 
     def take_frames(self) -> None:
         """Take the frames that were kept until CRIU unlocks the network; later ones get through."""

@@ -71,15 +71,10 @@ def arm_target(migration: Migration, prepared: Prepared) -> Armed:
     again. All this is done shortly before the freeze: podman, for one, answers no question while it
     restores a container.
     """
-    source, edits = migration.source, migration.dump.edits
+    source = migration.source
     with migration.progress.phase("arm target"):
         output = copy_output(migration)
-        question = protocol.Arm(
-            macs=source.network.macs_to_silence,
-            nftables=edits.nftables,
-            one_cgroup=edits.one_cgroup,
-        )
-        there = migration.target.agent.request(question).trees
+        there = migration.target.agent.request(arm_question(migration)).trees
         late = copy_trees(migration, prepared.tunnel, set(there) - prepared.trees.keys())
         trees = (*prepared.trees.values(), *late.values())
         for tree in trees:
@@ -97,6 +92,15 @@ def arm_target(migration: Migration, prepared: Prepared) -> Armed:
         migration.dump.at["network-lock"] = frames.keep
         migration.tidy.enter_context(no_pauses())
     return Armed(trees=trees, output=output, frames=frames)
+
+
+def arm_question(migration: Migration) -> protocol.Arm:
+    """Return the request to start the engine's restore on the target."""
+    return protocol.Arm(
+        macs=migration.source.network.macs_to_silence,
+        nftables=migration.dump.edits.nftables,
+        one_cgroup=migration.dump.edits.one_cgroup,
+    )
 
 
 def copy_output(migration: Migration) -> OutputSync | None:

@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
-from checkpoint.errors import reason
+from checkpoint.errors import CommandFailed, RestoreLost, reason
 from checkpoint.host.worker import Worker
 from migrate.agent import asking, control
 from migrate.decisions import causes
@@ -64,9 +64,10 @@ def kill_source(migration: Migration) -> None:
         migration.progress.instant("source killed", "source", killed_ns)
 
 
-def resume_target(migration: Migration, armed: Armed) -> bool:
+def resume_target(migration: Migration, armed: Armed, restore_again: Callable[[], None]) -> bool:
     """Give the target its GO, and return once it runs the container. The source must be dead.
 
+    If the target has lost what it held, `restore_again` has it hold the container once more.
     Returns whether the agent has obeyed; what holds the container in its place needs no Finish.
     Raises Undecided or ResumeFailed. After anything else `stranded` ends the migration, too.
     """
@@ -75,7 +76,7 @@ def resume_target(migration: Migration, armed: Armed) -> bool:
     with _optional(migration, "frames that came in the freeze were lost; their senders try again"):
         frames = armed.frames.take()
     try:
-        answer = _go(migration, frames)
+        answer = _go_or_again(migration, frames, restore_again)
     except Undecided as error:
         _tell_successor(migration, error, frames)
         by_agent = False
@@ -130,12 +131,28 @@ def stranded(migration: Migration, error: BaseException) -> MigrateError:
     return causes.marked(_undecided(migration, causes.failure(error), told_go=told_go), error)
 
 
+def _go_or_again(
+    migration: Migration, frames: list[tuple[int, bytes]], restore_again: Callable[[], None]
+) -> protocol.Resumed | None:
+    """Do as `_go` does, and once more if the target has lost what it held before it ran."""
+    host = migration.target.hostname
+    try:
+        return _go(migration, frames)
+    except RestoreLost as error:
+        migration.note(f"{host}: {error}; it is restored there once more")
+    try:
+        restore_again()
+        return _go(migration, frames)
+    except (AgentFailed, AgentGone, CommandFailed, RestoreLost) as error:
+        raise causes.resume_failed(error, host) from error
+
+
 def _go(migration: Migration, frames: list[tuple[int, bytes]]) -> protocol.Resumed | None:
     """Give the target its GO, and return its answer.
 
     Returns None if the target obeyed, but its answer could not be read.
     Raises Undecided if the target does not say whether it obeyed, ResumeFailed if it could not
-    resume the container.
+    resume the container, and RestoreLost if it could not and another restore may.
     """
     go = _say_go(migration, frames)
     limits = migration.options.limits
@@ -145,6 +162,8 @@ def _go(migration: Migration, frames: list[tuple[int, bytes]]) -> protocol.Resum
     try:
         return migration.target.agent.answer(go, timeout_s=left_s)
     except AgentFailed as error:
+        if error.kind == RestoreLost.__name__:
+            raise RestoreLost(error.text) from error
         raise causes.resume_failed(error, migration.target.hostname) from error
     except AgentGone as error:
         what = f"the target did not answer GO after the source had been stopped ({error})"

@@ -8,7 +8,8 @@ from collections.abc import Callable, Iterator
 from dataclasses import asdict
 from functools import partial
 
-from checkpoint.criu.roles import DumpRole, Edits
+from checkpoint.criu.edits import Edits
+from checkpoint.criu.roles import DumpRole
 from checkpoint.engines.base import Container, Engine
 from checkpoint.errors import ContainerLocked, ContainerNotFound
 from checkpoint.host import lock, memory, proc, processes

@@ -14,11 +14,14 @@ from migrate.wire import protocol
 from migrate.wire.values import Area
 
 
-def restore(migration: Migration, prepared: Prepared, frozen: Frozen, copying: Copying) -> None:
+def restore(
+    migration: Migration, prepared: Prepared, frozen: Frozen, copying: Copying
+) -> protocol.Restore:
     """Release the armed restore, and wait until the target holds the restored container.
 
     The target's container is then restored and stopped, and its network is locked; the migration's
     state is HELD. Both hosts make digests of memory during the restore, which are compared then.
+    Returns the request that the target has obeyed.
 
     Raises MemoryDiffers if the target's memory is not the frozen container's, or what `look_again`
     raises if that is why.
@@ -27,14 +30,14 @@ def restore(migration: Migration, prepared: Prepared, frozen: Frozen, copying: C
         left_out = rseq.areas(prepared.images) if copying.by_criu else {}
         pid, whole = migration.source.container.pid, migration.options.verify_memory
         with MemoryProof(copying.found_pages, pid, whole=whole, left_out=left_out) as proof:
+            seed = None if proof.whole else proof.seed.hex()
+            areas = (Area(dst_id, *area) for dst_id, found in left_out.items() for area in found)
             question = protocol.Restore(
                 image_files=frozen.images.files,
                 image_bytes=frozen.images.bytes,
                 batches=prepared.pages.count,
-                proof_seed=None if proof.whole else proof.seed.hex(),
-                left_out=tuple(
-                    Area(dst_id, *area) for dst_id, areas in left_out.items() for area in areas
-                ),
+                proof_seed=seed,
+                left_out=tuple(areas),
             )
             agent = migration.target.agent
             agent.ask(question)
@@ -49,6 +52,7 @@ def restore(migration: Migration, prepared: Prepared, frozen: Frozen, copying: C
             migration.target_instant(name, at_ns)
     migration.report.sent.frozen_bytes_sent = sent_bytes(migration, prepared) - frozen.sent_before
     migration.advance(State.HELD)
+    return question
 
 
 def look_again(migration: Migration, frozen: Frozen) -> None:

@@ -20,8 +20,9 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).parents[2]))
 
 from checkpoint.criu import rpc
+from checkpoint.criu.edits import Edits
 from checkpoint.criu.interposer import Conversation, Interposer, Stamp
-from checkpoint.criu.roles import DumpRole, Edits, RestoreRole
+from checkpoint.criu.roles import DumpRole, RestoreRole
 from checkpoint.criu.shim_install import install_shim, rpc_socket
 from checkpoint.engines.oci import stdio
 from checkpoint.engines.oci.runc import Runc

@@ -19,9 +19,10 @@ from pathlib import Path
 from typing import Any
 
 from checkpoint.criu import page_server
+from checkpoint.criu.edits import Edits
 from checkpoint.criu.images.pagemap import PageImages
 from checkpoint.criu.interposer import Conversation, Interposer
-from checkpoint.criu.roles import DumpRole, Edits, RestoreRole
+from checkpoint.criu.roles import DumpRole, RestoreRole
 from checkpoint.criu.shim_install import install_shim, rpc_socket
 from tests.fakes import task as task_program
 

@@ -10,8 +10,9 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).parents[2]))
 
 from checkpoint.criu import page_server
+from checkpoint.criu.edits import Edits
 from checkpoint.criu.interposer import Interposer
-from checkpoint.criu.roles import DumpRole, Edits, RestoreRole
+from checkpoint.criu.roles import DumpRole, RestoreRole
 
 EDITS = Edits(nftables=True, one_cgroup=True)
 LIMIT_S = 60.0

@@ -8,9 +8,9 @@ from typing import Any
 import pytest
 from pycriu import images as image_files
 
+from checkpoint.criu.edits import Edits
 from checkpoint.criu.page_server import PE_PARENT
 from checkpoint.criu.parent import make_parent
-from checkpoint.criu.roles import Edits
 from checkpoint.errors import ConversationLost
 from tests import pagemaps
 from tests.contract.harness import (

@@ -150,6 +150,24 @@ def test_a_link_that_is_lost_after_the_kill_is_made_again(
     client.goes_on()
 
 
+@pytest.mark.checkered
+@pytest.mark.parametrize("victim", ["criu", "runc"])
+@pytest.mark.parametrize("state", ["KILLING", "KILLED"])
+def test_a_restore_that_is_lost_after_the_last_look_is_made_again(
+    hosts: Hosts, client: Client, redis: Redis[Container], state: str, victim: str
+) -> None:
+    """The source is dead by then; nothing of the container has run on the target."""
+    kill = f"kill -KILL $(pgrep -x {victim}); sleep 0.1"
+    done = hosts.migrate_with("at_state", "on_target", state, kill)
+    assert done.returncode == 0, done.stderr
+    assert "it is restored there once more" in done.stderr
+    client.goes_on()
+    assert redis.status is None
+    assert redis.on(hosts.beta).status == "running"
+    hosts.move(redis.on(hosts.beta))
+    client.goes_on()
+
+
 def test_the_target_waits_for_go_if_it_cannot_be_reached(
     hosts: Hosts, client: Client, redis: Redis[Container]
 ) -> None:

@@ -184,6 +184,28 @@ def test_an_agent_that_is_killed_while_it_holds_an_engines_container_loses_nothi
     assert seen["contiguous"]
 
 
+#: A command that kills the engine's restore, and the runtime beneath it.
+KILL_RESTORE = {
+    "podman": "kill -KILL $(pgrep -x podman) $(pgrep -x crun); sleep 0.1",
+    "docker": "kill -KILL $(pgrep -x docker) $(pgrep -x runc); sleep 0.1",
+}
+
+
+@pytest.mark.parametrize("engine", ["podman", "docker"], indirect=True)
+def test_an_engines_restore_that_is_killed_after_the_sources_death_is_made_again(
+    hosts: Hosts, engine_redis: EngineContainer
+) -> None:
+    """Also the files are there again: podman makes the container anew, and docker keeps it."""
+    with Redis(container=engine_redis).ready().client() as client:
+        kill = KILL_RESTORE[engine_redis.engine]
+        done = hosts.migrate_with("at_state", "on_target", "KILLED", kill)
+        seen = client.finish()
+    assert done.returncode == 0, done.stderr
+    assert (engine_redis.inspect(), engine_redis.on(hosts.beta).status) == (None, "running")
+    assert seen["error"] is None
+    assert seen["contiguous"]
+
+
 @pytest.mark.parametrize("engine", ["docker"], indirect=True)
 def test_what_a_killed_coordinator_changed_is_given_back_by_the_next_move(
     hosts: Hosts, engine: str

@@ -93,6 +93,8 @@ class Waiting(NamedTuple):
 class IncomingDockerContainer:
     """An IncomingContainer by docker's `create` and `start`."""
 
+    keeps_files = True
+
     def __init__(self, name: str, fields: Mapping[str, Any], undo: Undo) -> None:
         shape.check(fields, DESCRIPTION, "what the source told of the container")
         self._name, self._fields, self._undo = name, fields, undo
@@ -164,7 +166,10 @@ class IncomingDockerContainer:
         return start_logged(["docker", "start", self._id], images)
 
     def restore_held(self) -> None:
-        """Do nothing: docker has had the container, and its name, since `prepare`."""
+        """Record runc's container: docker, which has its own since `prepare`, does not know it."""
+        assert self.waiting is not None
+        with contextlib.suppress(OSError):
+            self._undo.made(Runc(self.waiting.root).made(self._id))
 
     def handover(self) -> tuple[Callable[[list[int]], None], list[int]]:
         assert self.waiting is not None

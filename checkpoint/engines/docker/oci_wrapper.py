@@ -22,8 +22,8 @@ from typing import Any
 
 DIRECTORY = "/run/migrate/docker"
 CGROUPS = "/sys/fs/cgroup"
-#: Constants of sched.h and linux/prctl.h.
-CLONE_NEWNET, PR_SET_CHILD_SUBREAPER = 0x40000000, 36
+#: Constants of sched.h, linux/prctl.h and sys/mount.h.
+CLONE_NEWNET, PR_SET_CHILD_SUBREAPER, MNT_DETACH = 0x40000000, 36, 2
 #: runc's global options that take a value.
 WITH_VALUE = ("--root", "--log", "--log-format", "--rootless", "--criu")
 MAX_MESSAGE = 1 << 17
@@ -240,6 +240,16 @@ def start(words: list[str], path: str) -> None:
         sys.exit(f"migrate: {failure}")
 
 
+def keep_files(words: list[str]) -> None:
+    """Unmount the container's root that a killed restore has left in runc's state directory.
+
+    `runc delete --force` removes that directory with all its content (runc's delete.go), which
+    would be the container's files.
+    """
+    root = os.path.join(option(words, "--root"), words[-1], "criu-root")
+    libc.umount2(os.fsencode(root), MNT_DETACH)  # usually nothing is mounted there
+
+
 def main() -> None:
     """Do what docker asks of a runtime: `create` and `start` with the socket's help, else runc."""
     words = sys.argv[1:]
@@ -250,6 +260,8 @@ def main() -> None:
     elif command == "start" and path:
         start(words, path)
     else:
+        if command == "delete":
+            keep_files(words)
         os.execvp("runc", ["runc", *words])  # noqa: S606
 
 

@@ -81,6 +81,8 @@ class IncomingBundle:
     unknown where the output went on the source.
     """
 
+    keeps_files = True
+
     def __init__(
         self,
         runtime: Restores,

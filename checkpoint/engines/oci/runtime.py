@@ -16,7 +16,7 @@ from checkpoint.engines.oci import bundle
 from checkpoint.engines.shape import Shape
 from checkpoint.errors import CommandFailed, ContainerNotFound, ContainerNotRunning
 from checkpoint.files.beneath import is_somebodys_root, remove_tree
-from checkpoint.host import ownership
+from checkpoint.host import ownership, proc
 from checkpoint.host.identity import PathIdentity, PathRecord
 from checkpoint.host.run import run, start
 from checkpoint.schema import Pattern
@@ -50,17 +50,24 @@ class RuntimeContainer(Made):
     def remove(self) -> None:
         """Have the runtime delete the container, and remove what a killed runtime leaves of it.
 
-        A runtime that was killed in a restore has not written the container's state, and then knows
-        of nothing to delete. CRIU's root is mounted in the directory (runc's criu_linux.go).
+        A runc that was killed in a restore has left the container's root mounted in the state
+        directory (runc's criu_linux.go), of which its `delete --force` removes all (delete.go): the
+        mount goes first. It has not written the container's state, and then knows of nothing to
+        delete.
         """
         if self.state.is_same():
             root, name = os.path.split(self.state.path)
+            _unmount(os.path.join(os.path.realpath(root), name, CRIU_ROOT))
             run([self.runtime, "--root", root, "delete", "--force", name])
         if self.state.is_same():
-            criu_root = Path(self.state.path) / CRIU_ROOT
-            if criu_root.is_mount():
-                run(["umount", "--lazy", str(criu_root)])
             remove_tree(self.state)
+
+
+def _unmount(point: str) -> None:
+    """Unmount what is mounted at a point, however often. Raises CommandFailed and OSError."""
+    for mount in proc.mounts("self"):
+        if mount.point == point:
+            run(["umount", "--lazy", point])
 
 
 class LeavingBundle(Made):

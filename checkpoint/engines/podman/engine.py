@@ -12,7 +12,7 @@ import os
 import signal
 import subprocess
 import tarfile
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -24,19 +24,15 @@ from checkpoint.engines import archives, belongings, shape
 from checkpoint.engines.base import ROOTFS, Container, IncomingContainer, Tree
 from checkpoint.engines.belongings import MOUNT
 from checkpoint.engines.made import remaining
-from checkpoint.engines.oci.crun import Crun
-from checkpoint.engines.oci.runc import Runc
 from checkpoint.engines.oci.runtime import DUMP_OPTIONS, OciRuntime
 from checkpoint.engines.podman import store
-from checkpoint.engines.podman.incoming import LOG, IncomingPodmanContainer
+from checkpoint.engines.podman.incoming import BENEATH, LOG, IncomingPodmanContainer
 from checkpoint.engines.shape import Each, Maybe, Shape
 from checkpoint.errors import CommandFailed, ContainerNotFound, ContainerNotRunning, NotMovable
 from checkpoint.host import proc, processes
 from checkpoint.host.run import run
 from checkpoint.undo import Made, Undo
 
-#: The OCI runtimes beneath podman whose containers can migrate, by the name of their program.
-BENEATH: dict[str, Callable[[], OciRuntime]] = {"crun": Crun, "runc": Runc}
 #: Destinations of the bind mounts that podman makes for every container, from its own settings and
 #: what it knows of the network.
 OWN_MOUNTS = (

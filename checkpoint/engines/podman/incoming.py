@@ -10,7 +10,7 @@ import contextlib
 import os
 import subprocess
 import tarfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +20,9 @@ from checkpoint.engines import layers, shape
 from checkpoint.engines.base import MOST_OUTPUT_BYTES
 from checkpoint.engines.belongings import VOLUME, Belongings, start_logged
 from checkpoint.engines.made import MadeContainer
-from checkpoint.engines.oci.runtime import DUMP_OPTIONS
+from checkpoint.engines.oci.crun import Crun
+from checkpoint.engines.oci.runc import Runc
+from checkpoint.engines.oci.runtime import DUMP_OPTIONS, OciRuntime
 from checkpoint.engines.podman import store
 from checkpoint.engines.shape import Each, Maybe, Shape
 from checkpoint.errors import NameInUse
@@ -30,7 +32,8 @@ from checkpoint.undo import Undo
 
 #: The entry of a checkpoint archive that is the container's log.
 LOG = "ctr.log"
-
+#: The OCI runtimes beneath podman whose containers can migrate, by the name of their program.
+BENEATH: dict[str, Callable[[], OciRuntime]] = {"crun": Crun, "runc": Runc}
 
 #: What IncomingPodmanContainer reads of what Podman.describe returns.
 DESCRIPTION: Shape = {
@@ -46,6 +49,8 @@ DESCRIPTION: Shape = {
 
 class IncomingPodmanContainer:
     """An IncomingContainer. `description` is what Podman.describe returned on the source."""
+
+    keeps_files = False  # podman makes the container when it restores it
 
     def __init__(self, name: str, description: Mapping[str, Any], undo: Undo) -> None:
         shape.check(description, DESCRIPTION, "what the source told of the container")
@@ -127,6 +132,10 @@ class IncomingPodmanContainer:
 
     def restore_held(self) -> None:
         self._undo.made(self._cgroups.made())
+        # podman does not know of it if podman is killed now, and its runtime uses no id twice.
+        if (runtime := BENEATH.get(self._wanted["runtime"])) is not None:
+            with contextlib.suppress(OSError):
+                self._undo.made(runtime().made(self._wanted["id"]))
 
     def handover(self) -> tuple[None, list[int]]:
         return None, []

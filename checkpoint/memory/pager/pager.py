@@ -52,12 +52,14 @@ class Pager:
         self._spaces = AddressSpaces(lazy)
         self._filler = Filler(store, self._spaces)
         self._listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        (directory / SOCKET).unlink(missing_ok=True)  # of a restore that was lost
         self._listener.bind(str(directory / SOCKET))
         self._listener.listen(1)
         self._restore: socket.socket | None = None
         self._wake = os.eventfd(0)
         self._lock, self._ended = threading.Lock(), False
         self._warming = self._filling = self._restored = self._stopped = False
+        self._hung_up = threading.Event()
         self._failure: Exception | None = None
         self._worker = Worker("pager", partial(self._run, lost))
 
@@ -97,6 +99,14 @@ class Pager:
         """
         if self._failure is not None:
             raise ImageError(f"memory was {self._failure}") from self._failure
+
+    def never_let_go(self, timeout_s: float) -> bool:
+        """Return whether CRIU has ended before it told this pager that all tasks are restored.
+
+        CRIU lets no task go on before that (criu/cr-restore.c). Returns False if CRIU has not ended
+        within `timeout_s`.
+        """
+        return self._hung_up.wait(timeout_s) and not self._restored
 
     def stop(self) -> None:
         """End the thread and close all descriptors.
@@ -179,6 +189,7 @@ class Pager:
         data = restore.recv(INTEGER.size, socket.MSG_WAITALL)
         if len(data) < INTEGER.size:
             self._stopped = not self._restored
+            self._hung_up.set()
             return False
         (number,) = INTEGER.unpack(data)
         if number == RESTORED:

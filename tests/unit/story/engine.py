@@ -213,6 +213,8 @@ class Engine:
 class Arriving:
     """The arrival of a container in the target's engine (checkpoint/engines/base.py)."""
 
+    keeps_files = True
+
     def __init__(self, world: World, name: str, undo: Undo) -> None:
         self._world, self._name, self._undo = world, name, undo
 

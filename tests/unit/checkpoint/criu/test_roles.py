@@ -15,12 +15,12 @@ from typing import Any
 import pytest
 
 from checkpoint.criu import roles, rpc
+from checkpoint.criu.edits import Edits
 from checkpoint.criu.interposer import Stamp
 from checkpoint.criu.roles import (
     MAKING_TASKS,
     OWN_NETWORK,
     DumpRole,
-    Edits,
     RestoreRole,
     UndumpedRole,
 )

@@ -8,7 +8,9 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
+import signal
 import socket
+import subprocess
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -17,9 +19,12 @@ from typing import Any
 
 import pytest
 
+from checkpoint.criu.edits import Edits
+from checkpoint.criu.interposer import Stamp
 from checkpoint.criu.page_server import PAGE_SIZE, dst_id_of_process
-from checkpoint.criu.roles import MAKING_TASKS, Edits, RestoreRole
+from checkpoint.criu.roles import MAKING_TASKS, RestoreRole
 from checkpoint.errors import ConversationLost, ImageError
+from checkpoint.host.processes import Init
 from checkpoint.memory.pager.keeper import Keeper
 from checkpoint.memory.pager.pager import INTEGER, SOCKET
 from checkpoint.memory.store import PageStore
@@ -64,7 +69,7 @@ def restore_in(directory: Path, store: PageStore, keeper: Keeper) -> ArmedRestor
         prove=lambda *_: (b"", 1),
     )
     received.images.mkdir()
-    prepared: Any = SimpleNamespace(received=received, keeper=keeper)
+    prepared: Any = SimpleNamespace(received=received, keeper=keeper, own_network=False)
     return ArmedRestore(prepared, ARM, Limits(restore_s=20.0), print)
 
 
@@ -83,7 +88,7 @@ def criu_restores(role: RestoreRole, images: Path, *, pager_fails: bool) -> None
         role.notify(MAKING_TASKS, 0)
         role.went_on()
         if not pager_fails:
-            role.done_gate.arrive()
+            role.notify(role.held_notification, os.getpid())
 
 
 @pytest.mark.parametrize("hands_over", [True, False])
@@ -112,3 +117,41 @@ def test_a_pager_that_failed_in_the_restore_fails_the_restore(
         else:
             with pytest.raises(ImageError, match=r"memory was not in place: .*Too many open files"):
                 armed.hold(RESTORE, undo)
+
+
+@pytest.fixture
+def restored(tmp_path: Path, keeper: Keeper, role: RestoreRole) -> Iterator[tuple[Any, Any]]:
+    """Return a restore whose CRIU has ended after GO, and the init that CRIU had restored."""
+    with PageStore(tmp_path) as store, subprocess.Popen(["sleep", "60"]) as init:
+        armed: Any = restore_in(tmp_path, store, keeper)
+        armed._init = Init(init.pid)
+        yield armed, init
+        armed._init.close()
+        init.kill()
+
+
+def stamped(*names: str) -> list[Stamp]:
+    return [Stamp(at_ns=at, name=name) for at, name in enumerate(names)]
+
+
+def test_what_was_lost_before_it_could_run_is_killed(
+    restored: tuple[Any, Any], role: RestoreRole
+) -> None:
+    armed, init = restored
+    role.stamps = stamped("request RESTORE", "post-restore", "end")
+    assert armed.end_unrun()
+    assert init.wait(20) == -signal.SIGKILL
+
+
+@pytest.mark.parametrize("let_go", [True, False])
+def test_what_may_run_is_left_alone(
+    restored: tuple[Any, Any], role: RestoreRole, let_go: bool
+) -> None:
+    """CRIU has unlocked the network; what it tells the pager decides."""
+    armed, init = restored
+    role.stamps = stamped("post-restore", "go on", "network-unlock", "go on", "end")
+    armed._pager = SimpleNamespace(never_let_go=lambda _: not let_go)
+    assert armed.end_unrun() is not let_go
+    assert (init.poll() is None) is let_go
+    armed._pager = None
+    assert not armed.end_unrun()

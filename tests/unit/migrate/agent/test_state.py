@@ -109,7 +109,8 @@ def test_no_command_comes_after_the_end() -> None:
 def test_no_steps_exist_but_those_of_the_story_and_the_abort(old: State, new: State) -> None:
     story = [State.CONNECTED, *(state for _, state in STORY)]
     forward = {(a, b) for a, b in itertools.pairwise(story) if a is not b} | {
-        (State.EXAMINED, State.PREPARED)
+        (State.EXAMINED, State.PREPARED),
+        (State.RESUMED, State.PREPARED),  # what was held is lost, and has never run
     }
     if (old, new) in forward or (old in REVERSIBLE and new is State.ABORTED):
         check_transition(old, new)

@@ -158,13 +158,15 @@ def held_migration(*answers: Any, observer: Any = None, **parts: Any) -> tuple[A
     return move, done
 
 
-def ended(move: Any, frames: Any = None) -> errors.MigrateError | None:
+def ended(
+    move: Any, frames: Any = None, restore_again: Callable[[], None] = does_nothing
+) -> errors.MigrateError | None:
     """Go on from the hold to the end as the coordinator does, and return the error of the end."""
     armed: Any = SimpleNamespace(frames=frames or Frames(), output=None)
     commit.arm_kill(move, armed)
     try:
         commit.kill_source(move)
-        by_agent = commit.resume_target(move, armed)
+        by_agent = commit.resume_target(move, armed, restore_again)
     except BaseException as error:  # noqa: BLE001
         return commit.stranded(move, error)
     try:

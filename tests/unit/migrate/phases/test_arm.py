@@ -11,7 +11,8 @@ from typing import Any
 
 import pytest
 
-from checkpoint.criu.roles import DumpRole, Edits
+from checkpoint.criu.edits import Edits
+from checkpoint.criu.roles import DumpRole
 from checkpoint.errors import ConversationLost
 from migrate.phases import arm
 

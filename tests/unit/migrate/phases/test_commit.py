@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from checkpoint.errors import CommandFailed, NetworkError
+from checkpoint.errors import CommandFailed, NetworkError, RestoreLost
 from checkpoint.network import link, netns
 from checkpoint.network.model import Interface, Network
 from migrate.agent.control import GO, Outcome
@@ -304,6 +304,38 @@ def test_a_target_that_could_not_resume_the_container_is_told(answers: list[Exce
     assert isinstance(error, ResumeFailed)
     assert "no luck" in error.what
     assert "the source keeps the container, stopped" in error.where
+    assert "settle" not in done
+    assert move.state is State.KILLED
+
+
+def lost(text: str = "the engine's restore ended") -> AgentFailed:
+    return AgentFailed(RestoreLost.__name__, text, [])
+
+
+def test_what_the_target_has_lost_before_it_ran_is_restored_once_more() -> None:
+    move, done = held_migration(lost(), RESUMED, FINISHED)
+    assert ended(move, restore_again=lambda: done.append("again")) is None
+    assert done.count("Go") == 2
+    assert done.index("Go") < done.index("again") < len(done) - done[::-1].index("Go") - 1
+    assert move.state is State.DONE
+    assert any("it is restored there once more" in note for note in move.report.notes)
+
+
+@pytest.mark.parametrize(
+    ("answers", "again"),
+    [
+        ([lost(), lost("lost again")], None),
+        ([lost()], AgentFailed("CriuFailed", "lost again", [])),
+        ([lost()], AgentGone("lost again", "", None)),
+    ],
+)
+def test_a_restore_that_is_lost_twice_could_not_be_resumed(
+    answers: list[Exception], again: Exception | None
+) -> None:
+    move, done = held_migration(*answers)
+    error = ended(move, restore_again=failing(again) if again is not None else lambda: None)
+    assert isinstance(error, ResumeFailed)
+    assert "lost again" in error.what
     assert "settle" not in done
     assert move.state is State.KILLED
 

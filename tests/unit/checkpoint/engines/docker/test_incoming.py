@@ -321,7 +321,6 @@ def test_docker_has_the_container_for_good(
     started: IncomingDockerContainer, undo: Undo, docker: Dockerd, tmp_path: Path
 ) -> None:
     left_behind.note("docker", "data", "2024-01-01T00:00:00Z")
-    started.restore_held()
     started.settle()
     undo.settle()
     policy = docker.containers["1f2e"]["HostConfig"]["RestartPolicy"]

@@ -16,6 +16,7 @@ from checkpoint.engines.oci.runc import Runc
 from checkpoint.engines.oci.runtime import OciRuntime
 from checkpoint.errors import CommandFailed, ContainerNotFound, ContainerNotRunning, DataInvalid
 from checkpoint.host import cgroups, ownership
+from checkpoint.host.run import run
 from checkpoint.undo import Undo
 from tests.unit.checkpoint.engines.runtimes import ID, Runtime
 
@@ -186,3 +187,25 @@ def test_a_runtime_that_is_not_there_is_a_command_that_fails(
     monkeypatch.setenv("PATH", str(tmp_path))
     with pytest.raises(CommandFailed, match="No such file"):
         runc.checkpoint(container, tmp_path, {})
+
+
+def test_a_runc_that_was_killed_in_a_restore_costs_the_container_no_file(
+    runc: Runc, beneath: Runtime, tmp_path: Path
+) -> None:
+    """Its `delete --force` removes the state directory with all that is mounted in it."""
+    rootfs, left = tmp_path / "rootfs", beneath.root / ID / "criu-root"
+    for directory in (rootfs, left):
+        directory.mkdir()
+    (rootfs / "precious").touch()
+    for _ in range(2):
+        subprocess.run(["mount", "--bind", str(rootfs), str(left)], check=True)
+    seen: list[bool] = []
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(
+            "checkpoint.engines.oci.runtime.run",
+            lambda argv: seen.append(os.path.ismount(left)) if "delete" in argv else run(argv),
+        )
+        runc.made(ID).remove()
+    assert seen == [False]
+    assert (rootfs / "precious").exists()
+    assert not left.exists()

@@ -19,7 +19,7 @@ import pytest
 from checkpoint.engines import left_behind
 from checkpoint.engines.base import ROOTFS, Container, Tree
 from checkpoint.engines.oci.crun import Crun
-from checkpoint.engines.podman import engine, store
+from checkpoint.engines.podman import engine, incoming, store
 from checkpoint.engines.podman import engine as podman
 from checkpoint.engines.podman.engine import (
     MOST_PACKED_BYTES,
@@ -207,7 +207,7 @@ def container(**changes: Any) -> dict[str, Any]:
 def beneath(tmp_path: Path, podman: Program, monkeypatch: pytest.MonkeyPatch) -> Runtime:
     """Return the crun beneath podman, which has the container."""
     runtime = Runtime(tmp_path, "crun", tmp_path / "crun")
-    monkeypatch.setitem(engine.BENEATH, "crun", lambda: Crun(runtime.root))
+    monkeypatch.setitem(incoming.BENEATH, "crun", lambda: Crun(runtime.root))
     monkeypatch.setattr(cgroups, "limits", lambda pid: {})
     runtime.has("status", {"external_descriptors": '["/dev/null"]'})
     podman.says("container inspect box", [container()])

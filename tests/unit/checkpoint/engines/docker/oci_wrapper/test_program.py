@@ -69,6 +69,20 @@ def test_with_a_socket_other_commands_go_to_runc(program: Program, tmp_path: Pat
     assert asked == []
 
 
+def test_before_a_delete_the_files_of_a_lost_restore_are_unmounted(
+    program: Program, tmp_path: Path
+) -> None:
+    """`runc delete --force` would remove them: they are mounted in the state directory."""
+    rootfs, left = tmp_path / "rootfs", tmp_path / "root/box/criu-root"
+    for directory in (rootfs, left):
+        directory.mkdir(parents=True)
+    subprocess.run(["mount", "--bind", str(rootfs), str(left)], check=True)
+    words = ["--root", str(tmp_path / "root"), "delete", "--force", "box"]
+    assert went_to_runc(program(*words), *words)
+    assert not os.path.ismount(left)
+    assert str(left) not in Path("/proc/self/mountinfo").read_text()
+
+
 def answering(path: Path, answer: bytes, asked: list[object]) -> Listener:
     """Start an agent with one answer, which hangs up without any if that is empty."""
 
