@@ -61,6 +61,9 @@ COSTS: Mapping[Item, float] = {
 BYTES = frozenset({Item.WRITTEN, Item.FROZEN, Item.MEMORY})
 #: A correction goes so far of the way to what was seen, and no further than that from COSTS.
 RATE, FURTHEST = 0.5, 8.0
+#: What is left of the corrections, on a logarithmic scale, when a prediction has kept a container
+#: from being moved.
+KEPT = 0.8
 
 #: {item: how many there are}; of memory, how many bytes.
 Content = Mapping[Item, int]
@@ -119,3 +122,12 @@ def corrected(factors: Factors, parts_us: Mapping[Item, int], seen_us: int) -> d
         factor = found.get(item, 1.0) * ratio ** (RATE * share / all_of_it)
         found[item] = min(FURTHEST, max(1 / FURTHEST, factor))
     return found
+
+
+def doubted(factors: Factors) -> dict[Item, float]:
+    """Return factors that are nearer to 1, after a prediction that kept a container where it is.
+
+    No freeze shows whether that prediction was right. If one bad hour could teach that any freeze
+    is too long, nothing would ever be moved again.
+    """
+    return {item: factor**KEPT for item, factor in factors.items()}

@@ -15,11 +15,9 @@ from checkpoint.errors import ContainerLocked, ContainerNotFound
 from checkpoint.host import lock, memory, proc, processes
 from checkpoint.host.cgroups import in_one_cgroup
 from checkpoint.undo import Undo
-from migrate import costs
 from migrate.agent.client import AgentClient
 from migrate.decisions import causes
 from migrate.decisions.compatibility import Facts, room
-from migrate.decisions.prediction import predict
 from migrate.decisions.write_tracking import choose
 from migrate.errors import AgentFailed, AgentGone, MigrateError, MissingOnHost, NameTaken, Side
 from migrate.guardian.handle import Guardian
@@ -98,9 +96,8 @@ def _plan(
     with _dismissed_when_refused(agent, options.limits.abort_s):
         preflight.check_target(there, facts, container, use.restored_bytes)
         tracking, why = choose(options.mode, facts, there)
-        factors = costs.learned(report.target)
         content = content_of(container.pid, use.resident_bytes, () if tracking else None)
-        check(predict(content, factors, None), options.policy, progress)
+        factors = check(content, options.policy, progress)
         target = _target(connection, connect, agent, there, source)
     report.times.clock_error_us = target.clock.error_ns // 1000
     progress.note(why)

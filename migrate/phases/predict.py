@@ -13,7 +13,15 @@ from checkpoint.host import processes
 from checkpoint.host.census import census, private_bytes
 from migrate import costs
 from migrate.decisions.convergence import History, OnNoConverge, Policy, predicted
-from migrate.decisions.prediction import Content, Item, Prediction, corrected, predict
+from migrate.decisions.prediction import (
+    Content,
+    Factors,
+    Item,
+    Prediction,
+    corrected,
+    doubted,
+    predict,
+)
 from migrate.errors import NotConverging, WouldFreezeTooLong
 from migrate.memory.copying import Copying
 from migrate.migration import Migration
@@ -41,17 +49,22 @@ def content_of(init: int, memory_bytes: int, untracked: Sequence[int] | None) ->
     }
 
 
-def check(prediction: Prediction, policy: Policy, progress: Progress) -> None:
-    """Note a freeze that would be longer than allowed.
+def check(content: Content, policy: Policy, progress: Progress) -> Factors:
+    """Predict the freeze before anything is sent, and note one that would be longer than allowed.
 
-    Raises WouldFreezeTooLong if the container is to be left alone then.
+    Returns what earlier moves have taught. Raises WouldFreezeTooLong if the container is to be left
+    alone then.
     """
+    host = progress.report.target
+    factors = costs.learned(host)
+    prediction = predict(content, factors, None)
     enter(progress, prediction)
-    if not policy.is_over(prediction):
-        return
-    if policy.on_no_converge is OnNoConverge.ABORT:
-        raise WouldFreezeTooLong(str(prediction), policy.max_downtime_ms)
-    progress.note(f"{prediction}; {policy.max_downtime_ms} ms are allowed")
+    if policy.is_over(prediction):
+        if policy.on_no_converge is OnNoConverge.ABORT:
+            costs.keep(host, doubted(factors))
+            raise WouldFreezeTooLong(str(prediction), policy.max_downtime_ms)
+        progress.note(f"{prediction}; {policy.max_downtime_ms} ms are allowed")
+    return factors
 
 
 def check_last(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 from collections.abc import Callable
 from pathlib import Path
@@ -23,7 +24,8 @@ from tests.unit.helpers.unguarded import Unguarded
 
 MIB = 1 << 20
 ALLOWED_MS = 300
-LONG = predict({Item.FREEZE: 1, Item.THREADS: 2000}, {}, None)
+MANY = {Item.FREEZE: 1, Item.THREADS: 2000}
+LONG = predict(MANY, {}, None)
 
 
 @pytest.fixture(autouse=True)
@@ -79,17 +81,32 @@ def test_a_freeze_that_is_long_is_told_before_anything_is_sent(choice: OnNoConve
     policy = Policy(max_downtime_ms=ALLOWED_MS, on_no_converge=choice)
     if choice is OnNoConverge.ABORT:
         with pytest.raises(WouldFreezeTooLong, match=r"2,000 threads; 300 ms are allowed"):
-            check(LONG, policy, there)
+            check(MANY, policy, there)
     else:
-        check(LONG, policy, there)
+        assert check(MANY, policy, there) == {}
         assert notes == [f"{LONG}; 300 ms are allowed"]
     assert there.report.times.predicted_downtime_us == LONG.total_us
 
 
 def test_a_freeze_that_is_short_enough_is_not_told() -> None:
     there, notes = progress()
-    check(LONG, Policy(max_downtime_ms=10_000, on_no_converge=OnNoConverge.ABORT), there)
+    check(MANY, Policy(max_downtime_ms=10_000, on_no_converge=OnNoConverge.ABORT), there)
     assert notes == []
+
+
+def test_what_was_learned_in_a_bad_hour_keeps_no_container_for_ever() -> None:
+    """No freeze can teach better if none is let through."""
+    costs.keep("beta", {Item.FREEZE: 6.0})
+    policy = Policy(max_downtime_ms=ALLOWED_MS, on_no_converge=OnNoConverge.ABORT)
+
+    def refused(_: int) -> bool:
+        try:
+            check({Item.FREEZE: 1}, policy, progress()[0])
+        except WouldFreezeTooLong:
+            return True
+        return False
+
+    assert 0 < len(list(itertools.takewhile(refused, range(10)))) < 5
 
 
 def test_the_last_look_counts_files() -> None:
