@@ -115,10 +115,12 @@ def corrected(factors: Factors, parts_us: Mapping[Item, int], seen_us: int) -> d
     """
     total_us = max(1, sum(parts_us.values()))
     ratio, found = max(1, seen_us) / total_us, dict(factors)
-    shares = {item: us / total_us for item, us in parts_us.items() if item in COSTS and us}
+    shares = {item: us / total_us for item, us in parts_us.items() if us}
     # All corrections together come to RATE of the way.
     all_of_it = sum(share**2 for share in shares.values())
     for item, share in shares.items():
+        if item is Item.WRITTEN:
+            continue
         factor = found.get(item, 1.0) * ratio ** (RATE * share / all_of_it)
         found[item] = min(FURTHEST, max(1 / FURTHEST, factor))
     return found
