@@ -125,7 +125,9 @@ class ArmedRestore:
         """
         return self._role.roots()
 
-    def hold(self, request: protocol.Restore, undo: contextlib.ExitStack) -> protocol.Held:
+    def hold(
+        self, request: protocol.Restore, undo: contextlib.ExitStack, tidy: contextlib.ExitStack
+    ) -> protocol.Held:
         """Have CRIU restore the container from what arrived, and return when it is held.
 
         While CRIU makes the tasks, the digests for the proof of memory are made. The answer has
@@ -157,7 +159,7 @@ class ArmedRestore:
             raise self._why(error, "restore") from error
         self._check_pager()
         self._init = Init(self._role.pid)
-        undo.callback(self._init.close)
+        tidy.callback(self._init.close)
         return protocol.Held(
             stamps=(
                 Stamp("images complete", came),

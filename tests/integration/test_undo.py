@@ -162,6 +162,7 @@ def test_what_a_killed_agent_made_in_an_engine_goes_with_the_next_move(
     assert engine_redis.inspect() is None
 
 
+@pytest.mark.checkered
 @pytest.mark.parametrize("engine", ["podman", "docker"], indirect=True)
 @pytest.mark.parametrize("state", ["HELD", "KILLED"])
 def test_an_agent_that_is_killed_while_it_holds_an_engines_container_loses_nothing(

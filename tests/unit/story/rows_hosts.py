@@ -104,9 +104,9 @@ def interrupted_engines() -> Iterator[Row]:
 # --- CRIU and the runtimes -----------------------------------------------------------------------
 
 
-def process(host: str, at: str, do: str) -> Callable[[World], None]:
+def process(host: str, at: str, do: str, *, once: bool = False) -> Callable[[World], None]:
     def arrange(world: World) -> None:
-        world.process_faults[host] = {"at": at, "do": do, "seconds": 0.05}
+        world.process_faults[host] = {"at": at, "do": do, "seconds": 0.05, "once": once}
 
     return arrange
 
@@ -158,7 +158,9 @@ def restores() -> Iterator[Row]:
                 expected=MOVED if do == "late" else expected,
                 limits=PATIENT if do == "late" else IMPATIENT,
             )
-        for at in ("network-unlock", "pre-resume", "resume", "post-resume", "runtime end"):
+        if do != "late":
+            yield from lost(do)
+        for at in ("pre-resume", "resume", "post-resume", "runtime end"):
             obeyed = ("resumed",) if at in ("post-resume", "runtime end") else ()
             if do == "fail" and not obeyed:
                 obeyed = ("killed what was restored",)
@@ -172,6 +174,29 @@ def restores() -> Iterator[Row]:
                 limits=PATIENT if do == "late" else IMPATIENT,
                 hangs=do == "stall",
             )
+
+
+def lost(do: str) -> Iterator[Row]:
+    """Yield rows for a restore that is lost after GO before anything of it ran: once, and twice."""
+    killed = ("killed what was restored",) if do == "fail" else ()
+    first = ("start restore", "restored", *killed, "delete")
+    where = MOVED.target.index("start restore")
+    again = (*MOVED.target[:where], *first, *MOVED.target[where:])
+    twice = replace(
+        so_far(("ask", "Go"), ()),
+        target=(*MOVED.target[:where], *first, *first, "unprepare"),
+        code=63,
+        error_kind="ResumeFailed",
+        running=NOWHERE,
+    )
+    for often, expected in (("once", replace(MOVED, target=again)), ("twice", twice)):
+        yield Row(
+            name=f"target's CRIU at network-unlock: {do} {often}",
+            world=process("target", "network-unlock", do, once=often == "once"),
+            expected=expected,
+            limits=IMPATIENT,
+            hangs=do == "stall",
+        )
 
 
 # --- connections, containers, hosts, and two faults at once ---------------------------------

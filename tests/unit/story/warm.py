@@ -79,7 +79,10 @@ def fault(spec: Spec, at: str) -> None:
     if (spec.get("fault") or {}).get("at") != at:
         return
     what = spec["fault"]["do"]
-    write_down(spec, "", fault=f"{what} at {at}")
+    told = f"{what} at {at}"
+    if spec["fault"]["once"] and told in Path(spec["journal"]).read_text():
+        return
+    write_down(spec, "", fault=told)
     if what == "fail":
         raise criu.FakeError(f"{at} was to fail")
     if what == "die":
