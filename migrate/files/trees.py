@@ -116,7 +116,8 @@ class TreeSync:
     def copy_again(self) -> int:
         """Make a first pass once more: the target has lost its copy. Returns the bytes sent.
 
-        The container has ended. An engine may have unmounted the tree, which is open here.
+        The container has ended. CommandFailed is raised if its engine has unmounted the tree, which
+        is open here, and not an empty directory sent in its place.
         """
         self._disarm()
         self._before = snapshot(self._looked_at)

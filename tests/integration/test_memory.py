@@ -78,7 +78,7 @@ def test_each_mode_moves_the_same_memory(hosts: Hosts, mode: str, used: str) -> 
     dirtier.verdict()
     dirtier, report = hosts.move(dirtier, "--mode", mode)
     assert report["mode"] == used
-    assert report["notes"][0].startswith(f"{used}")
+    assert any(note.startswith(used) for note in report["notes"])
     dirtier.verdict()
     assert report["page_bytes"] > 32 << 20
     if used == "stop-copy":

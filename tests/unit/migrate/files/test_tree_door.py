@@ -42,8 +42,11 @@ class Remote:
 
     def write(self, data: bytes) -> None:
         assert self._process.stdin is not None
-        self._process.stdin.write(data)
-        self._process.stdin.flush()
+        try:
+            self._process.stdin.write(data)
+            self._process.stdin.flush()
+        except (OSError, ValueError) as error:  # as a real one when `close` comes meanwhile
+            raise IncompleteFrame("closed") from error
 
     def end_input(self) -> None:
         assert self._process.stdin is not None

@@ -76,3 +76,15 @@ def test_the_root_of_an_overlay_follows(hosts: Hosts, layer: Path, change: Chang
     sync.copy_changes(())
     assert root_state(hosts.place) == root_state(hosts.source)
     assert os.listdir(hosts.place) == os.listdir(hosts.source)
+
+
+def test_a_tree_that_the_target_has_lost_is_copied_again(hosts: Hosts, layer: Path) -> None:
+    (hosts.source / "new").write_text("of the container")
+    sync = hosts.sync(layer)
+    sync.copy_whole()
+    sync.arm()
+    (hosts.place / "new").unlink()
+    assert sync.copy_again() > 0
+    assert (hosts.place / "new").read_text() == "of the container"
+    assert (hosts.place / "file").read_text() == "of the image"
+    sync.close()
