@@ -87,4 +87,3 @@ def test_a_tree_that_the_target_has_lost_is_copied_again(hosts: Hosts, layer: Pa
     assert sync.copy_again() > 0
     assert (hosts.place / "new").read_text() == "of the container"
     assert (hosts.place / "file").read_text() == "of the image"
-    sync.close()
