@@ -319,10 +319,13 @@ def ends() -> Iterator[Row]:
         return lambda world: Fault("request", "Restore", faults.after(lambda: end(pid(world))))
 
     unseen = tuple(name for name in rolled_back(restore).source if name != "thawed")
+    differs = replace(rolled_back(restore, ("restored",)), source=unseen)
     yield Row(
         name="the source's CRIU is killed while it holds the container",
         wire=kill(lambda world: world.criu("source")),
-        expected=replace(rolled_back(restore, ("restored",)), source=unseen),
+        expected=differs,
+        # The container, which goes on, need not have changed its memory by the comparison.
+        also=(replace(differs, states=(*differs.states[:3], "held", *differs.states[3:])),),
     )
     seen = ("source", "pause monitor")
     yield Row(

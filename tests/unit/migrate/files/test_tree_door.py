@@ -50,7 +50,8 @@ class Remote:
 
     def end_input(self) -> None:
         assert self._process.stdin is not None
-        self._process.stdin.close()
+        with contextlib.suppress(OSError, ValueError):
+            self._process.stdin.close()
 
     def wait(self) -> int:
         return self._process.wait(LIMIT_S)
@@ -60,7 +61,7 @@ class Remote:
         return os.read(self._process.stderr.fileno(), size)
 
     def close(self) -> None:
-        with contextlib.suppress(OSError):
+        with contextlib.suppress(OSError, ValueError):  # another thread may have closed the input
             self._process.communicate(timeout=LIMIT_S)
 
 
