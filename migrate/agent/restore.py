@@ -6,7 +6,7 @@ import contextlib
 import subprocess
 import time
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
@@ -17,6 +17,7 @@ from checkpoint.criu.roles import RestoreRole
 from checkpoint.criu.shim_install import install_shim, rpc_socket
 from checkpoint.engines.base import IncomingContainer
 from checkpoint.errors import CheckpointError, ConversationLost, CriuFailed, reason
+from checkpoint.host import proc
 from checkpoint.host.processes import Init
 from checkpoint.host.worker import Worker
 from checkpoint.memory.pager.keeper import Keeper
@@ -206,8 +207,12 @@ class ArmedRestore:
         assert self._process is not None
         part, engine_fds = self._prepared.arrival.handover()
         conversation = self._role.conversation
+        network = self._prepared.network.network
+        if network is not None and not self._prepared.own_network:
+            # Its path was CRIU's descriptor, whose number may mean another file by now.
+            network = replace(network, path=proc.path(self._role.pid, "ns", "net"))
         return Handover(
-            network=self._prepared.network.network,
+            network=network,
             conversation=conversation,
             engine_pid=self._process.pid,
             engine_part=part,
