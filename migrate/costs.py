@@ -7,13 +7,12 @@ from __future__ import annotations
 
 import contextlib
 import json
-import os
 from collections.abc import Mapping
 from typing import Annotated
 
 from checkpoint import schema
 from checkpoint.errors import DataInvalid
-from checkpoint.host import paths
+from checkpoint.host import paths, whole
 from checkpoint.host.ownership import PRIVATE_DIRECTORY, PRIVATE_FILE
 from checkpoint.schema import Range
 from migrate.decisions.prediction import FURTHEST, Factors, Item
@@ -42,12 +41,9 @@ def keep(host: str, factors: Factors) -> None:
     kept = {name: factors for name, factors in _read().items() if name != host}
     kept[host] = {item.key: round(factor * UNIT) for item, factor in factors.items()}
     latest = dict(list(kept.items())[-MOST_HOSTS:])
-    beside = FILE.with_name(f"{FILE.name}.{os.getpid()}")
     with contextlib.suppress(OSError):
         FILE.parent.mkdir(mode=PRIVATE_DIRECTORY, parents=True, exist_ok=True)
-        beside.write_text(json.dumps(latest, indent=1) + "\n")
-        beside.chmod(PRIVATE_FILE)
-        beside.rename(FILE)
+        whole.replace(FILE, (json.dumps(latest, indent=1) + "\n").encode(), PRIVATE_FILE)
 
 
 def _read() -> Kept:

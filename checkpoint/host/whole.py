@@ -1,5 +1,7 @@
 """Reads and writes of all the bytes that were asked for: a short result is continued, or an error.
 
+A file is replaced as a whole, too.
+
 read(2), write(2) and similar calls may move fewer bytes than they were asked for: Linux moves at
 most 0x7ffff000 bytes in one call, a signal or a full pipe ends a call early, and a file may end
 too soon. Code that ignores the result takes the missing bytes for zeros. Every function of this
@@ -14,6 +16,7 @@ loops.
 from __future__ import annotations
 
 import os
+from pathlib import Path
 
 from checkpoint.errors import IncompleteIO
 
@@ -54,3 +57,15 @@ def pwrite(fd: int, data: Writable, offset: int) -> None:
     while view:
         written = os.pwrite(fd, view, offset)
         view, offset = view[written:], offset + written
+
+
+def replace(path: Path, content: bytes, mode: int) -> None:
+    """Write or replace a file, whole or not at all, whenever the power fails. Raises OSError."""
+    new = path.with_name(f".{path.name}.new")
+    fd = os.open(new, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
+    with open(fd, "wb") as file:
+        file.write(content)
+        file.flush()
+        os.fchmod(fd, mode)
+        os.fsync(fd)  # before the rename: a file system may write names before contents
+    new.rename(path)

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from checkpoint.engines.docker.incoming import RUNTIME
-from checkpoint.host import paths, proc
+from checkpoint.host import paths, proc, whole
 
 PROGRAM = paths.DOCKER_RUNTIME
 SETTINGS = Path("/etc/docker/daemon.json")
@@ -34,7 +34,7 @@ def install() -> list[str]:
     settings = _settings()
     if not PROGRAM.exists() or PROGRAM.read_bytes() != source:
         PROGRAM.parent.mkdir(parents=True, exist_ok=True)
-        _replace(PROGRAM, source, 0o755)
+        whole.replace(PROGRAM, source, 0o755)
         told.append(f"{PROGRAM}: written")
     wanted = {"path": str(PROGRAM)}
     if settings.get("runtimes", {}).get(RUNTIME) != wanted:
@@ -74,7 +74,7 @@ def _settings() -> dict[str, Any]:
 def _write(settings: dict[str, Any], what: str) -> str:
     SETTINGS.parent.mkdir(parents=True, exist_ok=True)
     mode = SETTINGS.stat().st_mode & 0o777 if SETTINGS.exists() else 0o644
-    _replace(SETTINGS, (json.dumps(settings, indent=2) + "\n").encode(), mode)
+    whole.replace(SETTINGS, (json.dumps(settings, indent=2) + "\n").encode(), mode)
     return f"{SETTINGS}: {what}"
 
 
@@ -87,15 +87,3 @@ def _reload() -> list[str]:
     except (OSError, ValueError):
         return ["docker does not run; it will know when it does"]
     return [f"dockerd (process {pid}): told to read its settings again"]
-
-
-def _replace(path: Path, content: bytes, mode: int) -> None:
-    """Write a file, or replace it, whole or not at all, whenever the power fails."""
-    new = path.with_name(f".{path.name}.new")
-    fd = os.open(new, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
-    with open(fd, "wb") as file:
-        file.write(content)
-        file.flush()
-        os.fchmod(fd, mode)
-        os.fsync(fd)  # before the rename: a file system may write names before contents
-    new.rename(path)
