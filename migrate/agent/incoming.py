@@ -202,11 +202,7 @@ class Incoming:
         self._first_trees = tuple(trees.items())
         network = TargetNetwork(request.network, self._undo, self._tidy, self._log)
         self._prepared = Prepared(
-            arrival=self._arrival,
-            received=received,
-            keeper=keeper,
-            network=network,
-            own_network=request.network is not None,
+            arrival=self._arrival, received=received, keeper=keeper, network=network
         )
         self._tidy.push(self._restore_tidy)
         self._advance(State.PREPARED)
@@ -303,7 +299,7 @@ class Incoming:
         self._prepared.keeper.release()
         keeper = Keeper(received.directory, succeed)
         self._undo_first.callback(keeper.release)
-        if not self._prepared.own_network:
+        if not network.is_own:
             network = TargetNetwork(None, self._undo, self._tidy, self._log)
         self._prepared = replace(self._prepared, keeper=keeper, network=network)
         self._trees.show(self._first_trees)

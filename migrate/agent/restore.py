@@ -39,16 +39,12 @@ UNLOCKING = "network-unlock"
 
 @dataclass(frozen=True, kw_only=True)
 class Prepared:
-    """The parts of the target's half that a restore needs, complete once Prepare is answered.
-
-    `own_network`: the network was made beforehand. Otherwise the engine makes it when it restores.
-    """
+    """The parts of the target's half that a restore needs, complete once Prepare is answered."""
 
     arrival: IncomingContainer
     received: Received
     keeper: Keeper
     network: TargetNetwork
-    own_network: bool
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -208,7 +204,7 @@ class ArmedRestore:
         part, engine_fds = self._prepared.arrival.handover()
         conversation = self._role.conversation
         network = self._prepared.network.network
-        if network is not None and not self._prepared.own_network:
+        if network is not None and not self._prepared.network.is_own:
             # Its path was CRIU's descriptor, whose number may mean another file by now.
             network = replace(network, path=proc.path(self._role.pid, "ns", "net"))
         return Handover(
@@ -256,7 +252,7 @@ class ArmedRestore:
         self._init.kill()
         if not self._init.wait_dead(self._limits.death_s):
             return False
-        if self._prepared.own_network:
+        if self._prepared.network.is_own:
             self._prepared.network.withdraw()
         return True
 

@@ -32,6 +32,8 @@ class TargetNetwork:
     ) -> None:
         #: The network, once it is there.
         self.network: Network | None = None
+        #: It was made here, and not by the engine.
+        self.is_own = network is not None
         self._interfaces: tuple[Interface, ...] = ()
         self._tidy, self._log = tidy, log
         self._announcer: link.Announcer | None = None

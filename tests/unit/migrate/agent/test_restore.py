@@ -69,7 +69,8 @@ def restore_in(directory: Path, store: PageStore, keeper: Keeper) -> ArmedRestor
         prove=lambda *_: (b"", 1),
     )
     received.images.mkdir()
-    prepared: Any = SimpleNamespace(received=received, keeper=keeper, own_network=False)
+    network = SimpleNamespace(is_own=False)
+    prepared: Any = SimpleNamespace(received=received, keeper=keeper, network=network)
     return ArmedRestore(prepared, ARM, Limits(restore_s=20.0), print)
 
 
