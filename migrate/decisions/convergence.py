@@ -50,6 +50,10 @@ class Policy:
         """Return whether a freeze would be longer than allowed."""
         return prediction.total_us / 1000 > self.max_downtime_ms
 
+    def forbids(self, prediction: Prediction) -> bool:
+        """Return whether a freeze would be too long, and is not to come then."""
+        return self.is_over(prediction) and self.on_no_converge is OnNoConverge.ABORT
+
     def frozen_limit_s(self, predicted_us: int) -> float:
         """Return the bound of a freeze that was predicted to take so long."""
         if self.max_frozen_s is not None:

@@ -25,7 +25,7 @@ class Item(enum.Enum):
     WRITTEN = "written memory"
     #: Memory that no round sends: all of it goes through CRIU. Shared memory is not tracked.
     FROZEN = "memory that is only sent in the freeze"
-    #: All memory in MiB, whose page tables CRIU walks.
+    #: All memory, whose page tables CRIU walks.
     MEMORY = "memory"
     PROCESSES = "processes"
     #: The threads besides the main thread of each process.
@@ -34,8 +34,8 @@ class Item(enum.Enum):
     DESCRIPTORS = "descriptors"
     MAPPINGS = "mappings"
     FILES = "files"
-    #: The file trees, or tmpfs mounts, in which files change all the time.
-    CHANGING = "places with changing files"
+    #: The trees in which files had changed at the last look.
+    CHANGING = "trees with changing files"
 
     @property
     def key(self) -> str:

@@ -12,7 +12,7 @@ from dataclasses import replace
 from checkpoint.host import processes
 from checkpoint.host.census import census, private_bytes
 from migrate import costs
-from migrate.decisions.convergence import History, OnNoConverge, Policy, predicted
+from migrate.decisions.convergence import History, Policy, predicted
 from migrate.decisions.prediction import (
     Content,
     Factors,
@@ -59,10 +59,11 @@ def check(content: Content, policy: Policy, progress: Progress) -> Factors:
     factors = costs.learned(host)
     prediction = predict(content, factors, None)
     enter(progress, prediction)
-    if policy.is_over(prediction):
-        if policy.on_no_converge is OnNoConverge.ABORT:
+    if policy.forbids(prediction):
+        if factors:
             costs.keep(host, doubted(factors))
-            raise WouldFreezeTooLong(str(prediction), policy.max_downtime_ms)
+        raise WouldFreezeTooLong(str(prediction), policy.max_downtime_ms)
+    if policy.is_over(prediction):
         progress.note(f"{prediction}; {policy.max_downtime_ms} ms are allowed")
     return factors
 
@@ -90,7 +91,7 @@ def check_last(
     else:
         prediction = predicted(replace(history, content=content))
     enter(migration.progress, prediction)
-    if policy.is_over(prediction) and policy.on_no_converge is OnNoConverge.ABORT:
+    if policy.forbids(prediction):
         raise NotConverging(f"{prediction}; over the {policy.max_downtime_ms} ms allowed")
     return policy.frozen_limit_s(prediction.total_us)
 
