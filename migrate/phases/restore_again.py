@@ -25,10 +25,13 @@ def restore_again(
     """
     agent, limits = migration.target.agent, migration.options.limits
     with migration.progress.phase("restore again"):
-        migration.guardian.expect(in_ns(limits.arm_s + limits.held_s + limits.go_s))
+        migration.guardian.expect(in_ns(limits.arm_s + limits.held_s))
         there = agent.request(arm_question(migration), timeout_s=limits.arm_s).trees
+        lost = set(there) - prepared.trees.keys()
         for tree in armed.trees:
-            if tree.destination in set(there) - prepared.trees.keys():
+            if tree.destination in lost:
                 migration.report.add_bytes(tree.kind, tree.copy_again())
         agent.stream(protocol.Freezing())
         agent.request(obeyed, timeout_s=limits.held_s)  # the proof of memory was made before
+        # Nobody waits longer for the second GO than the target may take to obey it.
+        migration.guardian.expect(in_ns(limits.resume_s))

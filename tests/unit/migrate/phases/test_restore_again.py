@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import time
 from types import SimpleNamespace
 from typing import Any
 
@@ -45,14 +46,14 @@ def test_what_the_target_has_lost_is_sent_again(there: tuple[str, ...], copied: 
 
         return SimpleNamespace(destination=destination, kind="rootfs", copy_again=copy_again)
 
-    agent, sent = Agent(*there), dict[str, int]()
+    agent, sent, until_ns = Agent(*there), dict[str, int](), list[int]()
     move: Any = SimpleNamespace(
         target=SimpleNamespace(agent=agent),
         source=SimpleNamespace(network=SimpleNamespace(macs_to_silence=())),
         dump=SimpleNamespace(edits=SimpleNamespace(nftables=True, one_cgroup=False)),
         options=SimpleNamespace(limits=Limits()),
         progress=SimpleNamespace(phase=lambda _: contextlib.nullcontext()),
-        guardian=SimpleNamespace(expect=lambda _: None),
+        guardian=SimpleNamespace(expect=until_ns.append),
         report=SimpleNamespace(add_bytes=sent.__setitem__),
     )
     prepared: Any = SimpleNamespace(trees={"/data": None})
@@ -62,3 +63,5 @@ def test_what_the_target_has_lost_is_sent_again(there: tuple[str, ...], copied: 
     assert sent == dict.fromkeys(["rootfs"] if copied else [], 7)
     assert [type(each).__name__ for each in agent.asked] == ["Arm", "Freezing", "Restore"]
     assert agent.asked[-1] is OBEYED
+    left_s = (until_ns[-1] - time.monotonic_ns()) / 1e9
+    assert 0 < left_s <= Limits().resume_s, "the second GO is not waited for as long as a restore"
