@@ -142,7 +142,6 @@ def image_of(container: EngineContainer) -> str:
     return str(found["Image"])
 
 
-@pytest.mark.checkered
 def test_layers_that_the_target_lacks_are_sent(hosts: Hosts, engine: str, tmp_path: Path) -> None:
     """The image is the same on both hosts, by its digests, which the engine has verified.
 
@@ -259,7 +258,6 @@ def test_a_terminal_is_refused(hosts: Hosts, start: Start) -> None:
     assert shell.status == "running"
 
 
-@pytest.mark.checkered
 def test_after_a_failure_it_runs_on_and_the_target_knows_nothing(
     hosts: Hosts, start: Start
 ) -> None:

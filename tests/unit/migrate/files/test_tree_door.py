@@ -63,6 +63,11 @@ class Remote:
     def close(self) -> None:
         with contextlib.suppress(OSError, ValueError):  # another thread may have closed the input
             self._process.communicate(timeout=LIMIT_S)
+        self._process.wait(LIMIT_S)
+        for pipe in (self._process.stdin, self._process.stdout, self._process.stderr):
+            assert pipe is not None
+            with contextlib.suppress(OSError):
+                pipe.close()
 
 
 class Broken:
