@@ -143,9 +143,12 @@ class Conversation:
         with self._lock:
             return not self._over and not ready(self.criu_pidfd, timeout_s=0)
 
-    def wake_criu(self) -> None:
-        """Have a CRIU go on that somebody has stopped (SIGSTOP)."""
+    def wake(self) -> None:
+        """Have CRIU and the runtime go on if somebody has stopped them (SIGSTOP)."""
         self._signal(signal.SIGCONT)
+        with self._lock, contextlib.suppress(ProcessLookupError):
+            if not self._over:
+                os.kill(self.runtime_pid, signal.SIGCONT)
 
     def kill_criu(self) -> None:
         """Send SIGKILL to CRIU, which then undoes nothing, neither a freeze nor a network lock.

@@ -26,6 +26,8 @@ PAGE_SERVER_FD = 200
 #: The key by which runc and crun tell CRIU of a network namespace that was made for the container.
 OWN_NETWORK = "extRootNetNS"
 LOOK_AGAIN_S = 0.001
+#: How long a released container may take to run, until those are woken who may have been stopped.
+WAKE_S = 0.2
 #: The last notification before CRIU makes the tasks and gives them what they had
 #: (criu/cr-restore.c).
 MAKING_TASKS = "post-setup-namespaces"
@@ -121,7 +123,7 @@ class _HeldRole:
         """
         deadline = time.monotonic() + timeout_s
         if (stopped := self._conversation) is not None:
-            stopped.wake_criu()
+            stopped.wake()
         while (conversation := self._conversation) is not None and conversation.criu_lives():
             if time.monotonic() > deadline:
                 conversation.kill_criu()
@@ -333,11 +335,15 @@ class RestoreRole(_HeldRole):
     def wait_resumed(self, timeout_s: float) -> None:
         """Block until the notification `post-resume`: all tasks run.
 
-        Raises ConversationLost when CRIU ends before that, or after `timeout_s` seconds.
+        CRIU and the runtime go on if somebody has stopped them (SIGSTOP). Raises ConversationLost
+        when CRIU ends before that, or after `timeout_s` seconds.
         """
         deadline = time.monotonic() + timeout_s
-        if not self._over.wait(timeout_s):
-            raise ConversationLost(f"CRIU did not resume the container within {timeout_s:g} s")
+        while not self._over.wait(min(WAKE_S, timeout_s)):
+            if time.monotonic() > deadline:
+                raise ConversationLost(f"CRIU did not resume the container within {timeout_s:g} s")
+            if (conversation := self._conversation) is not None:
+                conversation.wake()
         # The engine's command may have ended while CRIU, which is no child of its, goes on.
         while not self._resumed and self.criu_lives() and time.monotonic() < deadline:
             time.sleep(LOOK_AGAIN_S)

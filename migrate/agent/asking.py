@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import contextlib
+from collections.abc import Callable, Iterator, Sequence
 
 from migrate.agent import control
 from migrate.agent.client import AgentClient
@@ -30,15 +31,32 @@ def answer(
     note: Callable[[str], None],
     frames: Sequence[tuple[int, bytes]] = (),
 ) -> protocol.Recovered:
-    """Say a word of control.py to what holds a migration's container on another host.
+    """Do what `say` does, by an agent that is started over `connection` for this one word."""
+    with agent(connection, note) as started:
+        return say(started, migration_id, word, frames)
 
-    Returns all that the host tells. `note` takes lines of the agent for people. `frames` go with GO
-    (SourceFrames.take). Raises AgentGone, AgentFailed, ProtocolError, or TransportError.
+
+@contextlib.contextmanager
+def agent(connection: Connection, note: Callable[[str], None]) -> Iterator[AgentClient]:
+    """Have an agent on another host for the length of the block.
+
+    `note` takes its lines for people. Raises AgentGone.
     """
-    agent = AgentClient(connection, note)
+    started = AgentClient(connection, note)
     try:
-        late = tuple(LateFrame(index, len(frame)) for index, frame in frames)
-        request = protocol.Recover(migration_id=migration_id, word=word, frames=late)
-        return agent.request(request, [frame for _, frame in frames], timeout_s=ANSWER_S)
+        yield started
     finally:
-        agent.close()
+        started.close()
+
+
+def say(
+    started: AgentClient, migration_id: str, word: str, frames: Sequence[tuple[int, bytes]] = ()
+) -> protocol.Recovered:
+    """Say a word of control.py to what holds a migration's container on an agent's host.
+
+    Returns all that the host tells. `frames` go with GO (SourceFrames.take). Raises AgentGone,
+    AgentFailed, ProtocolError, or TransportError.
+    """
+    late = tuple(LateFrame(index, len(frame)) for index, frame in frames)
+    request = protocol.Recover(migration_id=migration_id, word=word, frames=late)
+    return started.request(request, [frame for _, frame in frames], timeout_s=ANSWER_S)

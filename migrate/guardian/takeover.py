@@ -17,7 +17,9 @@ from typing import Protocol
 from checkpoint.criu import rescue
 from checkpoint.errors import CheckpointError, reason
 from checkpoint.host import processes
+from checkpoint.host.worker import Worker
 from migrate.agent import asking, control
+from migrate.agent.client import AgentClient
 from migrate.decisions.state import State
 from migrate.decisions.takeover import Act, Seen, Told, next_act
 from migrate.journal import cut_off
@@ -83,12 +85,17 @@ class Target:
         tell: Callable[[str], None],
     ) -> None:
         self._connect, self._id, self._tell = connect, migration_id, tell
+        self._approached: Worker[_Reached] | None = None
+
+    def approach(self) -> None:
+        """Make the way to the target already, in a thread; the next word takes that way."""
+        self._approached = Worker("approach", self._reach)
 
     def say(self, word: str, frames: Sequence[tuple[int, bytes]] = ()) -> Told:
         """Say a word of control.py to whatever holds the container there. `frames` go with GO."""
         try:
-            with self._connect() as connection:
-                answer = asking.answer(connection, self._id, word, self._tell, frames)
+            with self._way() as agent:
+                answer = asking.say(agent, self._id, word, frames)
         except Exception as error:  # noqa: BLE001  (it is not known to have obeyed)
             self._tell(reason(error))
             return Told.UNREACHED
@@ -96,6 +103,28 @@ class Target:
         if told is not Told.OBEYED and word == control.GO:
             self._tell(answer.text)
         return told
+
+    @contextlib.contextmanager
+    def _way(self) -> Iterator[AgentClient]:
+        approached, self._approached = self._approached, None
+        reached = self._reach() if approached is None else approached.result()
+        with reached.ended:
+            yield reached.agent
+
+    def _reach(self) -> _Reached:
+        """Connect, and start an agent there."""
+        with contextlib.ExitStack() as stack:
+            connection = stack.enter_context(self._connect())
+            agent = stack.enter_context(asking.agent(connection, self._tell))
+            return _Reached(agent, stack.pop_all())
+
+
+@dataclass(frozen=True)
+class _Reached:
+    """An agent that was started to say a word there, and the end of it and of its connection."""
+
+    agent: AgentClient
+    ended: contextlib.ExitStack
 
 
 class Takeover:

@@ -29,6 +29,9 @@ from transport.connection import Connection
 BEGUN, BY, KILLING, FREED, TAKE_OVER, RELEASED = b"b", b"d", b"k", b"f", b"t", b"r"
 DEADLINE = struct.Struct("=q")
 MAX_MESSAGE, MOST_FDS = 64, 1 + MOST_INTERFACES
+#: How long before the deadline the guardian of a killed container makes its way to the target: it
+#: connects, and starts an agent there.
+APPROACH_S = 2.5
 #: The longest wait for the end of a coordinator that was killed. One that hangs in the kernel takes
 #: longer, but does not run any more.
 DEATH_S = 0.1
@@ -45,15 +48,23 @@ class Coordinator:
     def __init__(self, words: socket.socket, pidfd: int) -> None:
         self._words, self._pidfd = words, pidfd
         self._deadline_ns: int | None = None
+        self._approached = False
         self._released = self._alone = False
         self.journal = -1
         self.frames: SourceFrames | None = None
         self.criu = Criu()
 
-    def watch(self) -> bool:
-        """Return True when the coordinator is gone, and False when it has released the guardian."""
+    def watch(self, approach: Callable[[], None]) -> bool:
+        """Return True when the coordinator is gone, and False when it has released the guardian.
+
+        `approach` makes the way to the target, in a thread.
+        """
         while not (self._released or self._alone):
-            if not ready(self._words.fileno(), timeout_s=self._left_s()):
+            if not ready(self._words.fileno(), timeout_s=self._wait_s()):
+                if self._may_approach():
+                    self._approached = True
+                    approach()
+                    continue
                 signal.pidfd_send_signal(self._pidfd, signal.SIGKILL)
                 break
             message, fds, _, _ = socket.recv_fds(self._words, MAX_MESSAGE, MOST_FDS)
@@ -64,10 +75,16 @@ class Coordinator:
             ready(self._pidfd, timeout_s=DEATH_S)
         return not self._released
 
-    def _left_s(self) -> float | None:
+    def _may_approach(self) -> bool:
+        """Return whether the target is all that is missing, and the way to it is not made yet."""
+        return self.criu.socket is not None and not self._approached
+
+    def _wait_s(self) -> float | None:
+        """Return how long a word may be waited for, until the guardian does something itself."""
         if self._deadline_ns is None:
             return None
-        return max(0.0, (self._deadline_ns - time.monotonic_ns()) / 1e9)
+        left_s = (self._deadline_ns - time.monotonic_ns()) / 1e9
+        return max(0.0, left_s - APPROACH_S if self._may_approach() else left_s)
 
     def _take(self, message: bytes, fds: list[int]) -> None:
         kind = message[:1]
@@ -97,13 +114,13 @@ def watch(
 
     `locks` are the descriptors of the container's locks.
     """
-    if not coordinator.watch() or coordinator.journal < 0:
+    target = Target(connect, migration_id, lambda _: None)
+    if not coordinator.watch(target.approach) or coordinator.journal < 0:
         return
     claimed: list[int] = []
     with contextlib.suppress(OSError):  # there may be none yet
         claimed.append(claim(directory_of(migration_id)))
     journal = MigrationJournal.inherited(migration_id, SOURCE, coordinator.journal)
-    target = Target(connect, migration_id, lambda _: None)
     Takeover(journal, source, coordinator.criu, target, frames=coordinator.frames).run()
     journal.close()
     for fd in [*locks, *claimed]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import signal
 from pathlib import Path
 
 import pytest
@@ -48,6 +50,27 @@ def test_a_restore_is_held_twice_and_then_runs(scene: Scene, peer: Peer) -> None
         assert task.memory(
             role.pid, task_program.REGION + 5 * PAGE_SIZE, PAGE_SIZE
         ) == task_program.pattern(5)
+
+
+@pytest.mark.parametrize("who", ["criu_pid", "runtime_pid"])
+def test_a_released_restore_goes_on_although_somebody_has_stopped_it(
+    scene: Scene, who: str
+) -> None:
+    task = scene.task()
+    dump_to_images(scene, task)
+    with scene.restore_role() as role:
+        runtime = scene.runtime("RESTORE")
+        role.request_gate.wait_reached(LIMIT_S)
+        role.request_gate.open()
+        role.done_gate.wait_reached(LIMIT_S)
+        stopped: int = getattr(role.conversation, who)
+        os.kill(stopped, signal.SIGSTOP)
+        until(lambda: "T" in state_of(stopped), "it to be stopped")
+        role.done_gate.open()
+        role.wait_resumed(LIMIT_S)
+        runtime.finish()
+        task.pid = role.pid
+        task.check_runs()
 
 
 def test_a_restore_refused_at_its_request_does_nothing(scene: Scene) -> None:

@@ -7,6 +7,7 @@ something left behind, or a word of the tool's that was not true.
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 import os
 import sys
@@ -18,22 +19,22 @@ from tests.rig import Rig
 
 
 def main() -> int:
-    """Run the matrix, or the contests, on a rig of their own."""
+    """Run the matrix, or the contests, on rigs of their own."""
     arguments = _parser().parse_args()
     if arguments.what == "simulate":
         return int(_simulate(arguments.count, arguments.seed))
-    rig = Rig(f"faults-{os.getpid()}")
-    rig.up(nodes=two_moves.NODES if arguments.what == "two-moves" else 2)
-    try:
+    rigs = [Rig(f"faults-{os.getpid()}-{number}") for number in range(arguments.rigs)]
+    with contextlib.ExitStack() as stack:
+        for rig in rigs:
+            stack.callback(rig.down)
+            rig.up(nodes=two_moves.NODES if arguments.what == "two-moves" else 2)
         if arguments.what == "two-moves":
-            return int(_two_moves(rig, arguments.count, arguments.seed))
+            return int(_two_moves(rigs[0], arguments.count, arguments.seed))
         if arguments.case is not None:
             chosen = [cases.matrix()[arguments.case]]
         else:
             chosen = cases.drawn(arguments.seed, arguments.count, tuple(arguments.engine))
-        return int(run(rig, chosen, arguments.json))
-    finally:
-        rig.down()
+        return int(run(rigs, chosen, arguments.json))
 
 
 def _simulate(count: int, seed: int) -> bool:
@@ -79,6 +80,9 @@ def _parser() -> argparse.ArgumentParser:
         choices=cases.ENGINES,
         default=cases.ENGINES,
         help="cases of these engines alone",
+    )
+    parser.add_argument(
+        "--rigs", type=int, default=1, help="that try cases at the same time (default %(default)s)"
     )
     parser.add_argument(
         "--json",

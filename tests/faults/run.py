@@ -1,56 +1,81 @@
-"""The run of the fault matrix on a rig of its own."""
+"""The run of the fault matrix, on rigs of its own."""
 
 from __future__ import annotations
 
 import contextlib
 import json
 import sys
+import threading
 import time
 from collections import Counter
 from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 from tests.faults.cases import Case
-from tests.faults.judge import Scene, elapsed_s
+from tests.faults.judge import Scene, Verdict, elapsed_s
 from tests.rig import EngineContainer, Redis, Rig
 from tests.rig.hosts import Hosts
 from tests.rig.services import REDIS_IMAGE, give_redis
 from tests.rig.workload import ADDRESS, REDIS, start_redis
 
 
-def run(rig: Rig, cases: Sequence[Case], results: Path | None) -> bool:
-    """Try the cases one after the other, and return whether anything was wrong.
+def run(rigs: Sequence[Rig], cases: Sequence[Case], results: Path | None) -> bool:
+    """Try the cases, on all rigs at the same time, and return whether anything was wrong.
 
     Each verdict is a line of JSON in `results`. Cases that have a line there already are not tried
     again.
     """
     done = tried(results)
-    wrong = False
+    tries = Tries([case for case in cases if case.number not in done], results)
+    with ThreadPoolExecutor(len(rigs)) as pool:
+        for each in [pool.submit(_on_one, rig, tries) for rig in rigs]:
+            each.result()
+    print(json.dumps(dict(tries.outcomes)))
+    return tries.wrong
+
+
+class Tries:
+    """The cases that are left to be tried, and what came of the others."""
+
+    def __init__(self, cases: Sequence[Case], results: Path | None) -> None:
+        self._left, self._results, self._lock = iter(cases), results, threading.Lock()
+        self.outcomes: Counter[str] = Counter()
+        self.wrong = False
+
+    def take(self) -> Case | None:
+        """Return the next case, or None."""
+        with self._lock:
+            return next(self._left, None)
+
+    def judged(self, verdict: Verdict, seconds: float) -> None:
+        """Tell and keep what came of a case."""
+        with self._lock:
+            if self._results is not None:
+                with self._results.open("a") as file:
+                    file.write(json.dumps({**verdict.plain(), "seconds": seconds}) + "\n")
+            print(f"{verdict.case}: {'; '.join(verdict.faults) or 'well'}", flush=True)
+            self.wrong |= bool(verdict.faults)
+            kinds = [fault.split(":")[0].split(" on ")[0] for fault in verdict.faults]
+            self.outcomes.update(["tries", *kinds])
+
+
+def _on_one(rig: Rig, tries: Tries) -> None:
+    """Try cases on a rig until none is left."""
     hosts = Hosts.of(rig)
-    left = [case for case in cases if case.number not in done]
     scene: Scene | None = None
-    outcomes: Counter[str] = Counter()
     with contextlib.ExitStack() as stack:
-        for case in left:
+        while (case := tries.take()) is not None:
             if scene is None or scene.engine != case.engine:
                 stack.close()
                 scene = stack.enter_context(stage(hosts, case.engine))
             began_s = time.monotonic()
             verdict = scene.judge(case)
-            line = {**verdict.plain(), "seconds": elapsed_s(began_s)}
-            if results is not None:
-                with results.open("a") as file:
-                    file.write(json.dumps(line) + "\n")
-            print(f"{case}: {'; '.join(verdict.faults) or 'well'}", flush=True)
-            wrong |= bool(verdict.faults)
-            outcomes.update([fault.split(":")[0].split(" on ")[0] for fault in verdict.faults])
-            outcomes["tries"] += 1
+            tries.judged(verdict, elapsed_s(began_s))
             if verdict.faults or not scene.back(verdict.running):
                 stack.close()
                 scene = None
-    print(json.dumps(dict(outcomes)))
-    return wrong
 
 
 def tried(results: Path | None) -> set[int]:

@@ -227,7 +227,7 @@ def test_a_conversation_that_is_over_signals_nobody() -> None:
         taken = [os.pidfd_open(other.pid) for _ in range(conversation.criu_pidfd)]
         assert conversation.criu_pidfd in taken
         conversation.kill_criu()
-        conversation.wake_criu()
+        conversation.wake()
         assert not conversation.criu_lives()
         for fd in taken:
             os.close(fd)

@@ -81,7 +81,7 @@ class Conversation:
     def criu_lives(self) -> bool:
         return self._process.poll() is None
 
-    def wake_criu(self) -> None:
+    def wake(self) -> None:
         self._process.send_signal(signal.SIGCONT)
 
     def kill_criu(self) -> None:

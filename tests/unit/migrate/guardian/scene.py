@@ -35,6 +35,7 @@ from transport.framing import Descriptors, FrameStream
 
 #: What the coordinator has kept of the frames that came for a container without interfaces.
 NO_FRAMES = SourceFrames.handed_over([])
+CONNECTIONS = "connections"
 
 
 class StandIn(Apart):
@@ -105,15 +106,18 @@ class Far:
     """A target, reached by `connect`, whose agent answers each word by the next of `outcomes`.
 
     The last of them is the answer to all later words. None: the target is not reached. The words
-    are lines in the file `log`, and so are the frames that come with them.
+    are lines in the file `log`, and so are the frames that come with them. Each connection is a
+    line in the file `connections`.
     """
 
     def __init__(self, log: Path, *outcomes: Outcome | None) -> None:
         self._log, self._outcomes = log, list(outcomes)
+        self._connections = log.with_name(CONNECTIONS)
 
     @contextlib.contextmanager
     def connect(self) -> Iterator[Connection]:
         outcome = self._outcomes.pop(0) if len(self._outcomes) > 1 else self._outcomes[0]
+        add(self._connections, "one")
         if outcome is None:
             add(self._log, "not reached")
             raise OSError("no route to host")
@@ -213,6 +217,11 @@ class Scene:
     def done(self) -> list[str]:
         """Return what was done, and what the target was told."""
         return self._log.read_text().splitlines() if self._log.exists() else []
+
+    def connections(self) -> int:
+        """Return how often the target was connected to."""
+        file = self._log.with_name(CONNECTIONS)
+        return len(file.read_text().splitlines()) if file.exists() else 0
 
     def close(self) -> None:
         for other in self._others:

@@ -17,10 +17,11 @@ from checkpoint.host import lock, ram_directory
 from migrate.agent.control import ABORT_PROVED, GO, Outcome
 from migrate.guardian.handle import Guardian, in_ns
 from migrate.guardian.takeover import TAKEN_OVER
+from migrate.guardian.watch import APPROACH_S
 from migrate.journal import book
 from tests.unit.helpers.apart import TIMEOUT_S, Apart, soon
 from tests.unit.helpers.begun import ID
-from tests.unit.migrate.guardian.scene import Scene, StandIn, end, kept
+from tests.unit.migrate.guardian.scene import NO_FRAMES, Scene, StandIn, end, kept
 
 #: The time in which the container must run again, in tests in which it does not.
 SOON_S = 0.05
@@ -200,6 +201,46 @@ def test_criu_undoes_nothing_for_a_container_that_was_killed(scene: Scene, init:
     assert criu.exit_code() == -signal.SIGKILL
     assert coordinator.guardian_ended()
     assert scene.done() == ["links down", GO, "frame 0 first", "frame 0 second", "monitor ended"]
+
+
+def killed(scene: Scene, criu: StandIn, left_s: float) -> Callable[[Guardian], None]:
+    """Return the act of a coordinator with so much time left when it has killed the container."""
+
+    def act(guardian: Guardian) -> None:
+        guardian.begin(scene.journal("killed"))
+        guardian.expect(in_ns(left_s), criu.conversation)
+        guardian.killing(criu.conversation, NO_FRAMES)
+        os.kill(scene.init, signal.SIGKILL)
+
+    return act
+
+
+def test_the_way_to_the_target_is_made_before_the_time_is_over(scene: Scene) -> None:
+    """If the coordinator is in time after all, nothing is said there."""
+    coordinator = scene.coordinator(killed(scene, scene.criu(), APPROACH_S))
+    soon(lambda: scene.connections() == 1)
+    assert coordinator.lives(for_s=0)
+    coordinator.leave()
+    assert coordinator.exit_code() == 0
+    assert coordinator.guardian_ended()
+    assert scene.done() == []
+
+
+def test_that_way_is_taken_when_the_time_is_over(scene: Scene) -> None:
+    coordinator = scene.coordinator(killed(scene, scene.criu(), SOON_S))
+    assert coordinator.exit_code() == -signal.SIGKILL
+    assert coordinator.guardian_ended()
+    assert scene.done() == FORWARD
+    assert scene.connections() == 1
+
+
+def test_no_way_is_made_to_a_target_that_need_not_be_told_in_time(scene: Scene) -> None:
+    """Before the kill the container is thawed first, whatever the target does."""
+    coordinator = scene.coordinator(frozen(scene, scene.criu()))
+    assert coordinator.lives(for_s=IN_TIME_S)
+    coordinator.leave()
+    assert coordinator.exit_code() == 0
+    assert scene.connections() == 0
 
 
 def test_criu_thaws_a_container_that_was_not_killed_after_all(scene: Scene) -> None:
