@@ -31,6 +31,8 @@ WAKE_S = 0.2
 #: The last notification before CRIU makes the tasks and gives them what they had
 #: (criu/cr-restore.c).
 MAKING_TASKS = "post-setup-namespaces"
+#: The first notification after CRIU has made the container's init.
+SETUP_NAMESPACES = "setup-namespaces"
 
 
 class _HeldRole:
@@ -256,7 +258,7 @@ class RestoreRole(_HeldRole):
     restored, and the runtime cleans up after itself.
     `lazy` may be set before `request_gate` is opened: CRIU then restores without reading memory,
     and a pager must be listening in the work directory (memory/pager/pager.py).
-    `pid` is the pid of the restored init from the notification `post-restore` on, 0 before.
+    `pid` is the pid of the restored init from the notification SETUP_NAMESPACES on, 0 before.
     """
 
     kind = "RESTORE"
@@ -273,8 +275,8 @@ class RestoreRole(_HeldRole):
 
     def notify(self, script: str, pid: int) -> bool:
         self._notified = script
+        self.pid = pid or self.pid
         if script == self.held_notification:
-            self.pid = pid
             self._making_tasks.set()
         if script == "post-resume":
             self._resumed = True

@@ -8,14 +8,18 @@ import signal
 import time
 from dataclasses import dataclass
 
+from checkpoint.errors import ProcError
 from checkpoint.host import proc
 from checkpoint.host.ready import ready
+from checkpoint.undo import Made
 
 #: include/linux/sched.h: the task is in do_exit() and will not run user code again.
 PF_EXITING = 0x4
 #: State letters of /proc/PID/stat (fs/proc/array.c): zombie and dead; stopped by a signal and by a
 #: tracer.
 ENDED, STOPPED = "ZX", "Tt"
+#: How long a process may take to die, once it was killed.
+DEATH_S = 10.0
 
 
 def tree_of(init: int) -> list[int]:
@@ -167,3 +171,30 @@ class Init:
 
     def close(self) -> None:
         os.close(self._pidfd)
+
+
+class RestoredInit(Made):
+    """The init of a container that was restored, and must not run: its pid and its start time.
+
+    CRIU kills it when a restore is refused, unless CRIU was killed itself: then what it had
+    restored waits for it for ever.
+    """
+
+    on_disk = False
+
+    pid: int
+    start_ticks: int
+
+    def __str__(self) -> str:
+        return f"the restored process {self.pid}"
+
+    def remove(self) -> None:
+        try:
+            init = Init(self.pid)
+        except (ProcError, OSError):
+            return  # it is gone
+        with contextlib.closing(init):
+            if init.identity == (self.pid, self.start_ticks):
+                init.kill()
+                if not init.wait_dead(DEATH_S):
+                    raise ProcError(f"process {self.pid} was sent SIGKILL, and does not die")

@@ -235,7 +235,7 @@ class Incoming:
 
     def _restore_and_hold(self, request: protocol.Restore) -> Iterator[Answer]:
         assert self._restore is not None
-        held = self._restore.hold(request, self._undo, self._restore_tidy)
+        held = self._restore.hold(request, self._undo)
         self._hand_over()
         self._advance(State.HELD)
         yield held

@@ -13,12 +13,12 @@ from pathlib import Path
 from checkpoint.criu import log as criu_log
 from checkpoint.criu.edits import Edits
 from checkpoint.criu.interposer import Conversation, Interposer
-from checkpoint.criu.roles import RestoreRole
+from checkpoint.criu.roles import SETUP_NAMESPACES, RestoreRole
 from checkpoint.criu.shim_install import install_shim, rpc_socket
 from checkpoint.engines.base import IncomingContainer
 from checkpoint.errors import CheckpointError, ConversationLost, CriuFailed, reason
 from checkpoint.host import proc
-from checkpoint.host.processes import Init
+from checkpoint.host.processes import Init, RestoredInit
 from checkpoint.host.worker import Worker
 from checkpoint.memory.pager.keeper import Keeper
 from checkpoint.memory.pager.pager import Pager
@@ -86,6 +86,7 @@ class ArmedRestore:
             external_mounts=prepared.received.tmpfs.external_mounts(),
         )
         self._role = RestoreRole(edits, prepared.received.images)
+        self._role.at[SETUP_NAMESPACES] = self._open_init
 
     def arm(self, migration_id: str, undo: Undo, tidy: contextlib.ExitStack) -> None:
         """Start the engine's restore, and return when it is held at its RESTORE request.
@@ -96,6 +97,7 @@ class ArmedRestore:
         ConversationLost.
         """
         received = self._prepared.received
+        tidy.callback(self._close_init)
         env = install_shim(received.directory)
         tidy.enter_context(Interposer(rpc_socket(received.directory), self._role))
         with silenced(self._macs, migration_id, undo):
@@ -122,9 +124,7 @@ class ArmedRestore:
         """
         return self._role.roots()
 
-    def hold(
-        self, request: protocol.Restore, undo: contextlib.ExitStack, tidy: contextlib.ExitStack
-    ) -> protocol.Held:
+    def hold(self, request: protocol.Restore, undo: Undo) -> protocol.Held:
         """Have CRIU restore the container from what arrived, and return when it is held.
 
         While CRIU makes the tasks, the digests for the proof of memory are made. The answer has
@@ -155,8 +155,10 @@ class ArmedRestore:
             self._check_pager()
             raise self._why(error, "restore") from error
         self._check_pager()
-        self._init = Init(self._role.pid)
-        tidy.callback(self._init.close)
+        self._init = self._init or Init(self._role.pid)
+        pid, start_ticks = self._init.identity
+        undo.made(RestoredInit(pid=pid, start_ticks=start_ticks))
+        undo.callback(self._refuse)  # once more: CRIU gets the first chance
         return protocol.Held(
             stamps=(
                 Stamp("images complete", came),
@@ -315,14 +317,26 @@ class ArmedRestore:
         if status != 0:
             raise ConversationLost(f"the engine's restore ended with status {status}")
 
+    def _open_init(self) -> None:
+        self._init = Init(self._role.pid)
+
+    def _close_init(self) -> None:
+        if self._init is not None:
+            self._init.close()
+            self._init = None
+
     def _refuse(self) -> None:
         """Refuse the restore: CRIU kills what it restored, and the engine's restore cleans up.
 
-        Each has `end_s` to end, and is killed then.
+        Each has `end_s` to end, and is killed then. A CRIU that was killed has killed nothing.
         """
         self._role.refuse()
         if not self._role.end(self._limits.end_s):
             self._log(f"CRIU did not end in {self._limits.end_s:g} s and was killed")
+        if self._init is not None:
+            self._init.kill()
+            if not self._init.wait_dead(self._limits.death_s):
+                self._log(f"process {self._init.pid} was sent SIGKILL, and is not dead yet")
         if self._process is not None:
             try:
                 self._process.wait(self._limits.end_s)

@@ -27,7 +27,7 @@ from migrate.journal.records import SOURCE, Begun, Ended, encode
 #: The states of either half after which the target runs the container.
 RUNS_THERE = {State.RESUMED.value, State.DONE.value, incoming.State.FINISHED.value}
 #: The modules that declare the things of which a journal tells.
-DECLARING = (engines, guard, netns, slowed)
+DECLARING = (engines, guard, netns, processes, slowed)
 
 
 def sweep(tell: Callable[[str], None]) -> None:

@@ -112,6 +112,22 @@ def roots(group: str) -> Sequence[Path]:
     return [hierarchy.path / group for hierarchy in hierarchies()]
 
 
+def limit_memory(group: str, more_bytes: int | None) -> None:
+    """Have a group get so many bytes of memory more than it has; None is no limit."""
+    for hierarchy in hierarchies():
+        if hierarchy.is_only_one:
+            used, limit, none = "memory.current", "memory.max", "max"
+        elif "memory" in hierarchy.options.split(","):
+            used, limit, none = "memory.usage_in_bytes", "memory.limit_in_bytes", "-1"
+        else:
+            continue
+        directory = hierarchy.path / group
+        room = none
+        if more_bytes is not None:
+            room = str(int((directory / used).read_text()) + more_bytes)
+        (directory / limit).write_text(room)
+
+
 def entrances(group: str) -> Sequence[Path]:
     """Return the group of each hierarchy into which a process goes that enters a node."""
     return [hierarchy.inner(group) for hierarchy in hierarchies()]

@@ -3,6 +3,7 @@
 import os
 import sys
 from collections.abc import Sequence
+from dataclasses import replace
 from os import PathLike
 from pathlib import Path
 
@@ -11,9 +12,11 @@ from tests.rig.enter import ENVIRONMENT
 from tests.rig.errors import RigError
 from tests.rig.node import CHECKOUT, Node
 from tests.rig.node_init import CGROUP_BASE, Spec
+from tests.rig.wait import until
 
 HERE = Path(__file__).resolve().parent
 WRITABLE_SIZE = "8g"
+INIT = [sys.executable, "-I", "-B", str(HERE / "node_init.py")]
 #: What `sh` runs as ENTER PID CGROUP... -- COMMAND...: the process enters the cgroups before it
 #: enters the cgroup namespace, and the command dies with the process that waits for it.
 ENTER = """
@@ -65,10 +68,32 @@ class NamespaceNode(Node):
             writable_size=WRITABLE_SIZE,
             lock_fd=lock_fd,
         )
-        spec_path = directory / f"{self.name}.json"
+        spec_path = self._spec_path(directory)
         spec_path.write_text(spec.to_json())
-        init = [sys.executable, "-I", "-B", str(HERE / "node_init.py")]
-        process.run([*init, "join", str(spec_path)], keep_lock=True)
+        process.run([*INIT, "join", str(spec_path)], keep_lock=True)
+
+    def restart(self, directory: Path, lock_fd: int) -> None:
+        """Kill all processes of the node at once, and start it again with its files.
+
+        Like a host that has lost its power: what is in RAM is lost, and so is its network.
+        """
+        mounts = os.open(f"/proc/{self.pid}/ns/mnt", os.O_RDONLY)
+        try:
+            cgroups.remove(self.group)
+            network.remove_uplink(self.rig, self.name)
+            network.create_uplink(self.rig, self.name)
+            cgroups.create(self.group)
+            spec_path = self._spec_path(directory)
+            spec = replace(Spec.load(spec_path), lock_fd=lock_fd)
+            spec_path.write_text(spec.to_json())
+            where = f"/proc/{os.getpid()}/fd/{mounts}"
+            process.run([*INIT, "rejoin", str(spec_path), where], keep_lock=True)
+            until(self.is_running, f"{self.name} to start again")
+        finally:
+            os.close(mounts)
+
+    def _spec_path(self, directory: Path) -> Path:
+        return directory / f"{self.name}.json"
 
     def ready(self, directory: Path) -> None:
         """Give the node's cgroups to its containers."""

@@ -47,6 +47,16 @@ def create_uplink(rig: str, node: str) -> None:
     _ip(["ip", "-n", switch], _up(port, f"master {names.BRIDGE}"))
 
 
+def remove_uplink(rig: str, node: str) -> None:
+    """Undo `create_uplink`.
+
+    The link is removed by itself: with its namespace it would go some time later.
+    """
+    port, switch = names.switch_port(node), names.member(rig, names.SWITCH)
+    _ip(["ip", "-n", switch], [f"link delete {port}"])
+    remove(names.member(rig, node))
+
+
 def create_tap(rig: str, node: str) -> None:
     """Make a port of the switch for the network card of a virtual machine."""
     switch, port = names.member(rig, names.SWITCH), names.switch_port(node)

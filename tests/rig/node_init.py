@@ -5,8 +5,12 @@ stage ends by becoming the next:
     join    in this machine: enter the node's cgroups, then unshare everything
     pivot   PID 1, in this machine's files: make the node's root and move into it
     serve   PID 1, in the node's files: mount what a host has, start sshd, reap orphans for ever
+A node that is rebooted comes from `rejoin` to `serve`, in the files that it has had before:
+    rejoin  in this machine: as join
+    again   PID 1, in the node's files: unmount what a host mounts when it starts
 """
 
+import ctypes
 import json
 import os
 import signal
@@ -14,6 +18,7 @@ import socket
 import stat
 import subprocess
 import sys
+import uuid
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -21,6 +26,11 @@ CHECKOUT_IN_NODE = Path("/opt/migrate")
 PYTHON_IN_NODE = "/usr/bin/python3"
 SPEC_IN_NODE = Path("/etc/rig-node.json")
 CGROUP_BASE = Path("/sys/fs/cgroup")
+#: What is mounted before a host starts: its disks.
+DISKS = {"/", str(CHECKOUT_IN_NODE), *(f"/var/lib/{name}" for name in ("containers", "docker"))}
+DISKS |= {"/var/lib/containerd", "/var/lib/migrate"}
+MNT_DETACH = 2  # umount2(2)
+BOOT_ID = "/proc/sys/kernel/random/boot_id"
 CPU_DMA_LATENCY = Path("/sys/class/misc/cpu_dma_latency/dev")
 CHARACTER_DEVICES = {
     "null": (1, 3),
@@ -72,7 +82,19 @@ def command(*argv: str) -> None:
 
 
 def join(spec: Spec, spec_path: str) -> None:
-    """Enter the node's cgroups, let the caller go on, and become the node.
+    """Enter the node's cgroups, let the caller go on, and become the node."""
+    detach(spec)
+    become(*nsenter(spec), *unshare(), *python(sys.executable, __file__, "pivot", spec_path))
+
+
+def rejoin(spec: Spec, mounts: str) -> None:
+    """Do as `join` does, in the files of a node that has died. `mounts` is its mount namespace."""
+    detach(spec)
+    become(*nsenter(spec, f"--mount={mounts}"), *unshare(), *in_node("again"))
+
+
+def detach(spec: Spec) -> None:
+    """Enter the node's cgroups, and leave the caller.
 
     The process leaves the caller's session, or a signal to that would reach the node.
     """
@@ -86,22 +108,17 @@ def join(spec: Spec, spec_path: str) -> None:
     null = os.open(os.devnull, os.O_RDONLY)
     for source, target in ((null, 0), (log, 1), (log, 2)):
         os.dup2(source, target)
-    unshare = [
-        "unshare",
-        "--mount",
-        "--pid",
-        "--uts",
-        "--ipc",
-        "--cgroup",
-        "--fork",
-        "--kill-child",
-    ]
-    become(
-        "nsenter",
-        f"--net={spec.netns}",
-        *unshare,
-        *python(sys.executable, __file__, "pivot", spec_path),
-    )
+
+
+def nsenter(spec: Spec, *options: str) -> list[str]:
+    """Return the command that enters the node's network."""
+    return ["nsenter", f"--net={spec.netns}", *options]
+
+
+def unshare() -> list[str]:
+    """Return the command that makes the node's other namespaces."""
+    kinds = [f"--{kind}" for kind in ("mount", "pid", "uts", "ipc", "cgroup")]
+    return ["unshare", *kinds, "--fork", "--kill-child"]
 
 
 def pivot(spec: Spec) -> None:
@@ -129,14 +146,27 @@ def pivot(spec: Spec) -> None:
     command("pivot_root", ".", "mnt")  # moves this process too (pivot_root(2))
     os.chdir("/")
     command("umount", "--lazy", "/mnt")
-    here = Path(__file__).resolve().relative_to(spec.checkout)
-    become(*python(PYTHON_IN_NODE, str(CHECKOUT_IN_NODE / here), "serve", str(SPEC_IN_NODE)))
+    become(*in_node("serve"))
+
+
+def again() -> None:
+    """Unmount all but the disks, and start as a host does."""
+    # It is of processes that are gone, and umount(8) would read it.
+    if ctypes.CDLL(None).umount2(b"/proc", MNT_DETACH) != 0:
+        sys.exit("the old /proc was not unmounted")
+    command("mount", "-t", "proc", "proc", "/proc")
+    lines = Path("/proc/self/mountinfo").read_text().splitlines()
+    for path in reversed([line.split()[4] for line in lines]):
+        if path not in DISKS | {"/proc"}:
+            command("umount", "--lazy", path)
+    become(*in_node("serve"))
 
 
 def serve(spec: Spec) -> None:
     """Become the first process of a host that is up."""
     socket.sethostname(spec.hostname)
     mount_api_file_systems()
+    give_boot_id()
     make_devices()
     mount_cgroups(spec)
     start_sshd()
@@ -169,6 +199,13 @@ def mount_api_file_systems(*, devices: bool = True) -> None:
     )
     command("mount", "-t", "tmpfs", "-o", "mode=1777", "shm", "/dev/shm")  # noqa: S108
     command("mount", "-t", "mqueue", "mqueue", "/dev/mqueue")
+
+
+def give_boot_id() -> None:
+    """Have the node see an id of its own boot; the kernel's is that of this machine."""
+    file = Path("/run/boot_id")
+    file.write_text(f"{uuid.uuid4()}\n")
+    command("mount", "--bind", str(file), BOOT_ID)
 
 
 def make_devices() -> None:
@@ -225,6 +262,12 @@ def python(interpreter: str, *arguments: str) -> list[str]:
     return [interpreter, "-I", "-B", *arguments]
 
 
+def in_node(stage: str) -> list[str]:
+    """Return the command of a stage in the node's files."""
+    here = CHECKOUT_IN_NODE / "tests/rig/node_init.py"
+    return python(PYTHON_IN_NODE, str(here), stage, str(SPEC_IN_NODE))
+
+
 def become(*argv: str) -> None:
     """Become another program."""
     os.execvp(argv[0], argv)  # noqa: S606
@@ -232,12 +275,16 @@ def become(*argv: str) -> None:
 
 def main() -> None:
     """Run the stage that the command line names."""
-    stage, spec_path = sys.argv[1:]
+    stage, spec_path, *mounts = sys.argv[1:]
     spec = Spec.load(Path(spec_path))
     if stage == "join":
         join(spec, spec_path)
     elif stage == "pivot":
         pivot(spec)
+    elif stage == "rejoin":
+        rejoin(spec, *mounts)
+    elif stage == "again":
+        again()
     else:
         serve(spec)
 

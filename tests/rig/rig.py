@@ -74,6 +74,15 @@ class Rig:
                 raise
         return True
 
+    def reboot(self, name: str) -> None:
+        """Have a node of namespaces lose its power, and start again (NamespaceNode.restart)."""
+        node = self.node(name)
+        assert isinstance(node, NamespaceNode)
+        with locked(names.lock_file(self.name)) as lock_fd:
+            node.restart(self.directory, lock_fd)
+            self._wait_for_sshd([node])
+            node.ready(self.directory)
+
     def down(self) -> None:
         """Remove every trace of the rig, whatever state it is in.
 

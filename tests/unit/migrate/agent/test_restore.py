@@ -22,12 +22,13 @@ import pytest
 from checkpoint.criu.edits import Edits
 from checkpoint.criu.interposer import Stamp
 from checkpoint.criu.page_server import PAGE_SIZE, dst_id_of_process
-from checkpoint.criu.roles import MAKING_TASKS, RestoreRole
+from checkpoint.criu.roles import MAKING_TASKS, SETUP_NAMESPACES, RestoreRole
 from checkpoint.errors import ConversationLost, ImageError
 from checkpoint.host.processes import Init
 from checkpoint.memory.pager.keeper import Keeper
 from checkpoint.memory.pager.pager import INTEGER, SOCKET
 from checkpoint.memory.store import PageStore
+from checkpoint.undo import Undo
 from migrate.agent import restore
 from migrate.agent.restore import ArmedRestore
 from migrate.limits import Limits
@@ -74,10 +75,11 @@ def restore_in(directory: Path, store: PageStore, keeper: Keeper) -> ArmedRestor
     return ArmedRestore(prepared, ARM, Limits(restore_s=20.0), print)
 
 
-def criu_restores(role: RestoreRole, images: Path, *, pager_fails: bool) -> None:
+def criu_restores(role: RestoreRole, images: Path, init: int, *, pager_fails: bool) -> None:
     """Do what CRIU does: make the tasks once its request is released, and find nothing wrong.
 
-    With `pager_fails` CRIU does not go on, because tasks wait for their pages.
+    The process `init` is the container's first. With `pager_fails` CRIU does not go on, because
+    tasks wait for their pages.
     """
     role.request_gate.arrive()
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as pages:
@@ -86,10 +88,11 @@ def criu_restores(role: RestoreRole, images: Path, *, pager_fails: bool) -> None
         if pager_fails:
             with pytest.raises(ConversationLost):
                 role.done_gate.wait_reached(20)
+        role.notify(SETUP_NAMESPACES, init)
         role.notify(MAKING_TASKS, 0)
         role.went_on()
         if not pager_fails:
-            role.notify(role.held_notification, os.getpid())
+            role.notify(role.held_notification, init)
 
 
 @pytest.mark.parametrize("hands_over", [True, False])
@@ -101,23 +104,40 @@ def test_a_pager_that_failed_in_the_restore_fails_the_restore(
     hands_over: bool,
 ) -> None:
     """A pager whose keeper cannot follow it gives up, and tasks would wait for pages for ever."""
-    with contextlib.ExitStack() as undo:
-        armed = restore_in(tmp_path, undo.enter_context(PageStore(tmp_path)), keeper)
+    with contextlib.ExitStack() as stack:
+        init = stack.enter_context(subprocess.Popen(["sleep", "60"]))
+        stack.callback(init.kill)
+        armed = restore_in(tmp_path, stack.enter_context(PageStore(tmp_path)), keeper)
         if not hands_over:
             monkeypatch.setattr(os, "memfd_create", no_more_descriptors)
         criu = threading.Thread(
             target=criu_restores,
-            args=(role, tmp_path / "images"),
+            args=(role, tmp_path / "images", init.pid),
             kwargs={"pager_fails": not hands_over},
         )
-        undo.callback(criu.join)
-        undo.callback(role.refuse)
+        stack.callback(criu.join)
+        stack.callback(role.refuse)
+        undo = stack.enter_context(Undo())
         criu.start()
         if hands_over:
-            assert armed.hold(RESTORE, undo, undo).pages == 1
+            assert armed.hold(RESTORE, undo).pages == 1
+            undo.close()
+            assert init.wait(20) == -signal.SIGKILL
         else:
             with pytest.raises(ImageError, match=r"memory was not in place: .*Too many open files"):
-                armed.hold(RESTORE, undo, undo)
+                armed.hold(RESTORE, undo)
+
+
+def test_what_was_restored_does_not_outlive_a_criu_that_was_killed(
+    tmp_path: Path, keeper: Keeper, role: RestoreRole
+) -> None:
+    """Only its init is known then: CRIU has not come to say that it holds it."""
+    with PageStore(tmp_path) as store, subprocess.Popen(["sleep", "60"]) as init:
+        armed: Any = restore_in(tmp_path, store, keeper)
+        role.notify(SETUP_NAMESPACES, init.pid)
+        armed._refuse()
+        assert init.wait(20) == -signal.SIGKILL
+        armed._close_init()
 
 
 @pytest.fixture
