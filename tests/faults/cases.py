@@ -31,6 +31,23 @@ FAULTS = (
     *LINK,
     *OTHERS,
 )
+#: What happens to the next frame on an intact connection, sent by or to the coordinator.
+FRAMES = tuple(
+    f"{what} frame {way}"
+    for what in ("corrupted", "repeated", "dropped")
+    for way in ("to the target", "from the target")
+)
+HOSTS = {"source": "alpha", "target": "beta"}
+#: Faults of a whole host; those of memory, disk and the engine's lock end after ten seconds.
+HOST_FAULTS = (
+    *(f"{host} rebooted" for host in HOSTS),
+    *(f"{host}'s disk hangs" for host in HOSTS),
+    *(f"{host}'s storage is locked" for host in HOSTS),
+    "target's RAM full",
+    "agent killed for memory",
+)
+#: Faults that were thought of later. A case keeps its number.
+LATER_FAULTS = (*FRAMES, *HOST_FAULTS, "restarted by somebody")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -48,7 +65,10 @@ class Case:
 
 def matrix() -> list[Case]:
     """Return all cases, each engine with each point and each fault."""
-    combined = itertools.product(ENGINES, POINTS, FAULTS)
+    combined = [
+        *itertools.product(ENGINES, POINTS, FAULTS),
+        *itertools.product(ENGINES, POINTS, LATER_FAULTS),
+    ]
     return [
         Case(number=number, engine=engine, point=point, fault=fault)
         for number, (engine, point, fault) in enumerate(combined)

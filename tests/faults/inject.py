@@ -3,22 +3,22 @@
 from __future__ import annotations
 
 import shlex
-import threading
 from collections.abc import Mapping
-from dataclasses import dataclass, field
 from typing import Any
 
 from migrate.journal import book
-from tests.faults.cases import LINK, VICTIMS, Case
-from tests.rig import Node
+from tests.faults import host_faults
+from tests.faults.cases import FRAMES, HOST_FAULTS, LINK, VICTIMS, Case
+from tests.faults.injection import Injection, sh
 from tests.rig.engine import DOCKERD
 from tests.rig.hosts import Hosts
+from tests.tools.at_state import SPOILS
 
 #: How long a process is stopped, by SIGSTOP.
 STOPPED_S = 10.0
 #: The commands that list the pids of victims on a node, which are known by what they run.
 FINDERS = {
-    "agent": "sed 's/.*process //' /run/migrate/locks/{engine}-redis",
+    "agent": host_faults.AGENT,
     "keeper": "sed -n 's/.*\"stand_by\":\\[\\([0-9]*\\),.*/\\1/p' {journal}/{id}.target",
     "CRIU of the dump": "pgrep -x criu",
     "CRIU of the restore": "pgrep -x criu",
@@ -35,36 +35,17 @@ UPLINK = "eth0"
 FULL = "/var/lib/full"
 
 
-@dataclass
-class Injection:
-    """One fault that was injected, and what takes it back. `what` says what was hit, for people."""
-
-    what: str = "nothing to hit"
-    hit: bool = False
-    _timers: list[threading.Timer] = field(default_factory=list)
-
-    def later(self, after_s: float, node: Node, script: str) -> None:
-        """Run a script on a node after some seconds."""
-        timer = threading.Timer(after_s, sh, [node, script])
-        timer.start()
-        self._timers.append(timer)
-
-    def end(self) -> None:
-        """Wait until the fault was taken back."""
-        for timer in self._timers:
-            timer.join()
-
-
-def sh(node: Node, script: str) -> str:
-    """Run a script on a node, and return its output; whether it failed is nobody's business."""
-    return node.run(["sh", "-c", script], check=False, timeout=60).stdout.strip()
-
-
 def inject(case: Case, hosts: Hosts, move: Mapping[str, Any]) -> Injection:
     """Do to a move what its case wants. `move` is what the coordinator tells (at_state.wait)."""
     if case.fault.startswith("SIG"):
         return _signal(case, hosts, move)
     injection = Injection(what=case.fault, hit=True)
+    if case.fault in FRAMES:
+        sh(hosts.alpha, f"echo '{case.fault}' > {SPOILS}")
+        return injection
+    if case.fault in HOST_FAULTS:
+        host_faults.inject(case, hosts, injection)
+        return injection
     if case.fault in LINK:
         make, end, seconds = _link(case.fault, hosts)
         sh(hosts.beta, make)
@@ -98,7 +79,7 @@ def _link(fault: str, hosts: Hosts) -> tuple[str, str, float]:
 
 
 def _by_somebody(case: Case, hosts: Hosts) -> None:
-    word = "kill" if case.fault.startswith("killed") else "stop"
+    word = next(each for each in ("kill", "restart", "stop") if case.fault.startswith(each))
     if case.engine == "runc":
         signal = "KILL" if word == "kill" else "TERM"
         sh(hosts.alpha, f"timeout 20 runc kill redis {signal}")

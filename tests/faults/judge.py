@@ -14,8 +14,9 @@ from typing import Any
 
 from migrate import errors
 from migrate.cli.exit_codes import CODES
-from tests.faults.cases import Case
-from tests.faults.inject import Injection, inject, sh
+from tests.faults.cases import POINTS, Case
+from tests.faults.inject import inject
+from tests.faults.injection import Injection, sh
 from tests.rig import Node, Redis
 from tests.rig.errors import RigError
 from tests.rig.hosts import Hosts, tool_command
@@ -104,6 +105,9 @@ class Scene:
         """Try a case, which begins with the container on alpha, and say what came of it."""
         with self._redis.client() as client:
             status, said, injection = self._move(case)
+            if case.fault.endswith("rebooted"):
+                for node in self.hosts.both:  # as at the next start
+                    sh(node, "migratectl recover")
             with contextlib.suppress(RigError):
                 until(self._is_quiet, "it to end by itself", timeout_s=SETTLED_S)
             running = self.look()
@@ -114,7 +118,7 @@ class Scene:
             seen = client.finish()
         faults = [*self._of_the_end(case, injection, status, running)]
         if len(running) == 1:
-            faults += self._of_what_runs(running[0], seen)
+            faults += self._of_what_runs(case, running[0], seen)
         return Verdict(
             case=case,
             hit=injection.what,
@@ -182,17 +186,17 @@ class Scene:
                 faults.append(f"lied: exit code {status}")
         return faults
 
-    def _of_what_runs(self, host: str, seen: Mapping[str, Any]) -> list[str]:
+    def _of_what_runs(self, case: Case, host: str, seen: Mapping[str, Any]) -> list[str]:
         """Look at the one container that runs: its answers, its memory, and what is beside it."""
         redis = self._redis.on(next(node for node in self.hosts.both if node.name == host))
         faults = []
         try:
             redis.ready()
-            if redis.digest() != self._digest:
+            if redis.digest() != self._digest and not case.fault.startswith("restarted"):
                 faults.append("wrong_memory: other data")
         except (RigError, OSError, AssertionError) as error:
             faults.append(f"stuck: redis does not answer ({error})")
-        if not seen["contiguous"]:
+        if not seen["contiguous"] and not case.fault.startswith("restarted"):
             faults.append("wrong_memory: the client's counter")
         for node in self.hosts.both:  # the next start on each host
             sh(node, "migratectl recover")
@@ -213,8 +217,15 @@ class Scene:
 
 
 def ends_it(case: Case) -> bool:
-    """Return whether a case's fault has the container ended: dockerd ends its own on SIGTERM."""
+    """Return whether a case's fault has the container ended, whatever the tool does.
+
+    dockerd ends its own on SIGTERM. A source that fails takes the container along until the kill,
+    and a target from the kill on.
+    """
     stops_docker = case.engine == "docker" and case.fault.startswith("SIGTERM of engine of")
+    killing = POINTS.index("KILLING")
+    if case.fault in ("source rebooted", "target rebooted"):
+        return (POINTS.index(case.point) < killing) is case.fault.startswith("source")
     return stops_docker or case.fault.endswith("by somebody")
 
 

@@ -13,6 +13,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
+from tests.faults import host_faults
 from tests.faults.cases import Case
 from tests.faults.judge import Scene, Verdict, elapsed_s
 from tests.rig import EngineContainer, Redis, Rig
@@ -88,6 +89,7 @@ def tried(results: Path | None) -> set[int]:
 @contextlib.contextmanager
 def stage(hosts: Hosts, engine: str) -> Iterator[Scene]:
     """Have redis in a container of the engine's on alpha, for the length of the block."""
+    host_faults.give_disks(hosts)
     redis: Redis[Any]
     if engine == "runc":
         redis = start_redis(hosts.alpha)

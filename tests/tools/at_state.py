@@ -14,7 +14,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from checkpoint.engines.docker import api
@@ -23,9 +23,13 @@ from migrate.decisions.state import State
 from migrate.migration import Migration
 from transport import ssh
 from transport.errors import Unreachable
+from transport.framing import FrameStream
 
 #: A migration waits as long as this file is there (`wait`).
 WAITS = Path("/run/waits")
+#: It says what becomes of the next frame when a migration has waited (`wait`): "dropped frame to
+#: the target".
+SPOILS = Path("/run/spoils")
 
 
 def crash(migration: Migration) -> None:
@@ -109,6 +113,50 @@ def wait(migration: Migration) -> None:
     beside.rename(WAITS)
     while WAITS.exists():
         time.sleep(0.002)
+    if SPOILS.exists():
+        how, _, way = SPOILS.read_text().strip().partition(" frame ")
+        SPOILS.unlink()
+        frames = migration.target.agent._frames
+        (spoil_sent if way == "to the target" else spoil_received)(frames, how)
+
+
+def spoil_sent(frames: FrameStream, how: str) -> None:
+    """Spoil the next frame that is sent."""
+    send = frames.send
+
+    def spoiled(header: bytes, parts: Sequence[bytes | memoryview] = ()) -> None:
+        frames.send = send  # type: ignore[method-assign]
+        if how == "corrupted":
+            send(corrupted(header), parts)
+        elif how == "repeated":
+            send(header, parts)
+            send(header, parts)
+
+    frames.send = spoiled  # type: ignore[method-assign]
+
+
+def spoil_received(frames: FrameStream, how: str) -> None:
+    """Spoil the next frame that is received."""
+    receive = frames.receive
+
+    def spoiled() -> tuple[bytearray, bytearray]:
+        frames.receive = receive  # type: ignore[method-assign]
+        header, payload = receive()
+        if how == "corrupted":
+            return bytearray(corrupted(header)), payload
+        if how == "dropped":
+            return receive()
+        copies = [(bytearray(header), bytearray(payload))]
+        frames.receive = lambda: copies.pop() if copies else receive()  # type: ignore[method-assign]
+        return header, payload
+
+    frames.receive = spoiled  # type: ignore[method-assign]
+
+
+def corrupted(header: bytes | bytearray) -> bytes:
+    """Return a header with one byte changed."""
+    middle = len(header) // 2
+    return bytes([*header[:middle], header[middle] ^ 0x15, *header[middle + 1 :]])
 
 
 def migrate_again(migration: Migration, target: str) -> None:
