@@ -1,14 +1,14 @@
-"""Journals: files on disk that outlive a task, its process and its host, and say what it has done.
+"""Journals: files that outlive a task, its process and its host, and say what it has done.
 
 A journal is a sequence of entries, which are JSON objects. Each entry is a line of its own, with a
 checksum in front: the CRC-32 (zlib) of this entry and of all before it. So an entry that was torn,
-altered, lost or put elsewhere ends the journal, and all entries before it are sound. That is what a
-power cut leaves: a file system may lose the end of what was written and not synced, and it may show
-zeros in its place.
+altered, lost or put elsewhere ends the journal, and all entries before it are sound.
 
-`append` outlives this process from its return on, `sync` outlives the host. The owner of a journal
-holds flock(2) on its file, so that a journal without an owner is one whose task was cut off. A
-descriptor that another process inherits keeps the lock.
+A journal is written in RAM, where no disk that hangs or is full keeps anybody waiting, and copied
+to disk by `sync`. An entry outlives this process once `append` returns, and this host once `sync`
+does. After a reboot only the copy on disk is there. The owner of a journal holds flock(2) on the
+file in RAM, so that a journal without an owner is one whose task was cut off. A descriptor that
+another process inherits keeps the lock.
 """
 
 from __future__ import annotations
@@ -17,9 +17,11 @@ import contextlib
 import fcntl
 import json
 import os
+import threading
 import time
 import zlib
 from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -30,46 +32,66 @@ from checkpoint.host import whole
 MOST_BYTES = 16 << 20
 #: The checksum has so many hexadecimal digits, and a space follows it.
 CHECKSUM_DIGITS = 8
+MODE = 0o600
 #: How long after a look at the lock that found it taken the next look comes.
 LOOK_AGAIN_S = 0.02
+
+
+@dataclass(frozen=True, kw_only=True)
+class Place:
+    """Where a journal is: the file in RAM, and its copy on disk. Either may be missing."""
+
+    ram: Path
+    disk: Path
+
+    @property
+    def name(self) -> str:
+        return self.disk.name
+
+    def exists(self) -> bool:
+        return self.ram.exists() or self.disk.exists()
+
+    def unlink(self) -> None:
+        """Remove both files, if they are there. Raises OSError."""
+        self.ram.unlink(missing_ok=True)
+        self.disk.unlink(missing_ok=True)
 
 
 class Journal:
     """A journal that this process has open to append to. Use it as a context, or close it.
 
-    `entries` are those that the file has, also those that were there before.
+    `entries` are those that the journal has, also those that were there before.
     """
 
-    def __init__(self, path: Path) -> None:
-        """Open the journal at `path`, which is made if it is missing, and become its owner.
+    def __init__(self, place: Place) -> None:
+        """Open the journal, which is made if it is missing, and become its owner.
 
         What follows the last sound entry is cut off. Raises BlockingIOError if another process owns
         the journal, and OSError.
         """
-        made = not path.exists()
-        flags = os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC | os.O_NOFOLLOW
-        fd = os.open(path, flags, 0o600)
+        fd = _owned(place.ram)
         try:
-            _own(fd)
-            self._read(path, fd)
-            if made:
-                sync_directory(path.parent)
+            if not os.fstat(fd).st_size and place.disk.exists():
+                whole.write(fd, _content_of(place.disk))
+            self._read(place, fd)
         except BaseException:
+            if not os.fstat(fd).st_size:
+                place.ram.unlink(missing_ok=True)
             os.close(fd)
             raise
 
     @classmethod
-    def inherited(cls, path: Path, fd: int) -> Journal:
-        """Return the journal at `path` that another process has owned by the same open file.
+    def inherited(cls, place: Place, fd: int) -> Journal:
+        """Return the journal that another process has owned by the same open file.
 
         `fd` is a copy of that process's descriptor. Raises OSError.
         """
         found = cls.__new__(cls)
-        found._read(path, fd)
+        found._read(place, fd)
         return found
 
-    def _read(self, path: Path, fd: int) -> None:
-        self.path, self._fd = path, fd
+    def _read(self, place: Place, fd: int) -> None:
+        self.place, self._fd, self._syncing = place, fd, threading.Lock()
         self.entries, self._end, self._checksum = _sound(_content(fd))
         os.ftruncate(fd, self._end)
 
@@ -98,11 +120,21 @@ class Journal:
         self.entries.append(json.loads(line[CHECKSUM_DIGITS + 1 :]))
 
     def sync(self) -> None:
-        """Have the file system write all entries to its device. Raises OSError."""
-        os.fdatasync(self._fd)
+        """Copy all entries to disk. Raises OSError: the copy then is as it was before."""
+        with self._syncing:
+            whole.replace(self.place.disk, _content(self._fd), MODE)
+            sync_directory(self.place.disk.parent)
+
+    def retire(self) -> None:
+        """Copy all entries to disk, and remove the file in RAM: there will be no more.
+
+        Raises OSError: the file in RAM stays then.
+        """
+        self.sync()
+        self.place.ram.unlink(missing_ok=True)
 
     def close(self) -> None:
-        """Give the journal up. The file stays."""
+        """Give the journal up. The files stay."""
         os.close(self._fd)
 
 
@@ -118,18 +150,20 @@ def entries_in(content: bytes) -> list[dict[str, Any]]:
     return _sound(content)[0]
 
 
-def read(path: Path) -> list[dict[str, Any]]:
+def read(place: Place) -> list[dict[str, Any]]:
     """Return the sound entries of a journal, which another process may own. Raises OSError."""
-    fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
+    with contextlib.suppress(FileNotFoundError):
+        if content := _content_of(place.ram):  # without any it is about to be read from disk
+            return entries_in(content)
+    return entries_in(_content_of(place.disk))
+
+
+def has_owner(place: Place) -> bool:
+    """Return whether a process owns the journal. Raises OSError."""
     try:
-        return entries_in(_content(fd))
-    finally:
-        os.close(fd)
-
-
-def has_owner(path: Path) -> bool:
-    """Return whether a process owns the journal at `path`. Raises OSError."""
-    fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
+        fd = os.open(place.ram, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
+    except FileNotFoundError:
+        return False
     try:
         # A shared lock: two processes that look at once do not take each other for the owner.
         fcntl.flock(fd, fcntl.LOCK_SH | fcntl.LOCK_NB)
@@ -138,6 +172,25 @@ def has_owner(path: Path) -> bool:
     finally:
         os.close(fd)
     return False
+
+
+def _owned(path: Path) -> int:
+    """Open a file in RAM, which is made if it is missing, and return a descriptor with its lock.
+
+    Raises BlockingIOError if another process owns the journal, and OSError.
+    """
+    while True:
+        fd = os.open(
+            path, os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC | os.O_NOFOLLOW, MODE
+        )
+        try:
+            _own(fd)
+            if path.exists() and os.path.samestat(os.fstat(fd), path.lstat()):
+                return fd
+        except BaseException:
+            os.close(fd)
+            raise
+        os.close(fd)  # its owner has retired it meanwhile
 
 
 def _own(fd: int) -> None:
@@ -157,6 +210,14 @@ def sync_directory(path: Path) -> None:
     fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
         os.fsync(fd)
+    finally:
+        os.close(fd)
+
+
+def _content_of(path: Path) -> bytes:
+    fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
+    try:
+        return _content(fd)
     finally:
         os.close(fd)
 

@@ -20,6 +20,7 @@ from pathlib import Path
 
 from checkpoint.errors import IncompleteIO
 
+NEW = ".new"
 Writable = bytes | bytearray | memoryview
 
 
@@ -60,8 +61,12 @@ def pwrite(fd: int, data: Writable, offset: int) -> None:
 
 
 def replace(path: Path, content: bytes, mode: int) -> None:
-    """Write or replace a file, whole or not at all, whenever the power fails. Raises OSError."""
-    new = path.with_name(f".{path.name}.new")
+    """Write or replace a file, whole or not at all, whenever the power fails. Raises OSError.
+
+    Several processes may do so at once; in one of them, a thread at a time. A process that is
+    killed in this leaves a file beside the other, whose name begins with a dot and ends with NEW.
+    """
+    new = path.with_name(f".{path.name}.{os.getpid()}{NEW}")
     fd = os.open(new, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
     with open(fd, "wb") as file:
         file.write(content)

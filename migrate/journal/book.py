@@ -1,8 +1,8 @@
-"""The journals of this host's migrations: one file for each, in DIRECTORY.
+"""The journals of this host's migrations: one for each, in RAM as long as it is written.
 
-A file is named ID.source on the source of migration ID, and ID.target on its target. The process
-that takes part in the migration owns the file (checkpoint/host/journal.py). So a journal that has
-not ended and that nobody owns is one of a migration that was cut off.
+A journal is named ID.source on the source of migration ID, and ID.target on its target. The process
+that takes part in the migration owns it (checkpoint/host/journal.py). So a journal that has not
+ended and that nobody owns is one of a migration that was cut off.
 """
 
 from __future__ import annotations
@@ -12,11 +12,10 @@ import logging
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import Path
 
 from checkpoint.errors import DataInvalid, ProcError, reason
-from checkpoint.host import journal, paths, processes
-from checkpoint.host.journal import Journal
+from checkpoint.host import journal, paths, processes, whole
+from checkpoint.host.journal import Journal, Place
 from checkpoint.host.ownership import private_directory
 from checkpoint.undo import Made
 from migrate.journal.account import Account, account
@@ -33,7 +32,8 @@ from migrate.journal.records import (
 )
 
 log = logging.getLogger(__name__)
-DIRECTORY = paths.STATE / "journal"
+#: On disk, and in RAM.
+DIRECTORY, RAM = paths.STATE / "journal", paths.RUN / "journal"
 #: The number of migrations that have ended and are still listed: those that ended last.
 MOST_ENDED = 100
 
@@ -42,7 +42,7 @@ MOST_ENDED = 100
 class Listed:
     """A journal on this host: what its entries come to, and whether a process owns it."""
 
-    path: Path
+    place: Place
     account: Account
     owned: bool
 
@@ -59,13 +59,13 @@ class MigrationJournal:
         Raises OSError, also FileExistsError if this host has a journal of the migration's id.
         """
         private_directory(DIRECTORY)
-        path = _path(begun.migration_id, begun.side)
-        self._journal = Journal(path)
+        place = _place(begun.migration_id, begun.side)
+        self._journal = _opened(place)
         with contextlib.ExitStack() as undo:
             undo.callback(self._journal.close)
             if self._journal.entries:
-                raise FileExistsError(f"{path} is the journal of an earlier migration")
-            undo.callback(path.unlink, missing_ok=True)
+                raise FileExistsError(f"{place.name} is the journal of an earlier migration")
+            undo.callback(place.unlink)
             self._append(begun)
             self._journal.sync()
             undo.pop_all()
@@ -77,7 +77,7 @@ class MigrationJournal:
         Raises OSError.
         """
         found = cls.__new__(cls)
-        found._journal = Journal.inherited(_path(migration_id, side), fd)
+        found._journal = Journal.inherited(_place(migration_id, side), fd)
         return found
 
     @classmethod
@@ -86,10 +86,8 @@ class MigrationJournal:
 
         Raises BlockingIOError if another process owns it, FileNotFoundError, and OSError.
         """
-        if not listed.path.exists():
-            raise FileNotFoundError(listed.path)
         found = cls.__new__(cls)
-        found._journal = Journal(listed.path)
+        found._journal = taken_up(listed)
         return found
 
     def fileno(self) -> int:
@@ -113,8 +111,8 @@ class MigrationJournal:
     def entered(self, state: str) -> None:
         """Enter a state of this host's half. A failure is only logged.
 
-        The entry outlives this process, but not a power cut, and need not: a power cut ends the
-        container's processes as well, and the boot's id in the journal tells that it came.
+        The entry outlives this process, but a power cut only if `sync` comes after it: a power cut
+        ends the container's processes as well, and the boot's id in the journal tells that it came.
         """
         try:
             self.must_enter(state)
@@ -135,11 +133,16 @@ class MigrationJournal:
         except OSError as error:
             log.warning("the journal lacks %r, and goes: %s", state, reason(error))
             with contextlib.suppress(OSError):
-                self._journal.path.unlink()
+                self._journal.place.unlink()
 
     def made(self, thing: Made, passing: bool = False) -> None:
-        """Enter a thing that this host has just made (MadeThing). Raises OSError."""
+        """Enter a thing that this host has just made (MadeThing). Raises OSError.
+
+        What outlives a reboot is known after it.
+        """
         self._append(MadeThing(at_ms=now_ms(), thing=thing.plain(), passing=passing))
+        if thing.on_disk:
+            self._journal.sync()
 
     def sync(self) -> None:
         """Have all entries outlive a power cut. A failure is only logged."""
@@ -152,7 +155,7 @@ class MigrationJournal:
         """Enter that nothing is left to be done on this host. A failure is only logged."""
         try:
             self._append(Ended(at_ms=now_ms(), outcome=outcome, error=error))
-            self._journal.sync()
+            self._journal.retire()
         except OSError as failure:
             log.warning("the journal lacks its end: %s", reason(failure))
 
@@ -170,18 +173,28 @@ def process_record(pid: int) -> ProcessRecord:
     return ProcessRecord(pid, processes.start_ticks(pid))
 
 
+def taken_up(listed: Listed) -> Journal:
+    """Return the journal of a migration that was cut off, which this process owns from now on.
+
+    Raises BlockingIOError if another process owns it, FileNotFoundError, and OSError.
+    """
+    if not listed.place.exists():
+        raise FileNotFoundError(listed.place.name)
+    return _opened(listed.place)
+
+
 def listed() -> list[Listed]:
     """Return the journals of this host, those that began last at the end.
 
     A file that cannot be understood is left out, and so is one that goes meanwhile. Raises OSError.
     """
-    found = [each for path in _paths() if (each := _read(path)) is not None]
+    found = [each for place in _places() if (each := _read(place)) is not None]
     return sorted(found, key=lambda each: each.account.begun.at_ms)
 
 
 def find(migration_id: str, side: str) -> Listed | None:
     """Return this host's journal of a migration, if it can be read. Raises OSError."""
-    return _read(_path(migration_id, side))
+    return _read(_place(migration_id, side))
 
 
 def is_alive(process: ProcessRecord | None) -> bool:
@@ -196,26 +209,39 @@ def is_alive(process: ProcessRecord | None) -> bool:
 
 
 def prune() -> None:
-    """Remove the journals of migrations that ended before the last MOST_ENDED. Raises OSError."""
+    """Remove the journals of migrations that ended before the last MOST_ENDED. Raises OSError.
+
+    Pieces of copies go, too, of which nobody is writing any more.
+    """
+    for piece in DIRECTORY.glob(f".*{whole.NEW}"):
+        if processes.has_ended(int(piece.name.split(".")[-2])):
+            piece.unlink(missing_ok=True)
     ended = [each for each in listed() if each.account.ended is not None and not each.owned]
     for each in sorted(ended, key=lambda each: each.account.since_ms)[:-MOST_ENDED]:
-        each.path.unlink(missing_ok=True)
+        each.place.unlink()
 
 
-def _read(path: Path) -> Listed | None:
+def _read(place: Place) -> Listed | None:
     with contextlib.suppress(FileNotFoundError):
-        owned = journal.has_owner(path)
+        owned = journal.has_owner(place)
         try:
-            return Listed(path=path, account=account(journal.read(path)), owned=owned)
+            return Listed(place=place, account=account(journal.read(place)), owned=owned)
         except DataInvalid as error:
-            log.warning("%s is no journal: %s", path, error)
+            log.warning("%s is no journal: %s", place.name, error)
     return None
 
 
-def _path(migration_id: str, side: str) -> Path:
-    return DIRECTORY / f"{migration_id}.{side}"
+def _opened(place: Place) -> Journal:
+    private_directory(RAM)
+    return Journal(place)
 
 
-def _paths() -> Iterator[Path]:
+def _place(migration_id: str, side: str) -> Place:
+    name = f"{migration_id}.{side}"
+    return Place(ram=RAM / name, disk=DIRECTORY / name)
+
+
+def _places() -> Iterator[Place]:
     for side in (SOURCE, TARGET):
-        yield from sorted(DIRECTORY.glob(f"*.{side}"))
+        names = {path.stem for where in (DIRECTORY, RAM) for path in where.glob(f"*.{side}")}
+        yield from (_place(name, side) for name in sorted(names))

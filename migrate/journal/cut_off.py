@@ -14,7 +14,6 @@ from typing import Any
 from checkpoint.engines import registry as engines
 from checkpoint.errors import CheckpointError, DataInvalid, reason
 from checkpoint.host import proc, processes, slowed
-from checkpoint.host.journal import Journal
 from checkpoint.network import guard, netns
 from checkpoint.undo import Made, read
 from migrate.agent import state as incoming
@@ -59,9 +58,10 @@ def end_back(cut_off: book.Listed, tell: Callable[[str], None]) -> None:
     # Somebody else may be at it, or have done it.
     with contextlib.suppress(BlockingIOError, FileNotFoundError):
         if end is not None:
-            with Journal(cut_off.path) as journal:
+            with book.taken_up(cut_off) as journal:
                 if undo(found, tell):
                     journal.append(encode(end))
+                    journal.retire()
             if not is_harmless(found):
                 tell(copy_held(found))
 
@@ -73,13 +73,15 @@ def _finish(cut_off: book.Listed, tell: Callable[[str], None]) -> None:
     """
     found = cut_off.account
     outcome = State.DONE if found.begun.side == SOURCE else incoming.State.FINISHED
-    with contextlib.suppress(BlockingIOError, FileNotFoundError), Journal(cut_off.path) as journal:
+    gone = contextlib.suppress(BlockingIOError, FileNotFoundError)
+    with gone, book.taken_up(cut_off) as journal:
         if left := settle(found):
             move = f"the move {found.begun.migration_id}, which was cut off,"
             tell(f"{move} cannot be finished on this host: {', '.join(left)}")
         else:
             end = Ended(at_ms=book.now_ms(), outcome=outcome.value, error=CUT_OFF)
             journal.append(encode(end))
+            journal.retire()
 
 
 def life(begun: Begun) -> Life:

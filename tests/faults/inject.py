@@ -94,7 +94,7 @@ def _signal(case: Case, hosts: Hosts, move: Mapping[str, Any]) -> Injection:
         pids = [str(move[victim])]
     else:
         finder = FINDERS[victim].replace("{engine}", case.engine).replace("{id}", str(move["id"]))
-        finder = finder.replace("{journal}", str(book.DIRECTORY))
+        finder = finder.replace("{journal}", str(book.RAM))
         pids = sh(node, finder).split()
     injection = Injection()
     if pids:

@@ -207,7 +207,7 @@ def test_a_target_that_lost_its_programs_can_take_the_container_again(
     """Agent and keeper are killed while they hold it: the next move there finds no trace."""
     before = traces(hosts.beta)
     both = 'sed -n \'s/.*"process":.\\([0-9]*\\),.*"stand_by":.\\([0-9]*\\),.*/\\1 \\2/p\''
-    newest = "$(ls -t /var/lib/migrate/journal/*.target | head -n 1)"
+    newest = "$(ls -t /run/migrate/journal/*.target | head -n 1)"
     kill = f"kill -KILL $({both} {newest} | tail -n 1); sleep 0.5"
     done = hosts.migrate_with("at_state", "on_target", "HELD", kill)
     assert done.returncode == CODES[errors.RolledBack], done.stderr

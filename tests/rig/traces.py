@@ -20,7 +20,7 @@ LISTINGS = {
     "processes": ["ps", "-eo", "args", "--no-headers"],
     "files": [
         *("find", "/run/migrate", "/run/runc", "-mindepth", "1"),
-        *("-not", "-path", "/run/migrate/locks"),
+        *("-not", "-path", "/run/migrate/locks", "-not", "-path", "/run/migrate/journal"),
     ],
     "rules": ["nft", "--stateless", "list", "ruleset"],
 }

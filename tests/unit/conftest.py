@@ -32,6 +32,7 @@ def unlocked() -> Iterator[None]:
 def journals(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """Keep the journals of migrations in a directory of the test, and return its path."""
     monkeypatch.setattr(book, "DIRECTORY", tmp_path / "journal")
+    monkeypatch.setattr(book, "RAM", tmp_path / "ram" / "journal")
     return tmp_path / "journal"
 
 

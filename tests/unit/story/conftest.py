@@ -29,11 +29,14 @@ def _unguarded(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture(autouse=True)
 def journals(theatre: Stage, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
-    """Let each host keep its journals in its own /var/lib for the test, and yield their path."""
-    monkeypatch.setattr(book, "DIRECTORY", directory := paths.STATE / "journal")
-    yield directory
+    """Let each host keep its journals at its own paths for the test, and yield those on disk."""
+    directories = {"DIRECTORY": paths.STATE / "journal", "RAM": paths.RUN / "journal"}
+    for name, directory in directories.items():
+        monkeypatch.setattr(book, name, directory)
+    yield directories["DIRECTORY"]
     for host in (theatre.source, theatre.target):
-        shutil.rmtree(host.path(str(directory)), ignore_errors=True)
+        for directory in directories.values():
+            shutil.rmtree(host.path(str(directory)), ignore_errors=True)
 
 
 @pytest.fixture(autouse=True)

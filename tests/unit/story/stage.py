@@ -237,8 +237,10 @@ class Play:
 
 
 def files(host: Host) -> set[Path]:
-    """Return the paths in the product's directory on a host."""
-    return {path for path in Path(host.path(str(RUN))).rglob("*") if not path.is_dir()}
+    """Return the paths in the product's directory on a host, without journals."""
+    found = Path(host.path(str(RUN)))
+    kept = found / "journal"
+    return {path for path in found.rglob("*") if not path.is_dir() and path.parent != kept}
 
 
 def descriptors() -> dict[str, str]:

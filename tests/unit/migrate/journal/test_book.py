@@ -16,7 +16,7 @@ from tests.unit.helpers.begun import ID, begun
 def states() -> dict[str, tuple[str | None, bool, bool]]:
     """Return {file: (state, whether it has ended, whether it is owned)} of the journals."""
     return {
-        each.path.name: (each.account.state, each.account.ended is not None, each.owned)
+        each.place.name: (each.account.state, each.account.ended is not None, each.owned)
         for each in listed()
     }
 

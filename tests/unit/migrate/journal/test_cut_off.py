@@ -33,7 +33,7 @@ def sweep() -> list[str]:
 def ends() -> dict[str, tuple[str, str | None] | None]:
     """Return {journal: (outcome, error)} of all journals; None for one that has not ended."""
     return {
-        each.path.name: (ended.outcome, ended.error) if (ended := each.account.ended) else None
+        each.place.name: (ended.outcome, ended.error) if (ended := each.account.ended) else None
         for each in book.listed()
     }
 
@@ -121,7 +121,7 @@ def test_what_could_be_another_is_told_and_left(
 
 def test_a_thing_of_another_version_is_told_and_waits_for_that_version(directory: Path) -> None:
     killed(directory)
-    with Journal(book.listed()[0].path) as journal:
+    with Journal(book.listed()[0].place) as journal:
         journal.append({"entry": "MadeThing", "at_ms": 1, "thing": {"kind": "Teapot", "name": "x"}})
     told = sweep()
     assert not directory.exists()

@@ -3,9 +3,9 @@
 import sys
 from pathlib import Path
 
-from checkpoint.host.journal import Journal
+from checkpoint.host.journal import Journal, Place
 
-with Journal(Path(sys.argv[1])) as owned:
+with Journal(Place(ram=Path(sys.argv[1]), disk=Path(sys.argv[2]))) as owned:
     owned.append({"state": "held"})
     print("owned", flush=True)
     sys.stdin.read()
