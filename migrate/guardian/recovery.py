@@ -11,10 +11,10 @@ from dataclasses import dataclass
 from functools import partial
 
 from migrate.decisions.state import State
-from migrate.decisions.takeover import KILLED, MAY_BE_HELD, Act, Life
+from migrate.decisions.takeover import KILLED, Act, Life
 from migrate.guardian.takeover import Criu, Takeover, Target
 from migrate.journal import book, cut_off
-from migrate.journal.account import Account
+from migrate.journal.account import Account, is_harmless
 from migrate.journal.book import Listed, MigrationJournal
 from migrate.journal.records import SOURCE, Begun
 from migrate.reach import Connect
@@ -98,7 +98,9 @@ def end_all(connect: Connect, tell: Callable[[str], None]) -> None:
 
 
 def _needs_the_target(found: Account) -> bool:
-    return found.begun.side == SOURCE and found.state in (KILLED | MAY_BE_HELD)
+    if found.begun.side != SOURCE:
+        return False
+    return found.state in KILLED or not is_harmless(found, rebooted=cut_off.rebooted(found))
 
 
 def told(begun: Begun, act: Act) -> str:

@@ -178,8 +178,11 @@ class Takeover:
 
     def _see(self) -> Seen:
         found = self._journal.account()
+        state = State.ROLLING_BACK.value if self._turned_back else found.state
+        if state == State.ARMED.value and cut_off.rebooted(found):
+            state = State.HELD.value  # what was entered after ARMED may be lost (is_harmless)
         return Seen(
-            state=State.ROLLING_BACK.value if self._turned_back else found.state,
+            state=state,
             life=cut_off.life(found.begun),
             criu=self._criu.pidfd >= 0,
             undone=self._undone,

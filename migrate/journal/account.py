@@ -70,21 +70,30 @@ def account(entries: Iterable[Mapping[str, Any]]) -> Account:
     )
 
 
-def end_of_cut_off(found: Account, at_ms: int, *, lives: bool) -> Ended | None:
+def end_of_cut_off(
+    found: Account, at_ms: int, *, lives: bool, rebooted: bool = False
+) -> Ended | None:
     """Return the end of a migration that was cut off, at the time when that is noticed.
 
-    `lives`: this host is the source, and the container's init lives and is not about to die. None
-    means that this host alone does not know which host has the container.
+    `lives`: this host is the source, and the container's init lives and is not about to die.
+    `rebooted` is as for is_harmless. None means that this host alone does not know which host has
+    the container.
     """
     outcome = State.ROLLED_BACK if found.begun.side == SOURCE else incoming.State.ABORTED
     end = Ended(at_ms=at_ms, outcome=outcome.value, error=CUT_OFF)
-    if is_harmless(found):
+    if is_harmless(found, rebooted=rebooted):
         return end
     return replace(end, error=f"{CUT_OFF}; {copy_held(found)}") if lives else None
 
 
-def is_harmless(found: Account) -> bool:
-    """Return whether no other host than the source can have the container, or a copy of it."""
+def is_harmless(found: Account, *, rebooted: bool) -> bool:
+    """Return whether no other host than the source can have the container, or a copy of it.
+
+    `rebooted`: the host was started again since. A source has synced ARMED last, and what it
+    entered after that may be lost.
+    """
+    if rebooted and found.begun.side == SOURCE and found.state == State.ARMED.value:
+        return False
     return found.state is None or found.state in HARMLESS[found.begun.side]
 
 

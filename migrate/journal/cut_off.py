@@ -42,7 +42,7 @@ def sweep(tell: Callable[[str], None]) -> None:
             continue
         if found.state in RUNS_THERE:
             _finish(each, tell)
-        elif is_harmless(found):
+        elif is_harmless(found, rebooted=rebooted(found)):
             end_back(each, tell)
     book.prune()
 
@@ -54,7 +54,7 @@ def end_back(cut_off: book.Listed, tell: Callable[[str], None]) -> None:
     does not know which host has the container. Raises OSError.
     """
     found = cut_off.account
-    end = end_of_cut_off(found, book.now_ms(), lives=lives(found.begun))
+    end = end_of_cut_off(found, book.now_ms(), lives=lives(found.begun), rebooted=rebooted(found))
     # Somebody else may be at it, or have done it.
     with contextlib.suppress(BlockingIOError, FileNotFoundError):
         if end is not None:
@@ -62,7 +62,7 @@ def end_back(cut_off: book.Listed, tell: Callable[[str], None]) -> None:
                 if undo(found, tell):
                     journal.append(encode(end))
                     journal.retire()
-            if not is_harmless(found):
+            if not is_harmless(found, rebooted=rebooted(found)):
                 tell(copy_held(found))
 
 
@@ -82,6 +82,11 @@ def _finish(cut_off: book.Listed, tell: Callable[[str], None]) -> None:
             end = Ended(at_ms=book.now_ms(), outcome=outcome.value, error=CUT_OFF)
             journal.append(encode(end))
             journal.retire()
+
+
+def rebooted(found: Account) -> bool:
+    """Return whether this host was started again since a migration began."""
+    return found.begun.boot_id != proc.boot_id()
 
 
 def life(begun: Begun) -> Life:
@@ -150,7 +155,7 @@ def _things(found: Account, made: Sequence[Mapping[str, Any]]) -> Iterator[Made 
 
     None stands for a thing that this program does not know.
     """
-    same_boot = found.begun.boot_id == proc.boot_id()
+    same_boot = not rebooted(found)
     for plain in reversed(made):
         try:
             thing = read(plain)

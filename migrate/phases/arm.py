@@ -60,6 +60,7 @@ def arm_source(migration: Migration, prepared: Prepared) -> None:
         Worker("engine's checkpoint", partial(watch, checkpoint, dump))
         dump.request_gate.wait_reached(migration.options.limits.arm_s)
     migration.advance(State.ARMED)
+    migration.journal.sync()  # after a power cut from here on the target may have a copy
 
 
 def arm_target(migration: Migration, prepared: Prepared) -> Armed:

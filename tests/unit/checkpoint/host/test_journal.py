@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import signal
 import subprocess
@@ -81,16 +82,16 @@ def test_a_journal_that_is_retired_while_it_is_waited_for_is_opened_anew(
     place: Place, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Its file in RAM is nobody's then."""
-    first, own = Journal(place), journal._own
+    first, flock = Journal(place), fcntl.flock
 
-    def retired_first(fd: int) -> None:
-        monkeypatch.setattr(journal, "_own", own)
+    def retired_first(fd: int, how: int) -> None:
+        monkeypatch.setattr(fcntl, "flock", flock)
         first.append({"state": "done"})
         first.retire()
         first.close()
-        own(fd)
+        flock(fd, how)
 
-    monkeypatch.setattr(journal, "_own", retired_first)
+    monkeypatch.setattr(fcntl, "flock", retired_first)
     with Journal(place) as second:
         assert second.entries == [*ENTRIES, {"state": "done"}]
         second.append({"state": "again"})
