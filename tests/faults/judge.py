@@ -219,14 +219,14 @@ class Scene:
 def ends_it(case: Case) -> bool:
     """Return whether a case's fault has the container ended, whatever the tool does.
 
-    dockerd ends its own on SIGTERM. A source that fails takes the container along until the kill,
+    dockerd ends its own on SIGTERM, and conmon hands the signal on to the container. A source that fails takes the container along until the kill,
     and a target from the kill on.
     """
-    stops_docker = case.engine == "docker" and case.fault.startswith("SIGTERM of engine of")
+    by_engine = case.engine != "runc" and case.fault.startswith("SIGTERM of engine of")
     killing = POINTS.index("KILLING")
     if case.fault in ("source rebooted", "target rebooted"):
         return (POINTS.index(case.point) < killing) is case.fault.startswith("source")
-    return stops_docker or case.fault.endswith("by somebody")
+    return by_engine or case.fault.endswith("by somebody")
 
 
 def left_on(node: Node, clean: Traces) -> Traces:
