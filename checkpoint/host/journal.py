@@ -135,7 +135,8 @@ class Journal:
 
     def close(self) -> None:
         """Give the journal up. The files stay."""
-        os.close(self._fd)
+        fd, self._fd = self._fd, -1  # a `sync` in another thread fails then
+        os.close(fd)
 
 
 def line_of(entry: Mapping[str, Any], before: int) -> tuple[bytes, int]:

@@ -219,8 +219,8 @@ class Scene:
 def ends_it(case: Case) -> bool:
     """Return whether a case's fault has the container ended, whatever the tool does.
 
-    dockerd ends its own on SIGTERM, and conmon hands the signal on to the container. A source that fails takes the container along until the kill,
-    and a target from the kill on.
+    dockerd ends its own on SIGTERM, and conmon hands the signal on to the container. A source that
+    fails takes the container along until the kill, and a target from the kill on.
     """
     by_engine = case.engine != "runc" and case.fault.startswith("SIGTERM of engine of")
     killing = POINTS.index("KILLING")
