@@ -20,7 +20,6 @@ from checkpoint.host.identity import PathIdentity
 from checkpoint.host.ownership import private_directory
 from checkpoint.host.ram_directory import claim, claim_alone, directory_of
 from checkpoint.host.wakeful import wakeful
-from checkpoint.host.worker import Worker
 from checkpoint.memory.pager.keeper import Keeper
 from checkpoint.schema import harmless
 from checkpoint.undo import Made, Undo
@@ -288,11 +287,10 @@ class Incoming:
             self._advance(State.PREPARED)
             raise RestoreLost(f"what was restored is lost before it ran ({error})") from error
         self._awake.close()
-        assert self._journal is not None
-        # The source removes what it has of the container once it knows that this host runs it.
-        syncing = Worker("journal", self._journal.sync)
         stamps = self._restore.settle(self._undo)
-        syncing.wait()
+        # The source removes what it has of the container once it knows that this host runs it.
+        assert self._journal is not None
+        self._journal.sync()
         return protocol.Resumed(go_ns=go_ns, resumed_ns=resumed_ns, stamps=stamps)
 
     def _clear_restore(self) -> None:

@@ -25,6 +25,7 @@ from migrate.decisions.takeover import Act, Seen, Told, next_act
 from migrate.journal import cut_off
 from migrate.journal.book import MigrationJournal
 from migrate.network.source import SourceFrames
+from migrate.wire import protocol
 from transport.connection import Connection
 
 #: How long CRIU may take to thaw the container and to end, until it is killed.
@@ -94,8 +95,7 @@ class Target:
     def say(self, word: str, frames: Sequence[tuple[int, bytes]] = ()) -> Told:
         """Say a word of control.py to whatever holds the container there. `frames` go with GO."""
         try:
-            with self._way() as agent:
-                answer = asking.say(agent, self._id, word, frames)
+            answer = self._answer(word, frames)
         except Exception as error:  # noqa: BLE001  (it is not known to have obeyed)
             self._tell(reason(error))
             return Told.UNREACHED
@@ -104,12 +104,14 @@ class Target:
             self._tell(answer.text)
         return told
 
-    @contextlib.contextmanager
-    def _way(self) -> Iterator[AgentClient]:
+    def _answer(self, word: str, frames: Sequence[tuple[int, bytes]]) -> protocol.Recovered:
         approached, self._approached = self._approached, None
-        reached = self._reach() if approached is None else approached.result()
-        with reached.ended:
-            yield reached.agent
+        if approached is not None:
+            reached = approached.result()
+            with reached.ended:
+                return asking.say(reached.agent, self._id, word, frames)
+        with self._connect() as connection:
+            return asking.answer(connection, self._id, word, self._tell, frames)
 
     def _reach(self) -> _Reached:
         """Connect, and start an agent there."""

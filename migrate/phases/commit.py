@@ -60,8 +60,8 @@ def kill_source(migration: Migration) -> None:
     if not migration.source.init.wait_dead(limit_s := migration.options.limits.death_s):
         raise _not_dead(migration, f"was sent SIGKILL {limit_s:g} s ago and is not dead yet")
     migration.advance(State.KILLED)
-    # If this host fails from here on, it knows afterwards that only the target has the container.
-    Worker("journal", migration.journal.sync)
+    with _optional(migration, "after a power cut this host would not know of the kill"):
+        Worker("journal", migration.journal.sync)
     with _optional(migration, "the report lacks the instant of the kill"):
         migration.progress.instant("source killed", "source", killed_ns)
 

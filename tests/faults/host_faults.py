@@ -49,6 +49,12 @@ def give_disks(hosts: Hosts) -> None:
             node.run(["sh", "-ec", MOUNT])
 
 
+def take_disks(hosts: Hosts) -> None:
+    """Undo `give_disks`, together with the journals."""
+    for node in hosts.both:
+        sh(node, f"umount {STATE}; rm -f {DISK}")
+
+
 def inject(case: Case, hosts: Hosts, injection: Injection) -> None:
     """Do what a case wants to a host."""
     host, _, what = case.fault.replace("'s ", " ").partition(" ")

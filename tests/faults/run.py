@@ -107,3 +107,4 @@ def stage(hosts: Hosts, engine: str) -> Iterator[Scene]:
                 redis.on(node).remove()
             except Exception as error:  # noqa: BLE001  (the next stage shows whether it matters)
                 print(f"not removed: {error}", file=sys.stderr)
+        host_faults.take_disks(hosts)

@@ -147,7 +147,9 @@ def held_migration(*answers: Any, observer: Any = None, **parts: Any) -> tuple[A
         limit=None,
         dump=dump,
         progress=progress,
-        journal=SimpleNamespace(entered=does_nothing, must_enter=does("kill in journal")),
+        journal=SimpleNamespace(
+            entered=does_nothing, must_enter=does("kill in journal"), sync=does_nothing
+        ),
         guardian=Unguarded(),
         undo=SimpleNamespace(settle=does("settle")),
     )
