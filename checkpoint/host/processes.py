@@ -138,6 +138,11 @@ class Init:
         with contextlib.suppress(ProcessLookupError):
             signal.pidfd_send_signal(self._pidfd, signal.SIGKILL)
 
+    def end(self, timeout_s: float) -> bool:
+        """Kill init, and return whether it died within `timeout_s`."""
+        self.kill()
+        return self.wait_dead(timeout_s)
+
     def is_dead(self) -> bool:
         """Return whether init can never run user code again.
 
@@ -194,7 +199,5 @@ class RestoredInit(Made):
         except (ProcError, OSError):
             return  # it is gone
         with contextlib.closing(init):
-            if init.identity == (self.pid, self.start_ticks):
-                init.kill()
-                if not init.wait_dead(DEATH_S):
-                    raise ProcError(f"process {self.pid} was sent SIGKILL, and does not die")
+            if init.identity == (self.pid, self.start_ticks) and not init.end(DEATH_S):
+                raise ProcError(f"process {self.pid} was sent SIGKILL, and does not die")

@@ -251,8 +251,7 @@ class ArmedRestore:
         if not locked and not (self._pager and self._pager.never_let_go(self._limits.end_s)):
             return False
         assert self._init is not None
-        self._init.kill()
-        if not self._init.wait_dead(self._limits.death_s):
+        if not self._init.end(self._limits.death_s):
             return False
         if self._prepared.network.is_own:
             self._prepared.network.withdraw()
@@ -333,10 +332,8 @@ class ArmedRestore:
         self._role.refuse()
         if not self._role.end(self._limits.end_s):
             self._log(f"CRIU did not end in {self._limits.end_s:g} s and was killed")
-        if self._init is not None:
-            self._init.kill()
-            if not self._init.wait_dead(self._limits.death_s):
-                self._log(f"process {self._init.pid} was sent SIGKILL, and is not dead yet")
+        if self._init is not None and not self._init.end(self._limits.death_s):
+            self._log(f"process {self._init.pid} was sent SIGKILL, and is not dead yet")
         if self._process is not None:
             try:
                 self._process.wait(self._limits.end_s)

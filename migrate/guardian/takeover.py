@@ -23,6 +23,7 @@ from migrate.agent.client import AgentClient
 from migrate.decisions.state import State
 from migrate.decisions.takeover import Act, Seen, Told, next_act
 from migrate.journal import cut_off
+from migrate.journal.account import furthest_state
 from migrate.journal.book import MigrationJournal
 from migrate.network.source import SourceFrames
 from migrate.wire import protocol
@@ -180,11 +181,9 @@ class Takeover:
 
     def _see(self) -> Seen:
         found = self._journal.account()
-        state = State.ROLLING_BACK.value if self._turned_back else found.state
-        if state == State.ARMED.value and cut_off.rebooted(found):
-            state = State.HELD.value  # what was entered after ARMED may be lost (is_harmless)
+        furthest = furthest_state(found, rebooted=cut_off.rebooted(found))
         return Seen(
-            state=state,
+            state=State.ROLLING_BACK.value if self._turned_back else furthest,
             life=cut_off.life(found.begun),
             criu=self._criu.pidfd >= 0,
             undone=self._undone,

@@ -89,12 +89,21 @@ def end_of_cut_off(
 def is_harmless(found: Account, *, rebooted: bool) -> bool:
     """Return whether no other host than the source can have the container, or a copy of it.
 
-    `rebooted`: the host was started again since. A source has synced ARMED last, and what it
-    entered after that may be lost.
+    `rebooted`: the host was started again since.
+    """
+    state = furthest_state(found, rebooted=rebooted)
+    return state is None or state in HARMLESS[found.begun.side]
+
+
+def furthest_state(found: Account, *, rebooted: bool) -> str | None:
+    """Return the state to which a migration may have come.
+
+    A source syncs its journal at ARMED and after the kill (migrate/phases/). If it was `rebooted`,
+    what it entered in between is lost.
     """
     if rebooted and found.begun.side == SOURCE and found.state == State.ARMED.value:
-        return False
-    return found.state is None or found.state in HARMLESS[found.begun.side]
+        return State.HELD.value
+    return found.state
 
 
 def copy_held(found: Account) -> str:

@@ -86,8 +86,10 @@ class MigrationJournal:
 
         Raises BlockingIOError if another process owns it, FileNotFoundError, and OSError.
         """
+        if not listed.place.exists():
+            raise FileNotFoundError(listed.place.name)
         found = cls.__new__(cls)
-        found._journal = taken_up(listed)
+        found._journal = _opened(listed.place)
         return found
 
     def fileno(self) -> int:
@@ -154,10 +156,14 @@ class MigrationJournal:
     def end(self, outcome: str, error: str | None = None) -> None:
         """Enter that nothing is left to be done on this host. A failure is only logged."""
         try:
-            self._append(Ended(at_ms=now_ms(), outcome=outcome, error=error))
-            self._journal.retire()
+            self.must_end(Ended(at_ms=now_ms(), outcome=outcome, error=error))
         except OSError as failure:
             log.warning("the journal lacks its end: %s", reason(failure))
+
+    def must_end(self, end: Ended) -> None:
+        """Enter the end as `end` does. Raises OSError."""
+        self._append(end)
+        self._journal.retire()
 
     def _append(self, entry: Entry) -> None:
         self._journal.append(encode(entry))
@@ -171,16 +177,6 @@ def now_ms() -> int:
 def process_record(pid: int) -> ProcessRecord:
     """Return the record of a process of this host. Raises OSError and ProcError."""
     return ProcessRecord(pid, processes.start_ticks(pid))
-
-
-def taken_up(listed: Listed) -> Journal:
-    """Return the journal of a migration that was cut off, which this process owns from now on.
-
-    Raises BlockingIOError if another process owns it, FileNotFoundError, and OSError.
-    """
-    if not listed.place.exists():
-        raise FileNotFoundError(listed.place.name)
-    return _opened(listed.place)
 
 
 def listed() -> list[Listed]:
@@ -214,7 +210,8 @@ def prune() -> None:
     Pieces of copies go, too, of which nobody is writing any more.
     """
     for piece in DIRECTORY.glob(f".*{whole.NEW}"):
-        if processes.has_ended(int(piece.name.split(".")[-2])):
+        writer = piece.name.split(".")[-2]
+        if writer.isdecimal() and processes.has_ended(int(writer)):
             piece.unlink(missing_ok=True)
     ended = [each for each in listed() if each.account.ended is not None and not each.owned]
     for each in sorted(ended, key=lambda each: each.account.since_ms)[:-MOST_ENDED]:

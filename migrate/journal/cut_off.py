@@ -21,7 +21,8 @@ from migrate.decisions.state import State
 from migrate.decisions.takeover import Life
 from migrate.journal import book
 from migrate.journal.account import CUT_OFF, Account, copy_held, end_of_cut_off, is_harmless
-from migrate.journal.records import SOURCE, Begun, Ended, encode
+from migrate.journal.book import MigrationJournal
+from migrate.journal.records import SOURCE, Begun, Ended
 
 #: The states of either half after which the target runs the container.
 RUNS_THERE = {State.RESUMED.value, State.DONE.value, incoming.State.FINISHED.value}
@@ -58,10 +59,9 @@ def end_back(cut_off: book.Listed, tell: Callable[[str], None]) -> None:
     # Somebody else may be at it, or have done it.
     with contextlib.suppress(BlockingIOError, FileNotFoundError):
         if end is not None:
-            with book.taken_up(cut_off) as journal:
+            with MigrationJournal.taken_up(cut_off) as journal:
                 if undo(found, tell):
-                    journal.append(encode(end))
-                    journal.retire()
+                    journal.must_end(end)
             if not is_harmless(found, rebooted=rebooted(found)):
                 tell(copy_held(found))
 
@@ -74,14 +74,12 @@ def _finish(cut_off: book.Listed, tell: Callable[[str], None]) -> None:
     found = cut_off.account
     outcome = State.DONE if found.begun.side == SOURCE else incoming.State.FINISHED
     gone = contextlib.suppress(BlockingIOError, FileNotFoundError)
-    with gone, book.taken_up(cut_off) as journal:
+    with gone, MigrationJournal.taken_up(cut_off) as journal:
         if left := settle(found):
             move = f"the move {found.begun.migration_id}, which was cut off,"
             tell(f"{move} cannot be finished on this host: {', '.join(left)}")
         else:
-            end = Ended(at_ms=book.now_ms(), outcome=outcome.value, error=CUT_OFF)
-            journal.append(encode(end))
-            journal.retire()
+            journal.must_end(Ended(at_ms=book.now_ms(), outcome=outcome.value, error=CUT_OFF))
 
 
 def rebooted(found: Account) -> bool:

@@ -23,7 +23,8 @@ def main() -> int:
     arguments = _parser().parse_args()
     if arguments.what == "simulate":
         return int(_simulate(arguments.count, arguments.seed))
-    rigs = [Rig(f"faults-{os.getpid()}-{number}") for number in range(arguments.rigs)]
+    count = arguments.rigs if arguments.what == "matrix" else 1
+    rigs = [Rig(f"faults-{os.getpid()}-{number}") for number in range(count)]
     with contextlib.ExitStack() as stack:
         for rig in rigs:
             stack.callback(rig.down)

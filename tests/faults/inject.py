@@ -42,11 +42,9 @@ def inject(case: Case, hosts: Hosts, move: Mapping[str, Any]) -> Injection:
     injection = Injection(what=case.fault, hit=True)
     if case.fault in FRAMES:
         sh(hosts.alpha, f"echo '{case.fault}' > {SPOILS}")
-        return injection
-    if case.fault in HOST_FAULTS:
+    elif case.fault in HOST_FAULTS:
         host_faults.inject(case, hosts, injection)
-        return injection
-    if case.fault in LINK:
+    elif case.fault in LINK:
         make, end, seconds = _link(case.fault, hosts)
         sh(hosts.beta, make)
         injection.later(seconds, hosts.beta, end)

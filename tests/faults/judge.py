@@ -189,14 +189,14 @@ class Scene:
     def _of_what_runs(self, case: Case, host: str, seen: Mapping[str, Any]) -> list[str]:
         """Look at the one container that runs: its answers, its memory, and what is beside it."""
         redis = self._redis.on(next(node for node in self.hosts.both if node.name == host))
-        faults = []
+        faults, anew = [], case.fault.startswith("restarted")
         try:
             redis.ready()
-            if redis.digest() != self._digest and not case.fault.startswith("restarted"):
+            if redis.digest() != self._digest and not anew:
                 faults.append("wrong_memory: other data")
         except (RigError, OSError, AssertionError) as error:
             faults.append(f"stuck: redis does not answer ({error})")
-        if not seen["contiguous"] and not case.fault.startswith("restarted"):
+        if not seen["contiguous"] and not anew:
             faults.append("wrong_memory: the client's counter")
         for node in self.hosts.both:  # the next start on each host
             sh(node, "migratectl recover")

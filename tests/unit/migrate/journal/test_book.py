@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -91,6 +93,17 @@ def test_the_ended_ones_that_ended_last_stay(monkeypatch: pytest.MonkeyPatch) ->
         "000000000003.source",
         "ba9876543210.source",
     }
+
+
+def test_pieces_of_copies_go_when_nobody_writes_them(journals: Path) -> None:
+    journals.mkdir()
+    with subprocess.Popen(["true"]) as ended:
+        ended.wait()
+    left = {f".{ID}.source.{ended.pid}.new", f".{ID}.source.{os.getpid()}.new", ".somebodys.new"}
+    for name in left:
+        (journals / name).touch()
+    book.prune()
+    assert {path.name for path in journals.iterdir()} == left - {f".{ID}.source.{ended.pid}.new"}
 
 
 def test_a_file_that_is_no_journal_is_left_alone(
