@@ -26,9 +26,8 @@ def crowd(*words: str) -> Iterator[tuple[int, int]]:
         try:
             yield process.pid, int(process.stdout.readline().split()[1])
         finally:
-            process.kill()
-            for child in processes.tree_of(process.pid)[1:]:
-                os.kill(child, 9)
+            for pid in processes.tree_of(process.pid):  # all, while it is still their parent
+                os.kill(pid, 9)
 
 
 def counted(*words: str) -> Census:
