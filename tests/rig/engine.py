@@ -35,7 +35,11 @@ LISTINGS = {
 }
 #: The name that a runtime has for a container of podman's or docker's: the engine's id of it.
 ID = re.compile(r"[0-9a-f]{64}")
-DOCKERD = "setsid dockerd > /var/log/dockerd.log 2>&1 < /dev/null &"
+#: Starts dockerd, once one that was told to end has ended: a second refuses to start beside it.
+DOCKERD = (
+    "while pgrep -x dockerd > /dev/null; do sleep 0.1; done;"
+    " setsid dockerd > /var/log/dockerd.log 2>&1 < /dev/null &"
+)
 #: A network of the engine's on the node's own bridge. The switch reaches its containers, and a
 #: container has the same address on any node.
 NETWORK = "rack"

@@ -18,7 +18,7 @@ import pytest
 
 from checkpoint.engines.docker import api, incoming, oci_wrapper
 from checkpoint.engines.docker.incoming import IncomingDockerContainer
-from checkpoint.host.listener import Listener
+from checkpoint.host.listener import Listener, peer_pid
 from checkpoint.host.ready import ready
 from checkpoint.undo import Undo
 from tests.rig import until
@@ -103,6 +103,21 @@ def test_a_start_waits_for_the_agent(program: Program, tmp_path: Path) -> None:
     assert (done.stdout, done.stderr, done.returncode) == (b"", b"", 0)
     assert asked == [{"command": "start"}]
     assert not (tmp_path / "log").exists()
+
+
+def test_a_start_that_is_asked_to_end_waits_all_the_same(program: Program, tmp_path: Path) -> None:
+    """A start that ended would have docker kill the container, which may run already."""
+
+    def serve(peer: socket.socket) -> None:
+        with peer:
+            peer.recv(1000)
+            for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+                os.kill(peer_pid(peer), number)
+            peer.send(b'{"failure": ""}')
+
+    listener = Listener(tmp_path / "sockets/box", serve, "agent")
+    assert program("start", "box").returncode == 0
+    listener.close()
 
 
 @pytest.mark.parametrize(
