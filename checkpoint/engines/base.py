@@ -287,6 +287,12 @@ class IncomingContainer(Protocol):
         it.
         """
 
+    def check_held(self) -> None:
+        """Raise ConversationLost if the engine would not keep the container that is held.
+
+        That is so if a process has ended without which the engine takes its start for failed.
+        """
+
     def handover(self) -> tuple[Callable[[list[int]], None] | None, list[int]]:
         """Return the part of the restore that this process carries out itself, to hand it over.
 

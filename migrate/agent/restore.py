@@ -176,7 +176,7 @@ class ArmedRestore:
             self._pager.check()
 
     def check_held(self) -> None:
-        """Raise ConversationLost if nothing can resume the held container any more.
+        """Raise ConversationLost if nothing can resume the held container any more, or keep it.
 
         CRIU kills what it has restored when the runtime that started it has ended.
         """
@@ -184,6 +184,7 @@ class ArmedRestore:
             raise ConversationLost(f"the engine's restore ended with status {status}")
         if not self._role.criu_lives():
             raise ConversationLost("CRIU ended while it held the restored container")
+        self._prepared.arrival.check_held()
 
     def warm(self) -> None:
         """Have the pager bring the pages that came more than once: they are needed first."""

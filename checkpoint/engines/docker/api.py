@@ -7,6 +7,7 @@ import http.client
 import json
 import os
 import socket
+import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import IO, Any
@@ -19,6 +20,7 @@ SOCKET = "/var/run/docker.sock"
 #: The API of Engine 25 (2024), the first in which each network of a container has its own MAC.
 VERSION = "v1.44"
 TIMEOUT_S, UPLOAD_TIMEOUT_S = 120.0, 3600.0
+ASK_AGAIN_S = 0.1
 NOT_FOUND, FIRST_FAILURE = 404, 400
 #: A bound of an answer that is read as a whole.
 MOST_BYTES = 64 << 20
@@ -43,14 +45,13 @@ def call(method: str, path: str, body: Any = None, **query: str) -> Any:
     EngineRefused when docker refuses, with docker's words, does not answer, or answers something
     that is neither HTTP nor JSON.
     """
-    target = f"/{VERSION}{quote(path)}{'?' + urlencode(query) if query else ''}"
     data = None if body is None else json.dumps(body)
     headers = {
         "Host": "docker",
         **({"Content-Type": "application/json"} if data is not None else {}),
     }
     with contextlib.closing(_Connection("docker", timeout=TIMEOUT_S)) as connection, _understood():
-        connection.request(method, target, data, headers)
+        connection.request(method, _target(path, query), data, headers)
         response = connection.getresponse()
         text = _whole(response)
     if response.status == NOT_FOUND and method in ("GET", "DELETE"):
@@ -68,14 +69,14 @@ def call(method: str, path: str, body: Any = None, **query: str) -> Any:
 
 
 @contextlib.contextmanager
-def download(path: str) -> Iterator[IO[bytes]]:
+def download(path: str, **query: str) -> Iterator[IO[bytes]]:
     """Make a GET request, and yield its answer as a file that is read as the bytes come.
 
     Raises EngineRefused. Errors of reading the answer are for the caller.
     """
     with contextlib.closing(_Connection("docker", timeout=TIMEOUT_S)) as connection:
         with _understood():
-            connection.request("GET", f"/{VERSION}{quote(path)}", headers={"Host": "docker"})
+            connection.request("GET", _target(path, query), headers={"Host": "docker"})
             response = connection.getresponse()
             if response.status >= FIRST_FAILURE:
                 raise EngineRefused(f"docker: {_whole(response).decode(errors='replace')}")
@@ -91,12 +92,30 @@ def upload(path: str, archive: Path) -> str:
     }
     connected = contextlib.closing(_Connection("docker", timeout=UPLOAD_TIMEOUT_S))
     with connected as connection, archive.open("rb") as body, _understood():
-        connection.request("POST", f"/{VERSION}{quote(path)}", body, headers)
+        connection.request("POST", _target(path, {}), body, headers)
         response = connection.getresponse()
         text = _whole(response).decode(errors="replace")
     if response.status >= FIRST_FAILURE or '"error"' in text:
         raise EngineRefused(f"docker: {text}")
     return text
+
+
+def await_answer(timeout_s: float) -> None:
+    """Wait until docker answers, for example after a crash. Raises EngineRefused after a while."""
+    until_s = time.monotonic() + timeout_s
+    while True:
+        try:
+            call("GET", "/_ping")
+        except EngineRefused:
+            if time.monotonic() >= until_s:
+                raise
+            time.sleep(ASK_AGAIN_S)
+        else:
+            return
+
+
+def _target(path: str, query: Mapping[str, str]) -> str:
+    return f"/{VERSION}{quote(path)}{'?' + urlencode(query) if query else ''}"
 
 
 @contextlib.contextmanager

@@ -22,6 +22,7 @@ from typing import Any, NamedTuple
 from checkpoint.engines import layers, shape
 from checkpoint.engines.belongings import VOLUME, Belongings, start_logged
 from checkpoint.engines.docker import api, store
+from checkpoint.engines.docker.attending import Attending
 from checkpoint.engines.docker.oci_wrapper import DIRECTORY, MAX_MESSAGE
 from checkpoint.engines.docker.restart_policy import SuspendedRestart
 from checkpoint.engines.made import MadeContainer
@@ -37,6 +38,8 @@ from checkpoint.undo import Made, Undo
 #: The name by which docker knows oci_wrapper.py.
 RUNTIME = "migrate"
 LOOK_AGAIN_S = 0.005
+#: How long a docker that has crashed may take until it answers again: systemd starts it after 2 s.
+RESTART_S = 10.0
 #: Descriptors of the standard streams, by their names in a json-file log.
 STREAMS = {"stdout": 1, "stderr": 2}
 
@@ -103,6 +106,7 @@ class IncomingDockerContainer:
         self._log: Path | None = None
         self._listener: Listener | None = None
         self._starting: socket.socket | None = None
+        self._attending: Attending | None = None
         self._pid_file: Path | None = None
         self.waiting: Waiting | None = None
 
@@ -154,6 +158,7 @@ class IncomingDockerContainer:
     def start_restore(
         self, directory: Path, images: Path, env: Mapping[str, str]
     ) -> subprocess.Popen[bytes]:
+        api.await_answer(RESTART_S)
         (images / "descriptors.json").write_text(json.dumps(self._fields["descriptors"]))
         private_directory(Path(DIRECTORY))
         serve = partial(self._serve, images, env)
@@ -168,8 +173,14 @@ class IncomingDockerContainer:
     def restore_held(self) -> None:
         """Record runc's container: docker, which has its own since `prepare`, does not know it."""
         assert self.waiting is not None
+        assert self._starting is not None
+        self._attending = Attending(self._starting)
         with contextlib.suppress(OSError):
             self._undo.made(Runc(self.waiting.root).made(self._id))
+
+    def check_held(self) -> None:
+        if self._attending is not None:
+            self._attending.check()
 
     def handover(self) -> tuple[Callable[[list[int]], None], list[int]]:
         assert self.waiting is not None
@@ -197,6 +208,9 @@ class IncomingDockerContainer:
     def _stop_listening(self) -> None:
         assert self._listener is not None
         self._listener.close()
+        if self._attending is not None:
+            self._attending.close()
+            self._attending = None
         with contextlib.suppress(OSError):  # other arrivals have sockets in it
             Path(DIRECTORY).rmdir()
 

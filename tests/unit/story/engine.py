@@ -256,6 +256,9 @@ class Arriving:
         self._world.does("delete")
         self._world.taken_in.discard(self._name)
 
+    def check_held(self) -> None:
+        self._world.point("check held")
+
     def handover(self) -> tuple[None, list[int]]:
         return None, []
 

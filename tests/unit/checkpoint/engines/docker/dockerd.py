@@ -48,9 +48,11 @@ class Dockerd:
         self.socket = directory / "docker.sock"
         self._server = _Server(str(self.socket), _Handler)
         self._server.dockerd = self
+        self.ended = threading.Event()
         threading.Thread(target=self._server.serve_forever, args=(0.01,), daemon=True).start()
 
     def close(self) -> None:
+        self.ended.set()
         self._server.shutdown()
         self._server.server_close()
 
@@ -69,6 +71,9 @@ class Dockerd:
             raise Refused(500, message)
         _, kind, *rest = path.split("/")
         return getattr(self, f"_{method.lower()}_{kind}")(rest, query, body)
+
+    def _get__ping(self, rest: list[str], query: dict[str, str], body: Any) -> Any:
+        return "OK"
 
     def _get_info(self, rest: list[str], query: dict[str, str], body: Any) -> Any:
         return {"DockerRootDir": str(self.directory), "Runtimes": self.runtimes}
@@ -167,6 +172,12 @@ class _Handler(http.server.BaseHTTPRequestHandler):
         if path == "/images/load":
             dockerd.uploads.append(data)
             return self._send(HTTPStatus.OK, dockerd.loads().encode())
+        if path == "/events":
+            self.send_response(HTTPStatus.OK)
+            self.end_headers()
+            self.wfile.flush()
+            dockerd.ended.wait()
+            return None
         if path.endswith("/get"):
             found(dockerd.images, "image", path.split("/")[2])
             return self._send(HTTPStatus.OK, dockerd.saved, "application/x-tar")

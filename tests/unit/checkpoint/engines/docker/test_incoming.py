@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
+import signal
 import socket
 import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -21,7 +24,7 @@ from checkpoint.engines.docker.incoming import (
     endpoint_of,
     entries,
 )
-from checkpoint.errors import EngineRefused, ImageError
+from checkpoint.errors import ConversationLost, EngineRefused, ImageError
 from checkpoint.undo import Undo
 from tests.rig import until
 from tests.unit.checkpoint.engines.docker.dockerd import Dockerd
@@ -315,6 +318,43 @@ def test_a_process_that_has_ended_fails_the_start(
         with asked(tmp_path, {"command": "start"}) as runtime:
             said = json.loads(runtime.recv(200))["failure"]
     assert said.startswith("the process that was to become it has ended")
+
+
+def shim_with(start: str) -> subprocess.Popen[str]:
+    """Start a shim whose child runs a script as docker's runtime, and wait for the child's word."""
+    script = f"import subprocess, sys; subprocess.run([sys.executable, '-c', {start!r}])"
+    process = subprocess.Popen([sys.executable, "-c", script], stdout=subprocess.PIPE, text=True)
+    assert process.stdout is not None
+    process.stdout.readline()
+    return process
+
+
+@pytest.mark.parametrize("who", ["dockerd", "docker's shim", "the start by docker's runtime"])
+def test_a_held_container_that_docker_would_not_keep_is_found(
+    started: IncomingDockerContainer, docker: Dockerd, tmp_path: Path, who: str
+) -> None:
+    start = (
+        "import os, time; from checkpoint.engines.docker import oci_wrapper;"
+        f" peer = oci_wrapper.ask({str(tmp_path / 'sockets/1f2e')!r}, {{'command': 'start'}});"
+        f" open({str(tmp_path / 'start')!r}, 'w').write(str(os.getpid()));"
+        " print(flush=True); time.sleep(30)"
+    )
+    with created(tmp_path) as process:
+        waits(started)
+        with shim_with(start) as shim:
+            process.recv(1 << 16)
+            started.restore_held()
+            started.check_held()
+            if who == "dockerd":
+                docker.ended.set()
+            else:
+                pid = shim.pid if who == "docker's shim" else int((tmp_path / "start").read_text())
+                os.kill(pid, signal.SIGKILL)
+            with pytest.raises(ConversationLost, match=f"{who} has ended"):
+                until(started.check_held, "it to be seen")
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(int((tmp_path / "start").read_text()), signal.SIGKILL)
+            shim.kill()
 
 
 def test_docker_has_the_container_for_good(
