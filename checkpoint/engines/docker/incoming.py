@@ -28,7 +28,7 @@ from checkpoint.engines.docker.restart_policy import SuspendedRestart
 from checkpoint.engines.made import MadeContainer
 from checkpoint.engines.oci.runc import Runc
 from checkpoint.engines.shape import Each, Maybe, Shape
-from checkpoint.host import proc, whole
+from checkpoint.host import cgroups, proc, whole
 from checkpoint.host.identity import PathRecord
 from checkpoint.host.listener import Listener, peer_pid
 from checkpoint.host.ownership import private_directory
@@ -171,10 +171,13 @@ class IncomingDockerContainer:
         return start_logged(["docker", "start", self._id], images)
 
     def restore_held(self) -> None:
-        """Record runc's container: docker, which has its own since `prepare`, does not know it."""
+        """Record runc's container, and its cgroups, neither of which docker's own removal knows."""
         assert self.waiting is not None
         assert self._starting is not None
         self._attending = Attending(self._starting)
+        config = json.loads((self.waiting.bundle / "config.json").read_text())
+        # docker uses no id twice, and it is in the path: whatever is there is this container's.
+        self._undo.made(cgroups.Hierarchies(config["linux"].get("cgroupsPath", "")).made())
         with contextlib.suppress(OSError):
             self._undo.made(Runc(self.waiting.root).made(self._id))
 
