@@ -13,7 +13,7 @@ from typing import Any
 
 from checkpoint.engines.base import IncomingContainer
 from checkpoint.engines.registry import engine_named
-from checkpoint.errors import ContainerLocked, ConversationLost, RestoreLost, reason
+from checkpoint.errors import ContainerLocked, ConversationLost, RestoreLost
 from checkpoint.files.beneath import remove_tree
 from checkpoint.host import lock, proc
 from checkpoint.host.identity import PathIdentity
@@ -367,19 +367,17 @@ class Incoming:
 
     @contextlib.contextmanager
     def _ending(self) -> Iterator[None]:
-        """Enter into the journal that the block was the last act on the target, and how it ended.
+        """Enter into the journal that the block was the last act on the target.
 
-        What the block has failed to remove stays on the target, and the journal says why.
+        If the block fails, the journal has no end: the next start tries again to remove what is
+        left.
         """
-        told: str | None = None
         try:
             yield
-        except Exception as error:
-            told = reason(error)
-            raise
+            if self._journal is not None:
+                self._journal.end(self.state.value)
         finally:
             if self._journal is not None:
-                self._journal.end(self.state.value, told)
                 self._journal.close()
                 self._journal = None
 

@@ -65,8 +65,10 @@ def roll_back(migration: Migration, *, failed: bool) -> list[str]:
     if not thawed_by_criu:
         left += _unlock(migration)
     migration.guardian.freed()
-    with _noted(left, "not undone on the source"):
+    not_undone: list[str] = []
+    with _noted(not_undone, "not undone on the source"):
         migration.undo.close()
+    left += not_undone
     with _noted(left, "not undone on the source"):
         migration.awake.close()
     if failed:
@@ -77,8 +79,9 @@ def roll_back(migration: Migration, *, failed: bool) -> list[str]:
         migration.tidy.close()
     for line in left:
         migration.note(line)
-    if not_dropped:
-        # The journal stays where it is: the guardian goes on telling the target to drop the copy.
+    if not_dropped or not_undone:
+        # The journal stays where it is: the guardian goes on telling the target to drop the copy,
+        # and the next start goes on undoing.
         migration.progress.advance(State.ROLLED_BACK)
     else:
         migration.advance(State.ROLLED_BACK)

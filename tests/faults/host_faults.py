@@ -78,6 +78,7 @@ def _no_memory(case: Case, node: Node, injection: Injection) -> None:
     """Have a host run out of memory; the kernel kills what it likes, or the agent first."""
     if case.fault.startswith("agent"):
         sh(node, f"echo 1000 > /proc/$({AGENT.format(engine=case.engine)})/oom_score_adj")
+    before = len(_killed_for_memory(node))
     cgroups.limit_memory(node.group, LEFT_BYTES)
     try:
         sh(node, HOG)
@@ -86,4 +87,16 @@ def _no_memory(case: Case, node: Node, injection: Injection) -> None:
         cgroups.limit_memory(node.group, None)
     if case.engine == "docker":
         sh(node, f"pgrep -x dockerd || {DOCKERD}")  # as systemd does
-    injection.what = f"{case.fault}: {sh(node, 'dmesg | grep -i oom-kill | tail -n 3')}"
+    injection.what = f"{case.fault}: {' '.join(_killed_for_memory(node)[before:])}"
+
+
+def _killed_for_memory(node: Node) -> list[str]:
+    """Return the processes of a node that the kernel has killed for memory: "task=NAME"."""
+    lines = sh(node, "dmesg | grep oom-kill:").splitlines()
+    return [
+        word
+        for line in lines
+        if f"task_memcg=/{node.group}," in line
+        for word in line.split(",")
+        if word.startswith("task=")
+    ]

@@ -34,8 +34,14 @@ LOOK_S = 5.0
 DATA_MIB = 4
 #: Ids that engines give to what they make, and numbers of descriptors and processes.
 IDS = re.compile(r"veth[0-9a-f]{7}|[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}|[0-9a-f]{12,64}|\d+")
+#: The command that lists the containers of podman and docker, each of which has a directory.
+CONTAINERS = (
+    "find /var/lib/docker/containers /var/lib/containers/storage/overlay-containers"
+    " -mindepth 1 -maxdepth 1 -type d"
+)
 #: How long traces may take to go.
 LEFT_S = 5.0
+NOT_TRIED = "the move did not come to its point"
 #: Exit codes with which the tool says that it does not know, and how to end it.
 UNDECIDED = {CODES[errors.Undecided], CODES[errors.ResumeFailed]}
 ON_THE_TARGET = {0, CODES[errors.LeftBehind]}
@@ -82,7 +88,7 @@ class Scene:
         self._clean: dict[str, Mapping[str, Traces]] = {}
         for _ in range(2):
             self._redis, _report = hosts.move(self._redis)
-            self._clean[self._redis.node.name] = hosts.traces()
+            self._clean[self._redis.node.name] = {n.name: all_traces(n) for n in hosts.both}
 
     def at(self) -> tuple[str, ...]:
         """Return the names of the hosts on which redis runs, by their lists of processes."""
@@ -142,7 +148,7 @@ class Scene:
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
         )
-        injection = Injection(what="the move did not come to its point")
+        injection = Injection(what=NOT_TRIED)
         with contextlib.suppress(RigError):
             told = until(lambda: sh(alpha, f"cat {WAITS}"), "the point", timeout_s=POINT_S)
             injection = inject(case, self.hosts, json.loads(told))
@@ -170,8 +176,8 @@ class Scene:
     def _of_the_end(
         self, case: Case, injection: Injection, status: int | None, running: tuple[str, ...]
     ) -> list[str]:
-        wanted_dead = injection.hit and ends_it(case)
-        faults = []
+        wanted_dead = injection.hit and ends_it(case, injection.what)
+        faults = [NOT_TRIED] if injection.what == NOT_TRIED else []
         if status is None:
             faults.append("stuck: the tool did not end")
         if len(running) > 1:
@@ -208,26 +214,27 @@ class Scene:
         return faults
 
     def back(self, running: tuple[str, ...]) -> bool:
-        """Have the container on alpha again, and return whether that went well."""
-        if running == ("alpha",):
-            return True
-        if running != ("beta",):
-            return False
-        redis = self._redis.on(self.hosts.beta)
-        done = self.hosts.migrate(redis.node, "redis", "alpha")
-        return done.returncode == 0
+        """Have the container on alpha alone again, and return whether that went well."""
+        if running == ("beta",):
+            self.hosts.migrate(self.hosts.beta, "redis", "alpha")
+        return self.at() == ("alpha",)
 
 
-def ends_it(case: Case) -> bool:
+def ends_it(case: Case, hit: str) -> bool:
     """Return whether a case's fault has the container ended, whatever the tool does.
 
     dockerd ends its own on SIGTERM, and conmon hands the signal on to the container. A source that
-    fails takes the container along until the kill, and a target from the kill on.
+    fails takes the container along until the kill is on its disk, and a target from the kill on.
+    dockerd ends its containers when it starts after a crash: `hit` says if the kernel chose it.
     """
+    at = POINTS.index(case.point)
     by_engine = case.engine != "runc" and case.fault.startswith("SIGTERM of engine of")
-    killing = POINTS.index("KILLING")
-    if case.fault in ("source rebooted", "target rebooted"):
-        return (POINTS.index(case.point) < killing) is case.fault.startswith("source")
+    if "task=dockerd" in hit and at >= POINTS.index("RESUMED"):
+        return True
+    if case.fault == "source rebooted":
+        return at <= POINTS.index("KILLED")
+    if case.fault == "target rebooted":
+        return at >= POINTS.index("KILLING")
     return by_engine or case.fault.endswith("by somebody")
 
 
@@ -240,7 +247,7 @@ def left_on(node: Node, clean: Traces) -> Traces:
 
     def is_clean() -> bool:
         nonlocal found
-        now = traces(node)
+        now = all_traces(node)
         new = {kind: plain(now[kind]) - plain(clean[kind]) for kind in now}
         found = {kind: sorted(lines.elements()) for kind, lines in new.items() if lines}
         return not found
@@ -248,6 +255,11 @@ def left_on(node: Node, clean: Traces) -> Traces:
     with contextlib.suppress(RigError):
         until(is_clean, "traces to go", timeout_s=LEFT_S)
     return found
+
+
+def all_traces(node: Node) -> Traces:
+    """Return the traces on a node, together with the containers that its engines know."""
+    return {**traces(node), "containers": sh(node, CONTAINERS).split()}
 
 
 def plain(lines: Sequence[str]) -> Counter[str]:

@@ -15,6 +15,7 @@ from typing import Any
 
 from tests.faults import host_faults
 from tests.faults.cases import Case
+from tests.faults.injection import sh
 from tests.faults.judge import Scene, Verdict, elapsed_s
 from tests.rig import EngineContainer, Redis, Rig
 from tests.rig.hosts import Hosts
@@ -107,4 +108,6 @@ def stage(hosts: Hosts, engine: str) -> Iterator[Scene]:
                 redis.on(node).remove()
             except Exception as error:  # noqa: BLE001  (the next stage shows whether it matters)
                 print(f"not removed: {error}", file=sys.stderr)
+            # A docker that was killed together with its shim knows nothing of the container.
+            sh(node, "pkill -KILL -x redis-server")
         host_faults.take_disks(hosts)

@@ -28,6 +28,7 @@ from checkpoint.engines.docker.restart_policy import SuspendedRestart
 from checkpoint.engines.made import MadeContainer
 from checkpoint.engines.oci.runc import Runc
 from checkpoint.engines.shape import Each, Maybe, Shape
+from checkpoint.errors import EngineRefused
 from checkpoint.host import cgroups, proc, whole
 from checkpoint.host.identity import PathRecord
 from checkpoint.host.listener import Listener, peer_pid
@@ -39,7 +40,7 @@ from checkpoint.undo import Made, Undo
 RUNTIME = "migrate"
 LOOK_AGAIN_S = 0.005
 #: How long a docker that has crashed may take until it answers again: systemd starts it after 2 s.
-RESTART_S = 10.0
+RESTART_S = 20.0
 #: Descriptors of the standard streams, by their names in a json-file log.
 STREAMS = {"stdout": 1, "stderr": 2}
 
@@ -158,7 +159,7 @@ class IncomingDockerContainer:
     def start_restore(
         self, directory: Path, images: Path, env: Mapping[str, str]
     ) -> subprocess.Popen[bytes]:
-        api.await_answer(RESTART_S)
+        await_docker()
         (images / "descriptors.json").write_text(json.dumps(self._fields["descriptors"]))
         private_directory(Path(DIRECTORY))
         serve = partial(self._serve, images, env)
@@ -168,6 +169,7 @@ class IncomingDockerContainer:
         self._undo.made(socket_file)
         self._undo.passing(socket_file)
         self._undo.callback(self._stop_listening)
+        self._undo.callback(await_docker)
         return start_logged(["docker", "start", self._id], images)
 
     def restore_held(self) -> None:
@@ -241,6 +243,12 @@ class IncomingDockerContainer:
         pid_file = str(self._pid_file)
         argv = Runc(root).restore_command(self._id, bundle, images, "--pid-file", pid_file)
         agent.send(json.dumps({"argv": argv, "env": dict(env), "pid_file": pid_file}).encode())
+
+
+def await_docker() -> None:
+    """Wait for a docker that has crashed to answer again. If it does not, the next call fails."""
+    with contextlib.suppress(EngineRefused):
+        api.await_answer(RESTART_S)
 
 
 def why_not_restored(agent: socket.socket, pid_file: Path) -> str:
