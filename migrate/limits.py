@@ -25,6 +25,8 @@ class Limits:
     `other_way_s`: the time that is left of the freeze's limit for another way to say GO.
     `go_s`: for another way to say GO, if the agent has not answered.
     `hello_s`: for the agent's first answer: it is sent, and it looks at its host.
+    `answer_s`: for any answer of the target's for which no other limit is named; its engine may
+    have to make something, or a large directory to be listed.
     `ask_s`: for an answer for which nothing needs to be done.
     `abort_s`: for the target's answer to Abort; its engine removes a container.
     `thaw_s`: from the end of the roll-back until the source's processes run again.
@@ -45,6 +47,7 @@ class Limits:
     other_way_s: float = 0.5
     go_s: float = 90.0
     hello_s: float = 120.0
+    answer_s: float = 120.0
     ask_s: float = 10.0
     abort_s: float = 180.0
     thaw_s: float = 2.0

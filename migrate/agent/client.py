@@ -14,6 +14,7 @@ from checkpoint.schema import harmless
 from migrate.agent import zipapp
 from migrate.decisions.clock import Offset, Sample, estimate
 from migrate.errors import AgentFailed, AgentGone
+from migrate.limits import Limits
 from migrate.wire import protocol
 from migrate.wire.protocol import Answer, Command, ProtocolError, Request
 from transport.connection import Connection, Process
@@ -79,7 +80,7 @@ class AgentClient:
         message: Request[A],
         parts: Sequence[bytes | memoryview] = (),
         *,
-        timeout_s: float | None = None,
+        timeout_s: float = Limits.answer_s,
     ) -> A:
         """Send a request, with `parts`, joined, as its payload, and return its answer.
 
@@ -93,12 +94,12 @@ class AgentClient:
     ) -> Generator[A, None, None]:
         """Send a request, and yield the pieces of its answer one after the other.
 
-        Take all pieces before the next request. Raises as `request` does, and ProtocolError for
-        more than MOST_PIECES pieces.
+        Take all pieces before the next request; each may take as long as an answer. Raises as
+        `request` does, and ProtocolError for more than MOST_PIECES pieces.
         """
         self.ask(message, parts)
         for _ in range(MOST_PIECES):
-            answer = self._piece(message, None)
+            answer = self._piece(message, time.monotonic() + Limits.answer_s)
             yield answer
             if answer.is_last:
                 return
@@ -116,23 +117,23 @@ class AgentClient:
         self._unanswered += 1
         self._asked_ns = time.monotonic_ns()
 
-    def answer(self, message: Request[A], *, timeout_s: float | None = None) -> A:
+    def answer(self, message: Request[A], *, timeout_s: float = Limits.answer_s) -> A:
         """Return the answer to the request that was sent last.
 
         Raises AgentFailed if the agent could not do what was requested, ProtocolError for a
         message that is no answer to the request, and AgentGone if the channel has ended or the
         answer has not come within `timeout_s`.
         """
-        answer = self._piece(message, None if timeout_s is None else time.monotonic() + timeout_s)
+        answer = self._piece(message, time.monotonic() + timeout_s)
         if not answer.is_last:
             raise ProtocolError(f"the target answered {type(message).__name__} in pieces")
         return answer
 
-    def _piece(self, message: Request[A], deadline: float | None) -> A:
+    def _piece(self, message: Request[A], deadline: float) -> A:
         try:
             answer = self._next_answer(message.answer, deadline)
         except StreamError as error:
-            self._silent = deadline is not None and time.monotonic() >= deadline
+            self._silent = time.monotonic() >= deadline
             raise self._gone(str(error)) from error
         finally:
             self._process.patience(None)
@@ -151,7 +152,7 @@ class AgentClient:
         self._doubted.clear()
         return cast(A, answer)
 
-    def _next_answer(self, wanted: type[Answer], deadline: float | None) -> Answer:
+    def _next_answer(self, wanted: type[Answer], deadline: float) -> Answer:
         """Return the answer to the last request, and pass on the lines of log before it.
 
         `wanted` is the class of that answer. The answer to a request whose wait was interrupted is
@@ -160,8 +161,7 @@ class AgentClient:
         """
         logged = ignored = 0
         while ignored <= MOST_PIECES:
-            if deadline is not None:
-                self._process.patience(max(0.001, deadline - time.monotonic()))
+            self._process.patience(max(0.001, deadline - time.monotonic()))
             frame = self._frames.receive()
             waited_for = self._unanswered == 1
             try:

@@ -44,9 +44,9 @@ def send_image(
         stack.callback(os.close, claim(directory))
         engine.export_image(container, there, directory)
         key = str(container.engine_state["Image"]).removeprefix("sha256:")
-        agent.request(protocol.AwaitContainerImage(key=key))
+        agent.request(protocol.AwaitContainerImage(key=key), timeout_s=TIMEOUT_S)
         sent = send_files(tunnel, directory)
-    agent.request(protocol.LoadContainerImage())
+    agent.request(protocol.LoadContainerImage(), timeout_s=TIMEOUT_S)
     return sent
 
 

@@ -41,7 +41,9 @@ def clean_up(migration: Migration, armed: Armed, *, by_agent: bool) -> None:
 
 def _finish(migration: Migration) -> None:
     """Have the target fill in all memory and clean up, and enter its figures into the report."""
-    finished = migration.target.agent.request(protocol.Finish())
+    limits = migration.options.limits
+    limit_s = limits.fill_s + limits.answer_s
+    finished = migration.target.agent.request(protocol.Finish(), timeout_s=limit_s)
     for name, at_ns in finished.stamps:
         migration.target_instant(name, at_ns)
     migration.report.sent.fill = Fill.of(finished.filled_bytes, *finished.waits)

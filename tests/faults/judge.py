@@ -28,7 +28,7 @@ from tests.tools.at_state import WAITS
 MAX_FROZEN_S = 3
 #: How long a move may take to come to its point, and then to its end with all that goes on by
 #: itself after it.
-POINT_S, END_S, SETTLED_S = 40.0, 150.0, 60.0
+POINT_S, END_S, SETTLED_S = 40.0, 240.0, 60.0
 #: How long the container is looked at to see whether it runs.
 LOOK_S = 5.0
 DATA_MIB = 4

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import socket
-import struct
 import threading
 from typing import cast
 
+from checkpoint.host.ready import ready
 from migrate.agent.client import AgentClient
 from migrate.wire.protocol import Answer, Command, decode, encode
 from transport.connection import Connection
+from transport.errors import IncompleteFrame
 from transport.framing import Descriptors, FrameStream
 
 #: The longest wait for an answer, in seconds: a question that no test answers fails then.
@@ -22,9 +23,11 @@ class Process:
     def __init__(self, end: socket.socket) -> None:
         self._stream = Descriptors(end.fileno(), end.fileno())
         self._end = end
-        end.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, struct.pack("ll", LONGEST_S, 0))
+        self._patience_s: float = LONGEST_S
 
     def read_into(self, view: memoryview) -> int:
+        if not ready(self._end.fileno(), timeout_s=self._patience_s):
+            raise IncompleteFrame("timed out")
         return self._stream.read_into(view)
 
     def write(self, data: bytes | memoryview) -> None:
@@ -35,7 +38,7 @@ class Process:
         return b""
 
     def patience(self, seconds: float | None) -> None:
-        self._end.settimeout(seconds)
+        self._patience_s = LONGEST_S if seconds is None else min(seconds, LONGEST_S)
 
     def close(self) -> None:
         self._end.shutdown(socket.SHUT_RDWR)

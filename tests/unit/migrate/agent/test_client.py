@@ -15,11 +15,12 @@ from migrate import logs
 from migrate.agent import client
 from migrate.agent.client import MOST_LOGGED, AgentClient
 from migrate.errors import AgentFailed, AgentGone
+from migrate.limits import Limits
 from migrate.wire import protocol
 from migrate.wire.protocol import ProtocolError, Request
 from tests.unit.migrate.answering import Process, Target
 from transport.connection import Connection
-from transport.errors import StreamError
+from transport.errors import IncompleteFrame, StreamError
 from transport.framing import Descriptors, FrameStream
 
 
@@ -227,6 +228,24 @@ def test_an_agent_hears_a_beat_while_nothing_else_is_sent(slow: Slow) -> None:
     slow.agent.keep_beating(0.001)
     for _ in range(3):
         assert protocol.decode(*slow.frames.receive(), protocol.Command) == protocol.Beat()
+
+
+@pytest.mark.parametrize("in_pieces", [False, True])
+def test_no_answer_is_waited_for_without_end(
+    slow: Slow, monkeypatch: pytest.MonkeyPatch, in_pieces: bool
+) -> None:
+    monkeypatch.setattr(slow.process, "read_into", times_out)
+    with pytest.raises(AgentGone):
+        if in_pieces:
+            next(slow.agent.request_all(protocol.Abort()))
+        else:
+            slow.agent.request(protocol.Abort())
+    [bound] = [each for each in slow.process.bounds if each not in (None, SEND_S)]
+    assert bound == pytest.approx(Limits.answer_s, abs=5)
+
+
+def times_out(_: memoryview) -> int:
+    raise IncompleteFrame("timed out")
 
 
 def test_each_frame_is_sent_in_time(slow: Slow) -> None:

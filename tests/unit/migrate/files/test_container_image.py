@@ -119,7 +119,7 @@ class Agent:
         self.asked: list[Any] = []
         self.failure: Exception | None = None
 
-    def request(self, message: Any) -> None:
+    def request(self, message: Any, *, timeout_s: float) -> None:
         self.asked.append(message)
         if self.failure is not None:
             raise self.failure

@@ -148,7 +148,7 @@ class Agent:
         self._answer = answer
         self.asked: list[Any] = []
 
-    def request(self, message: Any) -> Any:
+    def request(self, message: Any, *, timeout_s: float = 0) -> Any:
         self.asked.append(message)
         return self._answer(message) if callable(self._answer) else self._answer
 
