@@ -39,8 +39,8 @@ _FORWARD = {
 }
 #: States that can be rolled back: before the kill, the container can always run on at the source.
 REVERSIBLE = frozenset({State.PLANNED, State.PREPARED, State.ARMED, State.FROZEN, State.HELD})
-#: States after which the source has nothing left to do: it is known which host runs the container.
-SETTLED = frozenset({State.RESUMED, State.DONE, State.ROLLED_BACK})
+#: States after which the source has nothing left to do.
+SETTLED = frozenset({State.DONE, State.ROLLED_BACK})
 
 
 class InvalidTransition(Exception):
