@@ -417,8 +417,8 @@ class LeftBehind(MigrateError):
         super().__init__(
             f"moved, but not all was cleaned up: {reason}",
             where=f"the container runs on {host}",
-            advice="the next move, or 'migratectl recover', tries again to remove what is named; the"
-            " container itself needs nothing",
+            advice="the next move or 'migratectl recover' tries again to remove what is named;"
+            " the container itself needs nothing",
         )
 
 

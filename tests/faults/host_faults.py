@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import tempfile
 import time
 
@@ -96,7 +97,7 @@ def _killed_for_memory(node: Node) -> list[str]:
     return [
         word
         for line in lines
-        if f"task_memcg=/{node.group}," in line
+        if re.search(f"task_memcg=/{node.group}[,/]", line)
         for word in line.split(",")
         if word.startswith("task=")
     ]

@@ -225,10 +225,16 @@ def ends_it(case: Case, hit: str) -> bool:
 
     dockerd ends its own on SIGTERM, and conmon hands the signal on to the container. A source that
     fails takes the container along until the kill is on its disk, and a target from the kill on.
-    dockerd ends its containers when it starts after a crash: `hit` says if the kernel chose it.
+    `hit` has what the kernel has killed for memory (_killed_for_memory).
     """
     at = POINTS.index(case.point)
     by_engine = case.engine != "runc" and case.fault.startswith("SIGTERM of engine of")
+    if "task=redis-server" in hit:
+        return True
+    # The agent and its keeper, which alone hold the container.
+    if hit.count("task=python3") > 1 and at >= POINTS.index("KILLING"):
+        return True
+    # dockerd ends its containers when it starts after a crash.
     if "task=dockerd" in hit and at >= POINTS.index("RESUMED"):
         return True
     if case.fault == "source rebooted":
