@@ -110,7 +110,9 @@ def test_recover_ends_what_has_lost_its_guardian_too(
     )
 
 
-@pytest.mark.parametrize("state", [State.FROZEN, State.HELD, State.KILLED])
+@pytest.mark.parametrize(
+    "state", [State.FROZEN, pytest.param(State.HELD, marks=pytest.mark.thorough), State.KILLED]
+)
 def test_an_agent_that_hangs_keeps_nobody_frozen(
     hosts: Hosts, client: Client, redis: Redis[Container], state: State
 ) -> None:

@@ -79,7 +79,11 @@ def remote(node: Node, mac: str) -> str:
 
 
 @pytest.mark.parametrize(
-    "address", [V4.format(REDIS_HOST), V6.format(REDIS_HOST)], ids=["IPv4", "IPv6"]
+    "address",
+    [
+        pytest.param(V4.format(REDIS_HOST), id="IPv4", marks=pytest.mark.thorough),
+        pytest.param(V6.format(REDIS_HOST), id="IPv6"),
+    ],
 )
 def test_a_peer_on_a_third_host_keeps_its_connection(overlay: Rig, address: str) -> None:
     hosts, gamma = Hosts.of(overlay), overlay.node("gamma")

@@ -32,10 +32,10 @@ def three(rig_name: str) -> Iterator[Rig]:
 @pytest.mark.parametrize("connected", [True, False], ids=["connected", "own network"])
 @pytest.mark.parametrize("way", CONTESTS)
 def test_one_of_two_moves_it(three: Rig, way: str, connected: bool) -> None:
-    """The two begin at offsets of a seed, twice; scripts/faults two-moves does it more often."""
-    result = two_moves.run(three, way, 2, SEED, connected=connected)
+    """The two begin at an offset of a seed; scripts/faults two-moves does it more often."""
+    result = two_moves.run(three, way, 1, SEED, connected=connected)
     assert result["faults"] == [], result
-    assert sum(result["moved"].values()) >= 2
+    assert sum(result["moved"].values()) >= 1
 
 
 def test_one_of_two_moves_it_where_a_lock_alone_keeps_them_apart(three: Rig) -> None:

@@ -153,7 +153,9 @@ def test_what_a_killed_agent_made_goes_with_the_next_move(
     assert redis.on(hosts.beta).status == "running"
 
 
-@pytest.mark.parametrize("engine", ["podman", "docker"], indirect=True)
+@pytest.mark.parametrize(
+    "engine", [pytest.param("podman", marks=pytest.mark.thorough), "docker"], indirect=True
+)
 def test_what_a_killed_agent_made_in_an_engine_goes_with_the_next_move(
     hosts: Hosts, engine_redis: EngineContainer
 ) -> None:
