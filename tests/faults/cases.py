@@ -23,6 +23,12 @@ VICTIMS = {
     "engine's restore": "beta",
     "engine of the target": "beta",
 }
+#: Those of docker's processes, each alone. "engine" above is all of them.
+DOCKERS = {
+    f"{program} of the {host}": node
+    for program in ("dockerd", "containerd", "shim")
+    for host, node in (("source", "alpha"), ("target", "beta"))
+}
 #: Faults of the link between the hosts, all of which end by themselves.
 LINK = ("cut 3 s", "cut 20 s", "deaf target 20 s", "deaf source 20 s", "1 Mbit/s", "200 ms")
 OTHERS = ("target's disk full", "killed by somebody", "stopped by somebody", "a second move")
@@ -48,6 +54,7 @@ HOST_FAULTS = (
 )
 #: Faults that were thought of later. A case keeps its number.
 LATER_FAULTS = (*FRAMES, *HOST_FAULTS, "restarted by somebody")
+DOCKER_FAULTS = tuple(f"SIG{signal} of {victim}" for signal in SIGNALS for victim in DOCKERS)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -68,6 +75,7 @@ def matrix() -> list[Case]:
     combined = [
         *itertools.product(ENGINES, POINTS, FAULTS),
         *itertools.product(ENGINES, POINTS, LATER_FAULTS),
+        *itertools.product(["docker"], POINTS, DOCKER_FAULTS),
     ]
     return [
         Case(number=number, engine=engine, point=point, fault=fault)

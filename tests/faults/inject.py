@@ -2,20 +2,25 @@
 
 from __future__ import annotations
 
+import re
 import shlex
 from collections.abc import Mapping
 from typing import Any
 
 from migrate.journal import book
 from tests.faults import host_faults
-from tests.faults.cases import FRAMES, HOST_FAULTS, LINK, VICTIMS, Case
+from tests.faults.cases import DOCKERS, FRAMES, HOST_FAULTS, LINK, VICTIMS, Case
 from tests.faults.injection import Injection, sh
 from tests.rig.engine import DOCKERD
 from tests.rig.hosts import Hosts
 from tests.tools.at_state import SPOILS
 
+#: The victims with which dockerd ends. It starts another containerd by itself.
+DOCKERD_DIES = re.compile("engine of|dockerd of")
 #: How long a process is stopped, by SIGSTOP.
 STOPPED_S = 10.0
+#: The names of processes, where a victim has another one.
+PROGRAMS = {"shim": "containerd-shim"}
 #: The commands that list the pids of victims on a node, which are known by what they run.
 FINDERS = {
     "agent": host_faults.AGENT,
@@ -26,6 +31,7 @@ FINDERS = {
     "engine's restore": "pgrep -f '(runc|crun|podman).* (restore|start) '",
     "engine of the source": "pgrep -x 'conmon|dockerd|containerd-shim|containerd'",
     "engine of the target": "pgrep -x 'conmon|dockerd|containerd-shim|containerd'",
+    **{each: f"pgrep -x {PROGRAMS.get(each.split()[0], each.split()[0])}" for each in DOCKERS},
 }
 #: What drops the frames between the hosts alone: {way: (hook, the address at the other end)}.
 DEAF = {"target": ("in", "saddr"), "source": ("out", "daddr")}
@@ -87,7 +93,7 @@ def _by_somebody(case: Case, hosts: Hosts) -> None:
 
 def _signal(case: Case, hosts: Hosts, move: Mapping[str, Any]) -> Injection:
     number, _, victim = case.fault.removeprefix("SIG").partition(" of ")
-    node = hosts.alpha if VICTIMS[victim] == "alpha" else hosts.beta
+    node = hosts.alpha if {**VICTIMS, **DOCKERS}[victim] == "alpha" else hosts.beta
     if victim in move:
         pids = [str(move[victim])]
     else:
@@ -98,7 +104,7 @@ def _signal(case: Case, hosts: Hosts, move: Mapping[str, Any]) -> Injection:
     if pids:
         sh(node, f"kill -{number} {shlex.join(pids)}")
         injection.what, injection.hit = f"{victim}: {' '.join(pids)}", True
-        if case.engine == "docker" and victim.startswith("engine of") and number != "STOP":
+        if case.engine == "docker" and number != "STOP" and DOCKERD_DIES.match(victim):
             injection.later(2.0, node, DOCKERD)  # as systemd does
         if number == "STOP":
             injection.later(STOPPED_S, node, f"kill -CONT {shlex.join(pids)}")

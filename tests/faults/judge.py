@@ -234,7 +234,12 @@ def ends_it(case: Case, hit: str) -> bool:
     # The agent and its keeper, which alone hold the container.
     if hit.count("task=python3") > 1 and at >= POINTS.index("KILLING"):
         return True
-    # dockerd ends its containers when it starts after a crash.
+    # containerd ends the container of a shim that has ended. dockerd ends its own on SIGTERM, and
+    # when it starts after a crash.
+    if re.match("SIG(KILL|TERM) of (dockerd|shim) of the source", case.fault):
+        return True
+    if re.match("SIG(KILL|TERM) of (dockerd|shim) of the target", case.fault):
+        return at >= POINTS.index("RESUMED")
     if "task=dockerd" in hit and at >= POINTS.index("RESUMED"):
         return True
     if case.fault == "source rebooted":
