@@ -48,6 +48,18 @@ DOORS = {
 #: The modules that may print. The agent's standard error is a channel to the source, which reads it
 #: as text of a peer.
 PRINT = ("migrate/cli/console.py", "migrate/cli/progress.py", "migrate/agent/server.py")
+#: The modules that may ask for the time of day, which somebody may set in the middle of a move: for
+#: people (entries of journals, reports, locks), for the validity of a host's certificate, and to
+#: tell a file that has just been written, whose time is of the same clock.
+TIME_OF_DAY = (
+    "migrate/journal/book.py",
+    "migrate/report.py",
+    "migrate/cli/status.py",
+    "checkpoint/host/lock.py",
+    "checkpoint/files/changes.py",
+    "transport/ssh.py",
+)
+ASKS_THE_TIME = re.compile(r"\btime\.(time|time_ns|localtime|gmtime)\(|\bdatetime\b|\.CLOCK_REAL")
 STARTS_PROCESSES = {"run", "Popen", "call", "check_call", "check_output", "getoutput"}
 
 
@@ -296,6 +308,12 @@ def test_decisions_do_no_io(path: Path) -> None:
         "select",
         "time",
     }
+
+
+@pytest.mark.parametrize("path", MODULES, ids=name_of)
+def test_one_door_to_the_time_of_day(path: Path) -> None:
+    asks = ASKS_THE_TIME.search(path.read_text()) is not None
+    assert asks == (name_of(path) in TIME_OF_DAY)
 
 
 @pytest.mark.parametrize("path", MODULES, ids=name_of)
