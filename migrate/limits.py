@@ -49,7 +49,7 @@ class Limits:
     hello_s: float = 120.0
     answer_s: float = 120.0
     ask_s: float = 10.0
-    abort_s: float = 180.0
+    abort_s: float = 60.0
     thaw_s: float = 2.0
     silence_s: float = 30.0
     send_s: float = 20.0

@@ -27,6 +27,7 @@ from migrate.memory.copying import Copying
 from migrate.migration import Migration
 from migrate.phases.arm import Armed
 from migrate.phases.prepare import Prepared
+from migrate.phases.restore_again import RESTORE_AGAIN
 from migrate.progress import Progress
 
 
@@ -104,9 +105,13 @@ def enter(progress: Progress, prediction: Prediction) -> None:
 
 
 def learn(migration: Migration) -> None:
-    """Keep for the next move to the target what this one has taught about the costs of a freeze."""
+    """Keep for the next move to the target what this one has taught about the costs of a freeze.
+
+    A freeze in which the container had to be restored twice teaches nothing.
+    """
     times = migration.report.times
-    if times.downtime_us is not None:
+    twice = any(phase.name == RESTORE_AGAIN for phase in times.phases)
+    if times.downtime_us is not None and not twice:
         parts = {item: times.predicted_parts_us.get(item.key, 0) for item in Item}
         costs.keep(
             migration.target.hostname, corrected(migration.factors, parts, times.downtime_us)

@@ -18,6 +18,7 @@ from migrate.errors import NotConverging, WouldFreezeTooLong
 from migrate.migration import Migration
 from migrate.options import Options
 from migrate.phases.predict import check, check_last, content_of, learn
+from migrate.phases.restore_again import RESTORE_AGAIN
 from migrate.progress import Progress
 from migrate.report import Report
 from tests.unit.helpers.unguarded import Unguarded
@@ -151,6 +152,16 @@ def test_a_move_teaches_the_next_one() -> None:
     again, _ = move()
     look(again, made, copying)
     assert first_us * 1.2 < (again.report.times.predicted_downtime_us or 0) < first_us * 2
+
+
+def test_a_freeze_with_two_restores_teaches_nothing() -> None:
+    migration, made = move()
+    look(migration, made, SimpleNamespace(untracked=()))
+    migration.report.times.downtime_us = 5_000_000
+    with migration.progress.phase(RESTORE_AGAIN):
+        pass
+    learn(migration)
+    assert costs.learned("beta") == {}
 
 
 def test_a_move_whose_freeze_nobody_saw_teaches_nothing() -> None:
