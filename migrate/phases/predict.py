@@ -27,7 +27,6 @@ from migrate.memory.copying import Copying
 from migrate.migration import Migration
 from migrate.phases.arm import Armed
 from migrate.phases.prepare import Prepared
-from migrate.phases.restore_again import RESTORE_AGAIN
 from migrate.progress import Progress
 
 
@@ -110,7 +109,7 @@ def learn(migration: Migration) -> None:
     A freeze in which the container had to be restored twice teaches nothing.
     """
     times = migration.report.times
-    twice = any(phase.name == RESTORE_AGAIN for phase in times.phases)
+    twice = any(phase.name == "restore again" for phase in times.phases)
     if times.downtime_us is not None and not twice:
         parts = {item: times.predicted_parts_us.get(item.key, 0) for item in Item}
         costs.keep(

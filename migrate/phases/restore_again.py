@@ -14,9 +14,6 @@ from migrate.phases.arm import Armed, arm_question
 from migrate.phases.prepare import Prepared
 from migrate.wire import protocol
 
-#: The phase of a move in which the container is restored for the second time.
-RESTORE_AGAIN = "restore again"
-
 
 def restore_again(
     migration: Migration, prepared: Prepared, armed: Armed, obeyed: protocol.Restore
@@ -27,7 +24,7 @@ def restore_again(
     CommandFailed.
     """
     agent, limits = migration.target.agent, migration.options.limits
-    with migration.progress.phase(RESTORE_AGAIN):
+    with migration.progress.phase("restore again"):
         migration.guardian.expect(in_ns(limits.arm_s + limits.held_s))
         there = agent.request(arm_question(migration), timeout_s=limits.arm_s).trees
         lost = set(there) - prepared.trees.keys()

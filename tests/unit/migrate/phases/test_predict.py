@@ -18,7 +18,6 @@ from migrate.errors import NotConverging, WouldFreezeTooLong
 from migrate.migration import Migration
 from migrate.options import Options
 from migrate.phases.predict import check, check_last, content_of, learn
-from migrate.phases.restore_again import RESTORE_AGAIN
 from migrate.progress import Progress
 from migrate.report import Interval, Report
 from tests.unit.helpers.unguarded import Unguarded
@@ -158,7 +157,7 @@ def test_a_freeze_with_two_restores_teaches_nothing() -> None:
     migration, made = move()
     look(migration, made, SimpleNamespace(untracked=()))
     migration.report.times.downtime_us = 5_000_000
-    migration.report.times.phases.append(Interval(name=RESTORE_AGAIN, start_us=0, length_us=1))
+    migration.report.times.phases.append(Interval(name="restore again", start_us=0, length_us=1))
     learn(migration)
     assert costs.learned("beta") == {}
 
