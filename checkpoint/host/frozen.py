@@ -12,7 +12,7 @@ from collections.abc import Sequence
 
 from checkpoint.errors import ContainerDisturbed
 from checkpoint.host import proc
-from checkpoint.host.processes import ENDED, STOPPED, state_of
+from checkpoint.host.processes import ENDED, STOPPED, state_of, tree_of
 
 #: Signals that ask a container to stop: kill(1)'s, the engines' defaults, and those that images
 #: name as their own (STOPSIGNAL of nginx, PostgreSQL, Apache, systemd). Timers of the container may
@@ -56,6 +56,32 @@ class FrozenTasks:
                         f"process {pid} was sent signal {name} while it was frozen, which the"
                         " restored container would never get"
                     )
+
+
+class WaitingSignals:
+    """The signals that wait for the processes of the frozen container whose init is `init`."""
+
+    def __init__(self, init: int) -> None:
+        self._init = init
+        self._pids: dict[int, int] | None = None
+
+    def of(self, number: int) -> int:
+        """Return the mask of the signals that wait for a process (proc.pending_signals).
+
+        `number` is its pid in the container's pid namespace. 0 if it is no process, but a thread of
+        one, or has ended. The container must be frozen by the first call. Raises OSError and
+        ProcError.
+        """
+        if self._pids is None:
+            self._pids = {}
+            for pid in tree_of(self._init):
+                with contextlib.suppress(FileNotFoundError, ProcessLookupError):
+                    self._pids[proc.number(proc.path(pid, "status"), "NSpid") or pid] = pid
+        try:
+            pid = self._pids[number]
+            return proc.pending_signals(proc.read(pid, "status"))
+        except (KeyError, FileNotFoundError, ProcessLookupError):
+            return 0
 
 
 def waiting_stop_signals(pid: int) -> set[int]:

@@ -27,13 +27,21 @@ class ImageStream:
     received. The thread also reads the mappings of each process (`may_be_lazy`), because that takes
     a millisecond or more, and CRIU is still busy with the dump meanwhile.
     `directory` is the directory of images. `account` is called with the size of each file that is
-    sent. `lazy` says that the target can restore pages lazily.
+    sent. `waiting` returns the signals that wait for a process (checkpoint/criu/images/repair.py).
+    `lazy` says that the target can restore pages lazily.
     """
 
     def __init__(
-        self, directory: Path, agent: AgentClient, account: Callable[[int], None], *, lazy: bool
+        self,
+        directory: Path,
+        agent: AgentClient,
+        account: Callable[[int], None],
+        waiting: Callable[[int], int],
+        *,
+        lazy: bool,
     ) -> None:
         self._directory, self._agent, self._account = directory, agent, account
+        self._waiting = waiting
         self._restores_lazily = lazy
         self._closed = _closed_files(directory)
         self._names: set[str] = set()
@@ -99,7 +107,7 @@ class ImageStream:
     def _add_file(self, name: str) -> None:
         if name not in self._names:
             self._names.add(name)
-            self._add(name, memoryview(repaired(self._directory / name)))
+            self._add(name, memoryview(repaired(self._directory / name, self._waiting)))
 
     def _add(self, name: str, data: memoryview) -> None:
         self.files += 1

@@ -8,7 +8,7 @@ from functools import partial
 
 from checkpoint.files.changes import written_through_mappings
 from checkpoint.host import memory, processes
-from checkpoint.host.frozen import FrozenTasks
+from checkpoint.host.frozen import FrozenTasks, WaitingSignals
 from checkpoint.host.wakeful import wakeful
 from migrate.decisions.state import State
 from migrate.files.criu_images import ImageStream
@@ -57,6 +57,7 @@ def freeze(
         prepared.images,
         migration.target.agent,
         partial(migration.report.add_bytes, "images"),
+        WaitingSignals(migration.source.container.pid).of,
         lazy=migration.target.facts.lazy_pages,
     )
     migration.tidy.callback(images.close)

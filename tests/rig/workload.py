@@ -24,6 +24,7 @@ WORKLOADS = CHECKOUT_IN_NODE / "tests/workloads"
 ADDRESS = "10.77.0.50"
 #: The port on which each program of tests/workloads listens unless it is told another.
 PORTS = {
+    "alarms": 7110,
     "appender": 7102,
     "churn": 7107,
     "crowd": 7109,

@@ -2,22 +2,32 @@
 
 from __future__ import annotations
 
+import re
+from collections.abc import Callable
 from pathlib import Path
 
+from checkpoint.criu.images.alarms import with_lost_alarms
 from checkpoint.criu.images.format import LENGTH, MAGICS_BYTES, messages
 from checkpoint.criu.rpc import DECODE_ERRORS, fdinfo
 from checkpoint.errors import ImageError
 
 FILES = "files.img"
+CORE = re.compile(r"core-([0-9]+)\.img")
 
 
-def repaired(path: Path) -> bytes:
+def repaired(path: Path, waiting: Callable[[int], int]) -> bytes:
     """Return the content of an image file, repaired if it needs that.
 
-    Raises ImageError when a file that may need repair is damaged, and OSError.
+    `waiting` returns the mask of the signals that wait for a frozen process, given its pid in its
+    own pid namespace. Raises ImageError when a file that may need repair is damaged, and OSError.
     """
     data = path.read_bytes()
-    return with_expired_timers_armed(data) if path.name == FILES else data
+    if path.name == FILES:
+        return with_expired_timers_armed(data)
+    core = CORE.fullmatch(path.name)
+    if core is not None and (signals := waiting(int(core[1]))):
+        return with_lost_alarms(path.name, data, signals)
+    return data
 
 
 def with_expired_timers_armed(files_image: bytes) -> bytes:

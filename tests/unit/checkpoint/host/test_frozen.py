@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import subprocess
 from collections.abc import Iterator
@@ -10,7 +11,7 @@ import pytest
 
 from checkpoint.errors import ContainerDisturbed
 from checkpoint.host import processes
-from checkpoint.host.frozen import FrozenTasks
+from checkpoint.host.frozen import FrozenTasks, WaitingSignals
 from tests.rig.wait import until
 
 
@@ -91,3 +92,23 @@ def test_a_process_that_had_ended_before_says_nothing(stopped: Stopped, reaped: 
         tasks = FrozenTasks([stopped[0].pid, ended.pid])
         tasks.check()
     tasks.check()
+
+
+#: As init of a pid namespace: start a process that stops itself, and tell when both are there.
+NESTED = "sh -c 'kill -STOP $$' & echo ready; wait"
+
+
+def test_signals_that_wait_are_known_by_the_pid_in_the_container() -> None:
+    argv = ["unshare", "--pid", "--fork", "--kill-child", "sh", "-c", NESTED]
+    with subprocess.Popen(argv, stdout=subprocess.PIPE) as unshare:
+        assert unshare.stdout is not None
+        unshare.stdout.readline()
+        init, stopped = processes.tree_of(unshare.pid)[1:3]
+        until(lambda: processes.state_of(stopped) == "T", "it to stop")
+        os.kill(stopped, signal.SIGUSR1)
+        waiting = WaitingSignals(init)
+        assert waiting.of(1) == 0
+        assert waiting.of(2) == 1 << (signal.SIGUSR1 - 1)
+        assert waiting.of(3) == 0, "no such process"
+        unshare.kill()
+    until(lambda: waiting.of(2) == 0, "it to end")

@@ -111,15 +111,22 @@ def test_a_damaged_timer_is_refused() -> None:
         with_expired_timers_armed(image(EXPIRED_SECONDS[:-3]))
 
 
-def test_only_files_img_is_looked_into(tmp_path: Path) -> None:
-    for name in ("files.img", "core-1.img"):
+def test_each_file_is_repaired_by_its_name(tmp_path: Path) -> None:
+    for name in ("files.img", "core-1.img", "mm-1.img"):
         (tmp_path / name).write_bytes(image(EXPIRED_SECONDS))
-    assert repaired(tmp_path / "core-1.img") == image(EXPIRED_SECONDS)
+    assert repaired(tmp_path / "mm-1.img", waiting) == image(EXPIRED_SECONDS)
     assert (
-        repaired(tmp_path / "files.img")
+        repaired(tmp_path / "files.img", waiting)
         == with_expired_timers_armed(image(EXPIRED_SECONDS))
         != image(EXPIRED_SECONDS)
     )
+    assert repaired(tmp_path / "core-1.img", {1: 0}.__getitem__) == image(EXPIRED_SECONDS)
+    with pytest.raises(ImageError, match=r"core-1\.img"):
+        repaired(tmp_path / "core-1.img", lambda _: 1)
+
+
+def waiting(_: int) -> int:
+    raise AssertionError("no core image")
 
 
 def test_a_timer_that_lacks_something_is_refused() -> None:
