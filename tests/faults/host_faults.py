@@ -28,6 +28,7 @@ mount -o loop {DISK} {STATE}
 """
 #: The command that prints the agent's pid on the target.
 AGENT = "sed 's/.*process //' /run/migrate/locks/{engine}-redis"
+SSHD = "/usr/sbin/sshd -E /var/log/sshd.log"
 #: A program that takes memory until it is killed, and is not the first to be killed.
 HOG = "timeout 5 head --bytes=400M /dev/zero | tail > /dev/null"
 #: A program that has podman's storage locked, as podman locks it (containers/storage).
@@ -79,7 +80,7 @@ def _no_memory(case: Case, node: Node, injection: Injection) -> None:
     """Have a host run out of memory; the kernel kills what it likes, or the agent first."""
     if case.fault.startswith("agent"):
         sh(node, f"echo 1000 > /proc/$({AGENT.format(engine=case.engine)})/oom_score_adj")
-    before = len(_killed_for_memory(node))
+    since = _uptime_s(node)
     cgroups.limit_memory(node.group, LEFT_BYTES)
     try:
         sh(node, HOG)
@@ -88,16 +89,24 @@ def _no_memory(case: Case, node: Node, injection: Injection) -> None:
         cgroups.limit_memory(node.group, None)
     if case.engine == "docker":
         sh(node, f"pgrep -x dockerd || {DOCKERD}")  # as systemd does
-    injection.what = f"{case.fault}: {' '.join(_killed_for_memory(node)[before:])}"
+    sh(node, f"pgrep -f 'sshd.*[[]listener[]]' || {SSHD}")  # as systemd does
+    injection.what = f"{case.fault}: {' '.join(_killed_for_memory(node, since))}"
 
 
-def _killed_for_memory(node: Node) -> list[str]:
-    """Return the processes of a node that the kernel has killed for memory: "task=NAME"."""
-    lines = sh(node, "dmesg | grep oom-kill:").splitlines()
+def _killed_for_memory(node: Node, since_s: float) -> list[str]:
+    """Return the processes of a node that the kernel has killed for memory: "task=NAME".
+
+    `since_s` is the uptime from which on the kernel's messages count.
+    """
     return [
         word
-        for line in lines
+        for line in sh(node, "dmesg | grep oom-kill:").splitlines()
         if re.search(f"task_memcg=/{node.group}[,/]", line)
+        and float(line[1:].split("]")[0]) >= since_s
         for word in line.split(",")
         if word.startswith("task=")
     ]
+
+
+def _uptime_s(node: Node) -> float:
+    return float(sh(node, "cat /proc/uptime").split()[0])
