@@ -75,7 +75,9 @@ def _on_one(rig: Rig, tries: Tries) -> None:
             began_s = time.monotonic()
             verdict = scene.judge(case)
             tries.judged(verdict, elapsed_s(began_s))
-            if verdict.faults or not scene.back(verdict.running):
+            # A container that was started anew has other data, and other processes of its engine.
+            anew = case.fault.startswith("restarted")
+            if verdict.faults or anew or not scene.back(verdict.running):
                 stack.close()
                 scene = None
 
