@@ -15,6 +15,7 @@ from pathlib import Path
 
 from tests.faults import cases, simulation, two_moves
 from tests.faults.run import run
+from tests.faults.table import table
 from tests.rig import Rig
 
 
@@ -23,6 +24,9 @@ def main() -> int:
     arguments = _parser().parse_args()
     if arguments.what == "simulate":
         return int(_simulate(arguments.count, arguments.seed))
+    if arguments.what == "table":
+        print(*table(arguments.json), sep="\n")
+        return 0
     count = arguments.rigs if arguments.what == "matrix" else 1
     rigs = [Rig(f"faults-{os.getpid()}-{number}") for number in range(count)]
     with contextlib.ExitStack() as stack:
@@ -67,10 +71,11 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "what",
         nargs="?",
-        choices=("matrix", "simulate", "two-moves"),
+        choices=("matrix", "simulate", "table", "two-moves"),
         default="matrix",
         help="faults of each process, the link and others at each state of a move (default), the"
-        " commit rule in a simulated world, or two moves of one container at once",
+        " commit rule in a simulated world, the verdicts in FILE as a table, or two moves of one"
+        " container at once",
     )
     parser.add_argument("--count", type=int, default=50, help="of tries (default %(default)s)")
     parser.add_argument("--seed", type=int, default=0, help="draws the tries (default %(default)s)")

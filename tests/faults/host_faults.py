@@ -69,8 +69,9 @@ def inject(case: Case, hosts: Hosts, injection: Injection) -> None:
         sh(node, f"fsfreeze --freeze {STATE}")
         injection.later(LASTS_S, node, f"fsfreeze --unfreeze {STATE}")
     elif what == "storage is locked":
-        injection.hit = case.engine == "podman"
-        if injection.hit:
+        if case.engine != "podman":
+            injection.what, injection.hit = "nothing to hit", False
+        else:
             sh(node, f"setsid python3 -c '{LOCKER}' > /dev/null 2>&1 & sleep 0.5")
     else:
         _no_memory(case, node, injection)
