@@ -238,7 +238,7 @@ def ends_it(case: Case, hit: str) -> bool:
         return True
     # containerd ends the container of a shim that has ended. dockerd ends its own on SIGTERM, and
     # when it starts after a crash.
-    if re.match("SIG(KILL|TERM) of (dockerd|shim) of the source", case.fault):
+    if re.match("SIG(KILL|TERM) of (dockerd|shim) of the source|SIGTERM of dockerd", case.fault):
         return True
     if re.match("SIG(KILL|TERM) of (dockerd|shim) of the target", case.fault):
         return at >= POINTS.index("RESUMED")
