@@ -30,7 +30,8 @@ def with_lost_alarms(name: str, core_image: bytes, waiting: int) -> bytes:
     `waiting` is the mask of the signals that wait for the frozen process now. With the shortest
     time left, the restored timer goes off at once. If several timers that are not armed send the
     signal that waits, it is not known which one has sent it, and none is changed. Raises ImageError
-    when the file is damaged.
+    when the file is damaged. Of a process whose name is no text, which protobuf refuses, the image
+    stays as it is.
     """
     out = [core_image[:MAGICS_BYTES]]
     for message in messages(name, core_image):
@@ -42,6 +43,8 @@ def with_lost_alarms(name: str, core_image: bytes, waiting: int) -> bytes:
 def _with_lost_alarms(name: str, message: bytes, waiting: int) -> bytes:
     try:
         core = thread().FromString(message)
+    except UnicodeDecodeError:
+        return message
     except DECODE_ERRORS as error:
         raise ImageError(f"{name} is damaged") from error
     if not core.IsInitialized():

@@ -228,10 +228,8 @@ def inherit(directory: str, file: str) -> None:
 def start(words: list[str], path: str) -> None:
     """Have the agent restore the container, and return when the container runs.
 
-    If it does not run, write the reason to runc's --log and to standard error, and exit. Signals
-    that ask a program to end are not taken: docker would kill the container, which may run already.
+    If it does not run, write the reason to runc's --log and to standard error, and exit.
     """
-    signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
     with ask(path, {"command": "start"}) as agent:
         answer = agent.recv(MAX_MESSAGE)
     failure = json.loads(answer)["failure"] if answer else "the move that was to bring it has ended"
@@ -260,6 +258,8 @@ def main() -> None:
     if command == "create" and path:
         create(words, path)
     elif command == "start" and path:
+        # If this program ended, docker would kill the container, which may run already.
+        signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
         start(words, path)
     else:
         if command == "delete":

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from tests.faults.cases import ENGINES, FAULTS, LATER_FAULTS, POINTS, drawn, matrix
+from tests.faults.cases import DOCKER_FAULTS, ENGINES, FAULTS, LATER_FAULTS, POINTS, drawn, matrix
 
 
 def test_the_matrix_has_each_fault_at_each_point_with_each_engine() -> None:
     cases = matrix()
-    assert len(cases) == len(ENGINES) * len(POINTS) * len([*FAULTS, *LATER_FAULTS])
+    for_each = len(ENGINES) * len([*FAULTS, *LATER_FAULTS])
+    assert len(cases) == len(POINTS) * (for_each + len(DOCKER_FAULTS))
     assert [case.number for case in cases] == list(range(len(cases)))
 
 

@@ -117,3 +117,9 @@ def test_a_damaged_image_is_refused() -> None:
         with_lost_alarms(NAME, MAGICS + b"\x02\0\0\0\x0a\xff", 1)
     with pytest.raises(ImageError, match="lacks"):
         with_lost_alarms(NAME, MAGICS + b"\0\0\0\0", 1)
+
+
+def test_a_process_whose_name_is_no_text_keeps_its_image() -> None:
+    data = image(core()).replace(b"\x01x", b"\x01\xff")
+    assert data != image(core())
+    assert with_lost_alarms(NAME, data, mask(signal.SIGALRM)) == data

@@ -322,7 +322,8 @@ def test_a_process_that_has_ended_fails_the_start(
 
 def shim_with(start: str) -> subprocess.Popen[str]:
     """Start a shim whose child runs a script as docker's runtime, and wait for the child's word."""
-    script = f"import subprocess, sys; subprocess.run([sys.executable, '-c', {start!r}])"
+    run = f"subprocess.run([sys.executable, '-c', {start!r}])"
+    script = f"import subprocess, sys, time; {run}; time.sleep(30)"
     process = subprocess.Popen([sys.executable, "-c", script], stdout=subprocess.PIPE, text=True)
     assert process.stdout is not None
     process.stdout.readline()

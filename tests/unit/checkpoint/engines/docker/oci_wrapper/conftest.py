@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import signal
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -19,6 +20,14 @@ from tests.unit.checkpoint.engines.docker.oci_wrapper.agents import (
     Program,
     write_config,
 )
+
+
+@pytest.fixture(autouse=True)
+def taken_signals() -> Iterator[None]:
+    """Take the signals again that the wrapper does not take, where it runs in this process."""
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, [])
+    yield
+    signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 @pytest.fixture
