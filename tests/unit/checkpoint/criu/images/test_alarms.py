@@ -130,7 +130,7 @@ def test_a_process_may_have_a_name_that_is_no_text() -> None:
 def test_a_parser_that_refuses_such_a_name_changes_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     class Refusing:
         @staticmethod
-        def FromString(message: bytes) -> Any:
+        def FromString(message: bytes) -> Any:  # noqa: N802  (protobuf's name)
             raise UnicodeDecodeError("utf-8", message, 0, 1, "no text")
 
     monkeypatch.setattr(alarms, "thread", lambda: Refusing)
