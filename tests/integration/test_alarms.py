@@ -4,13 +4,13 @@ import pytest
 
 from tests.rig.hosts import Hosts
 
+MOVES = 8
 
-@pytest.mark.parametrize(
-    "times", [1, pytest.param(8, marks=pytest.mark.thorough)], ids=["once", "often"]
-)
-def test_no_alarm_is_lost(hosts: Hosts, times: int) -> None:
+
+@pytest.mark.thorough
+def test_no_alarm_is_lost(hosts: Hosts) -> None:
     """Of eight moves two or three lose one if CRIU's images are not repaired."""
     alarms = hosts.start("alarms", "--processes", "60", "--period-ms", "250")
-    for _ in range(times):
+    for _ in range(MOVES):
         alarms, _ = hosts.move(alarms)
         alarms.verdict()
