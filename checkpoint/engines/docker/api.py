@@ -101,17 +101,17 @@ def upload(path: str, archive: Path) -> str:
 
 
 def await_answer(timeout_s: float) -> None:
-    """Wait until docker answers, for example after a crash. Raises EngineRefused after a while."""
+    """Wait until docker answers, for example after a crash, but no longer than `timeout_s`."""
     until_s = time.monotonic() + timeout_s
-    while True:
-        try:
-            call("GET", "/_ping")
-        except EngineRefused:
-            if time.monotonic() >= until_s:
-                raise
-            time.sleep(ASK_AGAIN_S)
-        else:
+    while (left_s := until_s - time.monotonic()) > 0:
+        with (
+            contextlib.closing(_Connection("docker", timeout=left_s)) as connection,
+            contextlib.suppress(OSError, http.client.HTTPException),
+        ):
+            connection.request("GET", _target("/_ping", {}), headers={"Host": "docker"})
+            connection.getresponse()
             return
+        time.sleep(ASK_AGAIN_S)
 
 
 def _target(path: str, query: Mapping[str, str]) -> str:

@@ -28,7 +28,6 @@ from checkpoint.engines.docker.restart_policy import SuspendedRestart
 from checkpoint.engines.made import MadeContainer
 from checkpoint.engines.oci.runc import Runc
 from checkpoint.engines.shape import Each, Maybe, Shape
-from checkpoint.errors import EngineRefused
 from checkpoint.host import cgroups, proc, whole
 from checkpoint.host.identity import PathRecord
 from checkpoint.host.listener import Listener, peer_pid
@@ -159,7 +158,7 @@ class IncomingDockerContainer:
     def start_restore(
         self, directory: Path, images: Path, env: Mapping[str, str]
     ) -> subprocess.Popen[bytes]:
-        await_docker()
+        api.await_answer(RESTART_S)
         (images / "descriptors.json").write_text(json.dumps(self._fields["descriptors"]))
         private_directory(Path(DIRECTORY))
         serve = partial(self._serve, images, env)
@@ -169,7 +168,7 @@ class IncomingDockerContainer:
         self._undo.made(socket_file)
         self._undo.passing(socket_file)
         self._undo.callback(self._stop_listening)
-        self._undo.callback(await_docker)
+        self._undo.callback(api.await_answer, RESTART_S)
         return start_logged(["docker", "start", self._id], images)
 
     def restore_held(self) -> None:
@@ -179,7 +178,7 @@ class IncomingDockerContainer:
         self._attending = Attending(self._starting)
         config = json.loads((self.waiting.bundle / "config.json").read_text())
         # docker uses no id twice, and it is in the path: whatever is there is this container's.
-        self._undo.made(cgroups.Hierarchies(config["linux"].get("cgroupsPath", "")).made())
+        self._undo.made(cgroups.Hierarchies(config["linux"].get("cgroupsPath") or "").made())
         with contextlib.suppress(OSError):
             self._undo.made(Runc(self.waiting.root).made(self._id))
 
@@ -243,12 +242,6 @@ class IncomingDockerContainer:
         pid_file = str(self._pid_file)
         argv = Runc(root).restore_command(self._id, bundle, images, "--pid-file", pid_file)
         agent.send(json.dumps({"argv": argv, "env": dict(env), "pid_file": pid_file}).encode())
-
-
-def await_docker() -> None:
-    """Wait for a docker that has crashed to answer again. If it does not, the next call fails."""
-    with contextlib.suppress(EngineRefused):
-        api.await_answer(RESTART_S)
 
 
 def why_not_restored(agent: socket.socket, pid_file: Path) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import socket
 import threading
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -11,6 +12,7 @@ import pytest
 
 from checkpoint.engines.docker import api
 from checkpoint.errors import EngineRefused
+from tests.unit.checkpoint.engines.docker.dockerd import Dockerd
 
 JSON = b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\n"
 Docker = Callable[[bytes], None]
@@ -109,3 +111,33 @@ def test_a_docker_that_hangs_up_is_an_error() -> None:
         with pytest.raises(EngineRefused, match="docker"):
             api.call("GET", "/x")
         thread.join(20)
+
+
+def test_a_docker_that_starts_meanwhile_is_waited_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(api, "SOCKET", str(tmp_path / "docker.sock"))
+    started: list[Dockerd] = []
+
+    def start() -> None:
+        started.append(Dockerd(tmp_path))
+
+    threading.Timer(0.3, start).start()
+    api.await_answer(20)
+    (docker,) = started
+    assert docker.requests("GET") == ["/_ping"]
+    docker.close()
+
+
+@pytest.mark.parametrize("hangs", [False, True])
+def test_a_docker_that_does_not_answer_is_not_waited_for_without_end(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, hangs: bool
+) -> None:
+    monkeypatch.setattr(api, "SOCKET", str(tmp_path / "docker.sock"))
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as listener:
+        if hangs:
+            listener.bind(api.SOCKET)
+            listener.listen()
+        began_s = time.monotonic()
+        api.await_answer(0.5)
+        assert 0.5 <= time.monotonic() - began_s < 10
