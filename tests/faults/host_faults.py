@@ -8,7 +8,7 @@ import time
 
 from checkpoint.host.paths import STATE
 from tests.faults.cases import HOSTS, Case
-from tests.faults.injection import Injection, sh
+from tests.faults.injection import NOTHING, Injection, sh
 from tests.rig import Node, cgroups, process
 from tests.rig.engine import DOCKERD
 from tests.rig.hosts import Hosts
@@ -70,7 +70,7 @@ def inject(case: Case, hosts: Hosts, injection: Injection) -> None:
         injection.later(LASTS_S, node, f"fsfreeze --unfreeze {STATE}")
     elif what == "storage is locked":
         if case.engine != "podman":
-            injection.what, injection.hit = "nothing to hit", False
+            injection.what, injection.hit = NOTHING, False
         else:
             sh(node, f"setsid python3 -c '{LOCKER}' > /dev/null 2>&1 & sleep 0.5")
     else:

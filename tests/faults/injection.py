@@ -7,12 +7,15 @@ from dataclasses import dataclass, field
 
 from tests.rig import Node
 
+#: What was hit when nothing was.
+NOTHING = "nothing to hit"
+
 
 @dataclass
 class Injection:
     """One fault that was injected, and what takes it back. `what` says what was hit, for people."""
 
-    what: str = "nothing to hit"
+    what: str = NOTHING
     hit: bool = False
     _timers: list[threading.Timer] = field(default_factory=list)
 

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from tests.faults.cases import ENGINES, POINTS, matrix
+from tests.faults.injection import NOTHING
 
 #: What became of the container: where it ran at the end.
 ON = {"alpha": "S", "beta": "T"}
@@ -48,6 +49,6 @@ def letter(verdict: Mapping[str, Any] | None) -> str:
     if verdict["faults"]:
         return WRONG
     where = "".join(ON[host] for host in verdict["running"]) or ENDED
-    if verdict["hit"] == "nothing to hit":
+    if verdict["hit"] == NOTHING:
         return NOT_HIT
     return f"{where}*" if verdict["by_hand"] else where
