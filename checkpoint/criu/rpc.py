@@ -7,6 +7,7 @@ CRIU's error text.
 
 from __future__ import annotations
 
+import functools
 import os
 import sys
 from typing import Any
@@ -18,6 +19,7 @@ if sys.version_info >= (3, 14):
     os.environ.setdefault("PROTOCOL_BUFFERS_PYTHON_IMPLEMENTATION", "python")
 
 try:
+    from google.protobuf import descriptor_pb2, descriptor_pool, message_factory
     from google.protobuf.message import DecodeError
     from pycriu import rpc_pb2 as _rpc
     from pycriu.images import core_pb2 as _core
@@ -113,6 +115,33 @@ def process_tree() -> Any:
     return _pstree.pstree_entry
 
 
+@functools.cache
 def thread() -> Any:
-    """Return the message class of core.proto: core_entry, of one thread."""
-    return _core.core_entry
+    """Return the message class of core.proto: core_entry, of one thread.
+
+    Names of processes (`comm`) are bytes in it: they need be no text, and some of protobuf's
+    parsers refuse a string that is none. The first call takes some 30 ms in pure Python.
+    """
+    pool = descriptor_pool.DescriptorPool()
+    _add(pool, _core.DESCRIPTOR, set())
+    # protobuf has the former from 4.22 on, and the latter up to 4.25.
+    made_by: Any = message_factory
+    class_of = (
+        getattr(made_by, "GetMessageClass", None) or made_by.MessageFactory(pool).GetPrototype
+    )
+    return class_of(pool.FindMessageTypeByName("core_entry"))
+
+
+def _add(pool: Any, file: Any, added: set[str]) -> None:
+    """Add a .proto file to a pool, and first those that it imports, with names as bytes."""
+    if file.name in added:
+        return
+    added.add(file.name)
+    for imported in file.dependencies:
+        _add(pool, imported, added)
+    found = descriptor_pb2.FileDescriptorProto()
+    file.CopyToProto(found)
+    for field in (field for message in found.message_type for field in message.field):
+        if field.name == "comm":
+            field.type = field.TYPE_BYTES
+    pool.AddSerializedFile(found.SerializeToString())

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 
 from checkpoint.errors import ContainerDisturbed
 from checkpoint.host import proc
-from checkpoint.host.processes import ENDED, STOPPED, state_of, tree_of
+from checkpoint.host.processes import ENDED, STOPPED, state_of, tree_of, virtual_pid
 
 #: Signals that ask a container to stop: kill(1)'s, the engines' defaults, and those that images
 #: name as their own (STOPSIGNAL of nginx, PostgreSQL, Apache, systemd). Timers of the container may
@@ -76,7 +76,7 @@ class WaitingSignals:
             self._pids = {}
             for pid in tree_of(self._init):
                 with contextlib.suppress(FileNotFoundError, ProcessLookupError):
-                    self._pids[proc.number(proc.path(pid, "status"), "NSpid") or pid] = pid
+                    self._pids[virtual_pid(pid) or pid] = pid
         try:
             pid = self._pids[number]
             return proc.pending_signals(proc.read(pid, "status"))

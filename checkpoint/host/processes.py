@@ -40,6 +40,14 @@ def tree_of(init: int) -> list[int]:
     return list(found)
 
 
+def virtual_pid(pid: int) -> int | None:
+    """Return a process's pid in its own pid namespace (NSpid, proc(5)).
+
+    None if the kernel does not report it. Raises OSError and ProcError.
+    """
+    return proc.number(proc.path(pid, "status"), "NSpid")
+
+
 def has_ended(pid: int) -> bool:
     """Return whether a process is gone or a zombie, which has no memory and no files any more.
 

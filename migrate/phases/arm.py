@@ -7,6 +7,7 @@ import subprocess
 from dataclasses import dataclass, replace
 from functools import partial
 
+from checkpoint.criu import rpc
 from checkpoint.criu.interposer import Interposer
 from checkpoint.criu.parent import kerndat_with_tracking
 from checkpoint.criu.roles import DumpRole
@@ -45,6 +46,7 @@ def arm_source(migration: Migration, prepared: Prepared) -> None:
     """
     dump, directory = migration.dump, prepared.directory
     with migration.progress.phase("arm source"):
+        rpc.thread()  # now: it would take long in the freeze
         prepared.images.mkdir(mode=0o700)
         dump.edits = replace(
             dump.edits, external_mounts=tuple((path, path) for path in prepared.tmpfs.paths)

@@ -105,7 +105,7 @@ def check_pid_namespace(init: int) -> None:
     Only the death of such an init is the death of the whole container (pid_namespaces(7)). Raises
     OSError and ProcError.
     """
-    if proc.number(proc.path(init, "status"), "NSpid") != 1:
+    if processes.virtual_pid(init) != 1:
         raise NotMovableError(
             f"process {init}, the container's first, shares the pid namespace of the host or of"
             " another container, so that its death would not end all of the container's processes",

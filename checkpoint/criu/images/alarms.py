@@ -14,9 +14,8 @@ import signal
 import sys
 from collections.abc import Iterable
 
-from checkpoint.criu.images.format import LENGTH, MAGICS_BYTES, messages
-from checkpoint.criu.rpc import DECODE_ERRORS, Message, thread
-from checkpoint.errors import ImageError
+from checkpoint.criu.images.format import rewritten, writable
+from checkpoint.criu.rpc import Message, thread
 
 #: The size of the first field of a siginfo_t (sigaction(2)): the number of the signal.
 SIGNO_BYTES = 4
@@ -30,25 +29,13 @@ def with_lost_alarms(name: str, core_image: bytes, waiting: int) -> bytes:
     `waiting` is the mask of the signals that wait for the frozen process now. With the shortest
     time left, the restored timer goes off at once. If several timers that are not armed send the
     signal that waits, it is not known which one has sent it, and none is changed. Raises ImageError
-    when the file is damaged. Of a process whose name is no text, which protobuf refuses, the image
-    stays as it is.
+    when the file is damaged.
     """
-    out = [core_image[:MAGICS_BYTES]]
-    for message in messages(name, core_image):
-        repaired = _with_lost_alarms(name, message, waiting)
-        out += [LENGTH.pack(len(repaired)), repaired]
-    return b"".join(out)
+    return rewritten(name, core_image, lambda message: _with_lost_alarms(name, message, waiting))
 
 
 def _with_lost_alarms(name: str, message: bytes, waiting: int) -> bytes:
-    try:
-        core = thread().FromString(message)
-    except UnicodeDecodeError:
-        return message
-    except DECODE_ERRORS as error:
-        raise ImageError(f"{name} is damaged") from error
-    if not core.IsInitialized():
-        raise ImageError(f"{name} lacks {', '.join(core.FindInitializationErrors())}")
+    core = writable(name, thread(), message)
     queues = (core.tc.signals_s, core.thread_core.signals_p)
     lost = waiting & ~_mask(each.siginfo for queue in queues for each in queue.signals)
     numbers = [number for number in signal.valid_signals() if lost >> (number - 1) & 1]

@@ -6,7 +6,8 @@ import struct
 from pathlib import Path
 from typing import Any
 
-from checkpoint.criu.rpc import DECODE_ERRORS, memory_map
+from checkpoint.criu.images.format import parsed
+from checkpoint.criu.rpc import memory_map
 from checkpoint.errors import ImageError
 from checkpoint.memory.ranges import Range, union
 
@@ -48,10 +49,7 @@ def _mappings(path: Path) -> list[Any]:
             f"{path.name} is damaged: "
             f"it has {len(data)} bytes, and its message another number of them"
         )
-    try:
-        found = list(memory_map().FromString(data[HEADER.size :]).vmas)
-    except DECODE_ERRORS as error:
-        raise ImageError(f"{path.name} is damaged") from error
+    found = list(parsed(path.name, memory_map(), data[HEADER.size :]).vmas)
     if any(vma.start >= vma.end for vma in found):
         raise ImageError(
             f"{path.name} is damaged: it has a mapping that ends where it begins, or before"

@@ -7,9 +7,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 from checkpoint.criu.images.alarms import with_lost_alarms
-from checkpoint.criu.images.format import LENGTH, MAGICS_BYTES, messages
-from checkpoint.criu.rpc import DECODE_ERRORS, fdinfo
-from checkpoint.errors import ImageError
+from checkpoint.criu.images.format import rewritten, writable
+from checkpoint.criu.rpc import fdinfo
 
 FILES = "files.img"
 CORE = re.compile(r"core-([0-9]+)\.img")
@@ -39,25 +38,17 @@ def with_expired_timers_armed(files_image: bytes) -> bytes:
     the restored timer fires at once. A timer that the program has disarmed has no time left either,
     but no ticks, and stays as it is. Raises ImageError when the file is damaged.
     """
-    out = [files_image[:MAGICS_BYTES]]
-    try:
-        out += map(_with_expired_timer_armed, messages(FILES, files_image))
-    except DECODE_ERRORS as error:
-        raise ImageError(f"{FILES} has a timer that is damaged") from error
-    return b"".join(out)
+    return rewritten(FILES, files_image, _with_expired_timer_armed)
 
 
 def _with_expired_timer_armed(message: bytes) -> bytes:
     # The type is the first field. Entries of other types need no repair and are not parsed.
-    if message[:2] == bytes((0x08, fdinfo().TIMERFD)):
-        entry = fdinfo().file_entry.FromString(message)
-        if not entry.IsInitialized():
-            raise ImageError(
-                f"{FILES} has a timer that lacks {', '.join(entry.FindInitializationErrors())}"
-            )
-        timer = entry.tfd
-        expired = timer.ticks and not (timer.vsec or timer.vnsec)
-        if expired and (timer.isec or timer.insec):
-            timer.vnsec = 1
-            message = entry.SerializeToString()
-    return LENGTH.pack(len(message)) + message
+    if message[:2] != bytes((0x08, fdinfo().TIMERFD)):
+        return message
+    entry = writable(FILES, fdinfo().file_entry, message)
+    timer = entry.tfd
+    expired = timer.ticks and not (timer.vsec or timer.vnsec)
+    if not expired or not (timer.isec or timer.insec):
+        return message
+    timer.vnsec = 1
+    return bytes(entry.SerializeToString())

@@ -14,10 +14,9 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from checkpoint.criu.images.format import messages
+from checkpoint.criu.images.format import messages, parsed
 from checkpoint.criu.page_server import dst_id_of_process
-from checkpoint.criu.rpc import DECODE_ERRORS, process_tree, thread
-from checkpoint.errors import ImageError
+from checkpoint.criu.rpc import process_tree, thread
 from checkpoint.memory.proof import Areas
 
 
@@ -40,7 +39,4 @@ def areas(images: Path) -> Areas:
 
 def _parsed(path: Path, kind: Any) -> Iterator[Any]:
     for message in messages(path.name, path.read_bytes()):
-        try:
-            yield kind.FromString(message)
-        except DECODE_ERRORS as error:
-            raise ImageError(f"{path.name} is damaged") from error
+        yield parsed(path.name, kind, message)

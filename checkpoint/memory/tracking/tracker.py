@@ -11,7 +11,7 @@ import sys
 from pathlib import Path
 
 from checkpoint.errors import ProcError, TrackingUnavailable
-from checkpoint.host import proc, run
+from checkpoint.host import proc, processes, run
 from checkpoint.host.ready import ready
 from checkpoint.host.worker import Worker
 from checkpoint.memory.ranges import Range
@@ -101,11 +101,11 @@ def reads_directly(pid: int) -> bool:
 
 
 def virtual_pid(pid: int) -> int:
-    """Return a process's pid in its own pid namespace (NSpid, proc(5)), by which images are named.
+    """Return a process's pid in its own pid namespace, by which images are named.
 
     Raises TrackingUnavailable if the kernel does not report it, OSError and ProcError.
     """
-    found = proc.number(proc.path(pid, "status"), "NSpid")
+    found = processes.virtual_pid(pid)
     if found is None:
         raise TrackingUnavailable(f"process {pid} has no NSpid")
     return found

@@ -9,7 +9,6 @@ from typing import Any
 import pytest
 from pycriu.images import core_pb2
 
-from checkpoint.criu.images import alarms
 from checkpoint.criu.images.alarms import with_lost_alarms
 from checkpoint.errors import ImageError
 
@@ -121,17 +120,9 @@ def test_a_damaged_image_is_refused() -> None:
 
 
 def test_a_process_may_have_a_name_that_is_no_text() -> None:
-    """Some of protobuf's parsers refuse it. The name stays, whether the alarm is saved or not."""
-    data = image(core()).replace(b"\x01x", b"\x01\xff")
-    assert data != image(core())
-    assert b"\x01\xff" in with_lost_alarms(NAME, data, mask(signal.SIGALRM))
-
-
-def test_a_parser_that_refuses_such_a_name_changes_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
-    class Refusing:
-        @staticmethod
-        def FromString(message: bytes) -> Any:  # noqa: N802  (protobuf's name)
-            raise UnicodeDecodeError("utf-8", message, 0, 1, "no text")
-
-    monkeypatch.setattr(alarms, "thread", lambda: Refusing)
-    assert with_lost_alarms(NAME, image(core()), mask(signal.SIGALRM)) == image(core())
+    nameless, found = (
+        data.replace(b"\x01x", b"\x01\xff")
+        for data in (image(core()), image(repaired(core(), mask(signal.SIGALRM))))
+    )
+    assert b"\x01\xff" in nameless
+    assert with_lost_alarms(NAME, nameless, mask(signal.SIGALRM)) == found
