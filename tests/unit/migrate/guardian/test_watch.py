@@ -15,6 +15,7 @@ import pytest
 
 from checkpoint.host import lock, ram_directory
 from migrate.agent.control import ABORT_PROVED, GO, Outcome
+from migrate.guardian import takeover
 from migrate.guardian.handle import Guardian, in_ns
 from migrate.guardian.takeover import TAKEN_OVER
 from migrate.guardian.watch import APPROACH_S
@@ -156,8 +157,11 @@ def frozen(scene: Scene, criu: StandIn) -> Callable[[Guardian], None]:
 
 
 @pytest.mark.parametrize("stopped", [False, True])
-def test_criu_thaws_the_container_of_a_coordinator_that_died(scene: Scene, stopped: bool) -> None:
+def test_criu_thaws_the_container_of_a_coordinator_that_died(
+    scene: Scene, monkeypatch: pytest.MonkeyPatch, stopped: bool
+) -> None:
     """Its peer is gone. A CRIU that somebody has stopped is made to go on."""
+    monkeypatch.setattr(takeover, "THAW_S", TIMEOUT_S)  # a busy machine is slow to start it
     criu = scene.criu()
     coordinator = scene.coordinator(frozen(scene, criu))
     if stopped:
