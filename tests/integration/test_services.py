@@ -51,7 +51,9 @@ def http_load(hosts: Hosts) -> Iterator[dict[str, Any]]:
         process.communicate()
 
 
-@pytest.mark.parametrize("engine", ["podman"], indirect=True)
+@pytest.mark.parametrize(
+    "engine", [pytest.param("podman", marks=pytest.mark.thorough), "docker"], indirect=True
+)
 def test_nginx_fails_no_request_of_a_hundred_clients(hosts: Hosts, engine: str, image: str) -> None:
     argv = ["sh", "-c", SERVE.format(mib=FILE_MIB)]
     container = EngineContainer.start(hosts.alpha, engine, "nginx", image, argv, address=ADDRESS)

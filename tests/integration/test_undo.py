@@ -194,7 +194,9 @@ KILL_RESTORE = {
 }
 
 
-@pytest.mark.parametrize("engine", ["podman", "docker"], indirect=True)
+@pytest.mark.parametrize(
+    "engine", [pytest.param("podman", marks=pytest.mark.thorough), "docker"], indirect=True
+)
 def test_an_engines_restore_that_is_killed_after_the_sources_death_is_made_again(
     hosts: Hosts, engine_redis: EngineContainer
 ) -> None:
