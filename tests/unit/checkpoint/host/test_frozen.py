@@ -100,15 +100,18 @@ NESTED = "sh -c 'kill -STOP $$' & echo ready; wait"
 
 def test_signals_that_wait_are_known_by_the_pid_in_the_container() -> None:
     argv = ["unshare", "--pid", "--fork", "--kill-child", "sh", "-c", NESTED]
+    usr1 = 1 << (signal.SIGUSR1 - 1)
     with subprocess.Popen(argv, stdout=subprocess.PIPE) as unshare:
-        assert unshare.stdout is not None
-        unshare.stdout.readline()
-        init, stopped = processes.tree_of(unshare.pid)[1:3]
-        until(lambda: processes.state_of(stopped) == "T", "it to stop")
-        os.kill(stopped, signal.SIGUSR1)
-        waiting = WaitingSignals(init)
-        assert waiting.of(1) == 0
-        assert waiting.of(2) == 1 << (signal.SIGUSR1 - 1)
-        assert waiting.of(3) == 0, "no such process"
-        unshare.kill()
+        try:
+            assert unshare.stdout is not None
+            unshare.stdout.readline()
+            init, stopped = processes.tree_of(unshare.pid)[1:3]
+            until(lambda: processes.state_of(stopped) == "T", "it to stop")
+            os.kill(stopped, signal.SIGUSR1)
+            waiting = WaitingSignals(init)
+            assert waiting.of(2) == usr1
+            assert not waiting.of(1) & usr1
+            assert waiting.of(3) == 0, "no such process"
+        finally:
+            unshare.kill()
     until(lambda: waiting.of(2) == 0, "it to end")
