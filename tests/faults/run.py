@@ -18,6 +18,7 @@ from tests.faults.cases import Case
 from tests.faults.injection import sh
 from tests.faults.judge import Scene, Verdict, elapsed_s
 from tests.rig import EngineContainer, Redis, Rig
+from tests.rig.engine import NETWORK
 from tests.rig.hosts import Hosts
 from tests.rig.services import REDIS_IMAGE, give_redis
 from tests.rig.workload import ADDRESS, REDIS, start_redis
@@ -112,4 +113,6 @@ def stage(hosts: Hosts, engine: str) -> Iterator[Scene]:
                 print(f"not removed: {error}", file=sys.stderr)
             # A docker that was killed together with its shim knows nothing of the container.
             sh(node, "pkill -KILL -x redis-server")
+            if engine == "docker":  # nor does it give the network's address back
+                sh(node, f"docker network disconnect --force {NETWORK} redis")
         host_faults.take_disks(hosts)
