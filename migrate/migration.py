@@ -18,6 +18,7 @@ from migrate.decisions.state import State
 from migrate.decisions.write_tracking import Tracking
 from migrate.guardian.handle import Guardian
 from migrate.journal.book import MigrationJournal
+from migrate.link import Link
 from migrate.network.source import SourceNetwork
 from migrate.options import Options
 from migrate.progress import Progress
@@ -58,12 +59,12 @@ class Source:
 class Target:
     """The other host: its facts, and the agent there.
 
-    `reconnect` makes another connection, for a block. `clock` is the offset of its clock.
-    `shared_rootfs`: both hosts see the same rootfs. `layers_there` are the layers of the container
-    image that its engine has; None if the engine has the whole image, or needs none.
+    `link` is the connection, and `reconnect` makes another one for a block. `clock` is the offset
+    of its clock. `shared_rootfs`: both hosts see the same rootfs. `layers_there` are the layers of
+    the container image that its engine has; None if the engine has the whole image, or needs none.
     """
 
-    connection: Connection
+    link: Link
     reconnect: Callable[[], contextlib.AbstractContextManager[Connection]]
     agent: AgentClient
     facts: Facts

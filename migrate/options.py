@@ -17,6 +17,7 @@ class Options:
     `verify_memory`: compare all memory before the resume, not only a sample of pages.
     `bandwidth_limit`: the most bytes per second to send while the container runs, or None. The
     freeze is not limited: there is no time to spare in it.
+    `reconnect_s`: how long a lost connection is tried again while the container runs; 0 is never.
     `debug`: have the agent send the records of its log.
     """
 
@@ -24,6 +25,7 @@ class Options:
     mode: Mode = Mode.AUTO
     policy: Policy = field(default_factory=Policy)
     bandwidth_limit: int | None = None
+    reconnect_s: int = 60
     limits: Limits = field(default_factory=Limits)
     verify_memory: bool = False
     debug: bool = False

@@ -35,7 +35,7 @@ TEST_FILES = sorted(
 )
 MOST_LINES, MOST_COLUMNS = 400, 100
 #: Modules that are lists, of which people look up one entry, may be longer.
-LISTS = {"migrate/wire/protocol.py": 490, "migrate/errors.py": 460}
+LISTS = {"migrate/wire/protocol.py": 510, "migrate/errors.py": 460}
 MOST_FUNCTION_LINES = 60
 #: {foreign package: the only modules that may import it}.
 DOORS = {

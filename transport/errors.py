@@ -10,6 +10,7 @@ TransportError
 └── StreamError                a framed stream ended or broke
     ├── EndOfStream            the peer closed the stream between two frames
     ├── IncompleteFrame        the stream ended, or the connection broke, within a frame
+    │   └── TooSlow            ... because the peer took longer than it was given
     └── FrameInvalid           a frame is over the bounds
 """
 
@@ -56,6 +57,10 @@ class EndOfStream(StreamError):
 
 class IncompleteFrame(StreamError):
     """The stream ended inside a frame, or the connection under it broke."""
+
+
+class TooSlow(IncompleteFrame):
+    """The peer has sent nothing, or taken nothing, for longer than it was given."""
 
 
 class FrameInvalid(StreamError):

@@ -27,6 +27,7 @@ from transport.errors import (
     HostKeyRefused,
     HostKeyUnknown,
     IncompleteFrame,
+    TooSlow,
     Unreachable,
     reason,
 )
@@ -95,7 +96,7 @@ class RemoteProcess:
     def patience(self, seconds: float | None) -> None:
         """Bound the wait of each later read or write, in seconds; None is no bound.
 
-        A read or write that waits longer raises IncompleteFrame.
+        A read or write that waits longer raises TooSlow.
         """
         self._channel.settimeout(seconds)
 
@@ -121,6 +122,8 @@ class RemoteProcess:
             return IncompleteFrame(
                 f"the SSH connection broke: nothing came from the other host for {silent_s:.0f} s"
             )
+        if isinstance(error, TimeoutError):
+            return TooSlow("nothing came from the other host in time")
         return IncompleteFrame(f"the SSH connection broke: {reason(error)}")
 
 

@@ -15,11 +15,13 @@ from migrate.agent import zipapp
 from migrate.decisions.clock import Offset, Sample, estimate
 from migrate.errors import AgentFailed, AgentGone
 from migrate.limits import Limits
+from migrate.link import WayBack
 from migrate.wire import protocol
 from migrate.wire.protocol import Answer, Command, ProtocolError, Request
-from transport.connection import Connection, Process
+from transport.connection import Connection
 from transport.errors import FrameInvalid, StreamError
 from transport.framing import FrameStream
+from transport.lasting_process import LastingProcess
 
 log = logging.getLogger(__name__)
 A = TypeVar("A", bound=Answer)
@@ -47,12 +49,16 @@ class AgentClient:
         send_s: float | None = None,
     ) -> None:
         self.traces_of, self._send_s = traces_of, send_s
-        self._process: Process = connection.run(zipapp.command())
+        started = connection.run(zipapp.command())
+        self._process = LastingProcess(started)
         self._frames = FrameStream(self._process)
         self._log = log
         self._said: list[str] = []
         self._greeted = False
         self._unanswered = self._asked_ns = 0
+        self._way_back: WayBack | None = None
+        #: Where the last request begins in all that was sent.
+        self._position = 0
         #: The classes of answers that may still come, although another frame was taken for them.
         self._doubted: set[type[Answer]] = set()
         self._closed = threading.Event()
@@ -60,7 +66,7 @@ class AgentClient:
         self._silent = False
         self._drain = Worker("agent stderr", self._read_errors)
         try:
-            self._process.write(zipapp.pack())
+            started.write(zipapp.pack())
         except StreamError as error:
             raise self._gone(str(error)) from error
 
@@ -74,6 +80,36 @@ class AgentClient:
             if self.sent_bytes == sent_bytes:
                 self._frames.send(protocol.encode(protocol.Beat()))
             sent_bytes = self.sent_bytes
+
+    def outlast(self, way_back: WayBack, seconds: int) -> None:
+        """Have both ends outlast the connection until `settle`: the agent waits for `seconds`.
+
+        The thread that notices first goes the way back.
+        """
+        self._way_back = way_back
+        self._process.last(way_back)
+        self.request(protocol.Outlast(seconds=seconds))
+
+    def settle(self) -> None:
+        """Outlast no connection any more. If it is lost now, the agent is asked nothing more."""
+        if self._way_back is not None:
+            self._way_back.leave()
+            self._process.settle()
+            self._silent |= self._process.is_lost
+
+    @property
+    def renewed(self) -> int:
+        """How often another connection took the place of a lost one."""
+        return self._process.renewed
+
+    def is_renewed(self, before: int) -> bool:
+        """Return whether the connection was lost since `renewed` was `before`.
+
+        If it was, it is there again when this returns; what failed meanwhile can be tried again.
+        Raises as `request` does.
+        """
+        self.request(protocol.Ping())
+        return self.renewed != before
 
     def request(
         self,
@@ -113,6 +149,7 @@ class AgentClient:
         """
         if self._silent:
             raise self._gone("it did not answer an earlier request in time")
+        self._position = self._process.position
         self.stream(message, parts)
         self._unanswered += 1
         self._asked_ns = time.monotonic_ns()
@@ -137,6 +174,9 @@ class AgentClient:
             raise self._gone(str(error)) from error
         finally:
             self._process.patience(None)
+        self._process.confirmed(
+            self._position
+        )  # an answer tells of all that came before its request
         self._greeted = True
         asked, ms = type(message).__name__, (time.monotonic_ns() - self._asked_ns) / 1e6
         log.debug("%s was answered by %s after %.1f ms", asked, type(answer).__name__, ms)

@@ -84,8 +84,8 @@ class Incoming:
         self._restore: ArmedRestore | None = None
         #: What only the present restore needs; in `_tidy` from Prepare on.
         self._restore_tidy = contextlib.ExitStack()
-        self._trees = TreeDoor(socket_path(self._id))
-        self._tidy.callback(self._trees.close)
+        self.trees = TreeDoor(socket_path(self._id))
+        self._tidy.callback(self.trees.close)
 
     @property
     def holds_container(self) -> bool:
@@ -129,12 +129,14 @@ class Incoming:
         """The directory of image files and logs, in RAM; Prepare makes it."""
         return directory_of(self._id)
 
-    def check(self) -> None:
-        """Raise what makes a migration fail that goes on by itself: of page channels, of a hold."""
-        if self._prepared is not None:
-            self._prepared.received.check_pages()
+    def check(self) -> int:
+        """Return how many batches of pages are in place.
+
+        Raises what makes a migration fail that goes on by itself: of page channels, of a hold.
+        """
         if self._restore is not None and self.holds_container:
             self._restore.check_held()
+        return 0 if self._prepared is None else self._prepared.received.check_pages()
 
     def welcome(self) -> protocol.Welcome:
         """Return the answer to Hello, and remove what killed runs left on the target."""
@@ -177,7 +179,7 @@ class Incoming:
         self._image_directory = PathIdentity(directory)
         self._tidy.callback(self._image_directory.close)
         self._advance(State.AWAITING_IMAGE)
-        self._trees.show([(IMAGE, directory)])
+        self.trees.show([(IMAGE, directory)])
         return protocol.Done()
 
     def _load_image(self, _: protocol.LoadContainerImage) -> Answer:
@@ -192,7 +194,7 @@ class Incoming:
     def _prepare(self, request: protocol.Prepare) -> Answer:
         assert self._arrival is not None
         received = Received(
-            self._id, request, self._trees, self._tidy, self._log, batch_s=self._limits.batch_s
+            self._id, request, self.trees, self._tidy, self._log, batch_s=self._limits.batch_s
         )
         # Now: a fork would take long in the freeze.
         keeper = Keeper(received.directory, succeed)
@@ -207,7 +209,7 @@ class Incoming:
         self._tidy.push(self._restore_tidy)
         self._advance(State.PREPARED)
         self._journal.sync()
-        return protocol.Prepared(trees=self._trees.show(self._first_trees))
+        return protocol.Prepared(trees=self.trees.show(self._first_trees))
 
     def _output(self, request: protocol.Output) -> Answer:
         assert self._arrival is not None
@@ -219,13 +221,14 @@ class Incoming:
         assert self._arrival is not None
         if again := self._restore is not None:
             self._clear_restore()
+        self._prepared.received.settle()
         self._undo_first.push(self._undo.pop_all())
         self._restore = ArmedRestore(self._prepared, request, self._limits, self._log)
         self._restore.arm(self._id, self._undo, self._restore_tidy)
         self._advance(State.ARMED)
         assert self._journal is not None
         self._journal.sync()
-        trees = self._trees.show(self._restore.roots().items())
+        trees = self.trees.show(self._restore.roots().items())
         return protocol.Armed(trees=() if again and self._arrival.keeps_files else trees)
 
     def _freezing(self, _: protocol.Freezing) -> Answer:
@@ -305,7 +308,7 @@ class Incoming:
         if not network.is_own:
             network = TargetNetwork(None, self._undo, self._tidy, self._log)
         self._prepared = replace(self._prepared, keeper=keeper, network=network)
-        self._trees.show(self._first_trees)
+        self.trees.show(self._first_trees)
 
     def abort(self) -> None:
         """Undo everything that this migration made on the target, and drop a held container.
@@ -313,7 +316,7 @@ class Incoming:
         Raises InvalidTransition after GO.
         """
         self._advance(State.ABORTED)
-        self._trees.close()
+        self.trees.close()
         with self._ending(), contextlib.ExitStack() as last:
             last.callback(self._tidy.close)
             last.callback(self._undo_first.close)

@@ -5,7 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated
 
-from checkpoint.bounded import ContainerPath
+from checkpoint.bounded import ContainerPath, Count
+from checkpoint.host.paths import RUN
 from checkpoint.schema import Length
 from migrate.agent import programs
 from migrate.wire.message import Message
@@ -27,6 +28,20 @@ class ServeRsync(Message):
 
     tree: ContainerPath | None
     words: Annotated[tuple[Annotated[str, Length(256)], ...], Length(64)]
+
+
+class TakeUp(Message):
+    """The message that a channel takes the place of the coordinator's, whose connection was lost.
+
+    `position` is how many bytes of that have come at the coordinator (transport/kept.py).
+    """
+
+    position: Count
+
+
+def channel_path(migration_id: str) -> Path:
+    """Return the path of the unix socket at which an agent takes the coordinator's next channel."""
+    return RUN / f"{migration_id}.channel"
 
 
 def plug_command(socket_path: Path, message: str) -> str:

@@ -63,6 +63,7 @@ class Received:
             request.page_channels,
             put_into(self.store, self._page_images),
             batch_s,
+            lasting=True,
         )
         self._pages = tidy.enter_context(receiver)
         self._page_maps: list[protocol.PageMap] = []
@@ -70,9 +71,13 @@ class Received:
         self._image_files = self._image_bytes = 0
         self._lazy: LazyRanges | None = None
 
-    def check_pages(self) -> None:
-        """Raise the first failure of a page channel, if there was one."""
-        self._pages.check()
+    def check_pages(self) -> int:
+        """Return how many batches are in place. Raises the first failure of a page channel."""
+        return self._pages.check()
+
+    def settle(self) -> None:
+        """Have a page channel that is lost from now on be a failure. Raises an earlier one."""
+        self._pages.settle()
 
     def handle(self, request: Command) -> Iterable[Answer]:
         """Carry out one command that brings, removes or lists data, and return its answers."""
@@ -84,6 +89,7 @@ class Received:
         handlers: dict[type[Command], Callable[[Any], Answer]] = {
             protocol.CriuImages: self._take_images,
             protocol.PageMap: self._page_map,
+            protocol.RenewPages: self._renew_pages,
             protocol.Remove: self._remove,
             protocol.SetTimes: self._set_times,
             protocol.MakeTmpfs: self._make_tmpfs,
@@ -106,6 +112,10 @@ class Received:
             raise ImageError("more ranges of pages were named than pages have room")
         self._page_maps.append(request)
         return protocol.Done()
+
+    def _renew_pages(self, _: protocol.RenewPages) -> Answer:
+        in_place, beyond = self._pages.renew()
+        return protocol.BatchesThere(in_place=in_place, beyond=beyond)
 
     def _remove(self, request: protocol.Remove) -> Answer:
         self.trees.root(request.tree).remove(request.paths)

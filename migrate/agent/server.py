@@ -19,6 +19,7 @@ from checkpoint.schema import harmless
 from migrate import logs
 from migrate.agent.control import ControlSocket
 from migrate.agent.incoming import Incoming
+from migrate.agent.outlast import Outlasting
 from migrate.agent.recover import recover
 from migrate.agent.state import State, check_command
 from migrate.decisions import causes
@@ -27,7 +28,8 @@ from migrate.wire import protocol
 from migrate.wire.protocol import Answer, Command, Request, Streamed
 from migrate.wire.values import LogFile
 from transport.errors import StreamError
-from transport.framing import Descriptors, FrameStream
+from transport.framing import FrameStream
+from transport.lasting_descriptors import LastingDescriptors
 
 #: A Failed answer has at most so many lines of CRIU's log.
 MOST_DETAIL = 64
@@ -39,14 +41,15 @@ class Server:
     """The agent's server, for the coordinator on a channel and for an operator at a socket."""
 
     def __init__(
-        self, channel: Descriptors, limits: Limits, recorder: logs.Recorder | None = None
+        self, channel: LastingDescriptors, limits: Limits, recorder: logs.Recorder | None = None
     ) -> None:
         self._channel, self._stream = channel, FrameStream(channel)
         self._recorder = recorder
         self._limits = limits
         self._incoming: Incoming | None = None
+        self._outlasting: Outlasting | None = None
         self._failure: Exception | None = None
-        self._traces = False
+        self._traces, self._migration_id = False, ""
 
     def serve(self) -> None:
         """Serve until the channel ends, then undo or finish what the migration began.
@@ -59,6 +62,7 @@ class Server:
         except (StreamError, OSError, protocol.ProtocolError) as error:
             _say(str(error))
         finally:
+            self._settle()
             if self._incoming is not None:
                 if self._incoming.holds_container:
                     self._hold(self._incoming)
@@ -73,6 +77,8 @@ class Server:
             if not self._incoming.holds_container:
                 return False
         request = protocol.decode(*self._stream.receive(), Command)
+        if isinstance(request, Request):  # which no peer sends that lacks an answer
+            self._channel.confirmed()
         try:
             check_command(
                 self._incoming.state if self._incoming is not None else State.CONNECTED, request
@@ -137,14 +143,26 @@ class Server:
                 raise protocol.ProtocolError(
                     f"agent speaks version {protocol.PROTOCOL_VERSION}, not {request.version}"
                 )
-            self._traces = request.traces
+            self._traces, self._migration_id = request.traces, request.migration_id
             self._incoming = Incoming(request, self._log, self._limits)
             return [self._incoming.welcome()]
         assert self._incoming is not None
         if isinstance(request, protocol.Ping):
-            self._incoming.check()
-            return [protocol.Clock(monotonic_ns=time.monotonic_ns())]
+            batches = self._incoming.check()
+            return [protocol.Clock(monotonic_ns=time.monotonic_ns(), batches=batches)]
+        if isinstance(request, protocol.Outlast):
+            self._outlasting = self._outlasting or Outlasting(
+                self._channel, self._incoming, self._migration_id, request.seconds, _say
+            )
+            return [protocol.Done()]
+        if isinstance(request, protocol.Arm):
+            self._settle()
         return self._incoming.handle(request)
+
+    def _settle(self) -> None:
+        """Outlast no connection any more."""
+        if self._outlasting is not None:
+            self._outlasting.settle()
 
     def _logs(self) -> protocol.LogsFound:
         """Return the logs that tell of a failure: the agent's own, CRIU's and the engine's."""
@@ -230,4 +248,4 @@ def main() -> None:
     os.close(null)
     with logs.recorded() as recorder:
         limits = Limits()
-        Server(Descriptors(reader, writer, limits.silence_s), limits, recorder).serve()
+        Server(LastingDescriptors(reader, writer, limits.silence_s), limits, recorder).serve()

@@ -38,6 +38,8 @@ CONTENTS = (
     "transport/__init__.py",
     "transport/errors.py",
     "transport/framing.py",
+    "transport/kept.py",
+    "transport/lasting_descriptors.py",
 )
 #: The size bound of a packed agent: about 18 times what it is now.
 MOST_BYTES = 4 << 20

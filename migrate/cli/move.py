@@ -138,10 +138,16 @@ def options_of(arguments: argparse.Namespace, limits: Limits) -> Options:
             on_no_converge=OnNoConverge(arguments.on_no_converge),
         ),
         bandwidth_limit=arguments.bandwidth_limit,
+        reconnect_s=arguments.reconnect_timeout,
         limits=limits,
         verify_memory=arguments.verify_memory,
         debug=arguments.debug,
     )
+
+
+def none_or_more(text: str) -> int:
+    """Return the number in `text`, from 0 to MOST_COUNT. Raises ArgumentTypeError."""
+    return 0 if text == "0" else count(text)
 
 
 def count(text: str) -> int:
@@ -255,6 +261,14 @@ def _add_precopy_options(parser: argparse._ArgumentGroup) -> None:
         type=count,
         default=Policy.timeout_s,
         help="no further round of pre-copy begins after this long (default %(default)s)",
+    )
+    parser.add_argument(
+        "--reconnect-timeout",
+        metavar="SECONDS",
+        type=none_or_more,
+        default=Options.reconnect_s,
+        help="how long a lost connection is tried again while the container runs (default"
+        " %(default)s; 0: never); in the freeze, a lost connection ends the move",
     )
     parser.add_argument(
         "--bandwidth-limit",

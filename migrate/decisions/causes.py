@@ -173,6 +173,7 @@ TABLE: dict[type[BaseException], Telling] = {
     transport.StreamError: _BROKEN_LINK,
     transport.EndOfStream: _BROKEN_LINK,
     transport.IncompleteFrame: _BROKEN_LINK,
+    transport.TooSlow: _BROKEN_LINK,
     transport.FrameInvalid: _telling(
         "see that 'ssh HOST true' prints nothing: the agent is spoken to over that"
     ),

@@ -19,6 +19,7 @@ from checkpoint.host.ram_directory import claim
 from migrate.agent.client import AgentClient
 from migrate.agent.plug_command import IMAGE
 from migrate.files.rsync_tunnel import RsyncTunnel
+from migrate.files.trees import tried
 from migrate.leftovers import OUTGOING_IMAGES
 from migrate.wire import protocol
 
@@ -45,12 +46,12 @@ def send_image(
         engine.export_image(container, there, directory)
         key = str(container.engine_state["Image"]).removeprefix("sha256:")
         agent.request(protocol.AwaitContainerImage(key=key), timeout_s=TIMEOUT_S)
-        sent = send_files(tunnel, directory)
+        sent = send_files(agent, tunnel, directory)
     agent.request(protocol.LoadContainerImage(), timeout_s=TIMEOUT_S)
     return sent
 
 
-def send_files(tunnel: RsyncTunnel, directory: Path) -> int:
+def send_files(agent: AgentClient, tunnel: RsyncTunnel, directory: Path) -> int:
     """Send all files of a directory, AT_ONCE at a time, and return the bytes sent."""
     shares = dealt((path for path in directory.rglob("*") if path.is_file()), AT_ONCE)
 
@@ -60,7 +61,7 @@ def send_files(tunnel: RsyncTunnel, directory: Path) -> int:
 
     with TreeRoot(directory) as root, ThreadPoolExecutor(AT_ONCE) as threads:
         rsync = tunnel.rsync(root.fd, IMAGE)
-        return sum(threads.map(send, shares))
+        return tried(agent, lambda: sum(threads.map(send, shares)))
 
 
 def dealt(files: Iterable[Path], shares: int) -> list[list[Path]]:

@@ -19,6 +19,10 @@ from migrate.wire import protocol
 from migrate.wire.answers import check_asked
 from migrate.wire.values import in_pieces
 
+#: So much of an archive is sent until an answer is waited for: as long as the connection may be
+#: lost, this host keeps what the target may not have.
+MOST_UNCONFIRMED_BYTES = 64 << 20
+
 
 def own_mounts(container: Container) -> list[Tmpfs]:
     """Return the container's tmpfs mounts that are migrated; mounts bound from the host are not."""
@@ -130,8 +134,13 @@ class TmpfsSync:
         for paths in in_pieces(removed):
             self._agent.stream(protocol.RemoveInTmpfs(index=index, paths=paths))
         packing = self._armed.pop(index, None) or Packing(self._roots[index], self._namespace)
+        unconfirmed = 0
         for piece in packing.archive(names, complete=complete):
             self._agent.stream(protocol.TmpfsArchive(index=index, last=False), [piece])
             sent += len(piece)
+            unconfirmed += len(piece)
+            if unconfirmed > MOST_UNCONFIRMED_BYTES:
+                self._agent.request(protocol.Ping())
+                unconfirmed = 0
         self._agent.stream(protocol.TmpfsArchive(index=index, last=True))
         return sent

@@ -80,14 +80,18 @@ class TreeDoor:
         self._roots.clear()
         self._places.clear()
 
+    def end_running(self) -> None:
+        """Kill every rsync that still runs."""
+        for process in tuple(self._running):
+            process.kill()
+            process.wait()
+
     def close(self) -> None:
         """Take no further channels, kill every rsync that still runs, and close all trees."""
         if self._listener is not None:
             self._listener.close()
             self._listener = None
-        for process in tuple(self._running):
-            process.kill()
-            process.wait()
+        self.end_running()
         self.complete()
 
     def _serve(self, plug: socket.socket) -> None:

@@ -96,8 +96,8 @@ class TreeSync:
     def copy_whole(self) -> int:
         """Make the first pass, while the container runs. Returns the bytes sent."""
         if self._tree.layer is not None:
-            return tried(self._copy_layer)
-        sent = tried(lambda: self._rsync.whole().finish(WHOLE_TIMEOUT_S))
+            return tried(self._agent, self._copy_layer)
+        sent = tried(self._agent, lambda: self._rsync.whole().finish(WHOLE_TIMEOUT_S))
         there = list(self._listed(None))
         # The pass deletes what the source does not have, so it has sent everything that is on the
         # target now.
@@ -129,7 +129,7 @@ class TreeSync:
 
         Returns the bytes sent.
         """
-        return tried(self._catch_up)
+        return tried(self._agent, self._catch_up)
 
     def _catch_up(self) -> int:
         now = snapshot(self._looked_at)
@@ -231,16 +231,20 @@ class TreeSync:
             )
 
 
-def tried(copy: Callable[[], int]) -> int:
+def tried(agent: AgentClient, copy: Callable[[], int]) -> int:
     """Make a pass while the container runs, and again if rsync could not copy some files (PARTIAL).
 
-    The container may cause that by exchanging directories. Returns the bytes sent by the last try.
-    Raises CommandFailed after TRIES tries, and at once for any other status.
+    The container may cause that by exchanging directories. A pass is also made again if the
+    connection was lost in it, and is there again. Returns the bytes sent by the last try. Raises
+    CommandFailed after TRIES tries, and at once for any other status; and AgentGone.
     """
-    for _ in range(TRIES - 1):
+    tries = 1
+    while True:
+        renewed = agent.renewed
         try:
             return copy()
         except CommandFailed as error:
-            if error.status != PARTIAL:
+            if error.status == PARTIAL:
+                tries += 1
+            if tries > TRIES or (error.status != PARTIAL and not agent.is_renewed(renewed)):
                 raise
-    return copy()

@@ -6,8 +6,9 @@ a digest covers the bytes of the others. The source gathers batches of about 1 M
 
 from __future__ import annotations
 
+import contextlib
 import zlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Protocol
 
 from checkpoint.criu.page_server import (
@@ -15,7 +16,7 @@ from checkpoint.criu.page_server import (
     PE_PRESENT,
     dst_id_of_process,
 )
-from checkpoint.errors import ImageError
+from checkpoint.errors import CheckpointError, ImageError
 from checkpoint.memory import ranges
 from checkpoint.memory.process_memory import read_pages
 from checkpoint.memory.ranges import Range
@@ -24,6 +25,8 @@ from migrate.wire.values import PageExtent
 
 #: (dst_id, vaddr, pages, flags, bytes of the pages). There are no bytes without PE_PRESENT.
 Extent = tuple[int, int, int, int, memoryview]
+#: {dst_id: (a process's pid on this host, its pid in its own pid namespace)}.
+Processes = Mapping[int, tuple[int, int]]
 ZERO_PAGE = bytes(PAGE_SIZE)
 ZEROS = memoryview(bytes(256 * PAGE_SIZE))
 #: Bounds of one batch: bytes of pages that are sent, and pages with those of zeros. They keep the
@@ -127,13 +130,16 @@ class Carrier(Protocol):
     def drain(self) -> None:
         """Wait until all batches have gone out."""
 
+    def take_lost(self) -> Sequence[PageExtent]:
+        """Return, once, what was in batches that were lost on the way."""
+
 
 class PageBatches:
     """A gatherer of extents, which passes a batch on to the carrier when it is full.
 
     With `into_images` the pages go into image files, otherwise into the page store. `progress` is
     called after each batch with the bytes of pages that were passed on so far, zero pages not
-    counted.
+    counted. `processes` returns the processes that live, for pages that were lost on the way.
     """
 
     def __init__(
@@ -142,8 +148,10 @@ class PageBatches:
         *,
         into_images: bool = False,
         progress: Callable[[int], None] = lambda data_bytes: None,
+        processes: Callable[[], Processes] = dict,
     ) -> None:
         self._carrier, self._into_images, self._progress = carrier, into_images, progress
+        self._processes = processes
         self._extents: list[PageExtent] = []
         self._pages_gathered = 0
         self._buffer = carrier.buffer()
@@ -214,6 +222,10 @@ class PageBatches:
         """Send what is gathered, and wait until everything was handed to SSH."""
         self.pass_on()
         self._carrier.drain()
+        while lost := self._carrier.take_lost():
+            self._read_again(lost)
+            self.pass_on()
+            self._carrier.drain()
 
     def pass_on(self) -> None:
         """Pass on what is gathered, without waiting until it is sent."""
@@ -229,6 +241,20 @@ class PageBatches:
             self._buffer = self._carrier.buffer()
             self._extents, self._forget, self._used, self._pages_gathered = [], [], 0, 0
             self._progress(self.data_bytes)
+
+    def _read_again(self, lost: Sequence[PageExtent]) -> None:
+        """Add pages that were lost, as they are now: what was written since is sent later anyway.
+
+        A page that cannot be read any more is gone from its process, or its process is.
+        """
+        wanted: dict[int, list[Range]] = {}
+        for extent in lost:
+            end = extent.vaddr + extent.pages * PAGE_SIZE
+            wanted.setdefault(extent.dst_id, []).append((extent.vaddr, end))
+        processes = self._processes()
+        for dst_id in wanted.keys() & processes.keys():
+            with contextlib.suppress(CheckpointError, OSError):
+                self.add_memory(*processes[dst_id], ranges.union(wanted[dst_id], []))
 
     def _add(self, dst_id: int, vaddr: int, pages: int, flags: int, *, zero: bool) -> None:
         there = pages if flags & PE_PRESENT else 0

@@ -14,10 +14,11 @@ import contextlib
 import queue
 import subprocess
 import time
+from collections import deque
 from collections.abc import Iterator, Sequence
 from functools import partial
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 from checkpoint.criu.page_server import PIECE_BYTES
 from checkpoint.host.ready import ready
@@ -31,6 +32,7 @@ from migrate.wire import protocol
 from migrate.wire.values import PageExtent
 from transport import openssh
 from transport.connection import Connection
+from transport.errors import StreamError
 from transport.framing import ByteStream, FrameStream
 from transport.openssh import SshProcess
 from transport.throttle import RateLimit
@@ -42,6 +44,8 @@ WINDOW_BYTES = 2 << 20
 FASTEST_BYTES_PER_S = 400e6
 MAX_CHANNELS = 6
 PLUG_TIMEOUT_S = 10.0
+#: So many times in a row the channels may be lost without that a batch has come by them.
+MOST_FRUITLESS = 5
 
 
 class Job(NamedTuple):
@@ -56,11 +60,37 @@ class Job(NamedTuple):
     forget: tuple[int, ...]
 
 
+class Sent(NamedTuple):
+    """A batch that the target may not have: what it was of, and what it told to forget."""
+
+    number: int
+    extents: tuple[PageExtent, ...]
+    forget: tuple[int, ...]
+
+
+class Renewal(Protocol):
+    """The way to new page channels, for those that are lost."""
+
+    @property
+    def renewed(self) -> int:
+        """How often the connection to the target was lost and made anew."""
+
+    def renew(self) -> tuple[Sequence[ByteStream], protocol.BatchesThere]:
+        """Return as many new streams, and which batches have come.
+
+        Raises AgentGone, AgentFailed, ProtocolError or StreamError.
+        """
+
+
 class PageChannels:
     """The channels, their threads and their buffers, for one producer at a time.
 
     The producer takes a `buffer`, fills it and passes it to `submit`; `drain` waits until every
     batch was handed to SSH.
+
+    With a `renewal`, lost channels are no failure until `settle`: others take their place. The
+    batches that were lost with them are sent empty, and `take_lost` returns what was in them, to be
+    read again: nothing but its place is kept of a page that was sent.
 
     A signal may interrupt the producer anywhere (migrate/signals.py), and `close` must end the
     threads all the same. Producer and threads therefore share no condition, of which a notification
@@ -68,9 +98,19 @@ class PageChannels:
     """
 
     def __init__(
-        self, streams: Sequence[ByteStream], choice: EncodingChoice, limit: RateLimit
+        self,
+        streams: Sequence[ByteStream],
+        choice: EncodingChoice,
+        limit: RateLimit,
+        renewal: Renewal | None = None,
     ) -> None:
         self.count = 0
+        self._renewal = renewal
+        self._renewed = renewal.renewed if renewal is not None else 0
+        self._fruitless = 0
+        self._unconfirmed: deque[Sent] = deque()
+        self._lost: list[PageExtent] = []
+        self._sent_before = 0
         self._limit = limit
         self._choice = choice
         self._failure: Exception | None = None
@@ -79,13 +119,13 @@ class PageChannels:
         #: The numbers of jobs that a thread is done with; `_drained` counts those taken from this
         #: queue.
         self._done: queue.SimpleQueue[int] = queue.SimpleQueue()
-        self._drained = 0
+        self._queued = self._drained = 0
         self._channels = [FrameStream(stream) for stream in streams]
         self._workers = []
-        for channel in self._channels:
+        for index in range(len(self._channels)):
             for _ in range(2):
                 self._free.put(memoryview(bytearray(PIECE_BYTES)))
-            self._workers.append(Worker("pages", partial(self._work, channel)))
+            self._workers.append(Worker("pages", partial(self._work, index)))
 
     @property
     def channels(self) -> int:
@@ -94,7 +134,7 @@ class PageChannels:
     @property
     def sent_bytes(self) -> int:
         """Bytes of frames sent so far, before encryption."""
-        return sum(channel.sent_bytes for channel in self._channels)
+        return self._sent_before + sum(channel.sent_bytes for channel in self._channels)
 
     def buffer(self) -> memoryview:
         """Wait for an unused buffer of PIECE_BYTES and return it."""
@@ -116,17 +156,40 @@ class PageChannels:
         self._check()
         # The producer makes the digest, because the threads that send are the slowest part.
         digest = batches.digest_of(buffer[:used])
-        self._jobs.put(
-            Job(self.count, tuple(extents), buffer, used, digest, into_images, tuple(forget))
-        )
+        sent = Sent(self.count, tuple(extents), tuple(forget))
+        if self._renewal is not None:
+            self._unconfirmed.append(sent)
+        self._queue(Job(self.count, sent.extents, buffer, used, digest, into_images, sent.forget))
         self.count += 1
 
     def drain(self) -> None:
         """Wait until every batch was handed to SSH. Raises AgentGone if one could not be."""
-        while self._drained < self.count:
+        self._wait_idle()
+        self._check()
+
+    def confirmed(self, batches_in_place: int) -> None:
+        """Forget of batches what only a loss would need: the target has the first so many."""
+        while self._unconfirmed and self._unconfirmed[0].number < batches_in_place:
+            self._unconfirmed.popleft()
+
+    def take_lost(self) -> list[PageExtent]:
+        """Return, once, what was in the batches that were lost."""
+        lost, self._lost = self._lost, []
+        return lost
+
+    def settle(self) -> None:
+        """Have a channel that is lost from now on be a failure."""
+        self._renewal = None
+        self._unconfirmed.clear()
+
+    def _queue(self, job: Job) -> None:
+        self._queued += 1
+        self._jobs.put(job)
+
+    def _wait_idle(self) -> None:
+        while self._drained < self._queued:
             self._done.get()
             self._drained += 1
-        self._check()
 
     def close(self) -> None:
         """End the channels and their threads, without sending what still waits."""
@@ -139,18 +202,46 @@ class PageChannels:
             worker.wait()
 
     def _check(self) -> None:
-        if self._failure is not None:
-            raise AgentGone(str(self._failure), "", None) from self._failure
+        """Take new channels if those are lost. Raises AgentGone if there are none, and others."""
+        if self._renewal is not None and self._renewed != self._renewal.renewed:
+            self._renew(self._renewal)
+        while (failure := self._failure) is not None:
+            fruitless = self._fruitless >= MOST_FRUITLESS
+            if self._renewal is None or fruitless or not isinstance(failure, StreamError):
+                raise AgentGone(str(failure), "", None) from failure
+            self._renew(self._renewal)
 
-    def _work(self, channel: FrameStream) -> None:
+    def _renew(self, renewal: Renewal) -> None:
+        self._failure = self._failure or StreamError("the channels are given up")
+        for channel in self._channels:
+            channel.close()  # which ends the waits of the threads
+        self._wait_idle()
+        self._sent_before, self._channels = self.sent_bytes, []
+        streams, there = renewal.renew()
+        self._renewed = renewal.renewed
+        sent_before = len(self._unconfirmed)
+        self.confirmed(there.in_place)
+        lost = [sent for sent in self._unconfirmed if sent.number not in there.beyond]
+        if sent_before:
+            self._fruitless = self._fruitless + 1 if len(lost) == sent_before else 0
+        self._channels = [FrameStream(stream) for stream in streams]
+        self._failure = None
+        for sent in lost:
+            self._lost += sent.extents
+            nothing = batches.digest_of(b"")
+            self._queue(Job(sent.number, (), memoryview(b""), 0, nothing, False, sent.forget))
+        self._unconfirmed = deque(sent._replace(extents=()) for sent in lost)
+
+    def _work(self, index: int) -> None:
         while (job := self._jobs.get()) is not None:
             try:
                 if self._failure is None:
-                    self._send(channel, job)
+                    self._send(self._channels[index], job)
             except Exception as error:  # noqa: BLE001 (the producer must not wait for this thread)
                 self._failure = error
             finally:
-                self._free.put(job.buffer)
+                if job.buffer:
+                    self._free.put(job.buffer)
                 self._done.put(job.number)
 
     def _send(self, channel: FrameStream, job: Job) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import enum
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -9,9 +10,12 @@ from pathlib import Path
 from typing import Protocol
 
 from checkpoint.criu import log as criu_log
+from checkpoint.criu.page_server import dst_id_of_process
 from checkpoint.criu.roles import DumpRole
-from checkpoint.errors import ConversationLost, CriuFailed
+from checkpoint.errors import CheckpointError, ConversationLost, CriuFailed
+from checkpoint.host import processes
 from checkpoint.memory.ranges import Range
+from checkpoint.memory.tracking.tracker import virtual_pid
 from migrate.agent.client import AgentClient
 from migrate.memory.batches import PageBatches
 from migrate.memory.channels import PageChannels
@@ -40,6 +44,15 @@ class Ends:
     agent: AgentClient
     pages: PageChannels
     progress: Progress
+
+    def processes(self) -> dict[int, tuple[int, int]]:
+        """Return the container's processes by the dst_id of their memory (batches.Processes)."""
+        found = {}
+        for pid in processes.tree_of(self.pid):
+            with contextlib.suppress(CheckpointError, OSError):  # it has just ended
+                inner = virtual_pid(pid)
+                found[dst_id_of_process(inner)] = (pid, inner)
+        return found
 
 
 class Reach(enum.Enum):

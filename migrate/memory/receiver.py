@@ -10,6 +10,7 @@ import contextlib
 import os
 import socket
 from collections.abc import Callable, Iterable, Iterator
+from functools import partial
 from pathlib import Path
 from threading import Condition
 
@@ -23,7 +24,7 @@ from migrate.memory import batches
 from migrate.memory.batches import Extent
 from migrate.wire import protocol
 from migrate.wire.protocol import ProtocolError
-from transport.errors import EndOfStream, StreamError
+from transport.errors import EndOfStream, IncompleteFrame, StreamError
 from transport.framing import Descriptors, FrameStream, widen_pipe
 
 DRAIN_BYTES = 1 << 20
@@ -62,15 +63,24 @@ class PageReceiver:
     batch at a time, in the order of their numbers. A batch that is waited for longer than
     `patience_s` is lost. The first failure is kept for `check` and `wait`. After it the channels
     are still read, and what they bring is dropped, so that the source never blocks.
+
+    While the receiver is `lasting`, a lost channel is no failure: others may come in the place of
+    all of them (`renew`), and a batch is waited for without limit.
     """
 
-    def __init__(self, path: Path, channels: int, put: Put, patience_s: float) -> None:
+    def __init__(
+        self, path: Path, channels: int, put: Put, patience_s: float, *, lasting: bool = False
+    ) -> None:
         self._path, self._channels, self._put = path, channels, put
         self._patience_s = patience_s
+        self._lasting, self._broke = lasting, False
+        #: How often other channels came in the place of all.
+        self._renewed = 0
         self._plugs: list[socket.socket] = []
         self._turn = Condition()
         self._next = self._ended = 0
-        self._waiting: set[int] = set()
+        #: The batches that wait for others, each with the count of `_renewed` when it came.
+        self._waiting: dict[int, int] = {}
         self._failure: Exception | None = None
         self._closed = False
 
@@ -87,11 +97,37 @@ class PageReceiver:
         for plug in self._plugs:
             plug.close()
 
-    def check(self) -> None:
-        """Raise the first failure of a channel or batch, if there was one."""
+    def check(self) -> int:
+        """Return how many batches are in place. Raises the first failure of a channel or batch."""
         with self._turn:
             if self._failure is not None:
                 raise self._failure
+            return self._next
+
+    def renew(self) -> tuple[int, tuple[int, ...]]:
+        """Let go of all channels; as many others come in their place.
+
+        Returns how many batches are in place, and the numbers of those that wait for others. What
+        the old channels bring from now on is dropped. Raises the first failure of a batch.
+        """
+        with self._turn:
+            if self._failure is not None:
+                raise self._failure
+            self._renewed += 1
+            self._ended, self._broke = 0, False
+            for plug in self._plugs:
+                plug.close()
+            self._plugs.clear()
+            return self._next, tuple(sorted(self._waiting))
+
+    def settle(self) -> None:
+        """Have a channel that is lost from now on be a failure. Raises an earlier one."""
+        with self._turn:
+            self._lasting = False
+            if self._broke:
+                self._failure = self._failure or ImageError("a page channel was lost")
+            self._turn.notify_all()
+        self.check()
 
     def wait(self, batches: int) -> None:
         """Wait until `batches` batches are in place.
@@ -126,6 +162,7 @@ class PageReceiver:
                 plug.close()
                 return
             self._plugs.append(plug)
+            renewed = self._renewed
         fds: list[int] = []
         with contextlib.suppress(OSError):  # closed at once: the source needs no channels any more
             _, fds, _, _ = socket.recv_fds(plug, 16, 2)
@@ -137,27 +174,31 @@ class PageReceiver:
                     contextlib.suppress(OSError),
                 ):
                     answers.write(PLUGGED)
-                self._read(fds[0])
+                self._read(fds[0], renewed)
         finally:
             with self._turn:
-                self._ended += 1
+                self._ended += renewed == self._renewed
                 self._turn.notify_all()
 
     def _hopeless(self) -> bool:
         """Return whether no further batch can take effect: one failed, or all channels ended."""
         return self._failure is not None or self._ended == len(self._plugs) >= self._channels
 
-    def _read(self, fd: int) -> None:
+    def _read(self, fd: int, renewed: int) -> None:
         widen_pipe(fd)
         channel = FrameStream(Descriptors(fd, fd))
         try:
             while True:
-                self._take(protocol.decode(*channel.receive(), protocol.Pages))
+                self._take(protocol.decode(*channel.receive(), protocol.Pages), renewed)
         except EndOfStream:
             pass
         except (StreamError, ProtocolError, ImageError, OSError) as error:
             with self._turn:
-                self._failure = self._failure or error
+                if renewed == self._renewed:
+                    lost = isinstance(error, IncompleteFrame | OSError)
+                    self._broke |= lost
+                    if not (lost and self._lasting):
+                        self._failure = self._failure or error
                 self._turn.notify_all()
             with contextlib.suppress(OSError):
                 while os.read(fd, DRAIN_BYTES):  # short result: it is thrown away
@@ -165,9 +206,11 @@ class PageReceiver:
         finally:
             channel.close()
 
-    def _take(self, message: protocol.Pages) -> None:
+    def _take(self, message: protocol.Pages, renewed: int) -> None:
         extents = batches.unpack(message.extents, message.payload, message.encoding, message.digest)
         with self._turn:
+            if renewed != self._renewed:
+                raise ImageError("a batch of pages came by a channel that was given up")
             self._wait_turn(message.number)
             if self._failure is not None:
                 raise ImageError("a batch of pages came after one that failed")
@@ -177,6 +220,10 @@ class PageReceiver:
             self._next += 1
             self._turn.notify_all()
 
+    def _has_changed(self, before: int, lasting: bool) -> bool:
+        moved = self._next > before or self._lasting is not lasting
+        return moved or self._failure is not None
+
     def _wait_turn(self, number: int) -> None:
         """Wait until batch `number` is the next one, or a batch has failed.
 
@@ -184,19 +231,20 @@ class PageReceiver:
         `_next`, batch `_next` was lost: ImageError is raised at once. ImageError is also raised if
         no batch takes effect for `_patience_s`.
         """
-        self._waiting.add(number)
+        self._waiting[number] = self._renewed
         try:
-            lost = len(self._waiting) == self._channels and self._next not in self._waiting
+            held = sum(renewed == self._renewed for renewed in self._waiting.values())
+            lost = held == self._channels and self._next not in self._waiting
             if number > self._next and lost:
                 raise ImageError(f"batch {self._next} with pages never came")
             while self._next < number and self._failure is None:
-                before = self._next
+                before, lasting = self._next, self._lasting
                 if not self._turn.wait_for(
-                    lambda: self._next > before or self._failure is not None,  # noqa: B023
-                    self._patience_s,
+                    partial(self._has_changed, before, lasting),
+                    None if lasting else self._patience_s,
                 ):
                     raise ImageError(
                         f"batch {self._next} with pages never came in {self._patience_s:g} s"
                     )
         finally:
-            self._waiting.discard(number)
+            del self._waiting[number]

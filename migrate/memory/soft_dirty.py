@@ -34,7 +34,9 @@ class SoftDirtyCopy:
 
     def __init__(self, ends: Ends) -> None:
         self._ends = ends
-        self.batches = PageBatches(ends.pages, progress=ends.progress.sent)
+        self.batches = PageBatches(
+            ends.pages, progress=ends.progress.sent, processes=ends.processes
+        )
         self._predumps = PreDumps(ends.dump.options, ends.directory)
         self._known: dict[int, list[Range]] = {}
         self._mappings: dict[int, list[Range]] = {}

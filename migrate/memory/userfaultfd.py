@@ -34,7 +34,9 @@ class UserfaultfdCopy:
         self._refused: set[int] = set()
         self.known: dict[int, list[Range]] = {}
         self._last: Dumped | None = None
-        self.batches = PageBatches(ends.pages, progress=ends.progress.sent)
+        self.batches = PageBatches(
+            ends.pages, progress=ends.progress.sent, processes=ends.processes
+        )
 
     @property
     def untracked(self) -> list[int]:

@@ -76,6 +76,9 @@ def arm_target(migration: Migration, prepared: Prepared) -> Armed:
     """
     source = migration.source
     with migration.progress.phase("arm target"):
+        # From here on, what waits for the freeze on both hosts would be lost with the connection.
+        migration.target.agent.settle()
+        prepared.pages.settle()
         output = copy_output(migration)
         there = migration.target.agent.request(arm_question(migration)).trees
         late = copy_trees(migration, prepared.tunnel, set(there) - prepared.trees.keys())

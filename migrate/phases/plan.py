@@ -26,6 +26,7 @@ from migrate.journal.book import MigrationJournal, now_ms, process_record
 from migrate.journal.records import SOURCE, Begun, ProcessRecord
 from migrate.leftovers import sweep
 from migrate.limits import Limits
+from migrate.link import Link
 from migrate.migration import Migration, Source, Target
 from migrate.network.source import SourceNetwork
 from migrate.observer import Observer
@@ -87,9 +88,9 @@ def _plan(
     report.sent.memory_bytes = use.resident_bytes
 
     guardian = stack.enter_context(Guardian(report.migration_id, source, locks, connect))
-    connection = stack.enter_context(connect())
+    link = stack.enter_context(Link(connect))
     hello = _hello(report, engine, container, options)
-    agent, there = _greet(connection, report, hello, progress.note, options.limits)
+    agent, there = _greet(link, report, hello, progress.note, options.limits)
     agent.keep_beating(options.limits.silence_s / BEATS)
     stack.callback(agent.close)
     report.target, report.versions["target"] = there.hostname, asdict(there)
@@ -98,7 +99,7 @@ def _plan(
         tracking, why = choose(options.mode, facts, there)
         content = content_of(container.pid, use.resident_bytes, () if tracking else None)
         factors = check(content, options.policy, progress)
-        target = _target(connection, connect, agent, there, source)
+        target = _target(link, connect, agent, there, source)
     report.times.clock_error_us = target.clock.error_ns // 1000
     progress.note(why)
     preflight.note_exec_processes(container, progress)
@@ -107,7 +108,7 @@ def _plan(
         one_cgroup=in_one_cgroup(container.pid, pids),
         network_namespace=container.network_namespace,
     )
-    journal = stack.enter_context(_journal(report, source, connection.destination, guardian))
+    journal = stack.enter_context(_journal(report, source, link.destination, guardian))
     guardian.begin(journal)
     return Migration(
         migration_id=report.migration_id,
@@ -173,7 +174,7 @@ def _source(
 
 
 def _target(
-    connection: Connection,
+    link: Link,
     reconnect: Callable[[], contextlib.AbstractContextManager[Connection]],
     agent: AgentClient,
     facts: Facts,
@@ -185,7 +186,7 @@ def _target(
     layers_there = preflight.check_engine(agent, engine, container, facts.hostname)
     preflight.check_addresses(agent, source.network.own_addresses(), facts.hostname)
     return Target(
-        connection=connection,
+        link=link,
         reconnect=reconnect,
         agent=agent,
         facts=facts,

@@ -106,16 +106,21 @@ def _ends(migration: Migration, prepared: Prepared) -> Ends:
 
 def _converge(migration: Migration, prepared: Prepared, copying: Ahead) -> PreCopied:
     """Send rounds until the decision is to freeze. Raises NotConverging if it is to give up."""
-    sent, pid = migration.report.sent, migration.source.pid
+    sent, pid, agent = migration.report.sent, migration.source.pid, migration.target.agent
     rounds: list[Round] = []
     cpu_limit: CpuLimit | None = None
     slowed_to, started_ns = 1.0, time.monotonic_ns()
     while True:
+        renewed = agent.renewed
         rounds.append(_round(migration, prepared.pages, copying))
         migration.progress.account_pages(copying.batches, prepared.pages.sent_bytes)
-        migration.target.agent.request(
-            protocol.Ping()
-        )  # a failure of the target must show before the freeze
+        # A failure of the target must show before the freeze.
+        prepared.pages.confirmed(agent.request(protocol.Ping()).batches)
+        sent.rounds += 1
+        sent.round_bytes.append(rounds[-1].bytes)
+        if agent.renewed != renewed:
+            rounds.clear()  # they say nothing of the speed of the link
+            continue
         elapsed_us = (time.monotonic_ns() - started_ns) // 1000
         history = History(
             rounds=rounds,
@@ -126,7 +131,6 @@ def _converge(migration: Migration, prepared: Prepared, copying: Ahead) -> PreCo
         )
         decision = decide(history, migration.options.policy)
         migration.note(decision.reason)
-        sent.rounds, sent.round_bytes = len(rounds), [done.bytes for done in rounds]
         enter(migration.progress, decision.prediction)
         if decision.verdict is Verdict.FREEZE:
             return PreCopied(copying=copying, cpu_limit=cpu_limit, history=history)

@@ -9,17 +9,21 @@ from pathlib import Path
 from checkpoint.files.changes import written_through_mappings
 from checkpoint.host import processes
 from checkpoint.host.ram_directory import ram_directory
+from migrate.agent.plug_command import channel_path
 from migrate.decisions.state import State
 from migrate.files import tree_door
 from migrate.files.container_image import send_image
 from migrate.files.rsync_tunnel import RsyncTunnel
 from migrate.files.tmpfs import TmpfsSync, own_mounts
 from migrate.files.trees import TreeSync
+from migrate.link import WayBack
 from migrate.memory.channels import PageChannels, channels_for, open_streams
 from migrate.memory.encoding import EncodingChoice
 from migrate.memory.receiver import socket_path
 from migrate.migration import Migration
 from migrate.wire import protocol
+from transport.errors import StreamError
+from transport.framing import ByteStream
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,11 +54,12 @@ def prepare(migration: Migration) -> Prepared:
     """
     source, target, report = migration.source, migration.target, migration.report
     with migration.progress.phase("prepare"):
+        outlast(migration)
         directory = migration.tidy.enter_context(
             ram_directory(migration.migration_id, migration.room_bytes, migration.note)
         )
         tunnel = RsyncTunnel(
-            target.connection, tree_door.socket_path(migration.migration_id), migration.limit
+            target.link, tree_door.socket_path(migration.migration_id), migration.limit
         )
         send_missing_image(migration, tunnel)
         scratch = directory / "engine"
@@ -76,6 +81,17 @@ def prepare(migration: Migration) -> Prepared:
         report.add_bytes("tmpfs", tmpfs.copy_whole())
     migration.advance(State.PREPARED)
     return Prepared(directory=directory, tunnel=tunnel, pages=pages, trees=trees, tmpfs=tmpfs)
+
+
+def outlast(migration: Migration) -> None:
+    """Have both hosts outlast the loss of the connection from now on, unless the user will not."""
+    seconds, target = migration.options.reconnect_s, migration.target
+    if seconds:
+        path = channel_path(migration.migration_id)
+        way_back = WayBack(target.link, path, seconds, migration.note)
+        # The agent may notice the loss first, by the end of its channel.
+        longer = int(migration.options.limits.silence_s)
+        target.agent.outlast(way_back, seconds + longer)
 
 
 def copy_trees(
@@ -114,12 +130,41 @@ def send_missing_image(migration: Migration, tunnel: RsyncTunnel) -> None:
     migration.report.add_bytes("image", sent)
 
 
+@dataclass(frozen=True)
+class PageLink:
+    """The way to page channels, the first and new ones (Renewal of memory/channels.py)."""
+
+    migration: Migration
+    count: int
+
+    @property
+    def renewed(self) -> int:
+        return self.migration.target.agent.renewed
+
+    def streams(self) -> list[ByteStream]:
+        """Open the channels."""
+        path, target = socket_path(self.migration.migration_id), self.migration.target
+        while True:
+            renewed = target.agent.renewed
+            try:
+                return open_streams(target.link, path, self.count)
+            except StreamError:
+                if not target.agent.is_renewed(renewed):
+                    raise
+
+    def renew(self) -> tuple[list[ByteStream], protocol.BatchesThere]:
+        there = self.migration.target.agent.request(protocol.RenewPages())
+        self.migration.note("page channels were lost, and others take their place")
+        return self.streams(), there
+
+
 def open_page_channels(migration: Migration, count: int) -> PageChannels:
     """Open `count` page channels, whose batches are encoded in a way that both hosts have."""
-    streams = open_streams(migration.target.connection, socket_path(migration.migration_id), count)
     common = [
         encoding
         for encoding in migration.source.facts.encodings
         if encoding in migration.target.facts.encodings
     ]
-    return PageChannels(streams, EncodingChoice(common), migration.limit)
+    link = PageLink(migration, count)
+    renewal = link if migration.options.reconnect_s else None
+    return PageChannels(link.streams(), EncodingChoice(common), migration.limit, renewal)

@@ -56,6 +56,7 @@ def roll_back(migration: Migration, *, failed: bool) -> list[str]:
     """
     left: list[str] = []
     may_be_held = migration.state in (State.FROZEN, State.HELD)
+    migration.target.agent.settle()
     migration.advance(State.ROLLING_BACK)
     thawed_by_criu = migration.dump.criu_lives()
     migration.dump.refuse()  # makes CRIU thaw the container and unlock its connections
@@ -126,7 +127,8 @@ def _abort(migration: Migration, *, may_be_held: bool) -> list[str]:
                 " process on this host goes on telling it for ten minutes, and 'migratectl recover"
                 f" {migration.migration_id}' does after that"
             ]
-        # An agent that holds no container undoes everything by itself when its channel ends.
+        # An agent that holds no container undoes everything by itself, when its channel ends or
+        # when it has waited for another one.
         migration.note(f"{host} undoes by itself what it made; it did not confirm that ({error})")
     return []
 

@@ -27,7 +27,7 @@ def tell(
     `frames` go with GO. The connection that is there is tried first, then a new one. Returns None
     if the target cannot be reached.
     """
-    ways = (lambda: contextlib.nullcontext(migration.target.connection), migration.target.reconnect)
+    ways = (lambda: contextlib.nullcontext(migration.target.link), migration.target.reconnect)
     for way in ways:
         with contextlib.suppress(*UNTOLD), way() as connection:
             return asking.answer(connection, migration.migration_id, word, migration.note, frames)

@@ -71,7 +71,7 @@ __all__ = [
     "payload_of",
 ]
 
-PROTOCOL_VERSION = 5
+PROTOCOL_VERSION = 6
 
 
 class Failed(Answer):
@@ -130,9 +130,10 @@ class Hello(Request[Welcome]):
 
 
 class Clock(Answer):
-    """The answer to Ping: CLOCK_MONOTONIC of the target."""
+    """The answer to Ping: CLOCK_MONOTONIC of the target, and how many batches are in place."""
 
     monotonic_ns: Nanoseconds
+    batches: Count
 
 
 class Ping(Request[Clock]):
@@ -190,6 +191,29 @@ class Examine(Request[Examined]):
 
 
 # --- while the container runs -------------------------------------------------------------------
+
+
+class Outlast(Request[Done]):
+    """The request to outlast the connection until Arm, and to wait for another so many seconds.
+
+    The coordinator comes back by a channel of its own (TakeUp of plug_command.py).
+    """
+
+    seconds: Count
+
+
+class BatchesThere(Answer):
+    """The answer to RenewPages: `in_place` batches are in place, and those in `beyond` have come.
+
+    The latter wait for the batches between.
+    """
+
+    in_place: Count
+    beyond: Annotated[tuple[Count, ...], Length(4096)]
+
+
+class RenewPages(Request[BatchesThere]):
+    """The request to let go of the page channels, in whose place as many others come."""
 
 
 class AwaitContainerImage(Request[Done]):

@@ -37,6 +37,7 @@ from tests.unit.story.stage import Stage, descriptors, files
 from tests.wire import JSON, payload_of, values
 from transport.errors import StreamError
 from transport.framing import PREFIX, Descriptors, FrameStream
+from transport.lasting_descriptors import LastingDescriptors
 
 #: The agent waits for nothing for long, because most of what it waits for never comes.
 SHORT = Limits(arm_s=2, batch_s=0.05, restore_s=2, end_s=2, resume_s=2, fill_s=2)
@@ -68,7 +69,7 @@ class Agent:
         try:
             with channel:
                 self._stage.target.enter()
-                Server(Descriptors(channel.fileno(), channel.fileno()), SHORT).serve()
+                Server(LastingDescriptors(channel.fileno(), channel.fileno()), SHORT).serve()
         except BaseException as error:  # noqa: BLE001  (looked at when the sequence ends)
             self.failure = error
 

@@ -158,7 +158,7 @@ _MESSAGES: tuple[Message, ...] = (
         container_name="c",
         traces=False,
     ),
-    protocol.Clock(monotonic_ns=1),
+    protocol.Clock(monotonic_ns=1, batches=0),
 )
 
 

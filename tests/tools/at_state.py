@@ -53,8 +53,9 @@ def stop(migration: Migration) -> None:
 
 def lose_link(migration: Migration) -> None:
     """Close the connection to the target."""
-    assert isinstance(migration.target.connection, ssh.Connection)
-    migration.target.connection._transport.close()
+    connection = migration.target.link._connection
+    assert isinstance(connection, ssh.Connection)
+    connection._transport.close()
 
 
 def lose_host_alone(migration: Migration) -> None:

@@ -45,7 +45,7 @@ from tests.unit.story.processes import (
     until,
 )
 from transport.destination import Destination
-from transport.framing import Descriptors
+from transport.lasting_descriptors import LastingDescriptors
 
 PR_SET_CHILD_SUBREAPER = 36
 #: Limits that no migration on the stage uses a tenth of.
@@ -138,7 +138,7 @@ class Play:
 
     def _serve(self, fd: int) -> None:
         self._world.target.enter()
-        Server(Descriptors(fd, fd), self._limits).serve()
+        Server(LastingDescriptors(fd, fd), self._limits).serve()
 
     def settled(self) -> bool:
         """Wait until every agent has ended or holds the container, and return whether one does."""

@@ -53,7 +53,7 @@ def test_records_of_the_targets_log_are_entered_with_its_name_and_its_time(
     target: Target, caplog: pytest.LogCaptureFixture
 ) -> None:
     target.agent.traces_of = "beta"
-    target.will_say(TRACE, protocol.Clock(monotonic_ns=1))
+    target.will_say(TRACE, protocol.Clock(monotonic_ns=1, batches=0))
     with caplog.at_level(logging.DEBUG, logger="migrate"):
         target.agent.request(protocol.Ping())
     line = logs.formatter().format(caplog.records[0])
@@ -62,7 +62,7 @@ def test_records_of_the_targets_log_are_entered_with_its_name_and_its_time(
 
 
 def test_records_that_were_not_asked_for_are_no_answer(target: Target) -> None:
-    target.will_say(TRACE, protocol.Clock(monotonic_ns=1))
+    target.will_say(TRACE, protocol.Clock(monotonic_ns=1, batches=0))
     with pytest.raises(ProtocolError, match="not asked for"):
         target.agent.request(protocol.Ping())
 
@@ -162,7 +162,7 @@ def test_pieces_without_end_are_not_passed_over_for_ever(
         target.agent.request(protocol.Abort())
 
 
-CLOCK = protocol.Clock(monotonic_ns=1)
+CLOCK = protocol.Clock(monotonic_ns=1, batches=0)
 DONE = protocol.Done()
 
 

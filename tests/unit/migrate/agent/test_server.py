@@ -26,6 +26,7 @@ from tests.unit.helpers.hello import hello
 from tests.unit.helpers.some_facts import facts
 from transport.errors import EndOfStream
 from transport.framing import PREFIX, Descriptors, FrameStream
+from transport.lasting_descriptors import LastingDescriptors
 
 
 class Incoming:
@@ -49,7 +50,8 @@ class Incoming:
     def welcome(self) -> Answer:
         return protocol.Welcome(version=protocol.PROTOCOL_VERSION, facts=facts())
 
-    def check(self) -> None: ...
+    def check(self) -> int:
+        return 7
 
     def handle(self, request: Command) -> Iterable[Answer]:
         self.handled.append(type(request).__name__)
@@ -82,7 +84,7 @@ class Coordinator:
     def _serve(self, fd: int) -> None:
         try:
             with logs.recorded() as recorder:
-                Server(Descriptors(fd, fd), Limits(), recorder).serve()
+                Server(LastingDescriptors(fd, fd), Limits(), recorder).serve()
         finally:
             os.close(fd)
 

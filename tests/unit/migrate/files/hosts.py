@@ -26,6 +26,8 @@ class Target:
     """The agent's end of the trees and tmpfs mounts, in this process."""
 
     def __init__(self, run: Path, tidy: contextlib.ExitStack) -> None:
+        #: How often a connection that was lost was made anew (AgentClient).
+        self.renewed = 0
         self.trees = TreeDoor(run / "trees")
         tidy.callback(self.trees.close)
         asked = protocol.Prepare(shared=False, network=None, room_bytes=1 << 20, page_channels=1)

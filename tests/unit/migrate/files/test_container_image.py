@@ -35,13 +35,17 @@ class Tunnel:
         return Rsync(tree, Joined(*self._joined).carry)
 
 
+#: An agent whose connection was never lost.
+AGENT: Any = SimpleNamespace(renewed=0)
+
+
 @pytest.mark.parametrize("sizes", [[], [3], [1, 2, 3, 4, 5]])
 def test_all_files_arrive(tmp_path: Path, sizes: list[int]) -> None:
     for name in ("source", "target"):
         (tmp_path / name).mkdir()
     files(tmp_path / "source", sizes)
     move: Any = Tunnel(tmp_path / "source", tmp_path / "target")
-    assert (send_files(move, tmp_path / "source") > 0) is bool(sizes)
+    assert (send_files(AGENT, move, tmp_path / "source") > 0) is bool(sizes)
     assert sorted(path.stat().st_size for path in (tmp_path / "target").iterdir()) == sizes
 
 
@@ -118,6 +122,7 @@ class Agent:
     def __init__(self) -> None:
         self.asked: list[Any] = []
         self.failure: Exception | None = None
+        self.renewed = 0
 
     def request(self, message: Any, *, timeout_s: float) -> None:
         self.asked.append(message)

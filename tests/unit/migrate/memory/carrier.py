@@ -20,6 +20,8 @@ class Carrier:
         self.into_images: set[bool] = set()
         self.forgotten: list[list[int]] = []
         self.drained = 0
+        #: What take_lost returns next.
+        self.lost: list[PageExtent] = []
         self._buffer = memoryview(bytearray(PIECE_BYTES))
 
     def buffer(self) -> memoryview:
@@ -40,6 +42,10 @@ class Carrier:
 
     def drain(self) -> None:
         self.drained += 1
+
+    def take_lost(self) -> list[PageExtent]:
+        lost, self.lost = self.lost, []
+        return lost
 
     def extents(self) -> list[tuple[int, int, int, int, bytes]]:
         return [

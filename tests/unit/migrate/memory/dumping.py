@@ -86,6 +86,7 @@ class Ends:
     def __init__(self, pid: int, directory: Path, dump: Dump) -> None:
         observer: Any = SimpleNamespace(note=lambda _: None, sent=lambda *_: None)
         self.pid, self.dump, self.directory = pid, dump, directory
+        self.processes = dict[int, tuple[int, int]]
         self.criu_version, self.dump_s = VERSION, LIMIT_S
         self.images = directory / "images"
         self.images.mkdir()

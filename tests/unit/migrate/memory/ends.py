@@ -20,6 +20,7 @@ def ends(pid: int, carrier: Carrier | None = None) -> Any:
     progress = SimpleNamespace(note=notes.append, notes=notes, sent=lambda _: None)
     return SimpleNamespace(
         pid=pid,
+        processes=dict,
         dump=SimpleNamespace(options=None),
         directory=None,
         criu_version=40201,

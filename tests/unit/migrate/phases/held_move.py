@@ -132,7 +132,7 @@ def held_migration(*answers: Any, observer: Any = None, **parts: Any) -> tuple[A
         ),
         target=SimpleNamespace(
             hostname="beta",
-            connection=SimpleNamespace(
+            link=SimpleNamespace(
                 destination=Destination.parse("root@beta"),
                 run=failing(IncompleteFrame("the connection broke")),
             ),

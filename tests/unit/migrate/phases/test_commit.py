@@ -265,7 +265,7 @@ UNREAD = [ProtocolError("Done: 'stamps'"), KeyError("x")]
 @pytest.mark.parametrize("unread", UNREAD)
 def test_an_answer_that_cannot_be_read_is_asked_for_again(unread: Exception) -> None:
     """Requests are answered in order, so a target that answers the next one has obeyed GO."""
-    move, done = held_migration(unread, protocol.Clock(monotonic_ns=1), FINISHED)
+    move, done = held_migration(unread, protocol.Clock(monotonic_ns=1, batches=0), FINISHED)
     assert ended(move) is None
     assert move.state is State.DONE
     assert move.report.times.downtime_us is None

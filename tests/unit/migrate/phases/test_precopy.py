@@ -6,7 +6,7 @@ import itertools
 import os
 from collections.abc import Callable, Sequence
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, cast
 
 import pytest
 
@@ -61,11 +61,18 @@ class Agent:
     def __init__(self) -> None:
         self.asked: list[object] = []
         self.failure: Exception | None = None
+        self.renewed = 0
+        #: The number of questions before the answers to which the connection is lost and back.
+        self.loses = 0
 
-    def request(self, message: object) -> None:
+    def request(self, message: object) -> protocol.Clock:
         if self.failure is not None:
             raise self.failure
         self.asked.append(message)
+        if self.loses:
+            self.loses -= 1
+            self.renewed += 1
+        return protocol.Clock(monotonic_ns=1, batches=5)
 
 
 class Limit:
@@ -116,6 +123,8 @@ def move(
     found.report.sent.memory_bytes = 64 * MIB
     pages: Any = Carrier()
     pages.sent_bytes, pages.channels = 5000, 4
+    pages.in_place = []
+    pages.confirmed = pages.in_place.append
     return found, SimpleNamespace(pages=pages, directory=None, images=None), notes
 
 
@@ -205,6 +214,19 @@ def test_rounds_go_on_while_they_shrink(ways: Ways) -> None:
     assert (report.mode, sent.bytes_sent["pages"]) == (Mode.PRE_COPY.value, 5000)
     assert len(notes) == len(migration.target.agent.asked) == 4  # type: ignore[attr-defined]
     assert isinstance(migration.target.agent.asked[0], protocol.Ping)  # type: ignore[attr-defined]
+
+
+def test_rounds_before_a_connection_was_lost_decide_nothing(ways: Ways) -> None:
+    sizes = [64 * MIB, 32 * MIB, 16 * MIB, MIB]
+    ways(Way(Reach.ALL, sizes))
+    migration, prepared, _ = move()
+    migration.target.agent.loses = 2  # type: ignore[attr-defined]
+    found = pre_copy(migration, prepared)
+    assert found.history is not None
+    assert [done.bytes for done in found.history.rounds] == sizes[2:]
+    sent, pages = migration.report.sent, cast(Any, prepared.pages)
+    assert (sent.rounds, sent.round_bytes) == (4, sizes)
+    assert pages.in_place == [5] * 4, "the target has these"
 
 
 def test_a_target_that_has_failed_shows_before_the_freeze(ways: Ways) -> None:

@@ -11,6 +11,7 @@ import pytest
 
 from checkpoint.engines.base import Tree
 from checkpoint.host import processes
+from migrate.options import Options
 from migrate.phases import prepare
 
 TUNNEL: Any = "tunnel"
@@ -51,15 +52,16 @@ def move(*, shared: bool = False, layers: frozenset[str] | None = None) -> Any:
         target=SimpleNamespace(
             shared_rootfs=shared,
             layers_there=layers,
-            agent="agent",
+            agent=SimpleNamespace(renewed=0),
             facts=SimpleNamespace(encodings=("raw",)),
-            connection="connection",
+            link="connection",
         ),
         report=SimpleNamespace(add_bytes=add_bytes, counted=counted),
         tidy=contextlib.ExitStack(),
         note=notes.append,
         notes=notes,
         migration_id="0123456789ab",
+        options=Options(reconnect_s=0),
         limit="limit",
     )
 
@@ -104,7 +106,7 @@ def test_an_image_is_sent_if_it_is_not_there(
     if layers is None:
         assert (asked, migration.notes, migration.report.counted) == ([], [], {})
     else:
-        assert asked == [("engine", container, layers, "agent", "tunnel")]
+        assert asked == [("engine", container, layers, migration.target.agent, "tunnel")]
         assert "2 of its layers are there" in migration.notes[0]
         assert migration.report.counted == {"image": 4096}
 
@@ -120,6 +122,6 @@ def test_pages_are_encoded_as_both_hosts_can(monkeypatch: pytest.MonkeyPatch) ->
     monkeypatch.setattr(prepare, "PageChannels", lambda *parts: parts)
     monkeypatch.setattr(prepare, "EncodingChoice", list)
     found: Any = prepare.open_page_channels(move(), 3)
-    assert found == (["stream"], ["raw"], "limit")
+    assert found == (["stream"], ["raw"], "limit", None)
     assert opened[0][0] == "connection"
     assert opened[0][2] == 3

@@ -11,7 +11,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from checkpoint import schema
-from migrate.agent.plug_command import ServeRsync
+from migrate.agent.plug_command import ServeRsync, TakeUp
 from migrate.wire import protocol
 from migrate.wire.message import PAYLOAD, concrete
 from migrate.wire.protocol import (
@@ -62,7 +62,7 @@ def test_each_message_is_of_one_direction() -> None:
         concrete(Request),
         concrete(Streamed),
         concrete(Answer),
-        [Pages, ServeRsync],
+        [Pages, ServeRsync, TakeUp],
     ]
     assert sorted(kind.__name__ for sort in sorts for kind in sort) == sorted(
         kind.__name__ for kind in EVERY
@@ -77,7 +77,7 @@ def test_each_message_is_of_one_direction() -> None:
 @given(st.data())
 def test_the_wrong_direction_is_refused(kind: type[Message], data: st.DataObject) -> None:
     _, fields = data.draw(messages(kind))
-    for wrong in (Command, Answer, Pages, Request, ServeRsync, Streamed):
+    for wrong in (Command, Answer, Pages, Request, ServeRsync, Streamed, TakeUp):
         if not issubclass(kind, wrong):
             with pytest.raises(ProtocolError, match=kind.__name__):
                 decode(wire(kind, fields), payload_of(kind, fields), wrong)
@@ -172,6 +172,7 @@ HELLO = {
         (protocol.Armed, {"trees": ["/", "/var/../etc"]}, r"trees\[1\]"),
         (ServeRsync, {"tree": "/../etc", "words": []}, "tree"),
         (ServeRsync, {"tree": None, "words": ["x" * 257]}, r"words\[0\]"),
+        (TakeUp, {"position": -1}, "position"),
         (protocol.Examined, {"objections": [], "layers": ["sha256:/etc/shadow"]}, r"layers\[0\]"),
         (protocol.TmpfsMade, {"paths": ["/cache", "/dev/fd/../root/root"]}, r"paths\[1\]"),
         (
