@@ -7,7 +7,7 @@ import os
 import select
 import threading
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 from transport.errors import IncompleteFrame
 from transport.kept import COUNT, Kept
@@ -15,29 +15,31 @@ from transport.kept import COUNT, Kept
 
 @dataclass
 class _Pair:
-    """Two descriptors that are the stream for a while. `over` can be read when they are no more."""
+    """Two descriptors that are the stream for a while.
+
+    After `may_end`, the descriptor `over` can be read when they are the stream no more.
+    """
 
     reader: int
     writer: int
-    over: int = field(init=False)
-    _signal: int = field(init=False)
+    over: int = -1
+    is_over: bool = False
+    _signal: int = -1
     #: All that was written went out whole.
     whole: bool = True
 
-    def __post_init__(self) -> None:
+    def may_end(self) -> _Pair:
+        """Get ready for `end`; return the pair."""
         self.over, self._signal = os.pipe()
         os.set_blocking(self.writer, False)
+        return self
 
     def end(self) -> None:
         """Tell those who wait for the descriptors that others take their place."""
+        self.is_over = True
         signal, self._signal = self._signal, -1
         if signal >= 0:
             os.close(signal)
-
-    @property
-    def is_over(self) -> bool:
-        """Whether others take the place of the descriptors."""
-        return self._signal < 0
 
     def wait_readable(self, timeout_s: float | None) -> bool:
         """Wait until something has come, or the descriptors are over; False after `timeout_s`."""
@@ -50,7 +52,8 @@ class _Pair:
     def _wait(self, fd: int, events: int, timeout_s: float | None) -> bool:
         poll = select.poll()
         poll.register(fd, events)
-        poll.register(self.over, select.POLLIN)
+        if self.over >= 0:
+            poll.register(self.over, select.POLLIN)
         return bool(poll.poll(None if timeout_s is None else timeout_s * 1000))
 
     def close(self) -> None:
@@ -87,6 +90,7 @@ class LastingDescriptors:
         descriptor that it is given can be read, and False if nobody waits any longer.
         """
         self._kept.keeping = True
+        self._pair.may_end()
         self._await = wait
 
     def settle(self) -> None:
@@ -105,7 +109,7 @@ class LastingDescriptors:
         `position` bytes have come at the peer. It gets the greeting first, then how many have come
         here, then what it lacks. Raises IncompleteFrame if the stream cannot go on so.
         """
-        new = _Pair(reader, writer)
+        new = _Pair(reader, writer).may_end()
         self._pair.end()  # all waits for the old descriptors are over
         with self._state, self._writing:
             try:
@@ -177,7 +181,9 @@ class LastingDescriptors:
         with self._writing:
             self._kept.add(data)
             if self._await is None:
-                self._write_all(self._pair, data)
+                if not self._pair.whole:
+                    raise BrokenPipeError("an earlier write was not to its end")
+                self._write_all(self._pair, data, None)
             else:
                 self._write(self._pair, data)
 
@@ -185,15 +191,15 @@ class LastingDescriptors:
         """Write what is kept anyway: a failure shows to the reader, and the next pair brings it."""
         if pair.whole:
             try:
-                self._write_all(pair, data)
+                self._write_all(pair, data, self._silence_s)
             except OSError:
                 pair.whole = False
 
-    def _write_all(self, pair: _Pair, data: bytes | memoryview) -> None:
+    def _write_all(self, pair: _Pair, data: bytes | memoryview, timeout_s: float | None) -> None:
         view = memoryview(data)
         while view:
-            if not pair.wait_writable(self._silence_s):
-                raise TimeoutError(f"the peer has taken nothing for {self._silence_s:g} s")
+            if not pair.wait_writable(timeout_s):
+                raise TimeoutError("the peer has taken nothing in time")
             try:
                 view = view[os.write(pair.writer, view) :]  # short result: the loop writes the rest
             except BlockingIOError:

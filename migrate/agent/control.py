@@ -25,7 +25,9 @@ from migrate.network.late_frames import Frame
 SUFFIX = ".control"
 #: The words. GO and ABORT_PROVED come from the source, which has seen that its container is dead or
 #: that it lives, or from an operator who knows that. ABORT is an operator's who does not.
+#: YIELD is that of another migration of the container, which has come from the same source.
 GO, ABORT_PROVED, ABORT, STATUS = "go", "abort --source-lives", "abort", "status"
+YIELD = "yield"
 MAX_ANSWER = 1 << 14
 #: So many peers may wait for a holder that is busy.
 BACKLOG = 16
@@ -116,11 +118,12 @@ class ControlSocket:
     def fileno(self) -> int:
         return self._listener.fileno()
 
-    def answer(self, held: Held, *, link_alive: bool) -> bool:
+    def answer(self, held: Held, *, link_alive: bool, yields: bool = False) -> bool:
         """Take one word from a peer and obey it. Return whether the hold has ended.
 
-        If `link_alive`, the coordinator is still connected: then ABORT is refused. A peer that
-        sends nothing within 5 s is left without an answer.
+        If `link_alive`, the coordinator is still connected: then ABORT is refused. `yields`:
+        another migration of the container may take the place of this one. A peer that sends nothing
+        within 5 s is left without an answer.
         """
         peer, _ = self._listener.accept()
         with peer:
@@ -131,6 +134,8 @@ class ControlSocket:
                 said, fds, _, _ = socket.recv_fds(peer, 64, 1)  # short result: one datagram
                 frames = _frames_in(fds[0]) if fds else []
                 word = said.decode(errors="replace")
+                if word == YIELD and yields:
+                    word = ABORT
                 peer.send(_obey(held, word, link_alive, frames).encode())
             return not held.holds_container
 

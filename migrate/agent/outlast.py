@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import os
 import platform
+import re
 import socket
 import time
 from collections.abc import Callable, Iterable
@@ -18,7 +19,8 @@ from checkpoint.errors import NotMovable
 from checkpoint.host.listener import Listener
 from checkpoint.host.ram_directory import MODE
 from checkpoint.host.ready import ready
-from migrate.agent.control import ControlSocket
+from migrate.agent import control
+from migrate.agent.control import ControlSocket, Outcome
 from migrate.agent.incoming import Incoming
 from migrate.agent.plug_command import PLUGGED, TakeUp, channel_path
 from migrate.agent.state import REVERSIBLE
@@ -28,6 +30,8 @@ from transport.errors import IncompleteFrame
 from transport.lasting_descriptors import LastingDescriptors
 
 MAX_MESSAGE_BYTES = 1 << 12
+#: The description of a migration that has a container locked (Incoming).
+HOLDER = re.compile(r"migration (?P<id>[0-9a-f]+) from (?P<source>\S+) to ")
 
 
 class Outlasting:
@@ -88,8 +92,22 @@ class Outlasting:
                     return True
                 if not came:
                     return False
-                control.answer(waiting, link_alive=False)
+                control.answer(waiting, link_alive=False, yields=True)
         return False
+
+
+def yielded(holder: str, source: str) -> bool:
+    """Have a migration that waits for its source yield to another one from there.
+
+    `holder` is its description of itself (ContainerLocked). Returns whether it has yielded: the
+    container can be locked then.
+    """
+    found = HOLDER.match(holder)
+    if found is None or found["source"] != source:
+        return False
+    with contextlib.suppress(OSError):
+        return control.ask(control.control_path(found["id"]), control.YIELD).outcome is Outcome.OK
+    return False
 
 
 class _Waiting:

@@ -12,14 +12,14 @@ import sys
 import time
 from collections.abc import Iterable
 
-from checkpoint.errors import CriuFailed, RestoreLost, reason
+from checkpoint.errors import ContainerLocked, CriuFailed, RestoreLost, reason
 from checkpoint.host.own_process import keep_to_itself
 from checkpoint.host.ready import ready
 from checkpoint.schema import harmless
 from migrate import logs
 from migrate.agent.control import ControlSocket
 from migrate.agent.incoming import Incoming
-from migrate.agent.outlast import Outlasting
+from migrate.agent.outlast import Outlasting, yielded
 from migrate.agent.recover import recover
 from migrate.agent.state import State, check_command
 from migrate.decisions import causes
@@ -144,7 +144,7 @@ class Server:
                     f"agent speaks version {protocol.PROTOCOL_VERSION}, not {request.version}"
                 )
             self._traces, self._migration_id = request.traces, request.migration_id
-            self._incoming = Incoming(request, self._log, self._limits)
+            self._incoming = self._begun(request)
             return [self._incoming.welcome()]
         assert self._incoming is not None
         if isinstance(request, protocol.Ping):
@@ -158,6 +158,15 @@ class Server:
         if isinstance(request, protocol.Arm):
             self._settle()
         return self._incoming.handle(request)
+
+    def _begun(self, hello: protocol.Hello) -> Incoming:
+        """Return a migration that has the container locked. Raises ContainerLocked."""
+        try:
+            return Incoming(hello, self._log, self._limits)
+        except ContainerLocked as error:
+            if not yielded(error.holder, hello.source):
+                raise
+        return Incoming(hello, self._log, self._limits)
 
     def _settle(self) -> None:
         """Outlast no connection any more."""

@@ -95,8 +95,11 @@ def _back(seen: Seen) -> Act:
         return Act.THAW
     if not seen.undone:
         return Act.UNDO
-    if seen.state not in MAY_BE_HELD or seen.told in (Told.OBEYED, Told.ABSENT):
+    if seen.told in (Told.OBEYED, Told.ABSENT) or seen.state == State.ROLLED_BACK.value:
         return Act.END_BACK
+    if seen.state not in MAY_BE_HELD:
+        # The target undoes by itself what it has made. But its agent may wait for the source first.
+        return Act.ABORT if seen.told is None else Act.END_BACK
     return Act.ABORT if seen.told is None or seen.patient else Act.LEAVE
 
 

@@ -21,6 +21,9 @@ SOCKET = "/var/run/docker.sock"
 VERSION = "v1.44"
 TIMEOUT_S, UPLOAD_TIMEOUT_S = 120.0, 3600.0
 ASK_AGAIN_S = 0.1
+#: How long a docker that does not answer is waited for, and its containerd. After a crash, systemd
+#: starts docker after 2 s, and docker its containerd after 10 s.
+RESTART_S = 20.0
 NOT_FOUND, FIRST_FAILURE = 404, 400
 #: A bound of an answer that is read as a whole.
 MOST_BYTES = 64 << 20
@@ -100,18 +103,39 @@ def upload(path: str, archive: Path) -> str:
     return text
 
 
-def await_answer(timeout_s: float) -> None:
-    """Wait until docker answers, for example after a crash, but no longer than `timeout_s`."""
-    until_s = time.monotonic() + timeout_s
+def await_answer() -> None:
+    """Wait until docker can start containers, for example after a crash; RESTART_S at most."""
+    until_s = time.monotonic() + RESTART_S
     while (left_s := until_s - time.monotonic()) > 0:
-        with (
-            contextlib.closing(_Connection("docker", timeout=left_s)) as connection,
-            contextlib.suppress(OSError, http.client.HTTPException),
-        ):
-            connection.request("GET", _target("/_ping", {}), headers={"Host": "docker"})
-            connection.getresponse()
-            return
+        with contextlib.suppress(EngineRefused):
+            if _has_containerd(left_s):
+                return
         time.sleep(ASK_AGAIN_S)
+
+
+def await_containerd() -> None:
+    """Wait until docker reaches its containerd, which is started again ten seconds after a crash.
+
+    Without it docker does not notice that a container has ended, and leaves the container's network
+    behind. The wait is RESTART_S at most. Raises EngineRefused if docker does not answer.
+    """
+    until_s = time.monotonic() + RESTART_S
+    while not _has_containerd(TIMEOUT_S) and time.monotonic() < until_s:
+        time.sleep(ASK_AGAIN_S)
+
+
+def _has_containerd(timeout_s: float) -> bool:
+    """Return whether docker reaches its containerd. Raises EngineRefused.
+
+    docker's version leaves out a component that does not tell its own.
+    """
+    connected = contextlib.closing(_Connection("docker", timeout=timeout_s))
+    with connected as connection, _understood():
+        connection.request("GET", _target("/version", {}), headers={"Host": "docker"})
+        answer = json.loads(_whole(connection.getresponse()))
+        parts = answer.get("Components") if isinstance(answer, Mapping) else None
+        names = [part.get("Name") for part in parts or () if isinstance(part, Mapping)]
+    return not names or "containerd" in names
 
 
 def _target(path: str, query: Mapping[str, str]) -> str:

@@ -38,8 +38,6 @@ from checkpoint.undo import Made, Undo
 #: The name by which docker knows oci_wrapper.py.
 RUNTIME = "migrate"
 LOOK_AGAIN_S = 0.005
-#: How long a docker that has crashed may take until it answers again: systemd starts it after 2 s.
-RESTART_S = 20.0
 #: Descriptors of the standard streams, by their names in a json-file log.
 STREAMS = {"stdout": 1, "stderr": 2}
 
@@ -158,7 +156,7 @@ class IncomingDockerContainer:
     def start_restore(
         self, directory: Path, images: Path, env: Mapping[str, str]
     ) -> subprocess.Popen[bytes]:
-        api.await_answer(RESTART_S)
+        api.await_answer()
         (images / "descriptors.json").write_text(json.dumps(self._fields["descriptors"]))
         private_directory(Path(DIRECTORY))
         serve = partial(self._serve, images, env)
@@ -168,7 +166,7 @@ class IncomingDockerContainer:
         self._undo.made(socket_file)
         self._undo.passing(socket_file)
         self._undo.callback(self._stop_listening)
-        self._undo.callback(api.await_answer, RESTART_S)
+        self._undo.callback(api.await_answer)
         return start_logged(["docker", "start", self._id], images)
 
     def restore_held(self) -> None:

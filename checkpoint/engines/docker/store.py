@@ -66,6 +66,7 @@ def remove_container(container_id: str) -> None:
 
     An id that docker does not know is no error. Raises EngineRefused.
     """
+    api.await_containerd()
     api.call("DELETE", f"/containers/{container_id}", force="true", v="true")
 
 

@@ -67,6 +67,8 @@ PATIENT = Limits(
 #: Forty times what a container takes to count on, in seconds.
 A_LOOK_S = 0.02
 STATES = {state.value for state in State}
+#: A connection that is lost here stays lost.
+NO_RECONNECTION = ("--reconnect-timeout", "0")
 
 
 #: Shell scripts that are found on PATH. The ssh(1) among them connects to nothing, so pages go over
@@ -110,7 +112,7 @@ class Play:
         """Run the command line, and wait until nothing goes on any more by itself."""
         out, err = io.StringIO(), io.StringIO()
         with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
-            argv = [NAME, "beta", "--engine", "runc", "--json", *self._options]
+            argv = [NAME, "beta", "--engine", "runc", "--json", *NO_RECONNECTION, *self._options]
             code = move.main(argv, connect=self._connect, limits=self._limits)
         gc.enable()  # an agent leaves the collector off, as its process ends
         report = json.loads(out.getvalue())

@@ -44,6 +44,8 @@ class Dockerd:
         #: What is said when an image is loaded, and what docker has then.
         self.loads: Callable[[], str] = lambda: '{"stream": "Loaded image"}'
         self.refuses: dict[str, str] = {}
+        #: The number of answers in which it has not reached its containerd yet.
+        self.without_containerd = 0
         self.asked: list[tuple[str, str, dict[str, str], Any]] = []
         self.socket = directory / "docker.sock"
         self._server = _Server(str(self.socket), _Handler)
@@ -72,8 +74,10 @@ class Dockerd:
         _, kind, *rest = path.split("/")
         return getattr(self, f"_{method.lower()}_{kind}")(rest, query, body)
 
-    def _get__ping(self, rest: list[str], query: dict[str, str], body: Any) -> Any:
-        return "OK"
+    def _get_version(self, rest: list[str], query: dict[str, str], body: Any) -> Any:
+        names = ["Engine", "runc"] if self.without_containerd else ["Engine", "containerd"]
+        self.without_containerd = max(0, self.without_containerd - 1)
+        return {"Components": [{"Name": name} for name in names]}
 
     def _get_info(self, rest: list[str], query: dict[str, str], body: Any) -> Any:
         return {"DockerRootDir": str(self.directory), "Runtimes": self.runtimes}

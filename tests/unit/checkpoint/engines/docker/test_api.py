@@ -123,10 +123,37 @@ def test_a_docker_that_starts_meanwhile_is_waited_for(
         started.append(Dockerd(tmp_path))
 
     threading.Timer(0.3, start).start()
-    api.await_answer(20)
+    api.await_answer()
     (docker,) = started
-    assert docker.requests("GET") == ["/_ping"]
+    assert docker.requests("GET") == ["/version"]
     docker.close()
+
+
+@pytest.fixture
+def dockerd(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Dockerd]:
+    """A docker that answers as docker does."""
+    monkeypatch.setattr(api, "SOCKET", str(tmp_path / "docker.sock"))
+    started = Dockerd(tmp_path)
+    yield started
+    started.close()
+
+
+@pytest.mark.parametrize("wait", [api.await_answer, api.await_containerd])
+def test_a_containerd_that_starts_meanwhile_is_waited_for(
+    dockerd: Dockerd, wait: Callable[[], None]
+) -> None:
+    dockerd.without_containerd = 2
+    wait()
+    assert dockerd.requests("GET") == ["/version"] * 3
+
+
+@pytest.mark.parametrize("wait", [api.await_answer, api.await_containerd])
+def test_a_docker_that_tells_of_no_components_is_not_waited_for(
+    dockerd: Dockerd, wait: Callable[[], None]
+) -> None:
+    dockerd.refuses["GET /version"] = "unknown"
+    wait()
+    assert dockerd.requests("GET") == ["/version"]
 
 
 @pytest.mark.parametrize("hangs", [False, True])
@@ -138,6 +165,7 @@ def test_a_docker_that_does_not_answer_is_not_waited_for_without_end(
         if hangs:
             listener.bind(api.SOCKET)
             listener.listen()
+        monkeypatch.setattr(api, "RESTART_S", 0.5)
         began_s = time.monotonic()
-        api.await_answer(0.5)
+        api.await_answer()
         assert 0.5 <= time.monotonic() - began_s < 10

@@ -142,7 +142,8 @@ def arrival(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Incomin
     monkeypatch.setattr(incoming, "DIRECTORY", str(tmp_path / "sockets"))
     monkeypatch.setattr(incoming, "start_logged", lambda *_: None)
     monkeypatch.setattr(api, "call", lambda *_, **__: {"Id": "box", "DockerRootDir": str(tmp_path)})
-    monkeypatch.setattr(api, "await_answer", lambda _: None)
+    for wait in ("await_answer", "await_containerd"):
+        monkeypatch.setattr(api, wait, lambda: None)
     config = {"linux": {"cgroupsPath": "", "namespaces": [{"type": "network"}]}}
     (tmp_path / "config.json").write_text(json.dumps(config))
     (tmp_path / "cgroups").mkdir()
