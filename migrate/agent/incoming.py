@@ -14,17 +14,16 @@ from typing import Any
 from checkpoint.engines.base import IncomingContainer
 from checkpoint.engines.registry import engine_named
 from checkpoint.errors import ContainerLocked, ConversationLost, RestoreLost
-from checkpoint.files.beneath import remove_tree
 from checkpoint.host import lock, proc
-from checkpoint.host.identity import PathIdentity
-from checkpoint.host.ownership import private_directory
-from checkpoint.host.ram_directory import claim, claim_alone, directory_of
+from checkpoint.host.ram_directory import directory_of
 from checkpoint.host.wakeful import wakeful
 from checkpoint.memory.pager.keeper import Keeper
 from checkpoint.schema import harmless
 from checkpoint.undo import Made, Undo
 from migrate.agent import looks
+from migrate.agent.arriving_image import ArrivingImage
 from migrate.agent.control import control_path
+from migrate.agent.last_asked import LastAsked
 from migrate.agent.plug_command import IMAGE
 from migrate.agent.received import Received
 from migrate.agent.restore import ArmedRestore, Prepared
@@ -34,7 +33,7 @@ from migrate.files.tree_door import TreeDoor, socket_path
 from migrate.host_facts import collect
 from migrate.journal.book import MigrationJournal, now_ms, process_record
 from migrate.journal.records import TARGET, Begun
-from migrate.leftovers import INCOMING_IMAGES, sweep
+from migrate.leftovers import sweep
 from migrate.limits import Limits
 from migrate.network import late_frames
 from migrate.network.late_frames import Frame
@@ -78,10 +77,12 @@ class Incoming:
         self._journal: MigrationJournal | None = None
         #: Set by Examine; the next three by AwaitContainerImage, Prepare and Arm.
         self._arrival: IncomingContainer | None = None
-        self._image_directory: PathIdentity | None = None
+        self._image: ArrivingImage | None = None
         self._prepared: Prepared | None = None
         self._first_trees: tuple[tuple[str, Path], ...] = ()
         self._restore: ArmedRestore | None = None
+        #: Whether a restore was lost after GO, and can be made again; the requests for it.
+        self._lost, self._asked = False, LastAsked()
         #: What only the present restore needs; in `_tidy` from Prepare on.
         self._restore_tidy = contextlib.ExitStack()
         self.trees = TreeDoor(socket_path(self._id))
@@ -89,8 +90,11 @@ class Incoming:
 
     @property
     def holds_container(self) -> bool:
-        """Return whether the container is held: restored, and neither resumed nor dropped yet."""
-        return self.state is State.HELD
+        """Return whether the container is held: restored, and neither resumed nor dropped yet.
+
+        It is still held if what was restored is lost before it ran: GO restores it once more.
+        """
+        return self.state is State.HELD or (self._lost and self.state in REVERSIBLE)
 
     def handle(self, request: Command) -> Iterable[Answer]:
         """Carry out one command and return its answers.
@@ -134,7 +138,7 @@ class Incoming:
 
         Raises what makes a migration fail that goes on by itself: of page channels, of a hold.
         """
-        if self._restore is not None and self.holds_container:
+        if self._restore is not None and self.state is State.HELD:
             self._restore.check_held()
         return 0 if self._prepared is None else self._prepared.received.check_pages()
 
@@ -168,26 +172,15 @@ class Incoming:
                 yield f"volume {name!r} is brought by another move: {error.holder}"
 
     def _await_image(self, request: protocol.AwaitContainerImage) -> Answer:
-        directory = INCOMING_IMAGES / request.key
-        private_directory(directory)
-        # The same image may be arriving for another container.
-        if (claimed := claim_alone(directory)) is None:
-            directory = INCOMING_IMAGES / f"{request.key}-{self._id}"
-            private_directory(directory)
-            claimed = claim(directory)
-        self._tidy.callback(os.close, claimed)
-        self._image_directory = PathIdentity(directory)
-        self._tidy.callback(self._image_directory.close)
+        self._image = ArrivingImage(request.key, self._id, self._tidy)
         self._advance(State.AWAITING_IMAGE)
-        self.trees.show([(IMAGE, directory)])
+        self.trees.show([(IMAGE, self._image.path)])
         return protocol.Done()
 
     def _load_image(self, _: protocol.LoadContainerImage) -> Answer:
         assert self._arrival is not None
-        assert self._image_directory is not None
-        self._arrival.load_image(self._image_directory.path)
-        # Only now: after a failure the next migration goes on from the files that are there.
-        remove_tree(self._image_directory)
+        assert self._image is not None
+        self._image.load(self._arrival.load_image)
         self._advance(State.EXAMINED)
         return protocol.Done()
 
@@ -221,6 +214,7 @@ class Incoming:
         assert self._arrival is not None
         if again := self._restore is not None:
             self._clear_restore()
+        self._asked.arm = request
         self._prepared.received.settle()
         self._undo_first.push(self._undo.pop_all())
         self._restore = ArmedRestore(self._prepared, request, self._limits, self._log)
@@ -238,9 +232,11 @@ class Incoming:
 
     def _restore_and_hold(self, request: protocol.Restore) -> Iterator[Answer]:
         assert self._restore is not None
+        self._asked.restore = request
         held = self._restore.hold(request, self._undo)
         self._hand_over()
         self._advance(State.HELD)
+        self._lost = False
         yield held
         # The source has its answer, and needs no processor of the target for a moment.
         self._restore.warm()
@@ -273,9 +269,13 @@ class Incoming:
         not keep the container from running. Raises ConversationLost if CRIU does not report the
         resume or if the engine's restore fails, and InvalidTransition if no container is held.
         Raises RestoreLost if nothing of it has run: the state is PREPARED then, for another Arm.
+        Without one, another `go` restores the container once more first.
         """
         assert self._restore is not None
+        assert self._arrival is not None
         go_ns = time.monotonic_ns()
+        if self._lost:
+            self._asked.obey_again(self.handle, self.state)
         check_transition(self.state, State.RESUMED)
         # First the journal: whoever goes on after this process must not drop what may run.
         self._advance(State.RESUMED)
@@ -288,6 +288,7 @@ class Incoming:
             if not self._restore.end_unrun():
                 raise
             self._advance(State.PREPARED)
+            self._lost = self._arrival.keeps_files
             raise RestoreLost(f"what was restored is lost before it ran ({error})") from error
         self._awake.close()
         stamps = self._restore.settle(self._undo)
@@ -324,7 +325,7 @@ class Incoming:
 
     def describe(self) -> str:
         held = f"container {self._container_name!r} is held on {platform.node()}"
-        return f"{held}, restored but not running"
+        return f"{held}, {'to be restored once more' if self._lost else 'restored but not running'}"
 
     def _abort(self, _: protocol.Abort) -> Answer:
         self.abort()

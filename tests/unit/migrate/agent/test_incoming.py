@@ -12,7 +12,7 @@ import pytest
 from checkpoint.errors import ImageError
 from checkpoint.host import lock
 from checkpoint.network import link
-from migrate.agent import incoming
+from migrate.agent import arriving_image, incoming
 from migrate.agent.incoming import Incoming
 from migrate.files import tree_door
 from migrate.limits import Limits
@@ -114,7 +114,7 @@ def engine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Loading:
     """Return the target's only engine. All that the agent makes is in a directory of the test."""
     engine = Loading()
     monkeypatch.setattr(incoming, "engine_named", lambda _: engine)
-    monkeypatch.setattr(incoming, "INCOMING_IMAGES", tmp_path / "images")
+    monkeypatch.setattr(arriving_image, "INCOMING_IMAGES", tmp_path / "images")
     monkeypatch.setattr(tree_door, "RUN", tmp_path / "run")
     monkeypatch.setattr(lock, "RUN", tmp_path)
     monkeypatch.setattr(lock, "DIRECTORY", tmp_path / "locks")
