@@ -109,16 +109,21 @@ class WayBack:
             greeting = b""
             while len(greeting) < len(PLUGGED) + COUNT.size:
                 piece = process.read(len(PLUGGED) + COUNT.size - len(greeting))
-                self._check(piece, process)
                 greeting += piece
+                self._check(greeting, piece, process)
         except BaseException:
             process.close()
             raise
         (position,) = COUNT.unpack(greeting[len(PLUGGED) :])
         return process, position
 
-    def _check(self, piece: bytes, process: Process) -> None:
-        """Raise IncompleteFrame at the channel's end. Without an agent no other try is of use."""
+    def _check(self, greeting: bytes, piece: bytes, process: Process) -> None:
+        """Raise IncompleteFrame if no agent answers. Without an agent no other try is of use.
+
+        `piece` is the last one of what has come so far.
+        """
+        if greeting and not greeting.startswith(PLUGGED):
+            raise IncompleteFrame("what answers there is no agent")
         if not piece:
             if process.wait() == NO_AGENT:
                 self.leave()

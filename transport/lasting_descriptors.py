@@ -25,6 +25,7 @@ class _Pair:
     over: int = -1
     is_over: bool = False
     _signal: int = -1
+    _closed: bool = False
     #: All that was written went out whole.
     whole: bool = True
 
@@ -56,10 +57,20 @@ class _Pair:
             poll.register(self.over, select.POLLIN)
         return bool(poll.poll(None if timeout_s is None else timeout_s * 1000))
 
+    def close_stream(self) -> None:
+        """Close the descriptors, but not `over`, for which somebody may still wait."""
+        if not self._closed:
+            self._closed = True
+            for fd in {self.reader, self.writer}:
+                with contextlib.suppress(OSError):
+                    os.close(fd)
+
     def close(self) -> None:
-        for fd in {self.reader, self.writer, self.over, self._signal} - {-1}:
-            with contextlib.suppress(OSError):
-                os.close(fd)
+        """Close all."""
+        self.close_stream()
+        for fd in {self.over, self._signal} - {-1}:
+            os.close(fd)
+        self.over = self._signal = -1
 
 
 class LastingDescriptors:
@@ -71,7 +82,7 @@ class LastingDescriptors:
 
     def __init__(self, reader: int, writer: int, silence_s: float | None = None) -> None:
         self._pair = _Pair(reader, writer)
-        self._before: _Pair | None = None
+        self._before: list[_Pair] = []
         self._silence_s = silence_s
         self._kept = Kept()
         self._received = 0
@@ -110,16 +121,17 @@ class LastingDescriptors:
         here, then what it lacks. Raises IncompleteFrame if the stream cannot go on so.
         """
         new = _Pair(reader, writer).may_end()
-        self._pair.end()  # all waits for the old descriptors are over
+        if self._await is not None:
+            self._pair.end()  # all waits for the old descriptors are over
         with self._state, self._writing:
             try:
                 pieces = self._lacking(position)
             except IncompleteFrame:
                 new.close()
                 raise
-            if self._before is not None:
-                self._before.close()
-            self._before, self._pair = self._pair, new
+            self._pair.close_stream()
+            self._before.append(self._pair)
+            self._pair = new
             self._write(new, greeting + COUNT.pack(self._received))
             for piece in pieces:
                 self._write(new, piece)
@@ -219,6 +231,6 @@ class LastingDescriptors:
 
     def close(self) -> None:
         self.settle()
-        for pair in (self._pair, self._before):
-            if pair is not None:
-                pair.close()
+        for pair in self._before:
+            pair.close()
+        self._pair.close()

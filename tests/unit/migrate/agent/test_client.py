@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import re
 import socket
+import threading
 from collections.abc import Iterator
 from typing import Any, cast
 
@@ -16,8 +18,9 @@ from migrate.agent import client
 from migrate.agent.client import MOST_LOGGED, AgentClient
 from migrate.errors import AgentFailed, AgentGone
 from migrate.limits import Limits
+from migrate.link import WayBack
 from migrate.wire import protocol
-from migrate.wire.protocol import ProtocolError, Request
+from migrate.wire.protocol import Command, ProtocolError, Request
 from tests.unit.migrate.answering import Process, Target
 from transport.connection import Connection
 from transport.errors import IncompleteFrame, StreamError
@@ -190,6 +193,10 @@ class Recorded(Process):
         self._try()
         return super().read_into(view)
 
+    def close(self) -> None:
+        with contextlib.suppress(OSError):  # its socket is closed
+            super().close()
+
     def _try(self) -> None:
         self.tries += 1
         if self.error is not None:
@@ -211,6 +218,10 @@ class Slow:
         self.process.tries = 0
         self.frames = FrameStream(Descriptors(self._theirs.fileno(), self._theirs.fileno()))
 
+    def asked(self) -> Command:
+        """Return the next command that the agent got."""
+        return protocol.decode(*self.frames.receive(), Command)
+
     def close(self) -> None:
         self.agent.close()
         self._ours.close()
@@ -227,7 +238,7 @@ def slow() -> Iterator[Slow]:
 def test_an_agent_hears_a_beat_while_nothing_else_is_sent(slow: Slow) -> None:
     slow.agent.keep_beating(0.001)
     for _ in range(3):
-        assert protocol.decode(*slow.frames.receive(), protocol.Command) == protocol.Beat()
+        assert slow.asked() == protocol.Beat()
 
 
 @pytest.mark.parametrize("in_pieces", [False, True])
@@ -277,3 +288,103 @@ def test_an_agent_that_does_not_answer_in_time_is_asked_no_more(
     expected = "nothing came" if timeout_s else "did not answer an earlier request in time"
     with pytest.raises(AgentGone, match=expected):
         slow.agent.ask(protocol.Ping())
+
+
+class Back:
+    """A way back to an agent that has `position` bytes, by `other`, once; then there is none.
+
+    The thread that finds none stays until the way is `over`.
+    """
+
+    def __init__(self, other: Slow | None) -> None:
+        self.other, self.position = other, 0
+        self.called, self.left, self.over = (threading.Event() for _ in range(3))
+
+    def __call__(self, received: int, failed: StreamError) -> tuple[Process, int]:
+        self.called.set()
+        if self.other is None:
+            assert self.over.wait(SEND_S)
+            raise IncompleteFrame("it could not be made again")
+        process, self.other = self.other.process, None
+        self.over.set()
+        return process, self.position
+
+    def leave(self) -> None:
+        self.left.set()
+
+
+def outlasting(slow: Slow, other: Slow | None = None) -> Back:
+    """Have the agent outlast its connection, with a way back by `other`."""
+    back = Back(other)
+    slow.frames.send(protocol.encode(DONE))
+    slow.agent.outlast(cast(WayBack, back), 90)
+    assert slow.asked() == protocol.Outlast(seconds=90)
+    return back
+
+
+@pytest.fixture
+def other() -> Iterator[Slow]:
+    """Yield another connection to the agent."""
+    with contextlib.closing(Slow()) as found:
+        yield found
+
+
+BROKE = StreamError("the link broke")
+
+
+def test_a_connection_that_was_lost_is_there_again_after_the_next_question(
+    slow: Slow, other: Slow
+) -> None:
+    back = outlasting(slow, other)
+    for frames in (slow.frames, other.frames):
+        frames.send(protocol.encode(CLOCK))
+    assert not slow.agent.is_renewed(0)
+    back.position = slow.agent.sent_bytes
+    slow.process.error = BROKE
+    assert slow.agent.renewed == 0
+    assert slow.agent.is_renewed(0)
+    assert (slow.agent.renewed, other.asked()) == (1, protocol.Ping())
+
+
+@pytest.mark.parametrize("lacking", [0, 1])
+def test_an_answer_tells_that_all_before_its_request_has_come(
+    slow: Slow, other: Slow, lacking: int
+) -> None:
+    """The request and what follows can be sent again. An agent that lacks more cannot go on."""
+    back = outlasting(slow, other)
+    slow.agent.stream(protocol.Beat())
+    back.position = slow.agent.sent_bytes - lacking
+    slow.frames.send(protocol.encode(CLOCK))
+    slow.agent.request(protocol.Ping())
+    slow.process.error = BROKE
+    other.frames.send(protocol.encode(DONE))
+    if lacking:
+        with pytest.raises(AgentGone):
+            slow.agent.request(protocol.Abort())
+    else:
+        assert slow.agent.request(protocol.Abort()) == DONE
+        assert [other.asked(), other.asked()] == [protocol.Ping(), protocol.Abort()]
+
+
+def test_once_settled_a_connection_that_is_lost_is_not_made_anew(slow: Slow, other: Slow) -> None:
+    back = outlasting(slow, other)
+    slow.agent.settle()
+    slow.frames.send(protocol.encode(CLOCK))
+    assert slow.agent.request(protocol.Ping()) == CLOCK
+    slow.process.error = BROKE
+    with pytest.raises(AgentGone, match="the link broke"):
+        slow.agent.request(protocol.Ping())
+    assert not back.called.is_set()
+
+
+def test_an_agent_whose_connection_is_lost_when_it_is_settled_is_asked_no_more(slow: Slow) -> None:
+    """Another thread may be on the way back then. Nobody waits for it."""
+    back = outlasting(slow)
+    slow.process.error = BROKE
+    slow.agent.keep_beating(0.001)
+    assert back.called.wait(SEND_S)
+    slow.agent.settle()
+    assert back.left.is_set()
+    with pytest.raises(AgentGone, match="did not answer an earlier request in time"):
+        slow.agent.ask(protocol.Ping())
+    back.over.set()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import stat
 import tempfile
@@ -14,12 +15,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from checkpoint.errors import EngineRefused
-from checkpoint.files.rsync import Rsync
+from checkpoint.errors import CommandFailed, EngineRefused
+from checkpoint.files.rsync import PARTIAL, UNKNOWN, Ending, Rsync
 from migrate.agent.plug_command import IMAGE
 from migrate.errors import AgentFailed
 from migrate.files import container_image
 from migrate.files.container_image import dealt, send_files, send_image
+from migrate.files.trees import TRIES
 from migrate.wire import protocol
 from tests.unit.helpers.joined import Joined
 
@@ -47,6 +49,65 @@ def test_all_files_arrive(tmp_path: Path, sizes: list[int]) -> None:
     move: Any = Tunnel(tmp_path / "source", tmp_path / "target")
     assert (send_files(AGENT, move, tmp_path / "source") > 0) is bool(sizes)
     assert sorted(path.stat().st_size for path in (tmp_path / "target").iterdir()) == sizes
+
+
+class Frail:
+    """A tunnel to another directory of this host, of which the first passes end with `statuses`.
+
+    It is also the agent, whose connection is lost in each of these passes, and `back` says whether
+    it is made anew. A pass that ends with PARTIAL has sent its files all the same.
+    """
+
+    def __init__(self, source: Path, target: Path, statuses: list[int], *, back: bool) -> None:
+        self._joined = (source, target)
+        self.statuses, self._back = statuses, back
+        self.renewed = 0
+
+    def rsync(self, tree: int, key: str | None) -> Rsync:
+        def carry(words: Any, from_rsync: int, to_rsync: int, answered: Any) -> Ending:
+            # Several passes run at once.
+            status = self.statuses.pop() if self.statuses else 0
+            if status == UNKNOWN:
+                os.close(to_rsync)
+                os.close(from_rsync)
+            else:
+                with contextlib.closing(Joined(*self._joined)) as joined:
+                    joined.carry(words, from_rsync, to_rsync, answered)
+            self.renewed += status != 0 and self._back
+            return Ending(status=status, complaint="rsync: [receiver] failed" if status else "")
+
+        return Rsync(tree, carry)
+
+    def is_renewed(self, before: int) -> bool:
+        return self.renewed != before
+
+
+@pytest.mark.parametrize(
+    ("statuses", "back", "well"),
+    [
+        ([UNKNOWN], True, True),
+        ([UNKNOWN] * 6, True, True),
+        ([UNKNOWN], False, False),
+        ([PARTIAL] * (TRIES - 1), False, True),
+        ([PARTIAL] * 20, False, False),
+        ([PARTIAL] * 20, True, False),
+    ],
+)
+def test_files_are_sent_again_if_the_connection_was_lost(
+    tmp_path: Path, statuses: list[int], back: bool, well: bool
+) -> None:
+    source, target = tmp_path / "source", tmp_path / "target"
+    source.mkdir()
+    target.mkdir()
+    files(source, [1, 2, 3, 4, 5])
+    move: Any = Frail(source, target, list(statuses), back=back)
+    if well:
+        assert send_files(move, move, source) > 0
+        assert move.statuses == []
+        assert sorted(path.stat().st_size for path in target.iterdir()) == [1, 2, 3, 4, 5]
+    else:
+        with pytest.raises(CommandFailed):
+            send_files(move, move, source)
 
 
 def files(directory: Path, sizes: list[int]) -> list[Path]:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import itertools
 import json
 import tracemalloc
+from collections.abc import Callable
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -13,11 +15,16 @@ from hypothesis import strategies as st
 
 from checkpoint import schema
 from checkpoint.criu.page_server import PAGE_SIZE, PE_LAZY, PE_PARENT, PE_PRESENT, PIECE_BYTES
+from checkpoint.criu.page_server import dst_id_of_process as image_of
 from checkpoint.errors import DataInvalid, ImageError
+from checkpoint.host import processes
+from migrate.errors import AgentGone
 from migrate.memory import batches, encoding
 from migrate.memory import batches as page_batches
-from migrate.memory.batches import MAX_EXTENTS, MAX_PAGES, PageBatches
+from migrate.memory.batches import MAX_EXTENTS, MAX_PAGES, PageBatches, Processes
+from migrate.memory.copying import Ends
 from migrate.wire.values import PageExtent
+from tests.unit.helpers.obedient import PAGES, Child
 from tests.unit.migrate.memory.carrier import Carrier
 
 ZERO, BASE = bytes(PAGE_SIZE), 0x7F00_0000_0000
@@ -129,6 +136,104 @@ def test_what_is_forgotten_is_forgotten_though_no_pages_follow() -> None:
     batches.flush()
     assert (carrier.batches, carrier.forgotten) == ([([], b"")], [[1, 2]])
     assert carrier.extents() == []
+
+
+class Losing(Carrier):
+    """A carrier that tells of one of the `losses` each time that all was handed over."""
+
+    def __init__(self, *losses: list[PageExtent]) -> None:
+        super().__init__()
+        self._losses = list(losses)
+
+    def drain(self) -> None:
+        super().drain()
+        self.lost = self._losses.pop(0) if self._losses else []
+
+
+def lost(child: Child, first: int, count: int = 1, *, zero: bool = False) -> PageExtent:
+    """Return an extent of a child's memory, by the number of its first page."""
+    vaddr = child.address + first * PAGE_SIZE
+    return PageExtent(image_of(child.pid), vaddr, count, PE_PRESENT, zero)
+
+
+def sent_again(
+    child: Child, carrier: Carrier, processes: Callable[[], Processes] | None = None
+) -> dict[int, int]:
+    """Flush batches of which some are lost, and return what is sent in their place.
+
+    Of each page of the child's that is its number and its first byte, which no page has twice.
+    """
+    image, alive = image_of(child.pid), (child.pid, child.pid)
+    batches = PageBatches(carrier, processes=processes or (lambda: {image: alive}))
+    batches.forget(1)
+    batches.flush()
+    assert (carrier.batches[0], carrier.forgotten[0]) == (([], b""), [1])
+    assert not any(carrier.forgotten[1:])
+    found = carrier.pages()
+    pages = {(vaddr - child.address) // PAGE_SIZE: content[0] for _, vaddr, content in found}
+    assert all(dst_id == image for dst_id, _, _ in found)
+    assert len(pages) == len(found)
+    return pages
+
+
+def test_what_was_lost_is_sent_as_it_is_now(child: Child) -> None:
+    child.do("fill(5, 251)")
+    carrier = Losing([lost(child, 2, 2), lost(child, 5), lost(child, 3, 2)])
+    assert sent_again(child, carrier) == {2: 3, 3: 4, 4: 5, 5: 251}
+    assert (len(carrier.batches), carrier.drained) == (2, 2)
+
+
+def test_what_is_lost_again_is_sent_again(child: Child) -> None:
+    carrier = Losing([lost(child, 2)], [lost(child, 3)], [lost(child, 4), lost(child, 6)])
+    assert sent_again(child, carrier) == {2: 3, 3: 4, 4: 5, 6: 7}
+    assert (len(carrier.batches), carrier.drained) == (4, 4)
+
+
+def test_pages_are_zeros_in_the_place_of_lost_ones_if_they_are_now(child: Child) -> None:
+    child.do("fill(8, 0)")
+    carrier = Losing([lost(child, 7, zero=True), lost(child, 8)])
+    assert sent_again(child, carrier) == {7: 8, 8: 0}
+    assert carrier.batches[1][0] == [lost(child, 7), lost(child, 8, zero=True)]
+
+
+def test_lost_pages_that_are_unmapped_now_are_left_out(child: Child) -> None:
+    child.do("libc.munmap(ctypes.c_void_p(address + 3 * PAGE_BYTES), PAGE_BYTES)")
+    assert sent_again(child, Losing([lost(child, 2, 3)])) == {2: 3, 4: 5}
+
+
+def test_of_lost_pages_of_a_process_that_is_gone_nothing_is_sent(child: Child) -> None:
+    gone = Child()
+    gone.end()
+    listed = {image_of(pid): (pid, pid) for pid in (gone.pid, child.pid)}
+    carrier = Losing([lost(gone, 2), lost(child, 2)], [lost(gone, 2)])
+    assert sent_again(child, carrier, lambda: listed) == {2: 3}
+    assert (len(carrier.batches), carrier.drained) == (2, 3)
+    assert sent_again(child, Losing([lost(child, 2)]), dict) == {}
+
+
+def test_lost_pages_are_those_of_the_processes_that_a_container_has_now(
+    child: Child, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    gone = Child()
+    gone.end()
+    monkeypatch.setattr(processes, "tree_of", lambda pid: [gone.pid, pid])
+    ends: Any = SimpleNamespace(pid=child.pid)
+    found = Ends.processes(ends)
+    assert found == {image_of(child.pid): (child.pid, child.pid)}
+    assert sent_again(child, Losing([lost(gone, 2), lost(child, 2)]), lambda: found) == {2: 3}
+
+
+def test_a_target_that_is_gone_is_told_while_lost_pages_are_read(child: Child) -> None:
+    errors = [AgentGone("the link is lost", "", None)]
+
+    class Gone(Losing):
+        def submit(self, *batch: Any, **told: Any) -> None:
+            if self.drained and errors:
+                raise errors.pop()
+            super().submit(*batch, **told)
+
+    with pytest.raises(AgentGone):
+        sent_again(child, Gone([lost(child, 0, PAGES)]))
 
 
 def test_no_batch_is_sent_for_no_pages() -> None:

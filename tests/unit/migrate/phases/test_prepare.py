@@ -11,8 +11,14 @@ import pytest
 
 from checkpoint.engines.base import Tree
 from checkpoint.host import processes
+from migrate.agent.plug_command import channel_path
+from migrate.limits import Limits
+from migrate.memory.receiver import socket_path
 from migrate.options import Options
 from migrate.phases import prepare
+from migrate.phases.prepare import PageLink
+from migrate.wire import protocol
+from transport.errors import ConnectError, IncompleteFrame
 
 TUNNEL: Any = "tunnel"
 
@@ -125,3 +131,120 @@ def test_pages_are_encoded_as_both_hosts_can(monkeypatch: pytest.MonkeyPatch) ->
     assert found == (["stream"], ["raw"], "limit", None)
     assert opened[0][0] == "connection"
     assert opened[0][2] == 3
+
+
+class Agent:
+    """The target's agent, whose connection a test loses, with all that it is asked."""
+
+    def __init__(self) -> None:
+        self.renewed = 0
+        self.asked: list[Any] = []
+
+    def outlast(self, *parts: Any) -> None:
+        self.asked.append(parts)
+
+    def is_renewed(self, before: int) -> bool:
+        return self.renewed != before
+
+    def request(self, message: Any) -> protocol.BatchesThere:
+        self.asked.append(message)
+        return protocol.BatchesThere(in_place=7, beyond=(9,))
+
+
+def lasting(reconnect_s: int = 60) -> Any:
+    """Return a migration that goes on when its connection was lost."""
+    migration = move()
+    migration.target.agent = Agent()
+    migration.options = Options(reconnect_s=reconnect_s, limits=Limits(silence_s=20.0))
+    return migration
+
+
+def test_the_agent_waits_longer_for_the_source_than_the_source_tries(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(prepare, "WayBack", lambda *parts: parts)
+    migration = lasting()
+    prepare.outlast(migration)
+    way_back = ("connection", channel_path("0123456789ab"), 60, migration.note)
+    assert migration.target.agent.asked == [(way_back, 80)]
+
+
+def test_no_connection_is_outlasted_if_the_user_will_not() -> None:
+    migration = lasting(reconnect_s=0)
+    prepare.outlast(migration)
+    assert migration.target.agent.asked == []
+
+
+class Streams:
+    """What opens streams for an agent, in place of open_streams; first, some `failures`.
+
+    With each of them the connection is lost. `back` says whether it is made anew.
+    """
+
+    def __init__(self, agent: Agent, *failures: Exception, back: bool = True) -> None:
+        self._agent, self._failures, self._back = agent, list(failures), back
+        self.opened: list[Any] = []
+
+    def open(self, *how: Any) -> list[str]:
+        self._agent.asked.append("streams")
+        self.opened.append(how)
+        if self._failures:
+            self._agent.renewed += self._back
+            raise self._failures.pop(0)
+        return ["stream"]
+
+
+BROKE = IncompleteFrame("the link broke")
+
+
+def test_channels_are_opened_again_if_the_connection_was_lost(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    migration = lasting()
+    streams = Streams(migration.target.agent, BROKE, BROKE)
+    monkeypatch.setattr(prepare, "open_streams", streams.open)
+    link: Any = PageLink(migration, 3)
+    assert link.streams() == ["stream"]
+    assert streams.opened == [("connection", socket_path("0123456789ab"), 3)] * 3
+
+
+@pytest.mark.parametrize(
+    ("failures", "back"), [([BROKE], False), ([ConnectError("a defect")], True)]
+)
+def test_channels_are_not_opened_again_for_another_reason(
+    monkeypatch: pytest.MonkeyPatch, failures: list[Exception], back: bool
+) -> None:
+    migration = lasting()
+    migration.target.agent.renewed = 1
+    streams = Streams(migration.target.agent, *failures, back=back)
+    monkeypatch.setattr(prepare, "open_streams", streams.open)
+    with pytest.raises(type(failures[0])):
+        PageLink(migration, 3).streams()
+    assert len(streams.opened) == 1
+
+
+def test_new_channels_are_opened_when_the_target_has_let_go_of_the_old_ones(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    migration = lasting()
+    agent = migration.target.agent
+    streams = Streams(agent, BROKE)
+    monkeypatch.setattr(prepare, "open_streams", streams.open)
+    link: Any = PageLink(migration, 3)
+    assert link.renew() == (["stream"], protocol.BatchesThere(in_place=7, beyond=(9,)))
+    assert agent.asked == [protocol.RenewPages(), "streams", "streams"]
+    assert len(migration.notes) == 1
+
+
+def test_channels_are_renewed_by_a_way_that_knows_of_new_connections(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    migration = lasting()
+    monkeypatch.setattr(prepare, "open_streams", Streams(migration.target.agent).open)
+    monkeypatch.setattr(prepare, "PageChannels", lambda *parts: parts)
+    monkeypatch.setattr(prepare, "EncodingChoice", list)
+    found: Any = prepare.open_page_channels(migration, 3)
+    assert found == (["stream"], ["raw"], "limit", PageLink(migration, 3))
+    assert found[3].renewed == 0
+    migration.target.agent.renewed += 1
+    assert found[3].renewed == 1
