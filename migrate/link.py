@@ -34,12 +34,14 @@ class Link:
         self._connect = connect
         self._stack = contextlib.ExitStack()
         self._connection: Connection
+        self._ended = False
 
     def __enter__(self) -> Link:
         self._connection = self._stack.enter_context(self._connect())
         return self
 
     def __exit__(self, *_: object) -> None:
+        self._ended = True
         self._stack.close()
 
     @property
@@ -50,12 +52,18 @@ class Link:
         return self._connection.run(command)
 
     def renew(self) -> None:
-        """Make another connection in the place of the one that was lost. Raises ConnectError."""
+        """Make another connection in the place of the one that was lost.
+
+        Raises ConnectError, and IncompleteFrame if the context has ended meanwhile.
+        """
         with contextlib.ExitStack() as undo:
             connection = undo.enter_context(self._connect())
             lost, self._stack = self._stack, undo.pop_all()
         self._connection = connection
         lost.close()
+        if self._ended:
+            self._stack.close()
+            raise IncompleteFrame("nobody needs the connection any more")
 
 
 class WayBack:

@@ -41,9 +41,9 @@ class Kept:
             self._start += len(self._pieces.popleft())
 
     def drop(self) -> None:
-        """Keep nothing any more."""
+        """Keep nothing any more. Another thread may be in `since`."""
         self.keeping = False
-        self._pieces.clear()
+        self._pieces = deque()
         self._start = self.sent
 
     def since(self, position: int) -> list[memoryview]:

@@ -109,10 +109,15 @@ class LastingDescriptors:
         self._await = None
         self._kept.drop()
 
-    def confirmed(self) -> None:
-        """Drop what was written so far: the peer has it."""
+    @property
+    def position(self) -> int:
+        """How many bytes were written so far."""
+        return self._kept.sent
+
+    def confirmed(self, position: int) -> None:
+        """Drop what the peer is known to have: the first `position` bytes."""
         with self._writing:
-            self._kept.confirm(self._kept.sent)
+            self._kept.confirm(position)
 
     def exchange(self, reader: int, writer: int, position: int, greeting: bytes) -> None:
         """Go on over two other descriptors, which the stream owns from now on.
@@ -121,18 +126,20 @@ class LastingDescriptors:
         here, then what it lacks. Raises IncompleteFrame if the stream cannot go on so.
         """
         new = _Pair(reader, writer).may_end()
-        if self._await is not None:
-            self._pair.end()  # all waits for the old descriptors are over
-        with self._state, self._writing:
-            try:
-                pieces = self._lacking(position)
-            except IncompleteFrame:
-                new.close()
-                raise
-            self._pair.close_stream()
-            self._before.append(self._pair)
-            self._pair = new
-            self._write(new, greeting + COUNT.pack(self._received))
+        with contextlib.ExitStack() as stack:
+            with self._state:  # in which no reader can find the old pair over and still in place
+                if self._await is not None:
+                    self._pair.end()  # all waits for the old descriptors are over
+                stack.enter_context(self._writing)
+                try:
+                    pieces = self._lacking(position)
+                except IncompleteFrame:
+                    new.close()
+                    raise
+                self._pair.close_stream()
+                self._before.append(self._pair)
+                self._pair, count = new, self._received
+            self._write(new, greeting + COUNT.pack(count))
             for piece in pieces:
                 self._write(new, piece)
 

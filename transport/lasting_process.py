@@ -6,7 +6,7 @@ import threading
 from collections.abc import Callable
 
 from transport.connection import Process
-from transport.errors import EndOfStream, StreamError, TooSlow
+from transport.errors import EndOfStream, IncompleteFrame, StreamError, TooSlow
 from transport.kept import Kept
 
 #: A function that takes the place of a lost connection. It is called with the number of bytes that
@@ -103,25 +103,44 @@ class LastingProcess:
                 with self._reading:
                     received = self._received
                 try:
-                    process, position = reopen(received, failed)
+                    again = self._go_on(*reopen(received, failed))
                 except StreamError as error:
                     self._lost = error
                     self.settle()
                     raise
-                process.patience(self._patience_s)
-                with self._writing:
-                    self._process = process
-                    try:
-                        for piece in self._kept.since(position):
-                            process.write(piece)
-                    except StreamError as error:
-                        failed = error
-                        continue
-                    self._kept.confirm(position)
-                    self.renewed += 1
-                    self._lost = None
-                return
+                if again is None:
+                    return
+                failed = again
             raise failed
+
+    def _go_on(self, process: Process, position: int) -> StreamError | None:
+        """Have a process take the lost one's place, and send it what it lacks.
+
+        Returns how that failed if it is lost again. Raises IncompleteFrame if the stream cannot go
+        on there, or was given up meanwhile.
+        """
+        with self._writing:
+            try:
+                pieces = self._lacking(position)
+            except IncompleteFrame:
+                process.close()
+                raise
+            self._process = process
+            process.patience(self._patience_s)
+            try:
+                for piece in pieces:
+                    process.write(piece)
+            except StreamError as error:
+                return error
+            self._kept.confirm(position)
+            self._lost = None
+            self.renewed += 1
+        return None
+
+    def _lacking(self, position: int) -> list[memoryview]:
+        if self._reopen is None:
+            raise IncompleteFrame("nobody needs the stream any more")
+        return self._kept.since(position)
 
     def read(self, size: int) -> bytes:
         data = bytearray(size)

@@ -77,6 +77,8 @@ class Outlasting:
             with contextlib.suppress(IncompleteFrame):  # it tells the coordinator by its end
                 self._channel.exchange(reader, writer, position, PLUGGED)
                 stack.pop_all()
+                if self._plug is not None:
+                    self._plug.close()
                 self._plug = plug
 
     def _wait(self, renewed: int) -> bool:

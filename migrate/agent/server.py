@@ -49,6 +49,8 @@ class Server:
         self._incoming: Incoming | None = None
         self._outlasting: Outlasting | None = None
         self._failure: Exception | None = None
+        #: Where the last answer ends in all that was sent.
+        self._answered = 0
         self._traces, self._migration_id = False, ""
 
     def serve(self) -> None:
@@ -78,7 +80,7 @@ class Server:
                 return False
         request = protocol.decode(*self._stream.receive(), Command)
         if isinstance(request, Request):  # which no peer sends that lacks an answer
-            self._channel.confirmed()
+            self._channel.confirmed(self._answered)
         try:
             check_command(
                 self._incoming.state if self._incoming is not None else State.CONNECTED, request
@@ -114,6 +116,7 @@ class Server:
         if isinstance(request, Request):
             self._send_traces()
             self._stream.send(protocol.encode(answer), [memoryview(protocol.payload_of(answer))])
+            self._answered = self._channel.position
 
     def _send_traces(self) -> None:
         """Send the records that this program has logged since the last answer, if asked to."""

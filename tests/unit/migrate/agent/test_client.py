@@ -68,6 +68,7 @@ def test_records_that_were_not_asked_for_are_no_answer(target: Target) -> None:
     target.will_say(TRACE, protocol.Clock(monotonic_ns=1, batches=0))
     with pytest.raises(ProtocolError, match="not asked for"):
         target.agent.request(protocol.Ping())
+    target.join()
 
 
 def test_records_without_end_are_not_listened_to(target: Target) -> None:

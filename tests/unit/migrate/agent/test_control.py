@@ -16,6 +16,7 @@ from migrate.agent.control import (
     MAX_ANSWER,
     MAX_TEXT,
     STATUS,
+    YIELD,
     ControlSocket,
     Outcome,
     Reply,
@@ -78,6 +79,7 @@ def exchange(path: Path, holder: Holder, word: str, *, link_alive: bool) -> tupl
         (ABORT, True, [], Outcome.REFUSED, "still connected"),
         (ABORT_PROVED, True, [ABORT], Outcome.OK, "was dropped on "),
         (GO, True, [GO], Outcome.OK, "the container runs on "),
+        (YIELD, False, [], Outcome.REFUSED, "'yield'"),
         ("gone", False, [], Outcome.REFUSED, "'gone'"),
     ],
 )
