@@ -55,6 +55,7 @@ class Descriptors:
     def __init__(self, reader: int, writer: int, silence_s: float | None = None) -> None:
         self.reader, self._writer = reader, writer
         self._silence_ms = None if silence_s is None else silence_s * 1000
+        self._closed = False
         self._readable = select.poll()
         self._readable.register(reader, select.POLLIN)
 
@@ -80,8 +81,11 @@ class Descriptors:
         os.close(null)
 
     def close(self) -> None:
-        for fd in {self.reader, self._writer}:
-            os.close(fd)
+        """Close both descriptors, once: later others may have their numbers."""
+        if not self._closed:
+            self._closed = True
+            for fd in {self.reader, self._writer}:
+                os.close(fd)
 
 
 class FrameStream:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import subprocess
+import threading
 from collections.abc import Sequence
 
 from transport.destination import Destination
@@ -54,23 +55,34 @@ class SshProcess:
         self.output = process.stdout.fileno()
         widen_pipe(process.stdin.fileno())
         self._pipes = Descriptors(self.output, process.stdin.fileno())
+        self._writing = threading.Lock()
+        self._closed = False
 
     def read_into(self, view: memoryview) -> int:
         return self._pipes.read_into(view)
 
     def write(self, data: bytes | memoryview) -> None:
-        try:
-            self._pipes.write(data)
-        except OSError as error:
-            raise IncompleteFrame(f"ssh ended: {error.strerror}") from error
+        with self._writing:
+            if self._closed:  # another file may have the pipe's number by now
+                raise IncompleteFrame("the channel is closed")
+            try:
+                self._pipes.write(data)
+            except OSError as error:
+                raise IncompleteFrame(f"ssh ended: {error.strerror}") from error
+
+    def ended(self) -> bool:
+        """Return whether ssh(1) has ended."""
+        return self._closed or self._process.poll() is not None
 
     def close(self) -> None:
-        """Kill ssh(1). A `write` under way raises IncompleteFrame."""
+        """Kill ssh(1). A `write` under way raises IncompleteFrame, and so does each later one."""
         process = self._process
         process.kill()
         process.wait()
-        for pipe in (process.stdin, process.stdout):
-            assert pipe is not None
-            # close() flushes a buffer, which could fail; it is always empty.
-            with contextlib.suppress(OSError):
-                pipe.close()
+        with self._writing:
+            self._closed = True
+            for pipe in (process.stdin, process.stdout):
+                assert pipe is not None
+                # close() flushes a buffer, which could fail; it is always empty.
+                with contextlib.suppress(OSError):
+                    pipe.close()

@@ -170,7 +170,7 @@ class AgentClient:
         try:
             answer = self._next_answer(message.answer, deadline)
         except StreamError as error:
-            self._silent = time.monotonic() >= deadline
+            self._silent |= time.monotonic() >= deadline
             raise self._gone(str(error)) from error
         finally:
             self._process.patience(None)

@@ -9,7 +9,7 @@ import contextlib
 import os
 import tempfile
 from collections.abc import Iterable
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor, wait
 from pathlib import Path
 
 from checkpoint.engines.base import Container, Engine
@@ -61,7 +61,13 @@ def send_files(agent: AgentClient, tunnel: RsyncTunnel, directory: Path) -> int:
 
     with TreeRoot(directory) as root, ThreadPoolExecutor(AT_ONCE) as threads:
         rsync = tunnel.rsync(root.fd, IMAGE)
-        return tried(agent, lambda: sum(threads.map(send, shares)))
+
+        def send_all() -> int:
+            started = [threads.submit(send, share) for share in shares]
+            wait(started)  # another try must not send the same files beside this one
+            return sum(each.result() for each in started)
+
+        return tried(agent, send_all)
 
 
 def dealt(files: Iterable[Path], shares: int) -> list[list[Path]]:

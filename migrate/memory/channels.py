@@ -18,7 +18,7 @@ from collections import deque
 from collections.abc import Iterator, Sequence
 from functools import partial
 from pathlib import Path
-from typing import NamedTuple, Protocol
+from typing import NamedTuple, Protocol, runtime_checkable
 
 from checkpoint.criu.page_server import PIECE_BYTES
 from checkpoint.host.ready import ready
@@ -44,6 +44,8 @@ WINDOW_BYTES = 2 << 20
 FASTEST_BYTES_PER_S = 400e6
 MAX_CHANNELS = 6
 PLUG_TIMEOUT_S = 10.0
+#: How often a producer that waits looks for a channel that has ended.
+LOOK_S = 0.5
 #: So many times in a row the channels may be lost without that a batch has come by them.
 MOST_FRUITLESS = 5
 
@@ -66,6 +68,14 @@ class Sent(NamedTuple):
     number: int
     extents: tuple[PageExtent, ...]
     forget: tuple[int, ...]
+
+
+@runtime_checkable
+class Ends(Protocol):
+    """A stream that tells whether its other end is gone."""
+
+    def ended(self) -> bool:
+        """Return whether nothing can be sent any more."""
 
 
 class Renewal(Protocol):
@@ -120,6 +130,7 @@ class PageChannels:
         #: queue.
         self._done: queue.SimpleQueue[int] = queue.SimpleQueue()
         self._queued = self._drained = 0
+        self._streams = streams
         self._channels = [FrameStream(stream) for stream in streams]
         self._workers = []
         for index in range(len(self._channels)):
@@ -165,12 +176,14 @@ class PageChannels:
     def drain(self) -> None:
         """Wait until every batch was handed to SSH. Raises AgentGone if one could not be."""
         self._wait_idle()
-        self._check()
+        while self._check():
+            self._wait_idle()
 
     def confirmed(self, batches_in_place: int) -> None:
         """Forget of batches what only a loss would need: the target has the first so many."""
         while self._unconfirmed and self._unconfirmed[0].number < batches_in_place:
             self._unconfirmed.popleft()
+            self._fruitless = 0
 
     def take_lost(self) -> list[PageExtent]:
         """Return, once, what was in the batches that were lost."""
@@ -187,9 +200,25 @@ class PageChannels:
         self._jobs.put(job)
 
     def _wait_idle(self) -> None:
+        """Wait until no thread has anything to do.
+
+        The target takes batches in order. When one was lost with its channel, the others may have
+        to wait for it for ever: a channel that has ended ends them.
+        """
         while self._drained < self._queued:
-            self._done.get()
-            self._drained += 1
+            try:
+                self._done.get(timeout=LOOK_S)
+            except queue.Empty:
+                if any(isinstance(each, Ends) and each.ended() for each in self._streams):
+                    self._fail(StreamError("a page channel has ended"))
+            else:
+                self._drained += 1
+
+    def _fail(self, error: Exception) -> None:
+        """Send nothing more, and end the waits of all threads."""
+        self._failure = self._failure or error
+        for channel in self._channels:
+            channel.close()
 
     def close(self) -> None:
         """End the channels and their threads, without sending what still waits."""
@@ -201,20 +230,26 @@ class PageChannels:
         for worker in self._workers:
             worker.wait()
 
-    def _check(self) -> None:
-        """Take new channels if those are lost. Raises AgentGone if there are none, and others."""
-        if self._renewal is not None and self._renewed != self._renewal.renewed:
-            self._renew(self._renewal)
-        while (failure := self._failure) is not None:
+    def _check(self) -> bool:
+        """Take new channels if those are lost; return whether they were.
+
+        Raises AgentGone if there are none, and what `renew` of the renewal raises.
+        """
+        found = False
+        while True:
+            renewal, failure = self._renewal, self._failure
+            if renewal is not None and self._renewed != renewal.renewed:
+                failure = failure or StreamError("the connection was lost")
+            if failure is None:
+                return found
             fruitless = self._fruitless >= MOST_FRUITLESS
-            if self._renewal is None or fruitless or not isinstance(failure, StreamError):
+            if renewal is None or fruitless or not isinstance(failure, StreamError):
                 raise AgentGone(str(failure), "", None) from failure
-            self._renew(self._renewal)
+            self._fail(failure)
+            self._renew(renewal)
+            found = True
 
     def _renew(self, renewal: Renewal) -> None:
-        self._failure = self._failure or StreamError("the channels are given up")
-        for channel in self._channels:
-            channel.close()  # which ends the waits of the threads
         self._wait_idle()
         self._sent_before, self._channels = self.sent_bytes, []
         streams, there = renewal.renew()
@@ -224,6 +259,7 @@ class PageChannels:
         lost = [sent for sent in self._unconfirmed if sent.number not in there.beyond]
         if sent_before:
             self._fruitless = self._fruitless + 1 if len(lost) == sent_before else 0
+        self._streams = streams
         self._channels = [FrameStream(stream) for stream in streams]
         self._failure = None
         for sent in lost:
@@ -238,7 +274,7 @@ class PageChannels:
                 if self._failure is None:
                     self._send(self._channels[index], job)
             except Exception as error:  # noqa: BLE001 (the producer must not wait for this thread)
-                self._failure = error
+                self._fail(error)
             finally:
                 if job.buffer:
                     self._free.put(job.buffer)

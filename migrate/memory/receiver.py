@@ -188,17 +188,11 @@ class PageReceiver:
         widen_pipe(fd)
         channel = FrameStream(Descriptors(fd, fd))
         try:
-            while True:
-                self._take(protocol.decode(*channel.receive(), protocol.Pages), renewed)
-        except EndOfStream:
-            pass
+            while (frame := self._frame(channel, renewed)) is not None:
+                self._take(protocol.decode(*frame, protocol.Pages), renewed)
         except (StreamError, ProtocolError, ImageError, OSError) as error:
             with self._turn:
-                if renewed == self._renewed:
-                    lost = isinstance(error, IncompleteFrame | OSError)
-                    self._broke |= lost
-                    if not (lost and self._lasting):
-                        self._failure = self._failure or error
+                self._failure = self._failure or error
                 self._turn.notify_all()
             with contextlib.suppress(OSError):
                 while os.read(fd, DRAIN_BYTES):  # short result: it is thrown away
@@ -206,11 +200,30 @@ class PageReceiver:
         finally:
             channel.close()
 
+    def _frame(self, channel: FrameStream, renewed: int) -> tuple[bytearray, bytearray] | None:
+        """Return the next frame of a channel; None if that has ended, or was given up.
+
+        Raises StreamError or OSError if the channel is lost, and that is a failure.
+        """
+        try:
+            frame = channel.receive()
+        except EndOfStream:
+            return None
+        except (IncompleteFrame, OSError):
+            with self._turn:
+                if renewed != self._renewed:
+                    return None
+                self._broke = True
+                if self._lasting:
+                    return None
+            raise
+        return frame if renewed == self._renewed else None
+
     def _take(self, message: protocol.Pages, renewed: int) -> None:
         extents = batches.unpack(message.extents, message.payload, message.encoding, message.digest)
         with self._turn:
             if renewed != self._renewed:
-                raise ImageError("a batch of pages came by a channel that was given up")
+                return  # it came by a channel that was given up
             self._wait_turn(message.number)
             if self._failure is not None:
                 raise ImageError("a batch of pages came after one that failed")
@@ -231,6 +244,8 @@ class PageReceiver:
         `_next`, batch `_next` was lost: ImageError is raised at once. ImageError is also raised if
         no batch takes effect for `_patience_s`.
         """
+        if number in self._waiting:
+            raise ImageError(f"batch {number} with pages came twice")
         self._waiting[number] = self._renewed
         try:
             held = sum(renewed == self._renewed for renewed in self._waiting.values())

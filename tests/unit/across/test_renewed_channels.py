@@ -42,9 +42,9 @@ Memory = dict[tuple[int, int], bytes]
 class Cable:
     """A channel over a socketpair, whose other end is `theirs`, or goes to the receiver at `path`.
 
-    `arrives` bytes come there. `lost` bytes are then lost on their way, before the source is told
-    that the channel broke. `beside` are all cables that break with this one. `waits`: a write may
-    have to wait for the peer.
+    `arrives` bytes come there, none once it is `dark`. `lost` bytes are then lost before the source
+    is told that the channel broke. `beside` are all cables that break with this one. `waits`: a
+    write may have to wait for the peer.
     """
 
     def __init__(
@@ -53,7 +53,7 @@ class Cable:
         self._ours, self.theirs = socket.socketpair()
         if not waits:
             self._ours.setsockopt(socket.SOL_SOCKET, SO_SNDBUFFORCE, ROOM_BYTES)
-        self._arrives, self._lost, self._dark = arrives, lost, False
+        self._arrives, self.lost, self.dark = arrives, lost, False
         self.beside: list[Cable] = []
         if path is not None:
             with self.theirs, socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as plug:
@@ -65,7 +65,7 @@ class Cable:
         raise NotImplementedError
 
     def write(self, data: bytes | memoryview) -> None:
-        arriving = memoryview(data)[: 0 if self._dark else self._arrives]
+        arriving = memoryview(data)[: 0 if self.dark else self._arrives]
         self._arrives -= len(arriving)
         try:
             if arriving:
@@ -73,12 +73,12 @@ class Cable:
         except OSError as error:
             raise IncompleteFrame(str(error)) from error
         if len(arriving) < len(data):
-            self._dark = True
+            self.dark = True
             for cable in self.beside:
-                cable._dark = True
+                cable.dark = True
                 cable.cut()
-            self._lost -= len(data) - len(arriving)
-            if self._lost < 0:
+            self.lost -= len(data) - len(arriving)
+            if self.lost < 0:
                 raise IncompleteFrame("the link broke")
 
     def cut(self) -> None:
@@ -155,7 +155,7 @@ class Source:
         if forget:
             self.memory = {key: data for key, data in self.memory.items() if key[0] != dst_id}
         pages = self._chance.sample(range(64), self._chance.randint(1, self._most_pages))
-        written = {(dst_id, at(page)): self._chance.randbytes(PAGE_SIZE) for page in pages}
+        written = {(dst_id, BASE + n * PAGE_SIZE): self._chance.randbytes(PAGE_SIZE) for n in pages}
         self.memory |= written
         self._submit(written, [dst_id] if forget else [])
 
@@ -174,10 +174,6 @@ class Source:
         buffer[: len(pages) * PAGE_SIZE] = b"".join(pages.values())
         extents = [PageExtent(*key, 1, PE_PRESENT, False) for key in pages]
         self._channels.submit(extents, buffer, len(pages) * PAGE_SIZE, forget=forget)
-
-
-def at(page: int) -> int:
-    return BASE + page * PAGE_SIZE
 
 
 def channels_of(streams: Sequence[ByteStream], renewal: Renewal | None) -> PageChannels:
@@ -212,13 +208,18 @@ def test_the_target_has_the_newest_content_wherever_channels_broke(
             way.faults = 0
             way.renewed += 1  # nobody knows what came by the last channels
             source.flush()
+            for cable in way.cables:
+                cable.dark, cable.lost = True, ALL
+            source.write(forget=False)
+            way.renewed += 1
+            source.flush()
 
         moving = Worker("move", move)
         assert moving.wait(PATIENCE_S), "it waits for ever"
         moving.result()
         target.receiver.settle()
         target.receiver.wait(channels.count)
-    assert source.lost > 0
+    assert source.lost > 0, "at least what was sent last"
     assert target.numbers == list(range(channels.count))
     assert target.pages == source.memory
 
@@ -358,7 +359,7 @@ def test_a_batch_that_is_neither_confirmed_nor_there_is_sent_empty_until_it_is(
     spare: Spare,
 ) -> None:
     """What was in it is told once; what it tells to forget is sent each time."""
-    extents = [PageExtent(0x101, at(page), 1, PE_PRESENT, False) for page in range(5)]
+    extents = [PageExtent(0x101, BASE + n * PAGE_SIZE, 1, PE_PRESENT, False) for n in range(5)]
     for page, extent in enumerate(extents):
         sent = [extent], spare.channels.buffer(), PAGE_SIZE
         spare.channels.submit(*sent, forget=[page << 8 | 1])
