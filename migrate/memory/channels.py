@@ -44,6 +44,7 @@ WINDOW_BYTES = 2 << 20
 FASTEST_BYTES_PER_S = 400e6
 MAX_CHANNELS = 6
 PLUG_TIMEOUT_S = 10.0
+ENDED = "a page channel has ended"
 #: How often a producer that waits looks for a channel that has ended.
 LOOK_S = 0.5
 #: So many times in a row the channels may be lost without that a batch has come by them.
@@ -209,10 +210,14 @@ class PageChannels:
             try:
                 self._done.get(timeout=LOOK_S)
             except queue.Empty:
-                if any(isinstance(each, Ends) and each.ended() for each in self._streams):
-                    self._fail(StreamError("a page channel has ended"))
+                if self._one_has_ended():
+                    self._fail(StreamError(ENDED))
             else:
                 self._drained += 1
+
+    def _one_has_ended(self) -> bool:
+        """Return whether a channel is gone, which only a write to it would notice."""
+        return any(isinstance(each, Ends) and each.ended() for each in self._streams)
 
     def _fail(self, error: Exception) -> None:
         """Send nothing more, and end the waits of all threads."""
@@ -238,8 +243,9 @@ class PageChannels:
         found = False
         while True:
             renewal, failure = self._renewal, self._failure
-            if renewal is not None and self._renewed != renewal.renewed:
-                failure = failure or StreamError("the connection was lost")
+            lost = renewal is not None and self._renewed != renewal.renewed
+            if renewal is not None and (lost or self._one_has_ended()):
+                failure = failure or StreamError(ENDED)
             if failure is None:
                 return found
             fruitless = self._fruitless >= MOST_FRUITLESS
