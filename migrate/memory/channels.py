@@ -18,7 +18,7 @@ from collections import deque
 from collections.abc import Iterator, Sequence
 from functools import partial
 from pathlib import Path
-from typing import NamedTuple, Protocol, runtime_checkable
+from typing import NamedTuple, Protocol, TypeVar, runtime_checkable
 
 from checkpoint.criu.page_server import PIECE_BYTES
 from checkpoint.host.ready import ready
@@ -37,6 +37,7 @@ from transport.framing import ByteStream, FrameStream
 from transport.openssh import SshProcess
 from transport.throttle import RateLimit
 
+T = TypeVar("T")
 #: The receive window of sshd for each channel.
 WINDOW_BYTES = 2 << 20
 #: The fastest link that `channels_for` counts on. sshd allows ten sessions on a connection
@@ -72,7 +73,7 @@ class Sent(NamedTuple):
 
 
 @runtime_checkable
-class Ends(Protocol):
+class Ending(Protocol):
     """A stream that tells whether its other end is gone."""
 
     def ended(self) -> bool:
@@ -150,7 +151,7 @@ class PageChannels:
 
     def buffer(self) -> memoryview:
         """Wait for an unused buffer of PIECE_BYTES and return it."""
-        return self._free.get()
+        return self._taken(self._free)
 
     def submit(
         self,
@@ -201,23 +202,27 @@ class PageChannels:
         self._jobs.put(job)
 
     def _wait_idle(self) -> None:
-        """Wait until no thread has anything to do.
+        """Wait until no thread has anything to do."""
+        while self._drained < self._queued:
+            self._taken(self._done)
+            self._drained += 1
+
+    def _taken(self, given: queue.SimpleQueue[T]) -> T:
+        """Wait for what a thread gives back, and return it.
 
         The target takes batches in order. When one was lost with its channel, the others may have
         to wait for it for ever: a channel that has ended ends them.
         """
-        while self._drained < self._queued:
+        while True:
             try:
-                self._done.get(timeout=LOOK_S)
+                return given.get(timeout=LOOK_S)
             except queue.Empty:
                 if self._one_has_ended():
                     self._fail(StreamError(ENDED))
-            else:
-                self._drained += 1
 
     def _one_has_ended(self) -> bool:
         """Return whether a channel is gone, which only a write to it would notice."""
-        return any(isinstance(each, Ends) and each.ended() for each in self._streams)
+        return any(isinstance(each, Ending) and each.ended() for each in self._streams)
 
     def _fail(self, error: Exception) -> None:
         """Send nothing more, and end the waits of all threads."""
