@@ -384,7 +384,10 @@ class Undecided(MigrateError):
 
     `told_go`: GO was sent to the target, or may have been: the target holds the container, or runs
     it. Without GO the target holds it. In neither case does the target drop the container.
+    `if_nobody_holds_it` is the error to report if it turns out that nobody does.
     """
+
+    if_nobody_holds_it: MigrateError | None = None
 
     def __init__(
         self, migration_id: str, host: str, reason: str, advice: str, *, told_go: bool = True

@@ -26,19 +26,6 @@ from migrate.wire import protocol
 from migrate.wire.values import LateFrame
 
 
-class LostAgain(Exception):
-    """What the target had restored is lost, and the source could not have it restored once more.
-
-    At the next GO the target does so by itself, if it still has all that is needed for it. The
-    error to report is `undecided` as long as that may be, and `resume_failed` if it has not.
-    """
-
-    def __init__(self, undecided: Undecided, error: Exception, host: str) -> None:
-        self.undecided: Undecided = undecided
-        self.resume_failed = causes.resume_failed(error, host)
-        super().__init__(str(error))
-
-
 def arm_kill(migration: Migration, armed: Armed) -> None:
     """Make ready for the kill; the migration's state is KILLING then. A roll-back undoes this.
 
@@ -93,10 +80,7 @@ def resume_target(migration: Migration, armed: Armed, restore_again: Callable[[]
     try:
         answer = _go_or_again(migration, frames, restore_again)
     except Undecided as error:
-        _tell_successor(migration, error, error, frames)
-        by_agent = False
-    except LostAgain as error:
-        _tell_successor(migration, error.undecided, error.resume_failed, frames)
+        _tell_successor(migration, error, frames)
         by_agent = False
     migration.advance(State.RESUMED)
     migration.guardian.freed()
@@ -107,14 +91,12 @@ def resume_target(migration: Migration, armed: Armed, restore_again: Callable[[]
 
 
 def _tell_successor(
-    migration: Migration,
-    undecided: Undecided,
-    nobody: MigrateError,
-    frames: list[tuple[int, bytes]],
+    migration: Migration, undecided: Undecided, frames: list[tuple[int, bytes]]
 ) -> None:
     """Give GO once more, to what holds the container now: the agent, or what is in its place.
 
-    Raises `nobody` if nobody there holds it, and `undecided` if nobody says that it runs.
+    Raises `undecided` if nobody says that the container runs, or what that leads to if nobody there
+    holds it.
     """
     answer: protocol.Recovered | None = None
     with _optional(migration, f"GO could not be said to {migration.target.hostname} once more"):
@@ -124,7 +106,7 @@ def _tell_successor(
     told, host = asking.TOLD[answer.outcome], migration.target.hostname
     if told is not Told.OBEYED:
         migration.note(f"{host} was told GO once more: {answer.text}")
-        raise nobody if told is Told.ABSENT else undecided
+        raise (told is Told.ABSENT and undecided.if_nobody_holds_it) or undecided
     migration.note(f"{undecided.what}; {answer.text}, and brings the rest of memory by itself")
 
 
@@ -158,7 +140,8 @@ def _go_or_again(
 ) -> protocol.Resumed | None:
     """Do as `_go` does, and once more if the target has lost what it held before it ran.
 
-    Raises LostAgain if that fails, and otherwise as `_go` does.
+    Raises Undecided if that fails: at the next GO the target restores it by itself, if it still has
+    all that is needed for that. Raises otherwise as `_go` does.
     """
     host = migration.target.hostname
     try:
@@ -170,7 +153,9 @@ def _go_or_again(
         return _go(migration, frames)
     except (AgentFailed, AgentGone, CommandFailed, RestoreLost) as error:
         what = f"what {host} had restored was lost, and could not be restored again ({error})"
-        raise LostAgain(_undecided(migration, what), error, host) from error
+        undecided = _undecided(migration, what)
+        undecided.if_nobody_holds_it = causes.resume_failed(error, host)
+        raise causes.marked(undecided, error) from error
 
 
 def _go(migration: Migration, frames: list[tuple[int, bytes]]) -> protocol.Resumed | None:

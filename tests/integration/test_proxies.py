@@ -108,7 +108,7 @@ def test_a_proxy_that_leads_nowhere_is_told(
     [(JUMP, "gamma", "^sshd-session:"), (COMMAND, "alpha", "^ssh -W")],
     ids=["jump host", "proxy command"],
 )
-def test_a_proxy_that_stops_ends_the_move(
+def test_a_proxy_that_stops_is_gone_around_or_ends_the_move(
     hosts: Hosts, redis: Redis[Container], config: str, stopped: str, what: str, state: str
 ) -> None:
     configure(hosts, config)
@@ -129,10 +129,12 @@ def test_a_proxy_that_stops_ends_the_move(
         finally:
             place.run(["sh", "-c", EACH.format(what=what, signal="CONT")])
         until(lambda: forgotten(hosts.beta), "beta to forget it")
-        assert move.returncode == CODES[RolledBack], said
-        assert took_s < GONE_S
-        assert "the container runs on the source" in said
+        # Another connection through the same proxy goes by another process.
+        is_made_again = state == "PREPARED"
+        assert move.returncode == (0 if is_made_again else CODES[RolledBack]), said
+        assert is_made_again or took_s < GONE_S
+        assert ("connected to beta again" in said) is is_made_again
         client.goes_on()
         seen = client.finish()
     assert seen["contiguous"]
-    assert redis.status == "running"
+    assert redis.on(hosts.beta if is_made_again else hosts.alpha).status == "running"

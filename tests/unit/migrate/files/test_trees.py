@@ -219,10 +219,10 @@ def test_a_tree_follows_its_source_although_the_connection_is_lost(
     sync.copy_whole()
     assert os.listdir(hosts.place) == ["new"]
     assert (hosts.place / "new").read_text() == "of the container"
-    sync.arm()
     (hosts.source / "new").write_text("once more")
     (hosts.source / "newer").touch()
     cuts.left = TRIES
+    sync.arm()
     sync.catch_up()
     assert (cuts.left, sorted(os.listdir(hosts.place))) == (0, ["new", "newer"])
     assert (hosts.place / "new").read_text() == "once more"
