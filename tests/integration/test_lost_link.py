@@ -14,8 +14,8 @@ from tests.rig.clients import Client
 from tests.rig.hosts import Hosts
 
 MIB = 1 << 20
-#: The memory of the container, and how fast it is sent: for more than five seconds.
-FILLED_MIB, SLOWLY = 64, ["--bandwidth-limit", "12M"]
+#: The memory of the container, and how fast it is sent: for more than four seconds.
+FILLED_MIB, SLOWLY = 48, ["--bandwidth-limit", "12M"]
 #: Has every segment to sshd answered by a reset, which ends the connections it belongs to.
 CUT = "add table inet cut; add chain inet cut in { type filter hook input priority -400; };"
 CUT += " add rule inet cut in tcp dport 22 reject with tcp reset"
@@ -57,7 +57,9 @@ def test_what_the_target_has_is_not_sent_again(
     client.goes_on()
 
 
-@pytest.mark.parametrize("state", [State.PREPARED, State.ARMED])
+@pytest.mark.parametrize(
+    "state", [pytest.param(State.PREPARED, marks=pytest.mark.thorough), State.ARMED]
+)
 def test_the_agents_connection_alone_is_made_again(
     hosts: Hosts, client: Client, redis: Redis[Container], state: State
 ) -> None:

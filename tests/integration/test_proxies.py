@@ -101,12 +101,13 @@ def test_a_proxy_that_leads_nowhere_is_told(
     assert len(done.stderr.splitlines()) == 1
 
 
-@pytest.mark.checkered
-@pytest.mark.parametrize("state", ["PREPARED", "FROZEN"])
+@pytest.mark.parametrize("state", [pytest.param("PREPARED", marks=pytest.mark.thorough), "FROZEN"])
 @pytest.mark.parametrize(
     ("config", "stopped", "what"),
-    [(JUMP, "gamma", "^sshd-session:"), (COMMAND, "alpha", "^ssh -W")],
-    ids=["jump host", "proxy command"],
+    [
+        pytest.param(JUMP, "gamma", "^sshd-session:", id="jump host"),
+        pytest.param(COMMAND, "alpha", "^ssh -W", id="proxy command", marks=pytest.mark.thorough),
+    ],
 )
 def test_a_proxy_that_stops_is_gone_around_or_ends_the_move(
     hosts: Hosts, redis: Redis[Container], config: str, stopped: str, what: str, state: str
