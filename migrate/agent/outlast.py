@@ -24,12 +24,16 @@ from migrate.agent.control import ControlSocket, Outcome
 from migrate.agent.incoming import Incoming
 from migrate.agent.plug_command import PLUGGED, TakeUp, channel_path
 from migrate.agent.state import REVERSIBLE
+from migrate.limits import Limits
 from migrate.network.late_frames import Frame
 from migrate.wire.message import ProtocolError, decode
 from transport.errors import IncompleteFrame
 from transport.lasting_descriptors import LastingDescriptors
 
 MAX_MESSAGE_BYTES = 1 << 12
+#: How long it may take until an agent has noticed that its connection is lost.
+NOTICES_S = Limits.silence_s + 2
+LOOK_AGAIN_S = 0.2
 #: The description of a migration that has a container locked (Incoming).
 HOLDER = re.compile(r"migration (?P<id>[0-9a-f]+) from (?P<source>\S+) to ")
 
@@ -102,14 +106,19 @@ def yielded(holder: str, source: str) -> bool:
     """Have a migration that waits for its source yield to another one from there.
 
     `holder` is its description of itself (ContainerLocked). Returns whether it has yielded: the
-    container can be locked then.
+    container can be locked then. A connection may be lost without that its agent has noticed: it
+    does by the silence of the source, which is waited for.
     """
     found = HOLDER.match(holder)
     if found is None or found["source"] != source:
         return False
-    with contextlib.suppress(OSError):
-        return control.ask(control.control_path(found["id"]), control.YIELD).outcome is Outcome.OK
-    return False
+    path, until_s = control.control_path(found["id"]), time.monotonic() + NOTICES_S
+    while True:
+        with contextlib.suppress(OSError):
+            return control.ask(path, control.YIELD).outcome is Outcome.OK
+        if not channel_path(found["id"]).exists() or time.monotonic() > until_s:
+            return False
+        time.sleep(LOOK_AGAIN_S)
 
 
 class _Waiting:

@@ -364,8 +364,23 @@ def test_a_migration_yields_to_the_next_one_from_its_source(scene: Scene) -> Non
     assert scene.migration.events == ["abort"]
 
 
-def test_a_migration_that_waits_for_nobody_yields_to_none(scene: Scene) -> None:
+def test_a_migration_yields_as_soon_as_it_has_noticed(scene: Scene) -> None:
+    """Its connection is lost, but the end of that has not come yet."""
+    reader = scene.read(1)
+    yields = Worker("yield", lambda: yielded(holder(), "alpha"))
+    assert not yields.wait(SHORT_S)
+    scene.end.close()
+    assert yields.wait(LIMIT_S)
+    assert yields.result()
+    assert in_time(reader) == b""
+    assert scene.migration.events == ["abort"]
+
+
+def test_a_migration_that_waits_for_nobody_yields_to_none(
+    scene: Scene, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """It is connected, or there is no such migration."""
+    monkeypatch.setattr(outlast, "NOTICES_S", SHORT_S)
     assert not yielded(holder(), "alpha")
     assert not yielded(holder(migration_id="77"), "alpha")
     assert scene.migration.events == []
