@@ -8,6 +8,7 @@ from migrate.journal.book import listed
 from tests.unit.story.engine import World
 from tests.unit.story.faults import Fault
 from tests.unit.story.model import MOVED, QUESTIONS
+from tests.unit.story.processes import until
 from tests.unit.story.row import Row
 from tests.unit.story.stage import Ending, Play, Stage
 from tests.unit.story.table import rows
@@ -93,7 +94,8 @@ def check_the_journals(world: World, play: Play, ending: Ending) -> None:
         assert not found
         return
     source = found["source"]
-    assert not source.owned
+    # A keeper, forked from both halves of the migration here, first closes what is not its own.
+    until(lambda: not any(each.owned for each in listed()), "the source's journal to be let go")
     if outcome in ("killing", "killed"):
         assert (source.account.state, source.account.ended) == (outcome, None)
     elif ending.held or "not undone on the source" in ending.said:
