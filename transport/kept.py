@@ -8,6 +8,7 @@ connection. So each end keeps what it has sent until the peer is known to have i
 from __future__ import annotations
 
 import struct
+import threading
 from collections import deque
 
 from transport.errors import IncompleteFrame
@@ -61,3 +62,21 @@ class Kept:
                 pieces.append(memoryview(piece)[left:])
             left = max(0, left - len(piece))
         return pieces
+
+
+class Keeping:
+    """The part of both ends of such a stream that keeps what was sent. Writers hold `_writing`."""
+
+    def __init__(self) -> None:
+        self._kept = Kept()
+        self._writing = threading.Lock()
+
+    @property
+    def position(self) -> int:
+        """How many bytes were sent so far."""
+        return self._kept.sent
+
+    def confirmed(self, position: int) -> None:
+        """Drop what the peer is known to have: the first `position` bytes."""
+        with self._writing:
+            self._kept.confirm(position)

@@ -10,7 +10,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from transport.errors import IncompleteFrame
-from transport.kept import COUNT, Kept
+from transport.kept import COUNT, Keeping
 
 
 @dataclass
@@ -73,7 +73,7 @@ class _Pair:
         self.over = self._signal = -1
 
 
-class LastingDescriptors:
+class LastingDescriptors(Keeping):
     """A ByteStream over two descriptors, which it owns, and for which others can be exchanged.
 
     A read that waits longer than `silence_s` seconds raises IncompleteFrame; None is no bound.
@@ -81,13 +81,13 @@ class LastingDescriptors:
     """
 
     def __init__(self, reader: int, writer: int, silence_s: float | None = None) -> None:
+        super().__init__()
         self._pair = _Pair(reader, writer)
         self._before: list[_Pair] = []
         self._silence_s = silence_s
-        self._kept = Kept()
         self._received = 0
         self._await: Callable[[int], bool] | None = None
-        self._state, self._writing = threading.Lock(), threading.Lock()
+        self._state = threading.Lock()
 
     @property
     def reader(self) -> int:
@@ -108,16 +108,6 @@ class LastingDescriptors:
         """Outlast no connection any more."""
         self._await = None
         self._kept.drop()
-
-    @property
-    def position(self) -> int:
-        """How many bytes were written so far."""
-        return self._kept.sent
-
-    def confirmed(self, position: int) -> None:
-        """Drop what the peer is known to have: the first `position` bytes."""
-        with self._writing:
-            self._kept.confirm(position)
 
     def exchange(self, reader: int, writer: int, position: int, greeting: bytes) -> None:
         """Go on over two other descriptors, which the stream owns from now on.

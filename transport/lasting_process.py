@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 from transport.connection import Process
 from transport.errors import EndOfStream, IncompleteFrame, StreamError, TooSlow
-from transport.kept import Kept
+from transport.kept import Keeping
 
 #: A function that takes the place of a lost connection. It is called with the number of bytes that
 #: have come, and with what has failed. It returns the process whose streams go on, and how many
@@ -15,22 +15,21 @@ from transport.kept import Kept
 Reopen = Callable[[int, StreamError], tuple[Process, int]]
 
 
-class LastingProcess:
+class LastingProcess(Keeping):
     """A Process whose streams can go on over another one; for several threads (connection.py).
 
     `renewed` counts how often that came to pass.
     """
 
     def __init__(self, process: Process) -> None:
+        super().__init__()
         self._process = process
         self._first = process
-        self._kept = Kept()
         self._received = self.renewed = 0
         self._patience_s: float | None = None
         self._lost: StreamError | None = None
         self._reopen: Reopen | None = None
-        self._reading, self._writing = threading.Lock(), threading.Lock()
-        self._renewing = threading.Lock()
+        self._reading, self._renewing = threading.Lock(), threading.Lock()
 
     def last(self, reopen: Reopen) -> None:
         """Outlast the connection from now on; a StreamError of `reopen` ends the stream."""
@@ -47,16 +46,6 @@ class LastingProcess:
     def is_lost(self) -> bool:
         """Whether the connection is lost, and no other has taken its place yet."""
         return self._lost is not None
-
-    @property
-    def position(self) -> int:
-        """How many bytes were sent so far."""
-        return self._kept.sent
-
-    def confirmed(self, position: int) -> None:
-        """Drop what the peer is known to have: the first `position` bytes."""
-        with self._writing:
-            self._kept.confirm(position)
 
     def read_into(self, view: memoryview) -> int:
         while True:

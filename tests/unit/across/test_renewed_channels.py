@@ -17,7 +17,6 @@ import pytest
 
 from checkpoint.criu.page_server import PAGE_SIZE, PE_PRESENT
 from checkpoint.host.worker import Worker
-from migrate.agent.plug_command import PAGES, PLUGGED
 from migrate.errors import AgentGone
 from migrate.memory import channels as page_channels
 from migrate.memory.batches import Extent
@@ -28,6 +27,7 @@ from migrate.wire import protocol
 from migrate.wire.protocol import BatchesThere
 from migrate.wire.values import PageExtent
 from tests.unit.migrate.memory.scene import BASE, GOOD, PATIENCE_S, submit
+from tests.unit.migrate.memory.wires import Wire
 from transport.errors import IncompleteFrame, StreamError
 from transport.framing import ByteStream, Descriptors, FrameStream
 from transport.throttle import RateLimit
@@ -39,39 +39,28 @@ ALL = 1 << 40
 Memory = dict[tuple[int, int], bytes]
 
 
-class Cable:
-    """A channel over a socketpair, whose other end is `theirs`, or goes to the receiver at `path`.
+class Cable(Wire):
+    """A channel that breaks, together with others.
 
-    `arrives` bytes come there, none once it is `dark`. `lost` bytes are then lost before the source
-    is told that the channel broke. `beside` are all cables that break with this one. `waits`: a
-    write may have to wait for the peer.
+    `arrives` bytes come at its other end, none once it is `dark`. `lost` bytes are then lost before
+    the source is told that the channel broke. `beside` are all cables that break with this one.
+    `waits`: a write may have to wait for the peer.
     """
 
     def __init__(
         self, path: Path | None = None, *, arrives: int = ALL, lost: int = 0, waits: bool = True
     ) -> None:
-        self._ours, self.theirs = socket.socketpair()
+        super().__init__(path)
         if not waits:
             self._ours.setsockopt(socket.SOL_SOCKET, SO_SNDBUFFORCE, ROOM_BYTES)
         self._arrives, self.lost, self.dark = arrives, lost, False
         self.beside: list[Cable] = []
-        if path is not None:
-            with self.theirs, socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as plug:
-                plug.connect(str(path))
-                socket.send_fds(plug, [PAGES.encode()], [self.theirs.fileno()] * 2)
-                assert self._ours.recv(1) == PLUGGED
-
-    def read_into(self, view: memoryview) -> int:
-        raise NotImplementedError
 
     def write(self, data: bytes | memoryview) -> None:
         arriving = memoryview(data)[: 0 if self.dark else self._arrives]
         self._arrives -= len(arriving)
-        try:
-            if arriving:
-                self._ours.sendall(arriving)
-        except OSError as error:
-            raise IncompleteFrame(str(error)) from error
+        if arriving:
+            super().write(arriving)
         if len(arriving) < len(data):
             self.dark = True
             for cable in self.beside:
@@ -81,12 +70,8 @@ class Cable:
             if self.lost < 0:
                 raise IncompleteFrame("the link broke")
 
-    def cut(self) -> None:
-        """Have the peer close the channel: later writes fail, and so do those that wait."""
-        with contextlib.suppress(OSError):
-            self._ours.shutdown(socket.SHUT_RDWR)
-
     def close(self) -> None:
+        """Close this end; a test reads what has come at the other."""
         self.cut()
         self._ours.close()
 

@@ -11,14 +11,14 @@ from transport.errors import IncompleteFrame
 
 
 class Wire:
-    """A channel, whose other end is handed to the receiver that listens at `path`, if any."""
+    """A channel, whose other end is `theirs`, or goes to the receiver that listens at `path`."""
 
     def __init__(self, path: Path | None = None) -> None:
-        self._ours, self._theirs = socket.socketpair()
+        self._ours, self.theirs = socket.socketpair()
         if path is not None:
-            with self._theirs, socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as plug:
+            with self.theirs, socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as plug:
                 plug.connect(str(path))
-                socket.send_fds(plug, [PAGES.encode()], [self._theirs.fileno()] * 2)
+                socket.send_fds(plug, [PAGES.encode()], [self.theirs.fileno()] * 2)
                 assert self._ours.recv(len(PLUGGED)) == PLUGGED
 
     def read_into(self, view: memoryview) -> int:
@@ -38,4 +38,4 @@ class Wire:
     def close(self) -> None:
         self.cut()
         self._ours.close()
-        self._theirs.close()
+        self.theirs.close()
