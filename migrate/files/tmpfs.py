@@ -139,7 +139,9 @@ class TmpfsSync:
             self._agent.stream(protocol.TmpfsArchive(index=index, last=False), [piece])
             sent += len(piece)
             unconfirmed += len(piece)
-            if unconfirmed > MOST_UNCONFIRMED_BYTES:
+            if (
+                unconfirmed > MOST_UNCONFIRMED_BYTES and not complete
+            ):  # in the freeze nothing is kept
                 self._agent.request(protocol.Ping())
                 unconfirmed = 0
         self._agent.stream(protocol.TmpfsArchive(index=index, last=True))
