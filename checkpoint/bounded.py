@@ -66,6 +66,8 @@ TreePath = Annotated[
 #: A container's name or id in its engine (runc: libcontainer/factory_linux.go, validateID; podman
 #: and docker allow less). It has no leading dash, because it becomes an argument of programs.
 ContainerName = Annotated[str, Pattern(r"[A-Za-z0-9_][A-Za-z0-9_.+-]{0,254}")]
+#: The id that the kernel gives itself at each boot (random(4), boot_id).
+BootId = Annotated[str, Pattern(r"[0-9a-f-]{36}")]
 #: The digest of a layer of a container image (OCI image spec, descriptor.md).
 Digest = Annotated[str, Pattern(r"sha256:[0-9a-f]{64}")]
 #: The name of an image file that CRIU writes.

@@ -367,16 +367,17 @@ class CannotTrack(RolledBack):
 
 
 class ContainerEnded(MigrateError):
-    """The container's init was found dead before the migration killed it."""
+    """The container's init was found dead before the migration killed it.
 
-    def __init__(
-        self, what: str, advice: str = "start it again on the source if it is wanted"
-    ) -> None:
-        super().__init__(
-            f"the container ended on the source while it was moved ({what})",
-            where="the container runs nowhere",
-            advice=advice,
-        )
+    `started_again`: its engine has started it there once more, as its restart policy wants.
+    """
+
+    def __init__(self, what: str, *, started_again: bool = False) -> None:
+        what = f"the container ended on the source while it was moved ({what})"
+        where, advice = "the container runs nowhere", "start it again on the source if it is wanted"
+        if started_again:
+            where, advice = "its engine has started it there again", "find out why it ended"
+        super().__init__(what, where=where, advice=advice)
 
 
 class Undecided(MigrateError):

@@ -59,7 +59,9 @@ TIME_OF_DAY = (
     "checkpoint/files/changes.py",
     "transport/ssh.py",
 )
-ASKS_THE_TIME = re.compile(r"\btime\.(time|time_ns|localtime|gmtime)\(|\bdatetime\b|\.CLOCK_REAL")
+ASKS_THE_TIME = re.compile(
+    r"\btime\.(time|time_ns|localtime|gmtime)\(|\bdate(time)?\.(now|utcnow|today)\(|\.CLOCK_REAL"
+)
 STARTS_PROCESSES = {"run", "Popen", "call", "check_call", "check_output", "getoutput"}
 
 

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import http.client
+import io
 import shutil
 import tarfile
-from collections.abc import Container
+from collections.abc import Callable, Container, Mapping
 from pathlib import Path, PurePosixPath
 from typing import IO
 
@@ -39,9 +40,16 @@ def unpack(archive: IO[bytes], left_out: Container[str], directory: Path) -> Non
         raise ImageError(f"an archive of an image cannot be unpacked: {error}") from error
 
 
-def copied(archive: Path, left_out: Container[str], into: tarfile.TarFile, most_bytes: int) -> None:
+def copied(
+    archive: Path,
+    left_out: Container[str],
+    into: tarfile.TarFile,
+    most_bytes: int,
+    edits: Mapping[str, Callable[[bytes], bytes]],
+) -> None:
     """Add the entries of an uncompressed archive to another, except those named in `left_out`.
 
+    `edits` says, by the name of an entry, what its content becomes. What an edit raises is raised.
     Raises ImageError if `archive` is damaged, or if the added files have more than `most_bytes`.
     """
     left = most_bytes
@@ -56,6 +64,10 @@ def copied(archive: Path, left_out: Container[str], into: tarfile.TarFile, most_
                         f"{entry.size} bytes of {entry.name[:80]!r} are more"
                         " than an archive may have"
                     )
-                into.addfile(entry, entries.extractfile(entry) if entry.isreg() else None)
+                content = entries.extractfile(entry) if entry.isreg() else None
+                if content is not None and entry.name in edits:
+                    edited = edits[entry.name](content.read())
+                    entry.size, content = len(edited), io.BytesIO(edited)
+                into.addfile(entry, content)
     except ERRORS as error:
         raise ImageError(f"{archive.name} cannot be read: {error}") from error

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Annotated, Any, NamedTuple
 
 from checkpoint import schema
-from checkpoint.bounded import ContainerName, Text, Word
+from checkpoint.bounded import BootId, ContainerName, Text, Word
 from checkpoint.errors import DataInvalid
 from checkpoint.schema import Harmless, JsonObject, Pattern
 from migrate.wire.values import MigrationId
@@ -20,8 +20,6 @@ from migrate.wire.values import MigrationId
 ENTRY = "entry"
 #: Milliseconds since 1970 (CLOCK_REALTIME). They are for people: a clock may be set back.
 UnixMs = int
-#: The id that the kernel gives itself at each boot (random(4), boot_id).
-BootId = Annotated[str, Pattern(r"[0-9a-f-]{36}")]
 #: The name of a state of either half of a migration (decisions/state.py, agent/state.py).
 StateName = Annotated[str, Pattern(r"[a-z ]{1,40}")]
 #: The host that a journal is on, as one end of its migration.

@@ -41,8 +41,9 @@ def arm_source(migration: Migration, prepared: Prepared) -> None:
     """Start the engine's checkpoint, and wait until its DUMP request to CRIU is held.
 
     The checkpoint's start-up then costs nothing in the freeze. A roll-back refuses the request,
-    which makes the checkpoint fail. At the end the migration's state is ARMED. Raises
-    ConversationLost if the request does not come.
+    which makes the checkpoint fail. Before all that the engine is kept from starting the container
+    again: podman changes nothing of a container while it checkpoints it. At the end the
+    migration's state is ARMED. Raises ConversationLost if the request does not come.
     """
     dump, directory = migration.dump, prepared.directory
     with migration.progress.phase("arm source"):
@@ -55,9 +56,9 @@ def arm_source(migration: Migration, prepared: Prepared) -> None:
         kerndat = kerndat_with_tracking() if Tracking.USERFAULTFD in migration.tracking else None
         env = install_shim(directory, kerndat or b"")
         migration.tidy.enter_context(Interposer(rpc_socket(directory), dump))
-        checkpoint = migration.source.engine.checkpoint(
-            migration.source.container, prepared.images, env
-        )
+        source = migration.source
+        source.engine.suspend_restart_policy(source.container, migration.undo)
+        checkpoint = source.engine.checkpoint(source.container, prepared.images, env)
         migration.tidy.callback(reap, checkpoint, dump, migration.options.limits.end_s)
         Worker("engine's checkpoint", partial(watch, checkpoint, dump))
         dump.request_gate.wait_reached(migration.options.limits.arm_s)
@@ -70,9 +71,8 @@ def arm_target(migration: Migration, prepared: Prepared) -> Armed:
 
     The restore is held at its RESTORE request to CRIU. The container's log is copied, and files
     catch up. The last passes over trees and tmpfs mounts are started and wait. Sockets are opened
-    for frames that come in the freeze, and the source's engine is kept from starting the container
-    again. All this is done shortly before the freeze: podman, for one, answers no question while it
-    restores a container.
+    for frames that come in the freeze. All this is done shortly before the freeze: podman, for one,
+    answers no question while it restores a container.
     """
     source = migration.source
     with migration.progress.phase("arm target"):
@@ -90,7 +90,6 @@ def arm_target(migration: Migration, prepared: Prepared) -> Armed:
         for tree in trees:
             tree.wait_armed()
         frames = migration.tidy.enter_context(contextlib.closing(SourceFrames(source.network)))
-        source.engine.suspend_restart_policy(source.container, migration.undo)
         remaining = source.engine.remaining(source.container, shared=migration.target.shared_rootfs)
         for thing in (*remaining, *source.network.remaining):
             migration.undo.passing(thing)

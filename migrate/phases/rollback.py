@@ -7,6 +7,7 @@ import time
 from collections.abc import Iterator
 
 from checkpoint.criu import rescue
+from checkpoint.engines import restart_policy
 from checkpoint.errors import CheckpointError, ContainerNotFound, ContainerNotRunning, reason
 from checkpoint.host import processes
 from migrate.agent import asking, control
@@ -44,7 +45,8 @@ def rolled_back(migration: Migration, error: BaseException) -> MigrateError:
     left = roll_back(migration, failed=not isinstance(error, WANTED))
     where = _where(migration)
     if where is None:
-        return causes.marked(ContainerEnded(causes.failure(error)), error)
+        ended = ContainerEnded(causes.failure(error), started_again=_started_again(migration))
+        return causes.marked(ended, error)
     return causes.rolled_back(error, left, where)
 
 
@@ -173,3 +175,15 @@ def _where(migration: Migration) -> str | None:
     except Exception as error:  # noqa: BLE001  (its process runs: that was seen)
         migration.note(f"the engine could not be asked about the container: {reason(error)}")
     return "the container runs on the source, as before"
+
+
+def _started_again(migration: Migration) -> bool:
+    """Return whether the engine has started the container again, which takes it a moment."""
+    container, engine = migration.source.container, migration.source.engine
+    until_s = time.monotonic() + migration.options.limits.thaw_s
+    while restart_policy.restarts(container) and time.monotonic() < until_s:
+        with contextlib.suppress(CheckpointError, OSError):
+            engine.inspect(container.name)
+            return True
+        time.sleep(LOOK_AGAIN_S)
+    return False

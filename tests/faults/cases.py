@@ -54,6 +54,12 @@ HOST_FAULTS = (
 )
 #: Faults that were thought of later. A case keeps its number.
 LATER_FAULTS = (*FRAMES, *HOST_FAULTS, "restarted by somebody")
+#: What is tried with a container that its engine starts again, also when the host starts.
+RESTARTING = ", restart=always"
+RESTARTING_FAULTS = tuple(
+    f"{what}{RESTARTING}"
+    for what in ("source rebooted", "target rebooted", "ended by itself", "stopped by somebody")
+)
 DOCKER_FAULTS = tuple(f"SIG{signal} of {victim}" for signal in SIGNALS for victim in DOCKERS)
 
 
@@ -66,6 +72,21 @@ class Case:
     point: str
     fault: str
 
+    @property
+    def what(self) -> str:
+        """The fault, without what is said of the container."""
+        return self.fault.removesuffix(RESTARTING)
+
+    @property
+    def restarting(self) -> bool:
+        """Whether the container's engine starts it again when it ends."""
+        return self.fault.endswith(RESTARTING)
+
+    @property
+    def anew(self) -> bool:
+        """Whether the container may have been started anew, with other data."""
+        return self.what.startswith("restarted") or self.restarting
+
     def __str__(self) -> str:
         return f"case {self.number}: {self.engine}, {self.point}: {self.fault}"
 
@@ -76,6 +97,7 @@ def matrix() -> list[Case]:
         *itertools.product(ENGINES, POINTS, FAULTS),
         *itertools.product(ENGINES, POINTS, LATER_FAULTS),
         *itertools.product(["docker"], POINTS, DOCKER_FAULTS),
+        *itertools.product(["podman", "docker"], POINTS, RESTARTING_FAULTS),
     ]
     return [
         Case(number=number, engine=engine, point=point, fault=fault)
@@ -86,8 +108,8 @@ def matrix() -> list[Case]:
 def drawn(seed: int, count: int, engines: tuple[str, ...] = ENGINES) -> list[Case]:
     """Return `count` cases of some engines. The same seed draws the same cases.
 
-    All cases are drawn once before any is drawn again. Cases of one engine come one after the
-    other, because a node that has to change engines takes its time.
+    All cases are drawn once before any is drawn again. Cases with the same container come one after
+    the other, because a node that has to change engines takes its time.
     """
     chance = random.Random(seed)  # noqa: S311  (the draw is to be the same each time)
     found: list[Case] = []
@@ -95,4 +117,4 @@ def drawn(seed: int, count: int, engines: tuple[str, ...] = ENGINES) -> list[Cas
         cases = [case for case in matrix() if case.engine in engines]
         chance.shuffle(cases)
         found += cases[: count - len(found)]
-    return sorted(found, key=lambda case: ENGINES.index(case.engine))
+    return sorted(found, key=lambda case: (ENGINES.index(case.engine), case.restarting))

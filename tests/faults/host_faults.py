@@ -28,6 +28,11 @@ mount -o loop {DISK} {STATE}
 """
 #: The command that prints the agent's pid on the target.
 AGENT = "sed 's/.*process //' /run/migrate/locks/{engine}-redis"
+#: What systemd does for an engine when a host starts (docker.service, podman-restart.service).
+AT_BOOT = {
+    "docker": DOCKERD,
+    "podman": "podman start --all --filter should-start-on-boot=true",
+}
 SSHD = "/usr/sbin/sshd -E /var/log/sshd.log"
 #: A program that takes memory until it is killed, and is not the first to be killed.
 HOG = "timeout 5 head --bytes=400M /dev/zero | tail > /dev/null"
@@ -59,12 +64,11 @@ def take_disks(hosts: Hosts) -> None:
 
 def inject(case: Case, hosts: Hosts, injection: Injection) -> None:
     """Do what a case wants to a host."""
-    host, _, what = case.fault.replace("'s ", " ").partition(" ")
+    host, _, what = case.what.replace("'s ", " ").partition(" ")
     node = hosts.beta if host == "agent" else next(n for n in hosts.both if n.name == HOSTS[host])
     if what == "rebooted":
         hosts.rig.reboot(node.name)
-        if case.engine == "docker":
-            sh(node, DOCKERD)
+        sh(node, AT_BOOT.get(case.engine, ""))
     elif what == "disk hangs":
         sh(node, f"fsfreeze --freeze {STATE}")
         injection.later(LASTS_S, node, f"fsfreeze --unfreeze {STATE}")

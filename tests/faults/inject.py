@@ -37,6 +37,8 @@ FINDERS = {
 DEAF = {"target": ("in", "saddr"), "source": ("out", "daddr")}
 #: The interface of beta that leads to the switch.
 UPLINK = "eth0"
+#: What is said of an engine that has done what somebody has asked.
+OBEYED = "the engine has obeyed"
 #: A file that takes all the room on beta's disk.
 FULL = "/var/lib/full"
 
@@ -48,7 +50,7 @@ def inject(case: Case, hosts: Hosts, move: Mapping[str, Any]) -> Injection:
     injection = Injection(what=case.fault, hit=True)
     if case.fault in FRAMES:
         sh(hosts.alpha, f"echo '{case.fault}' > {SPOILS}")
-    elif case.fault in HOST_FAULTS:
+    elif case.what in HOST_FAULTS:
         host_faults.inject(case, hosts, injection)
     elif case.fault in LINK:
         make, end, seconds = _link(case.fault, hosts)
@@ -58,8 +60,10 @@ def inject(case: Case, hosts: Hosts, move: Mapping[str, Any]) -> Injection:
         room = "$(($(df --output=avail --block-size=1 / | tail -n 1) - 65536))"
         sh(hosts.beta, f"fallocate --length {room} {FULL}")
         injection.later(10.0, hosts.beta, f"rm {FULL}")
-    elif case.fault.endswith("by somebody"):
-        _by_somebody(case, hosts)
+    elif case.what.endswith("by somebody"):
+        injection.what = _by_somebody(case, hosts)
+    elif case.what == "ended by itself":
+        sh(hosts.alpha, "pkill -KILL -x redis-server")
     else:
         done = hosts.migrate(hosts.alpha, "redis", "beta")
         injection.what = f"a second move ended with {done.returncode}"
@@ -82,13 +86,16 @@ def _link(fault: str, hosts: Hosts) -> tuple[str, str, float]:
     return make, "nft delete table inet deaf", float(fault.split()[-2])
 
 
-def _by_somebody(case: Case, hosts: Hosts) -> None:
+def _by_somebody(case: Case, hosts: Hosts) -> str:
+    """Have the engine asked to end the container, and return what was done, for people."""
     word = next(each for each in ("kill", "restart", "stop") if case.fault.startswith(each))
     if case.engine == "runc":
         signal = "KILL" if word == "kill" else "TERM"
         sh(hosts.alpha, f"timeout 20 runc kill redis {signal}")
     else:
-        sh(hosts.alpha, f"timeout 5 {case.engine} {word} redis")
+        asked = sh(hosts.alpha, f"timeout 5 {case.engine} {word} redis && echo {OBEYED}")
+        return asked if asked.endswith(OBEYED) else case.fault
+    return case.fault
 
 
 def _signal(case: Case, hosts: Hosts, move: Mapping[str, Any]) -> Injection:

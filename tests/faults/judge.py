@@ -15,7 +15,7 @@ from typing import Any
 from migrate import errors
 from migrate.cli.exit_codes import CODES
 from tests.faults.cases import POINTS, Case
-from tests.faults.inject import inject
+from tests.faults.inject import OBEYED, inject
 from tests.faults.injection import Injection, sh
 from tests.rig import Node, Redis
 from tests.rig.errors import RigError
@@ -80,8 +80,8 @@ class Verdict:
 class Scene:
     """A container with redis in it, on either host, and how both hosts look when all is well."""
 
-    def __init__(self, hosts: Hosts, redis: Redis[Any], engine: str) -> None:
-        self.hosts, self._redis, self.engine = hosts, redis, engine
+    def __init__(self, hosts: Hosts, redis: Redis[Any], engine: str, *, restarting: bool) -> None:
+        self.hosts, self._redis, self.engine, self.restarting = hosts, redis, engine, restarting
         redis.fill(DATA_MIB)
         self._digest = redis.digest()
         # A move each way, so that what stays for ever on a host is there.
@@ -111,7 +111,7 @@ class Scene:
         """Try a case, which begins with the container on alpha, and say what came of it."""
         with self._redis.client() as client:
             status, said, injection = self._move(case)
-            if case.fault.endswith("rebooted"):
+            if case.what.endswith("rebooted"):
                 for node in self.hosts.both:  # as at the next start
                     sh(node, "migratectl recover")
             with contextlib.suppress(RigError):
@@ -188,14 +188,16 @@ class Scene:
             faults.append(f"lied: exit code {status}")
         if status is not None and 50 <= status < 60 and status not in ON_THE_TARGET:
             ended = status == CODES[errors.ContainerEnded]
-            if running != (() if ended else ("alpha",)) and not wanted_dead:
+            if running != (() if ended and not case.restarting else ("alpha",)) and not wanted_dead:
                 faults.append(f"lied: exit code {status}")
+        if case.what == "stopped by somebody" and OBEYED in injection.what and "alpha" in running:
+            faults.append("undone: somebody has stopped it")
         return faults
 
     def _of_what_runs(self, case: Case, host: str, seen: Mapping[str, Any]) -> list[str]:
         """Look at the one container that runs: its answers, its memory, and what is beside it."""
         redis = self._redis.on(next(node for node in self.hosts.both if node.name == host))
-        faults, anew = [], case.fault.startswith("restarted")
+        faults, anew = [], case.anew
         try:
             redis.ready()
             if redis.digest() != self._digest and not anew:
@@ -244,11 +246,11 @@ def ends_it(case: Case, hit: str) -> bool:
         return at >= POINTS.index("RESUMED")
     if "task=dockerd" in hit and at >= POINTS.index("RESUMED"):
         return True
-    if case.fault == "source rebooted":
-        return at <= POINTS.index("KILLED")
-    if case.fault == "target rebooted":
+    if case.what == "source rebooted":
+        return at <= POINTS.index("KILLED") and not case.restarting
+    if case.what == "target rebooted":
         return at >= POINTS.index("KILLING")
-    return by_engine or case.fault.endswith("by somebody")
+    return by_engine or case.what.endswith("by somebody")
 
 
 def left_on(node: Node, clean: Traces) -> Traces:

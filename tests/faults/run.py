@@ -70,15 +70,14 @@ def _on_one(rig: Rig, tries: Tries) -> None:
     scene: Scene | None = None
     with contextlib.ExitStack() as stack:
         while (case := tries.take()) is not None:
-            if scene is None or scene.engine != case.engine:
+            if scene is None or (scene.engine, scene.restarting) != (case.engine, case.restarting):
                 stack.close()
-                scene = stack.enter_context(stage(hosts, case.engine))
+                scene = stack.enter_context(stage(hosts, case.engine, restarting=case.restarting))
             began_s = time.monotonic()
             verdict = scene.judge(case)
             tries.judged(verdict, elapsed_s(began_s))
             # A container that was started anew has other data, and other processes of its engine.
-            anew = case.fault.startswith("restarted")
-            if verdict.faults or anew or not scene.back(verdict.running):
+            if verdict.faults or case.anew or not scene.back(verdict.running):
                 stack.close()
                 scene = None
 
@@ -91,20 +90,24 @@ def tried(results: Path | None) -> set[int]:
 
 
 @contextlib.contextmanager
-def stage(hosts: Hosts, engine: str) -> Iterator[Scene]:
-    """Have redis in a container of the engine's on alpha, for the length of the block."""
+def stage(hosts: Hosts, engine: str, *, restarting: bool) -> Iterator[Scene]:
+    """Have redis in a container of the engine's on alpha, for the length of the block.
+
+    `restarting`: the engine starts the container again when it ends.
+    """
     host_faults.give_disks(hosts)
     redis: Redis[Any]
     if engine == "runc":
         redis = start_redis(hosts.alpha)
     else:
         give_redis(hosts.both, engine)
+        options = ["--restart=always"] if restarting else []
         container = EngineContainer.start(
-            hosts.alpha, engine, "redis", REDIS_IMAGE, REDIS, address=ADDRESS
+            hosts.alpha, engine, "redis", REDIS_IMAGE, REDIS, address=ADDRESS, options=options
         )
         redis = Redis(container=container).ready()
     try:
-        yield Scene(hosts, redis, engine)
+        yield Scene(hosts, redis, engine, restarting=restarting)
     finally:
         for node in hosts.both:
             try:

@@ -11,7 +11,7 @@ SEED, COUNT = 3149, 2
 
 def test_no_fault_of_a_slice_loses_or_doubles_the_container(hosts: Hosts) -> None:
     """Nothing is left behind, and what the tool says is true."""
-    with stage(hosts, "runc") as scene:
+    with stage(hosts, "runc", restarting=False) as scene:
         for case in cases.drawn(SEED, COUNT, ("runc",)):
             verdict = scene.judge(case)
             assert verdict.faults == (), verdict.plain()

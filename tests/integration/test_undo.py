@@ -211,11 +211,16 @@ def test_an_engines_restore_that_is_killed_after_the_sources_death_is_made_again
     assert seen["contiguous"]
 
 
-@pytest.mark.parametrize("engine", ["docker"], indirect=True)
+#: Asks an engine for the restart policy of redis.
+POLICY = ["inspect", "--format", "{{.HostConfig.RestartPolicy.Name}}", "redis"]
+
+
+@pytest.mark.parametrize(
+    "engine", [pytest.param("podman", marks=pytest.mark.thorough), "docker"], indirect=True
+)
 def test_what_a_killed_coordinator_changed_is_given_back_by_the_next_move(
     hosts: Hosts, engine: str
 ) -> None:
-    policy = ["inspect", "--format", "{{.HostConfig.RestartPolicy.Name}}", "redis"]
     container = EngineContainer.start(
         hosts.alpha,
         engine,
@@ -227,14 +232,35 @@ def test_what_a_killed_coordinator_changed_is_given_back_by_the_next_move(
     )
     try:
         hosts.migrate_with("at_state", "crash_both", "FROZEN")
-        assert container.do(*policy).strip() == "no"
+        assert container.do(*POLICY).strip() == "no"
         done = hosts.migrate(hosts.alpha, "redis", "beta")
         assert done.returncode == 0, done.stderr
-        assert "is undone on this host: docker's restart policy of 'redis'" in done.stderr
-        assert container.on(hosts.beta).do(*policy).strip() == "always"
+        assert f"is undone on this host: {engine}'s restart policy of 'redis'" in done.stderr
+        assert container.on(hosts.beta).do(*POLICY).strip() == "always"
     finally:
         for node in hosts.both:
             container.on(node).remove()
+
+
+@pytest.mark.parametrize(
+    "engine", ["podman", pytest.param("docker", marks=pytest.mark.thorough)], indirect=True
+)
+def test_a_container_that_ends_by_itself_is_started_again_as_its_policy_wants(
+    hosts: Hosts, engine: str
+) -> None:
+    """Its engine could not do that itself: the policy was "no" for the time of the move."""
+    options = ["--restart", "always"]
+    container = EngineContainer.start(
+        hosts.alpha, engine, "redis", REDIS_IMAGE, REDIS, address=ADDRESS, options=options
+    )
+    try:
+        done = hosts.migrate_with("at_state", "kill_container", "ARMED")
+        assert done.returncode == CODES[errors.ContainerEnded], done.stderr
+        assert "; its engine has started it there again; " in done.stderr
+        assert (container.status, container.do(*POLICY).strip()) == ("running", "always")
+        assert container.on(hosts.beta).inspect() is None
+    finally:
+        container.remove()
 
 
 @pytest.mark.parametrize("engine", ["docker"], indirect=True)

@@ -9,19 +9,31 @@ import contextlib
 import fcntl
 import os
 from collections.abc import Iterator
+from contextvars import ContextVar
 from pathlib import Path
 
 from tests.rig.wait import until
+
+#: The descriptor of the lock that this thread holds; other threads may hold those of other rigs.
+_HELD: ContextVar[int] = ContextVar("held")
 
 
 @contextlib.contextmanager
 def locked(path: Path) -> Iterator[int]:
     """Hold the lock during a `with` block, and yield its descriptor, which is inheritable."""
     descriptor = until(lambda: _try(path), f"another command to release {path}")
+    token = _HELD.set(descriptor)
     try:
         yield descriptor
     finally:
+        _HELD.reset(token)
         os.close(descriptor)
+
+
+def held() -> list[int]:
+    """Return the descriptor of the lock that this thread holds, or [] if it holds none."""
+    descriptor = _HELD.get(None)
+    return [] if descriptor is None else [descriptor]
 
 
 def _try(path: Path) -> int | None:

@@ -13,6 +13,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import IO
 
+from tests.rig import lock
 from tests.rig.errors import CommandFailed, CommandTimedOut
 
 DEFAULT_TIMEOUT_S = 60.0
@@ -45,8 +46,9 @@ def run(
         tempfile.TemporaryFile() as stderr,
         _stdin(input) as stdin,
     ):
+        kept = lock.held() if keep_lock else []
         with subprocess.Popen(
-            started, stdin=stdin, stdout=stdout, stderr=stderr, close_fds=not keep_lock
+            started, stdin=stdin, stdout=stdout, stderr=stderr, pass_fds=kept
         ) as process:
             timed_out = False
             try:

@@ -71,6 +71,15 @@ def call(method: str, path: str, body: Any = None, **query: str) -> Any:
     return found
 
 
+def series(path: str, **query: str) -> list[Any]:
+    """Make a GET request whose answer is a series of JSON values, one a line, and return them.
+
+    Raises EngineRefused.
+    """
+    with download(path, **query) as answer, _understood():
+        return [json.loads(line) for line in answer.read(MOST_BYTES).splitlines()]
+
+
 @contextlib.contextmanager
 def download(path: str, **query: str) -> Iterator[IO[bytes]]:
     """Make a GET request, and yield its answer as a file that is read as the bytes come.

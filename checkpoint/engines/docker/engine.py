@@ -13,12 +13,11 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from checkpoint.engines import belongings, shape
+from checkpoint.engines import belongings, restart_policy, shape
 from checkpoint.engines.base import ROOTFS, Container, IncomingContainer, Tree
 from checkpoint.engines.belongings import MOUNT
 from checkpoint.engines.docker import api, store
 from checkpoint.engines.docker.incoming import RUNTIME, IncomingDockerContainer
-from checkpoint.engines.docker.restart_policy import SuspendedRestart
 from checkpoint.engines.made import remaining
 from checkpoint.engines.oci.runc import Runc
 from checkpoint.engines.shape import Maybe, Shape
@@ -114,11 +113,7 @@ class Docker:
         store.export_image(name, there, directory)
 
     def suspend_restart_policy(self, container: Container, undo: Undo) -> None:
-        policy = container.engine_state["HostConfig"]["RestartPolicy"]
-        if policy["Name"] in ("", "no"):
-            return
-        undo.made(SuspendedRestart.of(container.id, container.name, policy))
-        api.call("POST", f"/containers/{container.id}/update", {"RestartPolicy": {"Name": "no"}})
+        restart_policy.suspend(self.name, container, undo)
 
     def pause_monitor(self, container: Container, undo: Undo) -> None:
         return  # `suspend_restart_policy` has kept docker from restarting the container

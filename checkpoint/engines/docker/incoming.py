@@ -19,12 +19,11 @@ from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from checkpoint.engines import layers, shape
+from checkpoint.engines import layers, restart_policy, shape
 from checkpoint.engines.belongings import VOLUME, Belongings, start_logged
 from checkpoint.engines.docker import api, store
 from checkpoint.engines.docker.attending import Attending
 from checkpoint.engines.docker.oci_wrapper import DIRECTORY, MAX_MESSAGE
-from checkpoint.engines.docker.restart_policy import SuspendedRestart
 from checkpoint.engines.made import MadeContainer
 from checkpoint.engines.oci.runc import Runc
 from checkpoint.engines.shape import Each, Maybe, Shape
@@ -128,7 +127,7 @@ class IncomingDockerContainer:
         self._id = created["Id"]
         self._undo.made(MadeContainer(engine="docker", id=self._id))
         policy = self._fields["container"]["HostConfig"]["RestartPolicy"]
-        self._undo.passing(SuspendedRestart.of(self._id, self._name, policy))
+        restart_policy.give_later("docker", self._id, self._name, policy, self._undo)
         root = api.call("GET", "/info")["DockerRootDir"]
         if self._fields["container"]["HostConfig"]["LogConfig"]["Type"] == "json-file":
             self._log = Path(root) / "containers" / self._id / f"{self._id}-json.log"

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import tarfile
 from collections.abc import Mapping
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from checkpoint.engines import archives
+from checkpoint.engines import archives, shape
 from checkpoint.engines.docker import api
 from checkpoint.engines.shape import Maybe, Shape
 from checkpoint.errors import ImageError
@@ -16,6 +18,12 @@ from checkpoint.errors import ImageError
 SAME = ("Driver", "EnableIPv6", "Internal", "Options")
 #: The members that are read of a network (API, NetworkInspect).
 NETWORK: Shape = {"Name": str, "IPAM": {"Config": Maybe(list)}}
+#: The members that are read of a container, whether it has ended or not.
+ENDED: Shape = {
+    "State": {"Status": str, "ExitCode": int, **dict.fromkeys(("StartedAt", "FinishedAt"), str)}
+}
+#: docker tells of a container's end that long after it, at most.
+DIE_S = 0.5
 #: The directory of an OCI image layout whose files are named by their digests.
 BLOBS = "blobs/sha256"
 #: Properties that a network is made with.
@@ -68,6 +76,42 @@ def remove_container(container_id: str) -> None:
     """
     api.await_containerd()
     api.call("DELETE", f"/containers/{container_id}", force="true", v="true")
+
+
+def set_restart_policy(container_id: str, policy: str) -> None:
+    """Give a container a restart policy, in the form that `docker update --restart` takes.
+
+    Raises EngineRefused.
+    """
+    name, _, retries = policy.partition(":")
+    given = {"Name": name, "MaximumRetryCount": int(retries or 0)}
+    api.call("POST", f"/containers/{container_id}/update", {"RestartPolicy": given})
+
+
+def own_end(container_id: str) -> int | None:
+    """Return the exit code of a container that has ended, if nobody has asked docker to end it.
+
+    None otherwise, and if docker does not know: its events are those since it was started (moby,
+    daemon/events). Raises EngineRefused.
+    """
+    found = api.call("GET", f"/containers/{container_id}/json") or {}
+    state = shape.check(found, ENDED, f"docker's description of {container_id!r}")["State"]
+    if state["Status"] != "exited":
+        return None
+    started, ended = (
+        datetime.fromisoformat(state[name]).timestamp() for name in ("StartedAt", "FinishedAt")
+    )
+    wanted = json.dumps({"container": [container_id], "event": ["die", "kill"]})
+    events = api.series(
+        "/events", since=f"{started:.6f}", until=f"{ended + DIE_S:.6f}", filters=wanted
+    )
+    by_itself = {event.get("Action") for event in events} == {"die"}
+    return int(state["ExitCode"]) if by_itself else None
+
+
+def start_container(container_id: str) -> None:
+    """Start a container, unless it runs. Raises EngineRefused."""
+    api.call("POST", f"/containers/{container_id}/start")
 
 
 def volume(name: str) -> dict[str, Any] | None:

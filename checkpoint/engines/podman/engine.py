@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import io
+import json
 import os
 import signal
 import subprocess
@@ -20,15 +21,23 @@ from typing import Any
 from checkpoint.criu.interposer import Interposer
 from checkpoint.criu.roles import UndumpedRole
 from checkpoint.criu.shim_install import install_shim, rpc_socket
-from checkpoint.engines import archives, belongings, shape
+from checkpoint.engines import archives, belongings, restart_policy, shape
 from checkpoint.engines.base import ROOTFS, Container, IncomingContainer, Tree
 from checkpoint.engines.belongings import MOUNT
 from checkpoint.engines.made import remaining
 from checkpoint.engines.oci.runtime import DUMP_OPTIONS, OciRuntime
 from checkpoint.engines.podman import store
 from checkpoint.engines.podman.incoming import BENEATH, LOG, IncomingPodmanContainer
+from checkpoint.engines.restart_policy import RESTART_POLICY
 from checkpoint.engines.shape import Each, Maybe, Shape
-from checkpoint.errors import CommandFailed, ContainerNotFound, ContainerNotRunning, NotMovable
+from checkpoint.errors import (
+    CommandFailed,
+    ContainerNotFound,
+    ContainerNotRunning,
+    DataInvalid,
+    ImageError,
+    NotMovable,
+)
 from checkpoint.host import proc, processes
 from checkpoint.host.run import run
 from checkpoint.undo import Made, Undo
@@ -47,13 +56,20 @@ OWN_MOUNTS = (
 INVENTORY = "checkpoint/inventory.img"
 #: Entries of podman's archive whose files reach the target by other ways, and newer.
 LEFT_OUT = (LOG, "devshm-checkpoint.tar", "rootfs-diff.tar", "deleted.files")
+#: The entry that is podman's configuration of the container (libpod, ContainerConfig), and the
+#: members of it that are the restart policy.
+CONFIG, POLICY = "config.dump", ("restart_policy", "restart_retries")
 #: A bound of the archive's other entries. podman's descriptions take some 10 KiB.
 MOST_PACKED_BYTES = 8 << 20
 #: The members that are read of `podman container inspect`, for a running container.
 RUNNING: Shape = {
     **dict.fromkeys(("Id", "Name", "Pod", "OCIRuntime", "Image", "ImageName"), str),
     "Config": {"Tty": bool, "Labels": Maybe(Each(str))},
-    "HostConfig": {"NetworkMode": str, "LogConfig": {"Path": Maybe(str)}},
+    "HostConfig": {
+        "NetworkMode": str,
+        "LogConfig": {"Path": Maybe(str)},
+        "RestartPolicy": RESTART_POLICY,
+    },
     "State": {"ConmonPid": int, "CgroupPath": str},
     "Mounts": [MOUNT],
     "GraphDriver": {"Name": str},
@@ -148,6 +164,7 @@ class Podman:
             "image": {"id": image, "name": name, "layers": self.layers(container)},
             "runtime": Path(found["OCIRuntime"]).name,
             "cgroup": found["State"]["CgroupPath"],
+            "restart": found["HostConfig"]["RestartPolicy"],
             "log": str(container.log) if container.log else None,
             **belongings.described(self.name, store, found, _networks(found)),
         }
@@ -178,12 +195,12 @@ class Podman:
         store.export_image(container.engine_state["Image"], there, directory)
 
     def suspend_restart_policy(self, container: Container, undo: Undo) -> None:
-        return  # conmon has podman restart a container, and `pause_monitor` stops conmon
+        restart_policy.suspend(self.name, container, undo)
 
     def pause_monitor(self, container: Container, undo: Undo) -> None:
         """Stop the container's conmon.
 
-        At the container's death conmon would have podman clean up, and perhaps restart it.
+        At the container's death conmon would have podman clean up.
         """
         if monitor := monitor_of(container):
             undo.made(monitor)
@@ -195,15 +212,10 @@ class Podman:
             monitor.signal(signal.SIGKILL)
 
     def record_ended(self, container: Container) -> None:
-        """Have podman notice that the container ended, and not start it again.
+        """Have podman notice that the container ended.
 
         podman does not learn of the end by itself, because `end_monitor` ended conmon before.
-        Raises CommandFailed.
         """
-        run(
-            ["podman", "update", "--restart=no", container.id],
-            timeout_s=store.REMOVE_TIMEOUT_S,
-        )
         # `podman stop` fails because conmon is gone, but records the end all the same.
         with contextlib.suppress(CommandFailed):
             run(
@@ -266,14 +278,24 @@ def without_contents(archive: Path) -> bytes:
     """Return the part of podman's checkpoint archive that podman needs to begin a restore.
 
     The entries LEFT_OUT are left out: their content reaches the target by other ways. An empty
-    INVENTORY is added as the last entry. Raises ImageError when the archive is damaged, or
+    INVENTORY is added as the last entry. The restart policy is left out, too: podman must not start
+    a container again that is not its own yet. Raises ImageError when the archive is damaged, or
     has more than MOST_PACKED_BYTES in its other entries.
     """
     written = io.BytesIO()
     with tarfile.open(fileobj=written, mode="w") as new:
-        archives.copied(archive, LEFT_OUT, new, MOST_PACKED_BYTES)
+        edits = {CONFIG: _without_policy}
+        archives.copied(archive, LEFT_OUT, new, MOST_PACKED_BYTES, edits)
         new.addfile(tarfile.TarInfo(INVENTORY))
     return written.getvalue()
+
+
+def _without_policy(config: bytes) -> bytes:
+    try:
+        found = shape.parse(config, {}, f"{CONFIG} of podman's archive")
+    except DataInvalid as error:
+        raise ImageError(str(error)) from error
+    return json.dumps({name: found[name] for name in found if name not in POLICY}).encode()
 
 
 def _trees(found: Mapping[str, Any], beneath: Container) -> list[Tree]:

@@ -16,7 +16,7 @@ from typing import Any
 
 from checkpoint import schema
 from checkpoint.bounded import ContainerName
-from checkpoint.engines import layers, shape
+from checkpoint.engines import layers, restart_policy, shape
 from checkpoint.engines.base import MOST_OUTPUT_BYTES
 from checkpoint.engines.belongings import VOLUME, Belongings, start_logged
 from checkpoint.engines.made import MadeContainer
@@ -24,6 +24,7 @@ from checkpoint.engines.oci.crun import Crun
 from checkpoint.engines.oci.runc import Runc
 from checkpoint.engines.oci.runtime import DUMP_OPTIONS, OciRuntime
 from checkpoint.engines.podman import store
+from checkpoint.engines.restart_policy import RESTART_POLICY
 from checkpoint.engines.shape import Each, Maybe, Shape
 from checkpoint.errors import NameInUse
 from checkpoint.host import cgroups
@@ -40,6 +41,7 @@ DESCRIPTION: Shape = {
     "id": str,
     "runtime": str,
     "cgroup": str,
+    "restart": RESTART_POLICY,
     "log": Maybe(str),
     "image": {"id": str, "name": str, "layers": [str]},
     "volumes": Each(VOLUME),
@@ -117,6 +119,8 @@ class IncomingPodmanContainer:
         # podman has no container of this id yet, and uses no id twice: it is this migration's, from
         # the moment on at which podman makes it.
         self._undo.made(MadeContainer(engine="podman", id=self._wanted["id"]))
+        restart = self._wanted["restart"]
+        restart_policy.give_later("podman", self._wanted["id"], self._name, restart, self._undo)
         archive = directory / "podman.tar"
         archive.write_bytes(with_output(self._archive, bytes(self._output)))
         self._started = True

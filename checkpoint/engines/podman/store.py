@@ -44,6 +44,8 @@ NETWORK: Shape = {
 }
 #: The members that are read of `podman info`.
 STORAGE: Shape = {"store": {"graphRoot": str, "graphDriverName": str}}
+#: The members that are read of a container, whether it has ended or not.
+ENDED: Shape = {"State": {"Status": str, "ExitCode": int, "StoppedByUser": Maybe(bool)}}
 #: Statuses of `podman KIND exists`: podman's own for a thing that does not exist, and that of
 #: checkpoint/host/run.py when podman cannot be started.
 NOT_THERE, NO_PODMAN = 1, 127
@@ -76,6 +78,27 @@ def remove_container(container_id: str) -> None:
     """
     words = ["rm", "--force", "--ignore", "--volumes", "--time=0", container_id]
     _podman(*words, timeout_s=REMOVE_TIMEOUT_S)
+
+
+def set_restart_policy(container_id: str, policy: str) -> None:
+    """Give a container a restart policy, in the form that podman-update(1) takes (--restart)."""
+    _podman("update", f"--restart={policy}", container_id, timeout_s=REMOVE_TIMEOUT_S)
+
+
+def own_end(container_id: str) -> int | None:
+    """Return the exit code of a container that has ended, if nobody has asked podman to end it.
+
+    None otherwise.
+    """
+    found = _inspect("container", container_id)
+    state = shape.check(found or {}, ENDED, f"podman's description of {container_id!r}")["State"]
+    by_itself = state["Status"] in ("exited", "stopped") and not state.get("StoppedByUser")
+    return int(state["ExitCode"]) if by_itself else None
+
+
+def start_container(container_id: str) -> None:
+    """Start a container, unless it runs."""
+    _podman("start", container_id, timeout_s=REMOVE_TIMEOUT_S)
 
 
 def log_of(container_id: str) -> Path:

@@ -20,6 +20,7 @@ DESCRIPTION: dict[str, Any] = {
     "id": ID,
     "runtime": "crun",
     "cgroup": "",
+    "restart": {"Name": "always", "MaximumRetryCount": 0},
     "image": {"id": "x", "name": "x", "layers": []},
     "networks": {},
     "volumes": {},

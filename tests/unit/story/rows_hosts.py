@@ -47,8 +47,8 @@ def engines() -> Iterator[Row]:
     """Yield a row for each step of an engine, and each kind of failure."""
     before = [
         ("source", "pack"),
-        ("source", "checkpoint"),
         ("source", "suspend restart policy"),
+        ("source", "checkpoint"),
         ("source", "pause monitor"),
     ]
     on_target = [("target", "prepare"), ("target", "start restore")]
@@ -81,8 +81,8 @@ def engines() -> Iterator[Row]:
 def interrupted_engines() -> Iterator[Row]:
     for place in [
         ("source", "pack"),
-        ("source", "checkpoint"),
         ("source", "suspend restart policy"),
+        ("source", "checkpoint"),
     ]:
 
         def arrange(world: World, point: str = " ".join(place)) -> None:

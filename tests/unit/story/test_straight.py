@@ -23,8 +23,8 @@ def test_a_migration_without_a_fault_takes_all_its_steps(theatre: Stage, tmpfs: 
             "done",
         ]
         assert world.events("source") == [
-            "checkpoint",
             "suspend restart policy",
+            "checkpoint",
             "frozen",
             "pause monitor",
             "end monitor",

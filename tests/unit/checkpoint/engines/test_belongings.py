@@ -40,7 +40,7 @@ def container_with(*, volume: bool) -> Any:
     mount = {"Type": "volume", "Name": "data", "Destination": "/data"}
     found = {
         **dict.fromkeys(("Config", "Image", "ImageName", "Name", "OCIRuntime"), "x"),
-        "HostConfig": {"NetworkMode": "bridge"},
+        "HostConfig": {"NetworkMode": "bridge", "RestartPolicy": {"Name": ""}},
         "NetworkSettings": {"Networks": {} if volume else {"net": {}}},
         "State": {"CgroupPath": "/x"},
         "Mounts": [mount] if volume else [],
@@ -123,6 +123,15 @@ class Store:
 
     def remove_container(self, container_id: str) -> None:
         self.removed.append(container_id)
+
+    def set_restart_policy(self, container_id: str, policy: str) -> None:
+        raise NotImplementedError
+
+    def own_end(self, container_id: str) -> int | None:
+        raise NotImplementedError
+
+    def start_container(self, container_id: str) -> None:
+        raise NotImplementedError
 
     def volume(self, name: str) -> dict[str, Any] | None:
         return self.volumes.get(name)

@@ -46,6 +46,8 @@ class Dockerd:
         self.refuses: dict[str, str] = {}
         #: The number of answers in which it has not reached its containerd yet.
         self.without_containerd = 0
+        #: The events that a request with an end gets, which says when that is.
+        self.events: list[dict[str, Any]] = []
         self.asked: list[tuple[str, str, dict[str, str], Any]] = []
         self.socket = directory / "docker.sock"
         self._server = _Server(str(self.socket), _Handler)
@@ -129,7 +131,11 @@ class Dockerd:
         if rest == ["create"]:
             self.containers["1f2e"] = {**body, "Id": "1f2e", "Name": f"/{query['name']}"}
             return {"Id": "1f2e", "Warnings": []}
-        found(self.containers, "container", rest[0])["HostConfig"].update(body)
+        container = found(self.containers, "container", rest[0])
+        if rest[1] == "start":
+            container["State"]["Status"] = "running"
+            return None
+        container["HostConfig"].update(body)
         return {"Warnings": None}
 
     def _delete_containers(self, rest: list[str], query: dict[str, str], body: Any) -> Any:
@@ -176,6 +182,10 @@ class _Handler(http.server.BaseHTTPRequestHandler):
         if path == "/images/load":
             dockerd.uploads.append(data)
             return self._send(HTTPStatus.OK, dockerd.loads().encode())
+        if path == "/events" and "until" in query:
+            dockerd.asked.append(("GET", path, query, None))
+            lines = [json.dumps(event) for event in dockerd.events]
+            return self._send(HTTPStatus.OK, "\n".join(lines).encode())
         if path == "/events":
             self.send_response(HTTPStatus.OK)
             self.end_headers()

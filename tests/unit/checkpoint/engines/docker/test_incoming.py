@@ -362,6 +362,7 @@ def test_docker_has_the_container_for_good(
     started: IncomingDockerContainer, undo: Undo, docker: Dockerd, tmp_path: Path
 ) -> None:
     left_behind.note("docker", "data", "2024-01-01T00:00:00Z")
+    docker.containers["1f2e"]["State"] = {"Status": "running", "Pid": os.getpid()}
     started.settle()
     undo.settle()
     policy = docker.containers["1f2e"]["HostConfig"]["RestartPolicy"]

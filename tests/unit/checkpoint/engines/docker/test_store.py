@@ -227,3 +227,59 @@ def test_an_answer_that_is_not_json_is_passed_over(docker: Dockerd) -> None:
     docker.containers["1f"] = {}
     assert api.call("DELETE", "/containers/1f") is None
     assert api.is_here()
+
+
+ENDED = {
+    "Status": "exited",
+    "Pid": 0,
+    "ExitCode": 137,
+    "StartedAt": "2026-01-01T00:00:00.123456789Z",
+    "FinishedAt": "2026-01-01T00:00:10.5Z",
+}
+
+
+@pytest.mark.parametrize(
+    ("actions", "code"),
+    [
+        (["die"], 137),
+        (["kill", "die"], None),  # docker stop, docker kill
+        (["kill"], None),
+        ([], None),  # before docker was started
+    ],
+)
+def test_a_container_ended_by_itself_if_nobody_asked_docker_to_end_it(
+    docker: Dockerd, actions: list[str], code: int | None
+) -> None:
+    docker.containers["1f"] = {"Id": "1f", "State": ENDED}
+    docker.events = [{"Type": "container", "Action": action} for action in actions]
+    assert store.own_end("1f") == code
+    query = docker.asked[-1][2]
+    assert json.loads(query["filters"]) == {"container": ["1f"], "event": ["die", "kill"]}
+    assert (query["since"], query["until"]) == ("1767225600.123456", "1767225611.000000")
+
+
+def test_a_container_that_runs_has_not_ended(docker: Dockerd) -> None:
+    docker.containers["1f"] = {"Id": "1f", "State": {**ENDED, "Status": "running"}}
+    docker.events = [{"Type": "container", "Action": "die"}]
+    assert store.own_end("1f") is None
+
+
+def test_a_container_is_started(docker: Dockerd) -> None:
+    docker.containers["1f"] = {"Id": "1f", "State": dict(ENDED)}
+    store.start_container("1f")
+    assert docker.requests("POST") == ["/containers/1f/start"]
+
+
+@pytest.mark.parametrize(
+    ("text", "policy"),
+    [
+        ("no", {"Name": "no", "MaximumRetryCount": 0}),
+        ("on-failure:3", {"Name": "on-failure", "MaximumRetryCount": 3}),
+    ],
+)
+def test_a_policy_is_given_in_the_words_of_the_command_line(
+    docker: Dockerd, text: str, policy: dict[str, Any]
+) -> None:
+    docker.containers["1f"] = {"Id": "1f", "HostConfig": {}}
+    store.set_restart_policy("1f", text)
+    assert docker.containers["1f"]["HostConfig"]["RestartPolicy"] == policy

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import json
 import os
 import tarfile
 from collections.abc import Iterator
@@ -22,6 +23,9 @@ from checkpoint.undo import Undo
 from tests.unit.checkpoint.engines.archive_bytes import file_of, pack, unpack
 from tests.unit.checkpoint.engines.podman.program import Podman
 from tests.unit.helpers.podman import DESCRIPTION, arriving, fake_podman, restore
+
+#: What podman writes of a container, and longer than a block of tar's.
+CONFIG = json.dumps({"name": "x" * 600}).encode()
 
 
 @pytest.fixture
@@ -107,10 +111,10 @@ def test_the_last_lines_of_much_output_are_kept(
 @pytest.mark.parametrize("output", [b"", b"line\n", b"2026-01-01T00:00:00Z stdout F \xff\n" * 1000])
 def test_output_is_added_to_the_archive(tmp_path: Path, output: bytes) -> None:
     archive = without_contents(
-        file_of(tmp_path, pack({"config.dump": b"{}" * 300, "ctr.log": b"old\n"}))
+        file_of(tmp_path, pack({"config.dump": CONFIG, "ctr.log": b"old\n"}))
     )
     found = unpack(with_output(archive, output))
-    assert found == {"config.dump": b"{}" * 300, "checkpoint/inventory.img": b"", "ctr.log": output}
+    assert found == {"config.dump": CONFIG, "checkpoint/inventory.img": b"", "ctr.log": output}
 
 
 def test_output_is_added_behind_whatever_the_archive_is() -> None:
@@ -133,6 +137,7 @@ def description(**changes: Any) -> dict[str, Any]:
         "id": ID,
         "runtime": "crun",
         "cgroup": "/box",
+        "restart": {"Name": "always", "MaximumRetryCount": 0},
         "log": None,
         "image": {"id": IMAGE, "name": "redis", "layers": ["sha256:1a", "sha256:2b"]},
         "volumes": {},
@@ -249,6 +254,17 @@ def test_a_container_that_was_not_seen_restored_is_removed_by_its_id(
     undo.close()
     assert podman.asked("rm") == [f"rm --force --ignore --volumes --time=0 {ID}"]
     assert (hierarchy / "box").exists()
+
+
+def test_a_settled_container_has_its_restart_policy(
+    podman: Podman, undo: Undo, tmp_path: Path
+) -> None:
+    restored_box(podman, undo, tmp_path)
+    podman.says(f"container exists {ID}")
+    podman.says(f"container inspect {ID}", [{"State": {"Pid": os.getpid(), "Status": "running"}}])
+    assert podman.asked("update") == []
+    undo.settle()
+    assert podman.asked("update") == [f"update --restart=always {ID}"]
 
 
 @pytest.mark.parametrize("taken", ["box", ID])

@@ -298,3 +298,25 @@ def test_another_image_than_was_meant_is_refused(podman: Podman, tmp_path: Path)
     with pytest.raises(ImageError, match=f"the image that arrived is ee, not {IMAGE}"):
         store.load_image(tmp_path, IMAGE, "redis")
     assert podman.asked("tag") == []
+
+
+@pytest.mark.parametrize(
+    ("state", "code"),
+    [
+        ({"Status": "exited", "ExitCode": 137}, 137),
+        ({"Status": "stopped", "ExitCode": 0}, 0),
+        ({"Status": "exited", "ExitCode": 137, "StoppedByUser": True}, None),
+        ({"Status": "running", "ExitCode": 0}, None),
+    ],
+)
+def test_a_container_ended_by_itself_if_nobody_asked_podman_to_end_it(
+    podman: Podman, state: dict[str, Any], code: int | None
+) -> None:
+    podman.says("container inspect 1f", [{"State": state}])
+    assert store.own_end("1f") == code
+
+
+def test_a_policy_and_a_start_are_asked_for(podman: Podman) -> None:
+    store.set_restart_policy("1f", "on-failure:3")
+    store.start_container("1f")
+    assert podman.asked() == ["update --restart=on-failure:3 1f", "start 1f"]
