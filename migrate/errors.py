@@ -24,7 +24,7 @@ MigrateError
 A user is never told the following errors; migrate/decisions/causes.py turns them into those above:
 
 AgentFailed                  the target answered that it could not do what it was asked
-AgentGone                    the channel to the target's agent ended
+AgentGone, AgentEnded        the channel to the target's agent ended, or the agent
 ProtocolError                migrate/wire/message.py
 InvalidTransition            migrate/decisions/state.py
 """
@@ -34,17 +34,14 @@ from __future__ import annotations
 import enum
 from collections.abc import Sequence
 
+from migrate.text import size
+
 
 class Side(enum.Enum):
     """The role of a host in a migration."""
 
     SOURCE = "source"
     TARGET = "target"
-
-
-def mib(size_bytes: int) -> str:
-    """Return a size for people, in MiB."""
-    return f"{size_bytes / (1 << 20):,.0f} MiB"
 
 
 class MigrateError(Exception):
@@ -285,9 +282,9 @@ class NotEnoughMemory(Refused):
 
     def __init__(self, host: str, needed_bytes: int, available_bytes: int) -> None:
         self.needed_bytes, self.available_bytes = needed_bytes, available_bytes
+        there, needed = size(available_bytes), size(needed_bytes)
         super().__init__(
-            f"{host} has {mib(available_bytes)} of RAM to give, "
-            f"this move needs {mib(needed_bytes)} there",
+            f"{host} has {there} of RAM to give, this move needs {needed} there",
             "free memory on the target or choose another one",
         )
 
@@ -457,3 +454,7 @@ class AgentGone(Exception):
     def __init__(self, reason: str, said: str, status: int | None) -> None:
         self.said, self.status = said, status
         super().__init__(f"{reason}{': ' + said if said else ''}")
+
+
+class AgentEnded(AgentGone):
+    """The agent is not there any more, although its host is reached."""

@@ -13,7 +13,7 @@ from migrate.agent.plug_command import PLUGGED, TakeUp, plug_command
 from migrate.wire.message import encode
 from transport.connection import Connection, Process
 from transport.destination import Destination
-from transport.errors import ConnectError, IncompleteFrame, StreamError
+from transport.errors import ConnectError, IncompleteFrame, PeerEnded, StreamError
 from transport.kept import COUNT
 
 #: The time for the agent's answer when a channel has come to it, and the pauses between two tries.
@@ -85,7 +85,10 @@ class WayBack:
         self._left.set()
 
     def __call__(self, received: int, failed: StreamError) -> tuple[Process, int]:
-        """Return a channel to the agent, and how many bytes it has. Raises IncompleteFrame."""
+        """Return a channel to the agent, and how many bytes it has.
+
+        Raises IncompleteFrame, and PeerEnded if the agent is not there any more.
+        """
         host = self._link.destination.name
         self._note(
             f"the connection to {host} is lost ({failed}); it is tried again for"
@@ -104,6 +107,8 @@ class WayBack:
             if time.monotonic() - began_s + pause_s > self._patience_s or self._left.wait(pause_s):
                 break
             pause_s = min(2 * pause_s, LONGEST_PAUSE_S)
+        if isinstance(last, PeerEnded):
+            raise PeerEnded(f"{failed}; {last}") from last
         raise IncompleteFrame(
             f"{failed}; it could not be made again in {time.monotonic() - began_s:.0f} s:"
             f" {reason(last)}"
@@ -126,7 +131,9 @@ class WayBack:
         return process, position
 
     def _check(self, greeting: bytes, piece: bytes, process: Process) -> None:
-        """Raise IncompleteFrame if no agent answers. Without an agent no other try is of use.
+        """Raise IncompleteFrame if no agent answers, and PeerEnded if there is none any more.
+
+        Without an agent no other try is of use.
 
         `piece` is the last one of what has come so far.
         """
@@ -135,5 +142,5 @@ class WayBack:
         if not piece:
             if process.wait() == NO_AGENT:
                 self.leave()
-                raise IncompleteFrame("the agent there is gone")
+                raise PeerEnded("the agent there has ended")
             raise IncompleteFrame("the connection was lost again")

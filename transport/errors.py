@@ -59,6 +59,10 @@ class IncompleteFrame(StreamError):
     """The stream ended inside a frame, or the connection under it broke."""
 
 
+class PeerEnded(IncompleteFrame):
+    """The connection broke, and the program at its other end has ended; its host is reached."""
+
+
 class TooSlow(IncompleteFrame):
     """The peer has sent nothing, or taken nothing, for longer than it was given."""
 

@@ -13,13 +13,13 @@ from checkpoint.host.worker import Worker
 from checkpoint.schema import harmless
 from migrate.agent import zipapp
 from migrate.decisions.clock import Offset, Sample, estimate
-from migrate.errors import AgentFailed, AgentGone
+from migrate.errors import AgentEnded, AgentFailed, AgentGone
 from migrate.limits import Limits
 from migrate.link import WayBack
 from migrate.wire import protocol
 from migrate.wire.protocol import Answer, Command, ProtocolError, Request
 from transport.connection import Connection
-from transport.errors import FrameInvalid, StreamError
+from transport.errors import FrameInvalid, PeerEnded, StreamError
 from transport.framing import FrameStream
 from transport.lasting_process import LastingProcess
 
@@ -68,7 +68,7 @@ class AgentClient:
         try:
             started.write(zipapp.pack())
         except StreamError as error:
-            raise self._gone(str(error)) from error
+            raise self._gone(error) from error
 
     def keep_beating(self, interval_s: float) -> None:
         """Send a Beat whenever nothing was sent for `interval_s` seconds, until `close`."""
@@ -171,7 +171,7 @@ class AgentClient:
             answer = self._next_answer(message.answer, deadline)
         except StreamError as error:
             self._silent |= time.monotonic() >= deadline
-            raise self._gone(str(error)) from error
+            raise self._gone(error) from error
         finally:
             self._process.patience(None)
         self._process.confirmed(
@@ -249,7 +249,7 @@ class AgentClient:
             raise
         except StreamError as error:
             self._silent = True
-            raise self._gone(str(error)) from error
+            raise self._gone(error) from error
         finally:
             self._process.patience(None)
 
@@ -284,11 +284,12 @@ class AgentClient:
                     noted += 1
                     self._log(f"agent: {line}")
 
-    def _gone(self, reason: str) -> AgentGone:
+    def _gone(self, failed: str | StreamError) -> AgentGone:
         # An agent that ends says why. One that only hangs says nothing, and nobody waits for that.
         self._drain.wait(0 if self._silent else 1.0)
         status = self._process.wait() if self._process.ended() else None
-        return AgentGone(reason, self._said[-1] if self._said else "", status)
+        kind = AgentEnded if isinstance(failed, PeerEnded) else AgentGone
+        return kind(str(failed), self._said[-1] if self._said else "", status)
 
 
 def _record(trace: protocol.Trace, host: str) -> logging.LogRecord:

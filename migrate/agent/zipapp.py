@@ -33,6 +33,7 @@ CONTENTS = (
     "migrate/network/__init__.py",
     "migrate/network/late_frames.py",
     "migrate/network/target.py",
+    "migrate/text.py",
     "migrate/wire/*.py",
     "checkpoint/**/*.py",
     "transport/__init__.py",

@@ -18,6 +18,7 @@ from checkpoint import errors as checkpoint
 from checkpoint.criu import known_errors
 from migrate.decisions.state import InvalidTransition
 from migrate.errors import (
+    AgentEnded,
     AgentFailed,
     AgentGone,
     AlreadyMoving,
@@ -173,11 +174,13 @@ TABLE: dict[type[BaseException], Telling] = {
     transport.StreamError: _BROKEN_LINK,
     transport.EndOfStream: _BROKEN_LINK,
     transport.IncompleteFrame: _BROKEN_LINK,
+    transport.PeerEnded: _BROKEN_LINK,
     transport.TooSlow: _BROKEN_LINK,
     transport.FrameInvalid: _telling(
         "see that 'ssh HOST true' prints nothing: the agent is spoken to over that"
     ),
     AgentGone: _telling(_BROKEN_LINK.advice, _no_agent),
+    AgentEnded: _telling("see whether that host was restarted, or had no memory, then try again"),
     ProtocolError: _NOT_OURS,
     InvalidTransition: DEFECT,
     OSError: _telling(LOOK),
@@ -306,7 +309,7 @@ def _marked(told: E, cause: Cause) -> E:
 
 def _side(error: BaseException) -> Side | None:
     # A ProtocolError is raised for what the target said.
-    if isinstance(error, AgentFailed | checkpoint.ReceiverFailed | ProtocolError):
+    if isinstance(error, AgentEnded | AgentFailed | checkpoint.ReceiverFailed | ProtocolError):
         return Side.TARGET
     return None if isinstance(error, AgentGone | transport.TransportError) else Side.SOURCE
 

@@ -21,7 +21,7 @@ from migrate.link import ANSWER_S, NO_AGENT, Link, WayBack
 from migrate.wire.message import encode
 from transport.connection import Process
 from transport.destination import Destination
-from transport.errors import IncompleteFrame, StreamError, TooSlow, Unreachable
+from transport.errors import IncompleteFrame, PeerEnded, StreamError, TooSlow, Unreachable
 from transport.kept import COUNT
 
 #: A limit, in seconds, that only a failure reaches.
@@ -282,7 +282,7 @@ def test_without_an_agent_there_is_no_other_try(
 ) -> None:
     plug = Plug(*([greeting] if greeting else []), status=NO_AGENT)
     host = Host(plug)
-    with pytest.raises(IncompleteFrame, match="the agent there is gone"):
+    with pytest.raises(PeerEnded, match=r"^the line broke; the agent there has ended$"):
         way_to(host).go()
     assert host.tries == 1
     assert plug.closed
