@@ -193,6 +193,18 @@ def start_ticks(stat: bytes) -> int:
         raise ProcError(f"{stat[:80]!r} is no stat of a process") from error
 
 
+def parent(stat: bytes) -> int:
+    """Return the pid of a process's parent, from the content of its `stat` (field 4).
+
+    Raises ProcError.
+    """
+    fields = _behind_name(stat)
+    try:
+        return int(fields[1])
+    except (ValueError, IndexError) as error:
+        raise ProcError(f"{stat[:80]!r} is no stat of a process") from error
+
+
 def _behind_name(stat: bytes) -> list[bytes]:
     """Return the fields of a `stat` file from the third on, or [] if the file has no process name.
 

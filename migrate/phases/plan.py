@@ -161,6 +161,7 @@ def _source(
 
     `facts` are those of this host, and `pids` are the container's processes.
     """
+    preflight.check_starter(container)
     preflight.check_pid_namespace(container.pid)
     preflight.check_open_files(container, pids)
     preflight.check_limits(pids)

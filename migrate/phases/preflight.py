@@ -10,6 +10,7 @@ import secrets
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
+from checkpoint.engines import starters
 from checkpoint.engines.base import Container, Engine
 from checkpoint.engines.belongings import SHM
 from checkpoint.engines.registry import ENGINES, engine_named, owners_of
@@ -110,6 +111,16 @@ def check_pid_namespace(init: int) -> None:
             f"process {init}, the container's first, shares the pid namespace of the host or of"
             " another container, so that its death would not end all of the container's processes",
             "start the container with a pid namespace of its own (without '--pid')",
+        )
+
+
+def check_starter(container: Container) -> None:
+    """Raise NotMovableError for a container that a systemd unit would start again on this host."""
+    if (unit := starters.restarting_unit(container)) is not None:
+        raise NotMovableError(
+            f"the systemd unit {unit!r} of this host runs the container, and would start it again"
+            " once it has left",
+            f"start it without the unit, or set 'Restart=no' ('systemctl edit {unit}')",
         )
 
 

@@ -193,6 +193,38 @@ def refused(
     return done.stderr
 
 
+#: Starts a command as the main process of a systemd unit: in its cgroup, which systemctl knows.
+AS_A_UNIT = """
+for file in $(find /sys/fs/cgroup -maxdepth 2 -name cgroup.procs); do
+    mkdir -p ${file%/*}/web.service && echo $$ > ${file%/*}/web.service/cgroup.procs
+done
+echo "Restart=always\nMainPID=$$" > /run/web.unit
+exec "$@"
+"""
+SYSTEMCTL = """#!/bin/sh
+[ "$1 $4" = "show web.service" ] && cat /run/web.unit
+"""
+
+
+def test_a_container_that_a_unit_of_systemds_starts_again_is_refused(
+    hosts: Hosts, start: Start
+) -> None:
+    keeper = start("keeper", "sleep", "1000")
+    with Without(hosts.alpha, "/usr/bin/systemctl", SYSTEMCTL):
+        attached = [keeper.engine, "wait", "keeper"]
+        unit = hosts.alpha.popen(["sh", "-c", AS_A_UNIT, "sh", *attached])
+        try:
+            there = ["pgrep", "-f", f"^{' '.join(attached)}"]
+            until(lambda: hosts.alpha.run(there, check=False).stdout, "the unit's process")
+            said = refused(hosts, keeper, errors.NotMovableError)
+        finally:
+            keeper.remove()
+            unit.wait(20)
+            hosts.alpha.run(["rm", "/run/web.unit"])
+            hosts.alpha.run(["sh", "-c", "rmdir $(find /sys/fs/cgroup -name web.service)"])
+    assert "the systemd unit 'web.service' of this host runs the container" in said
+
+
 def test_a_volume_of_somebody_elses_is_not_overwritten(hosts: Hosts, start: Start) -> None:
     keeper = start("keeper", "sleep", "1000", options=("--volume", "precious:/data"))
     hosts.beta.run([keeper.engine, "volume", "create", "precious"])

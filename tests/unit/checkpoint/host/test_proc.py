@@ -167,6 +167,7 @@ def test_a_field_that_is_no_number_is_refused(tmp_path: Path) -> None:
 def test_the_start_of_a_process_does_not_depend_on_its_name(name: bytes) -> None:
     fields = b" ".join(str(number).encode() for number in range(4, 53))
     assert proc.start_ticks(b"7 (" + name + b") S " + fields) == 22
+    assert proc.parent(b"7 (" + name + b") S " + fields) == 4
 
 
 @pytest.mark.parametrize(
@@ -175,6 +176,9 @@ def test_the_start_of_a_process_does_not_depend_on_its_name(name: bytes) -> None
 def test_a_stat_that_is_none_is_refused(stat: bytes) -> None:
     with pytest.raises(ProcError):
         proc.start_ticks(stat)
+    for cut in (b"", b"7 (sleep) S", b"7 (sleep) S x"):
+        with pytest.raises(ProcError):
+            proc.parent(cut)
 
 
 def test_signals_that_wait_are_those_of_both_masks() -> None:
