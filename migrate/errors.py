@@ -21,12 +21,9 @@ MigrateError
 ├── LeftBehind               the migration succeeded; something was not cleaned up
 └── Defect                   an unexpected failure of this program
 
-A user is never told the following errors; migrate/decisions/causes.py turns them into those above:
-
-AgentFailed                  the target answered that it could not do what it was asked
-AgentGone, AgentEnded        the channel to the target's agent ended, or the agent
-ProtocolError                migrate/wire/message.py
-InvalidTransition            migrate/decisions/state.py
+migrate/decisions/causes.py makes them of the errors that a user is never told: those of
+migrate/wire/failures.py, ProtocolError (migrate/wire/message.py) and InvalidTransition
+(migrate/decisions/state.py).
 """
 
 from __future__ import annotations
@@ -438,23 +435,3 @@ class Defect(MigrateError):
         )
         self.cause_kind, self.__cause__ = type(error).__name__, error
         self.defect = True
-
-
-class AgentFailed(Exception):
-    """The agent answered Failed. `kind` is causes.kind_of the error on the target."""
-
-    def __init__(self, kind: str, text: str, detail: Sequence[str]) -> None:
-        self.kind, self.text, self.detail = kind, text, tuple(detail)
-        super().__init__(text)
-
-
-class AgentGone(Exception):
-    """The channel to the agent ended, with `said` last on stderr and with exit status `status`."""
-
-    def __init__(self, reason: str, said: str, status: int | None) -> None:
-        self.said, self.status = said, status
-        super().__init__(f"{reason}{': ' + said if said else ''}")
-
-
-class AgentEnded(AgentGone):
-    """The agent is not there any more, although its host is reached."""

@@ -13,10 +13,10 @@ from checkpoint.host.worker import Worker
 from checkpoint.schema import harmless
 from migrate.agent import zipapp
 from migrate.decisions.clock import Offset, Sample, estimate
-from migrate.errors import AgentEnded, AgentFailed, AgentGone
 from migrate.limits import Limits
 from migrate.link import WayBack
 from migrate.wire import protocol
+from migrate.wire.failures import AgentEnded, AgentFailed, AgentGone
 from migrate.wire.protocol import Answer, Command, ProtocolError, Request
 from transport.connection import Connection
 from transport.errors import FrameInvalid, PeerEnded, StreamError

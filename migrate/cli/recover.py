@@ -18,7 +18,7 @@ from migrate.cli.exit_codes import CTL_CODES
 from migrate.decisions import causes, recovery
 from migrate.decisions.recovery import SourceSeen
 from migrate.decisions.takeover import Act, Life
-from migrate.errors import AgentGone, BadRequest, MigrateError
+from migrate.errors import BadRequest, MigrateError
 from migrate.guardian.recovery import end_cut_off, told
 from migrate.journal import book, cut_off
 from migrate.journal.book import Listed
@@ -26,6 +26,7 @@ from migrate.journal.records import SOURCE, TARGET
 from migrate.leftovers import sweep
 from migrate.reach import by_ssh
 from migrate.wire import protocol
+from migrate.wire.failures import AgentGone
 from transport.destination import Destination
 from transport.errors import TransportError
 

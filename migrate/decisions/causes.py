@@ -18,9 +18,6 @@ from checkpoint import errors as checkpoint
 from checkpoint.criu import known_errors
 from migrate.decisions.state import InvalidTransition
 from migrate.errors import (
-    AgentEnded,
-    AgentFailed,
-    AgentGone,
     AlreadyMoving,
     AuthenticationFailed,
     ChangedHostKey,
@@ -37,6 +34,7 @@ from migrate.errors import (
     TargetUnreachable,
     UnknownHostKey,
 )
+from migrate.wire.failures import AgentEnded, AgentFailed, AgentGone
 from migrate.wire.message import ProtocolError
 from transport import errors as transport
 

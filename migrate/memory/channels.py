@@ -25,10 +25,10 @@ from checkpoint.host.ready import ready
 from checkpoint.host.run import find_program, start
 from checkpoint.host.worker import Worker
 from migrate.agent.plug_command import PAGES, plug_command
-from migrate.errors import AgentGone
 from migrate.memory import batches, encoding
 from migrate.memory.encoding import EncodingChoice
 from migrate.wire import protocol
+from migrate.wire.failures import AgentGone
 from migrate.wire.values import PageExtent
 from transport import openssh
 from transport.connection import Connection

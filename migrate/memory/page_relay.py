@@ -10,8 +10,8 @@ from collections.abc import Callable, Iterator
 from checkpoint.criu import page_server
 from checkpoint.errors import CheckpointError
 from checkpoint.host.worker import Worker
-from migrate.errors import AgentGone
 from migrate.memory.page_map import Dumped
+from migrate.wire.failures import AgentGone
 
 
 class PageRelay:

@@ -16,13 +16,14 @@ from migrate.agent import asking, control
 from migrate.decisions import causes
 from migrate.decisions.state import State
 from migrate.decisions.takeover import Told
-from migrate.errors import AgentFailed, AgentGone, MigrateError, ResumeFailed, Undecided
+from migrate.errors import MigrateError, ResumeFailed, Undecided
 from migrate.guardian.handle import in_ns
 from migrate.migration import Migration
 from migrate.phases.arm import Armed
 from migrate.phases.evidence import keep_logs
 from migrate.phases.without_agent import tell
 from migrate.wire import protocol
+from migrate.wire.failures import AgentFailed, AgentGone
 from migrate.wire.values import LateFrame
 
 

@@ -19,7 +19,12 @@ from migrate.agent.client import AgentClient
 from migrate.decisions import causes
 from migrate.decisions.compatibility import Facts, room
 from migrate.decisions.write_tracking import choose
-from migrate.errors import AgentFailed, AgentGone, MigrateError, MissingOnHost, NameTaken, Side
+from migrate.errors import (
+    MigrateError,
+    MissingOnHost,
+    NameTaken,
+    Side,
+)
 from migrate.guardian.handle import Guardian
 from migrate.guardian.recovery import end_all
 from migrate.journal.book import MigrationJournal, now_ms, process_record
@@ -37,6 +42,7 @@ from migrate.progress import Progress
 from migrate.reach import Connect
 from migrate.report import Report
 from migrate.wire import protocol
+from migrate.wire.failures import AgentFailed, AgentGone
 from transport.connection import Connection
 from transport.destination import Destination
 from transport.throttle import RateLimit

@@ -9,9 +9,9 @@ import contextlib
 from collections.abc import Sequence
 
 from migrate.agent import asking
-from migrate.errors import AgentFailed, AgentGone
 from migrate.migration import Migration
 from migrate.wire import protocol
+from migrate.wire.failures import AgentFailed, AgentGone
 from migrate.wire.message import ProtocolError
 from transport.errors import TransportError
 

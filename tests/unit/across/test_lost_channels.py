@@ -13,11 +13,11 @@ import pytest
 from checkpoint.errors import ImageError
 from checkpoint.host.run import start
 from checkpoint.host.worker import Worker
-from migrate.errors import AgentGone
 from migrate.memory.channels import PageChannels
 from migrate.memory.encoding import EncodingChoice
 from migrate.memory.receiver import PageReceiver
 from migrate.wire import protocol
+from migrate.wire.failures import AgentGone
 from migrate.wire.protocol import BatchesThere
 from tests.rig import until
 from tests.unit.migrate.memory.scene import GOOD, pages_message, submit

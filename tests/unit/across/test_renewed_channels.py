@@ -17,13 +17,13 @@ import pytest
 
 from checkpoint.criu.page_server import PAGE_SIZE, PE_PRESENT
 from checkpoint.host.worker import Worker
-from migrate.errors import AgentGone
 from migrate.memory import channels as page_channels
 from migrate.memory.batches import Extent
 from migrate.memory.channels import PageChannels, Renewal
 from migrate.memory.encoding import EncodingChoice
 from migrate.memory.receiver import PageReceiver
 from migrate.wire import protocol
+from migrate.wire.failures import AgentGone
 from migrate.wire.protocol import BatchesThere
 from migrate.wire.values import PageExtent
 from tests.unit.migrate.memory.scene import BASE, GOOD, PATIENCE_S, submit

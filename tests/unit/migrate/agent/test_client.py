@@ -16,10 +16,10 @@ from checkpoint.files.changes import FileState
 from migrate import logs
 from migrate.agent import client
 from migrate.agent.client import MOST_LOGGED, AgentClient
-from migrate.errors import AgentFailed, AgentGone
 from migrate.limits import Limits
 from migrate.link import WayBack
 from migrate.wire import protocol
+from migrate.wire.failures import AgentFailed, AgentGone
 from migrate.wire.protocol import Command, ProtocolError, Request
 from tests.unit.migrate.answering import Process, Target
 from transport.connection import Connection

@@ -20,6 +20,7 @@ from migrate import errors
 from migrate.cli.exit_codes import CODES, exit_code
 from migrate.decisions import causes
 from migrate.decisions.state import InvalidTransition
+from migrate.wire import failures
 from migrate.wire.message import ProtocolError
 from transport import errors as transport_errors
 
@@ -74,7 +75,7 @@ def test_the_internal_exceptions_exist() -> None:
 @pytest.mark.parametrize("name", FOREIGN)
 def test_every_exception_is_in_the_table(name: str) -> None:
     kind = FOREIGN[name]
-    assert kind is errors.AgentFailed or kind in causes.TABLE
+    assert kind is failures.AgentFailed or kind in causes.TABLE
 
 
 def test_no_two_exceptions_have_the_same_name() -> None:
@@ -90,15 +91,15 @@ def test_no_two_exceptions_have_the_same_name() -> None:
         (checkpoint_errors.ContainerNotFound("podman knows no 'web'"), errors.NoSuchContainer),
         (checkpoint_errors.ContainerNotRunning("'web' is paused"), errors.NotRunning),
         (checkpoint_errors.EngineRefused("docker: too old"), errors.Refused),
-        (errors.AgentFailed("EngineRefused", "docker: too old", ()), errors.RefusedByEngine),
-        (errors.AgentFailed("ContainerNotFound", "no such container", ()), errors.Refused),
+        (failures.AgentFailed("EngineRefused", "docker: too old", ()), errors.RefusedByEngine),
+        (failures.AgentFailed("ContainerNotFound", "no such container", ()), errors.Refused),
         (transport_errors.Unreachable("no route"), errors.TargetUnreachable),
         (transport_errors.AuthenticationRefused("no key"), errors.AuthenticationFailed),
         (transport_errors.HostKeyUnknown("no key of beta"), errors.UnknownHostKey),
         (transport_errors.HostKeyChanged("another key"), errors.ChangedHostKey),
         (transport_errors.HostKeyRefused("it is revoked"), errors.RefusedHostKey),
         (
-            errors.AgentGone("the peer closed the stream", "python3: not found", 127),
+            failures.AgentGone("the peer closed the stream", "python3: not found", 127),
             errors.TargetUnreachable,
         ),
         (KeyError("status"), errors.Refused),
@@ -119,7 +120,7 @@ def test_an_error_before_anything_was_changed_is_told_as_a_refusal(
 
 @pytest.mark.parametrize("kind", [kind for kind in causes.TABLE if kind is not BaseException])
 def test_every_kind_is_told_of_either_host_as_a_refusal(kind: type[BaseException]) -> None:
-    refused = causes.refused(errors.AgentFailed(kind.__name__, "the reason", ()), HOST)
+    refused = causes.refused(failures.AgentFailed(kind.__name__, "the reason", ()), HOST)
     assert "the reason" in refused.what
     assert exit_code(refused) in CODES.values()
 
@@ -164,7 +165,7 @@ def test_a_target_that_cannot_write_what_comes_is_told_as_the_one_that_failed() 
         ),
         (checkpoint_errors.CriuFailed("restore", ["Error (x.c:1): no luck"]), "CriuFailed"),
         (checkpoint_errors.CommandFailed(["rsync"], 1, "no luck"), "CommandFailed"),
-        (errors.AgentFailed("ImageError", "a batch is lost", ()), "ImageError"),
+        (failures.AgentFailed("ImageError", "a batch is lost", ()), "ImageError"),
         (errors.NotEnoughMemory(HOST, 2, 1), "NotEnoughMemory"),
         (FileNotFoundError(errno.ENOENT, "No such file"), "FileNotFoundError"),
     ],
@@ -181,10 +182,10 @@ def test_the_kind_of_an_error_is_that_of_its_cause(error: Exception, kind: str) 
         (AssertionError(), True),
         (InvalidTransition("from here to there"), True),
         (ProtocolError("no such field"), True),
-        (errors.AgentFailed("TypeError", "'NoneType' object is not subscriptable", ()), True),
-        (errors.AgentFailed("NeverHeardOf", "what?", ()), True),
-        (errors.AgentFailed("PermissionError", "Permission denied", ()), False),
-        (errors.AgentFailed("NoSpace", "No space left on device", ()), False),
+        (failures.AgentFailed("TypeError", "'NoneType' object is not subscriptable", ()), True),
+        (failures.AgentFailed("NeverHeardOf", "what?", ()), True),
+        (failures.AgentFailed("PermissionError", "Permission denied", ()), False),
+        (failures.AgentFailed("NoSpace", "No space left on device", ()), False),
         (PermissionError(errno.EACCES, "Permission denied"), False),
         (checkpoint_errors.ImageError("truncated"), False),
     ],
@@ -197,7 +198,7 @@ def test_what_is_in_no_table_is_a_defect_and_is_to_be_reported(
     assert ("please report it" in told.advice) is (
         defect or isinstance(error, checkpoint_errors.ImageError)
     )
-    if defect and not isinstance(error, errors.AgentFailed):
+    if defect and not isinstance(error, failures.AgentFailed):
         assert type(error).__name__ in told.what
 
 
@@ -222,8 +223,8 @@ def test_a_long_error_is_told_by_its_beginning_and_its_end() -> None:
     ("error", "words"),
     [
         (checkpoint_errors.ImageError("truncated"), "the source failed: truncated"),
-        (errors.AgentFailed("ImageError", "truncated", ()), "the target failed: truncated"),
-        (errors.AgentGone("the stream ended", "", None), "the link failed: the stream ended"),
+        (failures.AgentFailed("ImageError", "truncated", ()), "the target failed: truncated"),
+        (failures.AgentGone("the stream ended", "", None), "the link failed: the stream ended"),
         (transport_errors.IncompleteFrame("it broke"), "the link failed: it broke"),
     ],
 )
@@ -282,4 +283,4 @@ def test_a_known_line_of_crius_is_told_in_words_with_a_cure(line: str) -> None:
     assert CRIU_LINES[line] in str(error)
     cures = {cure for _, _, cure in KNOWN}
     assert causes.cause_of(error).advice in cures
-    assert causes.cause_of(errors.AgentFailed("CriuFailed", str(error), [line])).advice in cures
+    assert causes.cause_of(failures.AgentFailed("CriuFailed", str(error), [line])).advice in cures

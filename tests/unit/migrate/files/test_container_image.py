@@ -18,11 +18,11 @@ from hypothesis import strategies as st
 from checkpoint.errors import CommandFailed, EngineRefused
 from checkpoint.files.rsync import PARTIAL, UNKNOWN, Ending, Rsync
 from migrate.agent.plug_command import IMAGE
-from migrate.errors import AgentFailed
 from migrate.files import container_image
 from migrate.files.container_image import dealt, send_files, send_image
 from migrate.files.trees import TRIES
 from migrate.wire import protocol
+from migrate.wire.failures import AgentFailed
 from tests.unit.helpers.joined import Joined
 
 

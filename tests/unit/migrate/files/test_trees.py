@@ -12,8 +12,8 @@ import pytest
 
 from checkpoint.errors import CommandFailed, ReceiverFailed
 from checkpoint.files.rsync import PARTIAL, STREAM_BROKE, UNKNOWN, Ending, Rsync
-from migrate.errors import AgentGone
 from migrate.files.trees import TRIES, tried
+from migrate.wire.failures import AgentGone
 from tests.unit.helpers.joined import Joined, root_state
 from tests.unit.migrate.files.hosts import CHANGES, Change, Hosts, settle
 

@@ -18,11 +18,11 @@ from checkpoint.criu.page_server import PAGE_SIZE, PE_LAZY, PE_PARENT, PE_PRESEN
 from checkpoint.criu.page_server import dst_id_of_process as image_of
 from checkpoint.errors import DataInvalid, ImageError
 from checkpoint.host import processes
-from migrate.errors import AgentGone
 from migrate.memory import batches, encoding
 from migrate.memory import batches as page_batches
 from migrate.memory.batches import MAX_EXTENTS, MAX_PAGES, PageBatches, Processes
 from migrate.memory.copying import Ends
+from migrate.wire.failures import AgentGone
 from migrate.wire.values import PageExtent
 from tests.unit.helpers.obedient import PAGES, Child
 from tests.unit.migrate.memory.carrier import Carrier

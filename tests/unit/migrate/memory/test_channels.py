@@ -14,9 +14,9 @@ from collections.abc import Callable
 import pytest
 
 from checkpoint.criu.page_server import PAGE_SIZE
-from migrate.errors import AgentGone
 from migrate.memory.channels import MAX_CHANNELS, PageChannels, channels_for
 from migrate.memory.encoding import EncodingChoice
+from migrate.wire.failures import AgentGone
 from migrate.wire.values import PageExtent
 from tests.unit.migrate.memory.scene import BASE, GOOD, PATIENCE_S, Scene, content, submit
 from transport.errors import IncompleteFrame

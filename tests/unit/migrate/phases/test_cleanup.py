@@ -8,7 +8,8 @@ import pytest
 
 from checkpoint.errors import CommandFailed, EngineRefused
 from migrate.decisions.state import State
-from migrate.errors import AgentFailed, AgentGone, LeftBehind
+from migrate.errors import LeftBehind
+from migrate.wire.failures import AgentFailed, AgentGone
 from migrate.wire.message import ProtocolError
 from tests.unit.migrate.phases.held_move import FINISHED, RESUMED, ended, failing, held_migration
 

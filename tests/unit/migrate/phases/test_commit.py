@@ -18,11 +18,12 @@ from checkpoint.network import link, netns
 from checkpoint.network.model import Interface, Network
 from migrate.agent.control import GO, Outcome
 from migrate.decisions.state import State
-from migrate.errors import AgentFailed, AgentGone, ResumeFailed, Undecided
+from migrate.errors import ResumeFailed, Undecided
 from migrate.guardian.handle import in_ns
 from migrate.guardian.watch import BY, FREED, KILLING
 from migrate.network.source import SourceNetwork
 from migrate.wire import protocol
+from migrate.wire.failures import AgentFailed, AgentGone
 from migrate.wire.message import Answer, ProtocolError
 from tests.unit.migrate.answering import AnotherWay
 from tests.unit.migrate.phases.held_move import (
