@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from functools import partial
 
 from migrate.decisions.state import SETTLED
-from migrate.errors import MigrateError, ResumeFailed
+from migrate.errors import LostThere, MigrateError, ResumeFailed
 from migrate.migration import Migration
 from migrate.observer import Observer, Unfailing
 from migrate.options import Options
@@ -72,14 +72,16 @@ def move_container(
 def _outcome_kept(migration: Migration) -> Iterator[None]:
     """Enter how the block ends into the report, and into the journal if nothing is left to do.
 
-    Otherwise the guardian goes on, unless the target has said that it could not obey.
+    Otherwise the guardian goes on, unless the target has said that it could not obey, and that it
+    may run the container all the same.
     """
     told: str | None = None
     failed_there = False
     try:
         yield
     except MigrateError as error:
-        told, failed_there = str(error), isinstance(error, ResumeFailed)
+        told = str(error)
+        failed_there = isinstance(error, ResumeFailed) and not isinstance(error, LostThere)
         raise
     finally:
         migration.report.outcome = migration.state.value

@@ -18,6 +18,7 @@ MigrateError
 ├── ContainerEnded           the container ended on the source before the kill; it runs nowhere
 ├── Undecided                the source is dead, or dying; the target has not said that it resumed
 ├── ResumeFailed             the source is dead; the target says that it could not resume
+│   └── LostThere            ... because nothing of the container is left there
 ├── LeftBehind               the migration succeeded; something was not cleaned up
 └── Defect                   an unexpected failure of this program
 
@@ -406,6 +407,16 @@ class ResumeFailed(MigrateError):
             advice=f"look at the container on {host}, where it may run all the same; "
             "only if it does not, start it afresh on the source",
         )
+
+
+class LostThere(ResumeFailed):
+    """The target has never run the container, and does not hold it any more."""
+
+    def __init__(self, host: str, reason: str) -> None:
+        super().__init__(host, reason)
+        self.what = f"what the container had in memory is lost on {host}: {reason}"
+        self.where = "its files, and what its engine knows of it, are on the source"
+        self.advice = "start it afresh there, unless the engine does so by its restart policy"
 
 
 class LeftBehind(MigrateError):

@@ -10,6 +10,7 @@ TransportError
 └── StreamError                a framed stream ended or broke
     ├── EndOfStream            the peer closed the stream between two frames
     ├── IncompleteFrame        the stream ended, or the connection broke, within a frame
+    │   ├── PeerEnded          ... and the program at its other end has ended
     │   └── TooSlow            ... because the peer took longer than it was given
     └── FrameInvalid           a frame is over the bounds
 """

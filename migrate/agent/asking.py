@@ -21,6 +21,7 @@ TOLD = {
     Outcome.REFUSED.value: Told.REFUSED,
     Outcome.FAILED.value: Told.REFUSED,
     Outcome.NOBODY.value: Told.ABSENT,
+    Outcome.LOST.value: Told.LOST,
 }
 
 

@@ -38,12 +38,17 @@ MAX_TEXT = 1000
 
 
 class Outcome(enum.Enum):
-    """What came of a word to whatever holds a container. NOBODY: nobody does, nor has run it."""
+    """What came of a word to whatever holds a container.
+
+    NOBODY: nobody does, nor has run it, as far as is known. LOST: what held it is gone, and it has
+    never run.
+    """
 
     OK = "ok"
     REFUSED = "refused"
     FAILED = "failed"
     NOBODY = "nobody"
+    LOST = "lost"
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -47,7 +47,7 @@ def recover(request: protocol.Recover, tell: Callable[[str], None]) -> protocol.
             text=f"{platform.node()} is the source of that move",
         )
     reply = _passed_on(request)
-    if reply.outcome is Outcome.NOBODY:
+    if reply.outcome in (Outcome.NOBODY, Outcome.LOST):
         sweep(tell)
     found = book.find(request.migration_id, TARGET)
     return protocol.Recovered(
@@ -95,13 +95,25 @@ def _known(found: Listed | None, word: str) -> Reply | None:
         outcome = Outcome.REFUSED if aborts else Outcome.OK
         return Reply(outcome=outcome, text=f"the container was made to run on {host}")
     if not found.owned or found.account.ended is not None:
-        return _nobody()
+        # Only after its death on the source is a container lost that this host has let go.
+        return _lost(found) if word == control.GO else _nobody()
     return None
 
 
 def _nobody() -> Reply:
     return Reply(
         outcome=Outcome.NOBODY, text=f"nobody on {platform.node()} holds a container for that move"
+    )
+
+
+def _lost(found: Listed) -> Reply:
+    """Return the reply of a host whose own journal says that it never ran the container."""
+    dropped = found.account.ended is not None
+    why = "was started again" if cut_off.rebooted(found.account) else "has lost what held it"
+    return Reply(
+        outcome=Outcome.LOST,
+        text=f"{platform.node()} never ran the container, and"
+        f" {'dropped its copy' if dropped else why}",
     )
 
 

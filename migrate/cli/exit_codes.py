@@ -41,6 +41,7 @@ CODES: dict[type[errors.MigrateError], int] = {
     errors.FrozenTooLong: 56,
     errors.Undecided: 60,
     errors.ResumeFailed: 63,
+    errors.LostThere: 65,
     errors.Defect: 70,
 }
 

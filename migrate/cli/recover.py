@@ -14,11 +14,11 @@ import time
 from migrate.agent import asking, control
 from migrate.agent.recover import recover as pass_on
 from migrate.cli.console import check_root, put, say
-from migrate.cli.exit_codes import CTL_CODES
+from migrate.cli.exit_codes import CODES, CTL_CODES
 from migrate.decisions import causes, recovery
 from migrate.decisions.recovery import SourceSeen
 from migrate.decisions.takeover import Act, Life
-from migrate.errors import BadRequest, MigrateError
+from migrate.errors import BadRequest, LostThere, MigrateError
 from migrate.guardian.recovery import end_cut_off, told
 from migrate.journal import book, cut_off
 from migrate.journal.book import Listed
@@ -98,6 +98,8 @@ def _end(found: Listed, on: str | None, *, go: bool) -> int:
     except ValueError as error:
         raise BadRequest(str(error), "see 'migratectl recover --help'") from error
     put(f"migratectl: {told(found.account.begun, act)}")
+    if act is Act.GIVE_UP:
+        return CODES[LostThere]
     return 0 if act in (Act.FINISH, Act.END_BACK) else CTL_CODES["NotRecovered"]
 
 
@@ -179,7 +181,7 @@ def _elsewhere(arguments: argparse.Namespace) -> int:
 
 def _answered(migration_id: str, host: str, answer: protocol.Recovered) -> int:
     outcome = control.Outcome(answer.outcome)
-    if outcome is control.Outcome.NOBODY:
+    if outcome in (control.Outcome.NOBODY, control.Outcome.LOST):
         return _nothing(migration_id, host, "look for the container with the engine there")
     put(f"migratectl: {outcome.value}: {answer.text}")
     return 0 if outcome is control.Outcome.OK else CTL_CODES["NotRecovered"]

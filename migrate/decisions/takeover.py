@@ -36,12 +36,14 @@ class Life(enum.Enum):
 class Told(enum.Enum):
     """What came of the word that was last said to the target.
 
-    ABSENT: nobody there holds the container or has made it run. UNREACHED: the target could not be
+    ABSENT: nobody there holds the container or has made it run. LOST: the host's own journal says
+    that it has never run there, and nobody holds it any more. UNREACHED: the target could not be
     asked, or did not answer. REFUSED: whoever holds the container there did not do it.
     """
 
     OBEYED = "obeyed"
     ABSENT = "absent"
+    LOST = "lost"
     UNREACHED = "unreached"
     REFUSED = "refused"
 
@@ -58,6 +60,7 @@ class Act(enum.Enum):
     GO = "tell the target GO"
     FINISH = "remove what the container has left on the source"
     END_BACK = "the container is on the source: nothing is left to do"
+    GIVE_UP = "the container is lost: give back what was changed on the source, and keep its files"
     LEAVE = "leave the rest to whoever asks later"
 
 
@@ -79,7 +82,7 @@ class Seen:
 
 
 def next_act(seen: Seen) -> Act:
-    """Return what is to be done next. END_BACK, LEAVE and FINISH are last acts."""
+    """Return what is to be done next. END_BACK, LEAVE, GIVE_UP and FINISH are last acts."""
     if seen.state in (State.RESUMED.value, State.DONE.value):
         return Act.BURY if seen.criu else Act.FINISH
     if seen.life is Life.LIVES and seen.state in KILLED:
@@ -111,4 +114,6 @@ def _forward(seen: Seen) -> Act:
         return Act.BURY
     if seen.told is Told.OBEYED:
         return Act.FINISH
+    if seen.told is Told.LOST:
+        return Act.GIVE_UP
     return Act.GO if seen.told is None or seen.patient else Act.LEAVE

@@ -110,6 +110,12 @@ def told(begun: Begun, act: Act) -> str:
         return f"{what} is done: {begun.target} runs the container"
     if act is Act.END_BACK:
         return f"{what} is rolled back: {begun.target} holds no copy of the container"
+    if act is Act.GIVE_UP:
+        return (
+            f"{what} is over, and the container is lost with what it had in memory: {begun.target}"
+            " never ran it, and does not hold it any more; its files, and what its engine knows of"
+            " it, are here: start it afresh, unless the engine does so by its restart policy"
+        )
     return (
         f"{what} cannot be ended yet: {begun.target} does not say what it has, or the container is"
         f" not dead yet; 'migratectl recover {begun.migration_id}' tries again"

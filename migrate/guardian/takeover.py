@@ -34,6 +34,8 @@ THAW_S = 0.15
 #: How long the target is tried again, and the first and the longest pause between two tries.
 PATIENCE_S, FIRST_PAUSE_S, LONGEST_PAUSE_S = 600.0, 0.2, 10.0
 LOOK_AGAIN_S = 0.002
+#: How a migration has ended whose target has lost the container after its death on the source.
+LOST = "lost"
 #: What the journal says of a migration that ended without its coordinator.
 TAKEN_OVER = "the program that carried it out was gone or hung, and its guardian ended it"
 
@@ -176,7 +178,11 @@ class Takeover:
         if act is Act.FINISH:
             self._finish()
         elif act is Act.END_BACK and self._all_undone:
-            self._end(State.ROLLED_BACK)
+            self._end(State.ROLLED_BACK.value)
+        elif act is Act.GIVE_UP:
+            self._undo()
+            if self._all_undone:
+                self._end(LOST)
         return act
 
     def _see(self) -> Seen:
@@ -243,10 +249,10 @@ class Takeover:
         if left:
             self._journal.entered(State.RESUMED.value)
         else:
-            self._end(State.DONE)
+            self._end(State.DONE.value)
 
-    def _end(self, state: State) -> None:
-        self._journal.end(state.value, "; ".join([self._why, *self.said]))
+    def _end(self, outcome: str) -> None:
+        self._journal.end(outcome, "; ".join([self._why, *self.said]))
 
     @contextlib.contextmanager
     def _noted(self, what: str) -> Iterator[None]:

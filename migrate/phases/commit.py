@@ -16,7 +16,7 @@ from migrate.agent import asking, control
 from migrate.decisions import causes
 from migrate.decisions.state import State
 from migrate.decisions.takeover import Told
-from migrate.errors import MigrateError, ResumeFailed, Undecided
+from migrate.errors import LostThere, MigrateError, ResumeFailed, Undecided
 from migrate.guardian.handle import in_ns
 from migrate.migration import Migration
 from migrate.phases.arm import Armed
@@ -107,6 +107,8 @@ def _tell_successor(
     told, host = asking.TOLD[answer.outcome], migration.target.hostname
     if told is not Told.OBEYED:
         migration.note(f"{host} was told GO once more: {answer.text}")
+        if told is Told.LOST:
+            raise causes.marked(LostThere(host, answer.text), undecided)
         raise (told is Told.ABSENT and undecided.if_nobody_holds_it) or undecided
     migration.note(f"{undecided.what}; {answer.text}, and brings the rest of memory by itself")
 

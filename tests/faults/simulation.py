@@ -63,6 +63,7 @@ class World:
     guardian: bool = True
     acts: bool = False  # the guardian has taken over
     undone: bool = False
+    over: bool = False  # the container was given up as lost
     told: Told | None = None
     tries: int = 0
     # The target.
@@ -208,7 +209,7 @@ class World:
         act = self.decide(seen)
         self.trace.append(act.name)
         self._do(act)
-        return act not in (Act.FINISH, Act.END_BACK, Act.LEAVE)
+        return act not in (Act.FINISH, Act.END_BACK, Act.GIVE_UP, Act.LEAVE)
 
     def _do(self, act: Act) -> None:
         """Carry an act of the guardian's out. WAIT and LEAVE change nothing."""
@@ -223,6 +224,8 @@ class World:
             self.told = self.say(go=act is Act.GO)
             if act is Act.GO and self.told is Told.OBEYED:
                 self.state = State.RESUMED
+        elif act is Act.GIVE_UP:  # its engine starts it afresh, by its restart policy
+            self.container, self.kill_sent, self.over = "runs", False, True
         elif act is Act.FINISH and self.half.value not in RUNS:
             raise Violation(f"its files are removed, and nobody has run it: {self.trace}")
         self.state = ENTERED.get(act, self.state)
@@ -239,6 +242,8 @@ class World:
     def _hear(self, *, go: bool) -> Told:
         if self.half.value in RUNS:
             return Told.OBEYED if go else Told.REFUSED
+        if go and self._has_lost_it():
+            return Told.LOST
         if self.half is not incoming.State.HELD:
             if not go and self.half in incoming.REVERSIBLE:
                 self._abort()
@@ -258,6 +263,11 @@ class World:
         else:
             self._abort()
         return Told.OBEYED
+
+    def _has_lost_it(self) -> bool:
+        """Return whether the target's journal says that it has never run, and nobody holds it."""
+        unheld = self.agent == "dead" and not self.keeper
+        return self.half.value not in RUNS and (unheld or self.half is incoming.State.ABORTED)
 
     def answer(self) -> None:
         """Have the agent obey the next request on its channel, or see the channel's end."""
@@ -408,7 +418,7 @@ def _recovered(world: World) -> None:
     for _ in range(MOST_STEPS):
         world.by_itself()
         world.check()
-        if world.state in SETTLED - {State.RESUMED}:
+        if world.over or world.state in SETTLED - {State.RESUMED}:
             break
         if not world.take_over():
             world.told, world.tries = None, 0

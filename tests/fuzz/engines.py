@@ -235,7 +235,7 @@ def _archive(*names: str) -> bytes:
             entry = tarfile.TarInfo(name)
             entry.type = tarfile.DIRTYPE if name.endswith("/") else tarfile.REGTYPE
             entry.size = 0 if name.endswith("/") else 9
-            tar.addfile(entry, io.BytesIO(b"some text"))
+            tar.addfile(entry, io.BytesIO(b'{"a": 12}'))
     return written.getvalue()
 
 
@@ -250,7 +250,11 @@ _PODMAN = dict(
     OCIRuntime="/usr/bin/crun",
     Config={"Tty": False},
     Mounts=[_MOUNT],
-    HostConfig={"NetworkMode": "bridge", "LogConfig": {"Path": "/l"}},
+    HostConfig={
+        "NetworkMode": "bridge",
+        "LogConfig": {"Path": "/l"},
+        "RestartPolicy": {"Name": "always", "MaximumRetryCount": 0},
+    },
     State={"ConmonPid": 1, "CgroupPath": "/c"},
     GraphDriver={"Name": "overlay", "Data": {"UpperDir": "/u", "MergedDir": "/m"}},
     NetworkSettings={"Networks": {"n": {}}},
@@ -291,6 +295,7 @@ _OF_PODMAN = {
     "id": "x",
     "runtime": "crun",
     "cgroup": "/c",
+    "restart": {"Name": "always", "MaximumRetryCount": 0},
     "log": None,
     "volumes": _VOLUMES,
     "image": {"id": "i", "name": "n", "layers": ["sha256:0"]},

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import platform
 import signal
 import socket
 import threading
@@ -53,7 +54,7 @@ def say(word: str) -> tuple[Outcome, str, str | None]:
     told: list[str] = []
     answer = recover.recover(protocol.Recover(migration_id=ID, word=word, frames=()), told.append)
     outcome = Outcome(answer.outcome)
-    assert told == (["told"] if outcome is Outcome.NOBODY else [])
+    assert told == (["told"] if outcome in (Outcome.NOBODY, Outcome.LOST) else [])
     return outcome, answer.text, answer.state
 
 
@@ -112,9 +113,30 @@ def test_where_nobody_holds_it_what_is_left_is_removed(
     elif leave is not None:
         left(leave)
     found, text, state = say(word)
-    assert (found, state) == (Outcome.NOBODY, leave)
-    assert text.startswith("nobody on ")
+    lost = word == GO and leave is not None
+    assert (found, state) == (Outcome.LOST if lost else Outcome.NOBODY, leave)
+    assert text.startswith(f"{platform.node()} never ran the container" if lost else "nobody on ")
     assert swept == ["swept"]
+
+
+@pytest.mark.usefixtures("nobody_is_asked")
+@pytest.mark.parametrize(
+    ("ended", "boot_id", "why"),
+    [
+        (None, None, "has lost what held it"),
+        (None, "0" * 36, "was started again"),
+        ("aborted", None, "dropped its copy"),
+    ],
+)
+def test_what_became_of_a_copy_that_is_lost_is_told(
+    swept: list[str], ended: str | None, boot_id: str | None, why: str
+) -> None:
+    with MigrationJournal(begun(TARGET, boot_id=boot_id or proc.boot_id())) as journal:
+        journal.entered("held")
+        if ended is not None:
+            journal.end(ended)
+    text = f"{platform.node()} never ran the container, and {why}"
+    assert say(GO)[:2] == (Outcome.LOST, text)
 
 
 @pytest.mark.parametrize(

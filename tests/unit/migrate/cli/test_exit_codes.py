@@ -86,6 +86,7 @@ def test_the_codes_are_frozen() -> None:
         "FrozenTooLong": 56,
         "Undecided": 60,
         "ResumeFailed": 63,
+        "LostThere": 65,
         "Defect": 70,
     }
 

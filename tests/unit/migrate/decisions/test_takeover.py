@@ -13,7 +13,7 @@ from migrate.decisions.takeover import Act, Life, Seen, Told, next_act
 
 #: The states of the source after which the container may be dead by this migration's doing.
 AFTER_THE_KILL = ("killing", "killed", "resumed")
-LAST = (Act.END_BACK, Act.LEAVE, Act.FINISH)
+LAST = (Act.END_BACK, Act.LEAVE, Act.GIVE_UP, Act.FINISH)
 WORDS = (Act.ABORT, Act.GO)
 #: How often a target that was not reached is tried again in these tests.
 TRIES = 3
@@ -112,6 +112,16 @@ def test_a_host_without_the_copy_is_told_to_run_it_again_and_not_to_drop_it() ->
         if seen.told is Told.ABSENT:
             assert next_act(seen) is not Act.ABORT, seen
             assert next_act(seen) is not Act.FINISH or seen.state in ("resumed", "done"), seen
+
+
+def test_what_is_lost_is_given_up_and_never_removed() -> None:
+    """The files on the source are all that is left of the container."""
+    for seen in every():
+        if seen.told is Told.LOST and seen.state in ("killing", "killed"):
+            assert next_act(seen) not in (Act.ABORT, Act.FINISH, Act.GO), seen
+    for seen in those_of(Act.GIVE_UP):
+        assert (seen.told, seen.life, seen.criu) == (Told.LOST, Life.DEAD, False), seen
+        assert seen.state in ("killing", "killed"), seen
 
 
 def after(seen: Seen, act: Act, reply: Told, tries: int) -> Seen:

@@ -245,6 +245,15 @@ def test_a_target_that_does_not_obey_is_left_to_whoever_asks_later(
     assert end() == ("killed", None)
 
 
+def test_a_container_that_the_target_has_lost_is_given_up_with_its_files_kept(
+    ended: Ended, killed: MigrationJournal, made: Made
+) -> None:
+    """What was changed on the source is changed back: its restart policy, for example."""
+    assert ended.run(killed, Told.LOST) == (Act.GIVE_UP, ["links down", GO, "end recorded"])
+    assert made.there() == (False, True)
+    assert end()[0] == takeover.LOST
+
+
 @pytest.mark.parametrize("reply", [Told.UNREACHED, Told.REFUSED])
 def test_a_copy_that_may_be_held_is_left_to_whoever_asks_later(ended: Ended, reply: Told) -> None:
     act, done = ended.run("held", reply, patience_s=IMPATIENCE_S)
@@ -354,6 +363,7 @@ def test_criu_is_killed_before_it_can_undo_anything_for_a_dead_container(
         (Outcome.REFUSED, Told.REFUSED),
         (Outcome.FAILED, Told.REFUSED),
         (Outcome.NOBODY, Told.ABSENT),
+        (Outcome.LOST, Told.LOST),
         (None, Told.UNREACHED),
     ],
 )

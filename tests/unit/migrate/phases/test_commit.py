@@ -18,7 +18,7 @@ from checkpoint.network import link, netns
 from checkpoint.network.model import Interface, Network
 from migrate.agent.control import GO, Outcome
 from migrate.decisions.state import State
-from migrate.errors import ResumeFailed, Undecided
+from migrate.errors import LostThere, ResumeFailed, Undecided
 from migrate.guardian.handle import in_ns
 from migrate.guardian.watch import BY, FREED, KILLING
 from migrate.network.source import SourceNetwork
@@ -257,6 +257,20 @@ def test_without_a_word_that_it_runs_nothing_is_removed(
     assert "settle" not in done
     assert FREED not in move.guardian.told, "the guardian goes on"
     assert move.report.notes[: len(notes)] == notes
+
+
+def test_what_the_target_has_lost_is_told_as_lost_and_left_to_the_guardian(
+    another_way: Lead,
+) -> None:
+    """The guardian gives back what was changed on the source."""
+    move, done = held_migration()
+    move.target.agent.fails_to_ask = [AgentGone("it broke", "", None)]
+    another_way(move, came(Outcome.LOST, "beta never ran the container, and was started again"))
+    error = ended(move)
+    assert type(error) is LostThere
+    assert "beta never ran the container, and was started again" in str(error)
+    assert "settle" not in done
+    assert FREED not in move.guardian.told
 
 
 #: Answers to GO that cannot be read, although the agent is there.

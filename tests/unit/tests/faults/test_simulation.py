@@ -11,7 +11,7 @@ from dataclasses import replace
 import pytest
 
 from migrate.decisions.state import State
-from migrate.decisions.takeover import Act, Seen, Told, next_act
+from migrate.decisions.takeover import KILLED, Act, Seen, Told, next_act
 from tests.faults.simulation import Violation, run
 
 SCHEDULES = 10_000
@@ -42,6 +42,12 @@ def forgets_that_it_turned_back(seen: Seen) -> Act:
     return next_act(back) if act is Act.TURN_BACK else act
 
 
+def gives_up_what_may_be_held(seen: Seen) -> Act:
+    """Take a container for lost whose target cannot be reached."""
+    act = next_act(seen)
+    return Act.GIVE_UP if act is Act.LEAVE and seen.state in KILLED else act
+
+
 def violated(decide: Callable[[Seen], Act] = next_act, *, sees_death: bool = True) -> bool:
     """Return whether one of the schedules violates the commit rule."""
     for seed in range(SCHEDULES):
@@ -52,7 +58,15 @@ def violated(decide: Callable[[Seen], Act] = next_act, *, sees_death: bool = Tru
     return False
 
 
-@pytest.mark.parametrize("decide", [goes_early, drops_the_only_copy, forgets_that_it_turned_back])
+@pytest.mark.parametrize(
+    "decide",
+    [
+        goes_early,
+        drops_the_only_copy,
+        forgets_that_it_turned_back,
+        gives_up_what_may_be_held,
+    ],
+)
 def test_a_broken_rule_of_the_guardian_is_found(decide: Callable[[Seen], Act]) -> None:
     assert violated(decide)
 
