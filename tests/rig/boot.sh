@@ -3,5 +3,7 @@
 export PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin
 mount -t proc proc /proc
 mount -t devtmpfs devtmpfs /dev
-tar -x -f /dev/nvme0n2 -C /
+modprobe virtio_blk
+until [ -b /dev/vda ]; do sleep 0.05; done
+tar -x -f /dev/vda -C /
 exec /usr/bin/python3 -I -B /opt/migrate/tests/rig/vm_init.py

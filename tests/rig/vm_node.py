@@ -56,7 +56,8 @@ class VmNode(Node):
         process.run(["qemu-img", "create", "-q", *overlay], keep_lock=True)
         _pack(files, seed)
         pid_file = directory / f"{self.name}.pid"
-        nvme = ["-device", "nvme,serial=rig", "-device", "nvme-ns,drive=disk"]
+        # The second disk is of another kind, because the kernel numbers two of one kind at random.
+        disks = ["-device", "nvme,serial=rig,drive=disk", "-device", "virtio-blk-pci,drive=files"]
         tap = f"tap,id=net,ifname={names.switch_port(self.name)},script=no,downscript=no"
         qemu: list[str | PathLike[str]] = [
             *("qemu-system-x86_64", "-accel", "tcg,thread=multi", "-cpu", PROCESSOR),
@@ -66,7 +67,7 @@ class VmNode(Node):
             *("-serial", f"file:{self.log(directory)}"),
             *("-drive", f"if=none,id=disk,format=qcow2,cache=unsafe,file={disk}"),
             *("-drive", f"if=none,id=files,format=raw,file={files}"),
-            *(*nvme, "-device", "nvme-ns,drive=files", "-netdev", tap),
+            *(*disks, "-netdev", tap),
             *("-device", "virtio-net-pci,netdev=net,romfile=", "-device", "virtio-rng-pci"),
         ]
         process.run(Switch(self.rig).command(qemu))  # without the lock, which it would hold

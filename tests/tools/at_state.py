@@ -85,6 +85,11 @@ def kill_container(migration: Migration) -> None:
     os.kill(migration.source.init.pid, signal.SIGKILL)
 
 
+def here(_: Migration, command: str) -> None:
+    """Run a command on the source."""
+    subprocess.run(["sh", "-c", command], check=True, timeout=60)
+
+
 def on_target(_: Migration, command: str) -> None:
     """Run a command on the target."""
     subprocess.run(["ssh", "beta", command], check=True, stdout=2, timeout=60)
@@ -189,6 +194,7 @@ ACTS: dict[str, Callable[..., None]] = {
         lose_host_alone,
         kill_criu,
         kill_container,
+        here,
         on_target,
         on_target_and_fail,
         lose_docker_and_fail,
