@@ -96,14 +96,23 @@ def _back(seen: Seen) -> Act:
     """The container lives on the source, or has ended there without this migration's doing."""
     if seen.criu:
         return Act.THAW
-    if not seen.undone:
-        return Act.UNDO
+    if not seen.undone and seen.life is Life.LIVES:
+        return Act.UNDO  # it may run on without the target's word
     if seen.told in (Told.OBEYED, Told.ABSENT) or seen.state == State.ROLLED_BACK.value:
-        return Act.END_BACK
+        return _ended_back(seen)
     if seen.state not in MAY_BE_HELD:
         # The target undoes by itself what it has made. But its agent may wait for the source first.
-        return Act.ABORT if seen.told is None else Act.END_BACK
+        return Act.ABORT if seen.told is None else _ended_back(seen)
     return Act.ABORT if seen.told is None or seen.patient else Act.LEAVE
+
+
+def _ended_back(seen: Seen) -> Act:
+    """The target has dropped what it had, if it had anything.
+
+    Not before that is a container undone that has ended. Its engine may start it afresh then, by
+    its restart policy. If the source was started again, its journal may lack the kill.
+    """
+    return Act.END_BACK if seen.undone else Act.UNDO
 
 
 def _forward(seen: Seen) -> Act:

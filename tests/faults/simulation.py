@@ -31,6 +31,8 @@ FAULTY_STEPS, MOST_STEPS = 40, 400
 #: container that was killed dies at a step.
 FAULT, LOSS, DEATH = 0.08, 0.25, 0.15
 RUNS = {incoming.State.RESUMED.value, incoming.State.FINISHED.value}
+#: States that are written to disk, and the chance that this comes at a step.
+SYNCED, SYNC = {State.KILLED, State.RESUMED, *SETTLED}, 0.3
 #: What the guardian enters into the journal.
 ENTERED = {
     Act.TURN_BACK: State.ROLLING_BACK,
@@ -58,6 +60,8 @@ class World:
     criu: bool = False
     criu_shared: bool = False  # the guardian has a copy of the conversation's socket
     state: State = State.ARMED
+    on_disk: State = State.ARMED
+    source_rebooted: bool = False
     coordinator: str = "lives"  # or "hangs", "dead"
     step: str = "freeze"
     guardian: bool = True
@@ -219,6 +223,8 @@ class World:
             self.criu = False
         elif act is Act.UNDO:
             self.undone = True
+            if self.source_rebooted:  # its engine starts it afresh, by its restart policy
+                self.container, self.kill_sent = "runs", False
         elif act in (Act.ABORT, Act.GO):
             self.tries += 1
             self.told = self.say(go=act is Act.GO)
@@ -313,6 +319,8 @@ class World:
         """Let happen what the kernel and CRIU do by themselves."""
         if self.kill_sent and self.container != "dead" and self.chance.random() < DEATH:
             self.container = "dead"
+        if self.state in SYNCED and self.chance.random() < SYNC:
+            self.on_disk = self.state
         held_by = self.coordinator == "dead" and not (self.criu_shared and self.guardian)
         if self.criu and held_by:
             self._thaw()
@@ -363,6 +371,9 @@ class World:
     def _reboot_source(self) -> None:
         self.container, self.criu, self.host_failed = "dead", False, True
         self.coordinator, self.guardian, self.acts, self.link = "dead", False, False, False
+        self.source_rebooted, self.undone, self.told, self.tries = True, False, None, 0
+        # What was entered after ARMED and not synced is lost (migrate/journal/account.py).
+        self.state = State.HELD if self.on_disk is State.ARMED else self.on_disk
 
     def _reboot_target(self) -> None:
         self.agent, self.keeper, self.link, self.host_failed = "dead", False, False, True

@@ -9,7 +9,7 @@ from dataclasses import replace
 import pytest
 
 from migrate.decisions.state import State
-from migrate.decisions.takeover import Act, Life, Seen, Told, next_act
+from migrate.decisions.takeover import MAY_BE_HELD, Act, Life, Seen, Told, next_act
 
 #: The states of the source after which the container may be dead by this migration's doing.
 AFTER_THE_KILL = ("killing", "killed", "resumed")
@@ -86,10 +86,15 @@ def test_a_dying_container_is_waited_for_only_if_this_migration_killed_it() -> N
         assert seen.state in ("killing", "killed")
 
 
-def test_what_was_changed_on_the_source_is_undone_before_the_target_is_told() -> None:
-    """The container may run on without the target."""
+def test_what_lives_on_the_source_is_undone_before_the_target_is_told() -> None:
+    """It may run on without the target. What has ended there may be started by its engine then."""
     for seen in those_of(Act.ABORT):
-        assert seen.undone, seen
+        assert seen.undone or seen.life is not Life.LIVES, seen
+    for seen in those_of(Act.UNDO):
+        settled = seen.told in (Told.OBEYED, Told.ABSENT) or seen.state == "rolled back"
+        never_held = seen.told is not None and seen.state not in MAY_BE_HELD
+        assert seen.life is Life.LIVES or settled or never_held, seen
+    assert all(seen.undone for seen in those_of(Act.END_BACK))
 
 
 def test_a_target_is_tried_again_only_while_there_is_patience() -> None:
@@ -192,6 +197,7 @@ def test_a_container_that_ran_on_is_run_by_no_other_host_when_it_ends(
 
 
 BACK = [Act.THAW, Act.UNDO, Act.ABORT, Act.END_BACK]
+ENDED_BACK = [Act.THAW, Act.ABORT, Act.UNDO, Act.END_BACK]
 
 
 def seen_in(state: str | None, life: Life, *, criu: bool = True) -> Seen:
@@ -207,8 +213,13 @@ def seen_in(state: str | None, life: Life, *, criu: bool = True) -> Seen:
         (seen_in("armed", Life.LIVES), [Told.UNREACHED], BACK),
         (seen_in("frozen", Life.LIVES), [Told.OBEYED], BACK),
         (seen_in("held", Life.LIVES), [Told.ABSENT], BACK),
-        (seen_in("held", Life.DEAD), [Told.OBEYED], BACK),
-        (seen_in("frozen", Life.DYING), [Told.OBEYED], BACK),
+        (seen_in("held", Life.DEAD), [Told.OBEYED], ENDED_BACK),
+        (seen_in("frozen", Life.DYING), [Told.OBEYED], ENDED_BACK),
+        (
+            seen_in("held", Life.DEAD),
+            [Told.REFUSED],
+            [Act.THAW, *[Act.ABORT] * TRIES, Act.LEAVE],
+        ),
         (seen_in("killing", Life.LIVES), [Told.OBEYED], [Act.TURN_BACK, *BACK]),
         (
             seen_in("rolling back", Life.LIVES, criu=False),

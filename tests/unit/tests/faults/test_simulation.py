@@ -42,6 +42,12 @@ def forgets_that_it_turned_back(seen: Seen) -> Act:
     return next_act(back) if act is Act.TURN_BACK else act
 
 
+def undoes_before_it_tells(seen: Seen) -> Act:
+    """Undo what has ended on the source, and may be started then, before the copy is dropped."""
+    act = next_act(seen)
+    return Act.UNDO if act is Act.ABORT and not seen.undone else act
+
+
 def gives_up_what_may_be_held(seen: Seen) -> Act:
     """Take a container for lost whose target cannot be reached."""
     act = next_act(seen)
@@ -65,6 +71,7 @@ def violated(decide: Callable[[Seen], Act] = next_act, *, sees_death: bool = Tru
         drops_the_only_copy,
         forgets_that_it_turned_back,
         gives_up_what_may_be_held,
+        undoes_before_it_tells,
     ],
 )
 def test_a_broken_rule_of_the_guardian_is_found(decide: Callable[[Seen], Act]) -> None:
