@@ -104,7 +104,8 @@ class WayBack:
             else:
                 self._note(f"connected to {host} again, after {time.monotonic() - began_s:.1f} s")
                 return found
-            if time.monotonic() - began_s + pause_s > self._patience_s or self._left.wait(pause_s):
+            left_s = began_s + self._patience_s - time.monotonic()
+            if left_s <= 0 or self._left.wait(min(pause_s, left_s)):
                 break
             pause_s = min(2 * pause_s, LONGEST_PAUSE_S)
         if isinstance(last, PeerEnded):

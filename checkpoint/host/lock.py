@@ -68,9 +68,25 @@ def holder_text(task: str, source: str, target: str) -> str:
     return f"{task} from {source} to {target}, since {since}, process {os.getpid()}"
 
 
+class Locks:
+    """The locks of one task. `descriptors` hold them, and so does each copy of these."""
+
+    def __init__(self, held: dict[int, Path]) -> None:
+        self._held = held
+
+    @property
+    def descriptors(self) -> list[int]:
+        return list(self._held)
+
+    def leave(self) -> None:
+        """Leave the locks to another process, which has copies of the descriptors."""
+        while self._held:
+            os.close(self._held.popitem()[0])
+
+
 @contextlib.contextmanager
-def locked(keys: Sequence[str], holder: str) -> Iterator[list[int]]:
-    """Hold the locks of all `keys` during the block, and yield the descriptors that hold them.
+def locked(keys: Sequence[str], holder: str) -> Iterator[Locks]:
+    """Hold the locks of all `keys` during the block, unless they are left, and yield them.
 
     `holder` is the text that is reported to other tasks that want one of the locks. Raises
     ContainerLocked, at once and without any lock held, when one of the locks is taken. Raises
@@ -87,7 +103,7 @@ def locked(keys: Sequence[str], holder: str) -> Iterator[list[int]]:
             _release(held)
             raise
     try:
-        yield list(held)
+        yield Locks(held)
     finally:
         _release_alone(held)
 

@@ -19,7 +19,7 @@ from migrate.wire import protocol
 from migrate.wire.failures import AgentEnded, AgentFailed, AgentGone
 from migrate.wire.protocol import Answer, Command, ProtocolError, Request
 from transport.connection import Connection
-from transport.errors import FrameInvalid, PeerEnded, StreamError
+from transport.errors import EndOfStream, FrameInvalid, PeerEnded, StreamError
 from transport.framing import FrameStream
 from transport.lasting_process import LastingProcess
 
@@ -288,8 +288,11 @@ class AgentClient:
         # An agent that ends says why. One that only hangs says nothing, and nobody waits for that.
         self._drain.wait(0 if self._silent else 1.0)
         status = self._process.wait() if self._process.ended() else None
+        said = self._said[-1] if self._said else ""
+        if self._greeted and isinstance(failed, EndOfStream):  # on a connection that is there
+            return AgentEnded("the agent there has ended", said, status)
         kind = AgentEnded if isinstance(failed, PeerEnded) else AgentGone
-        return kind(str(failed), self._said[-1] if self._said else "", status)
+        return kind(str(failed), said, status)
 
 
 def _record(trace: protocol.Trace, host: str) -> logging.LogRecord:

@@ -58,8 +58,7 @@ class Incoming:
         Raises ContainerLocked if another task has the container; then nothing was done.
         """
         self._id = hello.migration_id
-        self._log = log
-        self._limits = limits
+        self._log, self._limits = log, limits
         self._container_name = hello.container_name
         self._engine = engine_named(hello.engine)
         self._holder = lock.holder_text(f"migration {self._id}", hello.source, platform.node())
@@ -69,7 +68,8 @@ class Incoming:
         self._locks: list[int] = []
         if os.geteuid() == 0:  # the facts say so of another user, whom the coordinator refuses
             key = lock.name_key(hello.engine, self._container_name)
-            self._locks += self._tidy.enter_context(lock.locked([key], self._holder))
+            taken = lock.locked([key], self._holder)
+            self._locks += self._tidy.enter_context(taken).descriptors
         self._awake = self._tidy.enter_context(contextlib.ExitStack())
         self.state = State.GREETED
         self._hello = hello
@@ -166,8 +166,8 @@ class Incoming:
         """
         for name in arrival.volumes():
             try:
-                key = lock.volume_key(self._engine.name, name)
-                self._locks += self._tidy.enter_context(lock.locked([key], self._holder))
+                taken = lock.locked([lock.volume_key(self._engine.name, name)], self._holder)
+                self._locks += self._tidy.enter_context(taken).descriptors
             except ContainerLocked as error:
                 yield f"volume {name!r} is brought by another move: {error.holder}"
 

@@ -79,7 +79,9 @@ def _passed_on(request: protocol.Recover) -> Reply:
         except OSError:  # nobody listens, or it was killed
             if time.monotonic() > until:
                 # An agent that holds no container should have ended by now, if it should end.
-                if request.word != control.ABORT_PROVED or not _hand_on(found):
+                if request.word != control.ABORT_PROVED:
+                    return _busy()
+                if not _hand_on(found):
                     return _nobody()
                 until = time.monotonic() + CHANGE_S
         time.sleep(LOOK_AGAIN_S)
@@ -103,6 +105,15 @@ def _known(found: Listed | None, word: str) -> Reply | None:
 def _nobody() -> Reply:
     return Reply(
         outcome=Outcome.NOBODY, text=f"nobody on {platform.node()} holds a container for that move"
+    )
+
+
+def _busy() -> Reply:
+    """Return the reply of a host on which a process of the migration lives that does not answer."""
+    return Reply(
+        outcome=Outcome.FAILED,
+        text=f"a process of the move lives on {platform.node()} and holds nothing yet, or does not"
+        " answer: try again in half a minute, and start the container nowhere",
     )
 
 

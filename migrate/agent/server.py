@@ -27,7 +27,7 @@ from migrate.limits import Limits
 from migrate.wire import protocol
 from migrate.wire.protocol import Answer, Command, Request, Streamed
 from migrate.wire.values import LogFile
-from transport.errors import StreamError
+from transport.errors import StreamError, TooSlow
 from transport.framing import FrameStream
 from transport.lasting_descriptors import LastingDescriptors
 
@@ -190,18 +190,18 @@ class Server:
     def _wait_for_word(self, incoming: Incoming) -> None:
         """Wait, with the container held, for the coordinator's next command or for an operator.
 
-        Returns when the channel can be read, when the coordinator is silent for too long (a read
-        then fails), or when an operator at the control socket has ended the hold.
+        Returns when the channel can be read, or when an operator at the control socket has ended
+        the hold. Raises TooSlow when the coordinator was silent for too long.
         """
+        until_s = time.monotonic() + self._limits.silence_s
         with ControlSocket(incoming.control_path) as control:
-            while True:
-                waiting = ready(
-                    self._channel.reader, control.fileno(), timeout_s=self._limits.silence_s
-                )
-                if not waiting or self._channel.reader in waiting:
+            while (left_s := until_s - time.monotonic()) > 0:
+                waiting = ready(self._channel.reader, control.fileno(), timeout_s=left_s)
+                if self._channel.reader in waiting:
                     return
-                if control.answer(incoming, link_alive=True):
+                if waiting and control.answer(incoming, link_alive=True):
                     return
+        raise TooSlow(f"the coordinator has said nothing for {self._limits.silence_s:g} s")
 
     def _hold(self, incoming: Incoming) -> None:
         """Keep holding the container after the link has ended, until an operator ends the hold.

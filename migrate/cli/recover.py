@@ -12,6 +12,7 @@ import platform
 import time
 
 from migrate.agent import asking, control
+from migrate.agent.control import Outcome
 from migrate.agent.recover import recover as pass_on
 from migrate.cli.console import check_root, put, say
 from migrate.cli.exit_codes import CODES, CTL_CODES
@@ -46,9 +47,14 @@ def run(arguments: argparse.Namespace) -> int:
 
 
 def _recover(arguments: argparse.Namespace) -> int:
+    if arguments.source_is_dead and not arguments.go:
+        raise BadRequest("'--source-is-dead' is said together with '--go'", "add '--go'")
     if arguments.id is None:
         if arguments.go or arguments.abort or arguments.on:
-            raise BadRequest("a word or a host is for one migration", "name it by its id")
+            raise BadRequest(
+                "'--go', '--abort' and '--on' are for one migration",
+                "name it by its id, which 'migratectl status' shows",
+            )
         check_root()
         return _all()
     if os.geteuid() == 0:
@@ -66,10 +72,24 @@ def _recover(arguments: argparse.Namespace) -> int:
 
 def _all() -> int:
     left = 0
-    for found in book.listed():
-        if found.account.ended is None and found.account.begun.side == SOURCE and not found.owned:
+    unended = [found for found in book.listed() if found.account.ended is None]
+    for found in unended:
+        if found.account.begun.side == SOURCE and not found.owned:
             left |= _end(found, None, go=False)
+        elif found.account.begun.side == TARGET and found.owned:
+            left |= _held(found, _how(found))
+    if not unended:
+        say("migratectl: no move was cut off on this host")
     return left
+
+
+def _how(found: Listed) -> str:
+    """Return, for people, how a migration to this host stands whose process lives."""
+    begun, state = found.account.begun, found.account.state or "begun"
+    return (
+        f"the move {begun.migration_id} of container {begun.container_name!r} from {begun.source}"
+        f" to this host goes on, or waits for its source ({state})"
+    )
 
 
 def _on_source(found: Listed, arguments: argparse.Namespace) -> int:
@@ -133,7 +153,23 @@ def _on_target(found: Listed, arguments: argparse.Namespace) -> int:
     if (objection := _objection(word, seen, arguments)) is not None:
         return _refused(objection)
     answer = pass_on(protocol.Recover(migration_id=arguments.id, word=word, frames=()), say)
+    if word == control.STATUS and answer.outcome == Outcome.OK.value and _is_held(answer):
+        return _held(found, answer.text)
     return _answered(arguments.id, platform.node(), answer)
+
+
+def _is_held(answer: protocol.Recovered) -> bool:
+    return answer.state not in cut_off.RUNS_THERE
+
+
+def _held(found: Listed, how: str) -> int:
+    """Say what ends the hold of a container on this host, which the source alone can decide."""
+    begun = found.account.begun
+    say(
+        f"migratectl: {how}; nothing was changed; 'migratectl recover {begun.migration_id}' on"
+        f" {begun.source} ends the move, or the same here with '--on {begun.source}'"
+    )
+    return CTL_CODES["NotRecovered"]
 
 
 def _source_of(found: Listed, host: str) -> SourceSeen:
@@ -180,11 +216,11 @@ def _elsewhere(arguments: argparse.Namespace) -> int:
 
 
 def _answered(migration_id: str, host: str, answer: protocol.Recovered) -> int:
-    outcome = control.Outcome(answer.outcome)
-    if outcome in (control.Outcome.NOBODY, control.Outcome.LOST):
+    outcome = Outcome(answer.outcome)
+    if outcome in (Outcome.NOBODY, Outcome.LOST):
         return _nothing(migration_id, host, "look for the container with the engine there")
     put(f"migratectl: {outcome.value}: {answer.text}")
-    return 0 if outcome is control.Outcome.OK else CTL_CODES["NotRecovered"]
+    return 0 if outcome is Outcome.OK else CTL_CODES["NotRecovered"]
 
 
 def _refused(objection: str) -> int:

@@ -178,7 +178,9 @@ TABLE: dict[type[BaseException], Telling] = {
         "see that 'ssh HOST true' prints nothing: the agent is spoken to over that"
     ),
     AgentGone: _telling(_BROKEN_LINK.advice, _no_agent),
-    AgentEnded: _telling("see whether that host was restarted, or had no memory, then try again"),
+    AgentEnded: _telling(
+        "see whether that host was restarted, or had no memory, then try again", _no_agent
+    ),
     ProtocolError: _NOT_OURS,
     InvalidTransition: DEFECT,
     OSError: _telling(LOOK),

@@ -13,7 +13,10 @@ GUARDED = (
     "the migration's guardian, a process here, is ending it, and tries the target again and again:"
     " wait for that, and see that the target can be reached"
 )
-GOES_ON = "the migration goes on: the program that carries it out runs here; end that first"
+GOES_ON = (
+    "the migration goes on: the program that carries it out runs on the source; wait for its end,"
+    " or end it there by SIGTERM"
+)
 
 
 @dataclass(frozen=True, kw_only=True)

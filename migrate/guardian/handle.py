@@ -12,11 +12,12 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from contextlib import AbstractContextManager
 
 from checkpoint.criu.interposer import Conversation
 from checkpoint.host.detached import Detached
+from checkpoint.host.lock import Locks
 from migrate.guardian.takeover import Remains
 from migrate.guardian.watch import (
     BEGUN,
@@ -42,8 +43,8 @@ GRACE_S = 0.3
 class Guardian:
     """The guardian of one migration, which the constructor forks. Use it as a context.
 
-    `source` is the container on this host, `locks` are the descriptors of its locks, and `connect`
-    makes a connection to the target. At the end of the context the guardian is released, unless it
+    `source` is the container on this host, `locks` are its locks, and `connect` makes a connection
+    to the target. At the end of the context the guardian is released, unless it
     was told to take over. Without a guardian that was killed the migration goes on.
     """
 
@@ -51,19 +52,19 @@ class Guardian:
         self,
         migration_id: str,
         source: Remains,
-        locks: Sequence[int],
+        locks: Locks,
         connect: Callable[[], AbstractContextManager[Connection]],
     ) -> None:
-        self._left = False
+        self._left, self._locks = False, locks
         self._deadline_ns: int | None = None
         pidfd = os.pidfd_open(os.getpid())
         try:
             self._process = Detached(
                 lambda words: watch(
-                    Coordinator(words, pidfd), locks, migration_id, source, connect
+                    Coordinator(words, pidfd), locks.descriptors, migration_id, source, connect
                 ),
                 patience_s=PATIENCE_S,
-                kept=[pidfd, *locks],
+                kept=[pidfd, *locks.descriptors],
             )
         finally:
             os.close(pidfd)
@@ -114,9 +115,10 @@ class Guardian:
         return max(0.0, (self._deadline_ns - time.monotonic_ns()) / 1e9)
 
     def take_over(self) -> None:
-        """Have the guardian go on in the place of a coordinator that gives up."""
+        """Have the guardian go on in the place of a coordinator that gives up, with its locks."""
         self._left = True
         self._process.leave(TAKE_OVER)
+        self._locks.leave()
 
 
 def in_ns(seconds: float) -> int:

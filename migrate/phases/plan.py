@@ -204,10 +204,10 @@ def _target(
 
 
 @contextlib.contextmanager
-def _taken(engine: str | None, report: Report) -> Iterator[tuple[Engine, Container, list[int]]]:
+def _taken(engine: str | None, report: Report) -> Iterator[tuple[Engine, Container, lock.Locks]]:
     """Find the container and its engine, and lock the container on the source for the block.
 
-    Yields the descriptors of the locks, too. The locks are of the container's name and of its init.
+    Yields the locks, too. They are of the container's name and of its init.
     Raises Refused, also if the engine is not installed; ContainerLocked, ContainerNotRunning or
     ContainerNotFound; and what `inspect` of the engine raises besides.
     """

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from checkpoint.criu import rescue
 from checkpoint.engines import restart_policy
 from checkpoint.errors import CheckpointError, ContainerNotFound, ContainerNotRunning, reason
-from checkpoint.host import processes
+from checkpoint.host import proc, processes
 from migrate.agent import asking, control
 from migrate.decisions import causes
 from migrate.decisions.state import State
@@ -65,8 +65,7 @@ def roll_back(migration: Migration, *, failed: bool) -> list[str]:
     if not migration.dump.end(_end_limit_s(migration)):
         left.append("CRIU did not end, and was killed")
         thawed_by_criu = False
-    if not thawed_by_criu:
-        left += _unlock(migration)
+    left += _unlock(migration, criu_died=not thawed_by_criu)
     migration.guardian.freed()
     not_undone: list[str] = []
     with _noted(not_undone, "not undone on the source"):
@@ -135,17 +134,23 @@ def _abort(migration: Migration, *, may_be_held: bool) -> list[str]:
     return []
 
 
-def _unlock(migration: Migration) -> list[str]:
-    """Unlock the container's network after a CRIU that failed or was killed.
+def _unlock(migration: Migration, *, criu_died: bool) -> list[str]:
+    """Unlock the container's network, if CRIU has not.
 
-    If CRIU failed, it has unlocked the network by itself; if it was killed, its locks are still in
-    place. They are removed only if this migration's CRIU came to lock the network: otherwise a lock
-    is somebody else's. Returns what may be wrong with connections, as lines for people.
+    A CRIU that was killed leaves its locks in place, and one that fails to remove them ends all the
+    same (CRIU criu/net.c, network_unlock). They are removed only if this migration's CRIU came to
+    lock the network: otherwise a lock is somebody else's. Returns what may be wrong with
+    connections, as lines for people.
     """
     if not migration.dump.locked_network:
         return []
+    init = migration.source.container.pid
     try:
-        found = rescue.unlock(processes.in_pid_namespace_of(migration.source.container.pid))
+        if not criu_died:
+            if rescue.unlock_network(proc.path(init, "ns", "net")):
+                migration.note("CRIU had left the container's network locked")
+            return []
+        found = rescue.unlock(processes.in_pid_namespace_of(init))
     except (CheckpointError, OSError) as error:
         return [f"CRIU died, and its lock of the container's network may still be there ({error})"]
     if found and not migration.dump.edits.nftables:

@@ -9,6 +9,7 @@ import os
 from typing import Any
 
 from checkpoint.host.detached import Detached
+from checkpoint.host.lock import Locks
 from migrate.guardian.handle import Guardian
 
 
@@ -33,7 +34,7 @@ class Unguarded(Guardian):
     """The handle of a guardian that was killed at once."""
 
     def __init__(self, *_: Any) -> None:
-        self._left, self._deadline_ns = False, None
+        self._left, self._deadline_ns, self._locks = False, None, Locks({})
         self._process = self._absent = Absent()
 
     @property

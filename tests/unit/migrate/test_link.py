@@ -267,12 +267,12 @@ def test_when_the_patience_is_over_it_is_tried_no_more(
     monkeypatch.setattr(module, "threading", SimpleNamespace(Event=lambda: clock))
     with Link(host.connect) as link:
         way = Way(link, 9.5)
-        text = f"^the line broke; it could not be made again in 9 s: {said}$"
+        text = f"^the line broke; it could not be made again in 10 s: {said}$"
         with pytest.raises(IncompleteFrame, match=text) as caught:
             way.go()
     assert isinstance(caught.value.__cause__, Exception)
-    assert clock.pauses_s == [0.2, 0.4, 0.8, 1.6, 2.0, 2.0, 2.0]
-    assert host.tries == 8
+    assert clock.pauses_s == [0.2, 0.4, 0.8, 1.6, 2.0, 2.0, 2.0, pytest.approx(0.5)]
+    assert host.tries == 9
     assert len(way.notes) == 1
 
 

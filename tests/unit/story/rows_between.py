@@ -27,7 +27,7 @@ ANSWERS: dict[str, tuple[str, faults.Act, bool]] = {
 
 CAUSES = {
     "the question is lost": "AgentGone",
-    "the answer is lost": "AgentGone",
+    "the answer is lost": "AgentEnded",
     "the target fails": "ImageError",
     "another answer": "ProtocolError",
     "no message": "ProtocolError",
@@ -44,13 +44,19 @@ def answers() -> Iterator[Row]:
                 name=f"{question}: {what}",
                 wire=once(where, question, act),
                 expected=expected,
-                cause=CAUSES[what] if expected.code else None,
+                cause=cause_of(question, what) if expected.code else None,
             )
         yield Row(
             name=f"{question}: the answer is late",
             wire=once("answer", question, faults.late),
             expected=MOVED,
         )
+
+
+def cause_of(question: str, what: str) -> str:
+    """Return the kind of the cause. An agent that has not answered yet may not have started."""
+    cause = CAUSES[what]
+    return "AgentGone" if (question, cause) == ("Hello", "AgentEnded") else cause
 
 
 def of_a_question(question: str, what: str, obeyed: tuple[str, ...]) -> Expected:
@@ -106,7 +112,7 @@ def lost_hosts() -> Iterator[Row]:
         expected=replace(
             so_far(go, answered("Go")), running=TARGET, code=60, error_kind="Undecided"
         ),
-        cause="AgentGone",
+        cause="AgentEnded",
     )
 
 

@@ -88,7 +88,7 @@ def test_without_word_of_the_target_the_source_keeps_its_container(theatre: Stag
         assert (ending.code, ending.running) == (CODES[Undecided], {"target"}), ending.said
         assert "or runs there by now" in ending.said
         assert "the source keeps the container, stopped" in ending.said
-        assert (ending.report["outcome"], ending.report["cause_kind"]) == ("killed", "AgentGone")
+        assert (ending.report["outcome"], ending.report["cause_kind"]) == ("killed", "AgentEnded")
         assert "remove migrated" not in world.events("source")
         assert play.recover("--go") == 62, "the target cannot know that the source's is dead"
         assert play.recover("--go", "--source-is-dead") == 0, "it runs already"

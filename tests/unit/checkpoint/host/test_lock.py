@@ -96,6 +96,20 @@ def test_a_stopped_owner_still_holds_however_old_its_file_is(directory: Path) ->
         owner.process.send_signal(signal.SIGCONT)
 
 
+def test_locks_that_are_left_are_those_of_who_has_copies(directory: Path) -> None:
+    """A guardian goes on with the container's locks when the coordinator gives up."""
+    with lock.locked(["runc-web", "process-1-2"], "a move") as locks:
+        copies = [os.dup(fd) for fd in locks.descriptors]
+        locks.leave()
+    assert lock.holder_of("runc-web") == "a move"
+    with pytest.raises(ContainerLocked), lock.locked(["runc-web"], "another"):
+        pytest.fail("there are two")
+    for fd in copies:
+        os.close(fd)
+    lock.sweep()
+    assert os.listdir(directory) == []
+
+
 def test_a_child_does_not_keep_the_lock(directory: Path) -> None:
     """The child is a program that was started, or a process that was only forked.
 

@@ -265,7 +265,7 @@ def test_an_agent_that_does_not_listen_makes_way_before_its_copy_is_dropped(
     agent = hosted.process()
     keeper = hosted.keeper(agent)
     hosted.journal("frozen", agent=agent.record, keeper=keeper.record)
-    assert outcome(GO) is Outcome.NOBODY
+    assert outcome(GO) is Outcome.FAILED
     assert agent.lives()
     assert outcome(ABORT_PROVED) is Outcome.OK
     assert agent.exit_code() == -signal.SIGKILL

@@ -7,6 +7,7 @@ import logging
 import os
 import socket
 import threading
+import time
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
@@ -15,7 +16,7 @@ import pytest
 from checkpoint.errors import CriuFailed
 from migrate import logs
 from migrate.agent import server
-from migrate.agent.control import GO, Outcome, Reply, ask
+from migrate.agent.control import GO, STATUS, Outcome, Reply, ask
 from migrate.agent.server import Server
 from migrate.agent.state import State
 from migrate.limits import Limits
@@ -74,7 +75,8 @@ class Incoming:
 class Coordinator:
     """The coordinator's end of the channel to an agent, which is a thread."""
 
-    def __init__(self) -> None:
+    def __init__(self, silence_s: float = Limits.silence_s) -> None:
+        self._limits = Limits(silence_s=silence_s)
         self._socket, theirs = socket.socketpair()
         fd = theirs.detach()
         self._frames = FrameStream(Descriptors(self._socket.fileno(), self._socket.fileno()))
@@ -84,7 +86,7 @@ class Coordinator:
     def _serve(self, fd: int) -> None:
         try:
             with logs.recorded() as recorder:
-                Server(LastingDescriptors(fd, fd), Limits(), recorder).serve()
+                Server(LastingDescriptors(fd, fd), self._limits, recorder).serve()
         finally:
             os.close(fd)
 
@@ -347,6 +349,30 @@ def test_a_held_container_outlives_the_channel(
     coordinator.join()
     assert Incoming.last.handled == ["Remove", "go by hand"]
     assert Incoming.last.closed
+
+
+@pytest.mark.parametrize("asked", [False, True], ids=["in silence", "although it is asked"])
+def test_a_silent_coordinator_is_gone_and_the_holder_can_be_asked_all_the_time(
+    coordinator: Coordinator, monkeypatch: pytest.MonkeyPatch, asked: bool
+) -> None:
+    """Nobody may take a container for lost that is held; and questions are no sign of life."""
+
+    def hold(incoming: Incoming) -> Answer:
+        incoming.state = State.HELD
+        return protocol.Done()
+
+    silent = Coordinator(silence_s=0.5)
+    silent.ask(HELLO)
+    does(monkeypatch, hold)
+    silent.ask(ASKED)
+    until_s, texts = time.monotonic() + 3, [""]
+    while "the coordinator is gone" not in texts[-1] and time.monotonic() < until_s:
+        time.sleep(0.05 if asked else 1.0)
+        texts.append(ask_when_there(Incoming.control_path, STATUS).text)
+    assert "the coordinator is gone" in texts[-1]
+    assert ask_when_there(Incoming.control_path, GO).outcome is Outcome.OK
+    silent.join()
+    silent.close()
 
 
 def ask_when_there(path: Path, word: str) -> Reply:

@@ -259,13 +259,45 @@ def test_a_host_that_is_not_the_source_decides_nothing(
 
 @pytest.mark.parametrize(
     ("words", "word"),
-    [(["--go"], None), (["--go", "--source-is-dead"], GO), (["--abort"], ABORT), ([], STATUS)],
+    [(["--go"], None), (["--go", "--source-is-dead"], GO), (["--abort"], ABORT)],
 )
 def test_the_operator_must_know_that_the_source_is_dead(
     held: list[str], words: Sequence[str], word: str | None
 ) -> None:
     assert ctl.main(["recover", ID, *words]) == (NOT_RECOVERED if word is None else 0)
     assert held == ([] if word is None else [word])
+
+
+def test_without_the_source_or_the_operators_word_a_hold_goes_on(
+    held: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The line has the command that ends it, on both hosts."""
+    assert ctl.main(["recover", ID]) == NOT_RECOVERED
+    assert held == [STATUS]
+    said = capsys.readouterr().err
+    assert said.startswith("migratectl: its words; nothing was changed; ")
+    assert f"'migratectl recover {ID}' on alpha ends the move" in said
+    assert "'--on alpha'" in said
+
+
+def test_without_an_id_a_hold_is_named(held: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    assert ctl.main(["recover"]) == NOT_RECOVERED
+    assert held == []
+    said = capsys.readouterr().err
+    assert f"the move {ID} of container 'web' from alpha to this host goes on" in said
+    assert f"'migratectl recover {ID}' on alpha ends the move" in said
+
+
+def test_where_nothing_was_cut_off_that_is_said(
+    elsewhere: Elsewhere, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert ctl.main(["recover"]) == 0
+    assert capsys.readouterr().err == "migratectl: no move was cut off on this host\n"
+
+
+def test_a_word_about_the_source_is_for_go_alone(elsewhere: Elsewhere) -> None:
+    words = ["recover", ID, "--abort", "--source-is-dead"]
+    assert ctl.main(words) == CODES[errors.BadRequest]
 
 
 # --- on another host ----------------------------------------------------------------------------

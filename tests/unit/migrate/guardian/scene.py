@@ -18,6 +18,7 @@ from checkpoint.criu.interposer import Conversation
 from checkpoint.files.made import MadeDirectory
 from checkpoint.host import proc
 from checkpoint.host.identity import PathRecord
+from checkpoint.host.lock import Locks
 from checkpoint.host.ready import ready
 from migrate.agent.control import Outcome
 from migrate.guardian.handle import Guardian
@@ -178,7 +179,12 @@ class Scene:
 
     def guardian(self) -> Guardian:
         """Return a new guardian of the migration, of which this process is the coordinator."""
-        return Guardian(ID, self.left(), self.locks, self.far(*self.outcomes).connect)
+        return Guardian(
+            ID,
+            self.left(),
+            Locks(dict.fromkeys(self.locks, Path())),
+            self.far(*self.outcomes).connect,
+        )
 
     def journal(self, *states: str) -> MigrationJournal:
         """Begin the source's journal of the migration, and enter states."""
