@@ -22,7 +22,7 @@ from checkpoint.undo import Made, Undo
 
 #: A restart policy as both engines describe it, in the container's HostConfig.
 RESTART_POLICY: Shape = {"Name": str, "MaximumRetryCount": Maybe(int)}
-NONE, AT_BOOT = ("", "no"), ("always", "unless-stopped")
+NONE = ("", "no")
 #: How long an engine may take to notice that a container's init has ended.
 NOTICE_S, LOOK_AGAIN_S = 5.0, 0.05
 
@@ -68,11 +68,12 @@ class SuspendedRestart(Made):
         return f"{self.policy}:{self.retries}" if self.retries else self.policy
 
     def _would_have_started(self) -> bool:
-        if self.boot_id != proc.boot_id():
-            return self.policy in AT_BOOT
+        store = STORES[self.engine]
         try:
+            if self.boot_id != proc.boot_id():
+                return store.starts_at_boot(self.id, self.policy)
             self._await_notice()
-            code = STORES[self.engine].own_end(self.id)
+            code = store.own_end(self.id)
         except CheckpointError:
             return False  # the policy is given back, and it is not known how the container ended
         return code is not None and (self.policy != "on-failure" or code != 0)

@@ -111,9 +111,10 @@ class Rsync:
     def resumed(self) -> Running:
         """Start a pass of listed files, as `listed` does, for large files that never change.
 
-        The part of a file that the target has already is not sent again.
+        The part of a file that the target has already is not sent again. Holes are written out:
+        rsync cannot go on in the middle of one (a part that ends there fails with ENOENT).
         """
-        return self._start("--partial", "--append-verify", *LISTED)
+        return self._start("--no-sparse", "--partial", "--append-verify", *LISTED)
 
     def _start(self, *options: str) -> Running:
         return Running(["rsync", *PRESERVE, *options, "--stats"], self._tree, self._carry)

@@ -25,6 +25,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from checkpoint.errors import DataInvalid
 from checkpoint.host import whole
 
 #: A reader takes no more of a file: a journal has some hundred entries of some hundred bytes, and a
@@ -147,16 +148,19 @@ def line_of(entry: Mapping[str, Any], before: int) -> tuple[bytes, int]:
 
 
 def entries_in(content: bytes) -> list[dict[str, Any]]:
-    """Return the sound entries in the content of a journal."""
+    """Return the sound entries in the content of a journal. Raises DataInvalid."""
     return _sound(content)[0]
 
 
-def read(place: Place) -> list[dict[str, Any]]:
-    """Return the sound entries of a journal, which another process may own. Raises OSError."""
+def read(place: Place) -> tuple[list[dict[str, Any]], bool]:
+    """Return the entries of a journal, which another process may own, and whether RAM has them.
+
+    Those on disk may lack the last ones. Raises OSError, and DataInvalid for a damaged journal.
+    """
     with contextlib.suppress(FileNotFoundError):
         if content := _content_of(place.ram):  # without any it is about to be read from disk
-            return entries_in(content)
-    return entries_in(_content_of(place.disk))
+            return entries_in(content), True
+    return entries_in(_content_of(place.disk)), False
 
 
 def has_owner(place: Place) -> bool:
@@ -230,14 +234,18 @@ def _content(fd: int) -> bytes:
 
 
 def _sound(content: bytes) -> tuple[list[dict[str, Any]], int, int]:
-    """Return the sound entries, where the last of them ends, and its checksum."""
+    """Return the sound entries, where the last of them ends, and its checksum.
+
+    A writer that is killed leaves a piece of a line at the end. Raises DataInvalid for a whole line
+    that is not sound: what the journal has come to cannot be known then.
+    """
     entries: list[dict[str, Any]] = []
     end = checksum = 0
-    for line in _lines(content):
+    for number, line in enumerate(_lines(content), 1):
         digits, _, text = line.partition(b" ")
         following = zlib.crc32(text, checksum)
         if digits != b"%0*x" % (CHECKSUM_DIGITS, following) or (entry := _entry(text)) is None:
-            break
+            raise DataInvalid(f"its line {number} is damaged")
         entries.append(entry)
         end, checksum = end + len(line) + 1, following
     return entries, end, checksum

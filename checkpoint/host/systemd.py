@@ -7,6 +7,7 @@ from checkpoint.host import proc
 from checkpoint.host.run import find_program, run
 
 SERVICE, SCOPE = ".service", ".scope"
+SHELLS = {"sh", "bash", "dash", "busybox"}
 
 
 def restarting_unit(pid: int) -> str | None:
@@ -25,7 +26,8 @@ def restarting_unit(pid: int) -> str | None:
     found = dict(line.split("=", 1) for line in told.splitlines() if "=" in line)
     if found.get("Restart", "no") == "no":
         return None
-    main = {str(pid), str(proc.parent(proc.read(pid, "stat")))}
+    parent = proc.parent(proc.read(pid, "stat"))
+    main = {str(pid)} | ({str(parent)} if proc.command_name(parent) in SHELLS else set())
     return unit if found.get("MainPID") in main else None
 
 

@@ -62,6 +62,8 @@ def _recover(arguments: argparse.Namespace) -> int:
             return _on_source(found, arguments)
         if (found := book.find(arguments.id, TARGET)) is not None:
             return _on_target(found, arguments)
+        if arguments.on is None and book.is_damaged(arguments.id):
+            return _refused(recovery.DAMAGED)
     if arguments.on is not None:
         return _elsewhere(arguments)
     check_root()
@@ -75,7 +77,7 @@ def _all() -> int:
     unended = [found for found in book.listed() if found.account.ended is None]
     for found in unended:
         if found.account.begun.side == SOURCE and not found.owned:
-            left |= _end(found, None, go=False)
+            left |= _end(found, None)
         elif found.account.begun.side == TARGET and found.owned:
             left |= _held(found, _how(found))
     if not unended:
@@ -107,12 +109,12 @@ def _on_source(found: Listed, arguments: argparse.Namespace) -> int:
         return 0
     if objection is not None:
         return _refused(objection)
-    return _end(found, arguments.on, go=arguments.go)
+    return _end(found, arguments.on, go=arguments.go, abort=arguments.abort)
 
 
-def _end(found: Listed, on: str | None, *, go: bool) -> int:
+def _end(found: Listed, on: str | None, *, go: bool = False, abort: bool = False) -> int:
     try:
-        act = end_cut_off(found, by_ssh, say, on, go=go)
+        act = end_cut_off(found, by_ssh, say, on, go=go, abort=abort)
     except (BlockingIOError, FileNotFoundError):
         return _refused(recovery.GOES_ON)
     except ValueError as error:
@@ -140,7 +142,7 @@ def _seen(found: Listed) -> SourceSeen:
         state=found.account.state,
         goes_on=found.owned,
         init=begun.init.pid,
-        lives=cut_off.lives(begun),
+        lives=cut_off.lives(begun) or cut_off.runs_again(begun) is not None,
     )
 
 

@@ -13,6 +13,11 @@ GUARDED = (
     "the migration's guardian, a process here, is ending it, and tries the target again and again:"
     " wait for that, and see that the target can be reached"
 )
+DAMAGED = (
+    "the journal of that move on this host is damaged, and does not say how far the move came: look"
+    " where the container runs; if it runs nowhere, 'migratectl recover ID --go --source-is-dead'"
+    " on its target runs what is held there"
+)
 GOES_ON = (
     "the migration goes on: the program that carries it out runs on the source; wait for its end,"
     " or end it there by SIGTERM"

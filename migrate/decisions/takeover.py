@@ -26,11 +26,16 @@ MAY_BE_HELD = frozenset(
 
 
 class Life(enum.Enum):
-    """How a container's init on the source is. DYING: SIGKILL is on its way to it."""
+    """How a container's init on the source is.
+
+    DYING: SIGKILL is on its way to it. ANEW: it is dead, and somebody has started the container on
+    the source again.
+    """
 
     LIVES = "lives"
     DYING = "dying"
     DEAD = "dead"
+    ANEW = "anew"
 
 
 class Told(enum.Enum):
@@ -117,6 +122,8 @@ def _ended_back(seen: Seen) -> Act:
 
 def _forward(seen: Seen) -> Act:
     """The container was killed by this migration, and only the target can run it."""
+    if seen.life is Life.ANEW:  # it must not run twice, and a person knows which is wanted
+        return Act.BURY if seen.criu else Act.LEAVE
     if seen.life is not Life.DEAD:
         return Act.WAIT if seen.patient else Act.LEAVE
     if seen.criu:

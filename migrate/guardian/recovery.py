@@ -52,13 +52,15 @@ def end_cut_off(
     at: str | None = None,
     *,
     go: bool = False,
+    abort: bool = False,
 ) -> Act:
     """End a migration that was cut off on its source, as far as that can be known; return how.
 
     `connect` makes a connection to the target, whose name is `at`, or else is in the journal.
     `tell` gets lines for people. With `go` the target is to run the container also if it has died
-    here in another way than by the migration, with its host, say. Raises BlockingIOError if
-    another process is at it, OSError, and ValueError for a host that cannot be.
+    here in another way than by the migration, with its host, say. With `abort` the target is to
+    drop its copy although the container was killed here: it was started here again. Raises
+    BlockingIOError if another process is at it, OSError, and ValueError for a host that cannot be.
     """
     begun = found.account.begun
     assert begun.init is not None
@@ -67,9 +69,17 @@ def end_cut_off(
     with MigrationJournal.taken_up(found) as journal:
         if go and cut_off.life(begun) is Life.DEAD and found.account.state not in KILLED:
             journal.must_enter(State.KILLED.value)
+        if abort and found.account.state in KILLED and cut_off.runs_again(begun) is not None:
+            journal.must_enter(State.ROLLING_BACK.value)
         target = Target(partial(connect, destination), begun.migration_id, tell)
         takeover = Takeover(
-            journal, _Left(begun.init.pid), Criu(), target, why=RECOVERED, patience_s=PATIENCE_S
+            journal,
+            _Left(begun.init.pid),
+            Criu(),
+            target,
+            late=True,
+            why=RECOVERED,
+            patience_s=PATIENCE_S,
         )
         act = takeover.run()
     for line in takeover.said:

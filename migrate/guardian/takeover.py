@@ -21,7 +21,7 @@ from checkpoint.host.worker import Worker
 from migrate.agent import asking, control
 from migrate.agent.client import AgentClient
 from migrate.decisions.state import State
-from migrate.decisions.takeover import Act, Seen, Told, next_act
+from migrate.decisions.takeover import Act, Life, Seen, Told, next_act
 from migrate.journal import cut_off
 from migrate.journal.account import furthest_state
 from migrate.journal.book import MigrationJournal
@@ -135,7 +135,8 @@ class _Reached:
 class Takeover:
     """The end of one migration on its source.
 
-    `frames` came for the container in the freeze. A `target` that does not obey is tried again for
+    `frames` came for the container in the freeze. `late`: somebody may have started the container
+    on the source again since it was killed. A `target` that does not obey is tried again for
     `patience_s` seconds. `why` is what the journal says of the end. `said` are lines for people.
     """
 
@@ -147,11 +148,13 @@ class Takeover:
         target: Target,
         *,
         frames: SourceFrames | None = None,
+        late: bool = False,
         why: str = TAKEN_OVER,
         patience_s: float = PATIENCE_S,
     ) -> None:
         self._journal, self._source, self._criu, self._target = journal, source, criu, target
-        self._turned_back = self._undone = False
+        self._turned_back = self._undone = self._anew = False
+        self._late = late
         self._all_undone = True
         self._told: Told | None = None
         self._until_s = time.monotonic() + patience_s
@@ -190,7 +193,7 @@ class Takeover:
         furthest = furthest_state(found, rebooted=cut_off.rebooted(found))
         return Seen(
             state=State.ROLLING_BACK.value if self._turned_back else furthest,
-            life=cut_off.life(found.begun),
+            life=Life.ANEW if self._anew else cut_off.life(found.begun),
             criu=self._criu.pidfd >= 0,
             undone=self._undone,
             told=self._told,
@@ -220,6 +223,9 @@ class Takeover:
             self._all_undone = cut_off.undo(self._journal.account(), self.said.append)
 
     def _go(self) -> None:
+        # The first word comes at once: an engine that hangs must not hold the container.
+        if (self._late or self._told is not None) and self._runs_again():
+            return
         # The link of the source goes down before that of the target comes up.
         with self._noted("the container's links on the source were not taken down"):
             self._source.take_links_down()
@@ -232,6 +238,18 @@ class Takeover:
         elif first:
             with self._noted("the source's engine may start the container again"):
                 self._source.record_ended()
+
+    def _runs_again(self) -> bool:
+        begun = self._journal.account().begun
+        with self._noted("the source's engine could not be asked whether it runs the container"):
+            if (pid := cut_off.runs_again(begun)) is not None:
+                self._anew = True
+                self.said.append(
+                    f"container {begun.container_name!r} was started here again (process {pid}),"
+                    " and must not run twice: stop it, and recover the move, or have the copy"
+                    f" dropped by 'migratectl recover {begun.migration_id} --abort'"
+                )
+        return self._anew
 
     def _tell(self, word: str, frames: Sequence[tuple[int, bytes]]) -> None:
         if self._told is not None:

@@ -14,7 +14,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from checkpoint.errors import DataInvalid, ProcError, reason
-from checkpoint.host import journal, paths, processes, whole
+from checkpoint.host import journal, paths, proc, processes, whole
 from checkpoint.host.journal import Journal, Place
 from checkpoint.host.ownership import private_directory
 from checkpoint.undo import Made
@@ -193,6 +193,12 @@ def find(migration_id: str, side: str) -> Listed | None:
     return _read(_place(migration_id, side))
 
 
+def is_damaged(migration_id: str) -> bool:
+    """Return whether this host has a journal of a migration that cannot be understood."""
+    places = [_place(migration_id, side) for side in (SOURCE, TARGET)]
+    return any(place.exists() and _read(place) is None for place in places)
+
+
 def is_alive(process: ProcessRecord | None) -> bool:
     """Return whether a process of this host lives that a journal of this boot tells of."""
     if process is None:
@@ -222,10 +228,19 @@ def _read(place: Place) -> Listed | None:
     with contextlib.suppress(FileNotFoundError):
         owned = journal.has_owner(place)
         try:
-            return Listed(place=place, account=account(journal.read(place)), owned=owned)
+            return Listed(place=place, account=_account(place), owned=owned)
         except DataInvalid as error:
             log.warning("%s is no journal: %s", place.name, error)
     return None
+
+
+def _account(place: Place) -> Account:
+    """Return what a journal comes to. Raises DataInvalid, also if that cannot be known."""
+    entries, from_ram = journal.read(place)
+    found = account(entries)
+    if not from_ram and found.ended is None and found.begun.boot_id == proc.boot_id():
+        raise DataInvalid("what it had in RAM is gone, although the host was not started again")
+    return found
 
 
 def _opened(place: Place) -> Journal:

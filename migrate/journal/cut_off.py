@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 from checkpoint.engines import registry as engines
+from checkpoint.engines.made import STORES
 from checkpoint.errors import CheckpointError, DataInvalid, reason
 from checkpoint.host import proc, processes, slowed
 from checkpoint.network import guard, netns
@@ -102,6 +103,23 @@ def life(begun: Begun) -> Life:
 def lives(begun: Begun) -> bool:
     """Return whether the container's init lives and was not sent SIGKILL. Raises as `life` does."""
     return life(begun) is Life.LIVES
+
+
+def runs_again(begun: Begun) -> int | None:
+    """Return the pid of a container's init if somebody has started it on the source again.
+
+    None also if its engine does not say that. Raises OSError and ProcError.
+    """
+    assert begun.container_id is not None
+    try:
+        if (store := STORES.get(begun.engine)) is not None:
+            pid = store.pid_of(begun.container_id)
+        else:
+            pid = engines.engine_named(begun.engine).inspect(begun.container_name).pid
+    except CheckpointError:
+        return None
+    known = None if begun.init is None else begun.init.pid
+    return pid if pid and pid != known and not processes.has_ended(pid) else None
 
 
 def settle(found: Account) -> list[str]:

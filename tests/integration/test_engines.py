@@ -206,12 +206,13 @@ SYSTEMCTL = """#!/bin/sh
 """
 
 
+@pytest.mark.parametrize("engine", ["docker"], indirect=True)
 def test_a_container_that_a_unit_of_systemds_starts_again_is_refused(
     hosts: Hosts, start: Start
 ) -> None:
     keeper = start("keeper", "sleep", "1000")
     with Without(hosts.alpha, "/usr/bin/systemctl", SYSTEMCTL):
-        attached = [keeper.engine, "wait", "keeper"]
+        attached = ["docker", "start", "--attach", "keeper"]
         unit = hosts.alpha.popen(["sh", "-c", AS_A_UNIT, "sh", *attached])
         try:
             there = ["pgrep", "-f", f"^{' '.join(attached)}"]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import signal
 import tarfile
 from collections.abc import Mapping
 from datetime import datetime
@@ -20,7 +21,8 @@ SAME = ("Driver", "EnableIPv6", "Internal", "Options")
 NETWORK: Shape = {"Name": str, "IPAM": {"Config": Maybe(list)}}
 #: The members that are read of a container, whether it has ended or not.
 ENDED: Shape = {
-    "State": {"Status": str, "ExitCode": int, **dict.fromkeys(("StartedAt", "FinishedAt"), str)}
+    "Config": {"StopSignal": Maybe(str)},
+    "State": {"Status": str, "ExitCode": int, **dict.fromkeys(("StartedAt", "FinishedAt"), str)},
 }
 #: docker tells of a container's end that long after it, at most.
 DIE_S = 0.5
@@ -105,8 +107,38 @@ def own_end(container_id: str) -> int | None:
     events = api.series(
         "/events", since=f"{started:.6f}", until=f"{ended + DIE_S:.6f}", filters=wanted
     )
-    by_itself = {event.get("Action") for event in events} == {"die"}
-    return int(state["ExitCode"]) if by_itself else None
+    stop = found["Config"].get("StopSignal") or ""
+    actions = {e.get("Action") for e in events if e.get("Action") != "kill" or _ends(e, stop)}
+    return int(state["ExitCode"]) if actions == {"die"} else None
+
+
+def _ends(event: Mapping[str, Any], stop_signal: str) -> bool:
+    """Return whether docker takes a signal that it was asked to send for a wish to end a container.
+
+    It does so for each signal to a container without a stop signal of its own, and else for that
+    and for SIGKILL (moby, daemon/kill.go).
+    """
+    sent = str(event.get("Actor", {}).get("Attributes", {}).get("signal", ""))
+    name = stop_signal.upper().removeprefix("SIG")
+    wanted = getattr(signal, f"SIG{name}", None) if not name.isdigit() else int(name)
+    return wanted is None or sent in (str(int(wanted)), str(int(signal.SIGKILL)))
+
+
+def starts_at_boot(container_id: str, policy: str) -> bool:
+    """Return whether a container that does not run would have been started with the host.
+
+    docker does that by the policy "always". It does not tell whether somebody had stopped the
+    container before, which matters for "unless-stopped": such a container stays as it is. So does
+    one that somebody has started or stopped since docker runs. Raises EngineRefused.
+    """
+    found = api.call("GET", f"/containers/{container_id}/json") or {}
+    state = shape.check(found, ENDED, f"docker's description of {container_id!r}")["State"]
+    if policy != "always" or state["Status"] != "exited":
+        return False
+    told = shape.check(api.call("GET", "/info"), {"SystemTime": str}, "docker's own description")
+    now = datetime.fromisoformat(told["SystemTime"]).timestamp()
+    wanted = json.dumps({"container": [container_id], "event": ["start", "kill", "stop"]})
+    return not api.series("/events", since="1", until=f"{now:.6f}", filters=wanted)
 
 
 def start_container(container_id: str) -> None:

@@ -96,6 +96,14 @@ def own_end(container_id: str) -> int | None:
     return int(state["ExitCode"]) if by_itself else None
 
 
+def starts_at_boot(container_id: str, policy: str) -> bool:
+    """Return whether a container that does not run would have been started with the host.
+
+    By a policy podman-restart.service starts those that nobody has stopped.
+    """
+    return policy in ("always", "unless-stopped") and own_end(container_id) is not None
+
+
 def start_container(container_id: str) -> None:
     """Start a container, unless it runs."""
     _podman("start", container_id, timeout_s=REMOVE_TIMEOUT_S)

@@ -130,6 +130,9 @@ class Store:
     def own_end(self, container_id: str) -> int | None:
         raise NotImplementedError
 
+    def starts_at_boot(self, container_id: str, policy: str) -> bool:
+        raise NotImplementedError
+
     def start_container(self, container_id: str) -> None:
         raise NotImplementedError
 

@@ -49,21 +49,23 @@ def test_a_process_is_in_the_innermost_unit(
 
 
 @pytest.mark.parametrize(
-    ("said", "unit"),
+    ("said", "shell", "unit"),
     [
-        ("Restart=always\nMainPID={me}", "web.service"),
-        ("Restart=on-failure\nMainPID={parent}", "web.service"),  # the shell around it
-        ("Restart=no\nMainPID={me}", None),
-        ("Restart=always\nMainPID=1", None),  # an sshd, say, and its sessions
-        ("Restart=always\nMainPID=0", None),
-        ("MainPID={me}", None),
-        ("fails", None),
+        ("Restart=always\nMainPID={me}", "python3", "web.service"),
+        ("Restart=on-failure\nMainPID={parent}", "sh", "web.service"),  # the shell around it
+        ("Restart=always\nMainPID={parent}", "runner", None),  # which has many children
+        ("Restart=no\nMainPID={me}", "sh", None),
+        ("Restart=always\nMainPID=1", "sh", None),  # an sshd, say, and its sessions
+        ("Restart=always\nMainPID=0", "sh", None),
+        ("MainPID={me}", "sh", None),
+        ("fails", "sh", None),
     ],
 )
 def test_a_unit_whose_main_process_it_is_is_started_again(
-    monkeypatch: pytest.MonkeyPatch, asked: Path, said: str, unit: str | None
+    monkeypatch: pytest.MonkeyPatch, asked: Path, said: str, shell: str, unit: str | None
 ) -> None:
     in_cgroup(monkeypatch, "/system.slice/web.service")
+    monkeypatch.setattr(proc, "command_name", {os.getpid(): shell}.get)
     with subprocess.Popen(["sleep", "60"]) as process:
         asked.write_text(said.format(me=process.pid, parent=os.getpid()))
         assert systemd.restarting_unit(process.pid) == unit

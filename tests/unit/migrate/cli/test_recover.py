@@ -212,6 +212,20 @@ def test_one_that_cannot_be_ended_keeps_no_other_from_its_end(
     assert [each.account.ended is None for each in book.listed()] == [True, False]
 
 
+def test_a_damaged_journal_decides_nothing(
+    elsewhere: Elsewhere, child: Child, capsys: pytest.CaptureFixture[str]
+) -> None:
+    source_of(child, "killed").close()
+    [found] = book.listed()
+    found.place.ram.write_bytes(found.place.ram.read_bytes().replace(b"killed", b"kilned"))
+    assert ctl.main(["recover", ID]) == NOT_RECOVERED
+    assert ctl.main(["recover"]) == 0
+    assert elsewhere.words == []
+    said = capsys.readouterr().err
+    assert "the journal of that move on this host is damaged" in said
+    assert "no move was cut off on this host" in said
+
+
 # --- on the target -------------------------------------------------------------------------------
 
 
@@ -288,16 +302,8 @@ def test_without_an_id_a_hold_is_named(held: list[str], capsys: pytest.CaptureFi
     assert f"'migratectl recover {ID}' on alpha ends the move" in said
 
 
-def test_where_nothing_was_cut_off_that_is_said(
-    elsewhere: Elsewhere, capsys: pytest.CaptureFixture[str]
-) -> None:
-    assert ctl.main(["recover"]) == 0
-    assert capsys.readouterr().err == "migratectl: no move was cut off on this host\n"
-
-
 def test_a_word_about_the_source_is_for_go_alone(elsewhere: Elsewhere) -> None:
-    words = ["recover", ID, "--abort", "--source-is-dead"]
-    assert ctl.main(words) == CODES[errors.BadRequest]
+    assert ctl.main(["recover", ID, "--abort", "--source-is-dead"]) == CODES[errors.BadRequest]
 
 
 # --- on another host ----------------------------------------------------------------------------

@@ -74,10 +74,8 @@ def test_criu_is_the_first_to_go() -> None:
 
 def test_criu_is_not_killed_while_the_container_may_live() -> None:
     for seen in those_of(Act.BURY):
-        assert seen.state in ("resumed", "done") or (seen.life, seen.state in AFTER_THE_KILL) == (
-            Life.DEAD,
-            True,
-        ), seen
+        killed = seen.life in (Life.DEAD, Life.ANEW) and seen.state in AFTER_THE_KILL
+        assert seen.state in ("resumed", "done") or killed, seen
 
 
 def test_a_dying_container_is_waited_for_only_if_this_migration_killed_it() -> None:
@@ -101,8 +99,8 @@ def test_a_target_is_tried_again_only_while_there_is_patience() -> None:
     for seen in those_of(*WORDS):
         assert seen.told is None or seen.patient, seen
     for seen in those_of(Act.LEAVE):
-        assert seen.told is not None or seen.life is Life.DYING, seen
-        assert not seen.patient, seen
+        assert seen.told is not None or seen.life in (Life.DYING, Life.ANEW), seen
+        assert not seen.patient or seen.life is Life.ANEW, seen
 
 
 def test_a_target_that_has_obeyed_is_told_nothing_more() -> None:
@@ -117,6 +115,12 @@ def test_a_host_without_the_copy_is_told_to_run_it_again_and_not_to_drop_it() ->
         if seen.told is Told.ABSENT:
             assert next_act(seen) is not Act.ABORT, seen
             assert next_act(seen) is not Act.FINISH or seen.state in ("resumed", "done"), seen
+
+
+def test_a_container_that_runs_on_the_source_again_is_left_to_a_person() -> None:
+    for seen in every():
+        if seen.life is Life.ANEW and seen.state in ("killing", "killed"):
+            assert next_act(seen) in (Act.BURY, Act.LEAVE), seen
 
 
 def test_what_is_lost_is_given_up_and_never_removed() -> None:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from checkpoint.host import journal
+from checkpoint.host import journal, proc
 from migrate.journal import book
 from migrate.journal.book import MigrationJournal, listed
 from migrate.journal.records import SOURCE, TARGET
@@ -121,3 +121,22 @@ def test_a_journal_reads_the_same_to_who_writes_it() -> None:
     with MigrationJournal(begun()) as kept:
         kept.entered("held")
         assert kept.account() == listed()[0].account
+
+
+@pytest.mark.parametrize("left", [None, b""], ids=["removed", "emptied"])
+def test_what_was_in_ram_and_is_gone_in_the_same_boot_may_have_said_anything(
+    journals: Path, left: bytes | None
+) -> None:
+    """The copy on disk may lack the kill: who believed it would drop the only copy."""
+    with MigrationJournal(begun(boot_id=proc.boot_id())) as kept:
+        kept.entered("armed")
+        kept.sync()
+        kept.entered("killed")
+    [found] = listed()
+    found.place.ram.unlink()
+    if left is not None:
+        found.place.ram.write_bytes(left)
+    assert listed() == []
+    assert book.find(ID, SOURCE) is None
+    assert book.is_damaged(ID)
+    assert not book.is_damaged("0" * 12)

@@ -82,7 +82,11 @@ class Dockerd:
         return {"Components": [{"Name": name} for name in names]}
 
     def _get_info(self, rest: list[str], query: dict[str, str], body: Any) -> Any:
-        return {"DockerRootDir": str(self.directory), "Runtimes": self.runtimes}
+        return {
+            "DockerRootDir": str(self.directory),
+            "Runtimes": self.runtimes,
+            "SystemTime": "2026-01-01T00:01:00Z",
+        }
 
     def _get_networks(self, rest: list[str], query: dict[str, str], body: Any) -> Any:
         return found(self.networks, "network", rest[0])

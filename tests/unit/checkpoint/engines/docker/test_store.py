@@ -250,7 +250,7 @@ ENDED = {
 def test_a_container_ended_by_itself_if_nobody_asked_docker_to_end_it(
     docker: Dockerd, actions: list[str], code: int | None
 ) -> None:
-    docker.containers["1f"] = {"Id": "1f", "State": ENDED}
+    docker.containers["1f"] = {"Id": "1f", "Config": {}, "State": ENDED}
     docker.events = [{"Type": "container", "Action": action} for action in actions]
     assert store.own_end("1f") == code
     query = docker.asked[-1][2]
@@ -258,8 +258,34 @@ def test_a_container_ended_by_itself_if_nobody_asked_docker_to_end_it(
     assert (query["since"], query["until"]) == ("1767225600.123456", "1767225611.000000")
 
 
+@pytest.mark.parametrize(
+    ("stop", "sent", "wished"),
+    [
+        ("SIGQUIT", 1, False),  # a server that is told to read its settings again
+        ("SIGQUIT", 3, True),
+        ("quit", 3, True),
+        ("3", 3, True),
+        ("SIGQUIT", 9, True),
+        ("", 1, True),
+        (None, 15, True),
+        ("SIGRTMIN+3", 15, True),
+    ],
+)
+def test_only_some_signals_are_a_wish_that_it_ends(
+    docker: Dockerd, stop: str | None, sent: int, wished: bool
+) -> None:
+    docker.containers["1f"] = {"Id": "1f", "Config": {"StopSignal": stop}, "State": ENDED}
+    kill = {"Action": "kill", "Actor": {"Attributes": {"signal": str(sent)}}}
+    docker.events = [kill, {"Action": "die"}]
+    assert store.own_end("1f") == (None if wished else 137)
+
+
 def test_a_container_that_runs_has_not_ended(docker: Dockerd) -> None:
-    docker.containers["1f"] = {"Id": "1f", "State": {**ENDED, "Status": "running"}}
+    docker.containers["1f"] = {
+        "Id": "1f",
+        "Config": {},
+        "State": {**ENDED, "Status": "running"},
+    }
     docker.events = [{"Type": "container", "Action": "die"}]
     assert store.own_end("1f") is None
 
@@ -283,3 +309,23 @@ def test_a_policy_is_given_in_the_words_of_the_command_line(
     docker.containers["1f"] = {"Id": "1f", "HostConfig": {}}
     store.set_restart_policy("1f", text)
     assert docker.containers["1f"]["HostConfig"]["RestartPolicy"] == policy
+
+
+@pytest.mark.parametrize(
+    ("policy", "status", "action", "starts"),
+    [
+        ("always", "exited", None, True),
+        ("always", "exited", "stop", False),
+        ("always", "running", None, False),
+        ("unless-stopped", "exited", None, False),  # somebody may have stopped it before
+        ("on-failure", "exited", None, False),
+    ],
+)
+def test_a_container_that_somebody_has_stopped_is_not_started_after_a_boot(
+    docker: Dockerd, policy: str, status: str, action: str | None, starts: bool
+) -> None:
+    docker.containers["1f"] = {"Id": "1f", "Config": {}, "State": {**ENDED, "Status": status}}
+    docker.events = [] if action is None else [{"Action": action}]
+    assert store.starts_at_boot("1f", policy) is starts
+    if policy == "always" and status == "exited":
+        assert docker.asked[-1][2]["until"] == "1767225660.000000"

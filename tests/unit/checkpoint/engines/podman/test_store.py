@@ -320,3 +320,20 @@ def test_a_policy_and_a_start_are_asked_for(podman: Podman) -> None:
     store.set_restart_policy("1f", "on-failure:3")
     store.start_container("1f")
     assert podman.asked() == ["update --restart=on-failure:3 1f", "start 1f"]
+
+
+@pytest.mark.parametrize(
+    ("policy", "state", "starts"),
+    [
+        ("always", {"Status": "exited", "ExitCode": 137}, True),
+        ("unless-stopped", {"Status": "exited", "ExitCode": 0}, True),
+        ("always", {"Status": "exited", "ExitCode": 0, "StoppedByUser": True}, False),
+        ("always", {"Status": "running", "ExitCode": 0}, False),
+        ("on-failure", {"Status": "exited", "ExitCode": 1}, False),
+    ],
+)
+def test_a_container_that_somebody_has_stopped_is_not_started_after_a_boot(
+    podman: Podman, policy: str, state: dict[str, Any], starts: bool
+) -> None:
+    podman.says("container inspect 1f", [{"State": state}])
+    assert store.starts_at_boot("1f", policy) is starts
