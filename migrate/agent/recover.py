@@ -41,7 +41,7 @@ def recover(request: protocol.Recover, tell: Callable[[str], None]) -> protocol.
     if (left := book.find(request.migration_id, SOURCE)) is not None:
         return protocol.Recovered(
             state=left.account.state,
-            life=cut_off.life(left.account.begun).value,
+            life=cut_off.life_on_source(left.account.begun).value,
             goes_on=left.owned,
             outcome=Outcome.NOBODY.value,
             text=f"{platform.node()} is the source of that move",

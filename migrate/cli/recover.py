@@ -142,7 +142,8 @@ def _seen(found: Listed) -> SourceSeen:
         state=found.account.state,
         goes_on=found.owned,
         init=begun.init.pid,
-        lives=cut_off.lives(begun) or cut_off.runs_again(begun) is not None,
+        lives=(life := cut_off.life_on_source(begun)) in (Life.LIVES, Life.ANEW),
+        anew=life is Life.ANEW,
     )
 
 
@@ -185,13 +186,14 @@ def _source_of(found: Listed, host: str) -> SourceSeen:
         state=answer.state,
         goes_on=answer.goes_on,
         init=None,
-        lives=answer.life == Life.LIVES.value,
+        lives=answer.life in (Life.LIVES.value, Life.ANEW.value),
+        anew=answer.life == Life.ANEW.value,
     )
 
 
 def _word_for(seen: SourceSeen) -> str:
     """Return the word that what the source shows means for the target's copy."""
-    if seen.goes_on:
+    if seen.goes_on or seen.anew:
         return control.STATUS
     return control.GO if recovery.objection_to_abort(seen) else control.ABORT_PROVED
 
@@ -207,7 +209,9 @@ def _objection(word: str, seen: SourceSeen | None, arguments: argparse.Namespace
         return recovery.objection_to_go(seen, said_dead=arguments.source_is_dead)
     if word in (control.ABORT, control.ABORT_PROVED):
         return recovery.objection_to_abort(seen)
-    return None if seen is None else recovery.GOES_ON
+    if seen is None:
+        return None
+    return recovery.STARTED_AGAIN if seen.anew else recovery.GOES_ON
 
 
 def _elsewhere(arguments: argparse.Namespace) -> int:

@@ -18,6 +18,10 @@ DAMAGED = (
     " where the container runs; if it runs nowhere, 'migratectl recover ID --go --source-is-dead'"
     " on its target runs what is held there"
 )
+STARTED_AGAIN = (
+    "the container was started on the source again, and must not run twice: stop it there, or have"
+    " the copy on the target dropped by '--abort'"
+)
 GOES_ON = (
     "the migration goes on: the program that carries it out runs on the source; wait for its end,"
     " or end it there by SIGTERM"
@@ -29,13 +33,14 @@ class SourceSeen:
     """What the source's journal and processes show of a migration that is looked at there.
 
     `goes_on`: a program of the migration lives there. `init` is the pid of the container's init, or
-    None if that is not told, and `lives` says whether that process lives.
+    None if that is not told, and `lives` says whether that process lives, or another one (`anew`).
     """
 
     state: str | None
     goes_on: bool
     init: int | None
     lives: bool
+    anew: bool = False
 
 
 def objection_to_go(source: SourceSeen | None, *, said_dead: bool) -> str | None:

@@ -122,6 +122,13 @@ def runs_again(begun: Begun) -> int | None:
     return pid if pid and pid != known and not processes.has_ended(pid) else None
 
 
+def life_on_source(begun: Begun) -> Life:
+    """Return how the container is on the source, as its engine says, too. Raises as `life`."""
+    found = life(begun)
+    again = found is Life.DEAD and runs_again(begun) is not None
+    return Life.ANEW if again else found
+
+
 def settle(found: Account) -> list[str]:
     """Remove the passing things of a migration that succeeded; return what could not be removed.
 

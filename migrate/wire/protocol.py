@@ -485,7 +485,7 @@ class Recovered(Answer):
     """
 
     state: Annotated[str, Pattern(r"[a-z ]{1,40}")] | None
-    life: Annotated[str, Pattern(r"lives|dying|dead")] | None
+    life: Annotated[str, Pattern(r"lives|dying|dead|anew")] | None
     goes_on: bool
     outcome: Annotated[str, Pattern(r"ok|refused|failed|nobody|lost")]
     text: Text

@@ -251,6 +251,7 @@ def held(elsewhere: Elsewhere, monkeypatch: pytest.MonkeyPatch) -> Iterator[list
         ("killed", "dead", False, GO),
         ("held", "dead", False, ABORT_PROVED),
         ("killed", "dead", True, None),
+        ("killed", "anew", False, None),
     ],
 )
 def test_the_source_decides(

@@ -11,7 +11,7 @@ import pytest
 from checkpoint.engines import registry
 from checkpoint.errors import ContainerNotRunning, EngineRefused
 from migrate.agent.control import GO
-from migrate.decisions.takeover import Act, Told
+from migrate.decisions.takeover import Act, Life, Told
 from migrate.guardian.takeover import Criu, Takeover, Target
 from migrate.journal import cut_off
 from migrate.journal.book import process_record
@@ -116,5 +116,7 @@ def test_a_new_init_is_seen_and_the_old_one_is_not_taken_for_it(
     store = SimpleNamespace(pid_of={"c0ffee": child.pid}.get)
     monkeypatch.setattr(cut_off, "STORES", {"podman": store})
     assert cut_off.runs_again(begun()) == child.pid
+    assert cut_off.life_on_source(begun()) is Life.ANEW
     child.end()
     assert cut_off.runs_again(begun()) is None
+    assert cut_off.life_on_source(begun()) is Life.DEAD
