@@ -196,6 +196,10 @@ class Running:
             there = receiver_is_to_blame(self._process.returncode, told, other)
             raise (ReceiverFailed if there else CommandFailed)(self._argv, failed[0], told)
 
+    def stop(self) -> None:
+        """Have the pass fail at once; `finish`, which another thread may be in, tells of it."""
+        self._process.kill()
+
     def kill(self) -> None:
         """Kill rsync on the source, whatever it is doing. Harmless after `finish`."""
         self._process.kill()

@@ -26,9 +26,11 @@ def restarting_unit(pid: int) -> str | None:
     found = dict(line.split("=", 1) for line in told.splitlines() if "=" in line)
     if found.get("Restart", "no") == "no":
         return None
+    main = found.get("MainPID")
+    if main == str(pid):
+        return unit
     parent = proc.parent(proc.read(pid, "stat"))
-    main = {str(pid)} | ({str(parent)} if proc.command_name(parent) in SHELLS else set())
-    return unit if found.get("MainPID") in main else None
+    return unit if main == str(parent) and proc.command_name(parent) in SHELLS else None
 
 
 def unit_of(pid: int) -> str | None:

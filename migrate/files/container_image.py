@@ -8,12 +8,14 @@ from __future__ import annotations
 import contextlib
 import os
 import tempfile
+import threading
 from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor, wait
 from pathlib import Path
 
 from checkpoint.engines.base import Container, Engine
 from checkpoint.files.beneath import TreeRoot
+from checkpoint.files.rsync import Running
 from checkpoint.host.ownership import private_directory
 from checkpoint.host.ram_directory import claim
 from migrate.agent.client import AgentClient
@@ -54,17 +56,27 @@ def send_image(
 def send_files(agent: AgentClient, tunnel: RsyncTunnel, directory: Path) -> int:
     """Send all files of a directory, AT_ONCE at a time, and return the bytes sent."""
     shares = dealt((path for path in directory.rglob("*") if path.is_file()), AT_ONCE)
+    passes, given_up = list[Running](), threading.Event()
 
     def send(share: list[Path]) -> int:
         names = (str(path.relative_to(directory)) for path in share)
-        return rsync.resumed().finish(TIMEOUT_S, names)
+        passes.append(started := rsync.resumed())
+        if given_up.is_set():
+            started.stop()
+        return started.finish(TIMEOUT_S, names)
 
     with TreeRoot(directory) as root, ThreadPoolExecutor(AT_ONCE) as threads:
         rsync = tunnel.rsync(root.fd, IMAGE)
 
         def send_all() -> int:
             started = [threads.submit(send, share) for share in shares]
-            wait(started)  # another try must not send the same files beside this one
+            try:
+                wait(started)  # another try must not send the same files beside this one
+            except BaseException:  # Ctrl-C: nobody waits until all is sent
+                given_up.set()
+                for each in list(passes):
+                    each.stop()
+                raise
             return sum(each.result() for each in started)
 
         return tried(agent, send_all)

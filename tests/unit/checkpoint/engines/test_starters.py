@@ -12,7 +12,8 @@ from typing import Any
 import pytest
 
 from checkpoint.engines import starters
-from checkpoint.host import systemd
+from checkpoint.host import proc, systemd
+from tests.rig import until
 
 ID = "1f2e" * 16
 
@@ -42,6 +43,7 @@ def started(stack: ExitStack, directory: Path, program: str, *words: str) -> int
     process = subprocess.Popen(argv, executable="/bin/sh", stdin=subprocess.PIPE)
     stack.enter_context(process)
     stack.callback(process.kill)
+    until(lambda: proc.read(process.pid, "cmdline"), "its words, at the end of its execve")
     return process.pid
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import signal
 import stat
 import tempfile
 from collections.abc import Iterator
@@ -108,6 +109,38 @@ def test_files_are_sent_again_if_the_connection_was_lost(
     else:
         with pytest.raises(CommandFailed):
             send_files(move, move, source)
+
+
+class Stuck:
+    """A tunnel to a host that takes all and answers nothing."""
+
+    renewed = 0
+
+    def rsync(self, tree: int, key: str | None) -> Rsync:
+        return Rsync(tree, self._carry)
+
+    def _carry(self, words: object, from_rsync: int, to_rsync: int, answered: object) -> Ending:
+        while os.read(from_rsync, 1 << 16):  # short result: the loop goes on
+            pass
+        os.close(to_rsync)
+        os.close(from_rsync)
+        return Ending(status=UNKNOWN, complaint="")
+
+
+def test_nobody_waits_for_what_is_sent_after_ctrl_c(tmp_path: Path) -> None:
+    files(tmp_path, [1, 2, 3, 4, 5])
+    stuck: Any = Stuck()
+
+    def interrupt(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    before = signal.signal(signal.SIGALRM, interrupt)
+    signal.setitimer(signal.ITIMER_REAL, 0.5)
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            send_files(stuck, stuck, tmp_path)
+    finally:
+        signal.signal(signal.SIGALRM, before)
 
 
 def files(directory: Path, sizes: list[int]) -> list[Path]:
