@@ -94,6 +94,7 @@ def test_throttle_slows_it_down_and_gives_its_speed_back(
     dirtier.goes_on("writes")
 
 
+@pytest.mark.thorough
 def test_by_default_it_is_frozen_anyway(hosts: Hosts, dirtier: Workload[Container]) -> None:
     dirtier, report = hosts.move(dirtier, *AT_MOST_400_MS)
     notes = report["notes"]

@@ -97,6 +97,9 @@ def _more_is_logged(talker: EngineContainer, lines: int) -> bool:
     return len(talker.do("logs", "talker").splitlines()) > lines
 
 
+@pytest.mark.parametrize(
+    "engine", [pytest.param("podman", marks=pytest.mark.thorough), "docker"], indirect=True
+)
 def test_no_line_of_its_log_is_lost(hosts: Hosts, start: Start) -> None:
     talker = start("talker", *TALKER)
     for _ in range(2):
@@ -107,6 +110,9 @@ def test_no_line_of_its_log_is_lost(hosts: Hosts, start: Start) -> None:
     assert lines == [f"line {number + 1}" for number in range(len(lines))]
 
 
+@pytest.mark.parametrize(
+    "engine", ["podman", pytest.param("docker", marks=pytest.mark.thorough)], indirect=True
+)
 def test_its_files_are_what_they_were(hosts: Hosts, start: Start) -> None:
     """Files of the image that the container changed or removed, its own, and those of a volume."""
     script = (
@@ -142,6 +148,9 @@ def image_of(container: EngineContainer) -> str:
     return str(found["Image"])
 
 
+@pytest.mark.parametrize(
+    "engine", [pytest.param("podman", marks=pytest.mark.thorough), "docker"], indirect=True
+)
 def test_layers_that_the_target_lacks_are_sent(hosts: Hosts, engine: str, tmp_path: Path) -> None:
     """The image is the same on both hosts, by its digests, which the engine has verified.
 
@@ -291,6 +300,9 @@ def test_a_terminal_is_refused(hosts: Hosts, start: Start) -> None:
     assert shell.status == "running"
 
 
+@pytest.mark.parametrize(
+    "engine", ["podman", pytest.param("docker", marks=pytest.mark.thorough)], indirect=True
+)
 def test_after_a_failure_it_runs_on_and_the_target_knows_nothing(
     hosts: Hosts, start: Start
 ) -> None:
@@ -314,6 +326,9 @@ def test_after_a_failure_it_runs_on_and_the_target_knows_nothing(
     move(hosts, redis.container)
 
 
+@pytest.mark.parametrize(
+    "engine", [pytest.param("podman", marks=pytest.mark.thorough), "docker"], indirect=True
+)
 def test_until_the_target_says_that_it_runs_the_source_keeps_the_container(
     hosts: Hosts, start: Start
 ) -> None:

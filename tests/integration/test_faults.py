@@ -6,7 +6,7 @@ from tests.faults import cases
 from tests.faults.run import stage
 from tests.rig.hosts import Hosts
 
-SEED, COUNT = 3149, 2
+SEED, COUNT = 656, 2
 
 
 def test_no_fault_of_a_slice_loses_or_doubles_the_container(hosts: Hosts) -> None:

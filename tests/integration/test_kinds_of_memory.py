@@ -16,6 +16,7 @@ from tests.workloads.dirtier import KINDS
 TIMEOUT_S = 900.0
 
 
+@pytest.mark.checkered
 @pytest.mark.parametrize("kind", KINDS)
 def test_every_byte_of_large_memory_of_any_kind_arrives(
     hosts: Hosts, kind: str, request: pytest.FixtureRequest

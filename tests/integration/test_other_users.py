@@ -62,7 +62,13 @@ def private(hosts: Hosts, redis: Redis[Container]) -> Iterator[Redis[Container]]
         node.run(["rm", "-rf", BASE])
 
 
-@pytest.fixture(params=["0000", pytest.param("0022", marks=pytest.mark.thorough), "0077"])
+#: The others are thorough.
+USUAL, *OTHERS = "0077", "0000", "0022"
+
+
+@pytest.fixture(
+    params=[USUAL, *(pytest.param(each, marks=pytest.mark.thorough) for each in OTHERS)]
+)
 def umask(hosts: Hosts, request: pytest.FixtureRequest) -> Iterator[str]:
     """The umask with which sshd's sessions on beta begin."""
     hosts.beta.run(["sh", "-c", f"echo 'umask {request.param}' > /root/.bashrc"])
