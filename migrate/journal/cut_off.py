@@ -106,9 +106,11 @@ def lives(begun: Begun) -> bool:
 
 
 def runs_again(begun: Begun) -> int | None:
-    """Return the pid of a container's init if somebody has started it on the source again.
+    """Return the pid of a container's process if somebody has started it on the source again.
 
-    None also if its engine does not say that. Raises OSError and ProcError.
+    None also if its engine does not say that. What is older than the init that was killed is no
+    new start: docker takes another process for a container's that came by a migration. Raises
+    OSError and ProcError.
     """
     assert begun.container_id is not None
     try:
@@ -118,8 +120,11 @@ def runs_again(begun: Begun) -> int | None:
             pid = engines.engine_named(begun.engine).inspect(begun.container_name).pid
     except CheckpointError:
         return None
-    known = None if begun.init is None else begun.init.pid
-    return pid if pid and pid != known and not processes.has_ended(pid) else None
+    if not pid or processes.has_ended(pid):
+        return None
+    known = begun.init if begun.boot_id == proc.boot_id() else None
+    older = known is not None and processes.start_ticks(pid) <= known.start_ticks
+    return None if older else pid
 
 
 def life_on_source(begun: Begun) -> Life:

@@ -10,11 +10,13 @@ import pytest
 
 from checkpoint.engines import registry
 from checkpoint.errors import ContainerNotRunning, EngineRefused
+from checkpoint.host import proc
 from migrate.agent.control import GO
 from migrate.decisions.takeover import Act, Life, Told
 from migrate.guardian.takeover import Criu, Takeover, Target
 from migrate.journal import cut_off
 from migrate.journal.book import process_record
+from migrate.journal.records import ProcessRecord
 from tests.unit.helpers.apart import Apart
 from tests.unit.helpers.begun import begun
 from tests.unit.helpers.obedient import Child
@@ -112,7 +114,11 @@ def test_a_new_init_is_seen_and_the_old_one_is_not_taken_for_it(
 ) -> None:
     monkeypatch.setattr(registry, "engine_named", inspecting(lambda: child.pid))
     assert cut_off.runs_again(begun(engine="runc")) == child.pid
-    assert cut_off.runs_again(begun(engine="runc", init=process_record(child.pid))) is None
+    known = process_record(child.pid)
+    for later in (0, 1):  # the init itself, and an older process of the engine's
+        record = ProcessRecord(known.pid + later, known.start_ticks + later)
+        before = begun(engine="runc", init=record, boot_id=proc.boot_id())
+        assert cut_off.runs_again(before) is None
     store = SimpleNamespace(pid_of={"c0ffee": child.pid}.get)
     monkeypatch.setattr(cut_off, "STORES", {"podman": store})
     assert cut_off.runs_again(begun()) == child.pid
