@@ -44,8 +44,8 @@ class Guardian:
     """The guardian of one migration, which the constructor forks. Use it as a context.
 
     `source` is the container on this host, `locks` are its locks, and `connect` makes a connection
-    to the target. At the end of the context the guardian is released, unless it
-    was told to take over. Without a guardian that was killed the migration goes on.
+    to the target. At the end of the context the guardian is released, unless it was told to take
+    over. Without a guardian that was killed the migration goes on.
     """
 
     def __init__(

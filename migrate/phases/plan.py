@@ -19,12 +19,7 @@ from migrate.agent.client import AgentClient
 from migrate.decisions import causes
 from migrate.decisions.compatibility import Facts, room
 from migrate.decisions.write_tracking import choose
-from migrate.errors import (
-    MigrateError,
-    MissingOnHost,
-    NameTaken,
-    Side,
-)
+from migrate.errors import MigrateError, MissingOnHost, NameTaken, Side
 from migrate.guardian.handle import Guardian
 from migrate.guardian.recovery import end_all
 from migrate.journal.book import MigrationJournal, now_ms, process_record
@@ -207,9 +202,9 @@ def _target(
 def _taken(engine: str | None, report: Report) -> Iterator[tuple[Engine, Container, lock.Locks]]:
     """Find the container and its engine, and lock the container on the source for the block.
 
-    Yields the locks, too. They are of the container's name and of its init.
-    Raises Refused, also if the engine is not installed; ContainerLocked, ContainerNotRunning or
-    ContainerNotFound; and what `inspect` of the engine raises besides.
+    Yields the locks, too. They are of the container's name and of its init. Raises Refused, also if
+    the engine is not installed; ContainerLocked, ContainerNotRunning or ContainerNotFound; and what
+    `inspect` of the engine raises besides.
     """
     found = preflight.choose_engine(engine, report.container)
     try:

@@ -65,7 +65,7 @@ def roll_back(migration: Migration, *, failed: bool) -> list[str]:
     if not migration.dump.end(_end_limit_s(migration)):
         left.append("CRIU did not end, and was killed")
         thawed_by_criu = False
-    left += _unlock(migration, criu_died=not thawed_by_criu)
+    left += _see_unlocked(migration) if thawed_by_criu else _unlock(migration)
     migration.guardian.freed()
     not_undone: list[str] = []
     with _noted(not_undone, "not undone on the source"):
@@ -134,23 +134,33 @@ def _abort(migration: Migration, *, may_be_held: bool) -> list[str]:
     return []
 
 
-def _unlock(migration: Migration, *, criu_died: bool) -> list[str]:
-    """Unlock the container's network, if CRIU has not.
+def _see_unlocked(migration: Migration) -> list[str]:
+    """Remove a lock of the container's network that CRIU has left although it ended by itself.
 
-    A CRIU that was killed leaves its locks in place, and one that fails to remove them ends all the
-    same (CRIU criu/net.c, network_unlock). They are removed only if this migration's CRIU came to
-    lock the network: otherwise a lock is somebody else's. Returns what may be wrong with
-    connections, as lines for people.
+    A CRIU that fails to remove its lock does not tell (CRIU criu/net.c, network_unlock). Returns
+    what may be wrong, as lines for people.
+    """
+    if not migration.dump.locked_network or migration.source.init.state() in processes.ENDED:
+        return []
+    try:
+        if rescue.unlock_network(proc.path(migration.source.container.pid, "ns", "net")):
+            migration.note("CRIU had left the container's network locked")
+    except (CheckpointError, OSError) as error:
+        return [f"it could not be seen whether CRIU has unlocked the network ({reason(error)})"]
+    return []
+
+
+def _unlock(migration: Migration) -> list[str]:
+    """Unlock the container's network after a CRIU that failed or was killed.
+
+    If CRIU failed, it has unlocked the network by itself; if it was killed, its locks are still in
+    place. They are removed only if this migration's CRIU came to lock the network: otherwise a lock
+    is somebody else's. Returns what may be wrong with connections, as lines for people.
     """
     if not migration.dump.locked_network:
         return []
-    init = migration.source.container.pid
     try:
-        if not criu_died:
-            if rescue.unlock_network(proc.path(init, "ns", "net")):
-                migration.note("CRIU had left the container's network locked")
-            return []
-        found = rescue.unlock(processes.in_pid_namespace_of(init))
+        found = rescue.unlock(processes.in_pid_namespace_of(migration.source.container.pid))
     except (CheckpointError, OSError) as error:
         return [f"CRIU died, and its lock of the container's network may still be there ({error})"]
     if found and not migration.dump.edits.nftables:

@@ -96,17 +96,14 @@ def own_end(container_id: str) -> int | None:
     None otherwise, and if docker does not know: its events are those since it was started (moby,
     daemon/events). Raises EngineRefused.
     """
-    found = api.call("GET", f"/containers/{container_id}/json") or {}
-    state = shape.check(found, ENDED, f"docker's description of {container_id!r}")["State"]
+    found = _ended(container_id)
+    state = found["State"]
     if state["Status"] != "exited":
         return None
     started, ended = (
         datetime.fromisoformat(state[name]).timestamp() for name in ("StartedAt", "FinishedAt")
     )
-    wanted = json.dumps({"container": [container_id], "event": ["die", "kill"]})
-    events = api.series(
-        "/events", since=f"{started:.6f}", until=f"{ended + DIE_S:.6f}", filters=wanted
-    )
+    events = _events(container_id, ["die", "kill"], started, ended + DIE_S)
     stop = found["Config"].get("StopSignal") or ""
     actions = {e.get("Action") for e in events if e.get("Action") != "kill" or _ends(e, stop)}
     return int(state["ExitCode"]) if actions == {"die"} else None
@@ -131,14 +128,24 @@ def starts_at_boot(container_id: str, policy: str) -> bool:
     container before, which matters for "unless-stopped": such a container stays as it is. So does
     one that somebody has started or stopped since docker runs. Raises EngineRefused.
     """
-    found = api.call("GET", f"/containers/{container_id}/json") or {}
-    state = shape.check(found, ENDED, f"docker's description of {container_id!r}")["State"]
-    if policy != "always" or state["Status"] != "exited":
+    if policy != "always" or _ended(container_id)["State"]["Status"] != "exited":
         return False
     told = shape.check(api.call("GET", "/info"), {"SystemTime": str}, "docker's own description")
     now = datetime.fromisoformat(told["SystemTime"]).timestamp()
-    wanted = json.dumps({"container": [container_id], "event": ["start", "kill", "stop"]})
-    return not api.series("/events", since="1", until=f"{now:.6f}", filters=wanted)
+    return not _events(container_id, ["start", "kill", "stop"], 1, now)
+
+
+def _ended(container_id: str) -> Any:
+    """Return docker's description of a container, with the members of ENDED."""
+    found = api.call("GET", f"/containers/{container_id}/json") or {}
+    return shape.check(found, ENDED, f"docker's description of {container_id!r}")
+
+
+def _events(container_id: str, actions: list[str], since_s: float, until_s: float) -> list[Any]:
+    """Return the events of a container between two times, in seconds since 1970."""
+    wanted = json.dumps({"container": [container_id], "event": actions})
+    times = {"since": f"{since_s:.6f}", "until": f"{until_s:.6f}"}
+    return api.series("/events", **times, filters=wanted)
 
 
 def start_container(container_id: str) -> None:
